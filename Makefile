@@ -1,0 +1,35 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install demo test check clean
+
+help:
+	@echo "make demo    install, then train, evaluate, index and search on the built-in world"
+	@echo "make test    install, then run every test"
+	@echo "make check   format, lint, types and the quick tests, as before a commit"
+
+# The marker is newer than pyproject.toml exactly when the environment is up to date.
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "amodal needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev,open_clip,sentence_transformers]'
+	@touch $@
+
+install: $(VENV)/.installed
+
+demo: install
+	$(BIN)/amodal quickstart --out runs/quickstart
+
+test: install
+	$(BIN)/python -m pytest
+
+check: install
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m "not slow"
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,70 @@
+"""The rooms of the package import downwards only."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
+    "distributed": set(),
+    "data": set(),
+    "alignment": set(),
+    "augment": {"data"},
+    "encoders": {"distributed"},
+    "projection": {"distributed"},
+    "fusion": {"distributed"},
+    "losses": {"distributed"},
+    "models": {"data", "encoders", "projection", "fusion"},
+    "evaluation": {"alignment"},
+    "search": {"data", "models"},
+    "training": {
+        "distributed",
+        "data",
+        "augment",
+        "alignment",
+        "encoders",
+        "projection",
+        "fusion",
+        "losses",
+        "models",
+        "evaluation",
+    },
+    "serving": {"data", "models", "search", "evaluation"},
+    "cli": {"data", "augment", "alignment", "models", "evaluation", "training", "search", "serving"},
+}
+PACKAGE = Path(__file__).parents[1] / "src" / "amodal"
+ENTRY_POINTS = {"__init__", "__main__"}  # they open the door; nothing inside imports them
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Dotted names of amodal that `file` names in any import, lazy ones included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno}: write imports absolutely"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    return {name for name in names if name.split(".")[0] == "amodal"}
+
+
+@pytest.mark.parametrize(
+    "file", sorted(PACKAGE.rglob("*.py")), ids=lambda f: str(f.relative_to(PACKAGE))
+)
+def test_imports_point_down(file):
+    room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room in ENTRY_POINTS:
+        return
+    assert room in MAY_IMPORT, f"{room} is not a room of the design"
+    modules = imported_modules(file)
+    assert "amodal" not in modules, f"{file} imports the package's own front door"
+    assert {name.split(".")[1] for name in modules} - {room} <= MAY_IMPORT[room]
+
+
+def test_the_allowed_imports_have_no_cycle():
+    TopologicalSorter(MAY_IMPORT).prepare()
+
+
+def test_no_room_is_a_drawer_for_leftovers():
+    assert not [f for f in PACKAGE.rglob("*.py") if f.stem in {"utils", "helpers", "misc", "common"}]
