@@ -1,1 +1,31 @@
-"""amodal"""
+"""amodal: one representation for data that comes in several modalities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from amodal.models.joint_embedding import JointEmbedding
+
+__version__ = "0.1.0.dev0"
+__all__ = ["__version__", "load"]
+
+
+def load(run: str | Path, device: str | None = None) -> JointEmbedding:
+    """Open the model of a run folder, ready to encode.
+
+    Args:
+        run: a folder written by `amodal train`, or a model of the hub.
+        device: where it runs; a GPU where there is one by default.
+
+    Raises:
+        ValueError: the folder is not a run.
+    """
+    # Imported late, so that `import amodal` costs nothing.
+    import torch
+
+    from amodal.models.joint_embedding import JointEmbedding
+
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return JointEmbedding.from_pretrained(run).to(place)

@@ -68,3 +68,24 @@ class Batch:
                 for m, named in self.tensors.items()
             },
         )
+
+    def split(self, size: int) -> list[Batch]:
+        """The batch as parts of at most `size` items, in order; the first carries the counts."""
+        parts = []
+        for start in range(0, len(self), size):
+            stop = min(start + size, len(self))
+            views = {m: mask.shape[1] for m, mask in self.present.items()}
+            parts.append(
+                Batch(
+                    tensors={
+                        m: {name: t[start * views[m] : stop * views[m]] for name, t in named.items()}
+                        for m, named in self.tensors.items()
+                    },
+                    present={m: mask[start:stop] for m, mask in self.present.items()},
+                    item=self.item[start:stop],
+                    content={m: keys[start:stop] for m, keys in self.content.items()},
+                    broken=() if start else self.broken,
+                    truncated={} if start else self.truncated,
+                )
+            )
+        return parts

@@ -1,0 +1,79 @@
+"""How commands speak: one console, one way to fail, one way to show progress."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from amodal.training.run import Watcher
+
+console = Console()
+errors = Console(stderr=True)
+
+# What the log of a step shows while training runs, in this order.
+SHOWN = ("loss", "eval/retrieval/text_to_image/recall@1", "eval/mean_recall")
+
+
+class ProgressWatcher:
+    """Shows stages as progress bars, with loss and recall beside the training bar."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.task: TaskID | None = None
+        self.latest: dict[str, float] = {}
+
+    def watcher(self) -> Watcher:
+        return Watcher(self.stage, self.advance, self.logged, self.warn)
+
+    def stage(self, name: str, total: int) -> None:
+        if self.task is not None:
+            self.progress.update(self.task, completed=self.progress.tasks[-1].total)
+        self.task = self.progress.add_task(name, total=total, detail="")
+
+    def advance(self, done: int) -> None:
+        if self.task is not None:
+            self.progress.update(self.task, completed=done)
+
+    def logged(self, step: int, values: dict[str, float]) -> None:
+        self.latest |= {name: values[name] for name in SHOWN if name in values}
+        parts = [f"{_short(name)} {self.latest[name]:.3f}" for name in SHOWN if name in self.latest]
+        if self.task is not None:
+            self.progress.update(self.task, completed=step, detail="  ".join(parts))
+        if not console.is_terminal and "eval/mean_recall" in values:
+            console.print(f"step {step}: " + "  ".join(parts))
+
+    def warn(self, message: str) -> None:
+        self.progress.console.print(f"[yellow]note[/] {message}", soft_wrap=True)
+
+
+@contextmanager
+def progress_watcher() -> Iterator[Watcher]:
+    """A `Watcher` that draws on the terminal."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield ProgressWatcher(progress).watcher()
+
+
+def _short(name: str) -> str:
+    return {
+        "eval/retrieval/text_to_image/recall@1": "text→image R@1",
+        "eval/mean_recall": "mean recall",
+    }.get(name, name)

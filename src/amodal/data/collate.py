@@ -1,0 +1,256 @@
+"""From records to a `Batch`: decode, augment, tokenize, and drop what is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amodal.data.batch import Batch, key64
+from amodal.data.decode import decode_image
+from amodal.data.record import BrokenRecordError, Record, Source, sample_rng
+from amodal.data.samplers import Draw
+
+Rngs = Sequence[np.random.Generator]
+
+
+class ImageInput(Protocol):
+    """What an image encoder wants: how large, and how its pixels are scaled."""
+
+    size: int
+
+    def resize(self, images: list[np.ndarray]) -> Tensor: ...
+    def normalize(self, pixels: Tensor) -> dict[str, Tensor]: ...
+
+
+class TextInput(Protocol):
+    """What a text encoder wants: token ids with their mask."""
+
+    def __call__(self, texts: list[str]) -> dict[str, Tensor]: ...
+    def count_truncated(self, texts: list[str]) -> int: ...
+
+
+class Augment(Protocol):
+    """Training-time changes to one batch; each sample draws from its own generator."""
+
+    def images(self, images: list[np.ndarray], rngs: Rngs) -> tuple[Tensor, np.ndarray]:
+        """Uint8 pixels (B, 3, S, S), and (B,) bool: which were mirrored."""
+        ...
+
+    def caption(self, text: str, mirrored: bool) -> str:
+        """`text`, still true of a picture that was mirrored."""
+        ...
+
+    def tokens(self, tokens: dict[str, Tensor], rngs: Rngs) -> dict[str, Tensor]: ...
+
+
+class Collator:
+    """Makes a `Batch` of records.
+
+    Args:
+        inputs: modality -> preprocessor of its encoder; `image` and `text` are understood.
+        captions: captions per item and step; where an item has fewer, the rest is absent.
+            None takes all that the items of a batch have.
+        views: pictures per item and step, each augmented on its own.
+        augment: training-time augmentation; None leaves every value as it is and takes the
+            first captions of an item instead of random ones.
+    """
+
+    def __init__(
+        self,
+        inputs: Mapping[str, Any],
+        *,
+        captions: int | None = 1,
+        views: int = 1,
+        augment: Augment | None = None,
+    ) -> None:
+        self.inputs = dict(inputs)
+        self.captions = captions
+        self.views = views
+        self.augment = augment
+
+    def __call__(self, records: Sequence[Record], rngs: Rngs) -> Batch:
+        """The batch of the records that can be read.
+
+        Args:
+            records: B records of any source; a `BrokenRecordError` in the place of a record
+                is passed on in `Batch.broken`.
+            rngs: B generators, one per record.
+        """
+        kept: list[tuple[Record, np.random.Generator]] = []
+        images: list[np.ndarray | None] = []
+        broken: list[BrokenRecordError] = []
+        for record, rng in zip(records, rngs, strict=True):
+            if isinstance(record, BrokenRecordError):
+                broken.append(record)
+                continue
+            try:
+                image = None
+                if "image" in self.inputs and record.get("image") is not None:
+                    image = decode_image(
+                        record["image"], record["origin"], min_size=self.inputs["image"].size
+                    )
+            except BrokenRecordError as error:
+                broken.append(error)
+                continue
+            kept.append((record, rng))
+            images.append(image)
+        tensors: dict[str, dict[str, Tensor]] = {}
+        present: dict[str, Tensor] = {}
+        content: dict[str, Tensor] = {}
+        truncated: dict[str, int] = {}
+        mirrored = np.zeros((len(kept), self.views), dtype=bool)
+        if "image" in self.inputs:
+            tensors["image"], present["image"], mirrored = self._images(
+                images, [rng for _, rng in kept]
+            )
+        if "text" in self.inputs:
+            texts, present["text"] = self._choose_captions(kept, mirrored)
+            tensors["text"], content["text"], truncated["text"] = self._texts(
+                texts, present["text"].shape[1], [rng for _, rng in kept]
+            )
+        return Batch(
+            tensors=tensors,
+            present=present,
+            item=torch.tensor([key64(str(r["id"])) for r, _ in kept], dtype=torch.int64),
+            content=content,
+            broken=tuple(broken),
+            truncated=truncated,
+        )
+
+    def _images(
+        self, images: list[np.ndarray | None], rngs: Rngs
+    ) -> tuple[dict[str, Tensor], Tensor, np.ndarray]:
+        there = np.array([image is not None for image in images], dtype=bool)
+        rows = [i for i, image in enumerate(images) if image is not None]
+        present = torch.from_numpy(np.repeat(there[:, None], self.views, axis=1))
+        mirrored = np.zeros((len(images), self.views), dtype=bool)
+        encoder_input: ImageInput = self.inputs["image"]
+        size = encoder_input.size
+        pixels = torch.zeros(len(images) * self.views, 3, size, size, dtype=torch.uint8)
+        repeated = [images[i] for i in rows for _ in range(self.views)]
+        values = [image for image in repeated if image is not None]
+        if values:
+            place = [i * self.views + v for i in rows for v in range(self.views)]
+            if self.augment is None:
+                pixels[place] = encoder_input.resize(values)
+            else:
+                one_each = [rngs[i] for i in rows for _ in range(self.views)]
+                pixels[place], flags = self.augment.images(values, one_each)
+                mirrored.reshape(-1)[place] = flags
+        return encoder_input.normalize(pixels), present, mirrored
+
+    def _choose_captions(
+        self, kept: list[tuple[Record, np.random.Generator]], mirrored: np.ndarray
+    ) -> tuple[list[list[str]], Tensor]:
+        chosen: list[list[str]] = []
+        most = self.captions or max((len(r.get("text") or []) for r, _ in kept), default=1)
+        present = torch.zeros(len(kept), most, dtype=torch.bool)
+        for i, (record, rng) in enumerate(kept):
+            texts = list(record.get("text") or [])
+            if self.augment is not None:
+                if len(texts) > 1:
+                    order = rng.permutation(len(texts))[:most]
+                    texts = [texts[j] for j in order]
+                # With several views of a picture a caption can follow only one of them.
+                texts = [self.augment.caption(t, bool(mirrored[i, 0])) for t in texts]
+            chosen.append(texts[:most])
+            present[i, : len(chosen[i])] = True
+        return chosen, present
+
+    def _texts(
+        self, chosen: list[list[str]], most: int, rngs: Rngs
+    ) -> tuple[dict[str, Tensor], Tensor, int]:
+        flat = [t for texts in chosen for t in texts + [""] * (most - len(texts))]
+        encoder_input: TextInput = self.inputs["text"]
+        tokens = encoder_input(flat) if flat else {}
+        content = torch.tensor([key64(t) for t in flat], dtype=torch.int64)
+        if self.augment is not None and flat:
+            tokens = self.augment.tokens(tokens, [r for r in rngs for _ in range(most)])
+        return tokens, content.view(len(chosen), most), encoder_input.count_truncated(flat)
+
+
+class BatchReader(torch.utils.data.Dataset[Batch]):
+    """Reads the draws of one batch at once, so that decoding and augmentation are batched.
+
+    Give it to a `DataLoader` with `RunSampler` as batch sampler and `take_batch` as collate
+    function.
+    """
+
+    def __init__(self, source: Source, collate: Collator, seed: int) -> None:
+        self.source = source
+        self.collate = collate
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, draw: Draw) -> Batch:
+        return self.__getitems__([draw])
+
+    def __getitems__(self, draws: list[Draw]) -> Batch:
+        records: list[Any] = []
+        for draw in draws:
+            try:
+                records.append(self.source[draw.index])
+            except BrokenRecordError as error:
+                records.append(error)
+        rngs = [sample_rng(self.seed, draw.epoch, draw.index) for draw in draws]
+        return self.collate(records, rngs)
+
+
+def take_batch(batch: Batch) -> Batch:
+    """The collate function for `BatchReader`, which has already made the batch."""
+    return batch
+
+
+class CachedSource:
+    """Keeps the records of a source in memory, pictures decoded to at most `min_size`.
+
+    Args:
+        source: where records come from.
+        min_size: pictures are kept at the smallest size that is still at least this, in pixels.
+        limit_bytes: stop caching pictures beyond this many bytes; the rest is read each time.
+    """
+
+    def __init__(self, source: Source, *, min_size: int, limit_bytes: int = 8 << 30) -> None:
+        self.source = source
+        self.name = source.name
+        self.modalities = source.modalities
+        self.min_size = min_size
+        self.limit_bytes = limit_bytes
+        self.bytes = 0
+        self._records: list[Record | BrokenRecordError | None] = [None] * len(source)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def fill(self, tick: Callable[[], None] | None = None) -> None:
+        """Read every record now, so that worker processes share the memory."""
+        for i in range(len(self)):
+            try:
+                self[i]
+            except BrokenRecordError:
+                pass  # remembered in its place, and raised again when the row is drawn
+            if tick is not None:
+                tick()
+
+    def __getitem__(self, index: int) -> Record:
+        found = self._records[index]
+        if found is None:
+            try:
+                found = dict(self.source[index])
+                if found.get("image") is not None:
+                    image = decode_image(found["image"], found["origin"], min_size=self.min_size)
+                    if self.bytes + image.nbytes <= self.limit_bytes:
+                        found["image"] = image
+                        self.bytes += image.nbytes
+            except BrokenRecordError as error:
+                found = error
+            self._records[index] = found
+        if isinstance(found, BrokenRecordError):
+            raise found
+        return found

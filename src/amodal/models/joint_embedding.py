@@ -1,0 +1,341 @@
+"""The joint embedding: one unit sphere in which every modality meets."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from amodal.data.batch import Batch
+from amodal.data.decode import decode_image
+from amodal.encoders.adaptation import adapt
+from amodal.encoders.pooling import build_pooling
+from amodal.encoders.preprocessing import ImagePreprocessor, TextPreprocessor
+from amodal.encoders.specification import (
+    DualEncoderConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+)
+from amodal.projection import ProjectionConfig
+
+PREPROCESSORS: dict[str, type[ImagePreprocessor] | type[TextPreprocessor]] = {
+    "image": ImagePreprocessor,
+    "text": TextPreprocessor,
+}
+Preprocessors = Mapping[str, ImagePreprocessor | TextPreprocessor]
+WEIGHTS = "model.safetensors"
+
+
+class Embeddings(NamedTuple):
+    """The embedded rows of one modality; rows that are not present do not occur.
+
+    Args:
+        z: (P, E) unit-norm embeddings.
+        item: (P,) int64 key of the item of each row.
+        content: (P,) int64 key of the row's content, or None where content has no key.
+    """
+
+    z: Tensor
+    item: Tensor
+    content: Tensor | None
+
+
+def concatenate(parts: Sequence[dict[str, Embeddings]]) -> dict[str, Embeddings]:
+    """The embeddings of several batches, one after the other."""
+    whole: dict[str, Embeddings] = {}
+    for modality in parts[0]:
+        rows = [part[modality] for part in parts]
+        contents = [r.content for r in rows if r.content is not None]
+        whole[modality] = Embeddings(
+            z=torch.cat([r.z for r in rows]),
+            item=torch.cat([r.item for r in rows]),
+            content=torch.cat(contents) if len(contents) == len(rows) else None,
+        )
+    return whole
+
+
+class Architecture(BaseModel):
+    """Everything that is needed to build the model without its weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: ImageEncoderConfig | None = None
+    text: TextEncoderConfig | None = None
+    dual_encoder: DualEncoderConfig | None = None
+    projection: ProjectionConfig
+
+    def encoders(self) -> dict[str, ImageEncoderConfig | TextEncoderConfig]:
+        named: dict[str, Any] = {"image": self.image, "text": self.text}
+        return {m: config for m, config in named.items() if config is not None}
+
+
+class JointEmbeddingConfig(PretrainedConfig):
+    """`config.json` of a run: the architecture as a plain mapping."""
+
+    model_type = "amodal_joint_embedding"
+
+    def __init__(self, architecture: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.architecture = architecture or {}
+
+
+class JointEmbedding(PreTrainedModel):
+    """One encoder, pooling and projection per modality, ending on one unit sphere.
+
+    records → tensors → encoder (B, N, D) → pooling (B, D) → projection (B, E), rows of norm 1.
+
+    Args:
+        config: the architecture.
+        preprocessors: modality -> what turns decoded values into the encoder's tensors.
+        pretrained: load the encoders' pretrained weights; False leaves them random, for a
+            state dict that follows.
+
+    References:
+        Radford et al. 2021, arXiv:2103.00020.
+    """
+
+    config_class = JointEmbeddingConfig
+    config: JointEmbeddingConfig
+    base_model_prefix = ""
+
+    def __init__(
+        self,
+        config: JointEmbeddingConfig,
+        preprocessors: Preprocessors | None = None,
+        *,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__(config)
+        architecture = Architecture.model_validate(config.architecture)
+        self.preprocessors: dict[str, ImagePreprocessor | TextPreprocessor] = dict(
+            preprocessors or {}
+        )
+        self.encoders = nn.ModuleDict()
+        self.poolings = nn.ModuleDict()
+        self.projections = nn.ModuleDict()
+        self.dual = None
+        if architecture.dual_encoder is not None:
+            dual = architecture.dual_encoder.build(pretrained=pretrained)
+            architecture = architecture.model_copy(update={"dual_encoder": dual.config})
+            self.dual = dual
+            if not self.preprocessors:
+                self.preprocessors = dict(dual.preprocessors())
+            for modality in dual.modalities:
+                self.projections[modality] = architecture.projection.build(dual.width(modality))
+        resolved: dict[str, Any] = {}
+        for modality, specification in architecture.encoders().items():
+            specification = self._for_vocabulary(specification)
+            encoder = specification.build(pretrained=pretrained)
+            resolved[modality] = encoder.config
+            self.encoders[modality] = adapt(encoder)
+            self.poolings[modality] = build_pooling(
+                specification.pooling or encoder.pooling, encoder.width
+            )
+            self.projections[modality] = architecture.projection.build(encoder.width)
+        self.architecture = architecture.model_copy(update=resolved)
+        config.architecture = self.architecture.model_dump(mode="json")
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.projections)
+
+    @property
+    def dim(self) -> int:
+        """E, the width of the shared space."""
+        return int(next(iter(self.projections.values())).dim)
+
+    def embed(self, modality: str, tensors: Mapping[str, Tensor]) -> Tensor:
+        """(R, E) unit rows of R preprocessed values of one modality."""
+        if self.dual is not None:
+            tokens, keep = self.dual(modality, **tensors)
+            pooled = tokens[:, 0]
+        else:
+            tokens, keep = self.encoders[modality](**tensors)  # (R, N, D)
+            pooled = self.poolings[modality](tokens, keep)  # (R, D)
+        return self.projections[modality](pooled)
+
+    def forward(self, batch: Batch) -> dict[str, Embeddings]:
+        """Embeddings of the rows that are present; the others are never computed."""
+        embedded: dict[str, Embeddings] = {}
+        for modality, named in batch.tensors.items():
+            mask = batch.present[modality]  # (B, V)
+            item = batch.item[:, None].expand_as(mask)[mask]  # (P,)
+            content = batch.content.get(modality)
+            if not bool(mask.all()):
+                rows = mask.reshape(-1)
+                named = {name: tensor[rows] for name, tensor in named.items()}
+            if len(item):
+                z = self.embed(modality, named)
+            else:
+                z = next(self.projections[modality].parameters()).new_zeros(0, self.dim)
+            embedded[modality] = Embeddings(
+                z, item, content[mask] if content is not None else None
+            )
+        return embedded
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        *,
+        batch_size: int = 64,
+        progress: bool = False,
+        output: Literal["numpy", "torch"] = "numpy",
+        **values: Sequence[Any],
+    ) -> Any:
+        """Embeddings of values of one modality.
+
+        Args:
+            batch_size: values encoded at once.
+            progress: show a progress bar.
+            output: type of the result; torch tensors are on the CPU.
+            values: exactly one of `image=` (paths, bytes, uint8 arrays (H, W, 3) or PIL
+                images) and `text=` (strings).
+
+        Returns:
+            (N, E) float32 unit rows.
+
+        Raises:
+            ValueError: not exactly one modality, or one that the model lacks.
+            BrokenRecordError: a picture that cannot be read.
+        """
+        if len(values) != 1 or next(iter(values)) not in self.modalities:
+            raise ValueError(
+                f"encode takes exactly one of {', '.join(m + '=' for m in self.modalities)}; "
+                f"got {', '.join(values) or 'none'}"
+            )
+        ((modality, items),) = values.items()
+        if isinstance(items, str | bytes | Path):
+            raise ValueError(f"{modality}= takes a list, got one {type(items).__name__}")
+        was_training = self.training
+        self.eval()
+        starts: Iterable[int] = range(0, len(items), batch_size)
+        if progress:
+            from rich.progress import track
+
+            starts = track(starts, description=f"embedding {modality}", transient=True)
+        rows = [
+            self.embed(modality, self.preprocess(modality, items[start : start + batch_size]))
+            .float()
+            .cpu()
+            for start in starts
+        ]
+        self.train(was_training)
+        z = torch.cat(rows) if rows else torch.zeros(0, self.dim)
+        return z.numpy() if output == "numpy" else z
+
+    def preprocess(self, modality: str, items: Sequence[Any]) -> dict[str, Tensor]:
+        """The encoder's tensors of raw values, on the model's device."""
+        prepare = self.preprocessors[modality]
+        if isinstance(prepare, ImagePreprocessor):
+            arrays: list[np.ndarray] = []
+            for place, item in enumerate(items):
+                name = str(item) if isinstance(item, str | Path) else f"{modality}[{place}]"
+                arrays.append(decode_image(item, name, min_size=prepare.size))
+            tensors = prepare(arrays)
+        else:
+            tensors = prepare([str(item) for item in items])
+        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+
+    def fingerprint(self) -> str:
+        """A short name of the weights: equal for equal weights, on every machine."""
+        digest = hashlib.blake2b(digest_size=8)
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write config.json, model.safetensors and one preprocessor folder per modality."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.config.architectures = [type(self).__name__]
+        self.config.save_pretrained(folder)
+        # Written aside and renamed: a run folder never holds half a model.
+        partial = folder / (WEIGHTS + ".partial")
+        safetensors.torch.save_model(self, str(partial))
+        partial.replace(folder / WEIGHTS)
+        for modality, prepare in self.preprocessors.items():
+            prepare.save(folder / modality)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> JointEmbedding:
+        """Open a run folder, or a model of the hub.
+
+        The result is in evaluation mode, on the CPU. Weights come from safetensors only.
+
+        Raises:
+            ValueError: the folder is not a run, or its files do not fit together.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        if not folder.exists() and str(folder).count("/") == 1:
+            from huggingface_hub import snapshot_download
+
+            folder = Path(snapshot_download(str(folder)))
+        for name in ("config.json", WEIGHTS):
+            if not (folder / name).is_file():
+                raise ValueError(
+                    f"{folder}: not a run folder, {name} is missing; "
+                    "`amodal train RECIPE --out RUN` makes one"
+                )
+        try:
+            config = JointEmbeddingConfig.from_dict(
+                json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            )
+            preprocessors = {
+                modality: kind.load(folder / modality)
+                for modality, kind in PREPROCESSORS.items()
+                if (folder / modality).is_dir()
+            }
+            model = cls(config, preprocessors)
+            missing, unexpected = safetensors.torch.load_model(
+                model, str(folder / WEIGHTS), strict=False
+            )
+        except (ValidationError, json.JSONDecodeError, safetensors.SafetensorError) as error:
+            raise ValueError(f"{folder}: cannot be opened as a model: {error}") from None
+        if missing or unexpected:
+            raise ValueError(
+                f"{folder}: weights do not fit config.json; missing {sorted(missing)[:3]}, "
+                f"unexpected {sorted(unexpected)[:3]}"
+            )
+        return model.eval()
+
+    def _for_vocabulary(
+        self, specification: ImageEncoderConfig | TextEncoderConfig
+    ) -> ImageEncoderConfig | TextEncoderConfig:
+        """The text encoder's specification with the size of the tokenizer that it gets."""
+        text = self.preprocessors.get("text")
+        if isinstance(text, TextPreprocessor) and "vocab_size" in type(specification).model_fields:
+            return specification.model_copy(update={"vocab_size": len(text.tokenizer)})
+        return specification
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Every encoder has initialised itself."""
+
+
+def build_joint_embedding(
+    architecture: Architecture, texts: Iterable[str] | None = None
+) -> JointEmbedding:
+    """A model ready for training.
+
+    Args:
+        architecture: encoders and projection.
+        texts: training captions, for a tokenizer that is trained on them.
+    """
+    preprocessors: dict[str, ImagePreprocessor | TextPreprocessor] = {}
+    if architecture.image is not None:
+        preprocessors["image"] = architecture.image.preprocessor()
+    if architecture.text is not None:
+        preprocessors["text"] = architecture.text.preprocessor(texts)
+    config = JointEmbeddingConfig(TypeAdapter(Architecture).dump_python(architecture, mode="json"))
+    return JointEmbedding(config, preprocessors, pretrained=True)

@@ -1,0 +1,237 @@
+"""Recipes: one YAML file that says what to train, on what, and how."""
+
+from __future__ import annotations
+
+import difflib
+import types
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from amodal.augment.config import AugmentConfig
+from amodal.data.record import StrictModel
+from amodal.data.source import SourceConfig
+from amodal.encoders.specification import (
+    DualEncoderConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+)
+from amodal.losses.info_nce import InfoNCEConfig
+from amodal.losses.nt_xent import NTXentConfig
+from amodal.projection import MLPConfig, ProjectionConfig
+
+
+class RecipeError(ValueError):
+    """A recipe cannot be used: names the file, the key, what was expected and what came."""
+
+
+# Every objective that a recipe can name; a new loss is one more entry here.
+ObjectiveConfig = Annotated[InfoNCEConfig | NTXentConfig, Field(discriminator="kind")]
+
+
+class DataRecipe(StrictModel):
+    """Where records come from."""
+
+    train: SourceConfig
+    validation: SourceConfig | None = None
+    captions: int = Field(1, ge=1)  # captions per item and step; all are positives of the item
+    views: int = Field(1, ge=1)  # augmented pictures per item and step
+    cache: bool = False  # keep decoded pictures in memory
+    workers: int = Field(0, ge=0)  # processes that read, beside the one that trains
+    validation_items: int | None = Field(1000, ge=2)  # read this many of them while training
+
+    @model_validator(mode="before")
+    @classmethod
+    def _source_strings(cls, values: Any) -> Any:
+        from amodal.data.source import parse_source
+
+        if isinstance(values, dict):
+            for key in ("train", "validation"):
+                if isinstance(values.get(key), str):
+                    values = {**values, key: parse_source(values[key])}
+        return values
+
+
+class EncodersRecipe(StrictModel):
+    """One encoder per modality."""
+
+    image: ImageEncoderConfig | None = None
+    text: TextEncoderConfig | None = None
+
+
+class JointEmbeddingRecipe(StrictModel):
+    """Encoders with projections into one space, or a whole pretrained dual encoder."""
+
+    kind: Literal["joint_embedding"] = "joint_embedding"
+    encoders: EncodersRecipe = EncodersRecipe()
+    dual_encoder: DualEncoderConfig | None = None
+    projection: ProjectionConfig = Field(default_factory=MLPConfig)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> JointEmbeddingRecipe:
+        named = [m for m in EncodersRecipe.model_fields if getattr(self.encoders, m) is not None]
+        if self.dual_encoder is not None and named:
+            raise ValueError("give either `encoders` or `dual_encoder`, not both")
+        if self.dual_encoder is None and not named:
+            raise ValueError("give `encoders: {image: …, text: …}` or `dual_encoder: …`")
+        return self
+
+
+class TrainRecipe(StrictModel):
+    """How long, how fast, and in what precision."""
+
+    epochs: float = Field(30, gt=0)
+    batch_size: int = Field(256, ge=2)  # items per optimizer step, over all processes
+    micro_batch_size: int | None = Field(None, ge=1)  # items encoded at once; loss stays exact
+    learning_rate: float = Field(5e-4, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup: float = Field(0.05, ge=0, lt=1)  # fraction of all steps
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    gradient_clip: float = Field(1.0, ge=0)  # global norm; 0 switches it off
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    ema: float | None = Field(None, gt=0, lt=1)  # decay of the averaged weights
+    keep: Literal["best", "last"] = "best"  # which weights the run folder ends with
+    evaluate_every: float = Field(1.0, gt=0)  # epochs
+    save_every: float = Field(1.0, gt=0)  # epochs
+    log_every: int = Field(10, ge=1)  # steps
+    loggers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    seed: int = Field(0, ge=0, lt=1 << 63)
+
+
+class Recipe(StrictModel):
+    """A whole training run.
+
+    Example:
+        `load_recipe(Path("recipes/quickstart.yaml"), ["train.epochs=2"])`
+    """
+
+    data: DataRecipe
+    model: JointEmbeddingRecipe
+    objectives: tuple[ObjectiveConfig, ...] = Field(
+        default_factory=lambda: (InfoNCEConfig(),), min_length=1
+    )
+    augment: AugmentConfig = Field(default_factory=AugmentConfig)
+    train: TrainRecipe = TrainRecipe()
+
+    @model_validator(mode="after")
+    def _views_are_used(self) -> Recipe:
+        wants_views = [
+            o for o in self.objectives if isinstance(o, NTXentConfig) and o.mode == "in_modality"
+        ]
+        if wants_views and self.data.views < 2:
+            raise ValueError("nt_xent in_modality compares views of one picture: set data.views: 2")
+        return self
+
+    def to_yaml(self) -> str:
+        """The recipe with every default written out."""
+        return yaml.safe_dump(
+            self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
+        )
+
+
+def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe file and apply `a.b=c` overrides.
+
+    Raises:
+        RecipeError: the file is missing, not YAML, or a key or value is not accepted.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
+        hint = f"; recipes there: {', '.join(near)}" if near else ""
+        raise RecipeError(f"{path}: no such recipe{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: expected a mapping with data, model, …; got {values!r:.60}")
+    for override in overrides or []:
+        _set(values, override)
+    return parse_recipe(values, str(path))
+
+
+def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
+    """Check the values of a recipe.
+
+    Raises:
+        RecipeError: names every key that is wrong and, for unknown keys, the nearest known one.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(issue) for issue in error.errors()]
+        raise RecipeError(f"{where}: " + "; ".join(dict.fromkeys(lines))) from None
+
+
+def _set(values: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not dotted:
+        raise RecipeError(f"--set {override}: expected a.b=value")
+    keys = dotted.split(".")
+    place: Any = values
+    for key in keys[:-1]:
+        if isinstance(place, list):
+            place = _element(place, key, override)
+        else:
+            if not isinstance(place.get(key), dict | list):
+                place[key] = {}
+            place = place[key]
+    value = yaml.safe_load(text)
+    if isinstance(place, list):
+        _element(place, keys[-1], override)
+        place[int(keys[-1])] = value
+    else:
+        place[keys[-1]] = value
+
+
+def _element(items: list[Any], key: str, override: str) -> Any:
+    if not key.isdigit() or int(key) >= len(items):
+        raise RecipeError(f"--set {override}: {key} is not one of the places 0…{len(items) - 1}")
+    return items[int(key)]
+
+
+def _explain(issue: Any) -> str:
+    location = [str(part) for part in issue["loc"]]
+    model = _model_at(Recipe, location[:-1])
+    fields = list(model.model_fields) if model is not None else []
+    shown = ".".join(part for part in location if not part.startswith("function-"))
+    if issue["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(location[-1], fields, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(fields)}"
+        return f"unknown key `{shown}`; {hint}"
+    if issue["type"] == "union_tag_invalid":
+        tag = issue["ctx"]["tag"]
+        known = [word.strip(" '") for word in issue["ctx"]["expected_tags"].split(",")]
+        near = difflib.get_close_matches(tag, known, n=1, cutoff=0.5)
+        hint = f"did you mean `{near[0]}`? " if near else ""
+        return f"`{shown}.kind` is `{tag}`; {hint}known kinds: {', '.join(known)}"
+    message = issue["msg"].removeprefix("Value error, ")
+    came = "" if issue["type"] == "missing" else f", got {issue['input']!r:.80}"
+    return f"`{shown}`: {message}{came}" if shown else message
+
+
+def _model_at(annotation: Any, location: list[str]) -> type[BaseModel] | None:
+    """The pydantic model that `location` (keys, list places, union tags) leads to."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if not location:
+            return annotation
+        field = annotation.model_fields.get(location[0])
+        if field is not None:
+            return _model_at(field.annotation, location[1:])
+        # pydantic puts the tag of a discriminated union into the location
+        kind = annotation.model_fields.get("kind")
+        if kind is not None and location[0] in get_args(kind.annotation):
+            return _model_at(annotation, location[1:])
+        return None
+    if get_origin(annotation) in (Annotated, tuple, list, Union, types.UnionType):
+        rest = location[1:] if get_origin(annotation) in (tuple, list) else location
+        for argument in get_args(annotation):
+            found = _model_at(argument, rest)
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,348 @@
+"""From a recipe to a run folder: open the data, build the model, train, evaluate, write."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+import yaml
+from transformers import set_seed
+
+from amodal.data.collate import BatchReader, CachedSource, Collator
+from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.distributed import barrier, is_main
+from amodal.models.joint_embedding import (
+    WEIGHTS,
+    Architecture,
+    JointEmbedding,
+    build_joint_embedding,
+)
+from amodal.training.augmenter import RecipeAugment
+from amodal.training.objectives import Objectives
+from amodal.training.recipe import Recipe, RecipeError
+from amodal.training.trainer import BEST, EmbeddingTrainer, Trained, complete_checkpoints
+from amodal.training.validation import EmbeddedSource, embed_items, retrieval_metrics
+
+
+class RunError(RuntimeError):
+    """The run folder cannot be used; the message names it and says what to do."""
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Who is told how a run goes; every method may stay silent."""
+
+    stage: Callable[[str, int], None] = lambda name, total: None
+    advance: Callable[[int], None] = lambda done: None
+    logged: Callable[[int, dict[str, float]], None] = lambda step, values: None
+    warn: Callable[[str], None] = lambda message: None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came out of a run.
+
+    Args:
+        folder: the complete run folder.
+        metrics: flat figures, as in metrics.json; empty without a validation source.
+        validation: the embedded validation source.
+        broken: records that were skipped while training, each once.
+        stopped_at: step at which Ctrl-C ended the run, or None where it went to its end.
+        train_seconds: seconds in optimizer steps, over all resumes; no evaluation, no saving.
+        steps: optimizer steps of the whole run.
+    """
+
+    folder: Path
+    metrics: dict[str, float]
+    model: JointEmbedding
+    broken: list[BrokenRecordError] = field(default_factory=list)
+    validation: EmbeddedSource | None = None
+    stopped_at: int | None = None
+    train_seconds: float = 0.0
+    steps: int = 0
+
+
+def train_run(
+    recipe: Recipe, folder: Path, *, resume: bool = False, watch: Watcher | None = None
+) -> RunResult:
+    """Train what `recipe` says and leave a complete model in `folder`.
+
+    Raises:
+        RunError: the folder cannot be written, or already holds another run.
+        DataError: a source cannot be used.
+        TrainingError: the loss is no longer a number.
+    """
+    watch = watch or Watcher()
+    _prepare_folder(recipe, folder, resume)
+    set_seed(recipe.train.seed % (1 << 32))
+    train, validation = open_sources(recipe, watch)
+    model = _build_model(recipe, folder, train, resume)
+    reader = BatchReader(
+        train,
+        Collator(
+            model.preprocessors,
+            captions=recipe.data.captions,
+            views=recipe.data.views,
+            augment=RecipeAugment(recipe.augment, model.preprocessors),
+        ),
+        seed=recipe.train.seed,
+    )
+    scale = getattr(model.dual, "initial_log_scale", None) if model.dual is not None else None
+    trainer = EmbeddingTrainer(
+        Trained(
+            model,
+            Objectives(recipe.objectives, dim=model.dim, initial_log_scale=scale),
+            recipe.train.ema,
+        ),
+        reader,
+        validation,
+        recipe.train,
+        folder,
+        workers=recipe.data.workers,
+        validation_items=recipe.data.validation_items,
+        report=watch.logged,
+    )
+    watch.stage("training", len(trainer.sampler))
+    checkpoints = complete_checkpoints(folder) if resume else []
+    with _graceful_interrupt(trainer):
+        trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    steps = trainer.state.global_step
+    _warn_about_data(trainer, watch)
+    if trainer.interrupted:
+        return RunResult(
+            folder,
+            {},
+            trainer.trained.best_guess,
+            list(trainer.broken.values()),
+            stopped_at=steps,
+            train_seconds=trainer.step_seconds,
+            steps=steps,
+        )
+    if is_main():
+        _keep_weights(trainer, recipe, folder)
+    barrier()
+    kept = JointEmbedding.from_pretrained(folder).to(trainer.args.device)
+    metrics: dict[str, float] = {}
+    embedded = None
+    if validation is not None:
+        watch.stage("evaluation", len(validation))
+        embedded = embed_items(kept, validation, tick=watch.advance, autocast=trainer.autocast)
+        metrics = retrieval_metrics(embedded.rows, bootstrap=1000, seed=recipe.train.seed)
+    metrics["train/steps"] = steps
+    metrics["train/seconds"] = round(trainer.step_seconds, 2)
+    metrics["train/items_per_second"] = round(trainer.seen_items / trainer.step_seconds, 1)
+    metrics["data/broken_rows"] = len(trainer.broken)
+    if is_main():
+        _write(folder / "metrics.json", json.dumps(metrics, indent=1))
+        broken = [{"origin": e.origin, "reason": e.reason} for e in trainer.broken.values()]
+        _write(folder / "broken_rows.json", json.dumps(broken, indent=1, ensure_ascii=False))
+        _write(folder / "README.md", model_card(recipe, metrics))
+    return RunResult(
+        folder,
+        metrics,
+        kept,
+        list(trainer.broken.values()),
+        embedded,
+        train_seconds=trainer.step_seconds,
+        steps=steps,
+    )
+
+
+def open_sources(recipe: Recipe, watch: Watcher | None = None) -> tuple[Source, Source | None]:
+    """The training and the validation source of a recipe, in memory where it says so.
+
+    Raises:
+        DataError: a source cannot be read, is empty, or only streams.
+    """
+    watch = watch or Watcher()
+    image = _image_size(recipe)
+    opened: list[Source | None] = []
+    for name, config in (("train", recipe.data.train), ("validation", recipe.data.validation)):
+        if config is None:
+            opened.append(None)
+            continue
+        source = config.open()
+        if not isinstance(source, Source):
+            raise DataError(
+                f"data.{name}: {source.name} can only be read in order; training draws rows at "
+                "random, so unpack it to a folder or a table first"
+            )
+        if len(source) == 0:
+            raise DataError(f"data.{name}: {source.name} has no rows")
+        if recipe.data.cache and image is not None:
+            # Half as large again, so that a random crop still has pixels to choose from.
+            cached = CachedSource(source, min_size=image * 3 // 2)
+            watch.stage(f"reading {name}", len(cached))
+            done = iter(range(1, len(cached) + 1))
+            cached.fill(lambda done=done: watch.advance(next(done)))  # type: ignore[misc]
+            source = cached
+        opened.append(source)
+    train, validation = opened
+    assert train is not None
+    return train, validation
+
+
+def _image_size(recipe: Recipe) -> int | None:
+    if recipe.model.encoders.image is not None:
+        return recipe.model.encoders.image.preprocessor().size
+    return None
+
+
+def _build_model(recipe: Recipe, folder: Path, train: Source, resume: bool) -> JointEmbedding:
+    architecture = Architecture(
+        image=recipe.model.encoders.image,
+        text=recipe.model.encoders.text,
+        dual_encoder=recipe.model.dual_encoder,
+        projection=recipe.model.projection,
+    )
+    model = build_joint_embedding(architecture, _captions(train))
+    for modality, prepare in model.preprocessors.items():
+        prepare.save(folder / modality)
+    return model
+
+
+def _captions(source: Source) -> Iterator[str]:
+    for i in range(len(source)):
+        try:
+            yield from source[i].get("text") or []
+        except BrokenRecordError:
+            continue  # reported when training draws the row
+
+
+def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
+    text = recipe.to_yaml()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".write_test"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise RunError(
+            f"{folder}: cannot be written ({error.strerror or error}); choose another --out"
+        ) from None
+    saved = folder / "recipe.yaml"
+    begun = bool(complete_checkpoints(folder)) or (folder / WEIGHTS).exists()
+    if resume and not saved.is_file():
+        raise RunError(f"{folder}: nothing to resume, there is no recipe.yaml; leave out --resume")
+    if resume:
+        different = _differences(yaml.safe_load(saved.read_text("utf-8")), yaml.safe_load(text))
+        if different:
+            raise RecipeError(
+                f"{saved}: the run was started with other values of {', '.join(different)}; "
+                "resume with the same recipe, or start anew with another --out"
+            )
+    elif begun:
+        raise RunError(
+            f"{folder}: already holds a run; add --resume to go on with it, or choose another --out"
+        )
+    if is_main() and not resume:
+        for stale in (folder / "train_log.jsonl", folder / "metrics.json"):
+            stale.unlink(missing_ok=True)
+        shutil.rmtree(folder / BEST, ignore_errors=True)
+        _write(saved, text)
+
+
+def _differences(a: object, b: object, prefix: str = "") -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = dict.fromkeys([*a, *b])
+        found = [_differences(a.get(k), b.get(k), f"{prefix}.{k}" if prefix else k) for k in keys]
+        return [name for names in found for name in names]
+    return [] if a == b else [prefix]
+
+
+def _keep_weights(trainer: EmbeddingTrainer, recipe: Recipe, folder: Path) -> None:
+    """The best weights so far, or the last, as the model of the run."""
+    best = folder / BEST
+    if recipe.train.keep == "best" and (best / WEIGHTS).is_file():
+        for path in best.iterdir():
+            if path.name == "best.json":
+                continue
+            if path.is_dir():
+                shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
+            else:
+                shutil.copy2(path, folder / path.name)
+    else:
+        trainer.trained.best_guess.save_pretrained(folder)
+    shutil.rmtree(best, ignore_errors=True)
+
+
+def _warn_about_data(trainer: EmbeddingTrainer, watch: Watcher) -> None:
+    if trainer.broken:
+        first = next(iter(trainer.broken.values()))
+        watch.warn(f"{len(trainer.broken)} broken rows were skipped, listed in broken_rows.json; "
+                   f"the first: {first}")
+    for modality, count in trainer.truncated.items():
+        if count:
+            watch.warn(
+                f"{count} of the {modality} rows seen were cut to the encoder's maximum length; "
+                f"raise model.encoders.{modality}.max_length if the end matters"
+            )
+
+
+@contextmanager
+def _graceful_interrupt(trainer: EmbeddingTrainer) -> Iterator[None]:
+    """The first Ctrl-C ends the run after the current step, with a checkpoint."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        trainer.interrupted = True
+
+    try:
+        before = signal.signal(signal.SIGINT, stop)
+    except ValueError:  # not the main thread: whoever runs it handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def model_card(recipe: Recipe, metrics: dict[str, float]) -> str:
+    """A README.md for the run folder: what it is, how to open it, what it scores."""
+    rows = [
+        f"| {name} | {value:.4f} |"
+        for name, value in metrics.items()
+        if name.startswith("retrieval/") and "@" in name and not name.endswith(("low", "high"))
+    ]
+    return "\n".join(
+        [
+            "---",
+            "library_name: amodal",
+            "pipeline_tag: feature-extraction",
+            "---",
+            "# A joint embedding trained with amodal",
+            "",
+            "```python",
+            "import amodal",
+            'model = amodal.load("THIS FOLDER")',
+            'z = model.encode(text=["a caption"])',
+            "```",
+            "",
+            "Figures on the validation source of the recipe (chance is one over the gallery size):",
+            "",
+            "| metric | value |",
+            "|---|---|",
+            *rows,
+            "",
+            "Recipe:",
+            "",
+            "```yaml",
+            recipe.to_yaml().rstrip(),
+            "```",
+            "",
+        ]
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

@@ -1,0 +1,401 @@
+"""Training of a joint embedding on `transformers.Trainer`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import TrainerControl, TrainerState
+
+from amodal.data.batch import Batch
+from amodal.data.collate import BatchReader, take_batch
+from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.data.samplers import RunSampler
+from amodal.distributed import is_main, rank, world_size
+from amodal.models.joint_embedding import Embeddings, JointEmbedding
+from amodal.training.averaging import moving_average
+from amodal.training.grad_cache import backward_in_chunks
+from amodal.training.objectives import Objectives
+from amodal.training.precision import resolve_precision
+from amodal.training.recipe import TrainRecipe
+from amodal.training.validation import embed_items, mean_recall, retrieval_metrics
+
+LOG = "train_log.jsonl"
+BEST = "best"
+CHECKPOINTS = "checkpoints"
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message says what to change."""
+
+
+class Trained(nn.Module):
+    """What the optimizer and the checkpoints see: the model, its objectives, its average."""
+
+    def __init__(
+        self, network: JointEmbedding, objectives: Objectives, ema_decay: float | None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.objectives = objectives
+        self.average: AveragedModel | None = (
+            moving_average(network, ema_decay) if ema_decay is not None else None
+        )
+
+    def forward(self, batch: Batch) -> dict[str, Embeddings]:
+        return self.network(batch)
+
+    @property
+    def best_guess(self) -> JointEmbedding:
+        """The weights to evaluate and to keep: the average where there is one."""
+        return self.average.module if self.average is not None else self.network
+
+
+class EmbeddingTrainer(Trainer):
+    """`Trainer` with batches of any modalities, exact micro-batches, averaging and recall.
+
+    Args:
+        trained: model and objectives.
+        reader: training rows.
+        validation: source on which recall is measured, or None.
+        recipe: the `train` part of the recipe.
+        folder: the run folder; checkpoints go below it.
+        report: called with (step, values) whenever something was logged.
+    """
+
+    def __init__(
+        self,
+        trained: Trained,
+        reader: BatchReader,
+        validation: Source | None,
+        recipe: TrainRecipe,
+        folder: Path,
+        *,
+        workers: int = 0,
+        validation_items: int | None = None,
+        report: Callable[[int, dict[str, float]], None] | None = None,
+    ) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.reader = reader
+        self.validation = validation
+        self.validation_items = validation_items
+        self.report = report
+        self.sampler = RunSampler(
+            len(reader),
+            batch_size=recipe.batch_size,
+            epochs=recipe.epochs,
+            seed=recipe.seed,
+            rank=rank(),
+            world_size=world_size(),
+        )
+        self.precision = resolve_precision(recipe.precision)
+        self.broken: dict[str, BrokenRecordError] = {}
+        self.truncated: dict[str, int] = {}
+        self.seen_items = 0
+        self.components: dict[str, list[Tensor]] = {}
+        self.best: dict[str, Any] = {}
+        self.interrupted = False  # set from outside: save a checkpoint and stop after this step
+        self.step_seconds = 0.0  # in training steps alone: no evaluation, no saving
+        self._tick = time.perf_counter()
+        super().__init__(
+            model=trained,
+            args=self._arguments(workers),
+            data_collator=take_batch,
+            train_dataset=reader,
+            eval_dataset=reader if validation is not None else None,
+            callbacks=[_AfterStep(self)],
+        )
+        self.remove_callback(PrinterCallback)
+
+    def _arguments(self, workers: int) -> TrainingArguments:
+        recipe, per_epoch = self.recipe, self.sampler.steps_per_epoch
+        return TrainingArguments(
+            output_dir=str(self.folder / CHECKPOINTS),
+            max_steps=len(self.sampler),
+            per_device_train_batch_size=self.sampler.batch_size // world_size(),
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            adam_beta1=recipe.betas[0],
+            adam_beta2=recipe.betas[1],
+            optim="adamw_torch_fused",
+            lr_scheduler_type=recipe.schedule,
+            warmup_steps=recipe.warmup,
+            max_grad_norm=recipe.gradient_clip,
+            bf16=self.precision == "bf16",
+            fp16=self.precision == "fp16",
+            use_cpu=not torch.cuda.is_available(),
+            eval_strategy="steps" if self.validation is not None else "no",
+            eval_steps=max(1, round(recipe.evaluate_every * per_epoch)),
+            save_strategy="steps",
+            save_steps=max(1, round(recipe.save_every * per_epoch)),
+            save_total_limit=2,
+            logging_steps=recipe.log_every,
+            logging_nan_inf_filter=False,
+            logging_first_step=True,
+            report_to=list(recipe.loggers) or "none",
+            logging_dir=None,
+            seed=recipe.seed % (1 << 32),
+            dataloader_num_workers=workers,
+            ddp_find_unused_parameters=False,
+            remove_unused_columns=False,
+            disable_tqdm=True,
+        )
+
+    @property
+    def trained(self) -> Trained:
+        return self.accelerator.unwrap_model(self.model)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """The number format of the run, for forward passes."""
+        kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+        device = self.args.device.type
+        return torch.autocast(
+            device, dtype=kind[self.precision], enabled=self.precision != "fp32"
+        )
+
+    def get_train_dataloader(self) -> DataLoader[Batch]:
+        workers = self.args.dataloader_num_workers
+        return DataLoader(
+            self.reader,
+            batch_sampler=self.sampler,  # type: ignore[arg-type]
+            collate_fn=take_batch,
+            num_workers=workers,
+            persistent_workers=False,
+            prefetch_factor=2 if workers else None,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with a learning rate per encoder; vectors and scalars are not decayed."""
+        if self.optimizer is None:
+            groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+            scales = self.trained.network.learning_rate_scales()
+            for name, parameter in self.trained.named_parameters():
+                if parameter.requires_grad:
+                    scale = next((s for p, s in scales.items() if name.startswith(p)), 1.0)
+                    groups.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.trained)
+            rate = options.pop("lr")
+            self.optimizer = kind(
+                [
+                    {
+                        "params": parameters,
+                        "lr": rate * scale,
+                        "weight_decay": self.args.weight_decay if decayed else 0.0,
+                    }
+                    for (scale, decayed), parameters in groups.items()
+                ],
+                lr=rate,
+                **options,
+            )
+        return self.optimizer
+
+    def training_step(
+        self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Forward and backward of one batch; returns the detached loss."""
+        self._tick = time.perf_counter()
+        model.train()
+        batch = inputs.to(self.args.device, non_blocking=True)
+        self._count(batch)
+        if len(batch) == 0:
+            raise DataError(f"a whole batch is unreadable; the first: {batch.broken[0]}")
+        chunk = self.recipe.micro_batch_size
+        if chunk is not None and chunk < len(batch):
+            return self._chunked_step(model, batch, chunk)
+        with self.autocast():
+            embedded = model(batch)
+            loss = self._loss_of(embedded)
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _chunked_step(self, model: nn.Module, batch: Batch, chunk: int) -> Tensor:
+        with self.accelerator.no_sync(model):
+            loss = backward_in_chunks(
+                model,
+                self.trained.network,
+                self._loss_of,
+                batch,
+                chunk=chunk,
+                backward=self.accelerator.backward,
+                autocast=self.autocast,
+            )
+        if world_size() > 1:
+            for parameter in self.trained.parameters():
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad, torch.distributed.ReduceOp.AVG)
+        return loss
+
+    def _loss_of(self, embedded: dict[str, Embeddings]) -> Tensor:
+        with torch.autocast(self.args.device.type, enabled=False):
+            loss, values = self.trained.objectives(
+                {m: rows._replace(z=rows.z.float()) for m, rows in embedded.items()}
+            )
+        for name, value in values.items():
+            self.components.setdefault(f"loss/{name}", []).append(value.detach())
+        return loss
+
+    def _count(self, batch: Batch) -> None:
+        self.seen_items += len(batch) + len(batch.broken)
+        for error in batch.broken:
+            self.broken[error.origin] = error
+        for modality, count in batch.truncated.items():
+            self.truncated[modality] = self.truncated.get(modality, 0) + count
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Recall on the validation source, in every direction."""
+        if self.validation is None:
+            return {}
+        size = len(self.validation)
+        count = min(self.validation_items or size, size)
+        embedded = embed_items(
+            self.trained.best_guess,
+            self.validation,
+            items=range(count),
+            autocast=self.autocast,
+        )
+        values = retrieval_metrics(embedded.rows)
+        score = mean_recall(values)
+        if not self.best or score > self.best["mean_recall"]:
+            self.best = {"step": self.state.global_step, "mean_recall": score}
+            if is_main():
+                self.trained.best_guess.save_pretrained(self.folder / BEST)
+                _write_json(self.folder / BEST / "best.json", self.best)
+        logged = {f"eval/{name}": value for name, value in values.items()}
+        self.log({**logged, "eval/mean_recall": score})
+        return {f"eval_{name}": value for name, value in values.items()}
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Append to the run's log, and tell whoever watches."""
+        if "train_runtime" in logs:
+            return  # the Trainer's own summary, which counts evaluation as training
+        if "loss" in logs:
+            if not torch.isfinite(torch.tensor(logs["loss"])):
+                raise TrainingError(
+                    f"the loss is {logs['loss']} at step {self.state.global_step}: lower "
+                    "train.learning_rate, lengthen train.warmup, or set train.precision: fp32"
+                )
+            for name, values in self.components.items():
+                logs[name] = float(torch.stack(values).mean())
+            self.components.clear()
+            logs |= self.trained.objectives.temperatures()
+        logs["epoch"] = self.state.global_step / self.sampler.steps_per_epoch
+        logs["seconds"] = self.step_seconds
+        step = self.state.global_step
+        if is_main():
+            with (self.folder / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **logs}) + "\n")
+        self.state.log_history.append({"step": step, **logs})
+        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+        if self.report is not None:
+            self.report(step, logs)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Weights of model, objectives and average; nothing pickled by hand."""
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        safetensors.torch.save_model(self.trained, str(folder / "model.safetensors"))
+        _write_json(
+            folder / "amodal_state.json",
+            {
+                "best": self.best,
+                "step_seconds": self.step_seconds,
+                "seen_items": self.seen_items,
+                "truncated": self.truncated,
+                "broken": [[e.origin, e.reason] for e in self.broken.values()],
+            },
+        )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        folder = Path(resume_from_checkpoint)
+        safetensors.torch.load_model(self.trained, str(folder / "model.safetensors"))
+        state = json.loads((folder / "amodal_state.json").read_text(encoding="utf-8"))
+        self.best = state["best"]
+        self.step_seconds = state["step_seconds"]
+        self.seen_items = state["seen_items"]
+        self.truncated = state["truncated"]
+        self.broken = {o: BrokenRecordError(o, reason) for o, reason in state["broken"]}
+        step = json.loads((folder / "trainer_state.json").read_text())["global_step"]
+        _cut_log(self.folder / LOG, step)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
+        return None  # the loss is a mean over the whole batch already
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        return 0  # the Trainer's estimate knows only language models
+
+
+class _AfterStep(TrainerCallback):
+    """What must happen between two optimizer steps."""
+
+    def __init__(self, trainer: EmbeddingTrainer) -> None:
+        self.trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        trained = self.trainer.trained
+        trained.objectives.constrain_()
+        if trained.average is not None:
+            trained.average.update_parameters(trained.network)
+        self.trainer.step_seconds += time.perf_counter() - self.trainer._tick
+        if self.trainer.interrupted:
+            control.should_save = True
+            control.should_training_stop = True
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+            control.should_save = True
+            control.should_evaluate = self.trainer.validation is not None
+
+
+def complete_checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints that were written to the end, oldest first.
+
+    The state file is the last that the Trainer writes, so a checkpoint that was cut off while
+    it was written has none, or half of one.
+    """
+    found = []
+    for path in (folder / CHECKPOINTS).glob("checkpoint-*"):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            found.append((int(path.name.split("-")[1]), path))
+        except (OSError, ValueError):
+            continue
+    return [path for _, path in sorted(found)]
+
+
+def _cut_log(path: Path, step: int) -> None:
+    """Drop the lines after `step`: the resumed run writes them again."""
+    if path.is_file():
+        kept = [line for line in _lines(path) if line["step"] <= step]
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        partial.replace(path)
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the line that was being written when the run was cut off
+
+
+def _write_json(path: Path, value: Any) -> None:
+    partial_path = path.with_name(path.name + ".partial")
+    partial_path.write_text(json.dumps(value), encoding="utf-8")
+    os.replace(partial_path, path)
+
+
