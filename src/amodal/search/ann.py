@@ -1,0 +1,108 @@
+"""Nearest neighbours in memory: exact for small tables, a graph for large ones (FAISS)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+EXACT_BELOW = 20_000  # rows; under this a full scan is as fast as the graph, and never wrong
+NEIGHBOURS = 32  # links per node of the graph
+BUILD_EFFORT = 200  # candidates looked at for each row while the graph is built
+SEARCH_EFFORT = 128  # the same for a query, at least
+
+
+class AnnIndex:
+    """Inner-product search over unit rows; positions are those of the rows it was built from.
+
+    Below `EXACT_BELOW` rows the result is exact. Above, it is an HNSW graph.
+
+    References:
+        Malkov and Yashunin 2016, arXiv:1603.09320 (HNSW).
+        Douze et al. 2024, arXiv:2401.08281 (FAISS).
+    """
+
+    def __init__(self, index: faiss.Index, row_ids: NDArray[np.uint64]) -> None:
+        if index.ntotal != len(row_ids):
+            raise ValueError(f"index holds {index.ntotal} rows, expected {len(row_ids)}")
+        self._index = index
+        self.row_ids = row_ids  # (N,) where each position lies in the table
+
+    @classmethod
+    def build(
+        cls,
+        vectors: NDArray[np.float32],
+        row_ids: NDArray[np.uint64],
+        exact_below: int = EXACT_BELOW,
+    ) -> AnnIndex:
+        """Index of `vectors`, (N, E) unit rows; HNSW from `exact_below` rows on."""
+        count, dim = vectors.shape
+        index: Any
+        if count < exact_below:
+            index = faiss.IndexFlatIP(dim)
+        else:
+            index = faiss.IndexHNSWFlat(dim, NEIGHBOURS, faiss.METRIC_INNER_PRODUCT)
+            index.hnsw.efConstruction = BUILD_EFFORT
+        index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+        return cls(index, np.asarray(row_ids, dtype=np.uint64))
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    @property
+    def dim(self) -> int:
+        return int(self._index.d)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the results are those of a full scan."""
+        return not isinstance(self._index, faiss.IndexHNSW)
+
+    def search(
+        self, queries: NDArray[np.float32], k: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The `k` rows nearest to each of the (Q, E) queries.
+
+        Returns:
+            (Q, k) cosine similarities, falling, and (Q, k) positions; where there are fewer
+            than `k` rows, the position is -1.
+        """
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if self.exact:
+            return self._index.search(queries, k)
+        parameters: Any = faiss.SearchParametersHNSW  # type: ignore[attr-defined]
+        effort = parameters(efSearch=max(SEARCH_EFFORT, 2 * k))
+        return self._index.search(queries, k, params=effort)
+
+    def vectors(self, positions: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(P, E) rows at `positions`, as they were given."""
+        return self._index.reconstruct_batch(np.ascontiguousarray(positions, dtype=np.int64))
+
+    def save(self, file: Path) -> None:
+        """Write the index and its row ids beside it; a reader never sees half a file."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+        with temporary.open("wb") as stream:
+            np.save(stream, self.row_ids, allow_pickle=False)
+        temporary.replace(_ids_file(file))
+        faiss.write_index(self._index, str(temporary))
+        temporary.replace(file)
+
+    @classmethod
+    def load(cls, file: Path) -> AnnIndex | None:
+        """What `save` wrote, or None where there is nothing that can be used."""
+        if not file.is_file() or not _ids_file(file).is_file():
+            return None
+        try:
+            row_ids = np.load(_ids_file(file), allow_pickle=False)
+            return cls(faiss.read_index(str(file)), row_ids)
+        except (OSError, RuntimeError, ValueError):
+            return None  # it is a cache: the caller builds it again
+
+
+def _ids_file(file: Path) -> Path:
+    return file.with_name(f"{file.name}.rows.npy")

@@ -1,0 +1,87 @@
+"""`index.json`: what an index holds, and which model it was built with."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from amodal.data.record import StrictModel
+
+FILE = "index.json"
+
+
+class StoreError(ValueError):
+    """The index cannot be used as asked: says what was expected, what came, and the fix."""
+
+
+class RunPath(StrictModel):
+    """Where the run folder was: beside the index, and on the machine."""
+
+    relative: str
+    absolute: str
+
+
+class IndexDescription(StrictModel):
+    """What must be known before the rows of an index can be compared with a query."""
+
+    format: Literal[1] = 1
+    dim: int = Field(ge=1)
+    fingerprint: str
+    model: RunPath | None = None
+
+    @classmethod
+    def read(cls, folder: Path) -> IndexDescription:
+        """The description of the index in `folder`.
+
+        Raises:
+            StoreError: there is no index, or its description is damaged.
+        """
+        try:
+            text = (folder / FILE).read_text(encoding="utf-8")
+        except OSError:
+            raise StoreError(
+                f"{folder} is no index (it has no {FILE}); make one with "
+                f"`amodal index RUN SOURCE --out {folder}`"
+            ) from None
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
+            )
+            raise StoreError(f"{folder / FILE} cannot be read: {problems}") from None
+
+    @classmethod
+    def write(
+        cls, folder: Path, *, dim: int, fingerprint: str, model_path: Path | str | None
+    ) -> IndexDescription:
+        """Write the description of a new index; the paths are those from `folder`."""
+        model = None
+        if model_path is not None:
+            absolute = Path(model_path).resolve()
+            relative = Path(os.path.relpath(absolute, folder.resolve())).as_posix()
+            model = RunPath(relative=relative, absolute=str(absolute))
+        description = cls(dim=dim, fingerprint=fingerprint, model=model)
+        temporary = folder / f"{FILE}.{os.getpid()}.tmp"
+        temporary.write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        temporary.replace(folder / FILE)
+        return description
+
+    def run_folder(self, folder: Path) -> Path | None:
+        """The run folder that the index in `folder` was built with, where it is now.
+
+        Raises:
+            StoreError: it is neither beside the index as it was, nor where it was.
+        """
+        if self.model is None:
+            return None
+        for path in (folder.resolve() / self.model.relative, Path(self.model.absolute)):
+            if (path / "config.json").is_file():
+                return path.resolve()
+        raise StoreError(
+            f"the run that {folder} was built with is gone from {self.model.absolute}; "
+            "if it moved, say where with --run"
+        )

@@ -1,0 +1,457 @@
+"""A durable index of embeddings: LanceDB keeps the rows, FAISS finds the nearest of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from amodal.search.ann import AnnIndex
+from amodal.search.description import FILE, IndexDescription, StoreError
+from amodal.search.ranking import Ranked, nearest, nearest_filtered
+from amodal.search.rows import FIXED, Key, Row, metadata_columns, schema, to_table
+
+TABLE = "rows"
+UNIT_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One row that a search found; `score` is its cosine similarity to the query."""
+
+    score: float
+    id: str
+    modality: str
+    row: int = 0
+    text: str | None = None
+    path: str | None = None
+    origin: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    thumbnail: bytes | None = field(default=None, repr=False)  # JPEG
+
+    def as_dict(self) -> dict[str, Any]:
+        """What can be written as JSON: everything but the thumbnail."""
+        names = ("score", "id", "modality", "row", "text", "path", "origin", "metadata")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass
+class _Snapshot:
+    """One version of the table, pinned, so that row ids found in it still mean the same rows."""
+
+    version: int
+    table: Any
+    counts: dict[str, int]  # modality -> rows
+    indexes: dict[str, AnnIndex] = field(default_factory=dict)
+
+
+class VectorStore:
+    """Embeddings of one model, on disk, with cosine search and SQL filters.
+
+    Rows are unique by (id, modality, row): adding one again replaces it. Every change is a new
+    version of the table; other processes see it at their next search. Safe to share between
+    threads for searching.
+
+    Example:
+        >>> store = VectorStore.create(folder, dim=512, fingerprint=model.fingerprint())
+        >>> store.add(rows)
+        >>> store.search(model.encode(text=["a red circle"])[0], k=5, modality="image")
+    """
+
+    def __init__(self, folder: Path, description: IndexDescription) -> None:
+        self.folder = folder
+        self.dim = description.dim
+        self.fingerprint = description.fingerprint
+        self._description = description
+        self._database: Any = lancedb.connect(str(folder / "lancedb"))
+        self._table: Any = self._database.open_table(TABLE)
+        self._lock = threading.RLock()
+        self._pinned: _Snapshot | None = None
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path | str,
+        dim: int,
+        *,
+        fingerprint: str,
+        model_path: Path | str | None = None,
+        exist_ok: bool = False,
+    ) -> VectorStore:
+        """A new, empty index in `folder`; with `exist_ok`, the one that is already there.
+
+        Args:
+            folder: where it will be; missing or empty.
+            dim: E, the width of the vectors.
+            fingerprint: names the weights that the vectors come from.
+            model_path: the run folder, so that a search finds the model again.
+            exist_ok: open the index that is there, if it is one of this model.
+
+        Raises:
+            StoreError: something else is there, or an index of another model or dimension.
+        """
+        folder = Path(folder)
+        if (folder / FILE).exists():
+            if not exist_ok:
+                raise StoreError(f"{folder} already holds an index; open it, or choose another")
+            store = cls.open(folder, fingerprint=fingerprint)
+            if store.dim != dim:
+                raise StoreError(f"{folder} holds vectors of {store.dim} numbers, expected {dim}")
+            return store
+        if dim < 1:
+            raise StoreError(f"dim must be at least 1, got {dim}")
+        # A creation that was cut short leaves an empty table behind, and nothing else.
+        occupied = folder.is_file() or (
+            folder.is_dir() and any(p.name != "lancedb" for p in folder.iterdir())
+        )
+        if occupied:
+            raise StoreError(f"{folder} exists and is no index; choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        database: Any = lancedb.connect(str(folder / "lancedb"))
+        database.drop_table(TABLE, ignore_missing=True)
+        database.create_table(TABLE, schema=schema(dim, {}, thumbnails=True))
+        description = IndexDescription.write(
+            folder, dim=dim, fingerprint=fingerprint, model_path=model_path
+        )
+        return cls(folder, description)
+
+    @classmethod
+    def open(cls, folder: Path | str, *, fingerprint: str | None = None) -> VectorStore:
+        """The index in `folder`.
+
+        Args:
+            folder: what `create` made.
+            fingerprint: of the model that will search it; see `check_fingerprint`.
+
+        Raises:
+            StoreError: there is no index, or it was built with other weights.
+        """
+        folder = Path(folder)
+        description = IndexDescription.read(folder)
+        try:
+            store = cls(folder, description)
+        except (ValueError, OSError, RuntimeError) as error:
+            raise StoreError(f"{folder / 'lancedb'} cannot be opened: {error}") from None
+        if fingerprint is not None:
+            store.check_fingerprint(fingerprint)
+        return store
+
+    def check_fingerprint(self, fingerprint: str) -> None:
+        """Refuse a model with other weights: its vectors would be compared with strangers.
+
+        Raises:
+            StoreError: the index was built with another model.
+        """
+        if fingerprint != self.fingerprint:
+            raise StoreError(
+                f"{self.folder} was built with other weights (fingerprint {self.fingerprint}, "
+                f"the model now has {fingerprint}); build the index again with this model, "
+                "or use the run it was built with"
+            )
+
+    @property
+    def model_path(self) -> Path | None:
+        """The run folder the index was built with, where it is now.
+
+        Raises:
+            StoreError: it is neither where it was, nor beside the index as it was.
+        """
+        return self._description.run_folder(self.folder)
+
+    @property
+    def version(self) -> int:
+        """Number of the newest version of the table; every change makes a higher one."""
+        self._table.checkout_latest()
+        return int(self._table.version)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Name and type of every column that `where` can use."""
+        self._table.checkout_latest()
+        hidden = {"embedding", "thumbnail"}
+        return {f.name: str(f.type) for f in self._table.schema if f.name not in hidden}
+
+    def count(self, modality: str | None = None, where: str | None = None) -> int:
+        """Number of rows, of one modality and of those that `where` keeps."""
+        self._table.checkout_latest()
+        try:
+            return int(self._table.count_rows(_conjunction(where, modality)))
+        except (ValueError, RuntimeError) as error:
+            raise self._bad_filter(where, error) from None
+
+    def counts(self) -> dict[str, int]:
+        """Modality -> number of rows."""
+        return dict(self._snapshot().counts)
+
+    def keys(self) -> set[Key]:
+        """(id, modality, row) of every row."""
+        self._table.checkout_latest()
+        table = self._table.search().select(["id", "modality", "row"]).to_arrow()
+        columns = (table[name].to_pylist() for name in ("id", "modality", "row"))
+        return set(zip(*columns, strict=True))
+
+    def add(self, rows: Iterable[Row]) -> int:
+        """Add rows, replacing those with the same (id, modality, row), in one version.
+
+        Returns:
+            How many rows were written.
+
+        Raises:
+            StoreError: a vector has another dimension, is not finite or not of unit length.
+        """
+        unique = {row.key: row for row in rows}
+        if not unique:
+            return 0
+        new = list(unique.values())
+        for row in new:
+            self._check(row)
+        with self._lock:
+            self._table.checkout_latest()
+            layout = self._with_columns(new)
+            table = to_table(new, layout)
+            if self._table.count_rows() == 0:
+                self._table.add(table)
+            else:
+                (
+                    self._table.merge_insert(["id", "modality", "row"])
+                    .when_matched_update_all()
+                    .when_not_matched_insert_all()
+                    .execute(table)
+                )
+        return len(new)
+
+    def _check(self, row: Row) -> None:
+        where = f"id {row.id!r}, {row.modality} row {row.row}"
+        vector = np.asarray(row.embedding)
+        if not row.id or not row.modality:
+            raise StoreError(f"{where}: id and modality must not be empty")
+        if vector.shape != (self.dim,):
+            raise StoreError(
+                f"{where}: expected a vector of shape ({self.dim},), got {vector.shape}"
+            )
+        if not np.isfinite(vector).all():
+            raise StoreError(f"{where}: the vector holds NaN or infinity")
+        norm = float(np.linalg.norm(vector.astype(np.float64)))
+        if abs(norm - 1) > UNIT_TOLERANCE:
+            raise StoreError(f"{where}: expected a vector of length 1, got {norm:.6g}")
+
+    def _with_columns(self, rows: Sequence[Row]) -> pa.Schema:
+        """The table's schema after it can hold the metadata of `rows`."""
+        known = {f.name: f.type for f in self._table.schema if f.name not in FIXED}
+        wanted = metadata_columns(rows, known)
+        missing = {name: kind for name, kind in wanted.items() if name not in known}
+        if missing:
+            self._table.add_columns(pa.schema(list(missing.items())))
+        for name, kind in known.items():
+            if wanted[name] != kind:
+                self._widen(name, wanted[name])
+        fields = {f.name: f for f in schema(self.dim, wanted, thumbnails=True)}
+        return pa.schema([fields[name] for name in self._table.schema.names])
+
+    def _widen(self, name: str, kind: pa.DataType) -> None:
+        """Give a column a type that holds more; Lance cannot change a type in place."""
+        sql = "double" if kind == pa.float64() else "string"
+        self._table.add_columns({f"{name}__wider": f"cast(`{name}` as {sql})"})
+        self._table.drop_columns([name])
+        self._table.alter_columns({"path": f"{name}__wider", "rename": name})
+
+    def delete(self, ids: Iterable[str] | None = None, *, where: str | None = None) -> int:
+        """Delete the rows of these items, or the rows that `where` names; returns how many."""
+        if (ids is None) == (where is None):
+            raise StoreError("give either ids or where")
+        before = self.count()
+        with self._lock:
+            if where is not None:
+                try:
+                    self._table.delete(where)
+                except (ValueError, RuntimeError) as error:
+                    raise self._bad_filter(where, error) from None
+            else:
+                names = sorted(set(ids or ()))
+                for start in range(0, len(names), 1000):
+                    quoted = ", ".join(_quote(name) for name in names[start : start + 1000])
+                    self._table.delete(f"id IN ({quoted})")
+        return before - self.count()
+
+    def get(self, ids: Sequence[str], modality: str | None = None) -> list[Hit]:
+        """All rows of these items, with score 1, in the order of `ids`, then modality and row."""
+        if not ids:
+            return []
+        self._table.checkout_latest()
+        condition = f"id IN ({', '.join(_quote(name) for name in ids)})"
+        query = self._table.search().where(_conjunction(condition, modality))
+        found = query.select(self._shown(self._table)).to_arrow().to_pylist()
+        place = {name: number for number, name in reversed(list(enumerate(ids)))}
+        found.sort(key=lambda row: (place[row["id"]], row["modality"], row["row"]))
+        return [_hit(row, 1.0) for row in found]
+
+    def search(
+        self,
+        vector: NDArray[np.floating[Any]],
+        k: int = 10,
+        *,
+        where: str | None = None,
+        modality: str | None = None,
+    ) -> list[Hit]:
+        """The `k` rows most similar to one query vector, (E,) or (1, E); see `search_many`."""
+        queries = np.asarray(vector)
+        if queries.ndim == 2 and len(queries) != 1:
+            raise StoreError(f"search takes one query, got {len(queries)}; use search_many")
+        return self.search_many(queries.reshape(1, -1), k, where=where, modality=modality)[0]
+
+    def search_many(
+        self,
+        vectors: NDArray[np.floating[Any]],
+        k: int = 10,
+        *,
+        where: str | None = None,
+        modality: str | None = None,
+    ) -> list[list[Hit]]:
+        """The `k` rows most similar to each of the (Q, E) queries, best first.
+
+        With `where` the search is exact over the rows that the filter keeps. Without it, it is
+        exact below 20,000 rows per modality and approximate (HNSW) above. The scores are exact
+        in all cases; ties are ordered by modality, id and row.
+
+        Args:
+            vectors: (Q, E) queries; they need not be of unit length.
+            k: how many hits per query.
+            where: SQL condition on `columns`, such as "label = 'dog' AND width > 200".
+            modality: search the rows of this modality only.
+
+        Raises:
+            StoreError: wrong dimension, NaN, zero vector, `k` < 1, unknown modality, or SQL that
+                cannot be used.
+        """
+        queries = self._unit_queries(vectors)
+        if k < 1:
+            raise StoreError(f"k must be at least 1, got {k}")
+        snapshot = self._snapshot()
+        if modality is not None and snapshot.counts and modality not in snapshot.counts:
+            raise StoreError(
+                f"the index has no {modality!r} rows; it has {', '.join(snapshot.counts)}"
+            )
+        if not snapshot.counts:
+            return [[] for _ in queries]
+        if where is not None:
+            condition = _conjunction(where, modality)
+            try:
+                ranked = [nearest_filtered(snapshot.table, q, k, condition) for q in queries]
+            except (ValueError, RuntimeError) as error:
+                raise self._bad_filter(where, error) from None
+        else:
+            names = [modality] if modality is not None else list(snapshot.counts)
+            indexes = {name: self._index(snapshot, name) for name in names}
+            ranked = nearest(indexes, queries, k)
+        return self._hits(snapshot, ranked)
+
+    def build_index(self) -> dict[str, AnnIndex]:
+        """Build (or read) the in-memory index of every modality now, not at the first search."""
+        snapshot = self._snapshot()
+        return {name: self._index(snapshot, name) for name in snapshot.counts}
+
+    def optimize(self) -> None:
+        """Merge the small files that many additions leave behind."""
+        with self._lock:
+            self._table.checkout_latest()
+            self._table.optimize()
+
+    def _unit_queries(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+        queries = np.asarray(vectors, dtype=np.float64)
+        if queries.ndim != 2 or queries.shape[1] != self.dim:
+            raise StoreError(f"expected queries of shape (Q, {self.dim}), got {queries.shape}")
+        norms = np.linalg.norm(queries, axis=1, keepdims=True)
+        if not np.isfinite(norms).all():
+            raise StoreError("a query vector holds NaN or infinity")
+        if (norms == 0).any():
+            raise StoreError("a query vector is zero: it has no direction to compare")
+        return (queries / norms).astype(np.float32)
+
+    def _snapshot(self) -> _Snapshot:
+        with self._lock:
+            version = self.version
+            if self._pinned is None or self._pinned.version != version:
+                table = self._database.open_table(TABLE)
+                table.checkout(version)
+                modalities = table.search().select(["modality"]).to_arrow()["modality"]
+                counts = {
+                    str(entry["values"]): int(entry["counts"])
+                    for entry in modalities.value_counts().to_pylist()
+                }
+                self._pinned = _Snapshot(version, table, dict(sorted(counts.items())))
+            return self._pinned
+
+    def _index(self, snapshot: _Snapshot, modality: str) -> AnnIndex:
+        with self._lock:
+            if modality not in snapshot.indexes:
+                file = self.folder / "ann" / f"{_file_name(modality)}-v{snapshot.version}.faiss"
+                index = AnnIndex.load(file)
+                if index is None or (len(index), index.dim) != (
+                    snapshot.counts[modality],
+                    self.dim,
+                ):
+                    index = self._build(snapshot, modality)
+                    with suppress(OSError, RuntimeError):  # an index on a read-only disk works too
+                        index.save(file)
+                        for old in file.parent.glob(f"{_file_name(modality)}-v*"):
+                            if not old.name.startswith(file.name):
+                                old.unlink(missing_ok=True)
+                snapshot.indexes[modality] = index
+            return snapshot.indexes[modality]
+
+    def _build(self, snapshot: _Snapshot, modality: str) -> AnnIndex:
+        query = snapshot.table.search().where(f"modality = {_quote(modality)}")
+        table = query.select(["id", "row", "embedding"]).with_row_id(True).to_arrow()
+        # In key order the position breaks ties, and the graph does not depend on insertion order.
+        table = table.sort_by([("id", "ascending"), ("row", "ascending")])
+        vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, self.dim)
+        return AnnIndex.build(vectors, table["_rowid"].to_numpy())
+
+    def _hits(self, snapshot: _Snapshot, ranked: Sequence[Ranked]) -> list[list[Hit]]:
+        wanted = sorted({row_id for of_query in ranked for _, row_id in of_query})
+        if not wanted:
+            return [[] for _ in ranked]
+        query = snapshot.table.take_row_ids(wanted).select(self._shown(snapshot.table))
+        rows = {row.pop("_rowid"): row for row in query.with_row_id().to_arrow().to_pylist()}
+        return [[_hit(rows[row_id], score) for score, row_id in of_query] for of_query in ranked]
+
+    @staticmethod
+    def _shown(table: Any) -> list[str]:
+        return [name for name in table.schema.names if name != "embedding"]
+
+    def _bad_filter(self, where: str | None, error: Exception) -> StoreError:
+        columns = ", ".join(f"{name} ({kind})" for name, kind in self.columns.items())
+        reason = str(error).splitlines()[0]
+        return StoreError(
+            f"the filter {where!r} cannot be used: {reason} "
+            f"The columns are: {columns}. Text goes in single quotes: label = 'dog'."
+        )
+
+
+def _conjunction(where: str | None, modality: str | None) -> str | None:
+    parts = [f"({where})"] if where is not None else []
+    if modality is not None:
+        parts.append(f"modality = {_quote(modality)}")
+    return " AND ".join(parts) or None
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _file_name(modality: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in modality)
+
+
+def _hit(row: dict[str, Any], score: float) -> Hit:
+    fixed = {name: row[name] for name in FIXED if name in row}
+    metadata = {n: value for n, value in row.items() if n not in FIXED and value is not None}
+    return Hit(score=score, metadata=metadata, **fixed)
