@@ -1,0 +1,117 @@
+"""Batches: what is present, what is broken, and that nothing depends on the number of workers."""
+
+import numpy as np
+import pytest
+import torch
+
+from amodal.data.batch import key64
+from amodal.data.collate import BatchReader, CachedSource, Collator
+from amodal.data.record import BrokenRecordError, sample_rng
+from amodal.data.samplers import Draw
+from amodal.encoders.preprocessing import ImagePreprocessor, TextPreprocessor
+from amodal.encoders.tokenizer import train_tokenizer
+
+TEXTS = ["a red circle", "two blue squares on the left", "nothing"]
+
+
+class Listed:
+    name = "listed"
+    modalities = frozenset({"image", "text"})
+
+    def __init__(self, records):
+        self.records = records
+        self.reads = 0
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        self.reads += 1
+        found = self.records[index]
+        if isinstance(found, BrokenRecordError):
+            raise found
+        return found
+
+
+@pytest.fixture
+def inputs():
+    image = ImagePreprocessor(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    return {"image": image, "text": TextPreprocessor(train_tokenizer(TEXTS, vocab_size=60), 16)}
+
+
+def picture(value):
+    return np.full((8, 8, 3), value, np.uint8)
+
+
+def record(i, **kwargs):
+    return {"id": f"item{i}", "origin": f"row {i}", "image": picture(10 * i), "text": TEXTS, **kwargs}
+
+
+def rngs(n):
+    return [sample_rng(0, 0, i) for i in range(n)]
+
+
+def test_rows_lie_item_major_and_masks_say_which_are_there(inputs):
+    batch = Collator(inputs, captions=3)([record(0), record(1, text=["nothing"])], rngs(2))
+    assert batch.present["text"].tolist() == [[True, True, True], [True, False, False]]
+    assert batch.content["text"][0, 2] == batch.content["text"][1, 0] == key64("nothing")
+    assert batch.item.tolist() == [key64("item0"), key64("item1")]
+    assert batch.tensors["text"]["input_ids"].shape[0] == 6
+    want = (10 / 255 - 0.5) / 0.5
+    torch.testing.assert_close(
+        batch.tensors["image"]["pixel_values"][1], torch.full((3, 8, 8), want)
+    )
+
+
+def test_a_missing_modality_is_masked_not_refused(inputs):
+    batch = Collator(inputs)([record(0, image=None), record(1, text=[])], rngs(2))
+    assert batch.present["image"].tolist() == [[False], [True]]
+    assert batch.present["text"].tolist() == [[True], [False]]
+    assert not batch.broken
+
+
+def test_broken_records_leave_the_batch_and_are_listed(inputs, tmp_path):
+    absent = record(1, image=str(tmp_path / "absent.jpg"))
+    known = BrokenRecordError("row 2", "empty caption")
+    batch = Collator(inputs)([record(0), absent, known], rngs(3))
+    assert len(batch) == 1
+    assert [e.origin for e in batch.broken] == ["row 1", "row 2"]
+    assert "absent.jpg" in batch.broken[0].reason
+
+
+def test_a_split_batch_is_the_batch_in_parts(inputs):
+    batch = Collator(inputs, captions=2)([record(i) for i in range(5)], rngs(5))
+    parts = batch.split(2)
+    assert [len(p) for p in parts] == [2, 2, 1]
+    for modality, named in batch.tensors.items():
+        for name, tensor in named.items():
+            joined = torch.cat([p.tensors[modality][name] for p in parts])
+            torch.testing.assert_close(joined, tensor, rtol=0, atol=0)
+
+
+def test_reading_is_the_same_in_any_worker(inputs):
+    reader = BatchReader(Listed([record(i) for i in range(4)]), Collator(inputs), seed=5)
+    draws = [Draw(2, 3), Draw(2, 0)]
+    one, two = reader.__getitems__(draws), reader.__getitems__(draws)
+    assert torch.equal(one.tensors["text"]["input_ids"], two.tensors["text"]["input_ids"])
+
+
+def test_the_cache_reads_each_row_once_and_remembers_what_is_broken():
+    source = Listed([record(0), BrokenRecordError("row 1", "no")])
+    cached = CachedSource(source, min_size=8)
+    cached.fill()
+    for _ in range(3):
+        assert cached[0]["id"] == "item0"
+        with pytest.raises(BrokenRecordError, match="row 1"):
+            cached[1]
+    assert source.reads == 2
+
+
+def test_the_cache_keeps_no_picture_beyond_its_limit(tmp_path):
+    from PIL import Image
+
+    path = tmp_path / "a.png"
+    Image.fromarray(picture(9)).save(path)
+    cached = CachedSource(Listed([record(0, image=str(path))]), min_size=8, limit_bytes=10)
+    assert cached[0]["image"] == str(path)
+    assert cached.bytes == 0
