@@ -43,7 +43,7 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "grey": (165, 165, 165),
     "beige": (232, 218, 188),
 }
-RADIUS = {"small": 0.085, "medium": 0.125, "large": 0.175}
+RADIUS = {"small": 0.092, "medium": 0.132, "large": 0.182}
 TEXTURES = ("solid", "striped", "dotted")
 COLUMNS = ("left", "centre", "right")
 ROWS = ("top", "centre", "bottom")
@@ -328,15 +328,16 @@ def sample_scene(
 def _sample_layout(
     draw: Draw, count: int, max_overlap: float
 ) -> list[tuple[str, float, float, float]]:
-    """(size, x, y, rotation) of `count` objects in `count` different cells."""
-    gap = 0.03 if max_overlap == 0 else 0.0
+    """(size, x, y, rotation) of `count` objects in `count` different cells, largest first."""
+    gap = 0.04 if max_overlap == 0 else 0.0
     while True:
         layout: list[tuple[str, float, float, float]] = []
         taken: set[tuple[int, int]] = set()
-        for _ in range(count):
-            size = draw.choice(_SIZE_NAMES)
+        # The largest go first: they still find room, and smaller ones come to lie on top.
+        sizes = sorted((draw.choice(_SIZE_NAMES) for _ in range(count)), key=_SIZE_NAMES.index)
+        for size in reversed(sizes):
             radius = RADIUS[size]
-            for _ in range(12):
+            for _ in range(20):
                 x = round(draw.between(radius + 0.02, 0.98 - radius), 3)
                 y = round(draw.between(radius + 0.02, 0.98 - radius), 3)
                 cell = (_third(x), _third(y))
@@ -353,7 +354,7 @@ def _sample_layout(
                     layout.append((size, x, y, round(draw.between(-1, 1) * MAX_ROTATION, 1)))
                     break
             else:
-                break  # no room left: start over, so that late objects are not always small
+                break  # no room left: start over with other sizes
         if len(layout) == count:
             return layout
 
