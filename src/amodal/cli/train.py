@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from amodal.cli.console import console, progress_watcher
-from amodal.training.recipe import load_recipe
-from amodal.training.run import RunResult, train_run
+from amodal.distributed import is_main
+from amodal.evaluation.report import Report, write_report
+from amodal.training.recipe import Recipe, load_recipe
+from amodal.training.run import RunResult, open_sources, train_run
+from amodal.training.run_report import run_report
 
 
 def train(
@@ -27,13 +30,30 @@ def train(
     with progress_watcher() as watch:
         result = train_run(loaded, folder, resume=resume, watch=watch)
     if result.stopped_at is not None:
-        console.print(
-            f"stopped at step {result.stopped_at}, nothing is lost: the same command with "
-            "--resume goes on",
-            soft_wrap=True,
-        )
-        raise typer.Exit(1)
+        raise stopped(result)
     show_result(result)
+    if is_main():
+        page = write_report(folder, _page(result, loaded, recipe))
+        console.print(f"the report is {page}", soft_wrap=True)
+
+
+def _page(result: RunResult, recipe: Recipe, path: Path) -> Report:
+    source = open_sources(recipe)[1] if result.validation is not None else None
+    commands = [
+        f"amodal evaluate {result.folder} --on SOURCE # on other data",
+        f"amodal index {result.folder} SOURCE --out {result.folder}/index # make it searchable",
+    ]
+    return run_report(result, recipe, source, title=path.stem, commands=commands)
+
+
+def stopped(result: RunResult) -> typer.Exit:
+    """Say that Ctrl-C lost nothing; raise the result to end the command."""
+    console.print(
+        f"stopped at step {result.stopped_at}, nothing is lost: the same command with "
+        "--resume goes on",
+        soft_wrap=True,
+    )
+    return typer.Exit(1)
 
 
 def show_result(result: RunResult) -> None:

@@ -1,0 +1,159 @@
+"""`amodal evaluate`."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.table import Table
+
+import amodal.evaluation.zero_shot as zero_shot_figures
+from amodal.cli.console import console, progress_watcher
+from amodal.data.record import DataError, Source
+from amodal.data.source import parse_source
+from amodal.evaluation.probe import linear_probe
+from amodal.models.joint_embedding import JointEmbedding
+from amodal.training.validation import EmbeddedSource, embed_items, retrieval_metrics
+
+
+class Task(str, Enum):
+    """What is measured."""
+
+    retrieval = "retrieval"
+    zero_shot = "zero-shot"
+    probe = "probe"
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    on: Annotated[str, typer.Option(help="Source to measure on.")],
+    task: Annotated[Task, typer.Option(help="What to measure.")] = Task.retrieval,
+    train_on: Annotated[
+        str | None, typer.Option(help="probe: source on which the linear classifier is fitted.")
+    ] = None,
+    captions: Annotated[
+        int | None, typer.Option(help="Captions per item, the first ones; all by default.")
+    ] = None,
+    folds: Annotated[
+        int, typer.Option(help="retrieval: mean over so many parts; 5 is COCO's 1K protocol.")
+    ] = 1,
+    limit: Annotated[int | None, typer.Option(help="Use only the first so many items.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the result file.")] = None,
+) -> None:
+    """Measure a run on a source; prints a table and writes RUN/evaluation/NAME.json."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = JointEmbedding.from_pretrained(run).to(device)
+    source = open_map_source(on)
+    embedded = _embed(model, source, captions, limit)
+    if task is Task.retrieval:
+        if len(embedded.rows) < 2:
+            raise DataError(f"{on}: retrieval needs two modalities, it has {list(embedded.rows)}")
+        metrics = retrieval_metrics(embedded.rows, bootstrap=1000, folds=folds)
+    elif task is Task.zero_shot:
+        metrics = _zero_shot(model, source, embedded)
+    else:
+        if train_on is None:
+            raise typer.BadParameter("--task probe needs --train-on SOURCE")
+        fitted = _embed(model, open_map_source(train_on), captions, limit)
+        metrics = _probe(fitted, open_map_source(train_on), embedded, source)
+    metrics["data/items"] = len(embedded.rows[next(iter(embedded.rows))].item.unique())
+    metrics["data/broken_rows"] = len(embedded.broken)
+    _show(metrics, f"{task.value} of {run} on {on}")
+    for error in embedded.broken[:5]:
+        console.print(f"[yellow]skipped[/] {error}", soft_wrap=True)
+    file = run / "evaluation" / f"{name or _file_name(task.value, on)}.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps({"on": on, "task": task.value, **metrics}, indent=1), "utf-8")
+    console.print(f"written to {file}", soft_wrap=True)
+
+
+def open_map_source(text: str) -> Source:
+    """The source that a command names, with random access.
+
+    Raises:
+        DataError: the source is unknown, empty or can only be streamed.
+    """
+    source = parse_source(text).open()
+    if not isinstance(source, Source):
+        raise DataError(f"{text}: can only be read in order; this command needs random access")
+    if len(source) == 0:
+        raise DataError(f"{text}: has no rows")
+    return source
+
+
+def _embed(
+    model: JointEmbedding, source: Source, captions: int | None, limit: int | None
+) -> EmbeddedSource:
+    count = min(limit or len(source), len(source))
+    with progress_watcher() as watch:
+        watch.stage("embedding", count)
+        return embed_items(
+            model, source, items=range(count), captions=captions, tick=watch.advance
+        )
+
+
+def _labels(source: Source, embedded: EmbeddedSource) -> list[str]:
+    from amodal.data.batch import key64
+
+    by_item = {}
+    for i in range(len(source)):
+        try:
+            record = source[i]
+        except ValueError:
+            continue
+        if record.get("label") is not None:
+            by_item[key64(str(record["id"]))] = str(record["label"])
+    labels = [by_item.get(int(key)) for key in embedded.rows["image"].item]
+    if any(label is None for label in labels):
+        raise DataError(f"{source.name}: every record needs a `label` for this task")
+    return [str(label) for label in labels]
+
+
+def _zero_shot(
+    model: JointEmbedding, source: Source, embedded: EmbeddedSource
+) -> dict[str, float]:
+    labels = _labels(source, embedded)
+    classes = sorted(set(labels))
+    templates = zero_shot_figures.TEMPLATES["en"]
+    prompts = [template.format(label) for label in classes for template in templates]
+    z = model.encode(text=prompts, output="torch").view(len(classes), len(templates), -1)
+    result = zero_shot_figures.zero_shot(
+        embedded.rows["image"].z,
+        zero_shot_figures.class_embeddings(z),
+        torch.tensor([classes.index(label) for label in labels]),
+    )
+    return {f"zero_shot/{name}": value for name, value in result.to_dict().items()}
+
+
+def _probe(
+    fitted: EmbeddedSource, fitted_source: Source, embedded: EmbeddedSource, source: Source
+) -> dict[str, float]:
+    train_labels, test_labels = _labels(fitted_source, fitted), _labels(source, embedded)
+    classes = {label: i for i, label in enumerate(sorted({*train_labels, *test_labels}))}
+    result = linear_probe(
+        fitted.rows["image"].z,
+        torch.tensor([classes[label] for label in train_labels]),
+        embedded.rows["image"].z,
+        torch.tensor([classes[label] for label in test_labels]),
+    )
+    return {f"probe/{name}": value for name, value in result.to_dict().items()}
+
+
+def _show(metrics: dict[str, float], title: str) -> None:
+    table = Table("metric", "value", "95 % interval", title=title)
+    for name, value in metrics.items():
+        if name.endswith(("/low", "/high")):
+            continue
+        low, high = metrics.get(f"{name}/low"), metrics.get(f"{name}/high")
+        interval = f"{low:.4f} … {high:.4f}" if low is not None and high is not None else ""
+        table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value), interval)
+    console.print(table)
+
+
+def _file_name(task: str, on: str) -> str:
+    plain = "".join(c if c.isalnum() else "_" for c in on).strip("_")
+    return f"{task}_{plain[-60:]}"

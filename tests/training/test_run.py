@@ -1,0 +1,244 @@
+"""Whole runs on small data: complete folders, resume, and every way in which data can be bad."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import amodal
+from amodal.data.record import DataError
+from amodal.training.recipe import RecipeError, load_recipe, parse_recipe
+from amodal.training.run import RunError, train_run
+from amodal.training.trainer import complete_checkpoints
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def values(**train):
+    scenes = {"kind": "scenes", "image_size": 32, "captions_per_scene": 2}
+    return {
+        "data": {
+            "train": {**scenes, "part": "train", "size": 48},
+            "validation": {**scenes, "part": "validation", "size": 12},
+        },
+        "model": {
+            "encoders": {
+                "image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]},
+                "text": {
+                    "kind": "small_transformer",
+                    "width": 16,
+                    "layers": 1,
+                    "heads": 2,
+                    "max_length": 32,
+                    "dropout": 0.1,
+                },
+            },
+            "projection": {"kind": "linear", "dim": 16},
+        },
+        "augment": {"image": ["random_resized_crop", "horizontal_flip"], "text": ["token_mask"]},
+        "train": {"epochs": 3, "batch_size": 12, "precision": "fp32", "ema": 0.9, **train},
+    }
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    recipe = parse_recipe(values(log_every=1), "test")
+    return folder, recipe, train_run(recipe, folder)
+
+
+def test_a_run_folder_is_complete(finished):
+    folder, recipe, result = finished
+    for name in (
+        "config.json",
+        "model.safetensors",
+        "image",
+        "text",
+        "recipe.yaml",
+        "metrics.json",
+        "train_log.jsonl",
+        "broken_rows.json",
+        "README.md",
+    ):
+        assert (folder / name).exists(), name
+    assert load_recipe(folder / "recipe.yaml") == recipe
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert 0 <= metrics["retrieval/text_to_image/recall@1"] <= 1
+    assert metrics["train/steps"] == result.steps == 12
+
+
+def test_a_reopened_run_embeds_bit_equally(finished):
+    folder, _, result = finished
+    model = amodal.load(folder)
+    text = ["a red circle", "a blue square to the left of a star"]
+    picture = [np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)]
+    for values_ in ({"text": text}, {"image": picture}):
+        one, two = result.model.encode(**values_), model.encode(**values_)
+        assert np.array_equal(one, two)
+        np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, rtol=1e-5)
+    assert model.fingerprint() == result.model.fingerprint()
+
+
+def test_the_log_has_losses_temperature_and_recall(finished):
+    folder, _, _ = finished
+    lines = log_of(folder)
+    assert {line["step"] for line in lines} == set(range(1, 13))
+    training = [line for line in lines if "loss" in line]
+    assert all(line["loss/info_nce"] == pytest.approx(line["loss"], rel=1e-5) for line in training)
+    assert all(0.01 <= line["temperature/info_nce"] <= 1 for line in training)
+    recalls = [l["eval/retrieval/text_to_image/recall@1"] for l in lines if "eval/mean_recall" in l]
+    assert len(recalls) == 3
+
+
+def test_the_same_seed_gives_the_same_run_and_workers_change_nothing(finished, tmp_path):
+    folder, _, _ = finished
+    other = values(log_every=1)
+    other["data"]["workers"] = 1
+    train_run(parse_recipe(other, "test"), tmp_path / "again")
+    want = [line["loss"] for line in log_of(folder) if "loss" in line]
+    got = [line["loss"] for line in log_of(tmp_path / "again") if "loss" in line]
+    assert got == pytest.approx(want, rel=1e-6)
+
+
+def test_a_finished_folder_is_not_overwritten(finished):
+    folder, recipe, _ = finished
+    with pytest.raises(RunError, match="--resume"):
+        train_run(recipe, folder)
+
+
+def test_another_recipe_does_not_resume_a_run(finished):
+    folder, _, _ = finished
+    with pytest.raises(RecipeError, match=r"train\.epochs"):
+        train_run(parse_recipe(values(log_every=1, epochs=4), "test"), folder, resume=True)
+
+
+def test_nothing_to_resume_is_said(tmp_path):
+    with pytest.raises(RunError, match="nothing to resume"):
+        train_run(parse_recipe(values(), "test"), tmp_path / "new", resume=True)
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        train_run(parse_recipe(values(), "test"), tmp_path / "file" / "run")
+
+
+def test_a_batch_of_one_row_is_refused(tmp_path):
+    one = values()
+    one["data"]["train"]["size"] = 1
+    with pytest.raises(DataError, match="at least 2"):
+        train_run(parse_recipe(one, "test"), tmp_path / "run")
+
+
+def coco(folder, n, *, broken=()):
+    """A COCO-layout data set of n coloured pictures with two captions each."""
+    (folder / "images").mkdir(parents=True)
+    images, annotations = [], []
+    for i in range(n):
+        name = f"{i}.jpg"
+        if i not in broken:
+            Image.fromarray(np.full((40, 60, 3), 7 * i, np.uint8)).save(folder / "images" / name)
+        images.append({"id": i, "file_name": name})
+        annotations += [
+            {"id": 2 * i + j, "image_id": i, "caption": f"picture number {i}, said {j}"}
+            for j in range(2)
+        ]
+    path = folder / "captions.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    return {"kind": "coco_captions", "images": str(folder / "images"), "annotations": str(path)}
+
+
+def test_broken_pictures_are_skipped_counted_and_listed(tmp_path):
+    recipe = values(epochs=2)
+    source = coco(tmp_path / "data", 24, broken=(3, 5))
+    truncated = tmp_path / "data/images/7.jpg"
+    truncated.write_bytes(truncated.read_bytes()[:300])
+    (tmp_path / "data/images/8.jpg").write_text("this is not a picture")
+    recipe["data"]["train"] = source
+    result = train_run(parse_recipe(recipe, "test"), tmp_path / "run")
+    listed = json.loads((tmp_path / "run/broken_rows.json").read_text())
+    assert len(listed) == len(result.broken) == result.metrics["data/broken_rows"] == 4
+    text = json.dumps(listed)
+    for name in ("3.jpg", "5.jpg", "7.jpg", "8.jpg"):
+        assert name in text
+
+
+def test_an_empty_validation_set_is_refused_before_training(tmp_path):
+    recipe = values()
+    source = coco(tmp_path / "data", 4)
+    empty = tmp_path / "data/empty.json"
+    empty.write_text(json.dumps({"images": [], "annotations": []}))
+    recipe["data"]["validation"] = {**source, "annotations": str(empty)}
+    with pytest.raises(DataError, match=r"(?i)validation|empty\.json"):
+        train_run(parse_recipe(recipe, "test"), tmp_path / "run")
+    assert not (tmp_path / "run/train_log.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_the_coco_recipe_takes_two_steps_on_a_fixture_with_random_weights(tmp_path):
+    source = coco(tmp_path / "data", 32)
+    recipe = yaml.safe_load((RECIPES / "coco-resnet50-bert.yaml").read_text())
+    recipe["data"] |= {"train": source, "validation": source, "workers": 0}
+    recipe["model"]["encoders"]["image"]["weights"] = None
+    recipe["model"]["encoders"]["text"]["architecture"] = {
+        "model_type": "bert",  # BERT-base: 12 layers of width 768 are the defaults of its config
+    }
+    recipe["train"] |= {"batch_size": 16, "micro_batch_size": 8, "epochs": 1, "precision": "fp32"}
+    result = train_run(parse_recipe(recipe, "coco"), tmp_path / "run")
+    assert result.steps == 2
+    bert = result.model.encoders["text"]
+    assert bert.width == 768
+    assert result.model.encoders["image"].width == 2048
+    assert np.isfinite([line["loss"] for line in log_of(tmp_path / "run") if "loss" in line]).all()
+
+
+def start(recipe, folder, *more):
+    command = [sys.executable, "-m", "amodal", "train", str(recipe), "--out", str(folder), *more]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.time() + seconds
+    while not condition():
+        assert process.poll() is None, process.stdout.read()
+        assert time.time() < deadline, "the run did not get there in time"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
+def test_a_run_that_was_stopped_resumes_to_the_same_losses(tmp_path, how):
+    # An epoch has 8 steps and checkpoints come every 3: the resume starts inside an epoch.
+    recipe = values(batch_size=6, epochs=5, save_every=0.375, log_every=1, evaluate_every=2)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    plain = start(path, whole)
+    assert plain.wait() == 0, plain.stdout.read()
+    process = start(path, cut)
+    wait_for(lambda: len(complete_checkpoints(cut)) > 0, process)
+    os.kill(process.pid, how)
+    process.wait()
+    assert process.returncode != 0
+    before = complete_checkpoints(cut)[-1].name
+    assert before != "checkpoint-40"
+    resumed = start(path, cut, "--resume")
+    assert resumed.wait() == 0, resumed.stdout.read()
+    want, got = log_of(whole), log_of(cut)
+    assert [line["step"] for line in got] == [line["step"] for line in want]
+    for a, b in zip(want, got, strict=True):
+        for name in a.keys() - {"seconds"}:
+            assert b[name] == pytest.approx(a[name], abs=1e-6), (before, a["step"], name)
+    assert amodal.load(whole).fingerprint() == amodal.load(cut).fingerprint()
