@@ -1,0 +1,171 @@
+"""Every kind of source, and how one is named in a word."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from amodal.data.coco_captions import CocoCaptionsConfig
+from amodal.data.record import DataError
+from amodal.data.scenes.source import ScenesConfig
+from amodal.data.table import SUFFIXES as TABLES
+from amodal.data.table import TableConfig
+
+# Every source that a recipe or a command can name; a new one is one more entry here.
+AnySource = ScenesConfig | CocoCaptionsConfig | TableConfig
+SourceConfig = Annotated[AnySource, Field(discriminator="kind")]
+
+KINDS: dict[str, Any] = {
+    config.model_fields["kind"].default: config
+    for config in (ScenesConfig, CocoCaptionsConfig, TableConfig)
+}
+ACCEPTED = """\
+  scenes                                  the built-in world; scenes:size=500,seed=1,part=test
+  KIND:KEY=VALUE,...                      {kinds}
+  FOLDER                                  COCO captions (captions*.json and images/)
+  captions.json                           COCO captions, with images/ beside it
+  *.csv, *.tsv, *.jsonl, *.parquet        a table of paths and captions
+  source.yaml                             one source as it is written in a recipe"""
+
+
+def parse_source(text: str) -> SourceConfig:
+    """The source that a word on the command line means.
+
+    Raises:
+        DataError: it means none; lists what is accepted.
+    """
+    kind, colon, options = text.partition(":")
+    if kind in KINDS and (colon or not Path(text).exists()):
+        return checked_source({"kind": kind, **_options(options, text)}, text)
+    path = Path(text)
+    if path.is_dir():
+        return _in_folder(path)
+    suffix = path.suffix.lower()
+    if suffix in (".yaml", ".yml", ".json") and not path.is_file():
+        raise DataError(f"{text}: no such file")
+    if suffix in (".yaml", ".yml"):
+        return _in_file(path)
+    if suffix == ".json":
+        return _in_json(path)
+    if suffix in TABLES:
+        return checked_source({"kind": "table", "path": text}, text)
+    raise DataError(_refusal(text, kind))
+
+
+def checked_source(values: Any, where: str) -> SourceConfig:
+    """The source of these values.
+
+    Raises:
+        DataError: names the wrong key, the nearest right one, and what was expected.
+    """
+    kind = values.get("kind") if isinstance(values, dict) else None
+    if kind not in KINDS:
+        near = difflib.get_close_matches(str(kind), KINDS, n=1)
+        hint = f"; the nearest is {near[0]!r}" if near else ""
+        raise DataError(
+            f"{where}: expected `kind` to be one of {', '.join(KINDS)}, got {kind!r}{hint}"
+        )
+    try:
+        return TypeAdapter(SourceConfig).validate_python(values)
+    except ValidationError as error:
+        lines = [_line(e, KINDS[kind]) for e in error.errors()]
+        raise DataError(f"{where}: {'; '.join(lines)}") from None
+
+
+def _line(error: Any, config: Any) -> str:
+    place = [str(part) for part in error["loc"][1:]]  # the first part is the kind
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(place[-1], config.model_fields, n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        return f"unknown key {'.'.join(place)!r}{hint} (keys: {', '.join(config.model_fields)})"
+    if error["type"] == "missing":
+        return f"{'.'.join(place)!r} is required (keys: {', '.join(config.model_fields)})"
+    return f"{'.'.join(place) or 'value'}: {error['msg']}, got {error['input']!r}"
+
+
+def _options(text: str, where: str) -> dict[str, Any]:
+    """`a=1,b.c=[x,y]` as nested values."""
+    values: dict[str, Any] = {}
+    for part in _split(text):
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise DataError(f"{where}: expected KEY=VALUE after the colon, got {part!r}")
+        *parents, last = key.strip().split(".")
+        inner = values
+        for parent in parents:
+            inner = inner.setdefault(parent, {})
+            if not isinstance(inner, dict):
+                raise DataError(f"{where}: {parent!r} is given both a value and keys")
+        try:
+            inner[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            inner[last] = value
+    return values
+
+
+def _split(text: str) -> list[str]:
+    """Parts between commas that are outside of brackets."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "[{") - (letter in "]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part for part in parts if part.strip()]
+
+
+def _in_file(path: Path) -> SourceConfig:
+    try:
+        values = yaml.safe_load(path.read_bytes())
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not YAML: {error}") from None
+    return checked_source(values, str(path))
+
+
+def _in_json(path: Path) -> SourceConfig:
+    """COCO captions, one source written as JSON, or a list of rows."""
+    with path.open("rb") as stream:
+        start = stream.read(4096).lstrip()
+    if start.startswith(b"[") or (start.startswith(b"{") and b'"kind"' in start):
+        if start.startswith(b"["):
+            return checked_source({"kind": "table", "path": str(path)}, str(path))
+        return _in_file(path)
+    return _coco(path)
+
+
+def _coco(annotations: Path) -> SourceConfig:
+    folder = annotations.parent
+    for images in (folder / "images", folder.parent / "images", folder):
+        if images.is_dir():
+            break
+    return checked_source(
+        {"kind": "coco_captions", "images": str(images), "annotations": str(annotations)},
+        str(annotations),
+    )
+
+
+def _in_folder(folder: Path) -> SourceConfig:
+    captions = sorted(folder.glob("captions*.json"))
+    if captions and (folder / "images").is_dir():
+        if len(captions) > 1:
+            names = ", ".join(str(file) for file in captions)
+            raise DataError(f"{folder}: several caption files, name one of them: {names}")
+        return _coco(captions[0])
+    raise DataError(
+        f"{folder}: no data set is recognised in this folder; accepted are\n{_accepted()}"
+    )
+
+
+def _accepted() -> str:
+    return ACCEPTED.format(kinds=", ".join(KINDS))
+
+
+def _refusal(text: str, kind: str) -> str:
+    near = difflib.get_close_matches(kind, KINDS, n=1)
+    hint = f" (the nearest kind is {near[0]!r})" if near else ""
+    return f"{text}: not a source{hint}; accepted are\n{_accepted()}"
