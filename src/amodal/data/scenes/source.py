@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
@@ -133,8 +134,17 @@ class ScenesSource:
         }
 
 
-def write_dataset(source: ScenesSource, folder: str | Path) -> Path:
+def write_dataset(
+    source: ScenesSource,
+    folder: str | Path,
+    track: Callable[[Sequence[int]], Iterable[int]] = iter,
+) -> Path:
     """Writes `images/*.png`, `captions.json` (COCO captions layout) and `scenes.jsonl` (truth).
+
+    When interrupted, it leaves a valid, smaller data set.
+
+    Args:
+        track: wraps the indices of the scenes, to show progress; such as `rich.progress.track`.
 
     Returns:
         the folder, made if it was not there.
@@ -143,23 +153,27 @@ def write_dataset(source: ScenesSource, folder: str | Path) -> Path:
     (folder / "images").mkdir(parents=True, exist_ok=True)
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
-    with (folder / "scenes.jsonl").open("w", encoding="utf-8") as truth:
-        for i in range(len(source)):
-            record = source[i]
-            pixels = record.pop("image")
-            name = f"{i:08d}.png"
-            Image.fromarray(pixels).save(folder / "images" / name)
-            height, width = pixels.shape[:2]
-            images.append({"id": i, "file_name": name, "height": height, "width": width})
-            for text in record["text"]:
-                annotations.append({"id": len(annotations), "image_id": i, "caption": text})
-            truth.write(json.dumps({"file_name": name, **record}, ensure_ascii=False) + "\n")
-    document = {
-        "info": {"description": f"{source.name}, made by amodal"},
-        "images": images,
-        "annotations": annotations,
-    }
-    (folder / "captions.json").write_text(
-        json.dumps(document, ensure_ascii=False), encoding="utf-8"
-    )
+    try:
+        with (folder / "scenes.jsonl").open("w", encoding="utf-8") as truth:
+            for i in track(range(len(source))):
+                record = source[i]
+                pixels = record.pop("image")
+                name = f"{i:08d}.png"
+                Image.fromarray(pixels).save(folder / "images" / name)
+                truth.write(json.dumps({"file_name": name, **record}, ensure_ascii=False) + "\n")
+                height, width = pixels.shape[:2]
+                images.append({"id": i, "file_name": name, "height": height, "width": width})
+                annotations += [
+                    {"id": len(annotations) + k, "image_id": i, "caption": text}
+                    for k, text in enumerate(record["text"])
+                ]
+    finally:
+        document = {
+            "info": {"description": f"{source.name}, made by amodal"},
+            "images": images,
+            "annotations": annotations,
+        }
+        (folder / "captions.json").write_text(
+            json.dumps(document, ensure_ascii=False), encoding="utf-8"
+        )
     return folder

@@ -1,0 +1,113 @@
+"""The world as a source and as a data set on disk."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pydantic import ValidationError
+
+from amodal.data.record import Source
+from amodal.data.scenes.render import render
+from amodal.data.scenes.source import ScenesConfig, write_dataset
+from amodal.data.scenes.world import Scene
+
+SPLITS = ("iid", "attribute-pair", "count", "relation")
+
+
+def test_it_is_a_source():
+    source = ScenesConfig(size=7).open()
+    assert isinstance(source, Source)
+    assert len(source) == 7
+    assert source.modalities == {"image", "text"}
+    with pytest.raises(IndexError, match="7 scenes, asked for 7"):
+        source[7]
+
+
+def test_a_record_holds_the_picture_of_its_truth():
+    source = ScenesConfig(size=20, image_size=48, languages=("en", "zh")).open()
+    for i in range(20):
+        record = source[i]
+        scene = Scene.from_json({k: record[k] for k in ("objects", "background")})
+        assert scene == source.scene(i)
+        np.testing.assert_array_equal(record["image"], render(scene, 48))
+        assert record["count"] == len(scene.objects)
+        assert record["label"] in {o.shape for o in scene.objects}
+        assert record["languages"] == ["en", "zh", "en", "zh", "en"]
+        assert len(record["text"]) == 5
+
+
+def test_a_record_is_the_same_in_any_order_and_in_any_process():
+    source = ScenesConfig(size=5).open()
+    copy = pickle.loads(pickle.dumps(source))
+    for i in (4, 0, 2):
+        a, b = source[i], copy[i]
+        np.testing.assert_array_equal(a.pop("image"), b.pop("image"))
+        assert a == b
+
+
+def test_ids_are_unique_over_seeds_splits_parts_and_options():
+    ids = [
+        ScenesConfig(size=20, seed=seed, split=split, part=part).open()[i]["id"]
+        for seed in (0, 1)
+        for split in SPLITS
+        for part in ("train", "validation", "test")
+        for i in range(20)
+    ]
+    ids += [ScenesConfig(size=20, min_objects=5, max_objects=6).open()[i]["id"] for i in range(20)]
+    assert len(set(ids)) == len(ids)
+
+
+def test_the_count_split_trains_on_few_and_tests_on_many():
+    for part, low, high in (("train", 1, 3), ("validation", 1, 3), ("test", 4, 6)):
+        source = ScenesConfig(size=100, split="count", part=part).open()
+        assert {source[i]["count"] for i in range(100)} == set(range(low, high + 1))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"min_objects": 5}, "min_objects is 5"),
+        ({"max_objects": 7}, "less than or equal to 6"),
+        ({"languages": []}, "at least 1 item"),
+        ({"split": "relation", "part": "test", "max_objects": 1}, "at least 2"),
+        ({"colour": "red"}, "Extra inputs"),
+    ],
+)
+def test_a_wrong_config_is_refused(wrong, words):
+    with pytest.raises(ValidationError, match=words):
+        ScenesConfig(**wrong)
+
+
+def test_a_config_survives_json():
+    config = ScenesConfig(split="count", part="test", languages=["zh"])
+    assert ScenesConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_the_data_set_on_disk_is_read_by_pycocotools(tmp_path):
+    source = ScenesConfig(size=6, languages=("en", "zh")).open()
+    write_dataset(source, tmp_path / "scenes")
+    coco = COCO(tmp_path / "scenes" / "captions.json")
+    truth = (tmp_path / "scenes" / "scenes.jsonl").read_text(encoding="utf-8").splitlines()
+    assert sorted(coco.imgs) == list(range(6))
+    for i, line in enumerate(truth):
+        record = source[i]
+        picture = Image.open(tmp_path / "scenes" / "images" / coco.imgs[i]["file_name"])
+        np.testing.assert_array_equal(np.asarray(picture), record.pop("image"))
+        assert [a["caption"] for a in coco.imgToAnns[i]] == record["text"]
+        row = json.loads(line)
+        assert row.pop("file_name") == coco.imgs[i]["file_name"]
+        assert row == record
+
+
+def test_an_interrupted_data_set_is_a_valid_smaller_one(tmp_path):
+    def two_and_stop(indices):
+        yield from indices[:2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(ScenesConfig(size=6).open(), tmp_path, track=two_and_stop)
+    assert sorted(COCO(tmp_path / "captions.json").imgs) == [0, 1]
+    assert len((tmp_path / "scenes.jsonl").read_text(encoding="utf-8").splitlines()) == 2

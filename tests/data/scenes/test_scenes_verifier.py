@@ -1,0 +1,82 @@
+"""The verifier reads true pictures back, and sees when they are not true."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from amodal.data.scenes.render import render
+from amodal.data.scenes.verifier import compare, read_scene
+from amodal.data.scenes.world import Object, Scene, sample_scene
+
+
+# At 32 pixels the stripes of a small object are about one pixel wide.
+@pytest.mark.parametrize(("size", "n", "share"), [(32, 200, 0.96), (64, 500, 0.99)])
+def test_true_scenes_are_read_back_exactly(size, n, share):
+    perfect = 0
+    for i in range(n):
+        scene = sample_scene(1, "iid", "train", i)
+        found = read_scene(render(scene, size))
+        assert found.background == scene.background
+        perfect += compare(scene, found).perfect
+    assert perfect / n >= share
+
+
+def test_six_objects_are_read_back():
+    scenes = [sample_scene(1, "count", "test", i, min_objects=4, max_objects=6) for i in range(150)]
+    assert sum(compare(s, read_scene(render(s))).perfect for s in scenes) / 150 >= 0.99
+
+
+def test_a_little_overlap_costs_little():
+    scenes = [sample_scene(1, "iid", "test", i, max_overlap=0.15) for i in range(200)]
+    assert sum(compare(s, read_scene(render(s))).perfect for s in scenes) / 200 >= 0.93
+
+
+def test_noise_as_in_generated_pictures_is_borne():
+    noise = np.random.default_rng(0)
+    perfect = 0
+    for i in range(100):
+        scene = sample_scene(1, "iid", "test", i)
+        picture = render(scene) + noise.normal(0, 5, (64, 64, 3))
+        perfect += compare(scene, read_scene(picture.clip(0, 255).astype(np.uint8))).perfect
+    assert perfect >= 90
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": "heart"},
+        {"colour": "green"},
+        {"size": "small"},
+        {"texture": "dotted"},
+        {"x": 0.2},
+    ],
+)
+def test_one_wrong_attribute_is_noticed(change):
+    item = Object("circle", "red", "large", "solid", 0.5, 0.5)
+    other = Object("star", "blue", "small", "striped", 0.85, 0.85)
+    painted = read_scene(render(Scene((replace(item, **change), other))))
+    agreement = compare(Scene((item, other)), painted)
+    assert agreement.exact == 1
+    assert not agreement.perfect
+    assert agreement.named == (1 if {"shape", "colour"} & set(change) else 2)
+
+
+def test_positions_are_read_to_half_a_pixel():
+    for i in range(50):
+        scene = sample_scene(2, "iid", "train", i)
+        found = read_scene(render(scene, 128))
+        want = sorted((o.x, o.y) for o in scene.objects)
+        have = sorted((o.x, o.y) for o in found.objects)
+        np.testing.assert_allclose(have, want, atol=0.5 / 64)
+
+
+def test_an_empty_picture_holds_nothing():
+    found = read_scene(render(Scene((), "beige")))
+    assert found == Scene((), "beige")
+    assert compare(found, found).f1 == 1.0
+
+
+def test_a_picture_of_another_form_is_refused():
+    with pytest.raises(ValueError, match="square picture"):
+        read_scene(np.zeros((64, 32, 3), np.uint8))
