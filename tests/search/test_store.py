@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from amodal.search import ann
+from amodal.search.description import StoreError
 from amodal.search.rows import Row, plain_metadata
-from amodal.search.store import StoreError, VectorStore
+from amodal.search.store import VectorStore
 
 
 def unit_rows(count, dim, seed):

@@ -13,10 +13,13 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "PingFang SC",
+             "Microsoft YaHei", "SimHei", "WenQuanYi Micro Hei")  # fmt: skip
 LABEL_LENGTH = 40  # characters of a caption on an axis
 
 
@@ -206,7 +209,8 @@ def similarity_plot(
     axes.grid(False)
     drawn = axes.imshow(scores, cmap="Blues", aspect="auto")
     axes.set_xticks(range(scores.shape[1]), [str(i + 1) for i in range(scores.shape[1])])
-    axes.set_yticks(range(len(texts)), [f"{i + 1}  {shorten(t)}" for i, t in enumerate(texts)])
+    labels = [f"{i + 1}  {shorten(text)}" for i, text in enumerate(texts)]
+    axes.set_yticks(range(len(texts)), labels, fontfamily=_fonts())
     axes.set_xlabel("image")
     middle = (scores.min() + scores.max()) / 2
     for (row, column), score in np.ndenumerate(scores):
@@ -216,6 +220,12 @@ def similarity_plot(
     bar.ax.tick_params(colors=palette.muted)
     bar.set_label("cosine similarity", color=palette.muted)
     return figure
+
+
+def _fonts() -> list[str]:
+    """Matplotlib's own font, then those of this machine that have Chinese characters."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]
 
 
 def shorten(text: str, length: int = LABEL_LENGTH) -> str:

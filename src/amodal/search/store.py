@@ -191,7 +191,7 @@ class VectorStore:
         """Modality -> number of rows."""
         return dict(self._snapshot().counts)
 
-    def keys(self) -> set[Key]:
+    def row_keys(self) -> set[Key]:
         """(id, modality, row) of every row."""
         self._table.checkout_latest()
         table = self._table.search().select(["id", "modality", "row"]).to_arrow()

@@ -1,0 +1,188 @@
+"""The commands embed, index and search, from the words typed to the exit code."""
+
+import json
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+import amodal.cli.search as commands
+from amodal.search.description import StoreError
+
+COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
+
+
+class Model:
+    """Pictures by their mean colour, texts by the colour they name."""
+
+    modalities = ("image", "text")
+    dim = 3
+
+    def __init__(self, weights="weights-1"):
+        self.weights = weights
+
+    def fingerprint(self):
+        return self.weights
+
+    def encode(self, *, batch_size=64, **values):
+        ((modality, items),) = values.items()
+        rows = [self._colour(modality, item) for item in items]
+        rows = np.asarray(rows, np.float32)
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    def _colour(self, modality, item):
+        if modality == "text":
+            return np.sum([c for name, c in COLOURS.items() if name in item] + [(1, 1, 1)], axis=0)
+        if not isinstance(item, np.ndarray):
+            item = Image.open(item).convert("RGB")
+        return np.asarray(item).mean((0, 1)) + 1
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(commands, "open_model", lambda run: Model())
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    lines = []
+    for name, colour in COLOURS.items():
+        Image.new("RGB", (20, 20), colour).save(tmp_path / f"{name}.png")
+        row = {"id": name, "image": f"{name}.png", "text": f"a {name} wall", "size": len(name)}
+        lines.append(json.dumps(row))
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
+    lines.append(json.dumps({"id": "broken", "image": "broken.png", "text": "a wall", "size": 0}))
+    (tmp_path / "table.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def amodal(*words):
+    app = typer.Typer()
+    for command in (commands.embed, commands.index, commands.search):
+        app.command()(command)
+    return CliRunner().invoke(app, list(words))
+
+
+def indexed():
+    result = amodal("index", "run", "table.jsonl", "--out", "index")
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def hits(*words):
+    result = amodal("search", "index", *words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)["hits"]
+
+
+def test_indexing_says_what_it_did_and_names_what_is_broken(place):
+    output = indexed().output
+    assert "4 items: 3 image, 4 text rows" in output
+    assert "1 could not be used" in output
+    assert "broken.png" in output
+    assert json.loads((place / "index" / "broken.json").read_text())[0]["origin"]
+
+
+def test_words_find_pictures_and_pictures_find_words(place):
+    indexed()
+    best = hits("something green")[0]
+    assert (best["rank"], best["id"], best["modality"]) == (1, "green", "image")
+    assert best["path"].endswith("green.png")
+    assert best["score"] > 0.98
+    assert best["metadata"] == {"size": 5}
+    assert {hit["modality"] for hit in hits("green")} == {"image"}
+    assert hits("--image", "blue.png")[0]["text"] == "a blue wall"
+    assert {hit["modality"] for hit in hits("--image", "blue.png")} == {"text"}
+    assert hits("red", "--image", "blue.png", "-k", "2")[1]["id"] in {"red", "blue"}
+
+
+def test_results_can_be_limited_filtered_and_of_any_modality(place):
+    indexed()
+    assert len(hits("green", "-k", "2")) == 2
+    assert [hit["id"] for hit in hits("green", "--where", "size = 3")] == ["red"]
+    assert {hit["modality"] for hit in hits("green", "--modality", "all")} == {"image", "text"}
+    assert hits("green", "--where", "size > 100") == []
+    assert "nothing found" in amodal("search", "index", "green", "--where", "size > 100").output
+
+
+def test_people_get_a_table(place):
+    indexed()
+    output = amodal("search", "index", "green", "-k", "1").output
+    assert [word in output for word in ("rank", "score", "a green wall", "green.png")] == [True] * 4
+
+
+def test_wrong_usage_ends_with_2(place):
+    indexed()
+    for words in (
+        ["search"],
+        ["search", "index"],
+        ["search", "index", " "],
+        ["search", "index", "--image", "missing.png"],
+        ["search", "index", "red", "-k", "0"],
+        ["index", "run", "table.jsonl"],
+    ):
+        assert amodal(*words).exit_code == 2, words
+
+
+def test_failures_say_what_to_do(place, monkeypatch):
+    indexed()
+    for words, message in (
+        (["search", "nowhere", "red"], "amodal index"),
+        (["search", "index", "red", "--where", "nope = 1"], "size"),
+        (["search", "index", "red", "--modality", "audio"], "it has image, text"),
+    ):
+        result = amodal(*words)
+        assert result.exit_code == 1
+        assert isinstance(result.exception, StoreError)
+        assert message in str(result.exception)
+    monkeypatch.setattr(commands, "open_model", lambda run: Model("weights-2"))
+    assert "other weights" in str(amodal("search", "index", "red").exception)
+    assert "other weights" in str(amodal("index", "run", "table.jsonl", "--out", "index").exception)
+
+
+def test_a_run_that_moved_is_asked_for(place, monkeypatch):
+    indexed()
+    opened = []
+    monkeypatch.setattr(commands, "open_model", lambda run: opened.append(run) or Model())
+    (place / "run").rename(place / "moved")
+    assert "--run" in str(amodal("search", "index", "red").exception)
+    assert amodal("search", "index", "red", "--run", "moved").exit_code == 0
+    assert [run.name for run in opened] == ["moved"]
+
+
+def test_indexing_again_adds_only_what_is_new_and_can_replace(place):
+    indexed()
+    line = json.dumps({"id": "wall", "image": "red.png", "text": "a red wall", "size": 1})
+    with (place / "table.jsonl").open("a") as file:
+        file.write(line + "\n")
+    output = indexed().output
+    assert "5 items: 4 image, 5 text rows" in output
+    assert "7 of the rows were there before" in output
+    Image.new("RGB", (20, 20), COLOURS["blue"]).save(place / "green.png")
+    indexed()
+    assert hits("blue", "-k", "1")[0]["id"] == "blue"
+    assert amodal("index", "run", "table.jsonl", "--out", "index", "--replace").exit_code == 0
+    assert {hit["id"] for hit in hits("blue", "-k", "2")} == {"blue", "green"}
+
+
+def test_embedding_again_continues(place):
+    result = amodal("embed", "run", "table.jsonl", "--out", "embeddings")
+    assert result.exit_code == 0, result.output
+    assert "4 items: 3 image, 4 text rows" in result.output
+    again = amodal("embed", "run", "table.jsonl", "--out", "embeddings")
+    assert "7 of the rows were there before" in again.output
+    assert len(list((place / "embeddings").glob("*.parquet"))) == 1
+
+
+def test_ctrl_c_is_no_error_of_ours(place, monkeypatch):
+    def stopped(*args, **kwargs):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(commands, "embed_source", stopped)
+    for command in ("index", "embed"):
+        result = amodal(command, "run", "table.jsonl", "--out", command)
+        assert result.exit_code == 1
+        assert "0 rows are kept" in result.output
+        assert "the same command goes on" in result.output
