@@ -104,9 +104,9 @@ class CocoCaptionsSource:
             if not isinstance(entry, dict) or not _is_id(entry.get("id")):
                 broken.append(BrokenRecordError(origin, "expected an object with an `id`"))
             elif not isinstance(entry.get("file_name"), str) or not entry["file_name"].strip():
-                broken.append(BrokenRecordError(origin, f"image {entry['id']} has no `file_name`"))
+                broken.append(BrokenRecordError(origin, f"no `file_name`: image {entry['id']}"))
             elif entry["id"] in images:
-                broken.append(BrokenRecordError(origin, f"image id {entry['id']} occurs twice"))
+                broken.append(BrokenRecordError(origin, f"image id occurs twice: {entry['id']}"))
             else:
                 images[entry["id"]] = entry
         if len({type(i) for i in images}) > 1:
@@ -119,7 +119,8 @@ class CocoCaptionsSource:
             elif entry["image_id"] not in images:
                 broken.append(
                     BrokenRecordError(
-                        origin, f"names image {entry['image_id']!r}, which is not in `images`"
+                        origin,
+                        f"annotation of an image that is not in `images`: {entry['image_id']!r}",
                     )
                 )
             elif not isinstance(entry.get("caption"), str):

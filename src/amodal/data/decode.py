@@ -8,15 +8,24 @@ from typing import Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from amodal.data.record import BrokenRecordError
 
 # Decoders that may be reached from data; PIL has many more, rarely used and rarely tested.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")  # of files in FORMATS
+# How a file of each format begins.
+STARTS: dict[str, bytes | tuple[bytes, ...]] = {
+    "jpg": b"\xff\xd8\xff",
+    "png": b"\x89PNG",
+    "webp": b"RIFF",
+    "bmp": b"BM",
+    "gif": b"GIF8",
+    "tif": (b"II*\x00", b"MM\x00*"),
+}
 # Larger pictures are taken for decompression bombs; the figure is that of PIL (2 x 1 GiB / 12).
 MAX_PIXELS = 178_956_970
-JPEG_START = b"\xff\xd8\xff"
 ORIENTATION = 0x0112  # EXIF tag
 # Warnings of libjpeg after which every pixel is still there; met in photos from phones.
 HARMLESS = ("before marker 0xd9", "Invalid SOS parameters", "Unknown Adobe color transform")
@@ -51,7 +60,7 @@ def decode_image(value: Any, origin: str, min_size: int | None = None) -> np.nda
         _check_size(value.width, value.height, origin, "the picture")
         return _decoded(value, origin, "the picture")
     data, what = _read(value, origin)
-    if data.startswith(JPEG_START):
+    if data.startswith(STARTS["jpg"]):
         pixels = _from_jpeg(data, origin, what, min_size)
         if pixels is not None:
             return pixels
@@ -69,6 +78,11 @@ def media_bytes(value: Any, origin: str) -> bytes | None:
     return _read(value, origin)[0]
 
 
+def suffix_of(data: bytes) -> str | None:
+    """The suffix of a file with this content; None if it is no image that can be read."""
+    return next((suffix for suffix, start in STARTS.items() if data.startswith(start)), None)
+
+
 def _read(value: Any, origin: str) -> tuple[bytes, str]:
     """File content, and how to call it in an error."""
     if isinstance(value, bytes | bytearray | memoryview):
@@ -76,37 +90,37 @@ def _read(value: Any, origin: str) -> tuple[bytes, str]:
     elif isinstance(value, str | Path):
         what = str(value)
         if "://" in what:
-            raise BrokenRecordError(origin, f"{what} is a URL, expected a file on this machine")
+            raise BrokenRecordError(origin, f"a URL, expected a file on this machine: {what}")
         try:
             data = Path(value).read_bytes()
         except FileNotFoundError:
-            raise BrokenRecordError(origin, f"no image file {what}") from None
+            raise BrokenRecordError(origin, f"no such image file: {what}") from None
         except (OSError, ValueError) as error:
-            raise BrokenRecordError(origin, f"cannot read {what}: {error}") from None
+            raise BrokenRecordError(origin, f"unreadable file: {what}: {error}") from None
     else:
         raise BrokenRecordError(
-            origin, f"expected a path, bytes, an array or a picture, got {type(value).__name__}"
+            origin, f"expected a path, bytes, an array or a picture: got {type(value).__name__}"
         )
     if not data:
-        raise BrokenRecordError(origin, f"{what} is empty (0 bytes)")
+        raise BrokenRecordError(origin, f"empty image (0 bytes): {what}")
     return data, what
 
 
 def _check_size(width: int, height: int, origin: str, what: str) -> None:
     if width < 1 or height < 1:
-        raise BrokenRecordError(origin, f"{what} is {width} x {height} pixels")
+        raise BrokenRecordError(origin, f"no pixels: {what} is {width} x {height}")
     if width * height > MAX_PIXELS:
         raise BrokenRecordError(
             origin,
-            f"{what} claims {width} x {height} pixels, more than {MAX_PIXELS:,}; not decoded, "
-            "it may be a decompression bomb",
+            f"more than {MAX_PIXELS:,} pixels, perhaps a decompression bomb: {what} claims "
+            f"{width} x {height}",
         )
 
 
 def _from_array(value: np.ndarray, origin: str) -> np.ndarray:
     if value.dtype != np.uint8 or value.size == 0:
         raise BrokenRecordError(
-            origin, f"expected a uint8 array (H, W, 3), got {value.dtype} {value.shape}"
+            origin, f"expected a uint8 array (H, W, 3): got {value.dtype} {value.shape}"
         )
     if value.ndim == 3 and value.shape[2] == 3:
         return value
@@ -116,7 +130,9 @@ def _from_array(value: np.ndarray, origin: str) -> np.ndarray:
         return np.repeat(value[:, :, None], 3, axis=2)
     if value.ndim == 3 and value.shape[2] == 4:
         return _decoded(Image.fromarray(value), origin, "the array")
-    raise BrokenRecordError(origin, f"expected an array (H, W, 3), got {value.shape}")
+    raise BrokenRecordError(
+        origin, f"expected a uint8 array (H, W, 3): got {value.dtype} {value.shape}"
+    )
 
 
 def _from_jpeg(data: bytes, origin: str, what: str, min_size: int | None) -> np.ndarray | None:
@@ -134,7 +150,7 @@ def _from_jpeg(data: bytes, origin: str, what: str, min_size: int | None) -> np.
     except ValueError as error:
         if any(warning in str(error) for warning in HARMLESS):
             return None
-        raise BrokenRecordError(origin, f"{what} is a damaged JPEG: {error}") from None
+        raise BrokenRecordError(origin, f"damaged JPEG: {what}: {error}") from None
     transpose, rows, columns = TURNS.get(_orientation(data), TURNS[1])
     if transpose:
         pixels = pixels.swapaxes(0, 1)
@@ -158,14 +174,14 @@ def _orientation(data: bytes) -> int:
 def _from_pil(data: bytes, origin: str, what: str) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise BrokenRecordError(
             origin,
-            f"{what} is no {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image; "
-            f"it begins with {data[:16]!r}",
+            f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image: {what} begins with "
+            f"{data[:16]!r}",
         ) from None
     except Exception as error:  # decoders raise many kinds on damaged files
-        raise BrokenRecordError(origin, f"cannot decode {what}: {error}") from None
+        raise BrokenRecordError(origin, f"damaged image: {what}: {error}") from None
     with image:
         _check_size(image.width, image.height, origin, what)
         return _decoded(image, origin, what)
@@ -176,7 +192,7 @@ def _decoded(image: Image.Image, origin: str, what: str) -> np.ndarray:
         image.load()
         return _rgb(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders raise many kinds on damaged files
-        raise BrokenRecordError(origin, f"cannot decode {what}: {error}") from None
+        raise BrokenRecordError(origin, f"damaged image: {what}: {error}") from None
 
 
 def _rgb(image: Image.Image) -> np.ndarray:

@@ -229,7 +229,7 @@ def row_record(
         record["text"] = [t for row in rows for name in columns.texts for t in _captions(row[name])]
         if not record["text"]:
             named = " and ".join(map(repr, columns.texts))
-            raise BrokenRecordError(origin, f"the caption is empty (column {named})")
+            raise BrokenRecordError(origin, f"the caption is empty: column {named}")
     if columns.label is not None and first[columns.label] is not None:
         label = first[columns.label]
         if label_names is not None and isinstance(label, int) and 0 <= label < len(label_names):

@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import difflib
+import glob
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from amodal.data.coco_captions import CocoCaptionsConfig
+from amodal.data.decode import SUFFIXES as IMAGES
+from amodal.data.folder import FolderConfig
+from amodal.data.huggingface import HuggingFaceConfig, is_saved
 from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.table import SUFFIXES as TABLES
 from amodal.data.table import TableConfig
+from amodal.data.webdataset import WebDatasetConfig
 
 # Every source that a recipe or a command can name; a new one is one more entry here.
-AnySource = ScenesConfig | CocoCaptionsConfig | TableConfig
+AnySource = (
+    ScenesConfig
+    | CocoCaptionsConfig
+    | TableConfig
+    | WebDatasetConfig
+    | HuggingFaceConfig
+    | FolderConfig
+)
 SourceConfig = Annotated[AnySource, Field(discriminator="kind")]
 
 KINDS: dict[str, Any] = {
-    config.model_fields["kind"].default: config
-    for config in (ScenesConfig, CocoCaptionsConfig, TableConfig)
+    config.model_fields["kind"].default: config for config in get_args(AnySource)
 }
 ACCEPTED = """\
   scenes                                  the built-in world; scenes:size=500,seed=1,part=test
   KIND:KEY=VALUE,...                      {kinds}
-  FOLDER                                  COCO captions (captions*.json and images/)
+  FOLDER                                  COCO captions (captions*.json and images/), *.tar shards,
+                                          `save_to_disk`, or images in class folders
   captions.json                           COCO captions, with images/ beside it
   *.csv, *.tsv, *.jsonl, *.parquet        a table of paths and captions
+  *.tar, shard-{{000..009}}.tar             WebDataset shards, also s3:// and https://
   source.yaml                             one source as it is written in a recipe"""
 
 
@@ -51,6 +64,8 @@ def parse_source(text: str) -> SourceConfig:
         return _in_file(path)
     if suffix == ".json":
         return _in_json(path)
+    if text.split("?", 1)[0].lower().endswith((".tar", ".tar.gz", ".tgz")):
+        return checked_source({"kind": "webdataset", "path": text}, text)
     if suffix in TABLES:
         return checked_source({"kind": "table", "path": text}, text)
     raise DataError(_refusal(text, kind))
@@ -156,9 +171,14 @@ def _in_folder(folder: Path) -> SourceConfig:
             names = ", ".join(str(file) for file in captions)
             raise DataError(f"{folder}: several caption files, name one of them: {names}")
         return _coco(captions[0])
-    raise DataError(
-        f"{folder}: no data set is recognised in this folder; accepted are\n{_accepted()}"
-    )
+    if any(folder.glob("*.tar")):
+        shards = f"{glob.escape(str(folder))}/*.tar"
+        return checked_source({"kind": "webdataset", "path": shards}, str(folder))
+    if is_saved(folder):
+        return checked_source({"kind": "huggingface", "path": str(folder)}, str(folder))
+    if any(file.suffix[1:].lower() in IMAGES for file in folder.glob("**/*")):
+        return checked_source({"kind": "folder", "path": str(folder)}, str(folder))
+    raise DataError(f"{folder}: this folder holds no known data set; accepted are\n{_accepted()}")
 
 
 def _accepted() -> str:

@@ -1,0 +1,198 @@
+"""`amodal data`: make, inspect, pack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from amodal.cli.console import console, errors
+from amodal.data.inspection import Inspection, Lengths, Repeated, inspect
+from amodal.data.pack import pack
+from amodal.data.record import DataError, Source, StreamingSource
+from amodal.data.scenes.source import ScenesConfig, write_dataset
+from amodal.data.source import checked_source, parse_source
+
+app = typer.Typer(help="Make, describe and pack data sets.", no_args_is_help=True)
+
+SourceText = Annotated[
+    str, typer.Argument(help="A folder, a file, scenes:size=500, or a source.yaml.")
+]
+
+
+@app.command()
+def make(
+    world: Annotated[str, typer.Argument(help="scenes, or scenes:KEY=VALUE,...")],
+    folder: Annotated[Path, typer.Argument(help="Where to write images and captions.")],
+    size: Annotated[int | None, typer.Option(min=1, help="Number of scenes.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    split: Annotated[
+        str | None, typer.Option(help="iid, attribute-pair, count or relation.")
+    ] = None,
+    part: Annotated[str | None, typer.Option(help="train, validation or test.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the picture in pixels.")] = None,
+) -> None:
+    """Write the built-in world as files, in COCO captions layout."""
+    config = parse_source(world)
+    if not isinstance(config, ScenesConfig):
+        raise DataError(f"{world}: only `scenes` can be made")
+    given = {"size": size, "seed": seed, "split": split, "part": part, "image_size": image_size}
+    changed = {key: value for key, value in given.items() if value is not None}
+    config = checked_source(
+        {**config.model_dump(exclude_unset=True), **changed, "kind": "scenes"}, world
+    )
+    if not isinstance(config, ScenesConfig):
+        raise DataError(f"{world}: only `scenes` can be made")
+    source = config.open()
+    try:
+        with console.status(f"drawing {len(source)} scenes"):
+            write_dataset(source, folder)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    console.print(
+        f"{len(source)} scenes in {folder}; look at them with `amodal data inspect {folder}`",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+@app.command(name="inspect")
+def inspect_(
+    source: SourceText,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read this many records only.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that decode.")] = 4,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is in a data set and what is wrong with it."""
+    opened = parse_source(source).open()
+    with _bar("reading", opened, limit) as progress:
+        found = inspect(opened, limit=limit, workers=workers, progress=progress)
+    if json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        _show(found)
+
+
+@app.command(name="pack")
+def pack_(
+    source: SourceText,
+    folder: Annotated[Path, typer.Argument(help="Where to write shards and index.json.")],
+    shard_mib: Annotated[int, typer.Option(min=1, help="Size of a shard in MiB.")] = 256,
+    records_per_shard: Annotated[int, typer.Option(min=1)] = 10_000,
+    overwrite: Annotated[bool, typer.Option(help="Delete the shards that are there.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = 4,
+) -> None:
+    """Write a data set as WebDataset shards."""
+    opened = parse_source(source).open()
+    with _bar("packing", opened, None) as progress:
+        index = pack(
+            opened,
+            folder,
+            shard_size_bytes=shard_mib << 20,
+            records_per_shard=records_per_shard,
+            overwrite=overwrite,
+            workers=workers,
+            progress=progress,
+        )
+    size = sum(shard.bytes for shard in index.shards)
+    console.print(
+        f"{index.records} records ({index.images} images, {index.captions} captions) in "
+        f"{len(index.shards)} shards, {size / 2**20:.1f} MiB, in {folder}",
+        soft_wrap=True,
+        markup=False,
+    )
+    for row in index.broken_rows[:5]:
+        errors.print(f"skipped {row.origin}: {row.reason}", soft_wrap=True, markup=False)
+    if index.broken > 5:
+        errors.print(f"skipped {index.broken} in all; index.json lists the first ones")
+
+
+@contextmanager
+def _bar(
+    verb: str, source: Source | StreamingSource, limit: int | None
+) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, so that `--json` stays clean."""
+    total = limit
+    if isinstance(source, Source):
+        total = len(source) if limit is None else min(limit, len(source))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeElapsedColumn(), console=errors, transient=True) as progress:
+        task = progress.add_task(f"{verb} {escape(source.name)}", total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+def _show(found: Inspection) -> None:
+    summary = Table(title=escape(found.name), show_header=False, title_justify="left")
+    summary.add_row("items", f"{found.items:,}" + ("" if found.complete else " (read in part)"))
+    for modality, count in sorted(found.rows.items()):
+        summary.add_row(f"{modality} rows", f"{count:,}")
+    if "text" in found.rows:
+        each = ", ".join(f"{n}: {items:,}" for n, items in found.captions_per_item.items())
+        summary.add_row("captions: items", each)
+    summary.add_row("broken", f"{found.broken:,}")
+    summary.add_row("images that occur twice or more", _repeats(found.repeated_images))
+    if "text" in found.rows:
+        summary.add_row("captions that several items share", _repeats(found.repeated_captions))
+        summary.add_row(
+            "pairs with the same caption in a batch of 1024", f"{found.colliding_pairs:.2f}"
+        )
+    console.print(summary)
+    lengths = Table("length", "min", "median", "mean", "95 %", "max", "histogram")
+    named = {
+        "caption, words": found.caption_words,
+        "caption, characters": found.caption_characters,
+        "image, shorter side (px)": found.image_side,
+    }
+    for name, value in named.items():
+        if value is not None:
+            figures = (value.minimum, value.median, value.mean, value.p95, value.maximum)
+            lengths.add_row(name, *(f"{figure:.4g}" for figure in figures), _sketch(value))
+    if lengths.row_count:
+        console.print(lengths)
+    for title, counts in (("image size", found.image_sizes), ("label", found.labels)):
+        if counts:
+            table = Table(title, "count")
+            for name, count in list(counts.items())[:10]:
+                table.add_row(escape(name), f"{count:,}")
+            console.print(table)
+    if found.label_count > 10:
+        console.print(f"{found.label_count} labels in all")
+    _show_examples("identical captions, for example", found.repeated_captions)
+    _show_examples("identical images, for example", found.repeated_images)
+    if found.broken:
+        table = Table("broken because", "count")
+        for reason, count in found.broken_by_reason.items():
+            table.add_row(escape(reason), f"{count:,}")
+        console.print(table)
+        for row in found.broken_rows:
+            console.print(f"{row.origin}: {row.reason}", soft_wrap=True, markup=False)
+        if found.broken > len(found.broken_rows):
+            console.print(f"... and {found.broken - len(found.broken_rows):,} more")
+
+
+def _repeats(repeated: Repeated) -> str:
+    return f"{repeated.values:,}, in {repeated.items:,} items" if repeated.values else "none"
+
+
+def _show_examples(title: str, repeated: Repeated) -> None:
+    if not repeated.examples:
+        return
+    console.print(title + ":")
+    for text, origins in repeated.examples[:3]:
+        shown = "; ".join(origins[:3]) + (" ..." if len(origins) > 3 else "")
+        console.print(f"  {text + ': ' if text else ''}{shown}", soft_wrap=True, markup=False)
+
+
+def _sketch(lengths: Lengths) -> str:
+    """The histogram as one line of blocks."""
+    most = max(count for *_, count in lengths.histogram)
+    blocks = "▁▂▃▄▅▆▇█"
+    return "".join(
+        blocks[-(-7 * count // most)] if count else " " for *_, count in lengths.histogram
+    )

@@ -1,0 +1,321 @@
+"""What is in a data set, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from amodal.data.decode import decode_image, media_bytes
+from amodal.data.record import BrokenRecordError, Record, Source, StreamingSource
+
+LISTED = 20  # broken rows, groups of duplicates, sizes and labels that are listed by name
+REFERENCE_BATCH = 1024  # items, for which collisions of captions are predicted
+
+
+class Broken(BaseModel):
+    """One row that cannot be used."""
+
+    origin: str
+    reason: str
+
+
+class Lengths(BaseModel):
+    """How long captions are, or how large images.
+
+    Args:
+        histogram: (from, to, count), upper ends excluded but for the last.
+    """
+
+    count: int
+    mean: float
+    minimum: int
+    median: float
+    p95: float
+    maximum: int
+    histogram: list[tuple[int, int, int]]
+
+
+class Repeated(BaseModel):
+    """Values that occur in more than one item.
+
+    Args:
+        values: different values that do.
+        items: items that have one of them.
+        examples: a caption or none, with the items that share the value.
+    """
+
+    values: int = 0
+    items: int = 0
+    examples: list[tuple[str, list[str]]] = []
+
+
+class Inspection(BaseModel):
+    """The description of a source.
+
+    Args:
+        items: records that can be used, every image of them decoded.
+        complete: False if reading was limited or stopped.
+        rows: modality -> values; images count one each, captions each on its own.
+        captions_per_item: number of captions -> items.
+        broken: number of rows and records that cannot be used.
+        broken_by_reason: reason -> count.
+        broken_rows: the first ones.
+        repeated_images: same content, byte for byte.
+        repeated_captions: same words. In contrastive training another item with the same
+            caption is a false negative where it is not known to be a positive.
+        colliding_pairs: pairs of items with a common caption that are expected in a random
+            batch of 1024.
+        caption_words, caption_characters: Chinese has no spaces, there characters tell more.
+        image_side: shorter side in pixels.
+        image_sizes: "width x height" -> count, the most frequent ones.
+        labels: class -> count, the most frequent ones.
+    """
+
+    name: str
+    items: int
+    complete: bool
+    rows: dict[str, int]
+    captions_per_item: dict[int, int]
+    broken: int
+    broken_by_reason: dict[str, int]
+    broken_rows: list[Broken]
+    repeated_images: Repeated
+    repeated_captions: Repeated
+    colliding_pairs: float
+    caption_words: Lengths | None
+    caption_characters: Lengths | None
+    image_side: Lengths | None
+    image_sizes: dict[str, int]
+    labels: dict[str, int]
+    label_count: int
+
+
+def inspect(
+    source: Source | StreamingSource,
+    limit: int | None = None,
+    workers: int = 4,
+    progress: Callable[[int], None] | None = None,
+) -> Inspection:
+    """Read and decode everything once, and describe it. Ctrl-C ends it with what was read.
+
+    Args:
+        source: what to describe.
+        limit: read this many records only.
+        workers: threads that decode.
+        progress: called with the number of records read so far.
+    """
+    found = _Findings()
+    for error in getattr(source, "broken_rows", ()):
+        found.add_broken(error)
+    try:
+        with ThreadPoolExecutor(workers) as pool:
+            for number, facts in enumerate(_facts_in_order(source, limit, pool, workers), start=1):
+                found.add(facts)
+                if progress is not None:
+                    progress(number)
+        stopped = False
+    except KeyboardInterrupt:
+        stopped = True
+    length = len(source) if isinstance(source, Source) else None
+    cut = limit is not None and (length is None or limit < length)
+    return found.described(source.name, complete=not stopped and not cut)
+
+
+class _Facts:
+    """What is kept of one record."""
+
+    def __init__(self, record: Record) -> None:
+        self.origin = str(record["origin"])
+        self.captions = [str(t) for t in record.get("text") or []]
+        self.label = record.get("label")
+        self.image: bytes | None = None
+        self.size: tuple[int, int] | None = None
+        value = record.get("image")
+        if value is not None:
+            content = media_bytes(value, self.origin)
+            pixels = decode_image(value if content is None else content, self.origin)
+            if content is None:
+                content = pixels.tobytes()
+            self.image = blake2b(content, digest_size=8).digest()
+            self.size = (pixels.shape[1], pixels.shape[0])
+
+
+def records_in_order(
+    source: Source | StreamingSource, limit: int | None
+) -> Iterator[Callable[[], Record]]:
+    """The records of any source as calls that return or raise, cheap to make."""
+    if isinstance(source, Source):
+        for index in range(len(source) if limit is None else min(limit, len(source))):
+            yield lambda index=index: source[index]  # type: ignore[misc]
+        return
+    for number, record in enumerate(source):
+        if limit is not None and number >= limit:
+            return
+        yield lambda record=record: _whole(record)  # type: ignore[misc]
+
+
+def _whole(record: Record | BrokenRecordError) -> Record:
+    if isinstance(record, BrokenRecordError):
+        raise record
+    return record
+
+
+def _facts_in_order(
+    source: Source | StreamingSource, limit: int | None, pool: ThreadPoolExecutor, workers: int
+) -> Iterator[_Facts | BrokenRecordError]:
+    yield from in_threads(records_in_order(source, limit), _Facts, pool, ahead=8 * workers)
+
+
+def in_threads(
+    records: Iterator[Callable[[], Record]],
+    work: Callable[[Record], Any],
+    pool: ThreadPoolExecutor,
+    ahead: int,
+) -> Iterator[Any]:
+    """`work` of each record, in order, `ahead` of them under way; errors take their place."""
+
+    def one(read: Callable[[], Record]) -> Any:
+        try:
+            return work(read())
+        except BrokenRecordError as error:
+            return error
+
+    waiting: deque[Future[Any]] = deque()
+    for read in records:
+        waiting.append(pool.submit(one, read))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+class _Findings:
+    """Counts that grow record by record; of contents only 8-byte keys are kept."""
+
+    def __init__(self) -> None:
+        self.items = 0
+        self.rows: Counter[str] = Counter()
+        self.captions_per_item: Counter[int] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.broken_rows: list[Broken] = []
+        self.images = _Sharing()
+        self.captions = _Sharing()
+        self.words: Counter[int] = Counter()
+        self.characters: Counter[int] = Counter()
+        self.sizes: Counter[tuple[int, int]] = Counter()
+        self.labels: Counter[str] = Counter()
+
+    def add_broken(self, error: BrokenRecordError) -> None:
+        self.reasons[error.reason.split(": ", 1)[0]] += 1
+        if len(self.broken_rows) < LISTED:
+            self.broken_rows.append(Broken(origin=error.origin, reason=error.reason))
+
+    def add(self, facts: _Facts | BrokenRecordError) -> None:
+        if isinstance(facts, BrokenRecordError):
+            self.add_broken(facts)
+            return
+        self.items += 1
+        if facts.image is not None and facts.size is not None:
+            self.rows["image"] += 1
+            self.images.add(facts.image, "", facts.origin)
+            self.sizes[facts.size] += 1
+        self.captions_per_item[len(facts.captions)] += 1
+        for caption in facts.captions:
+            self.rows["text"] += 1
+            self.words[len(caption.split())] += 1
+            self.characters[len(caption)] += 1
+        for caption in set(facts.captions):
+            key = blake2b(caption.encode(), digest_size=8).digest()
+            self.captions.add(key, caption, facts.origin)
+        if facts.label is not None:
+            self.labels[str(facts.label)] += 1
+
+    def described(self, name: str, complete: bool) -> Inspection:
+        sides: Counter[int] = Counter()
+        for size, count in self.sizes.items():
+            sides[min(size)] += count
+        pairs = self.items * (self.items - 1) / 2
+        batch = REFERENCE_BATCH * (REFERENCE_BATCH - 1) / 2
+        return Inspection(
+            name=name,
+            items=self.items,
+            complete=complete,
+            rows=dict(self.rows),
+            captions_per_item=dict(sorted(self.captions_per_item.items())),
+            broken=self.reasons.total(),
+            broken_by_reason=dict(self.reasons.most_common()),
+            broken_rows=self.broken_rows,
+            repeated_images=self.images.repeated(),
+            repeated_captions=self.captions.repeated(),
+            colliding_pairs=self.captions.pairs() / pairs * batch if pairs else 0.0,
+            caption_words=_lengths(self.words),
+            caption_characters=_lengths(self.characters),
+            image_side=_lengths(sides),
+            image_sizes={f"{w} x {h}": n for (w, h), n in self.sizes.most_common(LISTED)},
+            labels=dict(self.labels.most_common(LISTED)),
+            label_count=len(self.labels),
+        )
+
+
+class _Sharing:
+    """Which values occur in more than one item."""
+
+    def __init__(self) -> None:
+        self.first: dict[bytes, str] = {}
+        self.count: Counter[bytes] = Counter()  # of values that occur twice or more
+        self.origins: defaultdict[bytes, list[str]] = defaultdict(list)
+        self.texts: dict[bytes, str] = {}
+
+    def add(self, key: bytes, text: str, origin: str) -> None:
+        if key not in self.first:
+            self.first[key] = origin
+            return
+        self.count[key] += 1
+        self.texts[key] = text
+        if len(self.origins[key]) < LISTED:
+            self.origins[key].append(origin)
+
+    def repeated(self) -> Repeated:
+        return Repeated(
+            values=len(self.count),
+            items=self.count.total() + len(self.count),
+            examples=[
+                (self.texts[key], [self.first[key], *self.origins[key]])
+                for key, _ in self.count.most_common(LISTED)
+            ],
+        )
+
+    def pairs(self) -> int:
+        """Pairs of items with the same value."""
+        return sum((n + 1) * n // 2 for n in self.count.values())
+
+
+def _lengths(counts: Counter[int]) -> Lengths | None:
+    if not counts:
+        return None
+    values = np.array(sorted(counts))
+    weights = np.array([counts[int(v)] for v in values])
+    upto = np.cumsum(weights)
+
+    def quantile(q: float) -> float:
+        return float(values[np.searchsorted(upto, q * upto[-1])])
+
+    low, high = int(values[0]), int(values[-1])
+    step = max(1, -(-(high - low + 1) // 10))  # ten bins at most, of whole numbers
+    edges = list(range(low, high + step + 1, step))
+    bins, _ = np.histogram(values, bins=edges, weights=weights)
+    return Lengths(
+        count=int(upto[-1]),
+        mean=float(values @ weights / upto[-1]),
+        minimum=low,
+        median=quantile(0.5),
+        p95=quantile(0.95),
+        maximum=high,
+        histogram=[(a, b, int(n)) for a, b, n in zip(edges, edges[1:], bins, strict=False)],
+    )
