@@ -49,10 +49,10 @@ def place(tmp_path, monkeypatch):
     lines = []
     for name, colour in COLOURS.items():
         Image.new("RGB", (20, 20), colour).save(tmp_path / f"{name}.png")
-        row = {"id": name, "image": f"{name}.png", "text": f"a {name} wall", "size": len(name)}
+        row = {"image": f"{name}.png", "caption": f"a {name} wall", "size": len(name)}
         lines.append(json.dumps(row))
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nothing")
-    lines.append(json.dumps({"id": "broken", "image": "broken.png", "text": "a wall", "size": 0}))
+    lines.append(json.dumps({"image": "broken.png", "caption": "a wall", "size": 0}))
     (tmp_path / "table.jsonl").write_text("\n".join(lines) + "\n")
     return tmp_path
 
@@ -87,20 +87,20 @@ def test_indexing_says_what_it_did_and_names_what_is_broken(place):
 def test_words_find_pictures_and_pictures_find_words(place):
     indexed()
     best = hits("something green")[0]
-    assert (best["rank"], best["id"], best["modality"]) == (1, "green", "image")
+    assert (best["rank"], best["id"], best["modality"]) == (1, "green.png", "image")
     assert best["path"].endswith("green.png")
     assert best["score"] > 0.98
     assert best["metadata"] == {"size": 5}
     assert {hit["modality"] for hit in hits("green")} == {"image"}
     assert hits("--image", "blue.png")[0]["text"] == "a blue wall"
     assert {hit["modality"] for hit in hits("--image", "blue.png")} == {"text"}
-    assert hits("red", "--image", "blue.png", "-k", "2")[1]["id"] in {"red", "blue"}
+    assert hits("red", "--image", "blue.png", "-k", "2")[1]["id"] in {"red.png", "blue.png"}
 
 
 def test_results_can_be_limited_filtered_and_of_any_modality(place):
     indexed()
     assert len(hits("green", "-k", "2")) == 2
-    assert [hit["id"] for hit in hits("green", "--where", "size = 3")] == ["red"]
+    assert [hit["id"] for hit in hits("green", "--where", "size = 3")] == ["red.png"]
     assert {hit["modality"] for hit in hits("green", "--modality", "all")} == {"image", "text"}
     assert hits("green", "--where", "size > 100") == []
     assert "nothing found" in amodal("search", "index", "green", "--where", "size > 100").output
@@ -153,7 +153,8 @@ def test_a_run_that_moved_is_asked_for(place, monkeypatch):
 
 def test_indexing_again_adds_only_what_is_new_and_can_replace(place):
     indexed()
-    line = json.dumps({"id": "wall", "image": "red.png", "text": "a red wall", "size": 1})
+    Image.new("RGB", (20, 20), COLOURS["red"]).save(place / "wall.png")
+    line = json.dumps({"image": "wall.png", "caption": "a red wall", "size": 1})
     with (place / "table.jsonl").open("a") as file:
         file.write(line + "\n")
     output = indexed().output
@@ -161,9 +162,9 @@ def test_indexing_again_adds_only_what_is_new_and_can_replace(place):
     assert "7 of the rows were there before" in output
     Image.new("RGB", (20, 20), COLOURS["blue"]).save(place / "green.png")
     indexed()
-    assert hits("blue", "-k", "1")[0]["id"] == "blue"
+    assert hits("blue", "-k", "1")[0]["id"] == "blue.png"
     assert amodal("index", "run", "table.jsonl", "--out", "index", "--replace").exit_code == 0
-    assert {hit["id"] for hit in hits("blue", "-k", "2")} == {"blue", "green"}
+    assert {hit["id"] for hit in hits("blue", "-k", "2")} == {"blue.png", "green.png"}
 
 
 def test_embedding_again_continues(place):

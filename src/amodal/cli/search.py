@@ -211,7 +211,9 @@ def _progress(name: str, source: Source | StreamingSource) -> Iterator[Callable[
         MofNCompleteColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=errors, transient=True) as progress:
+    with Progress(
+        *columns, console=errors, transient=True, disable=not errors.is_terminal
+    ) as progress:
         task = progress.add_task(f"{name} {escape(source.name)}", total=total)
         yield lambda done: progress.advance(task, done)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 EXACT_BELOW = 20_000  # rows; under this a full scan is as fast as the graph, and never wrong
 NEIGHBOURS = 32  # links per node of the graph
-BUILD_EFFORT = 200  # candidates looked at for each row while the graph is built
+BUILD_EFFORT = 100  # candidates looked at for each row while the graph is built
 SEARCH_EFFORT = 128  # the same for a query, at least
 
 

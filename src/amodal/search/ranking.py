@@ -48,7 +48,7 @@ def nearest_filtered(
 ) -> Ranked:
     """The same over the rows of a LanceDB table that `condition` keeps, by a full scan."""
     fetch = 2 * k
-    columns = ["id", "modality", "row", "embedding"]
+    columns = ["id", "modality", "row", "embedding", "_distance"]
     while True:
         search = table.search(query, vector_column_name="embedding").distance_type("dot")
         search = search.where(condition, prefilter=True).limit(fetch).select(columns)
