@@ -83,11 +83,9 @@ def main() -> None:
         )
 
         def lance() -> list[list[int]]:
-            return [
-                table.search(q).distance_type("dot").limit(K).select(["id", "_distance"]).to_arrow()["id"]
-                .to_pylist()
-                for q in queries
-            ]  # fmt: skip
+            searches = (table.search(q).distance_type("dot").limit(K) for q in queries)
+            columns = ["id", "_distance"]
+            return [s.select(columns).to_arrow()["id"].to_pylist() for s in searches]
 
         report("LanceDB alone, full scan", *timed(lance))
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -188,6 +189,15 @@ def test_a_large_table_is_searched_through_the_graph_with_exact_scores(store, mo
     for place in (0, 40, 99):
         hit = store.search(vectors[place], 1)[0]
         assert (hit.id, hit.score) == (f"item{place:03d}", 1.0)
+
+
+def test_threads_share_a_store_while_it_changes(store):
+    vectors = unit_rows(64, 8, 0)
+    store.add(rows_of(vectors))
+    with ThreadPoolExecutor(8) as pool:
+        found = [pool.submit(store.search, vector, 1) for vector in vectors]
+        store.add(rows_of(unit_rows(5, 8, 1), prefix="late"))
+        assert [f.result()[0].id for f in found] == [f"item{i:03d}" for i in range(64)]
 
 
 def test_rows_survive_compaction(store):
