@@ -1,0 +1,35 @@
+"""What every encoder of a recipe can be told."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PoolingName = Literal["mean", "max", "cls", "last", "attention"]
+
+
+class StrictConfig(BaseModel):
+    """Unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoRAConfig(StrictConfig):
+    """Low-rank adapters in the place of full fine-tuning (Hu et al. 2021, arXiv:2106.09685)."""
+
+    rank: int = Field(8, ge=1)
+    alpha: float = Field(16, gt=0)  # the update is scaled by alpha / rank
+    dropout: float = Field(0.0, ge=0, lt=1)
+    targets: tuple[str, ...] | None = None  # names of linear layers; None means all of them
+
+
+class EncoderConfig(StrictConfig):
+    """Options of every encoder."""
+
+    freeze: Literal["none", "all"] | int = "none"  # n: the stem and the first n groups of layers
+    batch_norm: Literal["train", "frozen"] = "train"  # frozen: running statistics, not the batch's
+    lora: LoRAConfig | None = None
+    learning_rate_scale: float = Field(1.0, ge=0)
+    gradient_checkpointing: bool = False
+    pooling: PoolingName | None = None  # None means the encoder's own choice

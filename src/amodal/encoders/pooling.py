@@ -1,0 +1,101 @@
+"""From tokens (B, N, D) to one vector (B, D)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from amodal.encoders.config import PoolingName
+
+
+def build_pooling(name: PoolingName, width: int) -> nn.Module:
+    """The pooling of that name for tokens of `width` numbers."""
+    if name == "attention":
+        return AttentionPooling(width)
+    return {"mean": MeanPooling, "max": MaxPooling, "cls": FirstPooling, "last": LastPooling}[name]()
+
+
+class MeanPooling(nn.Module):
+    """Mean of the tokens that are kept; zeros where none is."""
+
+    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, N, D), (B, N) bool → (B, D)."""
+        if keep is None:
+            return tokens.mean(dim=1)
+        weight = keep.unsqueeze(-1).to(tokens.dtype)  # (B, N, 1)
+        return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+
+
+class MaxPooling(nn.Module):
+    """Largest value per channel over the tokens that are kept; zeros where none is."""
+
+    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, N, D), (B, N) bool → (B, D)."""
+        if keep is None:
+            return tokens.amax(dim=1)
+        lowest = torch.finfo(tokens.dtype).min
+        largest = tokens.masked_fill(~keep.unsqueeze(-1), lowest).amax(dim=1)
+        return largest * keep.any(dim=1, keepdim=True)
+
+
+class FirstPooling(nn.Module):
+    """The first token, as in BERT's [CLS]; zeros where it is not kept."""
+
+    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, N, D), (B, N) bool → (B, D)."""
+        first = tokens[:, 0]
+        return first if keep is None else first * keep[:, :1]
+
+
+class LastPooling(nn.Module):
+    """The last token that is kept, as for decoders; zeros where none is."""
+
+    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, N, D), (B, N) bool → (B, D)."""
+        if keep is None:
+            return tokens[:, -1]
+        place = torch.arange(keep.shape[1], device=keep.device)
+        last = torch.where(keep, place, -1).amax(dim=1)  # (B,)
+        chosen = tokens[torch.arange(len(tokens), device=tokens.device), last.clamp(min=0)]
+        return chosen * (last >= 0).unsqueeze(-1)
+
+
+class AttentionPooling(nn.Module):
+    """Learned queries attend to the tokens; their answers are mixed into one vector.
+
+    Args:
+        width: D of the tokens; must divide by the head width of 32, else one head is used.
+        queries: number of learned queries.
+
+    References:
+        Lee et al. 2019, arXiv:1810.00825, eq. 11 (pooling by multihead attention), without its
+        feed-forward layers.
+    """
+
+    def __init__(self, width: int, queries: int = 1) -> None:
+        super().__init__()
+        self.heads = width // 32 if width % 32 == 0 else 1
+        self.query = nn.Parameter(torch.randn(queries, width) * width**-0.5)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(queries * width, width)
+
+    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, N, D), (B, N) bool → (B, D); zeros where no token is kept."""
+        batch, count, width = tokens.shape
+        key, value = (
+            self.key_value(tokens)
+            .view(batch, count, 2, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )  # (B, H, N, D / H) each
+        query = self.query.view(1, -1, self.heads, width // self.heads).transpose(1, 2)
+        query = query.to(key.dtype).expand(batch, -1, -1, -1)
+        mask = None if keep is None else _some_kept(keep)[:, None, None, :]
+        answer = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        pooled = self.out(answer.transpose(1, 2).reshape(batch, -1))
+        return pooled if keep is None else pooled * keep.any(dim=1, keepdim=True)
+
+
+def _some_kept(keep: Tensor) -> Tensor:
+    """`keep`, with rows that keep nothing opened up: a softmax over nothing would be NaN."""
+    return keep | ~keep.any(dim=1, keepdim=True)
