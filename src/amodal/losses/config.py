@@ -1,0 +1,29 @@
+"""What the configurations of all losses share."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Config(BaseModel):
+    """Base of every loss configuration: unknown keys are errors, values are immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(1.0, ge=0)  # factor of this loss in the sum of objectives
+
+
+class TemperatureConfig(Config):
+    """How sharp the softmax starts and how sharp it may become."""
+
+    temperature: float = Field(0.07, gt=0)  # initial; logits are divided by it
+    min_temperature: float = Field(0.01, gt=0)  # floor: 0.01 keeps the scale at or below 100
+
+    @model_validator(mode="after")
+    def _floor_is_below(self) -> TemperatureConfig:
+        if self.min_temperature > self.temperature:
+            raise ValueError(
+                f"need min_temperature <= temperature, got {self.min_temperature} "
+                f"and {self.temperature}"
+            )
+        return self

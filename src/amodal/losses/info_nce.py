@@ -1,0 +1,335 @@
+"""InfoNCE: each row must pick out its own partners among all others."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from amodal.losses.config import TemperatureConfig
+from amodal.losses.negative_queue import NegativeQueue
+from amodal.losses.positives import positives_from_keys, related
+
+MultiPositive = Literal["exclusive", "mean"]
+
+# Similarities held at once. A larger matrix is computed in strips of rows, and once more in the
+# backward pass, so that memory grows with one strip and not with N * M.
+STRIP = 1 << 24
+
+
+def info_nce(
+    left: Tensor,
+    right: Tensor,
+    log_scale: Tensor,
+    positives: Tensor | None = None,
+    *,
+    multi_positive: MultiPositive = "exclusive",
+    keep: Tensor | None = None,
+) -> Tensor:
+    """Mean of `one_way` from left to right and from right to left.
+
+    It is in nats; with one partner per row, chance level is log(N).
+
+    Args:
+        left: (N, E) unit-norm embeddings of one modality.
+        right: (M, E) unit-norm embeddings of the other.
+        log_scale: () natural log of the inverse temperature.
+        positives: (N, M) bool, True where the rows belong together; None: N = M and row i
+            belongs to row i.
+        multi_positive: see `one_way`.
+        keep: (N, M) bool; pairs that are False take no part. None keeps all.
+
+    Returns:
+        () loss in float32 or wider.
+
+    Raises:
+        ValueError: the shapes do not fit together.
+
+    References:
+        van den Oord et al. 2018, arXiv:1807.03748, eq. 4 (one direction).
+        Radford et al. 2021, arXiv:2103.00020, fig. 3 (both directions).
+    """
+    if positives is None and left.shape != right.shape:
+        raise ValueError(f"paired embeddings differ: {tuple(left.shape)} vs {tuple(right.shape)}")
+    forth = one_way(left, right, log_scale, positives, multi_positive=multi_positive, keep=keep)
+    back = one_way(
+        right,
+        left,
+        log_scale,
+        positives.T if positives is not None else None,
+        multi_positive=multi_positive,
+        keep=keep.T if keep is not None else None,
+    )
+    return (forth + back) / 2
+
+
+def one_way(
+    query: Tensor,
+    candidates: Tensor,
+    log_scale: Tensor,
+    positives: Tensor | None = None,
+    *,
+    multi_positive: MultiPositive = "exclusive",
+    keep: Tensor | None = None,
+) -> Tensor:
+    """Mean cross-entropy with which each query picks its positives among the candidates.
+
+    With S = exp(log_scale) * query @ candidates.T, positives P and negatives N of row i:
+
+    - "exclusive": mean over p in P of -log e^S_p / (e^S_p + sum over n in N of e^S_n); the
+      positives of one row do not compete with each other, so the loss can reach 0.
+    - "mean": mean over p in P of -log e^S_p / (sum over P and N of e^S); SupCon's L_out.
+
+    Then the mean over rows with at least one positive. Rows without are left out; if none
+    remains, the loss is exactly 0 with a gradient of 0. Both forms agree where every row has
+    one positive.
+
+    Args:
+        query: (N, E) unit-norm embeddings.
+        candidates: (M, E) unit-norm embeddings.
+        log_scale: () natural log of the inverse temperature.
+        positives: (N, M) bool; None: row i belongs to candidate i, and candidates from N on
+            are negatives.
+        keep: (N, M) bool; pairs that are False are neither positive nor negative.
+
+    Returns:
+        () loss in float32 or wider.
+
+    References:
+        Khosla et al. 2020, arXiv:2004.11362, eq. 2 ("mean").
+        Oh Song et al. 2016, arXiv:1511.06452 (each positive against the negatives alone).
+    """
+    n, m = len(query), len(candidates)
+    for name, mask in (("positives", positives), ("keep", keep)):
+        if mask is not None and mask.shape != (n, m):
+            raise ValueError(f"{name} must be {(n, m)}, got {tuple(mask.shape)}")
+    if positives is None and m < n:
+        raise ValueError(f"{n} rows need a partner each, but there are {m} candidates")
+    with torch.autocast(query.device.type, enabled=False):
+        dtype = torch.promote_types(
+            torch.promote_types(query.dtype, candidates.dtype), torch.float32
+        )
+        query, candidates = query.to(dtype), candidates.to(dtype)
+        if n == 0 or m == 0:
+            return (query.sum() + candidates.sum() + log_scale.to(dtype)) * 0.0
+        query = query * log_scale.to(dtype).exp()
+        rows = max(1, STRIP // m)
+        if rows >= n:
+            total, count = _strip(query, candidates, positives, keep, 0, multi_positive)
+            return total / count.clamp_min(1)
+        totals, counts = [], []
+        for start in range(0, n, rows):
+            part = slice(start, start + rows)
+            total, count = checkpoint(
+                _strip,
+                query[part],
+                candidates,
+                positives[part] if positives is not None else None,
+                keep[part] if keep is not None else None,
+                start,
+                multi_positive,
+                use_reentrant=False,
+            )
+            totals.append(total)
+            counts.append(count)
+        return torch.stack(totals).sum() / torch.stack(counts).sum().clamp_min(1)
+
+
+def _strip(
+    scaled: Tensor,
+    candidates: Tensor,
+    positives: Tensor | None,
+    keep: Tensor | None,
+    start: int,
+    multi_positive: MultiPositive,
+) -> tuple[Tensor, Tensor]:
+    """Sum of the losses of rows `start` onwards, and the number of rows with a positive."""
+    logits = scaled @ candidates.T  # (n, M)
+    if positives is None and keep is None:
+        target = torch.arange(start, start + len(logits), device=logits.device)
+        total = F.cross_entropy(logits, target, reduction="sum")
+        return total, torch.tensor(float(len(logits)), dtype=logits.dtype, device=logits.device)
+    if positives is None:
+        positives = torch.zeros_like(logits, dtype=torch.bool)
+        positives.diagonal(start).fill_(True)
+    # Finite in place of -inf: a row in which nothing is left then has a gradient of 0, not NaN.
+    nothing = torch.finfo(logits.dtype).min / 4
+    if keep is not None:
+        positives = positives & keep
+    count = positives.sum(1)  # (n,)
+    if multi_positive == "mean":
+        others = logits if keep is None else logits.masked_fill(~keep, nothing)
+        per_pair = others.logsumexp(1, keepdim=True) - logits  # (n, M)
+    else:
+        excluded = positives if keep is None else positives | ~keep
+        negative = logits.masked_fill(excluded, nothing).logsumexp(1, keepdim=True)
+        per_pair = F.softplus(negative - logits)  # log(1 + e^(negative - positive))
+    per_row = torch.where(positives, per_pair, 0.0).sum(1) / count.clamp_min(1)
+    return per_row.sum(), (count > 0).sum().to(logits.dtype)
+
+
+def info_nce_explicit(
+    query: Tensor,
+    positive: Tensor,
+    negatives: Tensor,
+    log_scale: Tensor,
+    keep: Tensor | None = None,
+) -> Tensor:
+    """Mean of -log e^(s+/τ) / (e^(s+/τ) + sum of e^(s-/τ)), with negatives that are given.
+
+    Args:
+        query: (N, E) unit-norm embeddings.
+        positive: (N, E) unit-norm partner of each query.
+        negatives: (K, E) for all queries, or (N, K, E) for each.
+        log_scale: () natural log of the inverse temperature 1/τ.
+        keep: (N, K) bool, False where a negative does not count; None keeps all.
+
+    Returns:
+        () loss in float32 or wider; 0 where there is no query or no negative.
+
+    References:
+        van den Oord et al. 2018, arXiv:1807.03748, eq. 4.
+        He et al. 2020, arXiv:1911.05722, eq. 1.
+    """
+    if query.shape != positive.shape:
+        raise ValueError(f"query {tuple(query.shape)} and positive {tuple(positive.shape)} differ")
+    k = negatives.shape[-2]
+    if negatives.ndim == 3 and len(negatives) != len(query):
+        raise ValueError(f"{len(query)} queries, but negatives are {tuple(negatives.shape)}")
+    if keep is not None and keep.shape != (len(query), k):
+        raise ValueError(f"keep must be {(len(query), k)}, got {tuple(keep.shape)}")
+    with torch.autocast(query.device.type, enabled=False):
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        query = query.to(dtype) * log_scale.to(dtype).exp()
+        positive, negatives = positive.to(dtype), negatives.to(dtype)
+        agreement = (query * positive).sum(-1)  # (N,)
+        if k == 0 or len(query) == 0:
+            return (agreement.sum() + negatives.sum()) * 0.0
+        if negatives.ndim == 2:
+            against = query @ negatives.T  # (N, K)
+        else:
+            against = torch.einsum("ne,nke->nk", query, negatives)
+        if keep is not None:
+            against = against.masked_fill(~keep, torch.finfo(dtype).min / 4)
+        return F.softplus(against.logsumexp(1) - agreement).mean()
+
+
+class InfoNCEConfig(TemperatureConfig):
+    """`info_nce` with a learned temperature, and more negatives from earlier batches if wanted."""
+
+    kind: Literal["info_nce"] = "info_nce"
+    multi_positive: MultiPositive = "exclusive"
+    queue_size: int = Field(0, ge=0)  # rows of each modality kept from earlier batches
+
+    def build(self, dim: int | None = None) -> InfoNCE:
+        """The loss; `dim` is E, needed only with a queue."""
+        if self.queue_size and dim is None:
+            raise ValueError("queue_size > 0 needs the width of the embeddings: build(dim)")
+        return InfoNCE(
+            temperature=self.temperature,
+            min_temperature=self.min_temperature,
+            multi_positive=self.multi_positive,
+            queue_size=self.queue_size,
+            dim=dim or 0,
+        )
+
+
+class InfoNCE(nn.Module):
+    """`info_nce` with a learned, bounded temperature.
+
+    With a queue, the rows of earlier batches are further negatives: in the direction from left
+    to right the queued right rows, and the other way round. Queued rows that are related to a
+    query (see `positives_from_keys`) are left out for it. The queue holds what the encoder said
+    when the row passed, so it suits encoders that change slowly. One module serves one pair of
+    modalities, as its two queues are those of `left` and `right`.
+
+    References:
+        Wang et al. 2020, arXiv:1912.06798 (cross-batch memory).
+    """
+
+    def __init__(
+        self,
+        *,
+        temperature: float,
+        min_temperature: float,
+        multi_positive: MultiPositive = "exclusive",
+        queue_size: int = 0,
+        dim: int = 0,
+    ) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.max_log_scale = -math.log(min_temperature)
+        self.multi_positive: MultiPositive = multi_positive
+        self.left_queue = NegativeQueue(queue_size, dim) if queue_size else None
+        self.right_queue = NegativeQueue(queue_size, dim) if queue_size else None
+
+    def forward(
+        self,
+        left: Tensor,
+        right: Tensor,
+        positives: Tensor | None = None,
+        *,
+        left_item: Tensor | None = None,
+        right_item: Tensor | None = None,
+        left_content: Tensor | None = None,
+        right_content: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of (N, E) and (M, E) unit-norm embeddings; see `info_nce`.
+
+        Args:
+            positives: (N, M) bool; None: made from the keys where they are given, else row i
+                belongs to row i.
+            left_item, right_item: (N,) and (M,) int64 keys; a queue needs them.
+            left_content, right_content: int64 content keys, or None.
+        """
+        if left_item is None or right_item is None:
+            if self.left_queue is not None:
+                raise ValueError("a queue needs left_item and right_item, to spare related rows")
+            return info_nce(
+                left, right, self.log_scale, positives, multi_positive=self.multi_positive
+            )
+        if positives is None:
+            positives = positives_from_keys(left_item, right_item, left_content, right_content)
+        if self.left_queue is None or self.right_queue is None:
+            return info_nce(
+                left, right, self.log_scale, positives, multi_positive=self.multi_positive
+            )
+        past_left, past_right = self.left_queue.rows(), self.right_queue.rows()
+        owners = [(past_left.item, past_left.content), (past_right.item, past_right.content)]
+        for item, content in ((left_item, left_content), (right_item, right_content)):
+            if content is not None:
+                owners.append((item, content))
+        directions = []
+        for query, item, content, others, past, mask in (
+            (left, left_item, left_content, right, past_right, positives),
+            (right, right_item, right_content, left, past_left, positives.T),
+        ):
+            unrelated = ~related(item, past.item, content, past.content, owners)  # (N, K)
+            directions.append(
+                one_way(
+                    query,
+                    torch.cat([others, past.z.to(others.dtype)]),
+                    self.log_scale,
+                    torch.cat([mask, torch.zeros_like(unrelated)], dim=1),
+                    multi_positive=self.multi_positive,
+                    keep=torch.cat([torch.ones_like(mask), unrelated], dim=1),
+                )
+            )
+        if self.training:
+            self.left_queue.push(left, left_item, left_content)
+            self.right_queue.push(right, right_item, right_content)
+        return (directions[0] + directions[1]) / 2
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """Put the temperature back above its floor; call after each optimizer step.
+
+        Clamping inside `forward` instead would zero the gradient past the floor, and the
+        temperature could never come back.
+        """
+        self.log_scale.clamp_(max=self.max_log_scale)

@@ -1,0 +1,75 @@
+"""Embeddings of earlier batches, kept as further negatives."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class QueuedRows(NamedTuple):
+    """What a queue holds: (K, E) embeddings, (K,) item keys and (K,) content keys."""
+
+    z: Tensor
+    item: Tensor
+    content: Tensor
+
+
+class NegativeQueue(nn.Module):
+    """First-in-first-out buffer of the last `size` embeddings and their keys.
+
+    It starts empty, and is part of the state dict.
+
+    Args:
+        size: rows that are kept.
+        dim: E.
+
+    References:
+        He et al. 2020, arXiv:1911.05722, section 3.2.
+    """
+
+    z: Tensor
+    item: Tensor
+    content: Tensor
+    pushed: Tensor
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        if size < 1 or dim < 1:
+            raise ValueError(f"a queue needs a positive size and dim, got {size} and {dim}")
+        self.size = size
+        self.register_buffer("z", torch.zeros(size, dim))
+        self.register_buffer("item", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("content", torch.zeros(size, dtype=torch.int64))
+        self.register_buffer("pushed", torch.zeros((), dtype=torch.int64))  # rows so far
+
+    def __len__(self) -> int:
+        return min(int(self.pushed), self.size)
+
+    @torch.no_grad()
+    def push(self, z: Tensor, item: Tensor, content: Tensor | None = None) -> None:
+        """Append rows, in order; the oldest make room.
+
+        Args:
+            z: (R, E) unit-norm embeddings; the gradient is dropped.
+            item: (R,) int64 item keys.
+            content: (R,) int64 content keys; None: a row's content is its item's own.
+        """
+        if z.shape != (len(item), self.z.shape[1]):
+            raise ValueError(
+                f"expected ({len(item)}, {self.z.shape[1]}) embeddings, got {tuple(z.shape)}"
+            )
+        content = item if content is None else content
+        start, rows = int(self.pushed), len(z)
+        kept = slice(max(0, rows - self.size), rows)
+        place = torch.arange(start, start + rows, device=self.z.device)[kept] % self.size
+        self.z[place] = z[kept].detach().to(self.z.dtype)
+        self.item[place] = item[kept]
+        self.content[place] = content[kept]
+        self.pushed += rows
+
+    def rows(self) -> QueuedRows:
+        """The rows that are held, in no particular order; copies, safe to differentiate beside."""
+        n = len(self)
+        return QueuedRows(self.z[:n].clone(), self.item[:n].clone(), self.content[:n].clone())

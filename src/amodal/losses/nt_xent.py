@@ -1,0 +1,94 @@
+"""NT-Xent: all rows in one bag, each must find the other rows of its group."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from amodal.losses.config import TemperatureConfig
+from amodal.losses.info_nce import MultiPositive, one_way
+
+
+def nt_xent(
+    z: Tensor,
+    group: Tensor,
+    log_scale: Tensor,
+    *,
+    multi_positive: MultiPositive = "exclusive",
+) -> Tensor:
+    """Mean cross-entropy with which each row picks the other rows of its group among all others.
+
+    With two rows per group this is SimCLR's loss of 2N views, whose chance level is
+    log(2N - 1); with more rows every pair of a group counts, see `one_way`. A row alone in its
+    group is a negative for the others and is not averaged.
+
+    Uses:
+        Two views of one modality: z = cat(view 1, view 2), group = cat(item, item).
+        Two modalities: z = cat(image, text), group = cat(image_item, text_item). Unlike
+        `info_nce`, images are then also negatives of images and texts of texts.
+
+    Args:
+        z: (R, E) unit-norm embeddings.
+        group: (R,) int64; rows with equal keys are positives of each other.
+        log_scale: () natural log of the inverse temperature.
+        multi_positive: see `one_way`.
+
+    Returns:
+        () loss in nats, float32 or wider.
+
+    References:
+        Chen et al. 2020, arXiv:2002.05709, eq. 1.
+        Khosla et al. 2020, arXiv:2004.11362, eq. 2 (more than two views, "mean").
+    """
+    if group.shape != z.shape[:1]:
+        raise ValueError(f"{len(z)} rows need {len(z)} group keys, got {tuple(group.shape)}")
+    others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
+    positives = (group[:, None] == group[None, :]) & others
+    return one_way(z, z, log_scale, positives, multi_positive=multi_positive, keep=others)
+
+
+class NTXentConfig(TemperatureConfig):
+    """`nt_xent` with a learned temperature.
+
+    `mode` says which rows share a bag: "in_modality" the views of one modality at a time,
+    "cross_modality" the rows of two modalities.
+    """
+
+    kind: Literal["nt_xent"] = "nt_xent"
+    mode: Literal["in_modality", "cross_modality"] = "in_modality"
+    multi_positive: MultiPositive = "exclusive"
+
+    def build(self, dim: int | None = None) -> NTXent:
+        return NTXent(
+            temperature=self.temperature,
+            min_temperature=self.min_temperature,
+            multi_positive=self.multi_positive,
+        )
+
+
+class NTXent(nn.Module):
+    """`nt_xent` with a learned, bounded temperature."""
+
+    def __init__(
+        self,
+        *,
+        temperature: float,
+        min_temperature: float,
+        multi_positive: MultiPositive = "exclusive",
+    ) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
+        self.max_log_scale = -math.log(min_temperature)
+        self.multi_positive: MultiPositive = multi_positive
+
+    def forward(self, z: Tensor, group: Tensor) -> Tensor:
+        """Loss of (R, E) unit-norm embeddings with (R,) int64 group keys; see `nt_xent`."""
+        return nt_xent(z, group, self.log_scale, multi_positive=self.multi_positive)
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """Put the temperature back above its floor; call after each optimizer step."""
+        self.log_scale.clamp_(max=self.max_log_scale)

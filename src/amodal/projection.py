@@ -1,0 +1,120 @@
+"""Projection into the shared space: the only place where embeddings become unit length."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Every row divided by its Euclidean norm, in float32 or wider.
+
+    A row of zeros stays zero, and its gradient is finite.
+
+    Args:
+        x: (..., E) in any floating type.
+
+    Returns:
+        (..., E) float32, or float64 where `x` is.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        return wide / torch.where(norm > 0, norm, 1.0)
+
+
+class Projection(nn.Module):
+    """(B, D) -> (B, E): some layers, then unit length.
+
+    Args:
+        layers: (B, D) -> (B, E).
+        dim: E.
+    """
+
+    def __init__(self, layers: nn.Module, dim: int) -> None:
+        super().__init__()
+        self.layers = layers
+        self.dim = dim
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(B, E) unit rows of (B, D) pooled features; see `unit_rows`."""
+        return unit_rows(self.layers(pooled))
+
+
+class Skip(nn.Module):
+    """shortcut(x) + branch(x)."""
+
+    def __init__(self, shortcut: nn.Module, branch: nn.Module) -> None:
+        super().__init__()
+        self.shortcut = shortcut
+        self.branch = branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.shortcut(x) + self.branch(x)
+        return out
+
+
+class _Config(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LinearConfig(_Config):
+    """One matrix without bias, as in CLIP.
+
+    References:
+        Radford et al. 2021, arXiv:2103.00020, fig. 3.
+    """
+
+    kind: Literal["linear"] = "linear"
+    dim: int = Field(512, ge=1)  # E
+    bias: bool = False
+
+    def build(self, width: int) -> Projection:
+        return Projection(nn.Linear(width, self.dim, bias=self.bias), self.dim)
+
+
+class MLPConfig(_Config):
+    """Linear, norm, GELU, dropout, Linear; with `residual`, added to a linear shortcut.
+
+    References:
+        Chen et al. 2020, arXiv:2002.05709, section 4.2 (a nonlinear head helps); theirs has
+        ReLU in place of GELU.
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    dim: int = Field(512, ge=1)  # E
+    hidden: int | None = Field(None, ge=1)  # None: as wide as the encoder
+    # "batch" mixes the rows of a batch, so exact micro-batches refuse it.
+    norm: Literal["layer", "batch", "none"] = "layer"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    residual: bool = False
+
+    def build(self, width: int) -> Projection:
+        hidden = width if self.hidden is None else self.hidden
+        norms = {"layer": nn.LayerNorm, "batch": nn.BatchNorm1d, "none": nn.Identity}
+        branch = nn.Sequential(
+            nn.Linear(width, hidden, bias=self.norm == "none"),  # a norm brings its own bias
+            norms[self.norm](hidden),
+            nn.GELU(),
+            nn.Dropout(self.dropout),
+            nn.Linear(hidden, self.dim),
+        )
+        if not self.residual:
+            return Projection(branch, self.dim)
+        shortcut = nn.Identity() if width == self.dim else nn.Linear(width, self.dim, bias=False)
+        return Projection(Skip(shortcut, branch), self.dim)
+
+
+class IdentityConfig(_Config):
+    """No layers: for encoders that already end in the shared space."""
+
+    kind: Literal["identity"] = "identity"
+
+    def build(self, width: int) -> Projection:
+        return Projection(nn.Identity(), width)
+
+
+ProjectionConfig = Annotated[LinearConfig | MLPConfig | IdentityConfig, Field(discriminator="kind")]
