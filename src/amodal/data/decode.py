@@ -139,7 +139,7 @@ def _from_jpeg(data: bytes, origin: str, what: str, min_size: int | None) -> np.
     """The fast path; None where only PIL can read the file."""
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError:
+    except Exception:  # KeyError where libjpeg does not know the sampling of the colours
         return None
     _check_size(width, height, origin, what)
     if colorspace not in ("YCbCr", "RGB", "Gray", "GRAY"):
@@ -147,7 +147,7 @@ def _from_jpeg(data: bytes, origin: str, what: str, min_size: int | None) -> np.
     side = min_size or 0
     try:
         pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=side, min_height=side)
-    except ValueError as error:
+    except Exception as error:
         if any(warning in str(error) for warning in HARMLESS):
             return None
         raise BrokenRecordError(origin, f"damaged JPEG: {what}: {error}") from None

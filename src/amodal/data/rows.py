@@ -128,6 +128,7 @@ class RowSource:
         self.columns = columns = columns.checked(dataset.column_names, name, group_by)
         self.modalities = columns.modalities
         self._places = places
+        self._roots = len(set(places.roots))
         self._dataset = undecoded(dataset)
         self._texts = self._dataset.select_columns(list(columns.texts)) if columns.texts else None
         self._label_names = label_names(self._dataset.features, columns.label)
@@ -156,13 +157,16 @@ class RowSource:
         more: list[Mapping[str, Any]] = []
         if len(rows) > 1 and self._texts is not None:
             more = [self._texts[row] for row in rows[1:]]
-        return row_record(
+        record = row_record(
             [self._dataset[rows[0]], *more],
             self.columns,
             origin=self._places.origin(rows[0]),
             root=self._places.root(rows[0]),
             label_names=self._label_names,
         )
+        if self.columns.id is None and self._roots > 1 and isinstance(record.get("image"), str):
+            record["id"] = record["image"]  # the same path below another folder is another image
+        return record
 
     def _column(self, name: str) -> pa.ChunkedArray:
         return self._dataset.with_format("arrow")[name][:]
@@ -175,7 +179,7 @@ class RowSource:
 
     def _file_of_row(self, key: str) -> np.ndarray | None:
         """Which file each row is from, where equal keys in two files mean different images."""
-        if key != self.columns.image or len(set(self._places.roots)) < 2:
+        if key != self.columns.image or self._roots < 2:
             return None
         return np.searchsorted(self._places.starts, np.arange(len(self._dataset)), side="right")
 

@@ -127,11 +127,19 @@ def _read_table(file: Path, config: TableConfig) -> datasets.Dataset:
 
 
 def _header(file: Path, encoding: str, delimiter: str) -> list[str]:
+    """The names of the columns, after a look at the first row."""
     with file.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline="") as stream:
-        for row in csv.reader(stream, delimiter=delimiter):
-            if row:
-                return row
-    raise DataError(f"{file}: the table has no header")
+        rows = (row for row in csv.reader(stream, delimiter=delimiter) if row)
+        header, first = next(rows, []), next(rows, [])
+    if not header:
+        raise DataError(f"{file}: the table has no header")
+    if len(first) > len(header):
+        # pandas would take the spare fields for an index, and shift every column.
+        raise DataError(
+            f"{file}: row 1 has {len(first)} fields, the header {len(header)}; a field that "
+            f"contains {delimiter!r} needs quotes"
+        )
+    return header
 
 
 def _loaded(file: Path, load: Callable[[], datasets.Dataset]) -> datasets.Dataset:

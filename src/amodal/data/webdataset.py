@@ -102,9 +102,12 @@ def _read_shard(shard: str) -> Iterator[Record | BrokenRecordError]:
                 [{"url": shard, "stream": stream}], handler=note, select_files=_is_read
             )
             for sample in group_by_keys(members, handler=note):
-                yield from _noted(shard, errors)
-                yield _record_or_error(sample, shard)
-            yield from _noted(shard, errors)
+                if errors:  # they came up within this item, or right after it
+                    yield _damage(f"{shard} {sample['__key__']}", errors)
+                else:
+                    yield _record_or_error(sample, shard)
+            if errors:
+                yield _damage(shard, errors)
     except (OSError, ImportError, ValueError) as error:
         yield BrokenRecordError(shard, f"the shard cannot be read: {error}")
 
@@ -113,11 +116,11 @@ def _is_read(member: str) -> bool:
     return member.rsplit("/", 1)[-1].partition(".")[2].lower() in READ
 
 
-def _noted(shard: str, errors: list[Exception]) -> Iterator[BrokenRecordError]:
-    for error in errors:
-        message = str(error.args[0]).split(" @ ")[0] if error.args else type(error).__name__
-        yield BrokenRecordError(shard, f"damaged tar: {message}")
+def _damage(origin: str, errors: list[Exception]) -> BrokenRecordError:
+    first = errors[0]
+    message = str(first.args[0]).split(" @ ")[0] if first.args else type(first).__name__
     errors.clear()
+    return BrokenRecordError(origin, f"damaged tar: {message}")
 
 
 def _record_or_error(sample: dict[str, Any], shard: str) -> Record | BrokenRecordError:

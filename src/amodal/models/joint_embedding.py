@@ -153,6 +153,15 @@ class JointEmbedding(PreTrainedModel):
         """E, the width of the shared space."""
         return int(next(iter(self.projections.values())).dim)
 
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Prefix of parameter names -> factor on the learning rate."""
+        if self.dual is not None:
+            return {"network.dual.": float(self.dual.config.learning_rate_scale)}
+        return {
+            f"network.encoders.{modality}.": config.learning_rate_scale
+            for modality, config in self.architecture.encoders().items()
+        }
+
     def embed(self, modality: str, tensors: Mapping[str, Tensor]) -> Tensor:
         """(R, E) unit rows of R preprocessed values of one modality."""
         if self.dual is not None:
@@ -176,7 +185,7 @@ class JointEmbedding(PreTrainedModel):
             if len(item):
                 z = self.embed(modality, named)
             else:
-                z = next(self.projections[modality].parameters()).new_zeros(0, self.dim)
+                z = torch.zeros(0, self.dim, device=self.device)
             embedded[modality] = Embeddings(
                 z, item, content[mask] if content is not None else None
             )

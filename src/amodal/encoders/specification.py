@@ -1,0 +1,15 @@
+"""Every encoder that a recipe can name; a new one is one more entry here."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from amodal.encoders.small_cnn import SmallCNNConfig
+from amodal.encoders.small_transformer import SmallTransformerConfig
+
+ImageEncoderConfig = SmallCNNConfig
+TextEncoderConfig = SmallTransformerConfig
+DualEncoderConfig = SmallCNNConfig
+_ = (Annotated, Field)
