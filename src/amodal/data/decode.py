@@ -54,28 +54,24 @@ def decode_image(value: Any, origin: str, min_size: int | None = None) -> np.nda
     Raises:
         BrokenRecordError: no such file, no image, cut short, damaged, or too large.
     """
+    return load_image(value, origin, min_size)[0]
+
+
+def load_image(
+    value: Any, origin: str, min_size: int | None = None
+) -> tuple[np.ndarray, bytes | None]:
+    """`decode_image`, and beside the pixels the file content; None for what came decoded."""
     if isinstance(value, np.ndarray):
-        return _from_array(value, origin)
+        return _from_array(value, origin), None
     if isinstance(value, Image.Image):
         _check_size(value.width, value.height, origin, "the picture")
-        return _decoded(value, origin, "the picture")
+        return _decoded(value, origin, "the picture"), None
     data, what = _read(value, origin)
-    if data.startswith(STARTS["jpg"]):
+    if suffix_of(data) == "jpg":
         pixels = _from_jpeg(data, origin, what, min_size)
         if pixels is not None:
-            return pixels
-    return _from_pil(data, origin, what)
-
-
-def media_bytes(value: Any, origin: str) -> bytes | None:
-    """The encoded content of a path or of bytes; None for what is decoded already.
-
-    Raises:
-        BrokenRecordError: the file is missing, empty or cannot be read.
-    """
-    if isinstance(value, np.ndarray | Image.Image):
-        return None
-    return _read(value, origin)[0]
+            return pixels, data
+    return _from_pil(data, origin, what), data
 
 
 def suffix_of(data: bytes) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from amodal.data.decode import decode_image, media_bytes
+from amodal.data.decode import load_image
 from amodal.data.record import BrokenRecordError, Record, Source, StreamingSource
 
 LISTED = 20  # broken rows, groups of duplicates, sizes and labels that are listed by name
@@ -138,11 +138,8 @@ class _Facts:
         self.size: tuple[int, int] | None = None
         value = record.get("image")
         if value is not None:
-            content = media_bytes(value, self.origin)
-            pixels = decode_image(value if content is None else content, self.origin)
-            if content is None:
-                content = pixels.tobytes()
-            self.image = blake2b(content, digest_size=8).digest()
+            pixels, content = load_image(value, self.origin)
+            self.image = blake2b(content or pixels.tobytes(), digest_size=8).digest()
             self.size = (pixels.shape[1], pixels.shape[0])
 
 

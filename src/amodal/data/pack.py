@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import BaseModel
 from webdataset import TarWriter
 
-from amodal.data.decode import decode_image, media_bytes, suffix_of
+from amodal.data.decode import load_image, suffix_of
 from amodal.data.inspection import Broken, in_threads, records_in_order
 from amodal.data.record import BrokenRecordError, DataError, Record, Source, StreamingSource
 
@@ -127,8 +127,7 @@ def _members(record: Record) -> dict[str, Any]:
     sample: dict[str, Any] = {}
     value = record.get("image")
     if value is not None:
-        content = media_bytes(value, origin)
-        pixels = decode_image(value if content is None else content, origin, min_size=1)
+        pixels, content = load_image(value, origin, min_size=1)
         suffix = "png" if content is None else suffix_of(content)
         if content is None or suffix is None:
             buffer = io.BytesIO()
@@ -154,6 +153,7 @@ class _ShardWriter:
         self.captions = 0
         self._number = 0
         self._in_shard = 0
+        self._bytes = 0
         self._stream: BinaryIO | None = None
         self._tar: Any = None
 
@@ -164,7 +164,10 @@ class _ShardWriter:
         if kind is None:
             self._finish()
         elif self._stream is not None:
-            self._stream.close()
+            with suppress(OSError):
+                self._tar.close()
+            with suppress(OSError):
+                self._stream.close()
             with suppress(OSError):
                 self._partial().unlink()
 
@@ -175,11 +178,14 @@ class _ShardWriter:
         data = sample["json"]
         self.images += len(sample) - 1
         self.captions += len(data.get("captions", []))
-        text = json.dumps(data, ensure_ascii=False, default=_plain)
-        self._tar.write({"__key__": f"{self._number:09d}", **sample, "json": text.encode()})
+        text = json.dumps(data, ensure_ascii=False, default=_plain, sort_keys=True)
+        members = {**sample, "json": text.encode()}
+        self._tar.write({"__key__": f"{self._number:09d}", **members})
+        # The stream lags behind by a buffer, so the blocks of tar are counted here.
+        self._bytes += sum(512 + -(-len(content) // 512) * 512 for content in members.values())
         self._number += 1
         self._in_shard += 1
-        if self._in_shard >= self.records or self._stream.tell() >= self.size_bytes:
+        if self._in_shard >= self.records or self._bytes >= self.size_bytes:
             self._finish()
 
     def _partial(self) -> Path:
@@ -198,7 +204,7 @@ class _ShardWriter:
         partial.replace(self.folder / name)
         size = (self.folder / name).stat().st_size
         self.shards.append(Shard(name=name, records=self._in_shard, bytes=size))
-        self._in_shard = 0
+        self._in_shard = self._bytes = 0
 
 
 def _plain(value: Any) -> Any:

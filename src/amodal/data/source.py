@@ -55,7 +55,7 @@ def parse_source(text: str) -> SourceConfig:
     if kind in KINDS and (colon or not Path(text).exists()):
         return checked_source({"kind": kind, **_options(options, text)}, text)
     path = Path(text)
-    if path.is_dir():
+    if text and path.is_dir():
         return _in_folder(path)
     suffix = path.suffix.lower()
     if suffix in (".yaml", ".yml", ".json") and not path.is_file():
@@ -93,13 +93,22 @@ def checked_source(values: Any, where: str) -> SourceConfig:
 
 def _line(error: Any, config: Any) -> str:
     place = [str(part) for part in error["loc"][1:]]  # the first part is the kind
+    name = ".".join(place)
+    for parent in place[:-1]:
+        field = config.model_fields.get(parent)
+        config = getattr(field, "annotation", None)
+        if not hasattr(config, "model_fields"):
+            return f"{name}: {error['msg']}, got {error['input']!r}"
+    keys = ", ".join(config.model_fields)
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(place[-1], config.model_fields, n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""
-        return f"unknown key {'.'.join(place)!r}{hint} (keys: {', '.join(config.model_fields)})"
+        return f"unknown key {name!r}{hint} (keys: {keys})"
     if error["type"] == "missing":
-        return f"{'.'.join(place)!r} is required (keys: {', '.join(config.model_fields)})"
-    return f"{'.'.join(place) or 'value'}: {error['msg']}, got {error['input']!r}"
+        return f"{name!r} is required (keys: {keys})"
+    if not name:
+        return str(error["msg"])
+    return f"{name}: {error['msg']}, got {error['input']!r}"
 
 
 def _options(text: str, where: str) -> dict[str, Any]:
