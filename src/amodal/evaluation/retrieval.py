@@ -1,320 +1,358 @@
-"""Retrieval from one modality to another, with ties, several positives and intervals."""
+"""Retrieval across modalities: recall, ranks, MRR, mAP and nDCG, exact under ties."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from amodal.evaluation.bootstrap import Estimate, flatten, intervals, resampled
+from amodal.evaluation.ties import (
+    discount_sums,
+    expected_discount,
+    first_rank,
+    harmonic_numbers,
+    hit_within,
+    precision_sum,
+    reciprocal_rank,
+)
+
 CUTOFFS = (1, 5, 10)
-# Scores are compared on this grid, far below what float32 embeddings can tell apart. Without it
-# the last bits of a matrix product would order a gallery of equal embeddings by their place.
-GRID = 2.0**-30
-CHUNK_BYTES = 32 << 20  # one block of float64 scores
+NDCG_CUTOFF = 10
+NAMES = [f"recall@{k}" for k in CUTOFFS] + ["median_rank", "mean_rank", "mrr", "map", "ndcg@10"]
+MEDIAN = NAMES.index("median_rank")
+CHUNK_BYTES = 24 << 20  # of similarities held at once
+FEW = 8  # up to so many relevant entries per query are counted one by one; above, by sorting
 
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """Figures per query and over all queries.
+    """Retrieval figures, each with a 95 % bootstrap interval.
 
     Args:
-        per_query: name -> (Q,) float64 expected value under random order of tied scores.
-        item: (Q,) int64 item of each query; queries of one item are resampled together.
-        chance: name -> value of a constant embedding.
-        unmatched: queries whose item is not in the gallery; they are left out.
-        bootstrap: name -> (low, high), the 95 % percentile interval over resampled items.
+        metrics: recall@1, recall@5, recall@10, median_rank, mean_rank, mrr, map, ndcg@10.
+        queries: queries that were measured.
+        queries_without_positive: queries left out because the gallery holds no positive.
+        gallery: entries that were searched; with folds, the mean per fold.
     """
 
-    per_query: dict[str, Tensor]
-    item: Tensor
-    chance: dict[str, float]
-    unmatched: int
-    bootstrap: dict[str, tuple[float, float]]
+    metrics: dict[str, Estimate]
+    queries: int
+    queries_without_positive: int
+    gallery: float
+
+    def __getitem__(self, name: str) -> float:
+        return self.metrics[name].value
 
     def to_dict(self) -> dict[str, float]:
-        """Flat figures: `recall@1`, `recall@1/low`, `recall@1/high`, `recall@1/chance`, …"""
-        figures: dict[str, float] = {}
-        for name, values in self.per_query.items():
-            if name == "rank":
-                figures["median_rank"] = float(_median(values))
-                figures["mean_rank"] = float(values.mean())
-                continue
-            figures[name] = float(values.mean())
-            if name in self.bootstrap:
-                figures[f"{name}/low"], figures[f"{name}/high"] = self.bootstrap[name]
-            if name in self.chance:
-                figures[f"{name}/chance"] = self.chance[name]
-        if self.unmatched:
-            figures["unmatched_queries"] = float(self.unmatched)
-        return figures
+        """Flat figures: `recall@1`, `recall@1/low`, `recall@1/high`, ..., and the counts."""
+        return flatten(self.metrics) | {
+            "queries": self.queries,
+            "queries_without_positive": self.queries_without_positive,
+            "gallery": self.gallery,
+        }
 
 
+@torch.no_grad()
 def retrieval(
     query: Tensor,
     gallery: Tensor,
     query_item: Tensor,
     gallery_item: Tensor,
     *,
+    relevance: Tensor | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
+    generator: torch.Generator | None = None,
+    folds: int = 1,
+    chunk: int | None = None,
 ) -> RetrievalResult:
-    """Rank the gallery for every query by cosine similarity and score the ranking.
+    """How well each query finds the entries of its own item by inner product.
 
-    A gallery row is a positive of a query where their items are equal; there may be several.
-    Tied scores stand in random order and every figure is its exact expectation over that order,
-    so that a constant embedding scores chance. Beyond the embeddings this takes some 100 MB,
-    whatever Q and G are.
-
-    Figures: recall@k, the probability that a positive is among the first k; rank of the first
-    positive; mrr, its mean reciprocal; map, mean average precision over all positives; ndcg@10
-    with binary relevance.
+    Entries of equal score are taken in random order, and every figure is the exact expectation
+    over that order: a constant embedding scores chance. Recall@k is the share of queries with
+    at least one positive among the first k. A rank is that of the first positive (for tied
+    entries its expected rank). Queries without any positive in the gallery cannot be answered;
+    they are left out of the means and counted.
 
     Args:
-        query: (Q, E) unit rows.
-        gallery: (G, E) unit rows.
-        query_item: (Q,) int64 key of each query's item.
-        gallery_item: (G,) int64 key of each gallery row's item.
-        bootstrap: resamplings for the intervals; 0 leaves them out.
-        seed: of the resampling.
+        query: (Q, E) unit-norm embeddings.
+        gallery: (G, E) unit-norm embeddings.
+        query_item: (Q,) int64; equal keys are positives.
+        gallery_item: (G,) int64.
+        relevance: (Q, G) non-negative gains for nDCG; None: 1 for the positives. Gains enter
+            linearly.
+        bootstrap: resamples for the intervals, drawn by item; 0 leaves the intervals out.
+        seed: of the resamples, where no `generator` is given.
+        generator: on the CPU.
+        folds: split the items, in order of first appearance in the queries, into so many equal
+            parts, search each on its own and average; 5 on COCO's 5,000 test images is the "1K"
+            protocol, 1 the "5K" protocol.
+        chunk: queries compared at once; None: as many as fit a few tens of megabytes.
 
     Raises:
-        ValueError: shapes that do not fit, embeddings that are not finite, or no query with a
-            positive.
+        ValueError: shapes differ, an embedding is not finite, or no query has a positive.
 
     References:
-        McSherry & Najork 2008 (expected measures under ties).
+        Karpathy & Fei-Fei 2015, arXiv:1412.2306 (recall@k and median rank of captions).
+        Järvelin & Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques" (nDCG).
     """
-    _check(query, gallery, query_item, gallery_item)
-    places = _positive_places(query_item, gallery_item)  # (Q, P), -1 where there are fewer
-    matched = (places >= 0).any(dim=1)
-    if not bool(matched.any()):
-        raise ValueError("no query has a positive in the gallery: do the item keys match?")
-    places = places[matched]
-    counts = (places >= 0).sum(dim=1)
-    above, tied = _counts(query[matched], gallery, places)
-    per_query = _expectations(above, tied, places >= 0)
-    item = query_item[matched]
+    query, gallery = _embeddings("query", query), _embeddings("gallery", gallery)
+    _check(query, gallery, query_item, gallery_item, relevance, folds)
+    generator = generator or torch.Generator().manual_seed(seed)
+    query_item, gallery_item = query_item.to(query.device), gallery_item.to(query.device)
+    estimates, draws, sizes, unanswered = [], [], [], 0
+    for query_rows, gallery_rows in _folds(query_item, gallery_item, folds):
+        answerable = torch.isin(query_item[query_rows], gallery_item[gallery_rows])
+        unanswered += int((~answerable).sum())
+        query_rows = query_rows[answerable]
+        if not len(query_rows):
+            continue
+        values = _measure(
+            query[query_rows],
+            gallery[gallery_rows] if folds > 1 else gallery,
+            query_item[query_rows],
+            gallery_item[gallery_rows],
+            relevance[query_rows][:, gallery_rows] if relevance is not None else None,
+            chunk,
+        ).cpu()
+        estimate, drawn = resampled(
+            values, query_item[query_rows].cpu(), bootstrap, generator, median_of=MEDIAN
+        )
+        estimates.append(estimate)
+        draws.append(drawn)
+        sizes.append(len(gallery_rows))
+    if not estimates:
+        raise ValueError(
+            f"none of {len(query)} queries has a positive among the {len(gallery)} gallery rows: "
+            "query_item and gallery_item share no key"
+        )
     return RetrievalResult(
-        per_query=per_query,
-        item=item,
-        chance={
-            f"recall@{k}": float(_at_least_one(counts, torch.full_like(counts, len(gallery)), k).mean())
-            for k in CUTOFFS
-        },
-        unmatched=int((~matched).sum()),
-        bootstrap=_intervals(per_query, item, bootstrap, seed),
+        metrics=intervals(NAMES, torch.stack(estimates).mean(0), torch.stack(draws).mean(0)),
+        queries=len(query) - unanswered,
+        queries_without_positive=unanswered,
+        gallery=sum(sizes) / len(sizes),
     )
 
 
-def folded_retrieval(
+def cross_modal(
+    name_a: str,
+    z_a: Tensor,
+    item_a: Tensor,
+    name_b: str,
+    z_b: Tensor,
+    item_b: Tensor,
+    **options: Any,
+) -> dict[str, float]:
+    """Retrieval in both directions as flat figures, `retrieval/A_to_B/recall@1` and so on.
+
+    `options` go to `retrieval`.
+    """
+    flat: dict[str, float] = {}
+    for (a, x, i), (b, y, j) in (
+        ((name_a, z_a, item_a), (name_b, z_b, item_b)),
+        ((name_b, z_b, item_b), (name_a, z_a, item_a)),
+    ):
+        for name, value in retrieval(x, y, i, j, **options).to_dict().items():
+            flat[f"retrieval/{a}_to_{b}/{name}"] = value
+    return flat
+
+
+def image_text_retrieval(
+    image: Tensor, text: Tensor, image_item: Tensor, text_item: Tensor, **options: Any
+) -> dict[str, float]:
+    """`cross_modal` of images and their texts; text may have several rows per item."""
+    return cross_modal("image", image, image_item, "text", text, text_item, **options)
+
+
+def scores_of(query: Tensor, distinct: Tensor, place: Tensor | None) -> Tensor:
+    """(q, G) inner products in which equal gallery rows have bit-equal columns.
+
+    A matrix product may round equal columns differently, which would break ties by position;
+    so each distinct row is multiplied once. See `distinct_rows`.
+    """
+    scores = query @ distinct.T
+    return scores if place is None else scores[:, place]
+
+
+def distinct_rows(gallery: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The distinct rows of (G, E), and (G,) where each row is among them; None if all differ."""
+    bits = (gallery + 0.0).cpu().contiguous().numpy()  # -0.0 becomes 0.0
+    seen: dict[bytes, int] = {}
+    place = [seen.setdefault(row.tobytes(), len(seen)) for row in bits]
+    if len(seen) == len(gallery):
+        return gallery, None
+    index = torch.tensor(place, device=gallery.device)
+    first = torch.full((len(seen),), len(gallery), device=gallery.device)
+    first.scatter_reduce_(0, index, torch.arange(len(gallery), device=gallery.device), "amin")
+    return gallery[first], index
+
+
+def _embeddings(name: str, z: Tensor) -> Tensor:
+    if z.ndim != 2 or not z.is_floating_point():
+        raise ValueError(f"{name}: expected (N, E) floats, got {tuple(z.shape)} {z.dtype}")
+    bad = (~torch.isfinite(z).all(1)).nonzero()[:, 0]
+    if len(bad):
+        raise ValueError(
+            f"{name}: {len(bad)} of {len(z)} embeddings are not finite, the first is row "
+            f"{int(bad[0])}; a figure over them would mean nothing"
+        )
+    return z.to(torch.promote_types(z.dtype, torch.float32))
+
+
+def _check(
     query: Tensor,
     gallery: Tensor,
     query_item: Tensor,
     gallery_item: Tensor,
-    *,
+    relevance: Tensor | None,
     folds: int,
-) -> dict[str, float]:
-    """Mean of the figures over `folds` equal parts of the items, in the order of the gallery.
-
-    With 5,000 pictures, 5 folds are the COCO 1K protocol and `retrieval` of all the 5K protocol.
-
-    Raises:
-        ValueError: fewer items than folds.
-    """
-    items = torch.tensor(list(dict.fromkeys([*gallery_item.tolist(), *query_item.tolist()])))
-    if folds < 1 or len(items) < folds:
-        raise ValueError(f"folds must lie between 1 and the {len(items)} items, got {folds}")
-    parts = []
-    for part in items.tensor_split(folds):
-        q, g = torch.isin(query_item, part), torch.isin(gallery_item, part)
-        result = retrieval(query[q], gallery[g], query_item[q], gallery_item[g], bootstrap=0)
-        parts.append(result.to_dict())
-    return {name: sum(p[name] for p in parts) / folds for name in parts[0]}
-
-
-def _check(query: Tensor, gallery: Tensor, query_item: Tensor, gallery_item: Tensor) -> None:
-    if query.ndim != 2 or gallery.ndim != 2 or query.shape[1] != gallery.shape[1]:
+) -> None:
+    if query.shape[1] != gallery.shape[1]:
         raise ValueError(
-            f"expected (Q, E) and (G, E) embeddings, got {tuple(query.shape)} and "
-            f"{tuple(gallery.shape)}"
+            f"query and gallery have different widths: {query.shape[1]} and {gallery.shape[1]}"
         )
-    if query_item.shape != query.shape[:1] or gallery_item.shape != gallery.shape[:1]:
-        raise ValueError(
-            f"expected one item key per row, got {tuple(query_item.shape)} for {len(query)} "
-            f"queries and {tuple(gallery_item.shape)} for {len(gallery)} gallery rows"
+    for name, rows, item in (("query", query, query_item), ("gallery", gallery, gallery_item)):
+        if item.shape != rows.shape[:1]:
+            raise ValueError(f"{name}_item must be ({len(rows)},), got {tuple(item.shape)}")
+    if relevance is not None:
+        if relevance.shape != (len(query), len(gallery)):
+            raise ValueError(
+                f"relevance must be {(len(query), len(gallery))}, got {tuple(relevance.shape)}"
+            )
+        if not bool((relevance >= 0).all()):
+            raise ValueError("relevance must not be negative or NaN")
+    if folds < 1:
+        raise ValueError(f"folds must be at least 1, got {folds}")
+
+
+def _folds(query_item: Tensor, gallery_item: Tensor, folds: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Row numbers of the queries and of the gallery of each fold."""
+    if folds == 1:
+        device = query_item.device
+        yield (
+            torch.arange(len(query_item), device=device),
+            torch.arange(len(gallery_item), device=device),
         )
-    for name, rows in (("query", query), ("gallery", gallery)):
-        bad = (~torch.isfinite(rows)).any(dim=1)
-        if bool(bad.any()):
-            raise ValueError(f"{int(bad.sum())} {name} embeddings are NaN or infinite")
-
-
-def _positive_places(query_item: Tensor, gallery_item: Tensor) -> Tensor:
-    """(Q, P) gallery rows with the item of each query, filled up with -1."""
-    order = gallery_item.argsort(stable=True)
-    ordered = gallery_item[order]
-    first = torch.searchsorted(ordered, query_item)
-    count = torch.searchsorted(ordered, query_item, right=True) - first
-    offset = torch.arange(int(count.max()) if len(count) else 0)
-    inside = offset < count[:, None]
-    at = (first[:, None] + offset).clamp(max=len(order) - 1)
-    return torch.where(inside, order[at], -1)
-
-
-def _scores(query: Tensor, gallery: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Blocks of similarity on the grid: (first query, (q, G) float64)."""
-    rows = max(1, CHUNK_BYTES // (8 * max(1, len(gallery))))
-    columns = max(1, CHUNK_BYTES // (8 * query.shape[1]))
-    for start in range(0, len(query), rows):
-        part = query[start : start + rows].double()
-        block = torch.empty(len(part), len(gallery), dtype=torch.float64)
-        for left in range(0, len(gallery), columns):
-            right = left + columns
-            block[:, left:right] = part @ gallery[left:right].double().T
-        yield start, block.div_(GRID).round_()
-
-
-def _counts(query: Tensor, gallery: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """For each positive, how many gallery rows score higher, and how many the same.
-
-    Returns:
-        above, tied: (Q, P) int64; tied counts the positive itself.
-    """
-    above = torch.zeros_like(places)
-    tied = torch.ones_like(places)
-    for start, block in _scores(query, gallery):
-        stop = start + len(block)
-        own = block.gather(1, places[start:stop].clamp(min=0))  # (q, P)
-        if places.shape[1] <= 16:
-            for j in range(places.shape[1]):
-                score = own[:, j : j + 1].contiguous()
-                above[start:stop, j] = (block > score).sum(dim=1)
-                tied[start:stop, j] = (block == score).sum(dim=1)
-        else:  # many positives, as with class labels: sorting once is cheaper
-            ordered = block.neg_().sort(dim=1).values
-            above[start:stop] = torch.searchsorted(ordered, -own)
-            tied[start:stop] = torch.searchsorted(ordered, -own, right=True) - above[start:stop]
-    return above, tied
-
-
-def _expectations(above: Tensor, tied: Tensor, there: Tensor) -> dict[str, Tensor]:
-    """Expected figures of every query over the order of tied scores.
-
-    Args:
-        above, tied: (Q, P) as `_counts` gives them.
-        there: (Q, P) False where a query has fewer positives.
-    """
-    far = torch.iinfo(torch.int64).max // 4
-    order = torch.where(there, above, far).argsort(dim=1, stable=True)
-    above, tied, there = above.gather(1, order), tied.gather(1, order), there.gather(1, order)
-    same = (above[:, :, None] == above[:, None, :]) & there[:, :, None] & there[:, None, :]
-    positives_tied = same.sum(dim=2)  # positives in the same group of equal scores, itself too
-    positives_above = ((above[:, None, :] < above[:, :, None]) & there[:, None, :]).sum(dim=2)
-    best_above, best_tied, best_count = above[:, 0], tied[:, 0], positives_tied[:, 0]
-
-    figures = {
-        f"recall@{k}": _at_least_one(best_count, best_tied, k - best_above) for k in CUTOFFS
-    }
-    figures["rank"] = best_above + (best_tied + 1) / (best_count + 1.0)
-    figures["mrr"] = _expected_reciprocal(best_above, best_tied, best_count)
-    figures["map"] = _expected_precision(above, tied, there, positives_above, positives_tied)
-    figures["ndcg@10"] = _expected_ndcg(above, tied, there)
-    return {name: values.double() for name, values in figures.items()}
-
-
-def _at_least_one(good: Tensor, size: Tensor, draws: Tensor | int) -> Tensor:
-    """Probability that `draws` of `size` rows, without replacement, hold one of `good`."""
-    size_, good_ = size.double(), good.double()
-    draws_ = torch.as_tensor(draws, device=size.device).double().expand_as(size_)
-    bounded = draws_.clamp(min=0).minimum(size_)
-    # C(size - good, draws) / C(size, draws), the chance to miss them all
-    missed = (
-        _log_factorial(size_ - good_)
-        + _log_factorial(size_ - bounded)
-        - _log_factorial(size_ - good_ - bounded)
-        - _log_factorial(size_)
-    ).exp()
-    certain = bounded > size_ - good_
-    probability = torch.where(certain, torch.ones_like(missed), 1 - missed)
-    # One good row drawn for from no ties is the common case, and is exact without logarithms.
-    single = (size_ == 1) & (good_ == 1)
-    exact = torch.where(single, (bounded >= 1).double(), probability)
-    return torch.where(bounded <= 0, torch.zeros_like(exact), exact)
-
-
-def _log_factorial(n: Tensor) -> Tensor:
-    return torch.lgamma(n.clamp(min=0) + 1)
-
-
-def _expected_reciprocal(above: Tensor, tied: Tensor, good: Tensor) -> Tensor:
-    """E[1 / rank of the first of `good` rows among `tied`, behind `above` others]."""
-    value = 1.0 / (above.double() + 1)
-    for i in (tied > good).nonzero()[:, 0].tolist():
-        g, t, p = int(above[i]), int(tied[i]), int(good[i])
-        place = torch.arange(1, t - p + 2, dtype=torch.float64)  # of the first good row
-        log_chance = (
-            _log_choose(t - place, torch.tensor(p - 1.0, dtype=torch.float64))
-            - _log_choose(torch.tensor(float(t), dtype=torch.float64), torch.tensor(float(p)).double())
+        return
+    both = torch.cat([query_item, gallery_item])
+    items, place = torch.unique(both, return_inverse=True)
+    if len(items) < folds:
+        raise ValueError(f"{folds} folds need at least as many items, got {len(items)}")
+    first = torch.full_like(items, len(both))
+    first.scatter_reduce_(0, place, torch.arange(len(both), device=both.device), "amin")
+    by_appearance = first.argsort().argsort()
+    fold = (by_appearance * folds // len(items))[place]
+    for i in range(folds):
+        yield (
+            (fold[: len(query_item)] == i).nonzero()[:, 0],
+            (fold[len(query_item) :] == i).nonzero()[:, 0],
         )
-        value[i] = (log_chance.exp() / (g + place)).sum()
-    return value
 
 
-def _log_choose(n: Tensor, k: Tensor) -> Tensor:
-    return _log_factorial(n) - _log_factorial(k) - _log_factorial(n - k)
-
-
-def _expected_precision(
-    above: Tensor, tied: Tensor, there: Tensor, before: Tensor, good: Tensor
+def _measure(
+    query: Tensor,
+    gallery: Tensor,
+    query_item: Tensor,
+    gallery_item: Tensor,
+    relevance: Tensor | None,
+    chunk: int | None,
 ) -> Tensor:
-    """Expected average precision; each positive adds its share of its group of ties."""
-    share = (before + 1.0) / (above + 1.0)
-    for i, j in ((tied > 1) & there).nonzero().tolist():
-        g, t, p, b = int(above[i, j]), int(tied[i, j]), int(good[i, j]), int(before[i, j])
-        place = torch.arange(1, t + 1, dtype=torch.float64)
-        ahead = (p - 1) * (place - 1) / (t - 1)  # of the group's positives, on average
-        share[i, j] = ((b + 1 + ahead) / (g + place)).mean()
-    return (share.double() * there).sum(dim=1) / there.sum(dim=1)
+    """(Q, len(NAMES)) float64 figures of every query; each has a positive."""
+    device, size = query.device, len(gallery)
+    distinct, place = distinct_rows(gallery)
+    sorted_item, by_item = torch.sort(gallery_item, stable=True)
+    harmonic = harmonic_numbers(size, device)
+    discounts = discount_sums(min(NDCG_CUTOFF, size), device)
+    chunk = chunk or max(1, CHUNK_BYTES // (query.element_size() * size))
+    measured = []
+    for start in range(0, len(query), chunk):
+        part = slice(start, start + chunk)
+        scores = scores_of(query[part], distinct, place)  # (q, G)
+        begin = torch.searchsorted(sorted_item, query_item[part])
+        count = torch.searchsorted(sorted_item, query_item[part], right=True) - begin
+        row = torch.repeat_interleave(count)  # (P,) the query of each positive pair
+        offset = torch.arange(len(row), device=device) - (count.cumsum(0) - count)[row]
+        column = by_item[begin[row] + offset]
+        value = scores[row, column]
+        above, tied = _counts(scores, row, value, offset, int(count.max()))
+        measured.append(_figures(row, value, above, tied, count, harmonic, discounts))
+        if relevance is not None:
+            measured[-1][:, -1] = _graded(scores, relevance[part].to(device), discounts)
+    return torch.cat(measured)
 
 
-def _expected_ndcg(above: Tensor, tied: Tensor, there: Tensor, cutoff: int = 10) -> Tensor:
-    """Expected nDCG with binary relevance."""
-    discount = 1 / torch.log2(torch.arange(cutoff, dtype=torch.float64) + 2)
-    total = torch.cat([torch.zeros(1, dtype=torch.float64), discount.cumsum(0)])
-    start = above.clamp(max=cutoff)
-    stop = (above + tied).clamp(max=cutoff)
-    gain = (total[stop] - total[start]) / tied  # a tied row stands anywhere in its group
-    return (gain * there).sum(dim=1) / total[there.sum(dim=1).clamp(max=cutoff)]
+def _counts(
+    scores: Tensor, row: Tensor, value: Tensor, offset: Tensor, most: int
+) -> tuple[Tensor, Tensor]:
+    """(P,) entries of `scores[row]` that are greater than `value`, and that equal it."""
+    if most <= FEW:
+        above, tied = torch.zeros_like(row), torch.zeros_like(row)
+        for turn in range(most):
+            now = (offset == turn).nonzero()[:, 0]  # at most one entry per query
+            whole = len(now) == len(scores)
+            rows = scores if whole else scores[row[now]]
+            bound = value[now, None]
+            above[now] = (rows > bound).sum(1)
+            tied[now] = (rows == bound).sum(1)
+        return above, tied
+    ascending = scores.sort(dim=1).values
+    padded = scores.new_zeros(len(scores), most)
+    padded[row, offset] = value
+    below = torch.searchsorted(ascending, padded)[row, offset]
+    upto = torch.searchsorted(ascending, padded, right=True)[row, offset]
+    return scores.shape[1] - upto, upto - below
 
 
-def _median(values: Tensor) -> Tensor:
-    """The median; the mean of the middle two for an even number."""
-    return torch.quantile(values, 0.5) if len(values) < 1 << 24 else values.median()
+def _figures(
+    row: Tensor,
+    value: Tensor,
+    above: Tensor,
+    tied: Tensor,
+    count: Tensor,
+    harmonic: Tensor,
+    discounts: Tensor,
+) -> Tensor:
+    """(q, len(NAMES)) figures from the counts of (P,) positive pairs."""
+    queries = len(count)
+    # Positives of one query with equal `above` are tied with each other: one group.
+    code = row * (len(harmonic) + 1) + above
+    codes, group = torch.unique(code, return_inverse=True)  # sorted: by query, then by rank
+    member = torch.bincount(group, minlength=len(codes))  # relevant entries of each group
+    lead = torch.zeros_like(codes).scatter_(0, group, torch.arange(len(row), device=row.device))
+    group_row, group_above, group_tied = row[lead], above[lead], tied[lead]
+    start = member.cumsum(0) - member  # positives of this and earlier queries before the group
+    above_relevant = start - (count.cumsum(0) - count)[group_row]
+    best = torch.searchsorted(group_row, torch.arange(queries, device=row.device))
+    first = (group_above[best], group_tied[best], member[best])
+    rank = first_rank(*first)
+    precision = precision_sum(group_above, above_relevant, group_tied, member, harmonic)
+    ideal = discounts[count.clamp_max(len(discounts) - 1)]
+    gain = expected_discount(above, tied, discounts)
+    zeros = torch.zeros(queries, dtype=torch.float64, device=row.device)
+    columns = [hit_within(k, *first) for k in CUTOFFS]
+    columns += [rank, rank, reciprocal_rank(*first)]
+    columns += [zeros.index_add(0, group_row, precision) / count.double()]
+    columns += [zeros.index_add(0, row, gain) / ideal]
+    return torch.stack(columns, dim=1)
 
 
-def _intervals(
-    per_query: dict[str, Tensor], item: Tensor, rounds: int, seed: int
-) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of the means, resampling items with all their queries."""
-    if rounds <= 0:
-        return {}
-    _, group = item.unique(return_inverse=True)
-    groups = int(group.max()) + 1
-    size = torch.zeros(groups, dtype=torch.float64).index_add_(
-        0, group, torch.ones(len(group), dtype=torch.float64)
-    )
-    names = [name for name in per_query if name != "rank"]
-    sums = torch.zeros(groups, len(names), dtype=torch.float64)
-    sums.index_add_(0, group, torch.stack([per_query[name] for name in names], dim=1))
-    generator = torch.Generator().manual_seed(seed)
-    means = []
-    for _ in range(rounds):
-        chosen = torch.randint(groups, (groups,), generator=generator)
-        times = torch.bincount(chosen, minlength=groups).double()
-        means.append(times @ sums / (times @ size))
-    low, high = torch.quantile(
-        torch.stack(means), torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0
-    )
-    return {name: (float(low[i]), float(high[i])) for i, name in enumerate(names)}
+def _graded(scores: Tensor, gains: Tensor, discounts: Tensor) -> Tensor:
+    """(q,) expected nDCG with gains; 0 where nothing is relevant."""
+    k = len(discounts) - 1
+    weights = discounts.diff()
+    gains = gains.to(scores.dtype)
+    ideal = gains.topk(k, dim=1).values.double() @ weights
+    actual = torch.zeros_like(ideal)
+    # The entry at a rank is any of those with that rank's score: its gain is their mean.
+    for weight, score in zip(weights, scores.topk(k, dim=1).values.T, strict=True):
+        same = scores == score[:, None]
+        actual += (
+            weight
+            * torch.where(same, gains, 0.0).sum(1, dtype=torch.float64)
+            / same.sum(1).double()
+        )
+    return torch.where(ideal > 0, actual / torch.where(ideal > 0, ideal, 1.0), 0.0)
