@@ -206,6 +206,10 @@ def test_another_encoding_is_named_by_byte_and_line(tmp_path):
     with pytest.raises(DataError, match=rf"rows\.csv: not utf-8 at byte {place} \(line 3\).*iconv"):
         table(path)
     assert table(path, encoding="cp1252")[1]["text"] == ["café"]
+    wide = text_file(tmp_path, text, "wide.csv", encoding="utf-16")
+    with pytest.raises(DataError, match=r"wide\.csv: not utf-8 at byte 0.*encoding: utf-16"):
+        table(wide)
+    assert table(wide, encoding="utf-16")[1]["text"] == ["café"]
     with pytest.raises(DataError, match="unknown encoding"):
         table(path, encoding="klingon")
 
@@ -230,6 +234,7 @@ def test_a_wrong_byte_far_into_the_file_is_placed_exactly(tmp_path):
         ("rows.csv", "image,caption\na.png,a\nb.png,b,c\n", r"rows\.csv: cannot be read.*line 3"),
         ("rows.csv", "", "empty"),
         ("rows.csv", "\n\n", "no header"),
+        ("rows.csv", "image,caption\n", "a header and no rows"),
         ("rows.jsonl", '{"image": "a.png"\n', r"rows\.jsonl: cannot be read as a table"),
         ("rows.parquet", "not parquet", r"rows\.parquet: not a Parquet file"),
         ("rows.xlsx", "x", r"rows\.xlsx: expected a file that ends in \.csv"),

@@ -77,6 +77,8 @@ def inspect_(
         typer.echo(found.model_dump_json(indent=2))
     else:
         _show(found)
+    if limit is None and not found.complete:
+        raise typer.Exit(1)  # stopped by hand
 
 
 @app.command(name="pack")

@@ -133,6 +133,8 @@ def _header(file: Path, encoding: str, delimiter: str) -> list[str]:
         header, first = next(rows, []), next(rows, [])
     if not header:
         raise DataError(f"{file}: the table has no header")
+    if not first:
+        raise DataError(f"{file}: the table has a header and no rows")
     if len(first) > len(header):
         # pandas would take the spare fields for an index, and shift every column.
         raise DataError(
@@ -174,6 +176,10 @@ def _check_encoding(file: Path, encoding: str) -> None:
         raise DataError(f"{file}: unknown encoding {encoding!r}") from None
     offset, lines = 0, 0
     with file.open("rb") as stream:
+        guess = (
+            "utf-16" if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "cp1252"
+        )
+        stream.seek(0)
         while True:
             chunk = stream.read(1 << 20)
             held = len(decoder.getstate()[0])
@@ -185,8 +191,8 @@ def _check_encoding(file: Path, encoding: str) -> None:
                 raise DataError(
                     f"{file}: not {encoding} at byte {place} (line {line}): "
                     f"{error.object[error.start : error.start + 1]!r}; name its encoding with "
-                    f"`encoding: cp1252`, or convert it: "
-                    f"iconv -f CP1252 -t UTF-8 {file} > {file.stem}.utf8{file.suffix}"
+                    f"`encoding: {guess}`, or convert it: "
+                    f"iconv -f {guess.upper()} -t UTF-8 {file} > {file.stem}.utf8{file.suffix}"
                 ) from None
             if not chunk:
                 return
