@@ -289,15 +289,17 @@ def _counts(
     scores: Tensor, row: Tensor, value: Tensor, offset: Tensor, most: int
 ) -> tuple[Tensor, Tensor]:
     """(P,) entries of `scores[row]` that are greater than `value`, and that equal it."""
-    if most <= FEW:
+    if most <= FEW and scores.shape[1] < 1 << 24:
         above, tied = torch.zeros_like(row), torch.zeros_like(row)
+        # Summing booleans would first copy them into 64-bit numbers, which takes far longer;
+        # as floats the counts are exact up to 2^24 entries.
+        flags = torch.empty_like(scores)
         for turn in range(most):
             now = (offset == turn).nonzero()[:, 0]  # at most one entry per query
-            whole = len(now) == len(scores)
-            rows = scores if whole else scores[row[now]]
-            bound = value[now, None]
-            above[now] = (rows > bound).sum(1)
-            tied[now] = (rows == bound).sum(1)
+            rows = scores if len(now) == len(scores) else scores[row[now]]
+            bound, flag = value[now, None], flags[: len(now)]
+            above[now] = torch.gt(rows, bound, out=flag).sum(1).long()
+            tied[now] = torch.eq(rows, bound, out=flag).sum(1).long()
         return above, tied
     ascending = scores.sort(dim=1).values
     padded = scores.new_zeros(len(scores), most)
