@@ -100,7 +100,7 @@ def retrieval(
         Karpathy & Fei-Fei 2015, arXiv:1412.2306 (recall@k and median rank of captions).
         Järvelin & Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques" (nDCG).
     """
-    query, gallery = _embeddings("query", query), _embeddings("gallery", gallery)
+    query, gallery = checked("query", query), checked("gallery", gallery)
     _check(query, gallery, query_item, gallery_item, relevance, folds)
     generator = generator or torch.Generator().manual_seed(seed)
     query_item, gallery_item = query_item.to(query.device), gallery_item.to(query.device)
@@ -191,7 +191,8 @@ def distinct_rows(gallery: Tensor) -> tuple[Tensor, Tensor | None]:
     return gallery[first], index
 
 
-def _embeddings(name: str, z: Tensor) -> Tensor:
+def checked(name: str, z: Tensor) -> Tensor:
+    """(N, E) finite embeddings in float32 or wider; anything else is refused with its `name`."""
     if z.ndim != 2 or not z.is_floating_point():
         raise ValueError(f"{name}: expected (N, E) floats, got {tuple(z.shape)} {z.dtype}")
     bad = (~torch.isfinite(z).all(1)).nonzero()[:, 0]
