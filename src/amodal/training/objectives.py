@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from amodal.distributed import gather, gather_with_gradient, world_size
 from amodal.losses.info_nce import InfoNCE, InfoNCEConfig
 from amodal.losses.nt_xent import NTXent, NTXentConfig
-from amodal.losses.positives import positives_from_keys
 from amodal.models.joint_embedding import Embeddings
 
 
@@ -20,6 +19,7 @@ class Objectives(nn.Module):
 
     Args:
         configs: the objectives of the recipe.
+        dim: E, the width of the embeddings.
         initial_log_scale: inverse temperature of a pretrained dual encoder, to start from.
     """
 
@@ -33,10 +33,7 @@ class Objectives(nn.Module):
         super().__init__()
         self.weights = [config.weight for config in configs]
         self.modes = [getattr(config, "mode", None) for config in configs]
-        self.losses = nn.ModuleList(
-            config.build(dim) if isinstance(config, InfoNCEConfig) else config.build()
-            for config in configs
-        )
+        self.losses = nn.ModuleList(config.build(dim) for config in configs)
         self.names = [f"{config.kind}_{i}" if i else config.kind for i, config in enumerate(configs)]
         if initial_log_scale is not None:
             for loss in self.losses:
@@ -83,14 +80,20 @@ class Objectives(nn.Module):
     def temperatures(self) -> dict[str, float]:
         """Current temperature of every objective that has one."""
         return {
-            f"temperature/{name}": float((-loss.log_scale).exp())
+            f"temperature/{name}": float((-loss.log_scale.detach()).exp())
             for name, loss in zip(self.names, self.losses, strict=True)
         }
 
 
 def _paired(loss: InfoNCE, left: Embeddings, right: Embeddings) -> Tensor:
-    positives = positives_from_keys(left.item, right.item, left.content, right.content)
-    return loss(left.z, right.z, positives)
+    return loss(
+        left.z,
+        right.z,
+        left_item=left.item,
+        right_item=right.item,
+        left_content=left.content,
+        right_content=right.content,
+    )
 
 
 def _gather(rows: Embeddings) -> Embeddings:

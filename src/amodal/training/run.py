@@ -56,6 +56,7 @@ class RunResult:
         stopped_at: step at which Ctrl-C ended the run, or None where it went to its end.
         train_seconds: seconds in optimizer steps, over all resumes; no evaluation, no saving.
         steps: optimizer steps of the whole run.
+        train_rows: rows of the training source.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class RunResult:
     stopped_at: int | None = None
     train_seconds: float = 0.0
     steps: int = 0
+    train_rows: int = 0
 
 
 def train_run(
@@ -151,6 +153,7 @@ def train_run(
         embedded,
         train_seconds=trainer.step_seconds,
         steps=steps,
+        train_rows=len(train),
     )
 
 

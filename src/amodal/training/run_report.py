@@ -64,7 +64,7 @@ def run_report(
         log=log,
         recipe=recipe.to_yaml(),
         broken=[(e.origin, e.reason) for e in result.broken],
-        records=int(result.metrics.get("train/steps", 0)) * recipe.train.batch_size or None,
+        records=result.train_rows or None,
         commands=commands,
     )
     if source is None or result.validation is None:
@@ -192,6 +192,6 @@ def _summary(result: RunResult) -> str:
         rows = result.validation.rows
         text += (
             f" Measured on {len(rows['image'].z)} pictures and {len(rows['text'].z)} captions "
-            "that training never saw."
+            "that no gradient came from."
         )
     return text

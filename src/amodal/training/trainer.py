@@ -145,7 +145,6 @@ class EmbeddingTrainer(Trainer):
             logging_nan_inf_filter=False,
             logging_first_step=True,
             report_to=list(recipe.loggers) or "none",
-            logging_dir=None,
             seed=recipe.seed % (1 << 32),
             dataloader_num_workers=workers,
             ddp_find_unused_parameters=False,
@@ -275,7 +274,11 @@ class EmbeddingTrainer(Trainer):
                 _write_json(self.folder / BEST / "best.json", self.best)
         logged = {f"eval/{name}": value for name, value in values.items()}
         self.log({**logged, "eval/mean_recall": score})
-        return {f"eval_{name}": value for name, value in values.items()}
+        figures = {f"eval_{name}": value for name, value in values.items()}
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, figures
+        )
+        return figures
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Append to the run's log, and tell whoever watches."""

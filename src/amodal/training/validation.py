@@ -12,7 +12,7 @@ import torch
 from amodal.data.collate import BatchReader, Collator
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.data.samplers import Draw
-from amodal.evaluation.retrieval import folded_retrieval, retrieval
+from amodal.evaluation.retrieval import retrieval
 from amodal.models.joint_embedding import Embeddings, JointEmbedding, concatenate
 
 
@@ -96,13 +96,16 @@ def retrieval_metrics(
     """Retrieval from every modality to every other, as flat `retrieval/a_to_b/metric` values."""
     metrics: dict[str, float] = {}
     for a, b in permutations(rows, 2):
-        pair = (rows[a].z, rows[b].z, rows[a].item, rows[b].item)
-        figures = (
-            retrieval(*pair, bootstrap=bootstrap, seed=seed).to_dict()
-            if folds == 1
-            else folded_retrieval(*pair, folds=folds)
+        result = retrieval(
+            rows[a].z,
+            rows[b].z,
+            rows[a].item,
+            rows[b].item,
+            bootstrap=bootstrap,
+            seed=seed,
+            folds=folds,
         )
-        for name, value in figures.items():
+        for name, value in result.to_dict().items():
             metrics[f"retrieval/{a}_to_{b}/{name}"] = value
     return metrics
 

@@ -1,0 +1,101 @@
+"""What a recipe can say about augmentation: names, or names with parameters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from amodal.data.record import StrictModel
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class RandomResizedCrop(StrictModel):
+    """A random part of the picture, resized to the encoder's square."""
+
+    kind: Literal["random_resized_crop"] = "random_resized_crop"
+    scale: tuple[float, float] = (0.5, 1.0)  # smallest and largest area, as a fraction
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RandomResizedCrop:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale: need 0 < low <= high <= 1, got {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise ValueError(f"ratio: need 0 < low <= high, got {self.ratio}")
+        return self
+
+
+class HorizontalFlip(StrictModel):
+    """Mirrors the picture; its captions swap left and right."""
+
+    kind: Literal["horizontal_flip"] = "horizontal_flip"
+    probability: Fraction = 0.5
+
+
+class Rotate(StrictModel):
+    """Turns the picture by up to so many degrees either way."""
+
+    kind: Literal["rotate"] = "rotate"
+    degrees: float = Field(10, ge=0, le=180)
+
+
+class ColorJitter(StrictModel):
+    """Random brightness, contrast, saturation and hue."""
+
+    kind: Literal["color_jitter"] = "color_jitter"
+    brightness: Fraction = 0.3  # factor drawn from 1 - x … 1 + x
+    contrast: Fraction = 0.3
+    saturation: Fraction = 0.3
+    hue: float = Field(0.0, ge=0, le=0.5)  # of a full turn; captions name colours, so 0
+
+
+class Grayscale(StrictModel):
+    """Takes the colour away."""
+
+    kind: Literal["grayscale"] = "grayscale"
+    probability: Fraction = 0.1
+
+
+class RandomErasing(StrictModel):
+    """Covers a random box with the picture's mean colour (Zhong et al. 2017, arXiv:1708.04896)."""
+
+    kind: Literal["random_erasing"] = "random_erasing"
+    probability: Fraction = 0.25
+    scale: tuple[float, float] = (0.02, 0.2)  # area of the box, as a fraction
+
+
+class TokenMask(StrictModel):
+    """Hides random tokens behind the mask token."""
+
+    kind: Literal["token_mask"] = "token_mask"
+    rate: float = Field(0.15, ge=0, lt=1)
+
+
+class TokenDropout(StrictModel):
+    """Leaves random tokens out."""
+
+    kind: Literal["token_dropout"] = "token_dropout"
+    rate: float = Field(0.1, ge=0, lt=1)
+
+
+def _named(step: Any) -> Any:
+    return {"kind": step} if isinstance(step, str) else step
+
+
+ImageStep = Annotated[
+    RandomResizedCrop | HorizontalFlip | Rotate | ColorJitter | Grayscale | RandomErasing,
+    Field(discriminator="kind"),
+    BeforeValidator(_named),
+]
+TextStep = Annotated[
+    TokenMask | TokenDropout, Field(discriminator="kind"), BeforeValidator(_named)
+]
+
+
+class AugmentConfig(StrictModel):
+    """Steps per modality; a step is a name, or a mapping with `kind` and its parameters."""
+
+    image: tuple[ImageStep, ...] = ()
+    text: tuple[TextStep, ...] = ()
