@@ -8,8 +8,8 @@ from pydantic import Field
 
 from amodal.encoders.small_cnn import SmallCNNConfig
 from amodal.encoders.small_transformer import SmallTransformerConfig
+from amodal.encoders.torchvision_image import TorchvisionConfig
 
-ImageEncoderConfig = SmallCNNConfig
+ImageEncoderConfig = Annotated[SmallCNNConfig | TorchvisionConfig, Field(discriminator="kind")]
 TextEncoderConfig = SmallTransformerConfig
 DualEncoderConfig = SmallCNNConfig
-_ = (Annotated, Field)
