@@ -157,20 +157,23 @@ def _strip(
     if positives is None:
         positives = torch.zeros_like(logits, dtype=torch.bool)
         positives.diagonal(start).fill_(True)
+    positives = positives.contiguous()  # the transposed mask of the way back is slow to walk
+    if keep is not None:
+        keep = keep.contiguous()
+        positives = positives & keep
+    row, column = positives.nonzero().unbind(1)  # few, so that only they need the softplus
+    if multi_positive == "mean":
+        excluded = ~keep if keep is not None else None
+    else:
+        excluded = positives | ~keep if keep is not None else positives
     # Finite in place of -inf: a row in which nothing is left then has a gradient of 0, not NaN.
     nothing = torch.finfo(logits.dtype).min / 4
-    if keep is not None:
-        positives = positives & keep
-    count = positives.sum(1)  # (n,)
-    if multi_positive == "mean":
-        others = logits if keep is None else logits.masked_fill(~keep, nothing)
-        per_pair = others.logsumexp(1, keepdim=True) - logits  # (n, M)
-    else:
-        excluded = positives if keep is None else positives | ~keep
-        negative = logits.masked_fill(excluded, nothing).logsumexp(1, keepdim=True)
-        per_pair = F.softplus(negative - logits)  # log(1 + e^(negative - positive))
-    per_row = torch.where(positives, per_pair, 0.0).sum(1) / count.clamp_min(1)
-    return per_row.sum(), (count > 0).sum().to(logits.dtype)
+    rivals = logits if excluded is None else logits.masked_fill(excluded, nothing)
+    margin = rivals.logsumexp(1)[row] - logits[row, column]  # (pairs,)
+    per_pair = margin if multi_positive == "mean" else F.softplus(margin, threshold=50)
+    count = torch.bincount(row, minlength=len(logits))  # (n,)
+    total = (per_pair / count[row]).sum()
+    return total, (count > 0).sum().to(logits.dtype)
 
 
 def info_nce_explicit(
@@ -216,7 +219,7 @@ def info_nce_explicit(
             against = torch.einsum("ne,nke->nk", query, negatives)
         if keep is not None:
             against = against.masked_fill(~keep, torch.finfo(dtype).min / 4)
-        return F.softplus(against.logsumexp(1) - agreement).mean()
+        return F.softplus(against.logsumexp(1) - agreement, threshold=50).mean()
 
 
 class InfoNCEConfig(TemperatureConfig):

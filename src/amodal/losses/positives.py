@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+STRIP = 1 << 24  # pairs looked up at once
+
 
 def positives_from_keys(
     left_item: Tensor,
@@ -74,9 +76,14 @@ def _mark_owned(
         return
     pairs = pairs[torch.isin(pairs[:, 0], shared)]
     columns = torch.isin(content, shared).nonzero()[:, 0]
+    if not len(columns):
+        return
     items, row_of = torch.unique(item, return_inverse=True)
-    pairs = pairs[torch.isin(pairs[:, 1], items)]
+    who = pairs[torch.isin(pairs[:, 1], items)].T.contiguous()  # (2, pairs)
     owns = torch.zeros(len(items), len(shared), dtype=torch.bool, device=item.device)
-    owns[torch.searchsorted(items, pairs[:, 1]), torch.searchsorted(shared, pairs[:, 0])] = True
+    owns[torch.searchsorted(items, who[1]), torch.searchsorted(shared, who[0])] = True
     place = torch.searchsorted(shared, content[columns])
-    mask[:, columns] |= owns[row_of][:, place]
+    rows = max(1, STRIP // len(place))
+    for start in range(0, len(row_of), rows):
+        part = slice(start, start + rows)
+        mask[part, columns] |= owns[row_of[part][:, None], place]
