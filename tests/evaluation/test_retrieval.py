@@ -175,6 +175,18 @@ def test_folds_search_each_part_alone_and_average():
         retrieval(image, text, keys, text_item, folds=21)
 
 
+def test_gains_go_with_their_rows_through_folds_and_chunks():
+    g = torch.Generator().manual_seed(0)
+    query, gallery = torch.randn(12, 5, generator=g), torch.randn(12, 5, generator=g)
+    item, relevance = torch.arange(12) % 6, torch.rand(12, 12, generator=g)
+    got = retrieval(query, gallery, item, item, relevance=relevance, bootstrap=0, folds=2, chunk=4)
+    parts = []
+    for rows in (item < 3, item >= 3):
+        scores = (query[rows] @ gallery[rows].T).numpy()
+        parts.append(ndcg_score(relevance[rows][:, rows].numpy(), scores, k=10))
+    assert got["ndcg@10"] == pytest.approx(np.mean(parts), abs=1e-6)
+
+
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
     # recall@1 of 80 independent queries with success rate 0.6; 300 repetitions. The percentile
     # interval covers about 94 %; four standard errors (1.4 points each) below that is 88 %.

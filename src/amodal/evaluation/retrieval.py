@@ -116,7 +116,7 @@ def retrieval(
             gallery[gallery_rows] if folds > 1 else gallery,
             query_item[query_rows],
             gallery_item[gallery_rows],
-            relevance[query_rows][:, gallery_rows] if relevance is not None else None,
+            (relevance, query_rows, gallery_rows) if relevance is not None else None,
             chunk,
         ).cpu()
         estimate, drawn = resampled(
@@ -259,10 +259,13 @@ def _measure(
     gallery: Tensor,
     query_item: Tensor,
     gallery_item: Tensor,
-    relevance: Tensor | None,
+    relevance: tuple[Tensor, Tensor, Tensor] | None,
     chunk: int | None,
 ) -> Tensor:
-    """(Q, len(NAMES)) float64 figures of every query; each has a positive."""
+    """(Q, len(NAMES)) float64 figures of every query; each has a positive.
+
+    `relevance` is the matrix of all gains, with the rows and columns of it that are meant.
+    """
     device, size = query.device, len(gallery)
     distinct, place = distinct_rows(gallery)
     sorted_item, by_item = torch.sort(gallery_item, stable=True)
@@ -282,7 +285,9 @@ def _measure(
         above, tied = _counts(scores, row, value, offset, int(count.max()))
         measured.append(_figures(row, value, above, tied, count, harmonic, discounts))
         if relevance is not None:
-            measured[-1][:, -1] = _graded(scores, relevance[part].to(device), discounts)
+            table, rows, columns = relevance
+            gains = table[rows[part].to(table.device)][:, columns.to(table.device)]
+            measured[-1][:, -1] = _graded(scores, gains.to(device), discounts)
     return torch.cat(measured)
 
 
