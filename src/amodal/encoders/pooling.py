@@ -13,7 +13,9 @@ def build_pooling(name: PoolingName, width: int) -> nn.Module:
     """The pooling of that name for tokens of `width` numbers."""
     if name == "attention":
         return AttentionPooling(width)
-    return {"mean": MeanPooling, "max": MaxPooling, "cls": FirstPooling, "last": LastPooling}[name]()
+    return {"mean": MeanPooling, "max": MaxPooling, "cls": FirstPooling, "last": LastPooling}[
+        name
+    ]()
 
 
 class MeanPooling(nn.Module):

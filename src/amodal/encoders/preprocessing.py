@@ -85,15 +85,22 @@ class TextPreprocessor:
     Args:
         tokenizer: any Hugging Face tokenizer with a padding token.
         max_length: tokens kept per caption, special ones included.
+        padding: to the longest caption of a batch, or always to `max_length`.
     """
 
     FILE = "text_config.json"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        padding: Literal["longest", "max_length"] = "longest",
+    ) -> None:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
         self.tokenizer = tokenizer
         self.max_length = max_length
+        self.padding: Literal["longest", "max_length"] = padding
 
     @property
     def mask_id(self) -> int:
@@ -108,10 +115,10 @@ class TextPreprocessor:
         return frozenset(int(i) for i in self.tokenizer.all_special_ids)
 
     def __call__(self, texts: list[str]) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask`, (B, T) int64, T the longest of the batch."""
+        """`input_ids` and `attention_mask`, (B, T) int64."""
         encoded = self.tokenizer(
             texts,
-            padding=True,
+            padding=self.padding,
             truncation=True,
             max_length=self.max_length,
             return_tensors="pt",
@@ -133,7 +140,7 @@ class TextPreprocessor:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(path))
-        values: dict[str, Any] = {"max_length": self.max_length}
+        values: dict[str, Any] = {"max_length": self.max_length, "padding": self.padding}
         (path / self.FILE).write_text(json.dumps(values), encoding="utf-8")
 
     @classmethod
@@ -142,4 +149,4 @@ class TextPreprocessor:
         path = Path(folder)
         values = json.loads((path / cls.FILE).read_text(encoding="utf-8"))
         tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
-        return cls(tokenizer, values["max_length"])
+        return cls(tokenizer, **values)

@@ -6,10 +6,25 @@ from typing import Annotated
 
 from pydantic import Field
 
+from amodal.encoders.dual import (
+    OpenClipDualConfig,
+    SentenceTransformersDualConfig,
+    TransformersDualConfig,
+)
+from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextConfig
 from amodal.encoders.small_cnn import SmallCNNConfig
 from amodal.encoders.small_transformer import SmallTransformerConfig
+from amodal.encoders.timm_image import TimmConfig
 from amodal.encoders.torchvision_image import TorchvisionConfig
 
-ImageEncoderConfig = Annotated[SmallCNNConfig | TorchvisionConfig, Field(discriminator="kind")]
-TextEncoderConfig = SmallTransformerConfig
-DualEncoderConfig = SmallCNNConfig
+ImageEncoderConfig = Annotated[
+    TorchvisionConfig | TimmConfig | HuggingFaceImageConfig | SmallCNNConfig,
+    Field(discriminator="kind"),
+]
+TextEncoderConfig = Annotated[
+    HuggingFaceTextConfig | SmallTransformerConfig, Field(discriminator="kind")
+]
+DualEncoderConfig = Annotated[
+    TransformersDualConfig | OpenClipDualConfig | SentenceTransformersDualConfig,
+    Field(discriminator="kind"),
+]

@@ -58,9 +58,7 @@ def build_tokenizer(
         return AutoTokenizer.from_pretrained(config.name)
     if texts is None:
         raise ValueError("a trained tokenizer needs the captions of the training source")
-    return train_tokenizer(
-        texts, config.vocab_size, model=config.model, lowercase=config.lowercase
-    )
+    return train_tokenizer(texts, config.vocab_size, model=config.model, lowercase=config.lowercase)
 
 
 def train_tokenizer(
@@ -105,9 +103,7 @@ def train_tokenizer(
         ]
     )
     trainer_kind = trainers.BpeTrainer if model == "bpe" else trainers.WordLevelTrainer
-    trainer = trainer_kind(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False
-    )
+    trainer = trainer_kind(vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() <= len(SPECIAL):
         raise ValueError("the training source has no words to train a tokenizer on")

@@ -127,8 +127,6 @@ class JointEmbedding(PreTrainedModel):
             dual = architecture.dual_encoder.build(pretrained=pretrained)
             architecture = architecture.model_copy(update={"dual_encoder": dual.config})
             self.dual = dual
-            if not self.preprocessors:
-                self.preprocessors = dict(dual.preprocessors())
             for modality in dual.modalities:
                 self.projections[modality] = architecture.projection.build(dual.width(modality))
         resolved: dict[str, Any] = {}
@@ -186,9 +184,7 @@ class JointEmbedding(PreTrainedModel):
                 z = self.embed(modality, named)
             else:
                 z = torch.zeros(0, self.dim, device=self.device)
-            embedded[modality] = Embeddings(
-                z, item, content[mask] if content is not None else None
-            )
+            embedded[modality] = Embeddings(z, item, content[mask] if content is not None else None)
         return embedded
 
     @torch.inference_mode()
@@ -346,5 +342,7 @@ def build_joint_embedding(
         preprocessors["image"] = architecture.image.preprocessor()
     if architecture.text is not None:
         preprocessors["text"] = architecture.text.preprocessor(texts)
+    if architecture.dual_encoder is not None:
+        preprocessors.update(architecture.dual_encoder.preprocessors(texts))
     config = JointEmbeddingConfig(TypeAdapter(Architecture).dump_python(architecture, mode="json"))
     return JointEmbedding(config, preprocessors, pretrained=True)
