@@ -90,7 +90,9 @@ def environment() -> Path:
     python = ENVIRONMENT / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(ENVIRONMENT)], check=True)
-    found = subprocess.run([python, "-c", "import open_clip_train.main, pandas"], capture_output=True)
+    found = subprocess.run(
+        [python, "-c", "import open_clip_train.main, pandas"], capture_output=True
+    )
     if found.returncode:
         needs = "open_clip_torch torch torchvision pandas webdataset ftfy regex tensorboard transformers scipy"
         subprocess.run([python, "-m", "pip", "install", "--quiet", *needs.split()], check=True)
@@ -113,7 +115,13 @@ def prepare(folder: Path) -> tuple[Path, Path, int]:
 
 
 def train(
-    python: Path, table: Path, model: Path, name: str, epochs: int, options: list[str], warmup: int,
+    python: Path,
+    table: Path,
+    model: Path,
+    name: str,
+    epochs: int,
+    options: list[str],
+    warmup: int,
     limit_s: float | None = None,
 ) -> tuple[float, str]:
     """Seconds from the first step to the end, and the log."""
@@ -138,7 +146,9 @@ def train(
         sys.exit(f"open_clip failed:\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}")
     stamps = [
         datetime.strptime(found, "%Y-%m-%d,%H:%M:%S")
-        for found in re.findall(r"(\d{4}-\d\d-\d\d,\d\d:\d\d:\d\d) \| INFO \| (?:Start|Train) ?[Ee]poch", log)
+        for found in re.findall(
+            r"(\d{4}-\d\d-\d\d,\d\d:\d\d:\d\d) \| INFO \| (?:Start|Train) ?[Ee]poch", log
+        )
     ]
     return (stamps[-1] - stamps[0]).total_seconds(), log
 
@@ -179,15 +189,21 @@ def measure(python: Path, model: Path, name: str, folder: Path) -> dict[str, flo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--minutes", type=float, default=15, help="training time, by the clock")
     parser.add_argument("--tune", action="store_true", help="try each setting for --minutes")
-    parser.add_argument("--setting", default="crops from half the area, lr 1e-3", choices=list(TRIALS))
+    parser.add_argument(
+        "--setting", default="crops from half the area, lr 1e-3", choices=list(TRIALS)
+    )
     options = parser.parse_args()
     folder, python = data_folder(), environment()
     table, model, pairs = prepare(folder)
     probe_s = 60
-    _, log = train(python, table, model, "probe", 100, TRIALS[options.setting], 100, limit_s=probe_s)
+    _, log = train(
+        python, table, model, "probe", 100, TRIALS[options.setting], 100, limit_s=probe_s
+    )
     speed = samples_per_second(log)
     epochs = max(1, int(options.minutes * 60 * speed / pairs))
     print(f"{speed:.0f} pairs/s: {epochs} epochs of {pairs} pairs in {options.minutes} min")

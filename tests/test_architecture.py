@@ -31,7 +31,17 @@ MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
         "evaluation",
     },
     "serving": {"data", "models", "search", "evaluation"},
-    "cli": {"distributed", "data", "augment", "alignment", "models", "evaluation", "training", "search", "serving"},
+    "cli": {
+        "distributed",
+        "data",
+        "augment",
+        "alignment",
+        "models",
+        "evaluation",
+        "training",
+        "search",
+        "serving",
+    },
 }
 PACKAGE = Path(__file__).parents[1] / "src" / "amodal"
 ENTRY_POINTS = {"__init__", "__main__"}  # they open the door; nothing inside imports them
@@ -67,4 +77,6 @@ def test_the_allowed_imports_have_no_cycle():
 
 
 def test_no_room_is_a_drawer_for_leftovers():
-    assert not [f for f in PACKAGE.rglob("*.py") if f.stem in {"utils", "helpers", "misc", "common"}]
+    assert not [
+        f for f in PACKAGE.rglob("*.py") if f.stem in {"utils", "helpers", "misc", "common"}
+    ]

@@ -28,4 +28,6 @@ def load(run: str | Path, device: str | None = None) -> JointEmbedding:
     from amodal.models.joint_embedding import JointEmbedding
 
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return JointEmbedding.from_pretrained(run).to(place)
+    model = JointEmbedding.from_pretrained(run)
+    model.to(torch.device(place))  # type: ignore[arg-type]
+    return model

@@ -44,7 +44,13 @@ def picture(value):
 
 
 def record(i, **kwargs):
-    return {"id": f"item{i}", "origin": f"row {i}", "image": picture(10 * i), "text": TEXTS, **kwargs}
+    return {
+        "id": f"item{i}",
+        "origin": f"row {i}",
+        "image": picture(10 * i),
+        "text": TEXTS,
+        **kwargs,
+    }
 
 
 def rngs(n):

@@ -15,7 +15,7 @@ def test_every_epoch_reads_every_row_once_but_for_the_incomplete_batch():
     batches = list(sampler)
     assert len(batches) == len(sampler) == 12
     for epoch in range(3):
-        rows = [d.index for d in flat(batches) if d.epoch == epoch]
+        rows = [d.row for d in flat(batches) if d.epoch == epoch]
         assert len(rows) == len(set(rows)) == 20
 
 
@@ -28,7 +28,9 @@ def test_epochs_differ_from_each_other_and_seeds_do_too():
 
 def test_processes_share_each_batch_without_overlap():
     whole = list(RunSampler(40, batch_size=8, epochs=2, seed=3))
-    parts = [list(RunSampler(40, batch_size=8, epochs=2, seed=3, rank=r, world_size=2)) for r in (0, 1)]
+    parts = [
+        list(RunSampler(40, batch_size=8, epochs=2, seed=3, rank=r, world_size=2)) for r in (0, 1)
+    ]
     assert [a + b for a, b in zip(*parts, strict=True)] == whole
 
 
@@ -38,7 +40,7 @@ def test_half_an_epoch_is_half_the_steps():
 
 def test_a_batch_larger_than_the_source_becomes_the_source():
     (batch,) = RunSampler(6, batch_size=64, epochs=1, seed=0)
-    assert sorted(d.index for d in batch) == list(range(6))
+    assert sorted(d.row for d in batch) == list(range(6))
 
 
 def test_one_row_is_refused():

@@ -69,7 +69,10 @@ def test_a_recipe_without_a_model_says_what_is_missing(tmp_path):
 
 
 def test_encoders_and_dual_encoder_exclude_each_other(tmp_path):
-    values = {**MINIMAL, "model": {**MINIMAL["model"], "dual_encoder": {"kind": "transformers", "name": "x"}}}
+    values = {
+        **MINIMAL,
+        "model": {**MINIMAL["model"], "dual_encoder": {"kind": "transformers", "name": "x"}},
+    }
     with pytest.raises(RecipeError, match="not both"):
         load_recipe(write(tmp_path, values))
 

@@ -89,9 +89,7 @@ ImageStep = Annotated[
     Field(discriminator="kind"),
     BeforeValidator(_named),
 ]
-TextStep = Annotated[
-    TokenMask | TokenDropout, Field(discriminator="kind"), BeforeValidator(_named)
-]
+TextStep = Annotated[TokenMask | TokenDropout, Field(discriminator="kind"), BeforeValidator(_named)]
 
 
 class AugmentConfig(StrictModel):

@@ -74,7 +74,7 @@ class ImageAugmentation:
     def _cut(self, image: np.ndarray, rng: np.random.Generator) -> Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         if self.crop is not None:
-            top, left, height, width = crop_box(*image.shape[:2], self.crop, rng)
+            top, left, height, width = crop_box(image.shape[0], image.shape[1], self.crop, rng)
             pixels = pixels[:, top : top + height, left : left + width]
         if pixels.shape[1:] == (self.size, self.size):
             return pixels

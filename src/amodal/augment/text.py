@@ -32,26 +32,158 @@ WORD = re.compile(
 )
 # Words before "left" and "right" after which they can only be a direction or a side.
 SIDE_BEFORE = frozenset(
-    "the his her their its my your our far upper lower top bottom front back rear center centre "
-    "middle extreme facing face faces looking looks look turning turns turn leaning leans pointing "
-    "points heading heads moving moves to toward towards".split()
+    [
+        "the",
+        "his",
+        "her",
+        "their",
+        "its",
+        "my",
+        "your",
+        "our",
+        "far",
+        "upper",
+        "lower",
+        "top",
+        "bottom",
+        "front",
+        "back",
+        "rear",
+        "center",
+        "centre",
+        "middle",
+        "extreme",
+        "facing",
+        "face",
+        "faces",
+        "looking",
+        "looks",
+        "look",
+        "turning",
+        "turns",
+        "turn",
+        "leaning",
+        "leans",
+        "pointing",
+        "points",
+        "heading",
+        "heads",
+        "moving",
+        "moves",
+        "to",
+        "toward",
+        "towards",
+    ]
 )
 # "right behind", "right now": an adverb, not a side.
 RIGHT_ADVERB = frozenset(
-    "now away behind next in before after above below under underneath beneath beside near at into "
-    "through by on up out off along over against outside inside there here past side-by-side "
-    "across down back ahead front there's where when angle angles angled".split()
+    [
+        "now",
+        "away",
+        "behind",
+        "next",
+        "in",
+        "before",
+        "after",
+        "above",
+        "below",
+        "under",
+        "underneath",
+        "beneath",
+        "beside",
+        "near",
+        "at",
+        "into",
+        "through",
+        "by",
+        "on",
+        "up",
+        "out",
+        "off",
+        "along",
+        "over",
+        "against",
+        "outside",
+        "inside",
+        "there",
+        "here",
+        "past",
+        "side-by-side",
+        "across",
+        "down",
+        "back",
+        "ahead",
+        "front",
+        "there's",
+        "where",
+        "when",
+        "angle",
+        "angles",
+        "angled",
+    ]
 )
 # "all right", "that is right": an adjective.
-RIGHT_ADJECTIVE_BEFORE = frozenset("all alright that's just it's".split())
+RIGHT_ADJECTIVE_BEFORE = frozenset(["all", "alright", "that's", "just", "it's"])
 # "left behind", "left the room": the past of "leave".
 LEFT_VERB_AFTER = frozenset(
-    "behind over overs alone out open unattended empty on by in at for the a an them him it with "
-    "from his her their its some one two".split()
+    [
+        "behind",
+        "over",
+        "overs",
+        "alone",
+        "out",
+        "open",
+        "unattended",
+        "empty",
+        "on",
+        "by",
+        "in",
+        "at",
+        "for",
+        "the",
+        "a",
+        "an",
+        "them",
+        "him",
+        "it",
+        "with",
+        "from",
+        "his",
+        "her",
+        "their",
+        "its",
+        "some",
+        "one",
+        "two",
+    ]
 )
 LEFT_VERB_BEFORE = frozenset(
-    "has have had having was were been being be is are he she they who which that just i we you "
-    "something someone nothing".split()
+    [
+        "has",
+        "have",
+        "had",
+        "having",
+        "was",
+        "were",
+        "been",
+        "being",
+        "be",
+        "is",
+        "are",
+        "he",
+        "she",
+        "they",
+        "who",
+        "which",
+        "that",
+        "just",
+        "i",
+        "we",
+        "you",
+        "something",
+        "someone",
+        "nothing",
+    ]
 )
 
 

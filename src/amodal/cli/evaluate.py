@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +13,7 @@ from rich.table import Table
 
 import amodal.evaluation.zero_shot as zero_shot_figures
 from amodal.cli.console import console, progress_watcher
+from amodal.cli.search import open_model
 from amodal.data.record import DataError, Source
 from amodal.data.source import parse_source
 from amodal.evaluation.probe import linear_probe
@@ -20,7 +21,7 @@ from amodal.models.joint_embedding import JointEmbedding
 from amodal.training.validation import EmbeddedSource, embed_items, retrieval_metrics
 
 
-class Task(str, Enum):
+class Task(StrEnum):
     """What is measured."""
 
     retrieval = "retrieval"
@@ -45,8 +46,7 @@ def evaluate(
     name: Annotated[str | None, typer.Option(help="Name of the result file.")] = None,
 ) -> None:
     """Measure a run on a source; prints a table and writes RUN/evaluation/NAME.json."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = JointEmbedding.from_pretrained(run).to(device)
+    model = open_model(run)
     source = open_map_source(on)
     embedded = _embed(model, source, captions, limit)
     if task is Task.retrieval:
@@ -91,9 +91,7 @@ def _embed(
     count = min(limit or len(source), len(source))
     with progress_watcher() as watch:
         watch.stage("embedding", count)
-        return embed_items(
-            model, source, items=range(count), captions=captions, tick=watch.advance
-        )
+        return embed_items(model, source, items=range(count), captions=captions, tick=watch.advance)
 
 
 def _labels(source: Source, embedded: EmbeddedSource) -> list[str]:
@@ -113,9 +111,7 @@ def _labels(source: Source, embedded: EmbeddedSource) -> list[str]:
     return [str(label) for label in labels]
 
 
-def _zero_shot(
-    model: JointEmbedding, source: Source, embedded: EmbeddedSource
-) -> dict[str, float]:
+def _zero_shot(model: JointEmbedding, source: Source, embedded: EmbeddedSource) -> dict[str, float]:
     labels = _labels(source, embedded)
     classes = sorted(set(labels))
     templates = zero_shot_figures.TEMPLATES["en"]

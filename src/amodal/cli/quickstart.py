@@ -60,7 +60,7 @@ def quickstart(
 
     commands = [
         f'amodal search {out}/index "a yellow ring" # search the index',
-        f"amodal evaluate {out} --on scenes:split=count,part=test,size=500 # more objects than seen",
+        f"amodal evaluate {out} --on scenes:split=count,part=test,size=500 # more objects",
         "amodal data inspect YOUR_TABLE.csv # your own data",
         "amodal train recipes/own-data-finetune.yaml # fine-tune a public model on it",
     ]
@@ -100,8 +100,6 @@ def build_index(model: JointEmbedding, source: Source, out: Path) -> VectorStore
     """A fresh index of every picture and caption of `source` in OUT/index."""
     folder = out / "index"
     shutil.rmtree(folder, ignore_errors=True)
-    store = VectorStore.create(
-        folder, model.dim, fingerprint=model.fingerprint(), model_path=out
-    )
+    store = VectorStore.create(folder, model.dim, fingerprint=model.fingerprint(), model_path=out)
     fill_index(store, embed_source(model, source, thumbnails=True))
     return store

@@ -78,7 +78,9 @@ class Batch:
             parts.append(
                 Batch(
                     tensors={
-                        m: {name: t[start * views[m] : stop * views[m]] for name, t in named.items()}
+                        m: {
+                            name: t[start * views[m] : stop * views[m]] for name, t in named.items()
+                        }
                         for m, named in self.tensors.items()
                     },
                     present={m: mask[start:stop] for m, mask in self.present.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import numpy as np
@@ -195,10 +196,10 @@ class BatchReader(torch.utils.data.Dataset[Batch]):
         records: list[Any] = []
         for draw in draws:
             try:
-                records.append(self.source[draw.index])
+                records.append(self.source[draw.row])
             except BrokenRecordError as error:
                 records.append(error)
-        rngs = [sample_rng(self.seed, draw.epoch, draw.index) for draw in draws]
+        rngs = [sample_rng(self.seed, draw.epoch, draw.row) for draw in draws]
         return self.collate(records, rngs)
 
 
@@ -231,10 +232,9 @@ class CachedSource:
     def fill(self, tick: Callable[[], None] | None = None) -> None:
         """Read every record now, so that worker processes share the memory."""
         for i in range(len(self)):
-            try:
+            # A broken row is remembered in its place and raised again when it is drawn.
+            with suppress(BrokenRecordError):
                 self[i]
-            except BrokenRecordError:
-                pass  # remembered in its place, and raised again when the row is drawn
             if tick is not None:
                 tick()
 

@@ -78,4 +78,5 @@ def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
 
     Augmentation drawn from it is the same for any number of workers, and after a resume.
     """
-    return np.random.Generator(np.random.Philox(key=[seed, (epoch << 40) | index]))
+    key = np.array([seed, (epoch << 40) | index], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))

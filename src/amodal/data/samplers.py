@@ -12,10 +12,10 @@ from amodal.data.record import DataError
 
 
 class Draw(NamedTuple):
-    """Row `index` of the source, drawn in epoch `epoch`: all that augmentation may depend on."""
+    """Row `row` of the source, drawn in epoch `epoch`: all that augmentation may depend on."""
 
     epoch: int
-    index: int
+    row: int
 
 
 class RunSampler:
@@ -72,8 +72,10 @@ class RunSampler:
 
     def permutation(self, epoch: int) -> np.ndarray:
         """(size,) row numbers in the order in which `epoch` reads them."""
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, (1 << 63) | epoch]))
-        return rng.permutation(self.size)
+        # As unsigned numbers: a list of a small and a large one would become floats, which
+        # cannot tell the epochs apart.
+        key = np.array([self.seed, (1 << 63) | epoch], dtype=np.uint64)
+        return np.random.Generator(np.random.Philox(key=key)).permutation(self.size)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         local = self.batch_size // self.world_size

@@ -19,7 +19,7 @@ class LoRAConfig(StrictConfig):
     """Low-rank adapters in the place of full fine-tuning (Hu et al. 2021, arXiv:2106.09685)."""
 
     rank: int = Field(8, ge=1)
-    alpha: float = Field(16, gt=0)  # the update is scaled by alpha / rank
+    alpha: int = Field(16, gt=0)  # the update is scaled by alpha / rank
     dropout: float = Field(0.0, ge=0, lt=1)
     targets: tuple[str, ...] | None = None  # names of linear layers; None means all of them
 

@@ -107,7 +107,8 @@ class SentenceTransformersDualConfig(DualConfig):
             from sentence_transformers import SentenceTransformer
         except ImportError:
             raise ImportError(
-                "sentence-transformers is not installed: pip install 'amodal[sentence_transformers]'"
+                "sentence-transformers is not installed: "
+                "pip install 'amodal[sentence_transformers]'"
             ) from None
         assert self.name is not None
         modules = list(load_named(lambda name: SentenceTransformer(name, device="cpu"), self.name))

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import timm
 from pydantic import Field
+from timm.data.config import resolve_data_config
 from torch import Tensor, nn
 
 from amodal.encoders.config import EncoderConfig, PoolingName
@@ -30,7 +31,7 @@ class TimmConfig(EncoderConfig):
         return TimmEncoder(self, pretrained=pretrained)
 
     def preprocessor(self) -> ImagePreprocessor:
-        data = timm.data.resolve_data_config({}, pretrained_cfg=_known(self.name).to_dict())
+        data = resolve_data_config({}, pretrained_cfg=_known(self.name).to_dict())
         return ImagePreprocessor(self.size or data["input_size"][1], data["mean"], data["std"])
 
 
@@ -60,7 +61,7 @@ class TimmEncoder(nn.Module):
     def _create(config: TimmConfig, pretrained: bool, options: dict[str, Any]) -> Any:
         try:
             try:
-                size = {} if config.size is None else {"img_size": config.size}
+                size: dict[str, Any] = {} if config.size is None else {"img_size": config.size}
                 return timm.create_model(
                     config.name, pretrained=pretrained, num_classes=0, **size, **options
                 )

@@ -149,7 +149,8 @@ class JointEmbedding(PreTrainedModel):
     @property
     def dim(self) -> int:
         """E, the width of the shared space."""
-        return int(next(iter(self.projections.values())).dim)
+        projection: Any = next(iter(self.projections.values()))
+        return int(projection.dim)
 
     def learning_rate_scales(self) -> dict[str, float]:
         """Prefix of parameter names -> factor on the learning rate."""

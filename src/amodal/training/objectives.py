@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +35,12 @@ class Objectives(nn.Module):
         self.weights = [config.weight for config in configs]
         self.modes = [getattr(config, "mode", None) for config in configs]
         self.losses = nn.ModuleList(config.build(dim) for config in configs)
-        self.names = [f"{config.kind}_{i}" if i else config.kind for i, config in enumerate(configs)]
+        self.names = [
+            f"{config.kind}_{i}" if i else config.kind for i, config in enumerate(configs)
+        ]
         if initial_log_scale is not None:
             for loss in self.losses:
-                loss.log_scale.data.fill_(initial_log_scale)
+                cast(InfoNCE | NTXent, loss).log_scale.data.fill_(initial_log_scale)
 
     def forward(self, embedded: dict[str, Embeddings]) -> tuple[Tensor, dict[str, Tensor]]:
         """The total in nats, and each objective's unweighted value by name."""
@@ -64,7 +67,7 @@ class Objectives(nn.Module):
                     for a, b in combinations(everywhere, 2)
                 ]
             if not terms:
-                terms = [loss.log_scale * 0.0]
+                terms = [cast(NTXent, loss).log_scale * 0.0]
             values[name] = torch.stack(terms).mean()
         total = torch.stack(
             [w * v for w, v in zip(self.weights, values.values(), strict=True)]
@@ -75,12 +78,12 @@ class Objectives(nn.Module):
     def constrain_(self) -> None:
         """Put every learned temperature back into its bounds; call after each step."""
         for loss in self.losses:
-            loss.constrain_()
+            cast(InfoNCE | NTXent, loss).constrain_()
 
     def temperatures(self) -> dict[str, float]:
         """Current temperature of every objective that has one."""
         return {
-            f"temperature/{name}": float((-loss.log_scale.detach()).exp())
+            f"temperature/{name}": float((-cast(NTXent, loss).log_scale.detach()).exp())
             for name, loss in zip(self.names, self.losses, strict=True)
         }
 

@@ -129,7 +129,8 @@ def train_run(
     if is_main():
         _keep_weights(trainer, recipe, folder)
     barrier()
-    kept = JointEmbedding.from_pretrained(folder).to(trainer.args.device)
+    kept = JointEmbedding.from_pretrained(folder)
+    kept.to(trainer.args.device)  # type: ignore[arg-type]
     metrics: dict[str, float] = {}
     embedded = None
     if validation is not None:
@@ -170,10 +171,10 @@ def open_sources(recipe: Recipe, watch: Watcher | None = None) -> tuple[Source, 
         if config is None:
             opened.append(None)
             continue
-        source = config.open()
+        source: object = config.open()
         if not isinstance(source, Source):
             raise DataError(
-                f"data.{name}: {source.name} can only be read in order; training draws rows at "
+                f"data.{name}: {config.kind} can only be read in order; training draws rows at "
                 "random, so unpack it to a folder or a table first"
             )
         if len(source) == 0:
@@ -278,8 +279,10 @@ def _keep_weights(trainer: EmbeddingTrainer, recipe: Recipe, folder: Path) -> No
 def _warn_about_data(trainer: EmbeddingTrainer, watch: Watcher) -> None:
     if trainer.broken:
         first = next(iter(trainer.broken.values()))
-        watch.warn(f"{len(trainer.broken)} broken rows were skipped, listed in broken_rows.json; "
-                   f"the first: {first}")
+        watch.warn(
+            f"{len(trainer.broken)} broken rows were skipped, listed in broken_rows.json; "
+            f"the first: {first}"
+        )
     for modality, count in trainer.truncated.items():
         if count:
             watch.warn(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors.torch
 import torch
@@ -59,7 +59,10 @@ class Trained(nn.Module):
     @property
     def best_guess(self) -> JointEmbedding:
         """The weights to evaluate and to keep: the average where there is one."""
-        return self.average.module if self.average is not None else self.network
+        if self.average is None:
+            return self.network
+        averaged: Any = self.average.module
+        return cast(JointEmbedding, averaged)
 
 
 class EmbeddingTrainer(Trainer):
@@ -112,7 +115,7 @@ class EmbeddingTrainer(Trainer):
         super().__init__(
             model=trained,
             args=self._arguments(workers),
-            data_collator=take_batch,
+            data_collator=cast(Any, take_batch),
             train_dataset=reader,
             eval_dataset=reader if validation is not None else None,
             callbacks=[_AfterStep(self)],
@@ -160,16 +163,14 @@ class EmbeddingTrainer(Trainer):
         """The number format of the run, for forward passes."""
         kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
         device = self.args.device.type
-        return torch.autocast(
-            device, dtype=kind[self.precision], enabled=self.precision != "fp32"
-        )
+        return torch.autocast(device, dtype=kind[self.precision], enabled=self.precision != "fp32")
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         workers = self.args.dataloader_num_workers
         return DataLoader(
             self.reader,
             batch_sampler=self.sampler,  # type: ignore[arg-type]
-            collate_fn=take_batch,
+            collate_fn=cast(Any, take_batch),
             num_workers=workers,
             persistent_workers=False,
             prefetch_factor=2 if workers else None,
@@ -185,7 +186,7 @@ class EmbeddingTrainer(Trainer):
                 if parameter.requires_grad:
                     scale = next((s for p, s in scales.items() if name.startswith(p)), 1.0)
                     groups.setdefault((scale, parameter.ndim > 1), []).append(parameter)
-            kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.trained)
+            kind, options = self.get_optimizer_cls_and_kwargs(self.args)
             rate = options.pop("lr")
             self.optimizer = kind(
                 [
@@ -201,7 +202,7 @@ class EmbeddingTrainer(Trainer):
             )
         return self.optimizer
 
-    def training_step(
+    def training_step(  # type: ignore[override]
         self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None
     ) -> Tensor:
         """Forward and backward of one batch; returns the detached loss."""
@@ -307,7 +308,7 @@ class EmbeddingTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Weights of model, objectives and average; nothing pickled by hand."""
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_model(self.trained, str(folder / "model.safetensors"))
         _write_json(
@@ -400,5 +401,3 @@ def _write_json(path: Path, value: Any) -> None:
     partial_path = path.with_name(path.name + ".partial")
     partial_path.write_text(json.dumps(value), encoding="utf-8")
     os.replace(partial_path, path)
-
-
