@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import lancedb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -71,6 +70,8 @@ class VectorStore:
         self.dim = description.dim
         self.fingerprint = description.fingerprint
         self._description = description
+        import lancedb  # late: its threads do not survive the fork of data workers
+
         self._database: Any = lancedb.connect(str(folder / "lancedb"))
         self._table: Any = self._database.open_table(TABLE)
         self._lock = threading.RLock()
@@ -115,6 +116,8 @@ class VectorStore:
         if occupied:
             raise StoreError(f"{folder} exists and is no index; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
+        import lancedb  # late: its threads do not survive the fork of data workers
+
         database: Any = lancedb.connect(str(folder / "lancedb"))
         database.drop_table(TABLE, ignore_missing=True)
         database.create_table(TABLE, schema=schema(dim, {}, thumbnails=True))
