@@ -64,7 +64,7 @@ def test_captions_of_scenes_are_true_of_the_mirrored_scene(language):
                 "left|right|左|右",
                 lambda side: OPPOSITE[side.group().lower()],
                 caption.text,
-                flags=re.I,
+                flags=re.IGNORECASE,
             )
             mirrored = swap_left_right(caption.text)
             swapped += mirrored != caption.text

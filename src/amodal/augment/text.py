@@ -192,9 +192,9 @@ def swap_left_right(text: str) -> str:
 
     "left" and "right" are exchanged where they are a side or a direction, body parts included; not
     where "right" is an adverb ("right behind") or an adjective ("all right") and not where "left"
-    is a form of "leave". In Chinese 左 and 右 are exchanged, but not in 左右, which means both sides
-    or "about". Case is kept. Applied twice it gives the text back (with "anticlockwise" spelled
-    "counterclockwise").
+    is a form of "leave". In Chinese 左 and 右 are exchanged, but not in 左右, which means both
+    sides or "about". Case is kept. Applied twice it gives the text back, with "anticlockwise"
+    spelled "counterclockwise".
     """
 
     def swap(found: re.Match[str]) -> str:

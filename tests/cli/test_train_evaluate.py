@@ -1,0 +1,108 @@
+"""`amodal train` and `amodal evaluate` as they are typed: what is written, and what errors say."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from amodal.cli import main as cli
+
+RECIPE = {
+    "data": {
+        "train": "scenes:part=train,size=40,image_size=32",
+        "validation": "scenes:part=validation,size=10,image_size=32",
+    },
+    "model": {
+        "encoders": {
+            "image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]},
+            "text": {"kind": "small_transformer", "width": 16, "layers": 1, "heads": 2},
+        },
+        "projection": {"kind": "linear", "dim": 8},
+    },
+    "train": {"epochs": 1, "batch_size": 10, "precision": "fp32"},
+}
+
+
+@pytest.fixture
+def amodal(tmp_path, monkeypatch, capsys):
+    """Runs the command in an empty folder; returns exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["amodal", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+def test_a_run_is_trained_evaluated_and_described(amodal):
+    code, out, _ = amodal("train", "recipe.yaml", "--out", "run")
+    assert code == 0
+    assert "text_to_image/recall@1" in out
+    page = Path("run/report.html").read_text()
+    assert "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    code, out, _ = amodal("evaluate", "run", "--on", "scenes:part=test,size=12", "--name", "held")
+    assert code == 0
+    figures = json.loads(Path("run/evaluation/held.json").read_text())
+    assert figures["data/items"] == 12
+    assert figures["retrieval/text_to_image/recall@10"] >= 0.5  # 10 of 12 pictures
+    low = figures["retrieval/text_to_image/recall@1/low"]
+    assert low <= figures["retrieval/text_to_image/recall@1"]
+    code, out, _ = amodal(
+        "evaluate", "run", "--on", "scenes:part=test,size=12", "--task", "zero-shot"
+    )
+    assert code == 0
+    assert "zero_shot/top1" in out
+    code, out, _ = amodal(
+        *"evaluate run --on scenes:part=test,size=40 --task probe".split(),
+        *"--train-on scenes:part=train,size=60".split(),
+    )
+    assert code == 0
+    assert "probe/" in out
+
+
+def test_an_unknown_key_is_one_line_with_the_nearest_key(amodal):
+    code, _, err = amodal("train", "recipe.yaml", "--set", "train.epoch=3")
+    assert code == 1
+    assert "unknown key `train.epoch`; did you mean `epochs`?" in err
+
+
+def test_a_missing_recipe_is_one_line(amodal):
+    code, _, err = amodal("train", "recipes.yaml")
+    assert code == 1
+    assert "no such recipe" in err
+    assert "recipe.yaml" in err
+
+
+def test_wrong_usage_has_exit_code_two(amodal):
+    assert amodal("train")[0] == 2
+    assert amodal("evaluate", "run")[0] == 2
+    assert amodal("evaluate", "run", "--on", "scenes", "--task", "smell")[0] == 2
+
+
+def test_a_folder_that_is_no_run_is_named(amodal):
+    code, _, err = amodal("evaluate", "nothing", "--on", "scenes:size=4")
+    assert code == 1
+    assert "not a run folder" in err
+
+
+def test_labels_that_are_not_there_are_asked_for(amodal, tmp_path):
+    assert amodal("train", "recipe.yaml", "--out", "run")[0] == 0
+    rows = ["image,caption"]
+    for i in range(3):
+        Image.fromarray(np.full((32, 32, 3), 60 * i, np.uint8)).save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,picture {i}")
+    Path("table.csv").write_text("\n".join(rows))
+    code, _, err = amodal("evaluate", "run", "--on", "table.csv", "--task", "zero-shot")
+    assert code == 1
+    assert "label" in err
