@@ -64,8 +64,8 @@ def test_a_run_is_trained_evaluated_and_described(amodal):
     assert code == 0
     assert "zero_shot/top1" in out
     code, out, _ = amodal(
-        *"evaluate run --on scenes:part=test,size=40 --task probe".split(),
-        *"--train-on scenes:part=train,size=60".split(),
+        *["evaluate", "run", "--on", "scenes:part=test,size=40", "--task", "probe"],
+        *["--train-on", "scenes:part=train,size=60"],
     )
     assert code == 0
     assert "probe/" in out

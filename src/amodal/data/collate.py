@@ -221,6 +221,7 @@ class CachedSource:
         self.source = source
         self.name = source.name
         self.modalities = source.modalities
+        self.broken_rows: tuple[BrokenRecordError, ...] = getattr(source, "broken_rows", ())
         self.min_size = min_size
         self.limit_bytes = limit_bytes
         self.bytes = 0

@@ -115,6 +115,8 @@ def train_run(
     with _graceful_interrupt(trainer):
         trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     steps = trainer.state.global_step
+    for error in getattr(train, "broken_rows", ()):  # rows that never became part of an item
+        trainer.broken.setdefault(error.origin, error)
     _warn_about_data(trainer, watch)
     if trainer.interrupted:
         return RunResult(
@@ -141,6 +143,8 @@ def train_run(
     metrics["train/seconds"] = round(trainer.step_seconds, 2)
     metrics["train/items_per_second"] = round(trainer.seen_items / trainer.step_seconds, 1)
     metrics["data/broken_rows"] = len(trainer.broken)
+    for modality, count in trainer.truncated.items():
+        metrics[f"data/truncated_{modality}_rows_seen"] = count
     if is_main():
         _write(folder / "metrics.json", json.dumps(metrics, indent=1))
         broken = [{"origin": e.origin, "reason": e.reason} for e in trainer.broken.values()]

@@ -11,7 +11,7 @@ import torch
 from amodal.data.batch import key64
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError, Record, Source
-from amodal.evaluation.plots import joint_map
+from amodal.evaluation.plots import JointMap, joint_map
 from amodal.evaluation.report import (
     FoundPicture,
     Heatmap,
@@ -28,6 +28,7 @@ SEARCHES = 3
 SHOWN = 5  # pictures per search
 SQUARE = 10  # captions and pictures of the similarity map
 ON_MAP = 300  # pairs
+NOT_SHOWN = ("low", "high", "queries", "queries_without_positive", "gallery", "mean_rank")
 HEADLINES = (
     "retrieval/text_to_image/recall@1",
     "retrieval/text_to_image/recall@10",
@@ -60,7 +61,7 @@ def run_report(
     report = Report(
         title=title,
         summary=_summary(result),
-        metrics=_metrics({**result.metrics, **(more or {})}, result),
+        metrics=_metrics({**result.metrics, **(more or {})}),
         log=log,
         recipe=recipe.to_yaml(),
         broken=[(e.origin, e.reason) for e in result.broken],
@@ -154,7 +155,7 @@ def _heatmap(rows: Mapping[str, Embeddings], pictures: _Pictures) -> Heatmap:
     )
 
 
-def _map(rows: Mapping[str, Embeddings]):  # type: ignore[no-untyped-def]
+def _map(rows: Mapping[str, Embeddings]) -> JointMap:
     pairs = _first_captions(rows, ON_MAP)
     return joint_map(
         rows["image"].z[torch.tensor([p[0] for p in pairs])],
@@ -166,18 +167,31 @@ def _content(rows: Embeddings, row: int) -> int:
     return int(rows.content[row]) if rows.content is not None else 0
 
 
-def _metrics(values: Mapping[str, float], result: RunResult) -> dict[str, Metric | float]:
+def _metrics(values: Mapping[str, float]) -> dict[str, Metric | float]:
     order = [*[n for n in HEADLINES if n in values], *[n for n in values if n not in HEADLINES]]
     return {
         name: Metric(
             values[name],
             values.get(f"{name}/low"),
             values.get(f"{name}/high"),
-            values.get(f"{name}/chance"),
+            _chance(name, values),
         )
         for name in order
-        if name.split("/")[-1] not in ("low", "high", "chance")
+        if name.split("/")[-1] not in NOT_SHOWN
     }
+
+
+def _chance(name: str, values: Mapping[str, float]) -> float | None:
+    """Recall of a random order, for queries that have equally many positives."""
+    direction, _, cutoff = name.partition("/recall@")
+    queries, gallery = values.get(f"{direction}/queries"), values.get(f"{direction}/gallery")
+    if not cutoff.isdigit() or not queries or not gallery:
+        return None
+    positives = max(1.0, gallery / queries)  # 5 captions per picture, one picture per caption
+    missed = 1.0
+    for drawn in range(int(cutoff)):
+        missed *= max(0.0, 1 - positives / (gallery - drawn)) if gallery > drawn else 0.0
+    return 1 - missed
 
 
 def _summary(result: RunResult) -> str:
