@@ -11,37 +11,110 @@ from amodal.data.record import sample_rng
 from amodal.data.scenes.captions import write_captions
 from amodal.data.scenes.source import ScenesConfig
 
-SIDES = [
-    ("a dog to the left of a cat", "a dog to the right of a cat"),
-    ("in the top left corner", "in the top right corner"),
-    ("Right of it is a star.", "Left of it is a star."),
-    ("the man on the left behind the tree", "the man on the right behind the tree"),
-    ("holds it in his right hand", "holds it in his left hand"),
-    ("a right-hand turn", "a left-hand turn"),
-    ("the leftmost of three", "the rightmost of three"),
-    ("the dog turns right", "the dog turns left"),
-    ("TO THE LEFT", "TO THE RIGHT"),
-    ("the left one is right in front of me", "the right one is right in front of me"),
-    ("left and right", "right and left"),
-    ("在左上角", "在右上角"),
-    ("圆形在星形右边", "圆形在星形左边"),
-]
-STAYS = [
-    "she is right behind him",
-    "a boy right next to the dog",
-    "right in front of the door",
-    "people walk right past",
-    "all right",
-    "he has left the room",
-    "a toy that was left behind",
-    "water left by the sprinklers",
-    "bright lights and copyright",
-    "道路左右两旁",
-]
+PAIRS = [("left", "right"), ("左", "右"), ("clockwise", "counterclockwise"), ("顺时针", "逆时针")]
+# A mark stands in front of each word that is exchanged.
+SIDES = """
+a dog to the ^left of a cat
+^Left of it is a star.
+the cup is ^right of the plate
+in the top ^left corner
+in the upper-^left corner
+at the far ^right of the frame
+the man on the ^left behind the tree
+a man on ^left in blue and a man on ^right in red
+the ^left one is right in front of me
+the second from ^right
+from ^left to ^right
+^left and ^right
+photo taken from the ^right
+the child on the ^right next to a dog
+a crowd is on the ^left inside of a fence
+the woman on the ^left has left her bag on the bench
+the ^leftmost of three and the ^rightmost of four
+on the ^righthand side
+moving ^leftwards
+holds it in his ^right hand
+the dog 's ^right ear
+has ^left arm in a cast
+he is ^right handed and she is ^left-handed
+a ^right-handed batter throws a ^right hook
+a bird with both ^left wings up
+a ^right-hand turn
+the dog turns ^right
+turning ^left at the light
+turns ^right on the road
+Sole mountain climber stands atop snowy peak looking ^left
+A teenage boy looking ^right , a crowd in the background .
+Four judges are sitting at a table with the center ^left one speaking .
+Water from the ^left splashing over a man with a white helmet .
+a man standing outside with some other people to hi ^right
+TO THE ^LEFT
+a wheel that turns ^clockwise
+^左上角和^右下角
+从^左到^右
+圆形在星形^右边
+^左手拿着杯子，向^左转
+^顺时针旋转
+""".strip().splitlines()
+STAYS = """
+she is right behind him
+a dog follows her right behind
+a boy right next to the dog
+right in front of the door
+right in the middle
+people walk right past
+looking right at the camera
+stares right in the camera
+A dog running through the water right toward the camera .
+Two horses are right alongside each other in the race .
+A person is standing right where the waves stop on the sand .
+Three people walking in a park right outside of the city .
+right now he sleeps
+all right
+that is right .
+this is nice , right ?
+the right way to hold a bat
+a train has the right of way
+holding signs for the right to vote
+the wall meets the floor at a right angle
+right-wing protesters
+standing right side up
+tries to right the kayak
+animal rights, bright lights, an upright piano and a copyright
+he has left the room
+the train has just left the station
+she left him alone
+people who left early
+a toy that was left behind
+A boy has thrown a snowball that has left a trail of snow behind it in the air .
+water left by the sprinklers
+Ski equipment , left alone on snowy ski slope .
+a bicycle left leaning against a wall
+the dog was left tied to a post
+one slice of pizza left
+there are only two cookies left on the plate
+what is left of the building
+a plate of left over food and leftovers
+a sign that reads turn left
+The words " Look Right " with an arrow painted on a city street
+道路左右两旁
+大约三点左右
+他的座右铭
+""".strip().splitlines()
 
 
-@pytest.mark.parametrize(("text", "mirrored"), SIDES)
-def test_sides_are_exchanged_and_back(text, mirrored):
+@pytest.mark.parametrize("marked", SIDES)
+def test_sides_are_exchanged_and_back(marked):
+    opposite = {k: v for pair in PAIRS for k, v in (pair, pair[::-1])}
+
+    def exchange(match):
+        word, plain = match[1], match[1].lower()
+        side = next(k for k in sorted(opposite, key=len, reverse=True) if plain.startswith(k))
+        new = opposite[side] + word[len(side) :]
+        return new.upper() if word.isupper() else new.capitalize() if word.istitle() else new
+
+    text = marked.replace("^", "")
+    mirrored = re.sub(r"\^([a-zA-Z]+|[左右]|顺时针)", exchange, marked)
     assert swap_left_right(text) == mirrored
     assert swap_left_right(mirrored) == text
 
@@ -49,6 +122,16 @@ def test_sides_are_exchanged_and_back(text, mirrored):
 @pytest.mark.parametrize("text", STAYS)
 def test_other_uses_stay(text):
     assert swap_left_right(text) == text
+
+
+def test_a_direction_that_would_read_as_an_adverb_is_spelled_out():
+    assert swap_left_right("he looks left at me") == "he looks to the right at me"
+    assert swap_left_right("he looks to the right at me") == "he looks to the left at me"
+
+
+@pytest.mark.parametrize("word", ["counter-clockwise", "anticlockwise", "anti-clockwise"])
+def test_every_spelling_of_counterclockwise_is_known(word):
+    assert swap_left_right(f"turns {word}") == "turns clockwise"
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])

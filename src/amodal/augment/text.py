@@ -9,217 +9,176 @@ import numpy as np
 import torch
 from torch import Tensor
 
-OPPOSITE = {
-    "left": "right",
-    "right": "left",
-    "leftmost": "rightmost",
-    "rightmost": "leftmost",
-    "lefthand": "righthand",
-    "righthand": "lefthand",
-    "leftward": "rightward",
-    "rightward": "leftward",
-    "leftwards": "rightwards",
-    "rightwards": "leftwards",
-    "clockwise": "counterclockwise",
-    "counterclockwise": "clockwise",
-    "anticlockwise": "clockwise",
-    "左": "右",
-    "右": "左",
-}
+OPPOSITE = {"clockwise": "counterclockwise", "counterclockwise": "clockwise"}
+for _end in ("", "most", "hand", "handed", "side", "ward", "wards", "y", "ies"):
+    OPPOSITE["left" + _end] = "right" + _end
+    OPPOSITE["right" + _end] = "left" + _end
+OPPOSITE |= {"左": "右", "右": "左", "顺时针": "逆时针", "逆时针": "顺时针"}
+OPPOSITE |= {"順時針": "逆時針", "逆時針": "順時針"}
+
+# The first alternatives are found first and have no opposite, so that they stay.
 WORD = re.compile(
-    r"左右|右左|[左右]|\b(?:(?:left|right)(?:most|hand|wards?)?|(?:counter|anti)?clockwise)\b",
+    r"左右|右左|座右[铭銘]|无出其右|無出其右|旁[门門]左道|相左|[左右]派"
+    r"|[左右]|[顺逆]时针|[順逆]時針"
+    r"|\b(?:left|right)(?:most|handed|hand|side|wards?|y|ies)?\b"
+    r"|\b(?:(?:counter|anti)-?)?clockwise\b",
     re.IGNORECASE,
 )
-# Words before "left" and "right" after which they can only be a direction or a side.
-SIDE_BEFORE = frozenset(
-    [
-        "the",
-        "his",
-        "her",
-        "their",
-        "its",
-        "my",
-        "your",
-        "our",
-        "far",
-        "upper",
-        "lower",
-        "top",
-        "bottom",
-        "front",
-        "back",
-        "rear",
-        "center",
-        "centre",
-        "middle",
-        "extreme",
-        "facing",
-        "face",
-        "faces",
-        "looking",
-        "looks",
-        "look",
-        "turning",
-        "turns",
-        "turn",
-        "leaning",
-        "leans",
-        "pointing",
-        "points",
-        "heading",
-        "heads",
-        "moving",
-        "moves",
-        "to",
-        "toward",
-        "towards",
-    ]
+
+
+def _ends(words: str) -> re.Pattern[str]:
+    """Matches text in front of a word that ends with one of `words`."""
+    return re.compile(rf"(?:^|[^\w'’])(?:{words})[\s-]+$", re.IGNORECASE)
+
+
+def _starts(words: str) -> re.Pattern[str]:
+    """Matches text behind a word that starts with one of `words`."""
+    return re.compile(rf"[\s-]+(?:{words})(?![\w'’])", re.IGNORECASE)
+
+
+# What is written in the picture is quoted, not seen: `the words " Look Right "`.
+WRITTEN = re.compile(
+    r"\b(?:say|says|saying|said|read|reads|reading|words?|labell?ed|lettering|written|titled)\b"
+    r"(?:[^\"“”]{0,20}[\"“][^\"”]*|\s+(?:look|turn|keep|no|go|stay|exit|merge|bear|drive)\s+)$",
+    re.IGNORECASE,
 )
-# "right behind", "right now": an adverb, not a side.
-RIGHT_ADVERB = frozenset(
-    [
-        "now",
-        "away",
-        "behind",
-        "next",
-        "in",
-        "before",
-        "after",
-        "above",
-        "below",
-        "under",
-        "underneath",
-        "beneath",
-        "beside",
-        "near",
-        "at",
-        "into",
-        "through",
-        "by",
-        "on",
-        "up",
-        "out",
-        "off",
-        "along",
-        "over",
-        "against",
-        "outside",
-        "inside",
-        "there",
-        "here",
-        "past",
-        "side-by-side",
-        "across",
-        "down",
-        "back",
-        "ahead",
-        "front",
-        "there's",
-        "where",
-        "when",
-        "angle",
-        "angles",
-        "angled",
-    ]
+# Nouns that have a left and a right one; also after "has" and "is" ("has left arm raised").
+SIDED = _starts(
+    r"sides?|hands?|handed|arms?|forearms?|legs?|foot|feet|footed|shoulders?|elbows?|wrists?"
+    r"|fingers?|thumb|fist|palm|knees?|ankles?|thigh|hip|toes?|heel|eyes?|ears?|cheek|profile"
+    r"|paws?|hooves|hoof|horn|wings?|fin|flipper|sleeves?|gloves?|shoes?|boots?|socks?|skates?|ski"
+    r"|corner|edge|half|lane|turn|hook|jab|field|fielder|(?:front|hind|rear|back) \w+"
 )
-# "all right", "that is right": an adjective.
-RIGHT_ADJECTIVE_BEFORE = frozenset(["all", "alright", "that's", "just", "it's"])
-# "left behind", "left the room": the past of "leave".
-LEFT_VERB_AFTER = frozenset(
-    [
-        "behind",
-        "over",
-        "overs",
-        "alone",
-        "out",
-        "open",
-        "unattended",
-        "empty",
-        "on",
-        "by",
-        "in",
-        "at",
-        "for",
-        "the",
-        "a",
-        "an",
-        "them",
-        "him",
-        "it",
-        "with",
-        "from",
-        "his",
-        "her",
-        "their",
-        "its",
-        "some",
-        "one",
-        "two",
-    ]
+ARTICLE = r"the|his|her|their|its|my|your|our|one['’]s"
+PLACE = r"(?:far|near|extreme|upper|lower|top|bottom|front|back|rear|hind|cent(?:er|re)|middle|mid)"
+TO_THE = _ends(
+    rf"(?:to|on|at|in|from|off|towards?|by|with|along|for)(?:\s+(?:{ARTICLE}|hi))?(?:\s+{PLACE})?"
+    rf"|of\s+(?:{ARTICLE})(?:\s+{PLACE})?"
 )
-LEFT_VERB_BEFORE = frozenset(
-    [
-        "has",
-        "have",
-        "had",
-        "having",
-        "was",
-        "were",
-        "been",
-        "being",
-        "be",
-        "is",
-        "are",
-        "he",
-        "she",
-        "they",
-        "who",
-        "which",
-        "that",
-        "just",
-        "i",
-        "we",
-        "you",
-        "something",
-        "someone",
-        "nothing",
-    ]
+DETERMINED = _ends(rf"{ARTICLE}|{PLACE}|a|an|both|each|only|\w+['’]s|\w+ ['’]s")
+TURN = _ends(
+    r"(?:turn|veer|swerve?|bank|curve?|bend|steer|swing|lean|tilt|lunge?|pan|merge?)(?:s|es|ed|ing|ning)?"
+    r"|stage|camera|screen|hard|sharp"
 )
+MOVE = _ends(
+    r"(?:look|stare?|gaze?|glance?|peer|face?|point|head|go|run|walk|jump|leap|move?|step|hop|ride?"
+    r"|drive?|skate?|slide?|fly|roll|jog|sprint|march|sail|surf|ski|swim|dart|dash|dive?|crawl"
+    r"|travel|proceed|shift|kick|throw|pass|aim|reach|stretch)(?:s|es|ed|ing|ning|ming|ping|ling)?"
+    r"|ran|went|goes|flies|drove|rode|threw|either"
+)
+
+# "right behind", "right now": an adverb.
+RIGHT_ADVERB = _starts(
+    r"now|away|then|there|here|when|where|while|as|once|until|before|after|behind|next|near|beside"
+    r"|besides|alongside|along|aside|side[\s-]by[\s-]side|between|among|amid|around|about|above|below"
+    r"|under|underneath|beneath|over|atop|against|across|beyond|past|through|throughout|by|at|in|into"
+    r"|inside|within|on|onto|up|upon|down|out|outside|off|back|front|ahead|towards?|from|smack|this"
+    r"|that|side[\s-]up|to(?!\s+(?:the\s+)?left)|for(?!\s+(?:the\s+)?left)"
+)
+# "the right way", "right of way", "a right angle", "right-wing": an adjective or another word.
+RIGHT_OTHER = re.compile(
+    r"\s+(?:ways?|things?|time|moment|place|spot|answers?|choice|amount|kind|sort|person|tools?|size"
+    r"|stuff|decision|words?|idea|tracks?|angles?|angled|triangles?|whales?|side[\s-]up"
+    r"|to\s+(?:vote|bear|protest|speak|know|choose|life|work|privacy|remain))\b"
+    r"|[\s-]of[\s-]way\b|-wing(?:er|ers)?\b|-click|-angled?\b|-side-up\b|\s*\?",
+    re.IGNORECASE,
+)
+RIGHT_ADJECTIVE = _ends(
+    r"all|alright|just|not|quite|exactly|(?:do|does|did|done|get|gets|got)(?:\s+it)?"
+    r"|is|are|was|were|be|been|being|\w+['’]s|seems?|feels?|sounds?|goes"
+)
+BARE_TO = _ends("to")
+HER = _ends("her")
+RIGHT_VERB = _starts(r"the|a|an|it|its|his|her|their|himself|herself|itself|themselves")
+
+# "left behind", "left the room": a form of "leave".
+LEFT_VERB = _starts(
+    r"behind|over|overs|alone|out|outside|inside|open|ajar|un\w+ed|empty|abandoned|parked|stranded"
+    r"|tied|half|\w+ing|on|onto|by|in|into|at|for|with|without|from"
+    r"|after|before|when|while|as|against|under|near|beside|next|the|a|an|them|him|it|his|her|their"
+    r"|its|my|your|our|some|one|two|three|several|many|no|nothing|only|home|work|school|town|early"
+    r"|to(?!\s+(?:the\s+)?right)"
+)
+LEFT_AUXILIARY = _ends(
+    r"(?:has|have|had|having|['’]ve|['’]d|was|were|been|being|be|is|are|gets?|got)(?:\s+(?:been"
+    r"|just|already|recently|not|all|being))?|he|she|they|who|which|that|just|i|we|you|it|someone"
+    r"|somebody|everyone|nobody|nothing|something|anything|everything"
+)
+# "what is left of the cake", "one slice left": what remains.
+LEFT_REMAINS = re.compile(
+    r"\b(?:what|all that|whatever|nothing|little|much)(?:\s*['’]s|\s+is|\s+was)?\s+$"
+    r"|\b(?:only|just|one|two|three|four|five|few|some|any|no|more|last|much|many|piece|bit)"
+    r"(?:\s+(?!\w+ing\b)[\w-]+){1,3}\s+$",
+    re.IGNORECASE,
+)
+LEFT_OVER = re.compile(r"[\s-]overs?\b", re.IGNORECASE)
+OF = _starts("of")
+PAUSE = re.compile(r"\s*(?:$|[.,;!?)]|(?:on|in|at|to|for)\b)", re.IGNORECASE)
 
 
 def swap_left_right(text: str) -> str:
     """The caption of the mirrored picture: sides are exchanged, everything else stays.
 
     "left" and "right" are exchanged where they are a side or a direction, body parts included; not
-    where "right" is an adverb ("right behind") or an adjective ("all right") and not where "left"
-    is a form of "leave". In Chinese 左 and 右 are exchanged, but not in 左右, which means both
-    sides or "about". Case is kept. Applied twice it gives the text back, with "anticlockwise"
-    spelled "counterclockwise".
+    where "right" is an adverb ("right behind") or an adjective ("all right"), not where "left" is
+    a form of "leave", and not where they are quoted from a sign. In Chinese 左 and 右 are
+    exchanged, but not in 左右, which means both sides or "about". Case is kept.
+
+    Applied twice it gives the text back, but for spelling ("anticlockwise" comes back as
+    "counterclockwise") and for "looks left at him": it becomes "looks to the right at him", since
+    "looks right at him" says something else, and then "looks to the left at him".
     """
 
     def swap(found: re.Match[str]) -> str:
         word = found.group()
-        if word.lower() in ("left", "right"):
-            before = re.findall(r"[\w'’]+", text[max(0, found.start() - 40) : found.start()])
-            if not _is_side(word.lower(), before, text[found.end() :]):
+        plain = word.lower().replace("-", "").replace("anti", "counter")
+        opposite = OPPOSITE.get(plain)
+        if opposite is None:
+            return word
+        if plain in ("left", "right"):
+            before, after = text[max(0, found.start() - 60) : found.start()], text[found.end() :]
+            if not is_side(plain, before, after):
                 return word
-        opposite = OPPOSITE.get(word.lower())
-        return word if opposite is None else _in_case_of(word, opposite)
+            if plain == "left" and MOVE.search(before) and not is_side("right", before, after):
+                opposite = "to the right"
+        return _in_case_of(word, opposite)
 
     return WORD.sub(swap, text)
 
 
-def _is_side(word: str, before: list[str], rest: str) -> bool:
-    previous = before[-1].lower() if before else ""
-    following = re.match(r"[\s]*([\w'’-]+)", rest)
-    after = following.group(1).lower() if following else ""
-    if after == "of" or previous in SIDE_BEFORE or rest.startswith("-hand"):
+def is_side(word: str, before: str, after: str) -> bool:
+    """Whether `word`, "left" or "right", is a side or a direction between these two texts."""
+    if WRITTEN.search(before):
+        return False
+    return _left_is_side(before, after) if word == "left" else _right_is_side(before, after)
+
+
+def _right_is_side(before: str, after: str) -> bool:
+    if RIGHT_OTHER.match(after):
+        return False
+    if OF.match(after) or TURN.search(before):
         return True
-    if word == "right":
-        return after not in RIGHT_ADVERB and previous not in RIGHT_ADJECTIVE_BEFORE
-    if previous in LEFT_VERB_BEFORE:
-        return after in ("side", "hand", "arm", "leg", "foot", "shoulder")
-    return after not in LEFT_VERB_AFTER or previous in ("on", "at", "from", "in")
+    if TO_THE.search(before):
+        # "to right the boat" is a verb
+        return not (BARE_TO.search(before) and RIGHT_VERB.match(after))
+    if RIGHT_ADVERB.match(after):
+        # "follows her right behind": "her" need not own a side
+        return bool(DETERMINED.search(before)) and not HER.search(before)
+    return bool(SIDED.match(after)) or not RIGHT_ADJECTIVE.search(before)
+
+
+def _left_is_side(before: str, after: str) -> bool:
+    if TO_THE.search(before):
+        return True
+    if LEFT_OVER.match(after):
+        return bool(MOVE.search(before) or TURN.search(before))
+    if LEFT_REMAINS.search(before) and (OF.match(after) or PAUSE.match(after)):
+        return bool(MOVE.search(before) or TURN.search(before))
+    if OF.match(after) or DETERMINED.search(before) or SIDED.match(after):
+        return True
+    if LEFT_AUXILIARY.search(before):
+        return False
+    return bool(TURN.search(before) or MOVE.search(before)) or not LEFT_VERB.match(after)
 
 
 def _in_case_of(model: str, word: str) -> str:
