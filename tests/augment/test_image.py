@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from torchvision.transforms.v2 import functional as vision
 
 from amodal.augment.config import (
@@ -39,15 +40,53 @@ def rngs(n, epoch=0):
 
 
 def test_a_result_depends_on_its_own_generator_alone():
-    images = pictures((40, 30), (64, 64), (33, 50))
+    images = pictures(*[(40, 30), (64, 64), (33, 50)] * 7)  # more than one chunk
     augment = ImageAugmentation(EVERYTHING, 32)
-    together, flags = augment(images, rngs(3))
-    for i in range(3):
+    together, flags = augment(images, rngs(21))
+    again, _ = augment(images, rngs(21))
+    assert torch.equal(again, together)
+    for i in range(21):
         alone, flag = augment([images[i]], [sample_rng(1, 0, i)])
         assert torch.equal(alone[0], together[i])
         assert flag[0] == flags[i]
-    other, _ = augment(images, rngs(3, epoch=1))
+    other, _ = augment(images, rngs(21, epoch=1))
     assert not torch.equal(other, together)
+
+
+def test_the_views_of_a_record_do_not_depend_on_its_place_in_the_batch():
+    # Views share a generator; 3 do not divide the number of pictures that are changed at once.
+    images = [i for i in pictures(*[(30, 30)] * 12) for _ in range(3)]
+    augment = ImageAugmentation(EVERYTHING, 16)
+    together, _ = augment(images, [rng for rng in rngs(12) for _ in range(3)])
+    for i in range(12):
+        rng = sample_rng(1, 0, i)
+        alone, _ = augment(images[3 * i : 3 * i + 3], [rng] * 3)
+        assert torch.equal(alone, together[3 * i : 3 * i + 3])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_steps_that_may_change_nothing_change_nothing():
+    images = pictures(*[(24, 24)] * 20)
+    steps = (
+        RandomResizedCrop(scale=(1, 1), ratio=(1, 1)),
+        HorizontalFlip(probability=0),
+        Rotate(degrees=0),
+        ColorJitter(brightness=0, contrast=0, saturation=0, hue=0),
+        Grayscale(probability=0),
+        RandomErasing(probability=0),
+    )
+    pixels, mirrored = ImageAugmentation(steps, 24)(images, rngs(20))
+    assert torch.equal(pixels, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
+    assert not mirrored.any()
+
+
+def test_a_batch_without_pictures_is_empty_and_too_few_generators_are_refused():
+    augment = ImageAugmentation(EVERYTHING, 16)
+    pixels, mirrored = augment([], [])
+    assert pixels.shape == (0, 3, 16, 16)
+    assert mirrored.shape == (0,)
+    with pytest.raises(ValueError, match="2 pictures, but 1 generator"):
+        augment(pictures((16, 16), (16, 16)), rngs(1))
 
 
 def test_without_steps_pictures_are_only_resized():
@@ -87,9 +126,10 @@ def test_boxes_lie_inside_and_have_the_area_that_was_asked_for():
 
 def test_turning_by_a_quarter_is_exact_and_by_nothing_changes_nothing():
     (image,) = pictures((16, 16))
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    assert torch.equal(turn(pixels, torch.zeros(1)), pixels)
-    assert torch.equal(turn(pixels, torch.tensor([math.pi / 2])), pixels.rot90(1, (2, 3)))
+    values = torch.from_numpy(image).permute(2, 0, 1)[None].float()
+    assert torch.equal(turn(values, torch.zeros(1)).round(), values)
+    quarter = turn(values, torch.tensor([math.pi / 2]))
+    assert torch.equal(quarter.round(), values.rot90(1, (2, 3)))
 
 
 @pytest.mark.parametrize(
@@ -119,15 +159,28 @@ def test_hue_turns_keep_greys_and_a_third_of_a_turn_exchanges_the_primaries():
     torch.testing.assert_close(turns[1] @ red, torch.tensor([0.0, 1.0, 0.0]), atol=1e-6, rtol=0)
 
 
+def test_a_third_of_a_turn_of_hue_is_that_of_torchvision():
+    (image,) = pictures((24, 24))
+    plain = torch.from_numpy(image).permute(2, 0, 1)
+    for turns in (1 / 3, -1 / 3):
+        turned = recolour(
+            plain[None].float(), hue_turns(torch.tensor([turns])), torch.zeros(1, 3, 1)
+        )
+        want = vision.adjust_hue(plain, turns)
+        assert (turned[0].round() - want).abs().max() <= 2
+
+
 def test_the_identity_map_keeps_every_colour():
-    pixels = torch.from_numpy(pictures((8, 8))[0]).permute(2, 0, 1)[None]
-    assert torch.equal(recolour(pixels, torch.eye(3)[None], torch.zeros(1, 3, 1)), pixels)
+    values = torch.from_numpy(pictures((8, 8))[0]).permute(2, 0, 1)[None].float()
+    assert torch.equal(recolour(values, torch.eye(3)[None], torch.zeros(1, 3, 1)), values)
 
 
 def test_grey_pictures_have_equal_channels():
     pixels, _ = ImageAugmentation((Grayscale(probability=1),), 16)(pictures((16, 16)), rngs(1))
     assert torch.equal(pixels[:, 0], pixels[:, 1])
     assert torch.equal(pixels[:, 1], pixels[:, 2])
+    plain = torch.from_numpy(pictures((16, 16))[0]).permute(2, 0, 1)
+    assert (pixels[0].int() - vision.rgb_to_grayscale(plain, 3).int()).abs().max() <= 1
 
 
 def test_erasing_covers_one_box_of_the_area_asked_for():
@@ -149,13 +202,21 @@ def test_a_step_is_a_name_or_a_mapping():
 
 
 @pytest.mark.parametrize(
-    "step",
+    ("part", "step", "why"),
     [
-        "horizontal_flop",
-        {"kind": "rotate", "angle": 3},
-        {"kind": "random_resized_crop", "scale": [0.9, 0.1]},
+        ("image", "horizontal_flop", "union_tag_invalid"),
+        ("image", "token_mask", "union_tag_invalid"),
+        ("text", "horizontal_flip", "union_tag_invalid"),
+        ("image", {"kind": "rotate", "angle": 3}, "extra_forbidden"),
+        ("image", {"degrees": 3}, "union_tag_not_found"),
+        ("image", {"kind": "rotate", "degrees": float("nan")}, "less_than_equal"),
+        ("image", {"kind": "random_resized_crop", "scale": [0.9, 0.1]}, "value_error"),
+        ("image", {"kind": "random_resized_crop", "ratio": [0, 1]}, "value_error"),
+        ("image", {"kind": "random_erasing", "scale": [0.5, 2]}, "value_error"),
+        ("text", {"kind": "token_mask", "rate": 1}, "less_than"),
     ],
 )
-def test_unknown_steps_and_parameters_are_refused(step):
-    with pytest.raises(ValueError):
-        AugmentConfig.model_validate({"image": [step]})
+def test_unknown_steps_and_parameters_are_refused(part, step, why):
+    with pytest.raises(ValidationError) as refused:
+        AugmentConfig.model_validate({part: [step]})
+    assert [e["type"] for e in refused.value.errors()] == [why]

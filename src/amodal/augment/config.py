@@ -65,6 +65,12 @@ class RandomErasing(StrictModel):
     probability: Fraction = 0.25
     scale: tuple[float, float] = (0.02, 0.2)  # area of the box, as a fraction
 
+    @model_validator(mode="after")
+    def _ordered(self) -> RandomErasing:
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise ValueError(f"scale: need 0 < low <= high <= 1, got {self.scale}")
+        return self
+
 
 class TokenMask(StrictModel):
     """Hides random tokens behind the mask token."""

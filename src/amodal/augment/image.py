@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,24 +22,52 @@ from amodal.augment.config import (
     Rotate,
 )
 
+CHUNK = 16  # pictures recoloured at once: their floats fit a core's cache, a batch's do not
 LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
 Step = TypeVar("Step")
+
+
+Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to one picture."""
+
+    crop: Box | None = None
+    mirrored: bool = False
+    angle: float = 0.0  # radians, counter-clockwise
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0  # full turns
+    gray: bool = False
+    cover: Box | None = None
 
 
 class ImageAugmentation:
     """Crops, mirrors, turns, recolours and covers a batch of pictures.
 
     Whatever the order of the steps in the recipe, geometry comes first, then colour, then
-    covering. Each sample draws from its own generator and from nothing else, so that a result
-    depends neither on the other pictures of the batch nor on the process that made it.
+    covering, and colours are cut to 0…255 once, at the end. Each sample draws from its own
+    generator and from nothing else, so that a result depends neither on the other pictures of the
+    batch nor on the process that made it.
 
     Args:
         steps: the `augment.image` part of a recipe; of several steps of a kind the last counts.
         size: side S of the resulting square, in pixels.
+        resize: makes (n, 3, S, S) of whole pictures where there is no crop; by default they are
+            squashed into the square.
     """
 
-    def __init__(self, steps: Sequence[Any], size: int) -> None:
+    def __init__(
+        self,
+        steps: Sequence[Any],
+        size: int,
+        resize: Callable[[list[np.ndarray]], Tensor] | None = None,
+    ) -> None:
         self.size = size
+        self.resize = resize
         self.crop = _last(steps, RandomResizedCrop)
         self.flip = _last(steps, HorizontalFlip)
         self.rotate = _last(steps, Rotate)
@@ -55,77 +84,74 @@ class ImageAugmentation:
             pixels: (B, 3, S, S) uint8.
             mirrored: (B,) bool, True where left and right were exchanged.
         """
-        pixels = torch.stack([self._cut(i, r) for i, r in zip(images, rngs, strict=True)])
-        mirrored = np.zeros(len(images), dtype=bool)
+        if len(images) != len(rngs):
+            raise ValueError(f"{len(images)} pictures, but {len(rngs)} generators")
+        # All of a picture before the next one: several views of a record share its generator.
+        changes = [
+            self.draw(image.shape[0], image.shape[1], rng)
+            for image, rng in zip(images, rngs, strict=True)
+        ]
+        pixels = torch.empty(len(images), 3, self.size, self.size, dtype=torch.uint8)
+        for start in range(0, len(images), CHUNK):
+            rows = slice(start, start + CHUNK)
+            pixels[rows] = self._apply(images[rows], changes[rows])
+        return pixels, np.array([c.mirrored for c in changes], dtype=bool)
+
+    def draw(self, height: int, width: int, rng: np.random.Generator) -> Change:
+        """The change of one picture of this size; how much is drawn depends on the steps only."""
+        drawn: dict[str, Any] = {}
+        if self.crop is not None:
+            drawn["crop"] = crop_box(height, width, self.crop, rng)
         if self.flip is not None:
-            mirrored = np.array([r.random() < self.flip.probability for r in rngs], dtype=bool)
-            rows = torch.from_numpy(mirrored)
-            pixels[rows] = pixels[rows].flip(-1)
+            drawn["mirrored"] = bool(rng.random() < self.flip.probability)
         if self.rotate is not None:
             limit = math.radians(self.rotate.degrees)
-            pixels = turn(pixels, torch.tensor([r.uniform(-limit, limit) for r in rngs]))
-        if self.jitter is not None or self.gray is not None:
-            pixels = recolour(pixels, *self._colours(pixels, rngs))
+            drawn["angle"] = rng.uniform(-limit, limit)
+        if self.jitter is not None:
+            for name in ("brightness", "contrast", "saturation"):
+                spread = getattr(self.jitter, name)
+                drawn[name] = rng.uniform(1 - spread, 1 + spread)
+            drawn["hue"] = rng.uniform(-self.jitter.hue, self.jitter.hue)
+        if self.gray is not None:
+            drawn["gray"] = bool(rng.random() < self.gray.probability)
         if self.erase is not None:
-            for row, rng in enumerate(rngs):
-                self._cover(pixels[row], rng)
-        return pixels, mirrored
+            drawn["cover"] = cover_box(self.size, self.erase, rng)
+        return Change(**drawn)
 
-    def _cut(self, image: np.ndarray, rng: np.random.Generator) -> Tensor:
+    def _apply(self, images: Sequence[np.ndarray], changes: Sequence[Change]) -> Tensor:
+        cuts = [self._cut(i, c.crop) for i, c in zip(images, changes, strict=True)]
+        pixels = torch.stack(
+            [cut.flip(-1) if c.mirrored else cut for cut, c in zip(cuts, changes, strict=True)]
+        )
+        recoloured = self.jitter is not None or self.gray is not None
+        if self.rotate is not None or recoloured:
+            values = pixels.float()
+            if self.rotate is not None:
+                values = turn(values, torch.tensor([c.angle for c in changes]))
+            if recoloured:
+                values = recolour(values, *colour_maps(values, changes))
+            pixels = values.round_().clamp_(0, 255).to(torch.uint8)
+        for picture, change in zip(pixels, changes, strict=True):
+            if change.cover is not None:
+                top, left, height, width = change.cover
+                mean = picture.float().mean(dim=(1, 2)).round().to(torch.uint8)
+                picture[:, top : top + height, left : left + width] = mean[:, None, None]
+        return pixels
+
+    def _cut(self, image: np.ndarray, box: Box | None) -> Tensor:
+        if box is None and self.resize is not None:
+            return self.resize([image])[0]
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        if self.crop is not None:
-            top, left, height, width = crop_box(image.shape[0], image.shape[1], self.crop, rng)
+        if box is not None:
+            top, left, height, width = box
             pixels = pixels[:, top : top + height, left : left + width]
         if pixels.shape[1:] == (self.size, self.size):
             return pixels
         return vision.resize(pixels, [self.size, self.size], antialias=True)
 
-    def _colours(
-        self, pixels: Tensor, rngs: Sequence[np.random.Generator]
-    ) -> tuple[Tensor, Tensor]:
-        """(B, 3, 3) and (B, 3, 1): every colour change of a picture as one affine map."""
-        batch = len(pixels)
-        matrix = torch.eye(3).repeat(batch, 1, 1)
-        offset = torch.zeros(batch, 3, 1)
-        if self.jitter is not None:
-            spread = (self.jitter.brightness, self.jitter.contrast, self.jitter.saturation)
-            drawn = torch.tensor(
-                np.array([[r.uniform(1 - x, 1 + x) for x in spread] for r in rngs]),
-                dtype=torch.float32,
-            )
-            turns = [r.uniform(-self.jitter.hue, self.jitter.hue) for r in rngs]
-            brightness, contrast, saturation = drawn[:, :, None, None].unbind(1)  # (B, 1, 1)
-            mean = pixels.float().mean(dim=(2, 3))  # (B, 3)
-            gray_mean = (mean @ LUMA)[:, None, None] * brightness  # (B, 1, 1)
-            offset = offset + gray_mean * (1 - contrast)
-            matrix = matrix * brightness * contrast
-            saturate = saturation * torch.eye(3) + (1 - saturation) * LUMA.expand(3, 3)
-            change = hue_turns(torch.tensor(turns, dtype=torch.float32)) @ saturate
-            matrix, offset = change @ matrix, change @ offset
-        if self.gray is not None:
-            gray = torch.tensor([r.random() < self.gray.probability for r in rngs])
-            luma = LUMA.expand(3, 3)
-            matrix = torch.where(gray[:, None, None], luma @ matrix, matrix)
-            offset = torch.where(gray[:, None, None], luma @ offset, offset)
-        return matrix, offset
 
-    def _cover(self, picture: Tensor, rng: np.random.Generator) -> None:
-        assert self.erase is not None
-        chosen, area, ratio = rng.random(), rng.uniform(*self.erase.scale), rng.uniform(-1, 1)
-        across, down = rng.random(), rng.random()
-        if chosen >= self.erase.probability:
-            return
-        height = min(self.size, max(1, round(self.size * math.sqrt(area * 3**ratio))))
-        width = min(self.size, max(1, round(self.size * math.sqrt(area / 3**ratio))))
-        top, left = int(down * (self.size - height + 1)), int(across * (self.size - width + 1))
-        mean = picture.float().mean(dim=(1, 2)).round().to(torch.uint8)
-        picture[:, top : top + height, left : left + width] = mean[:, None, None]
-
-
-def crop_box(
-    height: int, width: int, crop: RandomResizedCrop, rng: np.random.Generator
-) -> tuple[int, int, int, int]:
-    """(top, left, height, width) in pixels of a crop of random area, shape and place.
+def crop_box(height: int, width: int, crop: RandomResizedCrop, rng: np.random.Generator) -> Box:
+    """A crop of random area, shape and place.
 
     References:
         Szegedy et al. 2014, arXiv:1409.4842, section 6.
@@ -139,23 +165,46 @@ def crop_box(
     return int(rng.random() * (height - h + 1)), int(rng.random() * (width - w + 1)), h, w
 
 
-def turn(pixels: Tensor, angle: Tensor) -> Tensor:
-    """Rotate uint8 (B, 3, S, S) by (B,) radians, counter-clockwise; corners repeat the border."""
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+def cover_box(size: int, erase: RandomErasing, rng: np.random.Generator) -> Box | None:
+    """A box of random area, shape and place in a square of `size` pixels, or None."""
+    chosen, area, ratio = rng.random(), rng.uniform(*erase.scale), rng.uniform(-1, 1)
+    down, across = rng.random(), rng.random()
+    if chosen >= erase.probability:
+        return None
+    height = min(size, max(1, round(size * math.sqrt(area * 3**ratio))))
+    width = min(size, max(1, round(size * math.sqrt(area / 3**ratio))))
+    return int(down * (size - height + 1)), int(across * (size - width + 1)), height, width
+
+
+def turn(values: Tensor, angle: Tensor) -> Tensor:
+    """Rotate float (B, 3, S, S) by (B,) radians, counter-clockwise; corners repeat the border."""
+    cos, sin, zero = angle.float().cos(), angle.float().sin(), torch.zeros(len(angle))
     theta = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
-    grid = F.affine_grid(theta.float(), list(pixels.shape), align_corners=False)
-    turned = F.grid_sample(
-        pixels.float(), grid, mode="bilinear", padding_mode="border", align_corners=False
-    )
-    return turned.round_().clamp_(0, 255).to(torch.uint8)
+    grid = F.affine_grid(theta, list(values.shape), align_corners=False)
+    return F.grid_sample(values, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def recolour(pixels: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
-    """Map each colour c of picture b to matrix[b] @ c + offset[b], kept within 0…255."""
-    batch, _, height, width = pixels.shape
-    flat = pixels.float().view(batch, 3, -1)
-    mapped = torch.baddbmm(offset, matrix, flat)
-    return mapped.round_().clamp_(0, 255).to(torch.uint8).view(batch, 3, height, width)
+def recolour(values: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
+    """Map each colour c of picture b to matrix[b] @ c + offset[b]; float (B, 3, S, S)."""
+    return torch.baddbmm(offset, matrix, values.flatten(2)).view_as(values)
+
+
+def colour_maps(values: Tensor, changes: Sequence[Change]) -> tuple[Tensor, Tensor]:
+    """Every colour change of a picture as one affine map: (B, 3, 3) and (B, 3, 1).
+
+    The factors mean what they mean in torchvision's `ColorJitter`, in the order brightness,
+    contrast, saturation, hue; grey comes last.
+    """
+    factors = [(c.brightness, c.contrast, c.saturation, c.hue, float(c.gray)) for c in changes]
+    drawn = torch.tensor(factors, dtype=torch.float32)[:, :, None, None]  # (B, 5, 1, 1)
+    brightness, contrast, saturation, hue, gray = drawn.unbind(1)
+    luma = LUMA.expand(3, 3)
+    mean = values.mean(dim=(2, 3))[:, :, None]  # (B, 3, 1)
+    matrix = brightness * contrast * torch.eye(3)
+    offset = (1 - contrast) * brightness * (luma @ mean)
+    change = hue_turns(hue[:, 0, 0]) @ (saturation * torch.eye(3) + (1 - saturation) * luma)
+    change = torch.where(gray > 0, luma @ change, change)
+    return change @ matrix, change @ offset
 
 
 def hue_turns(turns: Tensor) -> Tensor:

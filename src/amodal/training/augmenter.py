@@ -27,14 +27,13 @@ class RecipeAugment:
         self.config = config
         self.text = inputs.get("text")
         image = inputs.get("image")
-        self.image = ImageAugmentation(config.image, image.size) if image is not None else None
-        # Without steps the preprocessor's own resizing is used, so that training sees pictures
-        # exactly as evaluation does.
-        self.resize = image.resize if image is not None and not config.image else None
+        # Where no step crops, the preprocessor's own resizing is used, so that training sees the
+        # same part of a picture as evaluation does.
+        self.image = (
+            ImageAugmentation(config.image, image.size, image.resize) if image is not None else None
+        )
 
     def images(self, images: list[np.ndarray], rngs: Rngs) -> tuple[Tensor, np.ndarray]:
-        if self.resize is not None:
-            return self.resize(images), np.zeros(len(images), dtype=bool)
         assert self.image is not None
         return self.image(images, rngs)
 

@@ -1,0 +1,77 @@
+"""The augmentation of a recipe, on the preprocessors that models have."""
+
+import numpy as np
+import torch
+
+from amodal.augment.config import AugmentConfig
+from amodal.data.collate import Collator
+from amodal.data.record import sample_rng
+from amodal.encoders.preprocessing import ImagePreprocessor
+from amodal.training.augmenter import RecipeAugment
+
+
+class Words:
+    """Whole words as tokens: 0 pads, 1 begins, 2 masks, then one id per word as it comes."""
+
+    mask_id = 2
+    special_ids = frozenset([0, 1, 2])
+
+    def __init__(self):
+        self.ids = {}
+
+    def __call__(self, texts):
+        rows = [[1, *(self.ids.setdefault(w, len(self.ids) + 3) for w in t.split())] for t in texts]
+        longest = max(map(len, rows))
+        ids = torch.tensor([r + [0] * (longest - len(r)) for r in rows])
+        return {"input_ids": ids, "attention_mask": (ids != 0).long()}
+
+    def count_truncated(self, texts):
+        return 0
+
+
+def rngs(n):
+    return [sample_rng(0, 0, i) for i in range(n)]
+
+
+def augment(inputs, **steps):
+    return RecipeAugment(AugmentConfig.model_validate(steps), inputs)
+
+
+def test_without_image_steps_training_sees_what_evaluation_sees():
+    image = ImagePreprocessor(size=16, resize="crop")
+    pictures = [np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)]
+    for steps in ([], [{"kind": "color_jitter", "brightness": 0, "contrast": 0, "saturation": 0}]):
+        pixels, mirrored = augment({"image": image}, image=steps).images(pictures, rngs(1))
+        assert torch.equal(pixels, image.resize(pictures))
+        assert not mirrored.any()
+
+
+def test_the_caption_of_a_mirrored_picture_names_the_other_side():
+    words, image = Words(), ImagePreprocessor(size=8)
+    picture = np.zeros((8, 8, 3), np.uint8)
+    picture[:, :4] = 255  # light on the left
+    records = [
+        {"id": str(i), "origin": str(i), "image": picture, "text": ["light to the left"]}
+        for i in range(40)
+    ]
+    inputs = {"image": image, "text": words}
+    collate = Collator(inputs, augment=augment(inputs, image=["horizontal_flip"]))
+    batch = collate(records, rngs(40))
+    pixels = batch.tensors["image"]["pixel_values"]
+    light_on_the_left = pixels[:, 0, 0, 0] > pixels[:, 0, 0, -1]
+    says_left = (batch.tensors["text"]["input_ids"] == words.ids["left"]).any(dim=1)
+    assert torch.equal(light_on_the_left, says_left)
+    assert 8 < says_left.sum() < 32
+
+
+def test_text_steps_are_done_in_their_order():
+    words = Words()
+    tokens = words(["a b c d e f g h", "a b"])
+    out = augment(
+        {"text": words},
+        text=[{"kind": "token_mask", "rate": 0.5}, {"kind": "token_dropout", "rate": 0.5}],
+    ).tokens(tokens, rngs(2))
+    assert out["input_ids"].shape == out["attention_mask"].shape
+    assert (out["attention_mask"].sum(1) < tokens["attention_mask"].sum(1)).any()
+    assert (out["input_ids"] == words.mask_id).any()
+    assert (out["input_ids"][:, 0] == 1).all()
