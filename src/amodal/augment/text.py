@@ -221,13 +221,14 @@ def token_dropout(
     """Leave a share of the tokens out; the rest moves up, and the mask becomes shorter.
 
     Args:
-        tokens: `input_ids` and `attention_mask`, (B, T); padding stays on the right.
+        tokens: `input_ids` and `attention_mask`, (B, T); padding comes out on the right.
         special_ids, rate, rngs: as for `token_mask`.
     """
     ids, mask = tokens["input_ids"], tokens["attention_mask"]
     dropped = _chosen(ids, mask, special_ids, rate, rngs)
-    order = dropped.long().argsort(dim=1, stable=True)  # what stays keeps its order
-    kept = mask.masked_fill(dropped, 0).gather(1, order)
+    kept = mask.masked_fill(dropped, 0)
+    order = (kept == 0).long().argsort(dim=1, stable=True)  # what stays keeps its order
+    kept = kept.gather(1, order)
     moved = ids.gather(1, order)
     padding = ids[mask == 0]
     fill = int(padding[0]) if len(padding) else 0
@@ -246,12 +247,10 @@ def _chosen(
     """(B, T) bool: the content tokens that a step takes away, never all of a row."""
     special = torch.tensor(sorted(special_ids), dtype=ids.dtype)
     content = mask.bool() & ~torch.isin(ids, special)
-    lengths = mask.sum(dim=1).tolist()
-    draws = np.ones(tuple(ids.shape))
-    for row, rng in enumerate(rngs):
+    drawn = torch.ones(ids.shape, dtype=torch.float64)
+    for row, (there, rng) in enumerate(zip(mask.bool(), rngs, strict=True)):
         # As many draws as the row has tokens: padding to the batch must not matter.
-        draws[row, : lengths[row]] = rng.random(int(lengths[row]))
-    drawn = torch.from_numpy(draws)
+        drawn[row, there] = torch.from_numpy(rng.random(int(there.sum())))
     chosen = content & (drawn < rate)
     everything = (chosen == content).all(dim=1)
     stays = drawn.masked_fill(~content, -1).argmax(dim=1)  # the token with the largest draw

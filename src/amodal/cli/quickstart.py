@@ -25,8 +25,8 @@ from amodal.training.validation import embed_items, retrieval_metrics
 
 EXAMPLES = (
     "a large red circle in the top left corner",
-    "a small blue star to the left of a big green square",
-    "two hearts",
+    "a small blue star at the centre left and a big green square at the bottom right",
+    "a medium yellow heart with stripes in the middle on a white background",
 )
 
 
