@@ -205,3 +205,17 @@ def test_dropped_tokens_leave_no_hole():
     lengths = out["attention_mask"].sum(1)
     assert out["input_ids"].shape[1] == lengths.max()
     assert np.all(np.diff(out["attention_mask"].numpy(), axis=1) <= 0)
+
+
+def test_padding_on_the_left_changes_nothing_but_the_place():
+    ids, mask = batch()
+    options = {"special_ids": {0, 1, 2}, "rate": 0.5}
+    right = token_dropout({"input_ids": ids, "attention_mask": mask}, **options, rngs=rngs(2))
+    order = mask.argsort(dim=1, stable=True)  # padding first
+    padded_left = {"input_ids": ids.gather(1, order), "attention_mask": mask.gather(1, order)}
+    left = token_dropout(padded_left, **options, rngs=rngs(2))
+    assert torch.equal(left["input_ids"], right["input_ids"])
+    assert torch.equal(left["attention_mask"], right["attention_mask"])
+    masked = token_mask(*batch(), mask_id=3, **options, rngs=rngs(2))
+    masked_left = token_mask(*padded_left.values(), mask_id=3, **options, rngs=rngs(2))
+    assert torch.equal(masked_left, masked.gather(1, order))
