@@ -141,15 +141,16 @@ def test_a_frozen_encoder_gets_no_gradient_and_keeps_its_statistics(config):
 
 
 def test_the_first_groups_are_frozen_and_the_rest_learns():
-    encoder = adapt(SmallTransformerConfig(width=16, layers=2, vocab_size=50, freeze=2).build())
+    encoder = adapt(SmallTransformerConfig(width=16, layers=2, vocab_size=50, freeze=1).build())
     assert not any(p.requires_grad for p in encoder.embedding.parameters())
+    assert not encoder.position.requires_grad
     assert not any(p.requires_grad for p in encoder.layers[0].parameters())
     assert all(p.requires_grad for p in encoder.layers[1].parameters())
 
 
 def test_more_frozen_groups_than_there_are_is_refused():
-    with pytest.raises(ValueError, match="3 groups"):
-        adapt(SmallTransformerConfig(width=16, layers=2, vocab_size=50, freeze=4).build())
+    with pytest.raises(ValueError, match="0 to 2"):
+        adapt(SmallTransformerConfig(width=16, layers=2, vocab_size=50, freeze=3).build())
 
 
 @pytest.mark.parametrize("name", ["bert", "small_transformer"])
@@ -172,7 +173,7 @@ def _lora(**values):
 
 def test_adapters_for_layers_that_do_not_exist_are_refused():
     config = TEXTS["bert"].model_copy(update={"lora": _lora(targets=("q_proj",))})
-    with pytest.raises(ValueError, match=r"no linear layer matches q_proj.*query"):
+    with pytest.raises(ValueError, match=r"no layer matches q_proj.*query"):
         adapt(config.build(pretrained=False))
 
 

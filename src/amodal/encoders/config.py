@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
 
 PoolingName = Literal["mean", "max", "cls", "last", "attention"]
+# What `freeze: n` counts, in depth order: the stem with its positions, then stages or layers.
+LayerGroups = Sequence[Sequence[nn.Module | nn.Parameter]]
 
 
 class StrictConfig(BaseModel):
@@ -21,13 +25,14 @@ class LoRAConfig(StrictConfig):
     rank: int = Field(8, ge=1)
     alpha: int = Field(16, gt=0)  # the update is scaled by alpha / rank
     dropout: float = Field(0.0, ge=0, lt=1)
-    targets: tuple[str, ...] | None = None  # names of linear layers; None means all of them
+    targets: tuple[str, ...] | None = None  # names of layers; None means all linear ones
 
 
 class EncoderConfig(StrictConfig):
     """Options of every encoder."""
 
-    freeze: Literal["none", "all"] | int = "none"  # n: the stem and the first n groups of layers
+    # n: the stem (embeddings) and the first n stages or layers after it
+    freeze: Literal["none", "all"] | Annotated[int, Field(ge=0, strict=True)] = "none"
     batch_norm: Literal["train", "frozen"] = "train"  # frozen: running statistics, not the batch's
     lora: LoRAConfig | None = None
     learning_rate_scale: float = Field(1.0, ge=0)

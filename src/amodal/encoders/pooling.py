@@ -25,8 +25,9 @@ class MeanPooling(nn.Module):
         """(B, N, D), (B, N) bool → (B, D)."""
         if keep is None:
             return tokens.mean(dim=1)
-        weight = keep.unsqueeze(-1).to(tokens.dtype)  # (B, N, 1)
-        return (tokens * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
+        # Filled, not multiplied: what stands in the padding may be infinite or NaN.
+        kept = tokens.masked_fill(~keep.unsqueeze(-1), 0)
+        return kept.sum(dim=1) / keep.sum(dim=1, keepdim=True).clamp(min=1).to(tokens.dtype)
 
 
 class MaxPooling(nn.Module):
@@ -38,7 +39,7 @@ class MaxPooling(nn.Module):
             return tokens.amax(dim=1)
         lowest = torch.finfo(tokens.dtype).min
         largest = tokens.masked_fill(~keep.unsqueeze(-1), lowest).amax(dim=1)
-        return largest * keep.any(dim=1, keepdim=True)
+        return largest.masked_fill(~keep.any(dim=1, keepdim=True), 0)
 
 
 class FirstPooling(nn.Module):
@@ -47,7 +48,7 @@ class FirstPooling(nn.Module):
     def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, N, D), (B, N) bool → (B, D)."""
         first = tokens[:, 0]
-        return first if keep is None else first * keep[:, :1]
+        return first if keep is None else first.masked_fill(~keep[:, :1], 0)
 
 
 class LastPooling(nn.Module):
@@ -60,7 +61,7 @@ class LastPooling(nn.Module):
         place = torch.arange(keep.shape[1], device=keep.device)
         last = torch.where(keep, place, -1).amax(dim=1)  # (B,)
         chosen = tokens[torch.arange(len(tokens), device=tokens.device), last.clamp(min=0)]
-        return chosen * (last >= 0).unsqueeze(-1)
+        return chosen.masked_fill((last < 0).unsqueeze(-1), 0)
 
 
 class AttentionPooling(nn.Module):
@@ -84,6 +85,8 @@ class AttentionPooling(nn.Module):
 
     def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, N, D), (B, N) bool → (B, D); zeros where no token is kept."""
+        if keep is not None:  # a weight of zero would not silence a NaN in the padding
+            tokens = tokens.masked_fill(~keep.unsqueeze(-1), 0)
         batch, count, width = tokens.shape
         key, value = (
             self.key_value(tokens)
@@ -95,7 +98,7 @@ class AttentionPooling(nn.Module):
         mask = None if keep is None else _some_kept(keep)[:, None, None, :]
         answer = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
         pooled = self.out(answer.transpose(1, 2).reshape(batch, -1))
-        return pooled if keep is None else pooled * keep.any(dim=1, keepdim=True)
+        return pooled if keep is None else pooled.masked_fill(~keep.any(dim=1, keepdim=True), 0)
 
 
 def _some_kept(keep: Tensor) -> Tensor:

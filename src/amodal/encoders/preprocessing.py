@@ -24,6 +24,7 @@ class ImagePreprocessor:
         mean, std: per channel, for pixels scaled to 0…1.
         resize: `squash` maps the whole picture onto the square; `crop` keeps its proportions and
             takes the middle.
+        interpolation: how pixels between pixels are found; CLIP was trained with `bicubic`.
     """
 
     FILE = "preprocessor_config.json"
@@ -34,11 +35,13 @@ class ImagePreprocessor:
         mean: tuple[float, ...] = IMAGENET_MEAN,
         std: tuple[float, ...] = IMAGENET_STD,
         resize: Literal["squash", "crop"] = "squash",
+        interpolation: Literal["bilinear", "bicubic"] = "bilinear",
     ) -> None:
         self.size = size
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.how = resize
+        self.interpolation = interpolation
 
     def resize(self, images: list[np.ndarray]) -> Tensor:
         """Uint8 arrays (H, W, 3) of any size to one uint8 tensor (B, 3, S, S)."""
@@ -50,17 +53,19 @@ class ImagePreprocessor:
             height, width = pixels.shape[1:]
             scale = self.size / min(height, width)
             shape = [max(self.size, round(height * scale)), max(self.size, round(width * scale))]
-            return vision.center_crop(
-                vision.resize(pixels, shape, antialias=True), [self.size, self.size]
-            )
+            return vision.center_crop(self._scaled(pixels, shape), [self.size, self.size])
         if pixels.shape[1:] == (self.size, self.size):
             return pixels
-        return vision.resize(pixels, [self.size, self.size], antialias=True)
+        return self._scaled(pixels, [self.size, self.size])
+
+    def _scaled(self, pixels: Tensor, shape: list[int]) -> Tensor:
+        mode = vision.InterpolationMode(self.interpolation)
+        return vision.resize(pixels, shape, interpolation=mode, antialias=True)
 
     def normalize(self, pixels: Tensor) -> dict[str, Tensor]:
         """Uint8 (B, 3, S, S) to float32 of mean 0 and deviation 1."""
-        mean = torch.tensor(self.mean).view(1, -1, 1, 1) * 255
-        scale = 1 / (torch.tensor(self.std).view(1, -1, 1, 1) * 255)
+        mean = torch.tensor(self.mean, device=pixels.device).view(1, -1, 1, 1) * 255
+        scale = 1 / (torch.tensor(self.std, device=pixels.device).view(1, -1, 1, 1) * 255)
         return {"pixel_values": (pixels.float() - mean) * scale}
 
     def __call__(self, images: list[np.ndarray]) -> dict[str, Tensor]:
@@ -70,7 +75,13 @@ class ImagePreprocessor:
         """Write `preprocessor_config.json`."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        values = {"size": self.size, "mean": self.mean, "std": self.std, "resize": self.how}
+        values = {
+            "size": self.size,
+            "mean": self.mean,
+            "std": self.std,
+            "resize": self.how,
+            "interpolation": self.interpolation,
+        }
         (path / self.FILE).write_text(json.dumps(values, indent=1), encoding="utf-8")
 
     @classmethod
@@ -98,6 +109,8 @@ class TextPreprocessor:
     ) -> None:
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        # Decoders for generation pad on the left, which would move every position here.
+        tokenizer.padding_side = tokenizer.truncation_side = "right"
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.padding: Literal["longest", "max_length"] = padding
@@ -116,6 +129,9 @@ class TextPreprocessor:
 
     def __call__(self, texts: list[str]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask`, (B, T) int64."""
+        if not texts:
+            empty = torch.zeros(0, 1, dtype=torch.int64)
+            return {"input_ids": empty, "attention_mask": empty.clone()}
         encoded = self.tokenizer(
             texts,
             padding=self.padding,
@@ -128,11 +144,18 @@ class TextPreprocessor:
 
     def count_truncated(self, texts: list[str]) -> int:
         """How many of the texts are longer than `max_length`."""
-        # A token covers at least one character, so short texts need no second look.
-        long = [t for t in texts if len(t) + 2 > self.max_length]
+        # An ASCII character is at most a token and the mark of a word before it, so short texts
+        # need no second look; one Chinese character may be several tokens.
+        special = self.tokenizer.num_special_tokens_to_add()
+        long = [t for t in texts if not t.isascii() or 2 * len(t) + special > self.max_length]
         if not long:
             return 0
-        lengths = self.tokenizer(long, return_attention_mask=False, return_token_type_ids=False)
+        lengths = self.tokenizer(
+            long,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # it would warn of each text that is counted here
+        )
         return sum(len(ids) > self.max_length for ids in lengths["input_ids"])
 
     def save(self, folder: str | Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from amodal.encoders.config import EncoderConfig, PoolingName
+from amodal.encoders.checkpointing import checkpointed
+from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 from amodal.encoders.preprocessing import ImagePreprocessor
 
 
@@ -72,12 +72,12 @@ class SmallCNN(nn.Module):
         x = self.stem(pixel_values.contiguous(memory_format=torch.channels_last))
         for stage in self.stages:
             if self.config.gradient_checkpointing and self.training:
-                x = checkpoint(stage, x, use_reentrant=False)
+                x = checkpointed(stage, x)
             else:
                 x = stage(x)
         return x.flatten(2).transpose(1, 2) + self.position, None
 
-    def layer_groups(self) -> list[list[nn.Module]]:
+    def layer_groups(self) -> LayerGroups:
         """Stem, then the stages: what `freeze: n` counts."""
         return [[self.stem], *[[stage] for stage in self.stages]]
 

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from amodal.encoders.config import EncoderConfig, PoolingName
+from amodal.encoders.checkpointing import checkpointed
+from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 from amodal.encoders.preprocessing import TextPreprocessor
 from amodal.encoders.tokenizer import TokenizerConfig, TrainedTokenizerConfig, build_tokenizer
 
@@ -66,20 +66,24 @@ class SmallTransformer(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N) ids and mask → tokens (B, N, D), keep (B, N) bool."""
+        if input_ids.shape[1] > len(self.position):
+            raise ValueError(
+                f"texts of {input_ids.shape[1]} tokens; max_length is {len(self.position)}"
+            )
         keep = attention_mask.bool()
         x = self.dropout(self.embedding(input_ids) + self.position[: input_ids.shape[1]])
         # A row without tokens attends to its padding, so that the softmax is over something.
         mask = (keep | ~keep.any(dim=1, keepdim=True))[:, None, None, :]  # (B, 1, 1, N)
         for layer in self.layers:
             if self.config.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, mask, use_reentrant=False)
+                x = checkpointed(layer, x, mask)
             else:
                 x = layer(x, mask)
         return self.norm(x), keep
 
-    def layer_groups(self) -> list[list[nn.Module]]:
+    def layer_groups(self) -> LayerGroups:
         """Embedding, then the layers: what `freeze: n` counts."""
-        return [[self.embedding], *[[layer] for layer in self.layers]]
+        return [[self.embedding, self.position], *[[layer] for layer in self.layers]]
 
 
 class TransformerLayer(nn.Module):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from tokenizers import (
@@ -19,10 +19,13 @@ from tokenizers import (
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from amodal.encoders.config import StrictConfig
+from amodal.encoders.hub import load_named
 
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]")
 # Chinese and Japanese are written without spaces: each character is a word of its own.
 WITHOUT_SPACES = Regex(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
+# Read back, no space stands before such a character, nor before what closes a phrase.
+NO_SPACE_BEFORE = Regex(r"^▁(?=[\p{Han}\p{Hiragana}\p{Katakana}，。、！？；：）》」』.,!?;:)%])")
 
 
 class TrainedTokenizerConfig(StrictConfig):
@@ -47,18 +50,28 @@ TokenizerConfig = Annotated[
 
 
 def build_tokenizer(
-    config: TrainedTokenizerConfig | PretrainedTokenizerConfig, texts: Iterable[str] | None
+    config: TrainedTokenizerConfig | PretrainedTokenizerConfig,
+    texts: Iterable[str] | None,
+    special: Sequence[str] = SPECIAL,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer that a recipe asks for.
 
+    Args:
+        config: which one.
+        texts: the corpus of a trained one.
+        special: its special tokens, in the order of their ids.
+
     Raises:
-        ValueError: a tokenizer is to be trained and there is no text.
+        ValueError: a tokenizer is to be trained and there is no text, or there is none of that
+            name.
     """
     if isinstance(config, PretrainedTokenizerConfig):
-        return AutoTokenizer.from_pretrained(config.name)
+        return load_named(AutoTokenizer.from_pretrained, config.name, "tokenizer")
     if texts is None:
         raise ValueError("a trained tokenizer needs the captions of the training source")
-    return train_tokenizer(texts, config.vocab_size, model=config.model, lowercase=config.lowercase)
+    return train_tokenizer(
+        texts, config.vocab_size, model=config.model, lowercase=config.lowercase, special=special
+    )
 
 
 def train_tokenizer(
@@ -67,6 +80,7 @@ def train_tokenizer(
     *,
     model: Literal["bpe", "word"] = "bpe",
     lowercase: bool = True,
+    special: Sequence[str] = SPECIAL,
 ) -> PreTrainedTokenizerFast:
     """A tokenizer trained on `texts`; the same texts give the same tokenizer.
 
@@ -78,6 +92,7 @@ def train_tokenizer(
         model: `bpe` splits rare words into pieces (Sennrich et al. 2016, arXiv:1508.07909),
             `word` maps them to [UNK].
         lowercase: whether case is dropped.
+        special: [PAD], [CLS], [SEP], [MASK] and [UNK], in the order of their ids.
 
     Raises:
         ValueError: the corpus has no word.
@@ -102,13 +117,21 @@ def train_tokenizer(
             pre_tokenizers.Punctuation(),
         ]
     )
-    trainer_kind = trainers.BpeTrainer if model == "bpe" else trainers.WordLevelTrainer
-    trainer = trainer_kind(vocab_size=vocab_size, special_tokens=list(SPECIAL), show_progress=False)
+    options: dict[str, Any] = {"special_tokens": list(special), "show_progress": False}
+    trainer: Any
+    if model == "bpe":
+        # Without a limit every character of the corpus gets in, above `vocab_size` or not.
+        options["limit_alphabet"] = vocab_size - len(special)
+        trainer = trainers.BpeTrainer(vocab_size=vocab_size, **options)
+    else:
+        trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, **options)
     tokenizer.train_from_iterator(texts, trainer)
-    if tokenizer.get_vocab_size() <= len(SPECIAL):
+    if tokenizer.get_vocab_size() <= len(special):
         raise ValueError("the training source has no words to train a tokenizer on")
     if model == "bpe":
-        tokenizer.decoder = decoders.Metaspace()
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace(NO_SPACE_BEFORE, ""), decoders.Metaspace()]
+        )
     first, last = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", first), ("[SEP]", last)]
