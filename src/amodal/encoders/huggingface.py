@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PretrainedConfig
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
-from amodal.encoders.config import EncoderConfig, PoolingName
+from amodal.encoders.adaptation import freeze_unused
+from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 from amodal.encoders.hub import load_named
 from amodal.encoders.preprocessing import ImagePreprocessor, TextPreprocessor
 from amodal.encoders.tokenizer import (
+    SPECIAL,
     PretrainedTokenizerConfig,
     TokenizerConfig,
     TrainedTokenizerConfig,
@@ -27,24 +34,59 @@ class HuggingFaceConfig(EncoderConfig):
 
     kind: Literal["huggingface"] = "huggingface"
     name: str | None = None
-    # The model's config.json as a mapping with `model_type`; where given, weights are random.
-    architecture: dict[str, Any] | None = None
+    # The model's config.json as a mapping with `model_type`, or a folder or hub name that has
+    # one; where given, weights are random.
+    architecture: dict[str, Any] | str | None = None
 
     @model_validator(mode="after")
     def _which(self) -> HuggingFaceConfig:
         if self.name is None and self.architecture is None:
             raise ValueError("give `name` (hub or folder) or `architecture` (random weights)")
-        if self.architecture is not None and "model_type" not in self.architecture:
+        if isinstance(self.architecture, dict) and "model_type" not in self.architecture:
             raise ValueError("architecture needs `model_type`, such as bert")
         return self
 
     def model_config_of(self) -> PretrainedConfig:
         """The architecture as transformers knows it; reads the hub or folder where needed."""
-        if self.architecture is not None:
-            values = dict(self.architecture)
-            return AutoConfig.for_model(values.pop("model_type"), **values)
-        assert self.name is not None
-        return load_named(AutoConfig.from_pretrained, self.name)
+        return architecture_of(self.name, self.architecture)
+
+
+def architecture_of(name: str | None, architecture: dict[str, Any] | str | None) -> Any:
+    """The configuration of a model: from the mapping, else from the folder or hub name."""
+    if isinstance(architecture, dict):
+        values = dict(architecture)
+        return AutoConfig.for_model(values.pop("model_type"), **values)
+    source = architecture if architecture is not None else name
+    assert source is not None
+    return load_named(AutoConfig.from_pretrained, source)
+
+
+def build_model(name: str | None, random: bool, config: Any, pretrained: bool) -> Any:
+    """The model in float32, whatever precision its checkpoint was stored in.
+
+    Raises:
+        ValueError: it cannot be loaded, or its weights are asked for and not wanted.
+    """
+    if random:
+        return AutoModel.from_config(config, dtype=torch.float32)
+    if not pretrained:
+        raise ValueError(
+            f"{name}: without pretrained weights its `architecture` is needed; "
+            "the config of an encoder that was built has it"
+        )
+    assert name is not None
+    return load_named(lambda n: AutoModel.from_pretrained(n, dtype=torch.float32), name)
+
+
+def enable_checkpointing(model: Any) -> None:
+    """Compute the model's activations twice instead of keeping them.
+
+    Raises:
+        ValueError: the model cannot.
+    """
+    # The name changed within transformers 5.
+    new = getattr(model, "activation_checkpointing_enable", None)
+    (new or model.gradient_checkpointing_enable)()
 
 
 class HuggingFaceImageConfig(HuggingFaceConfig):
@@ -54,7 +96,7 @@ class HuggingFaceImageConfig(HuggingFaceConfig):
 
     def build(self, pretrained: bool = True) -> HuggingFaceEncoder:
         """The encoder; `pretrained=False` needs `architecture` and no network."""
-        return HuggingFaceEncoder(self, self.model_config_of())
+        return HuggingFaceEncoder(self, self.model_config_of(), pretrained=pretrained)
 
     def preprocessor(self) -> ImagePreprocessor:
         if self.architecture is None and self.name is not None:
@@ -63,8 +105,12 @@ class HuggingFaceImageConfig(HuggingFaceConfig):
             std = tuple(getattr(found, "image_std", None) or HALF)
         else:
             mean, std = HALF, HALF
+        return ImagePreprocessor(self.side(), mean, std)
+
+    def side(self) -> int:
+        """Pixels of the square that the model sees."""
         size = self.size or getattr(self.model_config_of(), "image_size", None) or 224
-        return ImagePreprocessor(size if isinstance(size, int) else size[0], mean, std)
+        return int(size if isinstance(size, int) else size[0])
 
 
 class HuggingFaceTextConfig(HuggingFaceConfig):
@@ -74,16 +120,35 @@ class HuggingFaceTextConfig(HuggingFaceConfig):
     tokenizer: TokenizerConfig | None = None  # None: the model's own, or one trained on the texts
     vocab_size: int | None = None  # filled in from a trained tokenizer
 
+    @model_validator(mode="after")
+    def _ids_fit(self) -> HuggingFaceTextConfig:
+        if self.architecture is None and isinstance(self.tokenizer, TrainedTokenizerConfig):
+            raise ValueError(
+                f"the pretrained weights of {self.name} know the ids of their own tokenizer only; "
+                f"leave `tokenizer` out, or give `architecture: {self.name}` for random weights"
+            )
+        return self
+
     def build(self, pretrained: bool = True) -> HuggingFaceEncoder:
-        """The encoder; `pretrained=False` needs `architecture` and no network."""
+        """The encoder; `pretrained=False` needs `architecture` and no network.
+
+        Raises:
+            ValueError: it cannot be loaded, or its positions or vocabulary are too few.
+        """
         config = self.model_config_of()
-        trained = isinstance(self.chosen_tokenizer(), TrainedTokenizerConfig)
-        if trained and self.vocab_size is not None:
-            config.vocab_size = self.vocab_size
-            for special in ("pad_token_id", "bos_token_id", "eos_token_id"):
-                if (getattr(config, special, None) or 0) >= self.vocab_size:
-                    setattr(config, special, 0)
-        return HuggingFaceEncoder(self, config)
+        if isinstance(self.chosen_tokenizer(), TrainedTokenizerConfig):
+            if self.vocab_size is not None:
+                config.vocab_size = self.vocab_size
+            for name in ("pad", "bos", "cls", "eos", "sep"):
+                if getattr(config, f"{name}_token_id", None) is not None or name == "pad":
+                    setattr(config, f"{name}_token_id", SPECIAL.index(ROLES[name]))
+        elif (self.vocab_size or 0) > config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {self.vocab_size} tokens, the model {config.vocab_size}; "
+                "choose the tokenizer that belongs to it, or a larger vocab_size in `architecture`"
+            )
+        check_length(config, self.max_length)
+        return HuggingFaceEncoder(self, config, pretrained=pretrained)
 
     def chosen_tokenizer(self) -> TrainedTokenizerConfig | PretrainedTokenizerConfig:
         if self.tokenizer is not None:
@@ -93,12 +158,22 @@ class HuggingFaceTextConfig(HuggingFaceConfig):
         return TrainedTokenizerConfig()
 
     def preprocessor(self, texts: Iterable[str] | None) -> TextPreprocessor:
-        try:
-            return TextPreprocessor(
-                build_tokenizer(self.chosen_tokenizer(), texts), self.max_length
-            )
-        except OSError as error:
-            raise ValueError(f"the tokenizer of {self.name} cannot be read: {error}") from None
+        return TextPreprocessor(build_tokenizer(self.chosen_tokenizer(), texts), self.max_length)
+
+
+def check_length(config: Any, length: int) -> None:
+    """Refuse texts that are longer than the model has positions.
+
+    Raises:
+        ValueError: says how long they may be.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    # RoBERTa and its like number the first position after the id of the padding.
+    skipped = (config.pad_token_id or 0) + 1 if config.model_type in AFTER_PADDING else 0
+    if isinstance(positions, int) and 0 < positions < length + skipped:
+        raise ValueError(
+            f"max_length: {length}; {config.model_type} has positions for {positions - skipped}"
+        )
 
 
 class HuggingFaceEncoder(nn.Module):
@@ -107,24 +182,28 @@ class HuggingFaceEncoder(nn.Module):
     Args:
         config: of this encoder.
         model_config: of the model.
+        pretrained: False refuses to load weights.
     """
 
     def __init__(
-        self, config: HuggingFaceImageConfig | HuggingFaceTextConfig, model_config: PretrainedConfig
+        self,
+        config: HuggingFaceImageConfig | HuggingFaceTextConfig,
+        model_config: PretrainedConfig,
+        *,
+        pretrained: bool,
     ) -> None:
         super().__init__()
         self.text = isinstance(config, HuggingFaceTextConfig)
-        if config.architecture is None and config.name is not None:
-            model = load_named(AutoModel.from_pretrained, config.name)
-        else:
-            model = AutoModel.from_config(model_config)
+        model = build_model(config.name, config.architecture is not None, model_config, pretrained)
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
         pooler = getattr(model, "pooler", None)
         if pooler is not None and any(True for _ in pooler.parameters()):
             model.pooler = None  # it would never get a gradient
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable()
+            enable_checkpointing(model)
+        if getattr(model.config, "use_cache", False):
+            model.config.use_cache = False  # nothing is generated, so nothing is to be remembered
         self.model = model
         update: dict[str, Any] = {"architecture": model.config.to_dict()}
         if isinstance(config, HuggingFaceTextConfig):
@@ -132,14 +211,23 @@ class HuggingFaceEncoder(nn.Module):
         self.config = config.model_copy(update=update)
         self.width = int(_width(model.config))
         self.pooling: PoolingName = self._default_pooling()
+        freeze_unused(self, lambda: self(**self._smallest())[0])
+
+    def _smallest(self) -> dict[str, Tensor]:
+        if isinstance(self.config, HuggingFaceTextConfig):
+            ids = torch.full((1, 2), min(5, self.model.config.vocab_size - 1))
+            return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        side = self.config.side()
+        channels = getattr(self.model.config, "num_channels", 3)
+        return {"pixel_values": torch.zeros(1, channels, side, side)}
 
     def _default_pooling(self) -> PoolingName:
         if not self.text:
             return (
                 "cls" if hasattr(getattr(self.model, "embeddings", None), "cls_token") else "mean"
             )
-        causal = getattr(self.model.config, "model_type", "") in CAUSAL
-        return "last" if causal else "mean"
+        kind = str(getattr(self.model.config, "model_type", ""))
+        return "last" if kind in CAUSAL else "mean"
 
     def forward(self, **tensors: Tensor) -> tuple[Tensor, Tensor | None]:
         """The encoder's tensors → tokens (B, N, D), keep (B, N) bool for texts."""
@@ -148,19 +236,33 @@ class HuggingFaceEncoder(nn.Module):
             return hidden, tensors["attention_mask"].bool()
         return (hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden), None
 
-    def layer_groups(self) -> list[list[nn.Module]]:
+    def layer_groups(self) -> LayerGroups:
         """Embeddings, then the layers: what `freeze: n` counts."""
         lists = [
             module
             for name, module in self.model.named_modules()
             if isinstance(module, nn.ModuleList)
-            and name.split(".")[-1] in ("layer", "layers", "h", "block", "stages")
+            and name.split(".")[-1] in ("layer", "layers", "h", "block", "blocks", "stages")
         ]
-        stem = [m for n, m in self.model.named_children() if "embed" in n or n in ("wte", "wpe")]
-        return [stem, *[[layer] for layer in (lists[0] if lists else [])]]
+        layers = list(lists[0]) if lists else []
+        inside = {id(m) for layer in layers for m in layer.modules()}
+        stem = [
+            module
+            for name, module in self.model.named_modules()
+            if id(module) not in inside
+            and any(part in name.split(".")[-1] for part in ("embed", "wte", "wpe", "stem"))
+        ]
+        return [stem, *[[layer] for layer in layers]]
 
 
-CAUSAL = frozenset({"gpt2", "gpt_neo", "gpt_neox", "opt", "llama", "mistral", "qwen2", "qwen3"})
+# Models whose tokens see only what stands before them, so that the last one has seen all.
+CAUSAL = (set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES) - set(MODEL_FOR_MASKED_LM_MAPPING_NAMES)) | {
+    "clip_text_model"
+}
+AFTER_PADDING = frozenset(
+    {"roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "longformer", "mpnet"}
+)
+ROLES = {"pad": "[PAD]", "bos": "[CLS]", "cls": "[CLS]", "eos": "[SEP]", "sep": "[SEP]"}
 
 
 def _width(config: PretrainedConfig) -> int:

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import timm
+import torch
 from pydantic import Field
 from timm.data.config import resolve_data_config
+from timm.models import group_parameters
 from torch import Tensor, nn
 
-from amodal.encoders.config import EncoderConfig, PoolingName
+from amodal.encoders.adaptation import freeze_unused
+from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 from amodal.encoders.preprocessing import ImagePreprocessor
 
 
@@ -21,6 +24,9 @@ class TimmConfig(EncoderConfig):
     name: str
     weights: bool | str = True  # true: timm's own; false: random; or a .safetensors file
     size: int | None = Field(None, ge=16)  # pixels; None means what the model was made for
+    arguments: dict[str, Any] = Field(
+        default_factory=dict
+    )  # of the model's constructor, such as drop_path_rate
 
     def build(self, pretrained: bool = True) -> TimmEncoder:
         """The encoder; `pretrained=False` touches neither network nor files.
@@ -53,12 +59,16 @@ class TimmEncoder(nn.Module):
             model.set_grad_checkpointing(True)
         self.model = model
         self.width = int(model.num_features)
+        self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         self.prefix = int(getattr(model, "num_prefix_tokens", 0))
         first = getattr(model, "global_pool", "") == "token"
         self.pooling: PoolingName = "cls" if first else "mean"
+        side = config.preprocessor().size
+        freeze_unused(self, lambda: self(torch.zeros(1, 3, side, side))[0])
 
     @staticmethod
     def _create(config: TimmConfig, pretrained: bool, options: dict[str, Any]) -> Any:
+        options = {**config.arguments, **options}
         try:
             try:
                 size: dict[str, Any] = {} if config.size is None else {"img_size": config.size}
@@ -79,19 +89,25 @@ class TimmEncoder(nn.Module):
         """(B, 3, S, S) → tokens (B, N, D); prefix tokens only where they are pooled."""
         x = self.model.forward_features(pixel_values)
         if x.ndim == 4:
-            channels_first = x.shape[1] == self.width and x.shape[3] != self.width
-            tokens = x.flatten(2).transpose(1, 2) if channels_first else x.flatten(1, 2)
-            return tokens, None
+            return (x.flatten(1, 2) if self.channels_last else x.flatten(2).transpose(1, 2)), None
         return (x if self.pooling == "cls" else x[:, self.prefix :]), None
 
-    def layer_groups(self) -> list[list[nn.Module]]:
+    def layer_groups(self) -> LayerGroups:
         """Stem, then blocks or stages: what `freeze: n` counts."""
-        children = dict(self.model.named_children())
-        for name in ("blocks", "stages", "layers", "features"):
-            if isinstance(children.get(name), nn.Sequential | nn.ModuleList):
-                stem = [m for n, m in children.items() if n in ("patch_embed", "stem", "conv_stem")]
-                return [stem, *[[part] for part in children[name]]]
-        return [[module] for module in children.values()]
+        modules = dict(self.model.named_modules())
+        groups = []
+        # timm itself says which parameters are the stem and which belong to stage i.
+        for names in group_parameters(self.model, self.model.group_matcher(coarse=True)).values():
+            owners: dict[str, nn.Module | nn.Parameter] = {}
+            for name in names:
+                owner, _, leaf = name.rpartition(".")
+                prefix = f"{owner}." if owner else ""
+                if all(f"{prefix}{n}" in names for n, _ in modules[owner].named_parameters()):
+                    owners[owner] = modules[owner]  # whole, so that BatchNorm can be stilled
+                else:
+                    owners[name] = getattr(modules[owner], leaf)
+            groups.append(list(owners.values()))
+        return groups
 
 
 def _known(name: str) -> Any:
