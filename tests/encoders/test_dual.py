@@ -6,7 +6,8 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from amodal.encoders.dual import OpenClipDualConfig, TransformersDualConfig
+from amodal.encoders.dual import TransformersDualConfig
+from amodal.encoders.open_clip_dual import OpenClipDualConfig
 from amodal.encoders.specification import DualEncoderConfig
 
 UNION = TypeAdapter(DualEncoderConfig)
@@ -149,3 +150,169 @@ def test_a_folder_written_by_transformers_is_loaded(tmp_path):
     second = TransformersDualConfig(name=str(tmp_path)).build().eval()
     x = torch.randn(1, 3, 32, 32)
     assert torch.equal(first("image", pixel_values=x)[0], second("image", pixel_values=x)[0])
+
+
+SENTENCES = ["a red circle above a blue square", "two small green stars", "一个红色的圆形"]
+
+
+def corpus_architecture(kind):
+    """Room for a vocabulary and texts of some length."""
+    if kind == "open_clip":
+        text = {**OPEN_CLIP["text_cfg"], "vocab_size": 300, "context_length": 32}
+        return OpenClipDualConfig(architecture={**OPEN_CLIP, "text_cfg": text})
+    text = {**TOWER, "vocab_size": 300, "max_position_embeddings": 32}
+    return TransformersDualConfig(architecture={**ARCHITECTURES[kind], "text_config": text})
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2", "open_clip"])
+def test_with_a_tokenizer_of_its_own_every_text_is_read_to_its_end(kind):
+    if kind == "open_clip":
+        pytest.importorskip("open_clip")
+    torch.manual_seed(0)
+    config = corpus_architecture(kind)
+    dual, prepare = config.build().eval(), config.preprocessors(SENTENCES * 5)["text"]
+    texts = ["a red circle", "a red square", "a red", "circle a red"]
+    z = dual("text", **prepare(texts))[0][:, 0]
+    distances = torch.cdist(z, z) + torch.eye(len(texts))
+    assert distances.min() > 1e-4
+    # What stands beside a text in the batch does not matter.
+    alone = dual("text", **prepare(texts[:1]))[0][:, 0]
+    torch.testing.assert_close(alone, z[:1], rtol=1e-5, atol=1e-6)
+
+
+def test_clip_pools_at_the_end_token():
+    config = corpus_architecture("clip")
+    dual, prepare = config.build().eval(), config.preprocessors(SENTENCES * 5)["text"]
+    tensors = prepare(["a red circle", "two small green stars"])
+    hidden = dual.model.text_model(**tensors).last_hidden_state
+    last = tensors["attention_mask"].sum(1) - 1
+    want = dual.model.text_projection(hidden[torch.arange(2), last])
+    torch.testing.assert_close(dual("text", **tensors)[0][:, 0], want)
+
+
+def test_the_vocabulary_of_clip_is_that_of_open_clip():
+    open_clip = pytest.importorskip("open_clip")
+    from amodal.encoders.open_clip_dual import clip_tokenizer
+    from amodal.encoders.preprocessing import TextPreprocessor
+
+    texts = [
+        "A photo of a cat, it's 3.5 m!",
+        "  Red   CIRCLE",
+        "一个红色的圆形",
+        "é 🐔",
+        "dog " * 90,
+    ]
+    tensors = TextPreprocessor(clip_tokenizer(), 77, padding="max_length")(texts)
+    want = open_clip.get_tokenizer("ViT-B-32")(texts)
+    assert torch.equal(tensors["input_ids"] * tensors["attention_mask"], want)
+
+
+def test_an_open_clip_folder_is_loaded_with_its_pictures_and_texts(tmp_path):
+    open_clip = pytest.importorskip("open_clip")
+    import safetensors.torch
+    from PIL import Image
+
+    torch.manual_seed(0)
+    text = {**OPEN_CLIP["text_cfg"], "vocab_size": 49408, "context_length": 77}
+    seen = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.3], "interpolation": "bicubic"}
+    values = {"model_cfg": {**OPEN_CLIP, "text_cfg": text}, "preprocess_cfg": seen}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(values))
+    source = f"local-dir:{tmp_path}"
+    plain, _, picture = open_clip.create_model_and_transforms(source, load_weights=False)
+    safetensors.torch.save_file(plain.state_dict(), tmp_path / "open_clip_model.safetensors")
+    plain.eval()
+
+    config = OpenClipDualConfig(name=source)
+    dual, prepare = config.build().eval(), config.preprocessors(None)
+    image = Image.effect_mandelbrot((64, 48), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+    import numpy as np
+
+    pixels = prepare["image"]([np.array(image)])["pixel_values"]
+    # Pillow and torch may round the same bicubic filter differently: by one step of 255, over
+    # the smallest deviation.
+    assert (pixels[0] - picture(image)).abs().max() < 1.01 / 255 / 0.2
+    texts = ["a red circle", "two stars"]
+    z = dual("text", **prepare["text"](texts))[0][:, 0]
+    torch.testing.assert_close(z, plain.encode_text(open_clip.get_tokenizer(source)(texts)))
+    torch.testing.assert_close(
+        dual("image", pixel_values=pixels)[0][:, 0], plain.encode_image(pixels)
+    )
+    saved = UNION.validate_python(json.loads(UNION.dump_json(dual.config)))
+    again = saved.build(pretrained=False).eval()
+    again.load_state_dict(dual.state_dict())
+    assert torch.equal(again("text", **prepare["text"](texts))[0][:, 0], z)
+
+
+def test_an_open_clip_model_without_weights_is_refused():
+    with pytest.raises(ValueError, match=r"give `weights`.*architecture: ViT-B-32"):
+        OpenClipDualConfig(name="ViT-B-32")
+
+
+def test_a_sentence_transformers_folder_gives_its_embeddings(tmp_path):
+    library = pytest.importorskip("sentence_transformers")
+    import numpy as np
+    from PIL import Image
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+    from amodal.encoders.dual import SentenceTransformersDualConfig
+    from amodal.encoders.huggingface import architecture_of
+    from amodal.encoders.open_clip_dual import clip_tokenizer
+
+    pytest.importorskip("open_clip")  # its vocabulary makes a CLIP tokenizer without network
+    torch.manual_seed(0)
+    text = {**TOWER, "vocab_size": 49408, "max_position_embeddings": 77}
+    clip = CLIPModel(architecture_of(None, {**ARCHITECTURES["clip"], "text_config": text}))
+    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    clip.save_pretrained(tmp_path / "clip")
+    CLIPProcessor(pictures, clip_tokenizer()).save_pretrained(tmp_path / "clip")
+    plain = library.SentenceTransformer(str(tmp_path / "clip"), device="cpu")
+    plain.save(str(tmp_path / "st"))
+
+    config = SentenceTransformersDualConfig(name=str(tmp_path / "st"))
+    dual, prepare = config.build().eval(), config.preprocessors(None)
+    texts = ["a red circle", "two stars and a square"]
+    z = dual("text", **prepare["text"](texts))[0][:, 0]
+    torch.testing.assert_close(z, torch.tensor(plain.encode(texts)), rtol=1e-4, atol=1e-5)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    z = dual("image", **prepare["image"]([np.array(image)]))[0][:, 0]
+    torch.testing.assert_close(z, torch.tensor(plain.encode([image])), rtol=1e-3, atol=1e-4)
+
+
+def test_half_precision_checkpoints_are_trained_in_full(tmp_path):
+    first = TransformersDualConfig(architecture=ARCHITECTURES["clip"]).build()
+    first.model.to(torch.bfloat16).save_pretrained(tmp_path)
+    second = TransformersDualConfig(name=str(tmp_path)).build()
+    assert {p.dtype for p in second.parameters()} == {torch.float32}
+    assert {p.dtype for p in second.config.build(False).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2", "open_clip"])
+@pytest.mark.parametrize("options", [{}, {"freeze": 1}, {"lora": {"rank": 2}}], ids=str)
+def test_all_that_learns_gets_a_gradient_and_a_rebuild_is_bit_equal(kind, options):
+    if kind == "open_clip":
+        pytest.importorskip("open_clip")
+    torch.manual_seed(0)
+    plain = corpus_architecture(kind)
+    config = type(plain)(**{**plain.model_dump(), **options})
+    dual = config.build().train()
+    tensors = {
+        "image": {"pixel_values": torch.randn(2, 3, 32, 32)},
+        "text": config.preprocessors(SENTENCES * 5)["text"](SENTENCES[:2]),
+    }
+    sum(dual(m, **t)[0].square().sum() for m, t in tensors.items()).backward()
+    learning = {n for n, p in dual.named_parameters() if p.requires_grad}
+    assert learning
+    assert {n for n, p in dual.named_parameters() if p.grad is not None} == learning
+    if "lora" in options:
+        assert all("lora_" in n for n in learning)
+    if "freeze" in options:
+        frozen = {n for n, p in dual.named_parameters() if not p.requires_grad}
+        assert any(".layers.0." in n or ".resblocks.0." in n for n in frozen)
+        assert not any(".layers.1." in n or ".resblocks.1." in n for n in frozen)
+        assert any("position" in n for n in frozen)
+    saved = UNION.validate_python(json.loads(UNION.dump_json(dual.config)))
+    again = saved.build(pretrained=False).eval()
+    again.load_state_dict(dual.state_dict())
+    dual.eval()
+    for modality, named in tensors.items():
+        assert torch.equal(dual(modality, **named)[0], again(modality, **named)[0])

@@ -89,3 +89,20 @@ def test_the_count_of_cut_texts_is_that_of_the_tokens(texts):
         want = sum(len(tokenizer(t)["input_ids"]) > length for t in texts)
         assert prepare.count_truncated(texts) == want
         assert prepare(texts)["input_ids"].shape[1] <= length
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(48, 64), (64, 48), (33, 100), (40, 40), (200, 31)])
+def test_the_crop_is_that_of_torchvision(shape, interpolation):
+    import torchvision.transforms.v2 as reference
+
+    pipeline = reference.Compose(
+        [
+            reference.Resize(32, interpolation=reference.InterpolationMode(interpolation)),
+            reference.CenterCrop(32),
+        ]
+    )
+    image = picture(*shape)
+    want = pipeline(torch.from_numpy(image).permute(2, 0, 1))
+    prepare = ImagePreprocessor(32, resize="crop", interpolation=interpolation)
+    assert torch.equal(prepare.resize([image])[0], want)

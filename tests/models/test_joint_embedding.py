@@ -148,3 +148,12 @@ def test_weights_of_another_architecture_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="do not fit"):
         JointEmbedding.from_pretrained(tmp_path)
+
+
+def test_grouping_texts_by_length_changes_no_embedding():
+    model = small().double()
+    texts = [" ".join(["red"] * (1 + i % 7)) + f" {i}" for i in range(150)]
+    tensors = model.preprocess("text", texts)
+    torch.testing.assert_close(
+        model.embed("text", tensors), model._embed("text", tensors), rtol=1e-10, atol=1e-12
+    )

@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.swin_transformer import ShiftedWindowAttention
 from transformers.pytorch_utils import Conv1D
 
 from amodal.encoders.config import EncoderConfig, LoRAConfig
 
 LINEAR = (nn.Linear, Conv1D, nn.MultiheadAttention)
+# Attention that reads the weights of its inner layers past those layers' own forward.
+FUSED = (nn.MultiheadAttention, ShiftedWindowAttention)
 
 
 def adapt(encoder: Any) -> Any:
@@ -101,23 +104,21 @@ def freeze_unused(encoder: nn.Module, tokens: Callable[[], Tensor]) -> None:
 def add_low_rank_adapters(encoder: Any, lora: LoRAConfig) -> None:
     """Train low-rank updates, and nothing else of the encoder.
 
-    Without `targets` every linear and attention layer gets one; an encoder without any, such as
-    a ResNet, gets them on its convolutions.
+    Without `targets` every linear and attention layer gets one, but for those inside the shifted
+    windows of torchvision's Swin; an encoder without any, such as a ResNet, gets them on its
+    convolutions.
 
     Raises:
         ValueError: no layer matches.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    attention = tuple(
-        f"{n}." for n, m in encoder.named_modules() if isinstance(m, nn.MultiheadAttention)
-    )
+    fused = tuple(f"{n}." for n, m in encoder.named_modules() if isinstance(m, FUSED))
     found = {
         name: module
         for name, module in encoder.named_modules()
         if isinstance(module, (*LINEAR, nn.Conv2d))
-        # Attention reads the weight of its inner layer past that layer's own forward.
-        and not name.startswith(attention)
+        and not name.startswith(fused)
         and all(p.requires_grad for p in module.parameters())
     }
     if lora.targets is not None:

@@ -8,11 +8,18 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor
 
-from amodal.encoders.adaptation import adapt
-from amodal.encoders.config import EncoderConfig
+from amodal.encoders.adaptation import adapt, freeze_unused
+from amodal.encoders.config import EncoderConfig, LayerGroups
 from amodal.encoders.hub import load_named
+from amodal.encoders.huggingface import (
+    ROLES,
+    architecture_of,
+    build_model,
+    check_length,
+    enable_checkpointing,
+)
 from amodal.encoders.preprocessing import ImagePreprocessor, TextPreprocessor
 from amodal.encoders.tokenizer import (
     PretrainedTokenizerConfig,
@@ -22,6 +29,9 @@ from amodal.encoders.tokenizer import (
 )
 
 Preprocessors = dict[str, ImagePreprocessor | TextPreprocessor]
+# CLIP ends a text where the end token stands, but takes an end token of id 2 for a sign of an
+# old checkpoint, whose end is the largest id. So [SEP], which ends a text, comes last here.
+END_LAST = ("[PAD]", "[CLS]", "[MASK]", "[UNK]", "[SEP]")
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
@@ -31,7 +41,8 @@ class DualConfig(EncoderConfig):
     """Which model: a name or folder, or an architecture with random weights."""
 
     name: str | None = None
-    architecture: dict[str, Any] | None = None  # where given, weights are random
+    # A mapping, or the name or folder of one; where given, weights are random.
+    architecture: dict[str, Any] | str | None = None
     max_length: int | None = Field(None, ge=4)  # tokens; None means what the model was made for
     tokenizer: TokenizerConfig | None = None  # None: the model's own, or one trained on the texts
 
@@ -39,13 +50,36 @@ class DualConfig(EncoderConfig):
     def _which(self) -> DualConfig:
         if self.name is None and self.architecture is None:
             raise ValueError("give `name` (hub or folder) or `architecture` (random weights)")
+        if self.architecture is None and isinstance(self.tokenizer, TrainedTokenizerConfig):
+            raise ValueError(
+                f"the pretrained weights of {self.name} know the ids of their own tokenizer only; "
+                "leave `tokenizer` out, or give `architecture` for random weights"
+            )
         return self
 
-    def _tokenizer(self, texts: Iterable[str] | None, size: int) -> Any:
+    def has_own_vocabulary(self) -> bool:
+        """Whether the tokenizer is trained on the user's captions."""
+        if self.tokenizer is None:
+            return self.architecture is not None
+        return isinstance(self.tokenizer, TrainedTokenizerConfig)
+
+    def tokenizer_of(self, texts: Iterable[str] | None, size: int) -> Any:
+        """The tokenizer, of at most `size` tokens.
+
+        Raises:
+            ValueError: it has more, or there is none.
+        """
         chosen = self.tokenizer
-        if chosen is None and self.architecture is None and self.name is not None:
+        if chosen is None and not self.has_own_vocabulary() and self.name is not None:
             chosen = PretrainedTokenizerConfig(name=self.name)
-        return build_tokenizer(chosen or TrainedTokenizerConfig(vocab_size=size), texts)
+        chosen = chosen or TrainedTokenizerConfig(vocab_size=size)
+        tokenizer = build_tokenizer(chosen, texts, END_LAST)
+        if len(tokenizer) > size:
+            raise ValueError(
+                f"the tokenizer has {len(tokenizer)} tokens, the model {size}; set "
+                f"`tokenizer.vocab_size` to {size} or less, or a larger one in `architecture`"
+            )
+        return tokenizer
 
 
 class TransformersDualConfig(DualConfig):
@@ -53,31 +87,22 @@ class TransformersDualConfig(DualConfig):
 
     kind: Literal["transformers"] = "transformers"
 
-    def model_config_of(self) -> Any:
-        if self.architecture is not None:
-            values = dict(self.architecture)
-            return AutoConfig.for_model(values.pop("model_type"), **values)
-        assert self.name is not None
-        return load_named(AutoConfig.from_pretrained, self.name)
-
     def build(self, pretrained: bool = True) -> DualEncoder:
-        """The dual encoder; with `architecture`, random weights and no network."""
-        if self.architecture is not None:
-            model = AutoModel.from_config(self.model_config_of())
-        else:
-            assert self.name is not None
-            model = load_named(AutoModel.from_pretrained, self.name)
-        return _from_transformers(self, model)
+        """The dual encoder; `pretrained=False` needs `architecture` and no network."""
+        return _from_transformers(self, pretrained)
 
     def preprocessors(self, texts: Iterable[str] | None) -> Preprocessors:
-        config = self.model_config_of()
-        mean, std = _statistics(self.name if self.architecture is None else None, config.model_type)
+        config = architecture_of(self.name, self.architecture)
+        source = self.name if self.architecture is None else None
+        seen = _picture_options(source, config.model_type)
         text = config.text_config
+        length = self.max_length or text.max_position_embeddings
+        check_length(text, length)
         return {
-            "image": ImagePreprocessor(_side(config), mean, std),
+            "image": ImagePreprocessor(_side(config), **seen),
             "text": TextPreprocessor(
-                self._tokenizer(texts, text.vocab_size),
-                self.max_length or text.max_position_embeddings,
+                self.tokenizer_of(texts, text.vocab_size),
+                length,
                 # SigLIP was trained on texts padded to full length, without a mask.
                 padding="max_length" if "siglip" in config.model_type else "longest",
             ),
@@ -90,17 +115,15 @@ class SentenceTransformersDualConfig(DualConfig):
     kind: Literal["sentence_transformers"] = "sentence_transformers"
 
     def build(self, pretrained: bool = True) -> DualEncoder:
-        """The dual encoder; with `architecture`, random weights and no network.
+        """The dual encoder; `pretrained=False` needs `architecture` and no network.
 
         Raises:
             ImportError: the extra is not installed.
             ValueError: the model has no picture tower, or layers after its towers.
         """
-        if self.architecture is not None:
-            values = dict(self.architecture)
-            config = AutoConfig.for_model(values.pop("model_type"), **values)
-            return _from_transformers(self, AutoModel.from_config(config))
-        return _from_transformers(self, self._towers().model)
+        if self.architecture is None and pretrained:
+            return _from_transformers(self, pretrained, self._towers().model.float())
+        return _from_transformers(self, pretrained)
 
     def _towers(self) -> Any:
         try:
@@ -129,74 +152,15 @@ class SentenceTransformersDualConfig(DualConfig):
             return same.preprocessors(texts)
         towers = self._towers()
         config, processor = towers.model.config, towers.processor
-        image = processor.image_processor
-        length = self.max_length or config.text_config.max_position_embeddings
+        text = config.text_config
+        length = self.max_length or text.max_position_embeddings
+        check_length(text, length)
         return {
-            "image": ImagePreprocessor(
-                _side(config), tuple(image.image_mean), tuple(image.image_std)
-            ),
-            "text": TextPreprocessor(processor.tokenizer, length),
-        }
-
-
-class OpenClipDualConfig(DualConfig):
-    """A model of `open_clip`.
-
-    `name` is one of its architectures ("ViT-B-32") or "hf-hub:…" / "local-dir:…"; `weights` a
-    pretrained tag or a file; `architecture` its model configuration, for random weights.
-    """
-
-    kind: Literal["open_clip"] = "open_clip"
-    weights: str | None = None
-
-    def build(self, pretrained: bool = True) -> DualEncoder:
-        """The dual encoder; with `architecture`, or `pretrained=False`, random weights.
-
-        Raises:
-            ImportError: the extra is not installed.
-        """
-        open_clip = _open_clip()
-        if self.architecture is not None:
-            model = open_clip.CLIP(**_towers_of(open_clip, self.architecture))
-            architecture = self.architecture
-        else:
-            assert self.name is not None
-            architecture = open_clip.get_model_config(self.name)
-            if architecture is not None and not pretrained:
-                model = open_clip.CLIP(**_towers_of(open_clip, architecture))
-            else:
-                # open_clip reads checkpoints with weights_only, as its default says.
-                model = open_clip.create_model(
-                    self.name, pretrained=self.weights if pretrained else None
-                )
-        resolved = self.model_copy(update={"architecture": architecture})
-        return DualEncoder(
-            resolved,
-            model,
-            _open_clip_features,
-            model.logit_scale,
-            int(architecture["embed_dim"]) if architecture else _probe_width(model),
-        )
-
-    def preprocessors(self, texts: Iterable[str] | None) -> Preprocessors:
-        open_clip = _open_clip()
-        architecture = self.architecture or open_clip.get_model_config(self.name)
-        if architecture is None:
-            raise ValueError(f"open_clip has no architecture {self.name!r}")
-        size = int(architecture["vision_cfg"].get("image_size", 224))
-        text = architecture["text_cfg"]
-        chosen = self.tokenizer or (
-            TrainedTokenizerConfig(vocab_size=text["vocab_size"])
-            if self.architecture is not None
-            # The byte-pair encoding of CLIP, which open_clip and this hub model share.
-            else PretrainedTokenizerConfig(name="openai/clip-vit-base-patch32")
-        )
-        return {
-            "image": ImagePreprocessor(size, CLIP_MEAN, CLIP_STD),
+            "image": ImagePreprocessor(_side(config), **_of_processor(processor.image_processor)),
             "text": TextPreprocessor(
-                build_tokenizer(chosen, texts),
-                self.max_length or int(text.get("context_length", 77)),
-                padding="max_length",
+                processor.tokenizer,
+                length,
+                padding="max_length" if "siglip" in config.model_type else "longest",
             ),
         }
 
@@ -210,12 +174,21 @@ class DualEncoder(nn.Module):
         features: (model, modality, tensors) → (B, E).
         log_scale: the checkpoint's log of the inverse temperature, or None.
         dim: E.
+        side: pixels of the square that the picture tower sees.
+        length: tokens of a text that the text tower takes.
     """
 
     modalities = ("image", "text")
 
     def __init__(
-        self, config: Any, model: Any, features: Any, log_scale: Tensor | None, dim: int
+        self,
+        config: Any,
+        model: Any,
+        features: Any,
+        log_scale: Tensor | None,
+        dim: int,
+        side: int,
+        length: int,
     ) -> None:
         super().__init__()
         self.config = config
@@ -228,8 +201,18 @@ class DualEncoder(nn.Module):
             if isinstance(getattr(model, name, None), nn.Parameter):
                 getattr(model, name).requires_grad_(False)
         if config.gradient_checkpointing:
-            enable = getattr(model, "gradient_checkpointing_enable", None)
-            (enable or model.set_grad_checkpointing)()
+            if hasattr(model, "set_grad_checkpointing"):  # open_clip
+                model.set_grad_checkpointing()
+            else:
+                enable_checkpointing(model)
+        ids = torch.ones(1, length, dtype=torch.int64)
+        freeze_unused(
+            self,
+            lambda: (
+                self("image", pixel_values=torch.zeros(1, 3, side, side))[0]
+                + self("text", input_ids=ids, attention_mask=ids)[0]
+            ),
+        )
         adapt(self)
 
     def width(self, modality: str) -> int:
@@ -240,30 +223,47 @@ class DualEncoder(nn.Module):
         """The tensors of one modality → (B, 1, E)."""
         return self.features(self.model, modality, tensors).unsqueeze(1), None
 
-    def layer_groups(self) -> list[list[nn.Module]]:
+    def layer_groups(self) -> LayerGroups:
         """Both stems, then layer i of both towers together: what `freeze: n` counts."""
         stacks = [
             list(m)
             for n, m in self.model.named_modules()
             if isinstance(m, nn.ModuleList) and n.split(".")[-1] in ("layers", "resblocks")
         ]
-        stems = [
+        stems: list[nn.Module | nn.Parameter] = [
             m
             for n, m in self.model.named_modules()
-            if n.split(".")[-1] in ("embeddings", "conv1", "token_embedding", "patch_embed")
+            if n.split(".")[-1]
+            in ("embeddings", "conv1", "ln_pre", "pre_layrnorm", "token_embedding", "patch_embed")
+        ]
+        stems += [
+            p
+            for n, p in self.model.named_parameters()
+            if n.split(".")[-1] in ("class_embedding", "positional_embedding")
         ]
         deepest = max((len(s) for s in stacks), default=0)
         return [stems, *[[s[i] for s in stacks if i < len(s)] for i in range(deepest)]]
 
 
-def _from_transformers(config: Any, model: Any) -> DualEncoder:
-    resolved = config.model_copy(update={"architecture": model.config.to_dict()})
+def _from_transformers(config: DualConfig, pretrained: bool, model: Any = None) -> DualEncoder:
+    random = config.architecture is not None
+    if model is None:
+        model_config = architecture_of(config.name, config.architecture) if random else None
+        if config.has_own_vocabulary() and model_config is not None:
+            for role in ("pad", "bos", "eos"):
+                setattr(model_config.text_config, f"{role}_token_id", END_LAST.index(ROLES[role]))
+        model = build_model(config.name, random, model_config, pretrained)
+    update: dict[str, Any] = {"architecture": model.config.to_dict()}
+    if not random and config.tokenizer is None:
+        update["tokenizer"] = PretrainedTokenizerConfig(name=str(config.name))
+    resolved = config.model_copy(update=update)
     dim = getattr(model.config, "projection_dim", None)
     if "siglip" in model.config.model_type or dim is None:
         dim = model.config.text_config.hidden_size
         dim = getattr(model.config.text_config, "projection_size", None) or dim
+    scale = getattr(model, "logit_scale", None)
     return DualEncoder(
-        resolved, model, _transformers_features, getattr(model, "logit_scale", None), int(dim)
+        resolved, model, _transformers_features, scale, int(dim), _side(model.config), length=2
     )
 
 
@@ -296,16 +296,6 @@ def _patches(model: Any, pixels: Tensor) -> dict[str, Tensor]:
     return {"pixel_values": patches, "pixel_attention_mask": ones, "spatial_shapes": shapes}
 
 
-def _open_clip_features(model: Any, modality: str, tensors: Mapping[str, Tensor]) -> Tensor:
-    if modality == "image":
-        found: Tensor = model.encode_image(tensors["pixel_values"])
-        return found
-    # CLIP's tower reads the token with the largest id as the end of the text.
-    ids = tensors["input_ids"] * tensors["attention_mask"]
-    encoded: Tensor = model.encode_text(ids)
-    return encoded
-
-
 def _side(config: Any) -> int:
     vision = config.vision_config
     size = getattr(vision, "image_size", None)
@@ -314,31 +304,20 @@ def _side(config: Any) -> int:
     return int(size)
 
 
-def _statistics(name: str | None, model_type: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _picture_options(name: str | None, model_type: str) -> dict[str, Any]:
+    """How the checkpoint saw pictures: its statistics, cut and interpolation."""
     if name is not None:
-        found = load_named(AutoImageProcessor.from_pretrained, name)
-        return tuple(found.image_mean), tuple(found.image_std)
-    return (HALF, HALF) if "siglip" in model_type else (CLIP_MEAN, CLIP_STD)
+        return _of_processor(load_named(AutoImageProcessor.from_pretrained, name))
+    if "siglip" in model_type:
+        return {"mean": HALF, "std": HALF}
+    return {"mean": CLIP_MEAN, "std": CLIP_STD, "resize": "crop", "interpolation": "bicubic"}
 
 
-def _open_clip() -> Any:
-    try:
-        import open_clip
-    except ImportError:
-        raise ImportError("open_clip is not installed: pip install 'amodal[open_clip]'") from None
-    return open_clip
-
-
-def _towers_of(open_clip: Any, architecture: Mapping[str, Any]) -> dict[str, Any]:
-    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-
+def _of_processor(processor: Any) -> dict[str, Any]:
+    bicubic = int(getattr(processor, "resample", None) or 2) == 3  # PIL's numbers
     return {
-        "embed_dim": architecture["embed_dim"],
-        "vision_cfg": CLIPVisionCfg(**architecture["vision_cfg"]),
-        "text_cfg": CLIPTextCfg(**architecture["text_cfg"]),
-        "quick_gelu": bool(architecture.get("quick_gelu", False)),
+        "mean": tuple(processor.image_mean),
+        "std": tuple(processor.image_std),
+        "resize": "crop" if getattr(processor, "do_center_crop", False) else "squash",
+        "interpolation": "bicubic" if bicubic else "bilinear",
     }
-
-
-def _probe_width(model: Any) -> int:
-    return int(model.text_projection.shape[-1])

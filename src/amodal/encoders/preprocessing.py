@@ -51,8 +51,9 @@ class ImagePreprocessor:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         if self.how == "crop":
             height, width = pixels.shape[1:]
-            scale = self.size / min(height, width)
-            shape = [max(self.size, round(height * scale)), max(self.size, round(width * scale))]
+            short = min(height, width)
+            # Truncated as torchvision and transformers do: rounding would shift pretrained crops.
+            shape = [int(self.size * height / short), int(self.size * width / short)]
             return vision.center_crop(self._scaled(pixels, shape), [self.size, self.size])
         if pixels.shape[1:] == (self.size, self.size):
             return pixels

@@ -6,12 +6,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from amodal.encoders.dual import (
-    OpenClipDualConfig,
-    SentenceTransformersDualConfig,
-    TransformersDualConfig,
-)
+from amodal.encoders.dual import SentenceTransformersDualConfig, TransformersDualConfig
 from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextConfig
+from amodal.encoders.open_clip_dual import OpenClipDualConfig
 from amodal.encoders.small_cnn import SmallCNNConfig
 from amodal.encoders.small_transformer import SmallTransformerConfig
 from amodal.encoders.timm_image import TimmConfig
