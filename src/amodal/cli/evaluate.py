@@ -12,6 +12,7 @@ import typer
 from rich.table import Table
 
 import amodal.evaluation.zero_shot as zero_shot_figures
+from amodal.cli import geometry
 from amodal.cli.console import console, progress_watcher
 from amodal.cli.search import open_model
 from amodal.data.record import DataError, Source
@@ -27,11 +28,15 @@ class Task(StrEnum):
     retrieval = "retrieval"
     zero_shot = "zero-shot"
     probe = "probe"
+    geometry = "geometry"
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    on: Annotated[str, typer.Option(help="Source to measure on.")],
+    on: Annotated[
+        str | None,
+        typer.Option(help="Source to measure on; geometry: the run's validation data by default."),
+    ] = None,
     task: Annotated[Task, typer.Option(help="What to measure.")] = Task.retrieval,
     train_on: Annotated[
         str | None, typer.Option(help="probe: source on which the linear classifier is fitted.")
@@ -45,9 +50,16 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(help="Use only the first so many items.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the result file.")] = None,
 ) -> None:
-    """Measure a run on a source; prints a table and writes RUN/evaluation/NAME.json."""
+    """Measure a run on a source; prints a table and writes RUN/evaluation/NAME.json.
+
+    geometry also draws plots, in RUN/evaluation/NAME/.
+    """
+    if on is None and task is not Task.geometry:
+        raise typer.BadParameter(f"--task {task.value} needs --on SOURCE")
     model = open_model(run)
-    source = open_map_source(on)
+    source = open_map_source(on) if on is not None else geometry.validation_source(run)
+    where = on if on is not None else "its validation data"
+    file = run / "evaluation" / f"{name or _file_name(task.value, on)}.json"
     embedded = _embed(model, source, captions, limit)
     if task is Task.retrieval:
         if len(embedded.rows) < 2:
@@ -55,6 +67,8 @@ def evaluate(
         metrics = retrieval_metrics(embedded.rows, bootstrap=1000, folds=folds)
     elif task is Task.zero_shot:
         metrics = _zero_shot(model, source, embedded)
+    elif task is Task.geometry:
+        metrics = geometry.measure(embedded.rows, file.with_suffix(""))
     else:
         if train_on is None:
             raise typer.BadParameter("--task probe needs --train-on SOURCE")
@@ -62,12 +76,12 @@ def evaluate(
         metrics = _probe(fitted, open_map_source(train_on), embedded, source)
     metrics["data/items"] = len(embedded.rows[next(iter(embedded.rows))].item.unique())
     metrics["data/broken_rows"] = len(embedded.broken)
-    _show(metrics, f"{task.value} of {run} on {on}")
+    show = geometry.show if task is Task.geometry else _show
+    show(metrics, f"{task.value} of {run} on {where}")
     for error in embedded.broken[:5]:
         console.print(f"[yellow]skipped[/] {error}", soft_wrap=True)
-    file = run / "evaluation" / f"{name or _file_name(task.value, on)}.json"
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps({"on": on, "task": task.value, **metrics}, indent=1), "utf-8")
+    file.write_text(json.dumps({"on": where, "task": task.value, **metrics}, indent=1), "utf-8")
     console.print(f"written to {file}", soft_wrap=True)
 
 
@@ -150,6 +164,8 @@ def _show(metrics: dict[str, float], title: str) -> None:
     console.print(table)
 
 
-def _file_name(task: str, on: str) -> str:
+def _file_name(task: str, on: str | None) -> str:
+    if on is None:
+        return task
     plain = "".join(c if c.isalnum() else "_" for c in on).strip("_")
     return f"{task}_{plain[-60:]}"

@@ -15,7 +15,7 @@ from amodal.evaluation.bootstrap import Estimate, flatten, intervals, resampled
 from amodal.evaluation.hubness import hubness, k_occurrence, mixed_gallery
 from amodal.evaluation.modality_gap import centroid_gap, energy_test, modality_probe
 from amodal.evaluation.retrieval import checked
-from amodal.evaluation.similarity import alignment, linear_cka, rsa
+from amodal.evaluation.similarity import alignment, linear_cka, random_alignment, rsa
 
 CHUNK_BYTES = 24 << 20  # of numbers held at once
 NOISE = 1e-12  # a variance below this share of the second moment is rounding
@@ -104,7 +104,7 @@ def geometry(
     """Every figure of this module, of each modality, each pair, and each direction.
 
     Figures that need both modalities of an item (alignment, energy, CKA, RSA) are taken over the
-    items that have both, and left out for a pair with fewer than four.
+    items that have both; for a pair with too few of them they are left out.
 
     Args:
         clouds: modality -> its rows, two modalities or more.
@@ -242,10 +242,13 @@ Measure = Callable[[Cloud, Cloud, GeometryOptions, torch.Generator], dict[str, E
 def _alignment(
     a: Cloud, b: Cloud, options: GeometryOptions, generator: torch.Generator
 ) -> dict[str, Estimate]:
+    found = {"shared_items": Estimate(len(_shared(a, b)))}
     values, items = alignment(*a, *b, alpha=options.alpha)
-    if len(values) == 0:
-        return {}
-    return {"alignment": _mean(values, items, options, generator)}
+    if len(values):
+        found["alignment"] = _mean(values, items, options, generator)
+        by_chance = random_alignment(a.z, b.z, alpha=options.alpha)
+        found["alignment/chance"] = Estimate(by_chance)
+    return found
 
 
 def _gap(
@@ -279,9 +282,8 @@ def _similarity(
     a: Cloud, b: Cloud, options: GeometryOptions, generator: torch.Generator
 ) -> dict[str, Estimate]:
     items = _shared(a, b)
-    found = {"pair/items": Estimate(len(items))}
     if len(items) < FEWEST_ITEMS:
-        return found
+        return {}
     cka = linear_cka(item_means(a, items), item_means(b, items))
     drawn = _drawn(items, options, generator)
     test = rsa(
@@ -290,7 +292,7 @@ def _similarity(
         permutations=options.permutations,
         generator=generator,
     )
-    return found | {
+    return {
         "cka/biased": Estimate(cka.biased),
         "cka/debiased": Estimate(cka.debiased),
         "rsa": Estimate(test.value),

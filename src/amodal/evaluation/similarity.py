@@ -71,6 +71,18 @@ def alignment(
     return torch.cat(values), torch.cat(items)
 
 
+def random_alignment(x: Tensor, y: Tensor, *, alpha: float = 2.0) -> float:
+    """Mean of |x_i - y_j|^α over all pairs: the alignment if partners were drawn at random."""
+    x, y = checked("x", x), checked("y", y)
+    square = y.square().sum(1)
+    total = 0.0
+    for rows in torch.split(x, max(1, CHUNK_BYTES // (2 * y.element_size() * max(1, len(y))))):
+        distance = rows.square().sum(1, keepdim=True) + square - 2 * rows @ y.T
+        distance = distance.clamp_min_(0).pow_(alpha / 2)
+        total += float(distance.sum(dtype=torch.float64))
+    return total / (len(x) * len(y))
+
+
 @torch.no_grad()
 def linear_cka(x: Tensor, y: Tensor) -> CKA:
     """Linear CKA of paired rows: HSIC(x, y) / sqrt(HSIC(x, x) HSIC(y, y)).
@@ -158,7 +170,8 @@ def rsa(x: Tensor, y: Tensor, *, permutations: int, generator: torch.Generator) 
     reached = 1
     for _ in range(permutations):
         order = torch.randperm(n, generator=generator)
-        reached += float((left * right[order][:, order]).sum()) / norm >= value - 1e-12
+        moved = right.index_select(0, order).index_select(1, order)
+        reached += float(torch.dot(left.flatten(), moved.flatten())) / norm >= value - 1e-12
     return PermutationTest(value, reached / (permutations + 1))
 
 
