@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -160,12 +160,7 @@ def occurrence_figure(counted: Mapping[str, tuple[Tensor, str]], k: int) -> Figu
     tops = [0, 1, 2]  # the last number of each class
     while tops[-1] + 0.5 < highest:
         tops.append(2 * tops[-1])
-    labels = [
-        "never",
-        "1",
-        "2",
-        *(f"{a + 1}–{b}" for a, b in pairwise(tops[2:])),
-    ]
+    labels = ["never", "1", "2", *(f"≤{top}" for top in tops[3:])]
     # Ties make fractions: 0 is a class of its own, anything above it up to 1.5 counts as 1.
     borders = np.array([0.0, 1e-9, *(top + 0.5 for top in tops[1:])])
     figure, ax = _figure(ON_PAPER, (6.0, 3.6))
@@ -176,13 +171,7 @@ def occurrence_figure(counted: Mapping[str, tuple[Tensor, str]], k: int) -> Figu
         places = np.arange(len(counts)) + (number - (len(counted) - 1) / 2) * width
         label = f"{name}, mean {float(occurrence.mean()):.3g}"
         ax.bar(places, 100 * counts / len(occurrence), width, color=colour, label=label)
-    crowded = len(labels) > 9
-    ax.set_xticks(
-        range(len(labels)),
-        labels,
-        rotation=35 if crowded else 0,
-        ha="right" if crowded else "center",
-    )
+    ax.set_xticks(range(len(labels)), labels, fontsize=11 if len(labels) <= 10 else 8)
     ax.set_xlabel(f"times among the first {k}")
     ax.set_ylabel("gallery rows (%)")
     _legend(ax, ON_PAPER)
