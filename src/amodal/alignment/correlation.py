@@ -1,0 +1,181 @@
+"""How much of a correlation is real: held-out correlations, permutations, bias correction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+CHUNK_BYTES = 64 << 20  # of permuted rows held at once
+
+
+class HeldOutCorrelation(NamedTuple):
+    """Correlations of scores on rows that took no part in the fit; see `held_out_correlation`.
+
+    Args:
+        correlations: (K,) float64, component by component.
+        total: their sum, the usual figure of CCA.
+        p_values: (K,) share of permutations that reach each correlation, or None.
+        p_total: share of permutations that reach the total, or None.
+        n: rows of the smallest pair of views.
+    """
+
+    correlations: Tensor
+    total: float
+    p_values: Tensor | None
+    p_total: float | None
+    n: int
+
+
+def held_out_correlation(
+    scores: Sequence[Tensor],
+    present: Tensor | None = None,
+    *,
+    permutations: int = 0,
+    generator: torch.Generator | None = None,
+) -> HeldOutCorrelation:
+    """Correlation of the scores of M views, component by component, averaged over the pairs.
+
+    The maps that made the scores are fixed, so under independence of the views every order of
+    the rows is equally likely: with P permutations, p = (1 + number that reach the value) /
+    (1 + P) is exact for each component and for the total. No correction for selection is needed,
+    which a p-value on the rows of the fit would need (Winkler et al. 2020, section 2).
+
+    Args:
+        scores: M tensors (N, K), M >= 2, rows matched. A column without variance counts as 0.
+        present: (N, M) bool, False where a view is missing; None: all are there. A pair of views
+            is correlated over the rows that have both.
+        permutations: P, how often the rows are reordered; 0 gives no p-values.
+        generator: source of the permutations.
+
+    Raises:
+        ValueError: shapes do not match, or a pair shares fewer than 3 rows.
+
+    References:
+        Winkler et al. 2020, arXiv:2002.10046 (why in-sample permutation needs more care).
+    """
+    views = [_as_rows(f"scores[{i}]", s) for i, s in enumerate(scores)]
+    if len(views) < 2 or len({v.shape for v in views}) != 1:
+        raise ValueError(
+            f"need 2 or more (N, K) of one shape, got {[tuple(v.shape) for v in views]}"
+        )
+    keep = checked_presence(views, present)
+    pairs = []  # columns of length 1, so that a product of two is a correlation
+    for i, j in combinations(range(len(views)), 2):
+        both = keep[:, i] & keep[:, j]
+        n = int(both.sum())
+        if n < 3:
+            raise ValueError(f"views {i} and {j} share {n} rows; a correlation needs 3 or more")
+        pairs.append((_unit_columns(views[i][both]), _unit_columns(views[j][both])))
+    correlations = torch.stack([(a * b).sum(0) for a, b in pairs]).mean(0)  # (K,)
+    total = float(correlations.sum())
+    smallest = min(len(a) for a, _ in pairs)
+    if not permutations:
+        return HeldOutCorrelation(correlations, total, None, None, smallest)
+    # The margin counts a permutation that gives the same value up to rounding as reaching it.
+    reached = torch.zeros_like(correlations)
+    reached_total = 0
+    for _ in range(permutations):
+        null = torch.stack(
+            [(a * b[_permutation(len(b), generator, b.device)]).sum(0) for a, b in pairs]
+        ).mean(0)
+        reached += null >= correlations - 1e-12
+        reached_total += int(null.sum() >= total - 1e-12)
+    return HeldOutCorrelation(
+        correlations,
+        total,
+        (1 + reached) / (1 + permutations),
+        (1 + reached_total) / (1 + permutations),
+        smallest,
+    )
+
+
+def adjusted_captured(correlations: Tensor, n: int, ranks: tuple[int, int]) -> float:
+    """Sum of squared in-sample canonical correlations of two views, without its chance part.
+
+    With ranks r and q, s = min(r, q) and e = max(r, q) / (n - 1):
+
+        s * (sum of ρ² / s - e) / (1 - e)
+
+    Under independence the sum of all s squares has expectation r q / (n - 1), whatever the
+    distribution of one view, so the value is then 0 on average; a perfect fit stays s. For
+    s = 1 it is the adjusted R² of a regression. It can be negative, and holds for unridged CCA
+    with all s components.
+
+    Args:
+        correlations: (s,) all in-sample canonical correlations.
+        n: rows of the fit.
+        ranks: ranks of the two covariances.
+
+    Returns:
+        The adjusted sum; -inf where n - 1 <= max(ranks), as nothing can then be told from chance.
+
+    References:
+        Ezekiel 1930 (adjusted R², the case s = 1). The expectation is that of tr(P1 P2) for
+        two independent projections in n - 1 dimensions.
+    """
+    small, large = sorted(ranks)
+    if len(correlations) != small:
+        raise ValueError(f"need all {small} correlations of ranks {ranks}, got {len(correlations)}")
+    if small == 0:
+        return 0.0
+    if n - 1 <= large:
+        return float("-inf")
+    chance = large / (n - 1)
+    return small * (float(correlations.double().square().sum()) / small - chance) / (1 - chance)
+
+
+def corrected_correlations(correlations: Tensor, null: Tensor) -> Tensor:
+    """In-sample correlations with the part that chance alone gives taken off.
+
+        sqrt(max(0, (ρ² - ρ0²) / (1 - ρ0²))),   ρ0² = mean over permutations of the k-th square
+
+    0 where the views are independent, 1 where ρ = 1 and chance is below that. Where chance
+    already gives 1 (n of the order of the widths) the answer is 0: the fit shows nothing.
+    Components after strong ones are corrected too little or too much by the order of K / n.
+
+    Args:
+        correlations: (K,) in-sample correlations, in falling order.
+        null: (P, K) the same of permuted rows; see `null_correlations` in `cca`.
+    """
+    chance = null.double().square().mean(0)
+    room = 1 - chance
+    left = (correlations.double().square() - chance).clamp_min(0)
+    return torch.where(room > 1e-9, left / room.clamp_min(1e-9), torch.zeros_like(left)).sqrt()
+
+
+def checked_presence(views: Sequence[Tensor], present: Tensor | None) -> Tensor:
+    """(N, M) bool of M views with N rows; all True for None."""
+    n = len(views[0])
+    if any(len(v) != n for v in views):
+        raise ValueError(f"views must have matched rows, got {[len(v) for v in views]}")
+    if present is None:
+        return torch.ones(n, len(views), dtype=torch.bool, device=views[0].device)
+    if present.shape != (n, len(views)) or present.dtype != torch.bool:
+        raise ValueError(
+            f"present must be bool {(n, len(views))}, got {present.dtype} {tuple(present.shape)}"
+        )
+    return present
+
+
+def _permutation(n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
+    where = generator.device if generator is not None else torch.device("cpu")
+    return torch.randperm(n, generator=generator, device=where).to(device)
+
+
+def _as_rows(name: str, x: Tensor) -> Tensor:
+    if x.ndim != 2 or not x.is_floating_point():
+        raise ValueError(f"{name} must be a floating (N, K), got {x.dtype} {tuple(x.shape)}")
+    return x.detach().double()
+
+
+def _unit_columns(x: Tensor) -> Tensor:
+    x = x - x.mean(0)
+    # A column whose spread is rounding of its own size has no direction.
+    length = x.norm(dim=0)
+    scale = x.abs().amax(0)
+    empty = (length <= 1e-150) | (scale == 0)
+    return torch.where(empty, torch.zeros_like(x), x / length.masked_fill(empty, 1.0))
