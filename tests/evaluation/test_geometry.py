@@ -21,7 +21,7 @@ from amodal.evaluation.geometry import (
     singular_values,
     uniformity,
 )
-from amodal.evaluation.geometry_plots import modality_colours, write_plots
+from amodal.evaluation.geometry_plots import modality_colours, similarity_figure, write_plots
 from amodal.evaluation.hubness import hubness, k_occurrence, mixed_gallery, neighbour_shares
 from amodal.evaluation.modality_gap import (
     PROBE_PENALTY,
@@ -33,6 +33,7 @@ from amodal.evaluation.modality_gap import (
 from amodal.evaluation.plots import ON_PAPER
 from amodal.evaluation.similarity import (
     BINS,
+    CosineHistogram,
     alignment,
     cosine_histogram,
     linear_cka,
@@ -604,6 +605,21 @@ def test_bad_input_is_refused():
         GeometryOptions(folds=1)
     with pytest.raises(ValueError, match="positive"):
         GeometryOptions(t=0)
+
+
+@pytest.mark.parametrize("low", [-1.0, 0.97])
+def test_the_drawn_similarities_have_an_area_of_one(low):
+    true, other = torch.zeros(BINS, dtype=torch.int64), torch.zeros(BINS, dtype=torch.int64)
+    first = int((low + 1) / 2 * BINS)
+    true[first:] = 3
+    other[first : BINS - 1] = torch.arange(BINS - 1 - first)
+    figure = similarity_figure(CosineHistogram(true, other), "a", "b")
+    drawn = [patch.get_data() for patch in figure.axes[0].patches]
+    assert len(drawn) == 4  # of each the area and its outline
+    for data in drawn:
+        assert (data.values * np.diff(data.edges)).sum() == pytest.approx(1)
+        assert data.edges[0] == pytest.approx(low, abs=2 / BINS)
+        assert data.edges[-1] == pytest.approx(1)
 
 
 def test_plots_are_written_for_each_pair(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 from torch import Tensor
 
 from amodal.evaluation.geometry import Cloud, GeometryResult, second_moment
@@ -105,10 +106,13 @@ def spectrum_figure(spectra: Mapping[str, Tensor], colours: Mapping[str, str]) -
         ax.plot(numbers, values / values[0], label=name, marker="o", markersize=3, **style)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.minorticks_off()
-    ax.set_ylim(max(ax.get_ylim()[0], 1e-4), 1.3)
+    bottom = max(ax.get_ylim()[0], 1e-4)
+    ax.set_ylim(bottom, 1.3)
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0,) if bottom < 0.02 else (1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     longest = max((int((singular > 0).sum()) for singular in spectra.values()), default=1)
     ax.set_xticks(*_doubling(longest))
+    ax.minorticks_off()
     ax.set_xlabel("number of the singular value")
     ax.set_ylabel("share of the largest")
     _legend(ax, ON_PAPER)
@@ -171,7 +175,7 @@ def occurrence_figure(counted: Mapping[str, tuple[Tensor, str]], k: int) -> Figu
         places = np.arange(len(counts)) + (number - (len(counted) - 1) / 2) * width
         label = f"{name}, mean {float(occurrence.mean()):.3g}"
         ax.bar(places, 100 * counts / len(occurrence), width, color=colour, label=label)
-    ax.set_xticks(range(len(labels)), labels, fontsize=11 if len(labels) <= 10 else 8)
+    ax.set_xticks(range(len(labels)), labels, fontsize=11 if len(labels) <= 10 else 9)
     ax.set_xlabel(f"times among the first {k}")
     ax.set_ylabel("gallery rows (%)")
     _legend(ax, ON_PAPER)

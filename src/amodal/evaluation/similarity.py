@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
+from scipy.spatial.distance import squareform
 from scipy.stats import rankdata
 from torch import Tensor
 
@@ -154,14 +154,11 @@ def rsa(x: Tensor, y: Tensor, *, permutations: int, generator: torch.Generator) 
     """
     x, y = _paired(x, y, least=3)
     n = len(x)
-    upper = np.triu_indices(n, 1)
     ranks = []
     for rows in (x, y):
         # Differences, not products: equal rows then have a distance of exactly 0.
         rank = rankdata(torch.pdist(rows.double().cpu()).numpy())
-        matrix = np.zeros((n, n))
-        matrix[upper] = rank - rank.mean()
-        ranks.append(torch.from_numpy(matrix + matrix.T))
+        ranks.append(torch.from_numpy(squareform(rank - rank.mean())))  # 0 on the diagonal
     left, right = ranks
     norm = float(left.norm() * right.norm())
     if norm == 0:
