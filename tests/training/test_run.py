@@ -242,3 +242,40 @@ def test_a_run_that_was_stopped_resumes_to_the_same_losses(tmp_path, how):
         for name in a.keys() - {"seconds"}:
             assert b[name] == pytest.approx(a[name], abs=1e-6), (before, a["step"], name)
     assert amodal.load(whole).fingerprint() == amodal.load(cut).fingerprint()
+
+
+def test_growing_pictures_and_started_words_train_and_resume_reads_them(tmp_path):
+    recipe = values(
+        epochs=1, batch_size=12, progressive_size={"start": 16, "full_at": 0.5}, log_every=1
+    )
+    recipe["model"]["encoders"]["image"] = {
+        "kind": "timm",
+        "name": "resnet10t",
+        "weights": False,
+        "size": 32,
+    }
+    recipe["model"]["encoders"]["text"]["word_vectors"] = "cooccurrence"
+    sides = []
+    from amodal.encoders.timm_image import TimmEncoder
+
+    forward = TimmEncoder.forward
+    with pytest.MonkeyPatch.context() as patch:
+
+        def watched(self, pixel_values):
+            if self.training:
+                sides.append(pixel_values.shape[-1])
+            return forward(self, pixel_values)
+
+        patch.setattr(TimmEncoder, "forward", watched)
+        result = train_run(parse_recipe(recipe, "test"), tmp_path / "run")
+    assert sides == [16, 16, 32, 32]
+    embedding = result.model.encoders["text"].embedding.weight
+    words = result.model.preprocessors["text"].tokenizer.get_vocab()
+    lengths = embedding.detach().norm(dim=1)[[i for w, i in words.items() if w.isalpha()]]
+    assert lengths.std() < 0.02  # random rows of width 16 would spread by a sixth of their length
+
+
+def test_growing_pictures_are_refused_where_positions_are_learned(tmp_path):
+    recipe = parse_recipe(values(progressive_size={"start": 16}), "test")
+    with pytest.raises(RecipeError, match="progressive_size: small_cnn takes pictures of 32"):
+        train_run(recipe, tmp_path / "run")

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+KNOWN = 1 << 17  # texts whose ids are kept, about 30 MB
 
 
 class ImagePreprocessor:
@@ -115,6 +116,7 @@ class TextPreprocessor:
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.padding: Literal["longest", "max_length"] = padding
+        self._known: dict[str, np.ndarray] = {}  # text -> its ids
 
     @property
     def mask_id(self) -> int:
@@ -130,18 +132,34 @@ class TextPreprocessor:
 
     def __call__(self, texts: list[str]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask`, (B, T) int64."""
-        if not texts:
-            empty = torch.zeros(0, 1, dtype=torch.int64)
-            return {"input_ids": empty, "attention_mask": empty.clone()}
-        encoded = self.tokenizer(
-            texts,
-            padding=self.padding,
-            truncation=True,
-            max_length=self.max_length,
-            return_tensors="pt",
-            return_token_type_ids=False,
-        )
-        return {"input_ids": encoded["input_ids"], "attention_mask": encoded["attention_mask"]}
+        rows = self._ids(texts)
+        length = max(map(len, rows), default=1) if self.padding == "longest" else self.max_length
+        ids = np.full((len(rows), length), self.tokenizer.pad_token_id, np.int64)
+        mask = np.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+    def _ids(self, texts: list[str]) -> list[np.ndarray]:
+        # Training shows the same captions in every epoch.
+        unknown = list(dict.fromkeys(t for t in texts if t not in self._known))
+        new: dict[str, np.ndarray] = {}
+        if unknown:
+            encoded = self.tokenizer(
+                unknown,
+                truncation=True,
+                max_length=self.max_length,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            for text, ids in zip(unknown, encoded["input_ids"], strict=True):
+                new[text] = np.array(ids, np.int32)
+        found = [new[t] if t in new else self._known[t] for t in texts]
+        if len(self._known) + len(new) > KNOWN:
+            self._known.clear()
+        self._known.update(new)
+        return found
 
     def count_truncated(self, texts: list[str]) -> int:
         """How many of the texts are longer than `max_length`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Literal
 
@@ -15,6 +16,8 @@ from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 from amodal.encoders.preprocessing import TextPreprocessor
 from amodal.encoders.tokenizer import TokenizerConfig, TrainedTokenizerConfig, build_tokenizer
 
+SPREAD = 0.02  # standard deviation of the first embeddings
+
 
 class SmallTransformerConfig(EncoderConfig):
     """Sizes of `SmallTransformer`."""
@@ -25,6 +28,8 @@ class SmallTransformerConfig(EncoderConfig):
     heads: int = Field(4, ge=1)
     max_length: int = Field(64, ge=4)  # tokens, special ones included
     dropout: float = Field(0.0, ge=0, lt=1)
+    # cooccurrence: tokens start where the training captions put them, which helps small data
+    word_vectors: Literal["random", "cooccurrence"] = "random"
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
     vocab_size: int | None = None  # filled in from the tokenizer
 
@@ -62,7 +67,7 @@ class SmallTransformer(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
-        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.embedding.weight, std=SPREAD)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N) ids and mask → tokens (B, N, D), keep (B, N) bool."""
@@ -80,6 +85,13 @@ class SmallTransformer(nn.Module):
             else:
                 x = layer(x, mask)
         return self.norm(x), keep
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor) -> None:
+        """Begin with (V, D) unit vectors of the tokens; rows of zeros stay random."""
+        known = vectors.norm(dim=1) > 0
+        # As long as a random row is on average, so that positions weigh as much as before.
+        self.embedding.weight[known] = vectors[known] * SPREAD * math.sqrt(self.width)
 
     def layer_groups(self) -> LayerGroups:
         """Embedding, then the layers: what `freeze: n` counts."""
@@ -109,7 +121,17 @@ class TransformerLayer(nn.Module):
             .view(batch, count, 3, self.heads, width // self.heads)
             .permute(2, 0, 3, 1, 4)
         )
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        attended = _attend(query, key, value, mask)
         attended = attended.transpose(1, 2).reshape(batch, count, width)
         x = x + self.dropout(self.attention_out(attended))
         return x + self.dropout(self.feed_out(F.gelu(self.feed_in(self.feed_norm(x)))))
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    if query.device.type != "cpu":
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    # On a CPU the backward pass of torch 2.15 takes six times as long in bfloat16.
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(
+            query.float(), key.float(), value.float(), attn_mask=mask
+        )

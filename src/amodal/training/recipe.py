@@ -21,6 +21,7 @@ from amodal.encoders.specification import (
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.projection import MLPConfig, ProjectionConfig
+from amodal.training.progressive import ProgressiveSize
 
 
 class RecipeError(ValueError):
@@ -92,6 +93,7 @@ class TrainRecipe(StrictModel):
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     gradient_clip: float = Field(1.0, ge=0)  # global norm; 0 switches it off
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    progressive_size: ProgressiveSize | None = None  # None: full pictures from the first step
     ema: float | None = Field(None, gt=0, lt=1)  # decay of the averaged weights
     keep: Literal["best", "last"] = "best"  # which weights the run folder ends with
     evaluate_every: float = Field(1.0, gt=0)  # epochs

@@ -17,6 +17,9 @@ from transformers import set_seed
 from amodal.data.collate import BatchReader, CachedSource, Collator
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.distributed import barrier, is_main
+from amodal.encoders.preprocessing import TextPreprocessor
+from amodal.encoders.small_transformer import SmallTransformer
+from amodal.encoders.word_vectors import cooccurrence_vectors
 from amodal.models.joint_embedding import (
     WEIGHTS,
     Architecture,
@@ -25,6 +28,7 @@ from amodal.models.joint_embedding import (
 )
 from amodal.training.augmenter import RecipeAugment
 from amodal.training.objectives import Objectives
+from amodal.training.progressive import takes_pictures_of
 from amodal.training.recipe import Recipe, RecipeError
 from amodal.training.trainer import BEST, EmbeddingTrainer, Trained, complete_checkpoints
 from amodal.training.validation import EmbeddedSource, embed_items, retrieval_metrics
@@ -96,6 +100,7 @@ def train_run(
         seed=recipe.train.seed,
     )
     scale = getattr(model.dual, "initial_log_scale", None) if model.dual is not None else None
+    _check_sizes(recipe, model)
     trainer = EmbeddingTrainer(
         Trained(
             model,
@@ -196,6 +201,25 @@ def open_sources(recipe: Recipe, watch: Watcher | None = None) -> tuple[Source, 
     return train, validation
 
 
+def _check_sizes(recipe: Recipe, model: JointEmbedding) -> None:
+    growing = recipe.train.progressive_size
+    if growing is None:
+        return
+    image = dict(model.encoders.items()).get("image")
+    side = _image_size(recipe)
+    if image is None or side is None:
+        raise RecipeError("train.progressive_size needs model.encoders.image")
+    if growing.start > side:
+        raise RecipeError(
+            f"train.progressive_size.start: {growing.start}; the encoder sees {side} pixels"
+        )
+    if not takes_pictures_of(image, growing.start):
+        raise RecipeError(
+            f"train.progressive_size: {recipe.model.encoders.image.kind} takes pictures of "  # type: ignore[union-attr]
+            f"{side} pixels only; leave it out, or choose an encoder without learned positions"
+        )
+
+
 def _image_size(recipe: Recipe) -> int | None:
     if recipe.model.encoders.image is not None:
         return recipe.model.encoders.image.preprocessor().size
@@ -210,15 +234,37 @@ def _build_model(recipe: Recipe, folder: Path, train: Source, resume: bool) -> J
         projection=recipe.model.projection,
     )
     model = build_joint_embedding(architecture, _captions(train))
+    if not resume:
+        _start_word_vectors(model, train)
     for modality, prepare in model.preprocessors.items():
         prepare.save(folder / modality)
     return model
 
 
+def _start_word_vectors(model: JointEmbedding, train: Source) -> None:
+    encoder = dict(model.encoders.items()).get("text")
+    prepare = model.preprocessors.get("text")
+    if not isinstance(encoder, SmallTransformer) or not isinstance(prepare, TextPreprocessor):
+        return
+    if encoder.config.word_vectors == "cooccurrence":
+        vectors = cooccurrence_vectors(
+            (prepare(texts)["input_ids"].flatten().tolist() for texts in _captions_by_item(train)),
+            len(encoder.embedding.weight),
+            encoder.width,
+            special_ids=prepare.special_ids,
+        )
+        encoder.start_from(vectors)
+
+
 def _captions(source: Source) -> Iterator[str]:
+    for texts in _captions_by_item(source):
+        yield from texts
+
+
+def _captions_by_item(source: Source) -> Iterator[list[str]]:
     for i in range(len(source)):
         try:
-            yield from source[i].get("text") or []
+            yield source[i].get("text") or []
         except BrokenRecordError:
             continue  # reported when training draws the row
 

@@ -28,6 +28,7 @@ from amodal.training.averaging import moving_average
 from amodal.training.grad_cache import backward_in_chunks
 from amodal.training.objectives import Objectives
 from amodal.training.precision import resolve_precision
+from amodal.training.progressive import shrink, side_at
 from amodal.training.recipe import TrainRecipe
 from amodal.training.validation import embed_items, mean_recall, retrieval_metrics
 
@@ -212,6 +213,7 @@ class EmbeddingTrainer(Trainer):
         self._count(batch)
         if len(batch) == 0:
             raise DataError(f"a whole batch is unreadable; the first: {batch.broken[0]}")
+        batch = self._at_its_size(batch)
         chunk = self.recipe.micro_batch_size
         if chunk is not None and chunk < len(batch):
             return self._chunked_step(model, batch, chunk)
@@ -220,6 +222,13 @@ class EmbeddingTrainer(Trainer):
             loss = self._loss_of(embedded)
         self.accelerator.backward(loss)
         return loss.detach()
+
+    def _at_its_size(self, batch: Batch) -> Batch:
+        growing = self.recipe.progressive_size
+        if growing is None or "image" not in batch.tensors:
+            return batch
+        full = batch.tensors["image"]["pixel_values"].shape[-1]
+        return shrink(batch, side_at(growing, full, self.state.global_step, self.state.max_steps))
 
     def _chunked_step(self, model: nn.Module, batch: Batch, chunk: int) -> Tensor:
         with self.accelerator.no_sync(model):

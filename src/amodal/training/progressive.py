@@ -1,0 +1,59 @@
+"""Smaller pictures at first, full ones at the end: more steps in the same time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import nn
+
+from amodal.data.batch import Batch
+from amodal.data.record import StrictModel
+
+MULTIPLE = 16  # a few sizes only, so that kernels are prepared once for each
+
+
+class ProgressiveSize(StrictModel):
+    """The side of the training pictures grows evenly from `start`; evaluation sees full ones.
+
+    References:
+        Tan & Le 2021, arXiv:2104.00298, section 4.2.
+        Touvron et al. 2019, arXiv:1906.06423 (why the last steps need the full side).
+    """
+
+    start: int = Field(ge=16)  # pixels
+    full_at: float = Field(0.8, gt=0, le=1)  # fraction of the steps after which pictures are full
+
+
+def side_at(config: ProgressiveSize, full: int, step: int, steps: int) -> int:
+    """Pixels of the training pictures at `step` of `steps`: a multiple of 16, or `full`."""
+    share = min(1.0, step / (config.full_at * steps))
+    side = config.start + share * (full - config.start)
+    return full if share == 1 else min(full, max(config.start, int(side) // MULTIPLE * MULTIPLE))
+
+
+def shrink(batch: Batch, side: int) -> Batch:
+    """The batch with its pictures scaled down to (R, 3, side, side)."""
+    images = batch.tensors.get("image")
+    if images is None or images["pixel_values"].shape[-1] <= side:
+        return batch
+    small = F.interpolate(
+        images["pixel_values"], size=(side, side), mode="bilinear", antialias=True
+    )
+    return replace(batch, tensors={**batch.tensors, "image": {**images, "pixel_values": small}})
+
+
+def takes_pictures_of(encoder: nn.Module, side: int) -> bool:
+    """Whether a picture encoder can read a square of `side` pixels."""
+    training = encoder.training
+    encoder.eval()
+    try:
+        with torch.no_grad():
+            encoder(pixel_values=torch.zeros(1, 3, side, side))
+    except (RuntimeError, ValueError, AssertionError):
+        return False
+    finally:
+        encoder.train(training)
+    return True
