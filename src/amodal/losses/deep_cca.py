@@ -22,7 +22,7 @@ SMOOTH = 1e-4  # correlations well below this have no pull on the trace norm
 
 
 def deep_cca(
-    views: Sequence[Tensor], *, ridge: float = 1e-3, variant: Variant = "trace_norm"
+    views: Sequence[Tensor], *, ridge: float = 1e-3, variant: Variant = "squared"
 ) -> Tensor:
     """Minus the canonical correlation that the rows of M views share, averaged over pairs.
 
@@ -50,7 +50,7 @@ def deep_cca(
 
 
 def captured(
-    covariance: Tensor, views: int, *, ridge: float = 1e-3, variant: Variant = "trace_norm"
+    covariance: Tensor, views: int, *, ridge: float = 1e-3, variant: Variant = "squared"
 ) -> Tensor:
     """Canonical correlation of M views of width E from their joint covariance, mean over pairs.
 
@@ -66,6 +66,9 @@ def captured(
     - "trace_norm": sum of sqrt(ρ² + 1e-8) - 1e-4, the sum of ρ of Andrew et al. with its kink
       at 0 rounded, so that directions without correlation get no pull instead of one of full
       strength and random sign.
+
+    The default is the square: its pull fades with ρ, so chance correlations of weak directions
+    are chased less, and it needs no SVD. The trace norm is the paper's.
 
     Neither divides by a gap between eigenvalues, as the derivative of an eigenvector does, which
     is NaN for whitened or rank-deficient views. Cholesky factors and triangular solves have
@@ -109,7 +112,7 @@ class DeepCCAConfig(Config):
 
     kind: Literal["deep_cca"] = "deep_cca"
     ridge: float = Field(1e-3, ge=1e-6)  # share of the mean variance added to each variance
-    variant: Variant = "trace_norm"
+    variant: Variant = "squared"
     momentum: float = Field(0.0, ge=0, lt=1)  # how much of the covariance a step keeps
     views: int = Field(2, ge=2)  # embeddings that `forward` takes
 
@@ -129,17 +132,24 @@ class DeepCCAConfig(Config):
 class DeepCCA(nn.Module):
     """`deep_cca` of each batch, or of a running covariance that makes small batches work.
 
-    A covariance of width E needs several times E rows. With `momentum` m > 0 the loss is taken
-    at the running covariance
+    A covariance of width E needs several times E rows. With `momentum` m > 0 every coordinate is
+    centred and divided by its standard deviation in the batch, and the loss is taken at the
+    running covariance of the rows so scaled,
 
         S_t = sum over s of m^(t-s) scatter_s / sum over s of m^(t-s) (N_s - 1),
 
     an average over about N / (1 - m) rows, while the gradient goes through the covariance of the
     new batch as if it stood in the place of S_t. The chain rule at the true covariance S is
-    d captured / dS : E[dS_batch], so this is an unbiased estimate of the gradient of all data as
-    far as S_t is S. (Averaging losses of small batches instead estimates another, badly biased
-    function.) What m = 0 gives is `deep_cca` itself. In evaluation mode the loss is that of the
-    rows given and nothing is remembered.
+    d captured / dS : E[dS_batch], so this estimates the gradient of all data as far as S_t is S.
+    (Averaging losses of small batches instead estimates another, badly biased function.)
+
+    Scaling first changes nothing in what is captured, up to the ridge. Without it a coordinate
+    that has grown since S_t was made looks as if it captured more, and runs away. For the same
+    reason m must not be high: what S_t remembers was embedded by older weights. 0.8 is a good
+    start; raise it only with a lower learning rate.
+
+    What m = 0 gives is `deep_cca` itself. In evaluation mode the loss is that of the rows given
+    and nothing is remembered.
 
     Rows on the unit sphere work: the covariance of points on a sphere can have full rank, and
     the loss is blind to the scale of a direction. But the length of a row, which normalisation
@@ -151,7 +161,7 @@ class DeepCCA(nn.Module):
         dim: E.
         views: M, how many embeddings `forward` takes.
         ridge, variant: see `captured`.
-        momentum: m; 0.9 to 0.98 for batches smaller than 5 E.
+        momentum: m; 0.8 for batches smaller than 5 E, 0 for larger ones.
 
     References:
         Wang et al. 2015, arXiv:1510.02054 (running covariance, for whitening).
@@ -167,7 +177,7 @@ class DeepCCA(nn.Module):
         *,
         views: int = 2,
         ridge: float = 1e-3,
-        variant: Variant = "trace_norm",
+        variant: Variant = "squared",
         momentum: float = 0.0,
     ) -> None:
         super().__init__()
@@ -197,7 +207,9 @@ class DeepCCA(nn.Module):
             return deep_cca(views, ridge=self.ridge, variant=self.variant)
         rows, counted = _stacked(views)
         with torch.autocast(rows.device.type, enabled=False):
-            scatter = _scatter(rows)
+            centred = rows - rows.sum(0) / max(1, len(rows))
+            variance = centred.square().sum(0) / max(1, len(rows) - 1)
+            scatter = _scatter(centred / (variance + FLOOR).sqrt())
             degrees = max(0, len(rows) - 1)
             with torch.no_grad():
                 kept = self.momentum * self.scatter.to(scatter) + scatter
@@ -218,7 +230,7 @@ class DeepCCA(nn.Module):
         warnings.warn(
             f"deep_cca of width {self.dim} sees about {used:.0f} rows (batch {n}, momentum "
             f"{self.momentum:g}); below {5 * self.dim} it mostly fits chance. Give a larger batch, "
-            f"a smaller width, or momentum {max(0.0, 1 - n / (10 * self.dim)):.3f}",
+            "a smaller width, or a running covariance (momentum 0.8)",
             stacklevel=3,
         )
 
