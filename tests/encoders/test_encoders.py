@@ -477,3 +477,13 @@ def test_the_small_network_has_no_strided_pointwise_convolution():
     kernels = [m for m in built.modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(kernels) == 7
     assert not [m for m in kernels if m.kernel_size == (1, 1) and m.stride != (1, 1)]
+
+
+def test_half_precision_attention_on_a_cpu_is_that_of_single_precision():
+    torch.manual_seed(0)
+    encoder = TEXTS["small_transformer"].build().eval()
+    exact, _ = encoder(**ids())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough, _ = encoder(**ids())
+    torch.testing.assert_close(rough.float(), exact, rtol=0.05, atol=0.05)
+    assert encoder.double()(**ids())[0].dtype == torch.float64

@@ -128,7 +128,8 @@ class TransformerLayer(nn.Module):
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    if query.device.type != "cpu":
+    half = query.dtype in (torch.float16, torch.bfloat16)
+    if query.device.type != "cpu" or not half:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     # On a CPU the backward pass of torch 2.15 takes six times as long in bfloat16.
     with torch.autocast("cpu", enabled=False):

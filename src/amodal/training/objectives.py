@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import cast
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from amodal.distributed import gather, gather_with_gradient, world_size
-from amodal.losses.info_nce import InfoNCE, InfoNCEConfig
-from amodal.losses.nt_xent import NTXent, NTXentConfig
+from amodal.losses.deep_cca import DeepCCAConfig
+from amodal.losses.info_nce import InfoNCEConfig
+from amodal.losses.nt_xent import NTXentConfig
 from amodal.models.joint_embedding import Embeddings
+
+# Every objective that a recipe can name; a new loss is one more entry here, and one in `_applied`
+# where it does not compare two modalities row by row.
+ObjectiveConfig = Annotated[
+    DeepCCAConfig | InfoNCEConfig | NTXentConfig, Field(discriminator="kind")
+]
+Rows = Mapping[str, Embeddings]  # modality -> its rows, of all processes
+Applied = Callable[[Any, Rows], list[Tensor]]  # a loss and the rows to its terms, whose mean counts
 
 
 class Objectives(nn.Module):
-    """Applies each loss to the pairs of modalities, or the views, that it is meant for.
+    """Applies each loss to the pairs of modalities, the views or the clouds it is meant for.
 
     Args:
         configs: the objectives of the recipe.
@@ -26,77 +36,139 @@ class Objectives(nn.Module):
 
     def __init__(
         self,
-        configs: Sequence[InfoNCEConfig | NTXentConfig],
+        configs: Sequence[ObjectiveConfig],
         *,
         dim: int,
         initial_log_scale: float | None = None,
     ) -> None:
         super().__init__()
         self.weights = [config.weight for config in configs]
-        self.modes = [getattr(config, "mode", None) for config in configs]
+        self.applied = [_applied(config) for config in configs]
         self.losses = nn.ModuleList(config.build(dim) for config in configs)
         self.names = [
             f"{config.kind}_{i}" if i else config.kind for i, config in enumerate(configs)
         ]
         if initial_log_scale is not None:
-            for loss in self.losses:
-                cast(InfoNCE | NTXent, loss).log_scale.data.fill_(initial_log_scale)
+            for _, scale in self._scales():
+                scale.data.fill_(initial_log_scale)
 
     def forward(self, embedded: dict[str, Embeddings]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total in nats, and each objective's unweighted value by name."""
+        """The total, and each objective's unweighted value by name."""
         everywhere = {m: _gather(rows) for m, rows in embedded.items()}
         values: dict[str, Tensor] = {}
-        for name, loss, mode in zip(self.names, self.losses, self.modes, strict=True):
-            if isinstance(loss, InfoNCE):
-                terms = [
-                    _paired(loss, everywhere[a], everywhere[b])
-                    for a, b in combinations(everywhere, 2)
-                ]
-            elif mode == "in_modality":
-                terms = [
-                    loss(rows.z, rows.item)
-                    for rows in everywhere.values()
-                    if len(torch.unique(rows.item)) < len(rows.item)
-                ]
-            else:
-                terms = [
-                    loss(
-                        torch.cat([everywhere[a].z, everywhere[b].z]),
-                        torch.cat([everywhere[a].item, everywhere[b].item]),
-                    )
-                    for a, b in combinations(everywhere, 2)
-                ]
-            if not terms:
-                terms = [cast(NTXent, loss).log_scale * 0.0]
-            values[name] = torch.stack(terms).mean()
+        for name, loss, apply in zip(self.names, self.losses, self.applied, strict=True):
+            terms = apply(loss, everywhere)
+            values[name] = torch.stack(terms).mean() if terms else _nothing(loss, everywhere)
         total = torch.stack(
             [w * v for w, v in zip(self.weights, values.values(), strict=True)]
         ).sum()
         return total, values
 
+    def gradient_norms(
+        self, embedded: dict[str, Embeddings], values: Mapping[str, Tensor]
+    ) -> dict[str, float]:
+        """How hard each weighted objective pulls at the embeddings of this process.
+
+        Args:
+            embedded: what `forward` was given.
+            values: what `forward` returned.
+
+        Returns:
+            name -> L2 norm of the gradient with respect to all rows.
+        """
+        z = [rows.z for rows in embedded.values() if rows.z.requires_grad]
+        norms: dict[str, float] = {}
+        for weight, (name, value) in zip(self.weights, values.items(), strict=True):
+            found = torch.autograd.grad(value, z, retain_graph=True, allow_unused=True)
+            squares = [g.square().sum() for g in found if g is not None]
+            norms[name] = weight * float(torch.stack(squares).sum().sqrt()) if squares else 0.0
+        return norms
+
     @torch.no_grad()
     def constrain_(self) -> None:
         """Put every learned temperature back into its bounds; call after each step."""
         for loss in self.losses:
-            cast(InfoNCE | NTXent, loss).constrain_()
+            constrain = getattr(loss, "constrain_", None)
+            if constrain is not None:
+                constrain()
 
     def temperatures(self) -> dict[str, float]:
         """Current temperature of every objective that has one."""
-        return {
-            f"temperature/{name}": float((-cast(NTXent, loss).log_scale.detach()).exp())
-            for name, loss in zip(self.names, self.losses, strict=True)
-        }
+        return {f"temperature/{n}": float((-s.detach()).exp()) for n, s in self._scales()}
+
+    def _scales(self) -> list[tuple[str, nn.Parameter]]:
+        """Name and log inverse temperature of every objective that has one."""
+        found = []
+        for name, loss in zip(self.names, self.losses, strict=True):
+            scale = getattr(loss, "log_scale", None)
+            if isinstance(scale, nn.Parameter):
+                found.append((name, scale))
+        return found
 
 
-def _paired(loss: InfoNCE, left: Embeddings, right: Embeddings) -> Tensor:
-    return loss(
-        left.z,
-        right.z,
-        left_item=left.item,
-        right_item=right.item,
-        left_content=left.content,
-        right_content=right.content,
-    )
+def _applied(config: ObjectiveConfig) -> Applied:
+    if isinstance(config, NTXentConfig):
+        return _views_of_each if config.mode == "in_modality" else _bags_of_two
+    if isinstance(config, DeepCCAConfig):
+        return _matched_rows
+    return _pairs
+
+
+def _pairs(loss: Any, rows: Rows) -> list[Tensor]:
+    """Every two modalities, with the keys that tell which rows belong together."""
+    return [
+        loss(
+            left.z,
+            right.z,
+            left_item=left.item,
+            right_item=right.item,
+            left_content=left.content,
+            right_content=right.content,
+        )
+        for left, right in combinations(rows.values(), 2)
+    ]
+
+
+def _views_of_each(loss: Any, rows: Rows) -> list[Tensor]:
+    """Each modality in which some item has several rows."""
+    return [
+        loss(one.z, one.item) for one in rows.values() if len(torch.unique(one.item)) < len(one.z)
+    ]
+
+
+def _bags_of_two(loss: Any, rows: Rows) -> list[Tensor]:
+    """The rows of every two modalities in one bag."""
+    return [
+        loss(torch.cat([left.z, right.z]), torch.cat([left.item, right.item]))
+        for left, right in combinations(rows.values(), 2)
+    ]
+
+
+def _matched_rows(loss: Any, rows: Rows) -> list[Tensor]:
+    """One row per item and modality, of the items that every modality has."""
+    places = [_first_rows(one.item) for one in rows.values()]
+    shared = sorted(set.intersection(*(set(found) for found in places))) if places else []
+    if len(rows) < 2 or len(shared) < 2:
+        return []
+    views = [
+        one.z[torch.tensor([found[item] for item in shared], device=one.z.device)]
+        for one, found in zip(rows.values(), places, strict=True)
+    ]
+    return [loss(views)]
+
+
+def _first_rows(item: Tensor) -> dict[int, int]:
+    """Item key -> the place of its first row."""
+    found: dict[int, int] = {}
+    for place, key in enumerate(item.tolist()):
+        found.setdefault(key, place)
+    return found
+
+
+def _nothing(loss: nn.Module, rows: Rows) -> Tensor:
+    """Zero, with a gradient of zero for whatever could have had one."""
+    parts = [one.z.sum() for one in rows.values()] + [p.sum() for p in loss.parameters()]
+    return torch.stack(parts).sum() * 0.0
 
 
 def _gather(rows: Embeddings) -> Embeddings:

@@ -21,15 +21,12 @@ from amodal.encoders.specification import (
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.projection import MLPConfig, ProjectionConfig
+from amodal.training.objectives import ObjectiveConfig
 from amodal.training.progressive import ProgressiveSize
 
 
 class RecipeError(ValueError):
     """A recipe cannot be used: names the file, the key, what was expected and what came."""
-
-
-# Every objective that a recipe can name; a new loss is one more entry here.
-ObjectiveConfig = Annotated[InfoNCEConfig | NTXentConfig, Field(discriminator="kind")]
 
 
 class DataRecipe(StrictModel):

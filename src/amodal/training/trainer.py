@@ -248,12 +248,15 @@ class EmbeddingTrainer(Trainer):
         return loss
 
     def _loss_of(self, embedded: dict[str, Embeddings]) -> Tensor:
+        objectives = self.trained.objectives
         with torch.autocast(self.args.device.type, enabled=False):
-            loss, values = self.trained.objectives(
-                {m: rows._replace(z=rows.z.float()) for m, rows in embedded.items()}
-            )
-        for name, value in values.items():
-            self.components.setdefault(f"loss/{name}", []).append(value.detach())
+            rows = {m: found._replace(z=found.z.float()) for m, found in embedded.items()}
+            loss, values = objectives(rows)
+            for name, value in values.items():
+                self.components.setdefault(f"loss/{name}", []).append(value.detach())
+            if len(values) > 1 and (self.state.global_step + 1) % self.recipe.log_every == 0:
+                for name, norm in objectives.gradient_norms(rows, values).items():
+                    self.components[f"gradient_norm/{name}"] = [torch.tensor(norm)]
         return loss
 
     def _count(self, batch: Batch) -> None:
