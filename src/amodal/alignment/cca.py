@@ -48,7 +48,7 @@ class Moments:
 
     References:
         Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing
-        sample variances", Stanford STAN-CS-79-773, eq. 2.1.
+        sample variances", Stanford STAN-CS-79-773.
     """
 
     def __init__(self, dims: Sequence[int], *, missing: Missing = "pairwise") -> None:
@@ -252,7 +252,8 @@ def fit_cca_from_moments(moments: Moments, components: int, *, ridge: float = 0.
     For two views ρ are the canonical correlations and the scores have variance 1 and are
     uncorrelated within a view (without ridge). For M > 2 (multi-view CCA by the sum of
     correlations, average variance over views fixed) `correlations` is ρ / (M - 1): 1 where all
-    views agree. Leaving the diagonal blocks out of A makes M = 2 with ridge exactly ridge CCA.
+    views agree. A pair of views that no row joins counts as uncorrelated. Leaving the diagonal
+    blocks out of A makes M = 2 with ridge exactly ridge CCA.
 
     Solved in the range of each S_ii: directions whose variance is below 1e-11 of the largest
     carry no data and get weight 0. So any rank will do, n < d included.
@@ -274,13 +275,14 @@ def fit_cca_from_moments(moments: Moments, components: int, *, ridge: float = 0.
 
     References:
         Hotelling 1936, Biometrika 28 (two views).
-        Kettenring 1971, Biometrika 58 (SUMCOR among other criteria for several views).
+        Kettenring 1971, Biometrika 58 (criteria for several views, this one as SUMCOR).
+        Nielsen 2002, IEEE Trans. Image Processing 11 (with the average variance fixed).
         Vinod 1976, J. Econometrics 4 (ridge).
     """
     m = len(moments.dims)
     if components < 1 or ridge < 0:
         raise ValueError(f"need components >= 1 and ridge >= 0, got {components} and {ridge}")
-    n = min(moments.count(i, j) for i, j in combinations(range(m), 2))
+    n = _rows_to_fit(moments)
     _check_size(n, max(moments.dims), ridge)
     roots = [_whitening(moments.covariance(i, i), ridge) for i in range(m)]
     ranks = tuple(root.shape[1] for root in roots)
@@ -376,6 +378,18 @@ def null_correlations(
             start = part.stop
         rows[p] = torch.linalg.eigvalsh(whole).flip(0)[:k] / (m - 1)
     return rows.clamp(-1.0, 1.0)
+
+
+def _rows_to_fit(moments: Moments) -> int:
+    """Rows of the pair of views that shares fewest, among the pairs that share any."""
+    m = len(moments.dims)
+    reached = {0}
+    for _ in range(m):
+        reached |= {j for i in reached for j in range(m) if moments.count(i, j)}
+    if len(reached) < m:
+        apart = sorted(set(range(m)) - reached)
+        raise ValueError(f"no row joins views {apart} with the others, even through a third")
+    return min(count for i, j in combinations(range(m), 2) if (count := moments.count(i, j)))
 
 
 def _check_size(n: int, d: int, ridge: float) -> None:

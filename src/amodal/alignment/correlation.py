@@ -9,8 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-CHUNK_BYTES = 64 << 20  # of permuted rows held at once
-
 
 class HeldOutCorrelation(NamedTuple):
     """Correlations of scores on rows that took no part in the fit; see `held_out_correlation`.
@@ -41,18 +39,18 @@ def held_out_correlation(
 
     The maps that made the scores are fixed, so under independence of the views every order of
     the rows is equally likely: with P permutations, p = (1 + number that reach the value) /
-    (1 + P) is exact for each component and for the total. No correction for selection is needed,
-    which a p-value on the rows of the fit would need (Winkler et al. 2020, section 2).
+    (1 + P) is exact for each component and for the total. A p-value on the rows of the fit would
+    need a correction for the fit and for earlier components.
 
     Args:
         scores: M tensors (N, K), M >= 2, rows matched. A column without variance counts as 0.
         present: (N, M) bool, False where a view is missing; None: all are there. A pair of views
-            is correlated over the rows that have both.
+            is correlated over the rows that have both; a pair that no row joins is left out.
         permutations: P, how often the rows are reordered; 0 gives no p-values.
         generator: source of the permutations.
 
     Raises:
-        ValueError: shapes do not match, or a pair shares fewer than 3 rows.
+        ValueError: shapes do not match, a pair shares 1 or 2 rows, or none shares any.
 
     References:
         Winkler et al. 2020, arXiv:2002.10046 (why in-sample permutation needs more care).
@@ -67,9 +65,13 @@ def held_out_correlation(
     for i, j in combinations(range(len(views)), 2):
         both = keep[:, i] & keep[:, j]
         n = int(both.sum())
+        if n == 0:
+            continue
         if n < 3:
             raise ValueError(f"views {i} and {j} share {n} rows; a correlation needs 3 or more")
         pairs.append((_unit_columns(views[i][both]), _unit_columns(views[j][both])))
+    if not pairs:
+        raise ValueError("no row has two views")
     correlations = torch.stack([(a * b).sum(0) for a, b in pairs]).mean(0)  # (K,)
     total = float(correlations.sum())
     smallest = min(len(a) for a, _ in pairs)
@@ -173,9 +175,9 @@ def _as_rows(name: str, x: Tensor) -> Tensor:
 
 
 def _unit_columns(x: Tensor) -> Tensor:
+    size = x.abs().amax(0) if len(x) else x.new_zeros(x.shape[1])
     x = x - x.mean(0)
-    # A column whose spread is rounding of its own size has no direction.
     length = x.norm(dim=0)
-    scale = x.abs().amax(0)
-    empty = (length <= 1e-150) | (scale == 0)
+    # A spread that is rounding of the column's own size has no direction.
+    empty = length <= size * 1e-13 * max(1, len(x)) ** 0.5
     return torch.where(empty, torch.zeros_like(x), x / length.masked_fill(empty, 1.0))
