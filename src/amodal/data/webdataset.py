@@ -99,7 +99,7 @@ def _read_shard(shard: str) -> Iterator[Record | BrokenRecordError]:
     try:
         with fsspec.open(shard, "rb") as stream:
             members = tar_file_expander(
-                [{"url": shard, "stream": stream}], handler=note, select_files=_is_read
+                [{"url": shard, "stream": stream}], handler=note, select_files=is_read
             )
             for sample in group_by_keys(members, handler=note):
                 if errors:  # they came up within this item, or right after it
@@ -112,7 +112,8 @@ def _read_shard(shard: str) -> Iterator[Record | BrokenRecordError]:
         yield BrokenRecordError(shard, f"the shard cannot be read: {error}")
 
 
-def _is_read(member: str) -> bool:
+def is_read(member: str) -> bool:
+    """Whether a member of that name belongs to a record."""
     return member.rsplit("/", 1)[-1].partition(".")[2].lower() in READ
 
 
@@ -125,12 +126,21 @@ def _damage(origin: str, errors: list[Exception]) -> BrokenRecordError:
 
 def _record_or_error(sample: dict[str, Any], shard: str) -> Record | BrokenRecordError:
     try:
-        return _record(sample, f"{shard} {sample['__key__']}")
+        return record_of(sample, f"{shard} {sample['__key__']}")
     except BrokenRecordError as error:
         return error
 
 
-def _record(sample: dict[str, Any], origin: str) -> Record:
+def record_of(sample: dict[str, Any], origin: str) -> Record:
+    """The record of one item.
+
+    Args:
+        sample: `__key__`, and suffix -> content.
+        origin: where it lies.
+
+    Raises:
+        BrokenRecordError: it is damaged, or has neither image nor caption.
+    """
     data: dict[str, Any] = {}
     if "json" in sample:
         try:

@@ -16,6 +16,8 @@ from transformers import set_seed
 
 from amodal.data.collate import BatchReader, CachedSource, Collator
 from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.data.shard_index import IndexedShards
+from amodal.data.webdataset import WebDatasetSource
 from amodal.distributed import barrier, is_main
 from amodal.encoders.preprocessing import TextPreprocessor
 from amodal.encoders.small_transformer import SmallTransformer
@@ -181,6 +183,8 @@ def open_sources(recipe: Recipe, watch: Watcher | None = None) -> tuple[Source, 
             opened.append(None)
             continue
         source: object = config.open()
+        if isinstance(source, WebDatasetSource):
+            source = IndexedShards(source)
         if not isinstance(source, Source):
             raise DataError(
                 f"data.{name}: {config.kind} can only be read in order; training draws rows at "
