@@ -69,3 +69,15 @@ def test_only_losses_with_a_temperature_have_one():
     assert list(found) == ["temperature/info_nce_1"]
     assert found["temperature/info_nce_1"] == pytest.approx(0.05)
     objectives.constrain_()
+
+
+@pytest.mark.parametrize("kind", ["sigmoid", "decoupled", "triplet"])
+def test_pairwise_losses_train_from_a_recipe_entry(kind):
+    from pydantic import TypeAdapter
+
+    from amodal.training.objectives import ObjectiveConfig
+
+    config = TypeAdapter(ObjectiveConfig).validate_python({"kind": kind, "weight": 3})
+    embedded = batch()
+    Objectives([config], dim=4)(embedded)[0].backward()
+    assert all(r.z.grad.abs().max() > 0 for r in embedded.values())

@@ -11,15 +11,19 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from amodal.distributed import gather, gather_with_gradient, world_size
+from amodal.losses.decoupled import DecoupledConfig
 from amodal.losses.deep_cca import DeepCCAConfig
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.nt_xent import NTXentConfig
+from amodal.losses.sigmoid import SigmoidConfig
+from amodal.losses.triplet import TripletConfig
 from amodal.models.joint_embedding import Embeddings
 
 # Every objective that a recipe can name; a new loss is one more entry here, and one in `_applied`
 # where it does not compare two modalities row by row.
 ObjectiveConfig = Annotated[
-    DeepCCAConfig | InfoNCEConfig | NTXentConfig, Field(discriminator="kind")
+    DecoupledConfig | DeepCCAConfig | InfoNCEConfig | NTXentConfig | SigmoidConfig | TripletConfig,
+    Field(discriminator="kind"),
 ]
 Rows = Mapping[str, Embeddings]  # modality -> its rows, of all processes
 Applied = Callable[[Any, Rows], list[Tensor]]  # a loss and the rows to its terms, whose mean counts
