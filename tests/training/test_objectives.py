@@ -71,8 +71,8 @@ def test_only_losses_with_a_temperature_have_one():
     objectives.constrain_()
 
 
-@pytest.mark.parametrize("kind", ["sigmoid", "decoupled", "triplet"])
-def test_pairwise_losses_train_from_a_recipe_entry(kind):
+@pytest.mark.parametrize("kind", ["sigmoid", "decoupled", "triplet", "mmd", "coral", "cmd"])
+def test_every_loss_trains_from_a_recipe_entry(kind):
     from pydantic import TypeAdapter
 
     from amodal.training.objectives import ObjectiveConfig

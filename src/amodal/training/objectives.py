@@ -14,6 +14,7 @@ from amodal.distributed import gather, gather_with_gradient, world_size
 from amodal.losses.decoupled import DecoupledConfig
 from amodal.losses.deep_cca import DeepCCAConfig
 from amodal.losses.info_nce import InfoNCEConfig
+from amodal.losses.moments import CMDConfig, CORALConfig, MMDConfig
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.losses.sigmoid import SigmoidConfig
 from amodal.losses.triplet import TripletConfig
@@ -22,7 +23,15 @@ from amodal.models.joint_embedding import Embeddings
 # Every objective that a recipe can name; a new loss is one more entry here, and one in `_applied`
 # where it does not compare two modalities row by row.
 ObjectiveConfig = Annotated[
-    DecoupledConfig | DeepCCAConfig | InfoNCEConfig | NTXentConfig | SigmoidConfig | TripletConfig,
+    CMDConfig
+    | CORALConfig
+    | DecoupledConfig
+    | DeepCCAConfig
+    | InfoNCEConfig
+    | MMDConfig
+    | NTXentConfig
+    | SigmoidConfig
+    | TripletConfig,
     Field(discriminator="kind"),
 ]
 Rows = Mapping[str, Embeddings]  # modality -> its rows, of all processes
@@ -115,6 +124,8 @@ def _applied(config: ObjectiveConfig) -> Applied:
         return _views_of_each if config.mode == "in_modality" else _bags_of_two
     if isinstance(config, DeepCCAConfig):
         return _matched_rows
+    if isinstance(config, CMDConfig | CORALConfig | MMDConfig):
+        return _clouds
     return _pairs
 
 
@@ -159,6 +170,11 @@ def _matched_rows(loss: Any, rows: Rows) -> list[Tensor]:
         for one, found in zip(rows.values(), places, strict=True)
     ]
     return [loss(views)]
+
+
+def _clouds(loss: Any, rows: Rows) -> list[Tensor]:
+    """All rows of every modality; which of them belong together does not matter."""
+    return [loss([one.z for one in rows.values()])] if len(rows) > 1 else []
 
 
 def _first_rows(item: Tensor) -> dict[int, int]:
