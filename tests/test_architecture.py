@@ -15,7 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
     "projection": {"distributed"},
     "fusion": {"distributed"},
     "losses": {"distributed"},
-    "models": {"data", "encoders", "projection", "fusion"},
+    "models": {"data", "alignment", "encoders", "projection", "fusion"},
     "evaluation": {"alignment"},
     "search": {"data", "models"},
     "training": {

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -279,3 +280,26 @@ def test_growing_pictures_are_refused_where_positions_are_learned(tmp_path):
     recipe = parse_recipe(values(progressive_size={"start": 16}), "test")
     with pytest.raises(RecipeError, match="progressive_size: small_cnn takes pictures of 32"):
         train_run(recipe, tmp_path / "run")
+
+
+def test_a_normalization_is_fitted_on_training_rows_kept_and_applied_everywhere(tmp_path):
+    recipe = values(epochs=1)
+    plain = train_run(parse_recipe(recipe, "test"), tmp_path / "plain")
+    recipe["model"]["normalization"] = ["center", "l2"]
+    result = train_run(parse_recipe(recipe, "test"), tmp_path / "run")
+    model = amodal.load(tmp_path / "run")
+    texts = ["a red circle", "two blue stars"]
+    z = model.encode(text=texts)
+    chain = model.normalization
+    assert chain.steps == ("center", "l2")
+    want = chain.transform("text", torch.tensor(plain.model.encode(text=texts))).numpy()
+    np.testing.assert_allclose(z, want, atol=1e-6)
+    assert np.abs(z - plain.model.encode(text=texts)).max() > 0.01
+    assert np.array_equal(z, result.model.encode(text=texts))
+    assert result.metrics != plain.metrics
+    assert model.fingerprint() != plain.model.fingerprint()
+    model.save_pretrained(tmp_path / "copy")
+    assert np.array_equal(amodal.load(tmp_path / "copy").encode(text=texts), z)
+    recipe["model"]["normalization"] = ["center"]
+    with pytest.raises(RecipeError, match="must end with l2"):
+        parse_recipe(recipe, "test")

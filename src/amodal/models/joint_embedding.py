@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from amodal.alignment.normalization import Normalization
 from amodal.data.batch import Batch
 from amodal.data.decode import decode_image
 from amodal.encoders.adaptation import adapt
@@ -33,6 +34,7 @@ PREPROCESSORS: dict[str, type[ImagePreprocessor] | type[TextPreprocessor]] = {
 }
 Preprocessors = Mapping[str, ImagePreprocessor | TextPreprocessor]
 WEIGHTS = "model.safetensors"
+NORMALIZATION = "normalization"
 GROUP = 64  # texts of similar length that a CPU encodes at once
 
 
@@ -140,6 +142,8 @@ class JointEmbedding(PreTrainedModel):
                 specification.pooling or encoder.pooling, encoder.width
             )
             self.projections[modality] = architecture.projection.build(encoder.width)
+        # Fitted on training rows when training is over; applied to whatever is embedded then.
+        self.normalization: Normalization | None = None
         self.architecture = architecture.model_copy(update=resolved)
         config.architecture = self.architecture.model_dump(mode="json")
 
@@ -163,11 +167,15 @@ class JointEmbedding(PreTrainedModel):
         }
 
     def embed(self, modality: str, tensors: Mapping[str, Tensor]) -> Tensor:
-        """(R, E) unit rows of R preprocessed values of one modality.
+        """(R, E) unit rows of R preprocessed values of one modality, normalized if that is set."""
+        z = self._embed_grouped(modality, tensors)
+        if self.normalization is not None and not self.training:
+            z = self.normalization.transform(modality, z)
+        return z
 
-        On a CPU, texts are encoded in groups of similar length, so that little work goes into
-        padding; a GPU would rather have one large batch.
-        """
+    def _embed_grouped(self, modality: str, tensors: Mapping[str, Tensor]) -> Tensor:
+        # On a CPU, texts are encoded in groups of similar length, so that little work goes into
+        # padding; a GPU would rather have one large batch.
         mask = tensors.get("attention_mask")
         if mask is None or mask.device.type != "cpu" or len(mask) < 2 * GROUP:
             return self._embed(modality, tensors)
@@ -280,6 +288,12 @@ class JointEmbedding(PreTrainedModel):
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        if self.normalization is not None:
+            digest.update(" ".join(self.normalization.steps).encode())
+            for modality, chain in sorted(self.normalization.fitted.items()):
+                digest.update(modality.encode())
+                for shift, scale in chain:
+                    digest.update(shift.numpy().tobytes() + scale.numpy().tobytes())
         return digest.hexdigest()
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
@@ -294,6 +308,8 @@ class JointEmbedding(PreTrainedModel):
         partial.replace(folder / WEIGHTS)
         for modality, prepare in self.preprocessors.items():
             prepare.save(folder / modality)
+        if self.normalization is not None:
+            self.normalization.save(folder / NORMALIZATION)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -337,6 +353,8 @@ class JointEmbedding(PreTrainedModel):
                 f"{folder}: weights do not fit config.json; missing {sorted(missing)[:3]}, "
                 f"unexpected {sorted(unexpected)[:3]}"
             )
+        if (folder / NORMALIZATION).is_dir():
+            model.normalization = Normalization.load(folder / NORMALIZATION)
         return model.eval()
 
     def _for_vocabulary(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from amodal.alignment.normalization import Step
 from amodal.augment.config import AugmentConfig
 from amodal.data.record import StrictModel
 from amodal.data.source import SourceConfig
@@ -66,6 +67,15 @@ class JointEmbeddingRecipe(StrictModel):
     encoders: EncodersRecipe = EncodersRecipe()
     dual_encoder: DualEncoderConfig | None = None
     projection: ProjectionConfig = Field(default_factory=MLPConfig)
+    normalization: tuple[
+        Step, ...
+    ] = ()  # of the embeddings, fitted on the training rows at the end
+
+    @model_validator(mode="after")
+    def _unit_rows(self) -> JointEmbeddingRecipe:
+        if self.normalization and self.normalization[-1] != "l2":
+            raise ValueError("normalization must end with l2: embeddings have unit length")
+        return self
 
     @model_validator(mode="after")
     def _one_way(self) -> JointEmbeddingRecipe:

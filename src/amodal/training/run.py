@@ -14,6 +14,7 @@ from types import FrameType
 import yaml
 from transformers import set_seed
 
+from amodal.alignment.normalization import Normalization
 from amodal.data.collate import BatchReader, CachedSource, Collator
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.data.shard_index import IndexedShards
@@ -23,6 +24,7 @@ from amodal.encoders.preprocessing import TextPreprocessor
 from amodal.encoders.small_transformer import SmallTransformer
 from amodal.encoders.word_vectors import cooccurrence_vectors
 from amodal.models.joint_embedding import (
+    NORMALIZATION,
     WEIGHTS,
     Architecture,
     JointEmbedding,
@@ -137,6 +139,9 @@ def train_run(
         )
     if is_main():
         _keep_weights(trainer, recipe, folder)
+        if recipe.model.normalization:
+            watch.stage("normalization", len(train))
+            _normalize(recipe, folder, train, trainer, watch)
     barrier()
     kept = JointEmbedding.from_pretrained(folder)
     kept.to(trainer.args.device)  # type: ignore[arg-type]
@@ -328,6 +333,18 @@ def _keep_weights(trainer: EmbeddingTrainer, recipe: Recipe, folder: Path) -> No
     else:
         trainer.trained.best_guess.save_pretrained(folder)
     shutil.rmtree(best, ignore_errors=True)
+
+
+def _normalize(
+    recipe: Recipe, folder: Path, train: Source, trainer: EmbeddingTrainer, watch: Watcher
+) -> None:
+    """Fit the recipe's normalization on the training rows and keep it with the run."""
+    model = JointEmbedding.from_pretrained(folder)
+    model.to(trainer.args.device)  # type: ignore[arg-type]
+    embedded = embed_items(model, train, tick=watch.advance, autocast=trainer.autocast)
+    fitted = Normalization(recipe.model.normalization)
+    fitted.fit({modality: rows.z for modality, rows in embedded.rows.items()})
+    fitted.save(folder / NORMALIZATION)
 
 
 def _warn_about_data(trainer: EmbeddingTrainer, watch: Watcher) -> None:
