@@ -14,6 +14,7 @@ from amodal.distributed import gather, gather_with_gradient, world_size
 from amodal.losses.decoupled import DecoupledConfig
 from amodal.losses.deep_cca import DeepCCAConfig
 from amodal.losses.info_nce import InfoNCEConfig
+from amodal.losses.matryoshka import MatryoshkaConfig
 from amodal.losses.moments import CMDConfig, CORALConfig, MMDConfig
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.losses.sigmoid import SigmoidConfig
@@ -28,6 +29,7 @@ ObjectiveConfig = Annotated[
     | DecoupledConfig
     | DeepCCAConfig
     | InfoNCEConfig
+    | MatryoshkaConfig
     | MMDConfig
     | NTXentConfig
     | SigmoidConfig

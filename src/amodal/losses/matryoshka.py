@@ -1,0 +1,97 @@
+"""Matryoshka: the first coordinates of an embedding are an embedding too."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from amodal.losses.config import Config
+from amodal.losses.decoupled import DecoupledConfig
+from amodal.losses.info_nce import InfoNCEConfig
+from amodal.losses.sigmoid import SigmoidConfig
+from amodal.losses.triplet import TripletConfig
+
+PairwiseConfig = Annotated[
+    DecoupledConfig | InfoNCEConfig | SigmoidConfig | TripletConfig, Field(discriminator="kind")
+]
+
+
+def prefix(z: Tensor, dim: int) -> Tensor:
+    """(N, dim) first coordinates of (N, E) rows, at unit length again; zeros stay zeros."""
+    if not 1 <= dim <= z.shape[1]:
+        raise ValueError(f"a prefix of {dim} dimensions does not fit embeddings of {z.shape[1]}")
+    return F.normalize(z[:, :dim], dim=1)
+
+
+class MatryoshkaConfig(Config):
+    """One pairwise loss at several prefixes of the embedding; `loss.weight` must stay 1."""
+
+    kind: Literal["matryoshka"] = "matryoshka"
+    dims: tuple[int, ...] = Field(min_length=1)
+    weights: tuple[float, ...] | None = None  # of each prefix; None: all 1
+    loss: PairwiseConfig = InfoNCEConfig()
+
+    @model_validator(mode="after")
+    def _fits(self) -> MatryoshkaConfig:
+        if any(dim < 1 for dim in self.dims) or len(set(self.dims)) < len(self.dims):
+            raise ValueError(f"dims must be different and above 0, got {list(self.dims)}")
+        if self.weights is not None and len(self.weights) != len(self.dims):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.dims)} dims")
+        if self.loss.weight != 1:
+            raise ValueError("set the weight of the matryoshka objective, not that of its loss")
+        if getattr(self.loss, "queue_size", 0):
+            raise ValueError("a queue holds rows of one width; set queue_size: 0 inside matryoshka")
+        return self
+
+    def build(self, dim: int | None = None) -> Matryoshka:
+        """The loss; `dim` is E, to refuse a prefix that is longer."""
+        if dim is not None and max(self.dims) > dim:
+            raise ValueError(f"dims {list(self.dims)} do not fit embeddings of {dim}")
+        weights = self.weights or (1.0,) * len(self.dims)
+        return Matryoshka(self.loss.build(dim), self.dims, weights)
+
+
+class Matryoshka(nn.Module):
+    """The weighted mean of one pairwise loss over prefixes that are each at unit length.
+
+    All prefixes share the loss's temperature.
+
+    Args:
+        loss: called as `InfoNCE` is.
+        dims: of the prefixes.
+        weights: of each; their sum divides.
+
+    References:
+        Kusupati et al. 2022, arXiv:2205.13147, eq. 1.
+    """
+
+    def __init__(self, loss: nn.Module, dims: tuple[int, ...], weights: tuple[float, ...]) -> None:
+        super().__init__()
+        self.loss = loss
+        self.dims, self.weights = dims, weights
+
+    @property
+    def log_scale(self) -> nn.Parameter | None:
+        """Log inverse temperature of the inner loss, if it has one."""
+        return getattr(self.loss, "log_scale", None)
+
+    def forward(
+        self, left: Tensor, right: Tensor, positives: Tensor | None = None, **keys: Tensor | None
+    ) -> Tensor:
+        """Loss of (N, E) and (M, E) unit-norm embeddings; the keys are those of `InfoNCE`."""
+        terms = [
+            weight * self.loss(prefix(left, dim), prefix(right, dim), positives, **keys)
+            for dim, weight in zip(self.dims, self.weights, strict=True)
+        ]
+        return torch.stack(terms).sum() / sum(self.weights)
+
+    @torch.no_grad()
+    def constrain_(self) -> None:
+        """Put a temperature of the inner loss back above its floor."""
+        constrain = getattr(self.loss, "constrain_", None)
+        if constrain is not None:
+            constrain()
