@@ -71,13 +71,18 @@ def test_only_losses_with_a_temperature_have_one():
     objectives.constrain_()
 
 
-@pytest.mark.parametrize("kind", ["sigmoid", "decoupled", "triplet", "mmd", "coral", "cmd"])
+@pytest.mark.parametrize(
+    "kind", ["sigmoid", "decoupled", "triplet", "mmd", "coral", "cmd", "adversarial"]
+)
 def test_every_loss_trains_from_a_recipe_entry(kind):
     from pydantic import TypeAdapter
 
     from amodal.training.objectives import ObjectiveConfig
 
     config = TypeAdapter(ObjectiveConfig).validate_python({"kind": kind, "weight": 3})
-    embedded = batch()
-    Objectives([config], dim=4)(embedded)[0].backward()
+    embedded, objectives = batch(), Objectives([config], dim=4).train()
+    objectives(embedded)  # the reversal of the adversarial one starts from nothing
+    objectives(embedded)[0].backward()
     assert all(r.z.grad.abs().max() > 0 for r in embedded.values())
+    names = {"adversarial/accuracy", "adversarial/chance"} if kind == "adversarial" else set()
+    assert set(objectives.figures()) == names

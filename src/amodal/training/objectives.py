@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from amodal.distributed import gather, gather_with_gradient, world_size
+from amodal.losses.adversarial import AdversarialConfig
 from amodal.losses.decoupled import DecoupledConfig
 from amodal.losses.deep_cca import DeepCCAConfig
 from amodal.losses.info_nce import InfoNCEConfig
@@ -24,7 +25,8 @@ from amodal.models.joint_embedding import Embeddings
 # Every objective that a recipe can name; a new loss is one more entry here, and one in `_applied`
 # where it does not compare two modalities row by row.
 ObjectiveConfig = Annotated[
-    CMDConfig
+    AdversarialConfig
+    | CMDConfig
     | CORALConfig
     | DecoupledConfig
     | DeepCCAConfig
@@ -111,6 +113,15 @@ class Objectives(nn.Module):
         """Current temperature of every objective that has one."""
         return {f"temperature/{n}": float((-s.detach()).exp()) for n, s in self._scales()}
 
+    def figures(self) -> dict[str, float]:
+        """What else an objective has to tell of its last batch, as NAME/FIGURE."""
+        found: dict[str, float] = {}
+        for name, loss in zip(self.names, self.losses, strict=True):
+            tell = getattr(loss, "figures", None)
+            if tell is not None:
+                found |= {f"{name}/{figure}": value for figure, value in tell().items()}
+        return found
+
     def _scales(self) -> list[tuple[str, nn.Parameter]]:
         """Name and log inverse temperature of every objective that has one."""
         found = []
@@ -126,7 +137,7 @@ def _applied(config: ObjectiveConfig) -> Applied:
         return _views_of_each if config.mode == "in_modality" else _bags_of_two
     if isinstance(config, DeepCCAConfig):
         return _matched_rows
-    if isinstance(config, CMDConfig | CORALConfig | MMDConfig):
+    if isinstance(config, AdversarialConfig | CMDConfig | CORALConfig | MMDConfig):
         return _clouds
     return _pairs
 

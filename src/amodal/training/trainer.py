@@ -307,6 +307,7 @@ class EmbeddingTrainer(Trainer):
                 logs[name] = float(torch.stack(values).mean())
             self.components.clear()
             logs |= self.trained.objectives.temperatures()
+            logs |= self.trained.objectives.figures()
         logs["epoch"] = self.state.global_step / self.sampler.steps_per_epoch
         logs["seconds"] = self.step_seconds
         step = self.state.global_step
