@@ -140,3 +140,26 @@ def test_every_kind_survives_writing_and_reading():
     adapter = TypeAdapter(SourceConfig)
     for example in examples:
         assert adapter.validate_python(json.loads(example.model_dump_json())) == example
+
+
+def test_shards_on_disk_are_opened_for_any_order_and_streams_are_refused(tmp_path):
+    import io
+    import tarfile
+
+    from amodal.data.source import open_random_access
+
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for i in range(3):
+            info = tarfile.TarInfo(f"{i}.txt")
+            info.size = 5
+            tar.addfile(info, io.BytesIO(b"a dog"))
+    config = parse_source(str(tmp_path / "a.tar"))
+    source = open_random_access(config, "--on")
+    assert (len(source), source[2]["id"]) == (3, "2")
+    with tarfile.open(tmp_path / "empty.tar", "w"):
+        pass
+    with pytest.raises(DataError, match=r"data\.train: empty\.tar has no rows"):
+        open_random_access(parse_source(str(tmp_path / "empty.tar")), "data.train")
+    remote = parse_source("memory://a.tar")
+    with pytest.raises(DataError, match="copy them to this machine"):
+        open_random_access(remote, "--on")

@@ -16,7 +16,7 @@ from amodal.cli import geometry
 from amodal.cli.console import console, progress_watcher
 from amodal.cli.search import open_model
 from amodal.data.record import DataError, Source
-from amodal.data.source import parse_source
+from amodal.data.source import open_random_access, parse_source
 from amodal.evaluation.probe import linear_probe
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.training.validation import EmbeddedSource, embed_items, retrieval_metrics
@@ -57,7 +57,11 @@ def evaluate(
     if on is None and task is not Task.geometry:
         raise typer.BadParameter(f"--task {task.value} needs --on SOURCE")
     model = open_model(run)
-    source = open_map_source(on) if on is not None else geometry.validation_source(run)
+    source = (
+        open_random_access(parse_source(on), on)
+        if on is not None
+        else geometry.validation_source(run)
+    )
     where = on if on is not None else "its validation data"
     file = run / "evaluation" / f"{name or _file_name(task.value, on)}.json"
     embedded = _embed(model, source, captions, limit)
@@ -72,8 +76,12 @@ def evaluate(
     else:
         if train_on is None:
             raise typer.BadParameter("--task probe needs --train-on SOURCE")
-        fitted = _embed(model, open_map_source(train_on), captions, limit)
-        metrics = _probe(fitted, open_map_source(train_on), embedded, source)
+        fitted = _embed(
+            model, open_random_access(parse_source(train_on), train_on), captions, limit
+        )
+        metrics = _probe(
+            fitted, open_random_access(parse_source(train_on), train_on), embedded, source
+        )
     metrics["data/items"] = len(embedded.rows[next(iter(embedded.rows))].item.unique())
     metrics["data/broken_rows"] = len(embedded.broken)
     show = geometry.show if task is Task.geometry else _show
@@ -83,20 +91,6 @@ def evaluate(
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps({"on": where, "task": task.value, **metrics}, indent=1), "utf-8")
     console.print(f"written to {file}", soft_wrap=True)
-
-
-def open_map_source(text: str) -> Source:
-    """The source that a command names, with random access.
-
-    Raises:
-        DataError: the source is unknown, empty or can only be streamed.
-    """
-    source = parse_source(text).open()
-    if not isinstance(source, Source):
-        raise DataError(f"{text}: can only be read in order; this command needs random access")
-    if len(source) == 0:
-        raise DataError(f"{text}: has no rows")
-    return source
 
 
 def _embed(

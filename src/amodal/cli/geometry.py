@@ -9,6 +9,7 @@ from rich.table import Table
 
 from amodal.cli.console import console
 from amodal.data.record import DataError, Source
+from amodal.data.source import open_random_access
 from amodal.evaluation.geometry import Cloud, geometry
 from amodal.evaluation.geometry_plots import write_plots
 from amodal.models.joint_embedding import Embeddings
@@ -55,10 +56,7 @@ def validation_source(run: Path) -> Source:
     config = load_recipe(run / "recipe.yaml").data.validation
     if config is None:
         raise DataError(f"{run}: its recipe has no data.validation; name a source with --on")
-    source = config.open()
-    if not isinstance(source, Source) or len(source) == 0:
-        raise DataError(f"{run}: data.validation is empty or can only be read in order")
-    return source
+    return open_random_access(config, f"{run}: data.validation")
 
 
 def _number(value: float) -> str:

@@ -14,11 +14,12 @@ from amodal.data.coco_captions import CocoCaptionsConfig
 from amodal.data.decode import SUFFIXES as IMAGES
 from amodal.data.folder import FolderConfig
 from amodal.data.huggingface import HuggingFaceConfig, is_saved
-from amodal.data.record import DataError
+from amodal.data.record import DataError, Source
 from amodal.data.scenes.source import ScenesConfig
+from amodal.data.shard_index import IndexedShards
 from amodal.data.table import SUFFIXES as TABLES
 from amodal.data.table import TableConfig
-from amodal.data.webdataset import WebDatasetConfig
+from amodal.data.webdataset import WebDatasetConfig, WebDatasetSource
 
 # Every source that a recipe or a command can name; a new one is one more entry here.
 AnySource = (
@@ -43,6 +44,29 @@ ACCEPTED = """\
   *.csv, *.tsv, *.jsonl, *.parquet        a table of paths and captions
   *.tar, shard-{{000..009}}.tar             WebDataset shards, also s3:// and https://
   source.yaml                             one source as it is written in a recipe"""
+
+
+def open_random_access(config: SourceConfig, where: str) -> Source:
+    """The source with its rows in any order; tar shards on disk are indexed.
+
+    Args:
+        config: the source.
+        where: what named it, for errors.
+
+    Raises:
+        DataError: it cannot be read, has no rows, or can only be read in order.
+    """
+    source: object = config.open()
+    if isinstance(source, WebDatasetSource):
+        source = IndexedShards(source)
+    if not isinstance(source, Source):
+        raise DataError(
+            f"{where}: {config.kind} can only be read in order, and rows are wanted in any; store "
+            "it as a table, a folder, or tar shards on this machine"
+        )
+    if len(source) == 0:
+        raise DataError(f"{where}: {source.name} has no rows")
+    return source
 
 
 def parse_source(text: str) -> SourceConfig:

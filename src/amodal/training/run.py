@@ -16,9 +16,8 @@ from transformers import set_seed
 
 from amodal.alignment.normalization import Normalization
 from amodal.data.collate import BatchReader, CachedSource, Collator
-from amodal.data.record import BrokenRecordError, DataError, Source
-from amodal.data.shard_index import IndexedShards
-from amodal.data.webdataset import WebDatasetSource
+from amodal.data.record import BrokenRecordError, Source
+from amodal.data.source import open_random_access
 from amodal.distributed import barrier, is_main
 from amodal.encoders.preprocessing import TextPreprocessor
 from amodal.encoders.small_transformer import SmallTransformer
@@ -187,16 +186,7 @@ def open_sources(recipe: Recipe, watch: Watcher | None = None) -> tuple[Source, 
         if config is None:
             opened.append(None)
             continue
-        source: object = config.open()
-        if isinstance(source, WebDatasetSource):
-            source = IndexedShards(source)
-        if not isinstance(source, Source):
-            raise DataError(
-                f"data.{name}: {config.kind} can only be read in order; training draws rows at "
-                "random, so unpack it to a folder or a table first"
-            )
-        if len(source) == 0:
-            raise DataError(f"data.{name}: {source.name} has no rows")
+        source = open_random_access(config, f"data.{name}")
         if recipe.data.cache and image is not None:
             # Half as large again, so that a random crop still has pixels to choose from.
             cached = CachedSource(source, min_size=image * 3 // 2)
