@@ -10,7 +10,6 @@ import torch.nn.functional as F
 
 from amodal.losses import sigmoid as sigmoid_module
 from amodal.losses.decoupled import DecoupledConfig, decoupled
-from amodal.losses.positives import positives_from_keys
 from amodal.losses.sigmoid import SigmoidConfig, sigmoid_loss
 from amodal.losses.triplet import TripletConfig, spread, triplet
 
@@ -142,18 +141,6 @@ def test_the_order_of_the_pairs_does_not_matter(config):
     left, right, order = unit(7, 4, seed=1), unit(7, 4, seed=2), torch.randperm(7)
     assert loss(left[order], right[order]).item() == pytest.approx(loss(left, right).item())
     assert loss(right, left).item() == pytest.approx(loss(left, right).item())
-
-
-@every_loss
-def test_keys_make_related_rows_positives(config):
-    loss = config.build().double().eval()
-    left, right = unit(4, 4, seed=1), unit(5, 4, seed=2)
-    item_l, item_r = torch.tensor([0, 1, 2, 2]), torch.tensor([2, 1, 0, 9, 0])
-    content = torch.tensor([5, 6, 7, 5, 8])
-    want = loss(left, right, positives_from_keys(item_l, item_r, None, content))
-    got = loss(left, right, left_item=item_l, right_item=item_r, right_content=content)
-    assert torch.equal(got, want)
-    assert got != loss(left[:4], right[:4])
 
 
 def degenerate(rows, kind, seed, dtype):

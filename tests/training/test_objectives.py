@@ -86,3 +86,22 @@ def test_every_loss_trains_from_a_recipe_entry(kind):
     assert all(r.z.grad.abs().max() > 0 for r in embedded.values())
     names = {"adversarial/accuracy", "adversarial/chance"} if kind == "adversarial" else set()
     assert set(objectives.figures()) == names
+
+
+@pytest.mark.parametrize("kind", ["info_nce", "sigmoid", "decoupled", "triplet"])
+def test_rows_of_one_item_and_equal_captions_are_never_pushed_apart(kind):
+    from pydantic import TypeAdapter
+
+    from amodal.training.objectives import ObjectiveConfig
+
+    config = TypeAdapter(ObjectiveConfig).validate_python({"kind": kind})
+    # Two items with one caption between them, and nothing else: there is no negative.
+    image = rows(2, [0, 1], 0)
+    text = rows(2, [0, 1], 1)._replace(content=torch.tensor([7, 7]))
+    value, _ = Objectives([config], dim=4)({"image": image, "text": text})
+    want = 0.0 if kind != "sigmoid" else None
+    value.backward()
+    if want is not None:
+        assert value.item() == pytest.approx(want, abs=1e-6)
+    else:  # every pair pulls
+        assert ((image.z.grad @ text.z.T) <= 0).all()

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from amodal.losses.config import TemperatureConfig
-from amodal.losses.positives import given_or_related
 
 
 def decoupled(
@@ -87,19 +86,8 @@ class Decoupled(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.max_log_scale = -math.log(min_temperature)
 
-    def forward(
-        self,
-        left: Tensor,
-        right: Tensor,
-        positives: Tensor | None = None,
-        *,
-        left_item: Tensor | None = None,
-        right_item: Tensor | None = None,
-        left_content: Tensor | None = None,
-        right_content: Tensor | None = None,
-    ) -> Tensor:
-        """Loss of (N, E) and (M, E) unit-norm embeddings; the keys are those of `InfoNCE`."""
-        positives = given_or_related(positives, left_item, right_item, left_content, right_content)
+    def forward(self, left: Tensor, right: Tensor, positives: Tensor | None = None) -> Tensor:
+        """Loss of (N, E) and (M, E) unit-norm embeddings; see `decoupled`."""
         return decoupled(left, right, self.log_scale, positives)
 
     @torch.no_grad()

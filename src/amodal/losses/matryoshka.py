@@ -61,7 +61,7 @@ class Matryoshka(nn.Module):
     All prefixes share the loss's temperature.
 
     Args:
-        loss: called as `InfoNCE` is.
+        loss: (N, E), (M, E), (N, M) mask or None → ().
         dims: of the prefixes.
         weights: of each; their sum divides.
 
@@ -79,12 +79,10 @@ class Matryoshka(nn.Module):
         """Log inverse temperature of the inner loss, if it has one."""
         return getattr(self.loss, "log_scale", None)
 
-    def forward(
-        self, left: Tensor, right: Tensor, positives: Tensor | None = None, **keys: Tensor | None
-    ) -> Tensor:
-        """Loss of (N, E) and (M, E) unit-norm embeddings; the keys are those of `InfoNCE`."""
+    def forward(self, left: Tensor, right: Tensor, positives: Tensor | None = None) -> Tensor:
+        """Loss of (N, E) and (M, E) unit-norm embeddings; the mask is that of the inner loss."""
         terms = [
-            weight * self.loss(prefix(left, dim), prefix(right, dim), positives, **keys)
+            weight * self.loss(prefix(left, dim), prefix(right, dim), positives)
             for dim, weight in zip(self.dims, self.weights, strict=True)
         ]
         return torch.stack(terms).sum() / sum(self.weights)

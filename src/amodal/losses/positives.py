@@ -41,19 +41,6 @@ def positives_from_keys(
     return related(left_item, right_item, left_content, right_content, owners)
 
 
-def given_or_related(
-    positives: Tensor | None,
-    left_item: Tensor | None,
-    right_item: Tensor | None,
-    left_content: Tensor | None,
-    right_content: Tensor | None,
-) -> Tensor | None:
-    """The mask that is given, else the one that the keys say, else None: row i fits row i."""
-    if positives is not None or left_item is None or right_item is None:
-        return positives
-    return positives_from_keys(left_item, right_item, left_content, right_content)
-
-
 def related(
     left_item: Tensor,
     right_item: Tensor,

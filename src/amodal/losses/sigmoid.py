@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from amodal.losses.config import TemperatureConfig
-from amodal.losses.positives import given_or_related
 
 # Similarities held at once; a larger matrix is computed in strips of rows, twice.
 STRIP = 1 << 24
@@ -108,19 +107,8 @@ class SigmoidLoss(nn.Module):
         self.bias = nn.Parameter(torch.tensor(float(bias)))
         self.max_log_scale = -math.log(min_temperature)
 
-    def forward(
-        self,
-        left: Tensor,
-        right: Tensor,
-        positives: Tensor | None = None,
-        *,
-        left_item: Tensor | None = None,
-        right_item: Tensor | None = None,
-        left_content: Tensor | None = None,
-        right_content: Tensor | None = None,
-    ) -> Tensor:
-        """Loss of (N, E) and (M, E) unit-norm embeddings; the keys are those of `InfoNCE`."""
-        positives = given_or_related(positives, left_item, right_item, left_content, right_content)
+    def forward(self, left: Tensor, right: Tensor, positives: Tensor | None = None) -> Tensor:
+        """Loss of (N, E) and (M, E) unit-norm embeddings; see `sigmoid_loss`."""
         return sigmoid_loss(left, right, self.log_scale, self.bias, positives)
 
     @torch.no_grad()

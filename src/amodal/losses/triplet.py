@@ -10,7 +10,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from amodal.losses.config import Config
-from amodal.losses.positives import given_or_related
 
 Mining = Literal["all", "semi_hard", "hardest"]
 SPREAD = 0.01  # below it, rows of a modality count as one point
@@ -147,19 +146,8 @@ class Triplet(nn.Module):
         """Whether all rows have been one point for the last 50 training steps."""
         return self.stuck >= PATIENCE
 
-    def forward(
-        self,
-        left: Tensor,
-        right: Tensor,
-        positives: Tensor | None = None,
-        *,
-        left_item: Tensor | None = None,
-        right_item: Tensor | None = None,
-        left_content: Tensor | None = None,
-        right_content: Tensor | None = None,
-    ) -> Tensor:
-        """Loss of (N, E) and (M, E) unit-norm embeddings; the keys are those of `InfoNCE`."""
-        positives = given_or_related(positives, left_item, right_item, left_content, right_content)
+    def forward(self, left: Tensor, right: Tensor, positives: Tensor | None = None) -> Tensor:
+        """Loss of (N, E) and (M, E) unit-norm embeddings; see `triplet`."""
         loss = triplet(left, right, positives, margin=self.margin, mining=self._now())
         if self.training:
             self.step += 1

@@ -18,6 +18,7 @@ from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.matryoshka import MatryoshkaConfig
 from amodal.losses.moments import CMDConfig, CORALConfig, MMDConfig
 from amodal.losses.nt_xent import NTXentConfig
+from amodal.losses.positives import positives_from_keys
 from amodal.losses.sigmoid import SigmoidConfig
 from amodal.losses.triplet import TripletConfig
 from amodal.models.joint_embedding import Embeddings
@@ -139,11 +140,25 @@ def _applied(config: ObjectiveConfig) -> Applied:
         return _matched_rows
     if isinstance(config, AdversarialConfig | CMDConfig | CORALConfig | MMDConfig):
         return _clouds
+    if isinstance(config, InfoNCEConfig):
+        return _keyed_pairs
     return _pairs
 
 
 def _pairs(loss: Any, rows: Rows) -> list[Tensor]:
-    """Every two modalities, with the keys that tell which rows belong together."""
+    """Every two modalities, with the mask of the rows that belong together."""
+    return [
+        loss(
+            left.z,
+            right.z,
+            positives_from_keys(left.item, right.item, left.content, right.content),
+        )
+        for left, right in combinations(rows.values(), 2)
+    ]
+
+
+def _keyed_pairs(loss: Any, rows: Rows) -> list[Tensor]:
+    """Every two modalities with their keys, which a queue keeps for later batches."""
     return [
         loss(
             left.z,
