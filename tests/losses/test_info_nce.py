@@ -326,3 +326,50 @@ def test_sixteen_thousand_pairs_need_no_full_matrix():
     done = subprocess.run([sys.executable, "-c", LARGE], capture_output=True, text=True, check=True)
     megabytes, _ = map(float, done.stdout.split())
     assert megabytes < 600  # the similarities alone are 1,024
+
+
+@pytest.mark.usefixtures("strips")
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("given", [False, True])
+def test_smoothing_is_cross_entropy_with_soft_targets(form, given):
+    query, candidates, e = unit(4, 6, seed=1), unit(7, 6, seed=2), 0.2
+    positives = mask_of(4, 7, 3) if given else torch.eye(4, 7, dtype=torch.bool)
+    keep = mask_of(4, 7, 5, 0.7) | positives if given else None
+    rows = []
+    for i in range(4):
+        s = [math.exp(1.2) * float(query[i] @ c) for c in candidates]
+        inside = [j for j in range(7) if keep is None or keep[i][j]]
+        rivals = [j for j in inside if not positives[i][j]]
+        terms = []
+        for p in [j for j in inside if positives[i][j]]:
+            among = [p, *rivals] if form == "exclusive" else inside
+            total = math.log(sum(math.exp(s[j]) for j in among))
+            spread = sum(total - s[j] for j in rivals) / len(rivals)
+            terms.append((1 - e) * (total - s[p]) + e * spread)
+        if terms:
+            rows.append(sum(terms) / len(terms))
+    got = one_way(
+        query,
+        candidates,
+        scalar(1.2),
+        positives if given else None,
+        multi_positive=form,
+        keep=keep,
+        smoothing=e,
+    )
+    assert got.item() == pytest.approx(sum(rows) / len(rows), rel=1e-9)
+
+
+def test_smoothing_without_negatives_is_nothing_and_its_gradient_is_right():
+    z = unit(3, 4, seed=0)
+    everything = torch.ones(3, 3, dtype=torch.bool)
+    assert info_nce(z, z, scalar(1.0), everything, smoothing=0.3).item() == 0
+    left, right = unit(4, 5, seed=1).requires_grad_(), unit(4, 5, seed=2).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda a, b: info_nce(a, b, scalar(1.0), smoothing=0.3), [left, right]
+    )
+    with pytest.raises(ValueError, match="smoothing must be"):
+        info_nce(z, z, scalar(1.0), smoothing=1.0)
+    loss = InfoNCEConfig(smoothing=0.3).build()
+    want = info_nce(left.detach(), right.detach(), loss.log_scale, smoothing=0.3)
+    assert loss(left, right).item() == pytest.approx(want.item())

@@ -30,6 +30,7 @@ def info_nce(
     *,
     multi_positive: MultiPositive = "exclusive",
     keep: Tensor | None = None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Mean of `one_way` from left to right and from right to left.
 
@@ -43,6 +44,7 @@ def info_nce(
             belongs to row i.
         multi_positive: see `one_way`.
         keep: (N, M) bool; pairs that are False take no part. None keeps all.
+        smoothing: see `one_way`.
 
     Returns:
         () loss in float32 or wider.
@@ -56,7 +58,15 @@ def info_nce(
     """
     if positives is None and left.shape != right.shape:
         raise ValueError(f"paired embeddings differ: {tuple(left.shape)} vs {tuple(right.shape)}")
-    forth = one_way(left, right, log_scale, positives, multi_positive=multi_positive, keep=keep)
+    forth = one_way(
+        left,
+        right,
+        log_scale,
+        positives,
+        multi_positive=multi_positive,
+        keep=keep,
+        smoothing=smoothing,
+    )
     back = one_way(
         right,
         left,
@@ -64,6 +74,7 @@ def info_nce(
         positives.T if positives is not None else None,
         multi_positive=multi_positive,
         keep=keep.T if keep is not None else None,
+        smoothing=smoothing,
     )
     return (forth + back) / 2
 
@@ -76,6 +87,7 @@ def one_way(
     *,
     multi_positive: MultiPositive = "exclusive",
     keep: Tensor | None = None,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Mean cross-entropy with which each query picks its positives among the candidates.
 
@@ -89,6 +101,9 @@ def one_way(
     remains, the loss is exactly 0 with a gradient of 0. Both forms agree where every row has
     one positive.
 
+    With smoothing e each target gives the share e of its probability to the negatives of the row,
+    evenly: 1 - e on p and e / |N| on each of N. Related rows get nothing of it.
+
     Args:
         query: (N, E) unit-norm embeddings.
         candidates: (M, E) unit-norm embeddings.
@@ -96,11 +111,13 @@ def one_way(
         positives: (N, M) bool; None: row i belongs to candidate i, and candidates from N on
             are negatives.
         keep: (N, M) bool; pairs that are False are neither positive nor negative.
+        smoothing: e, from 0 to below 1.
 
     Returns:
         () loss in float32 or wider.
 
     References:
+        Szegedy et al. 2015, arXiv:1512.00567, section 7 (smoothing).
         Khosla et al. 2020, arXiv:2004.11362, eq. 2 ("mean").
         Oh Song et al. 2016, arXiv:1511.06452 (each positive against the negatives alone).
     """
@@ -108,6 +125,8 @@ def one_way(
     for name, mask in (("positives", positives), ("keep", keep)):
         if mask is not None and mask.shape != (n, m):
             raise ValueError(f"{name} must be {(n, m)}, got {tuple(mask.shape)}")
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing must be from 0 to below 1, got {smoothing}")
     if positives is None and m < n:
         raise ValueError(f"{n} rows need a partner each, but there are {m} candidates")
     with torch.autocast(query.device.type, enabled=False):
@@ -120,7 +139,7 @@ def one_way(
         query = query * log_scale.to(dtype).exp()
         rows = max(1, STRIP // m)
         if rows >= n:
-            total, count = _strip(query, candidates, positives, keep, 0, multi_positive)
+            total, count = _strip(query, candidates, positives, keep, 0, multi_positive, smoothing)
             return total / count.clamp_min(1)
         totals, counts = [], []
         for start in range(0, n, rows):
@@ -133,6 +152,7 @@ def one_way(
                 keep[part] if keep is not None else None,
                 start,
                 multi_positive,
+                smoothing,
                 use_reentrant=False,
             )
             totals.append(total)
@@ -147,10 +167,11 @@ def _strip(
     keep: Tensor | None,
     start: int,
     multi_positive: MultiPositive,
+    smoothing: float,
 ) -> tuple[Tensor, Tensor]:
     """Sum of the losses of rows `start` onwards, and the number of rows with a positive."""
     logits = scaled @ candidates.T  # (n, M)
-    if positives is None and keep is None:
+    if positives is None and keep is None and not smoothing:
         target = torch.arange(start, start + len(logits), device=logits.device)
         total = F.cross_entropy(logits, target, reduction="sum")
         return total, torch.tensor(float(len(logits)), dtype=logits.dtype, device=logits.device)
@@ -171,6 +192,12 @@ def _strip(
     rivals = logits if excluded is None else logits.masked_fill(excluded, nothing)
     margin = rivals.logsumexp(1)[row] - logits[row, column]  # (pairs,)
     per_pair = margin if multi_positive == "mean" else F.softplus(margin, threshold=50)
+    if smoothing:
+        negatives = ~positives & keep if keep is not None else ~positives
+        number = negatives.sum(1)  # (n,)
+        average = (logits * negatives).sum(1) / number.clamp_min(1)
+        moved = (logits[row, column] - average[row]) * (number > 0)[row]
+        per_pair = per_pair + smoothing * moved
     count = torch.bincount(row, minlength=len(logits))  # (n,)
     total = (per_pair / count[row]).sum()
     return total, (count > 0).sum().to(logits.dtype)
@@ -228,6 +255,7 @@ class InfoNCEConfig(TemperatureConfig):
     kind: Literal["info_nce"] = "info_nce"
     multi_positive: MultiPositive = "exclusive"
     queue_size: int = Field(0, ge=0)  # rows of each modality kept from earlier batches
+    smoothing: float = Field(0.0, ge=0, lt=1)  # share of each target that the negatives get
 
     def build(self, dim: int | None = None) -> InfoNCE:
         """The loss; `dim` is E, needed only with a queue."""
@@ -239,6 +267,7 @@ class InfoNCEConfig(TemperatureConfig):
             multi_positive=self.multi_positive,
             queue_size=self.queue_size,
             dim=dim or 0,
+            smoothing=self.smoothing,
         )
 
 
@@ -263,11 +292,13 @@ class InfoNCE(nn.Module):
         multi_positive: MultiPositive = "exclusive",
         queue_size: int = 0,
         dim: int = 0,
+        smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.max_log_scale = -math.log(min_temperature)
         self.multi_positive: MultiPositive = multi_positive
+        self.smoothing = smoothing
         self.left_queue = NegativeQueue(queue_size, dim) if queue_size else None
         self.right_queue = NegativeQueue(queue_size, dim) if queue_size else None
 
@@ -293,15 +324,11 @@ class InfoNCE(nn.Module):
         if left_item is None or right_item is None:
             if self.left_queue is not None:
                 raise ValueError("a queue needs left_item and right_item, to spare related rows")
-            return info_nce(
-                left, right, self.log_scale, positives, multi_positive=self.multi_positive
-            )
+            return self._alone(left, right, positives)
         if positives is None:
             positives = positives_from_keys(left_item, right_item, left_content, right_content)
         if self.left_queue is None or self.right_queue is None:
-            return info_nce(
-                left, right, self.log_scale, positives, multi_positive=self.multi_positive
-            )
+            return self._alone(left, right, positives)
         past_left, past_right = self.left_queue.rows(), self.right_queue.rows()
         owners = [(past_left.item, past_left.content), (past_right.item, past_right.content)]
         for item, content in ((left_item, left_content), (right_item, right_content)):
@@ -321,12 +348,23 @@ class InfoNCE(nn.Module):
                     torch.cat([mask, torch.zeros_like(unrelated)], dim=1),
                     multi_positive=self.multi_positive,
                     keep=torch.cat([torch.ones_like(mask), unrelated], dim=1),
+                    smoothing=self.smoothing,
                 )
             )
         if self.training:
             self.left_queue.push(left, left_item, left_content)
             self.right_queue.push(right, right_item, right_content)
         return (directions[0] + directions[1]) / 2
+
+    def _alone(self, left: Tensor, right: Tensor, positives: Tensor | None) -> Tensor:
+        return info_nce(
+            left,
+            right,
+            self.log_scale,
+            positives,
+            multi_positive=self.multi_positive,
+            smoothing=self.smoothing,
+        )
 
     @torch.no_grad()
     def constrain_(self) -> None:
