@@ -1,0 +1,524 @@
+"""Cycle consistency: from one modality to the other and back again must lead home."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from amodal.losses.config import Config
+from amodal.losses.positives import positives_from_keys
+
+Translate = Callable[[Tensor], Tensor]  # (N, E) -> (N, E)
+
+FLAT = 1e-4  # rows whose variance is a smaller share of their mean square count as one point
+CLOSED = 0.1  # cycle error below which the cycle counts as closed
+PATIENCE = 50  # training steps in a row of closed cycles at chance that call for a warning
+
+
+def unexplained(estimate: Tensor, truth: Tensor, rows: Tensor | None = None) -> Tensor:
+    """mean |estimate - truth|^2 / mean |row - mean row|^2: the unexplained share of the variance.
+
+    0 is exact, 1 is what the mean row scores. It does not change when everything is scaled or
+    shifted. Rows that are one point have no scale to measure by; the value is then exactly 0.
+
+    Args:
+        estimate: (N, E).
+        truth: (N, E).
+        rows: (M, E) rows whose variance counts; None: those of `truth`.
+
+    Returns:
+        () in float32 or wider.
+    """
+    rows = truth if rows is None else rows
+    if estimate.shape != truth.shape or rows.ndim != 2 or rows.shape[1:] != truth.shape[1:]:
+        raise ValueError(
+            f"expected two (N, E) and rows (M, E), got {tuple(estimate.shape)}, "
+            f"{tuple(truth.shape)} and {tuple(rows.shape)}"
+        )
+    estimate, truth, rows = _wide(estimate, truth, rows)
+    with torch.autocast(truth.device.type, enabled=False):
+        if not len(truth) or not len(rows):
+            return (estimate.sum() + truth.sum() + rows.sum()) * 0.0
+        error = (estimate - truth).square().sum(1).mean()
+        variance = (rows - rows.mean(0)).square().sum(1).mean()
+        flat = variance <= FLAT * rows.square().sum(1).mean()
+        return torch.where(flat, error * 0.0, error / torch.where(flat, 1.0, variance))
+
+
+def cycle_loss(left: Tensor, right: Tensor, forth: Translate, back: Translate) -> Tensor:
+    """Mean of the `unexplained` of back(forth(left)) and of forth(back(right)).
+
+    It asks for no pairs. Nor does it make any: forth = back = identity has a loss of 0, and so
+    has any other map with its inverse. The paper takes the mean absolute difference, which
+    shrinks with the rows; this does not.
+
+    Args:
+        left: (N, E) rows of one modality.
+        right: (M, E) rows of the other; they need not match those of left.
+        forth: from the space of left to that of right.
+        back: from the space of right to that of left.
+
+    Returns:
+        () loss in float32 or wider; a side without rows does not count.
+
+    References:
+        Zhu et al. 2017, arXiv:1703.10593, eq. 2.
+    """
+    _check(left, right)
+    total = unexplained(back(forth(left)), left) + unexplained(forth(back(right)), right)
+    return total / max(1, (len(left) > 0) + (len(right) > 0))
+
+
+def translation_loss(
+    left: Tensor, right: Tensor, forth: Translate, back: Translate, seeds: Tensor
+) -> Tensor:
+    """Mean of the `unexplained` of forth(left) against right, and back(right) against left.
+
+    The error is the mean over the pairs that `seeds` marks, the variance that of all rows.
+
+    Args:
+        left: (N, E) rows of one modality.
+        right: (M, E) rows of the other.
+        forth: from the space of left to that of right.
+        back: from the space of right to that of left.
+        seeds: (N, M) bool, True where the rows are known to belong together.
+
+    Returns:
+        () loss in float32 or wider; exactly 0 without a pair.
+    """
+    _check(left, right, seeds)
+    i, j = seeds.nonzero().unbind(1)
+    # A row with several partners is translated once.
+    there = unexplained(forth(left)[i], right[j], right)
+    home = unexplained(back(right)[j], left[i], left)
+    return (there + home) / 2
+
+
+def soft_nearest_neighbour_cycle(
+    left: Tensor, right: Tensor, same: Tensor | None = None, *, temperature: float
+) -> Tensor:
+    """Cross-entropy of coming back to where one started, from left to right and to left again.
+
+        b(i) = sum over j of softmax_j(-|a_i - b_j|^2 / 2τ) b_j
+        loss = -mean over i of ln sum over k in same(i) of softmax_k(-|b(i) - a_k|^2 / 2τ)
+
+    For unit rows the first exponents are a_i . b_j / τ but for a constant, so τ is the temperature
+    of InfoNCE. The paper has 2τ = 1, and frames of videos, each its own item. Rows of `right` in
+    any other order give the same value: it does not say what belongs together.
+
+    Args:
+        left: (N, E) rows a of one modality.
+        right: (M, E) rows b of the other; they need not match those of left.
+        same: (N, N) bool, True where coming back from i to k is right; the diagonal is always
+            right. None: the diagonal alone.
+        temperature: τ > 0.
+
+    Returns:
+        () loss in nats, in float32 or wider; chance is ln N; exactly 0 where a side has no rows.
+
+    References:
+        Dwibedi et al. 2019, arXiv:1904.07846, section 3.2, eq. 1 and 2.
+    """
+    _check(left, right)
+    home = _own(left, same)
+    left, right = _wide(left, right)
+    with torch.autocast(left.device.type, enabled=False):
+        if not len(left) or not len(right):
+            return (left.sum() + right.sum()) * 0.0
+        logits = _nearness(_soft_nearest(left, right, temperature), left, temperature)
+        return -_log_share(logits, home).mean()
+
+
+def soft_nearest_neighbour_seeds(
+    left: Tensor, right: Tensor, seeds: Tensor, *, temperature: float
+) -> Tensor:
+    """-mean ln of the share of its soft nearest neighbour that a row gives to its known partners.
+
+    Rows without a known partner take no part; both directions weigh alike.
+
+    Args:
+        left: (N, E) rows of one modality.
+        right: (M, E) rows of the other.
+        seeds: (N, M) bool, True where the rows are known to belong together.
+        temperature: τ > 0, as in `soft_nearest_neighbour_cycle`.
+
+    Returns:
+        () loss in nats, in float32 or wider; exactly 0 without a pair.
+    """
+    _check(left, right, seeds)
+    left, right = _wide(left, right)
+    with torch.autocast(left.device.type, enabled=False):
+        terms = []
+        for query, candidates, mask in ((left, right, seeds), (right, left, seeds.T)):
+            known = mask.any(1)
+            if not known.any():
+                return (left.sum() + right.sum()) * 0.0
+            logits = _nearness(query[known], candidates, temperature)
+            terms.append(-_log_share(logits, mask[known]).mean())
+        return torch.stack(terms).mean()
+
+
+@torch.no_grad()
+def matching(query: Tensor, candidates: Tensor, positives: Tensor) -> tuple[float, float, int]:
+    """Share of the rows whose nearest candidate is a partner, what chance gives, and of how many.
+
+    Args:
+        query: (N, E), translated into the space of the candidates.
+        candidates: (M, E).
+        positives: (N, M) bool.
+
+    Returns:
+        Accuracy and chance over the rows that have a partner, and their number; 0, 0, 0 without.
+    """
+    _check(query, candidates, positives)
+    known = positives.any(1)
+    n = int(known.sum())
+    if not n:
+        return 0.0, 0.0, 0
+    query, candidates = _wide(query[known], candidates)
+    with torch.autocast(query.device.type, enabled=False):
+        nearest = _nearness(query, candidates, 1.0).argmax(1)
+    partners = positives[known]
+    hit = partners.gather(1, nearest[:, None]).float().mean()
+    return float(hit), float(partners.float().mean()), n
+
+
+@torch.no_grad()
+def lost(left: Tensor, right: Tensor, same: Tensor | None = None, *, temperature: float) -> float:
+    """Share of the rows whose soft nearest neighbour is nearest to a row that is not theirs."""
+    _check(left, right)
+    home = _own(left, same)
+    left, right = _wide(left, right)
+    if not len(left) or not len(right):
+        return 0.0
+    with torch.autocast(left.device.type, enabled=False):
+        back = _nearness(_soft_nearest(left, right, temperature), left, temperature).argmax(1)
+    return float((~home.gather(1, back[:, None])).float().mean())
+
+
+def mixed(keys: Tensor) -> Tensor:
+    """int64 keys to int64 hashes below 2^53, evenly spread; the same on every machine.
+
+    References:
+        Steele et al. 2014, "Fast splittable pseudorandom number generators", OOPSLA, fig. 16
+        (the finaliser of SplitMix64).
+    """
+
+    def shifted(x: Tensor, bits: int) -> Tensor:
+        return (x >> bits) & ((1 << (64 - bits)) - 1)  # torch shifts the sign in; this does not
+
+    x = keys + -7046029254386353131
+    x = (x ^ shifted(x, 30)) * -4658895280553007687
+    x = (x ^ shifted(x, 27)) * -7723592293110705685
+    return shifted(x ^ shifted(x, 31), 11)
+
+
+def _nearness(query: Tensor, candidates: Tensor, temperature: float) -> Tensor:
+    """(N, M) -|q - c|^2 / 2τ, less what does not depend on c."""
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")
+    return (query @ candidates.T - candidates.square().sum(1) / 2) / temperature
+
+
+def _soft_nearest(query: Tensor, candidates: Tensor, temperature: float) -> Tensor:
+    """(N, E) weighted mean of the candidates."""
+    return _nearness(query, candidates, temperature).softmax(1) @ candidates
+
+
+def _log_share(logits: Tensor, mask: Tensor) -> Tensor:
+    """(N,) ln of the share of the softmax that falls on the mask; every row has some."""
+    held = logits.masked_fill(~mask, -torch.inf)
+    return held.logsumexp(1) - logits.logsumexp(1)
+
+
+def _own(rows: Tensor, same: Tensor | None) -> Tensor:
+    eye = torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    if same is None:
+        return eye
+    if same.shape != eye.shape:
+        raise ValueError(f"same must be {tuple(eye.shape)}, got {tuple(same.shape)}")
+    return eye | same
+
+
+def _check(left: Tensor, right: Tensor, mask: Tensor | None = None) -> None:
+    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
+        raise ValueError(
+            f"expected (N, E) and (M, E), got {tuple(left.shape)} and {tuple(right.shape)}"
+        )
+    if mask is not None and mask.shape != (len(left), len(right)):
+        raise ValueError(f"the mask must be {(len(left), len(right))}, got {tuple(mask.shape)}")
+
+
+def _wide(*rows: Tensor) -> tuple[Tensor, ...]:
+    dtype = torch.float32
+    for x in rows:
+        dtype = torch.promote_types(dtype, x.dtype)
+    return tuple(x.to(dtype) for x in rows)
+
+
+class Translator(nn.Module):
+    """x -> W x + b, or W x + b + V relu(U x + c); at the start it returns x.
+
+    Embeddings of both modalities live in one space, where doing nothing is the natural start.
+
+    Args:
+        dim: E.
+        hidden: width of the second path; 0: there is none.
+    """
+
+    def __init__(self, dim: int, hidden: int = 0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, dim)
+        nn.init.eye_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.bend: nn.Sequential | None = None
+        if hidden:
+            last = nn.Linear(hidden, dim, bias=False)
+            nn.init.zeros_(last.weight)
+            self.bend = nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, E) rows of one modality → (N, E) in the space of the other."""
+        straight: Tensor = self.linear(x)
+        return straight if self.bend is None else straight + self.bend(x)
+
+
+class CycleConfig(Config):
+    """A cycle between two modalities, and how many of their pairs may be known."""
+
+    kind: Literal["cycle"] = "cycle"
+    form: Literal["translate", "soft_nearest_neighbour"] = "soft_nearest_neighbour"
+    hidden: int = Field(0, ge=0)  # of the translators; 0: linear
+    temperature: float = Field(0.07, gt=0)  # of the soft nearest neighbour
+    # Items whose pairs are known: all, none, a number of them, or a share between 0 and 1.
+    seeds: (
+        Literal["all", "none"]
+        | Annotated[int, Field(ge=0, strict=True)]
+        | Annotated[float, Field(gt=0, lt=1)]
+    ) = "all"
+    supervised: float = Field(1.0, ge=0)  # weight of the term of the known pairs
+
+    def build(self, dim: int | None = None) -> Cycle:
+        """The loss; `dim` is E."""
+        if dim is None and self.form == "translate":
+            raise ValueError("cycle with translators needs the width of the embeddings: build(dim)")
+        return Cycle(self, dim or 0)
+
+
+class Cycle(nn.Module):
+    """A closed cycle, plus the known pairs that say which of all closed cycles is meant.
+
+    "translate": `cycle_loss` + supervised * `translation_loss`, with a translator each way.
+    "soft_nearest_neighbour": both ways of `soft_nearest_neighbour_cycle` + supervised *
+    `soft_nearest_neighbour_seeds`.
+
+    A cycle closes for any permutation of the items, so a low cycle error does not mean that
+    anything is matched. `figures` gives both, and there is one warning where the cycle has been
+    closed for 50 training steps while the matching is at chance.
+
+    Which items are seeds follows from their keys alone where `seeds` is a share: those with a low
+    hash. A number K takes the first K items that training meets with rows in both modalities (of
+    one batch those with the lowest hash) and keeps them in the state of the module: the loss sees
+    no list of all items from which to choose.
+
+    One module has one pair of translators: "translate" is for two modalities.
+
+    Args:
+        config: see there.
+        dim: E.
+
+    References:
+        Zhu et al. 2017, arXiv:1703.10593; Dwibedi et al. 2019, arXiv:1904.07846.
+    """
+
+    seed_items: Tensor
+    seeds_met: Tensor
+
+    def __init__(self, config: CycleConfig, dim: int) -> None:
+        super().__init__()
+        self.config = config
+        if config.form == "translate":
+            self.forth = Translator(dim, config.hidden)
+            self.back = Translator(dim, config.hidden)
+        if isinstance(config.seeds, int):
+            self.register_buffer("seed_items", torch.zeros(config.seeds, dtype=torch.int64))
+            self.register_buffer("seeds_met", torch.zeros((), dtype=torch.int64))
+        self.stuck = 0  # training steps in a row with a closed cycle and matching at chance
+        self._warned = False
+        self._figures: dict[str, float] = {}
+
+    def forward(
+        self,
+        left: Tensor,
+        right: Tensor,
+        positives: Tensor | None = None,
+        *,
+        left_item: Tensor | None = None,
+        right_item: Tensor | None = None,
+        left_content: Tensor | None = None,
+        right_content: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of rows of two modalities; rows without a partner take part in the cycle alone.
+
+        The mask serves three ends: pairs of seeds are known to the loss; the soft nearest
+        neighbour may come back to a row that shares a partner with the first; and `figures`
+        measures by it, which has no gradient.
+
+        Args:
+            left: (N, E).
+            right: (M, E).
+            positives: (N, M) bool, True where the rows belong together; None: made from the keys,
+                or without keys N = M and row i belongs to row i.
+            left_item: (N,) int64 item keys; `seeds` as a number or a share needs them.
+            right_item: (M,) int64.
+            left_content: (N,) int64 content keys, or None.
+            right_content: (M,) int64, or None.
+
+        Raises:
+            ValueError: shapes that do not fit, or seeds by number or share without keys.
+        """
+        _check(left, right)
+        if positives is None:
+            if left_item is not None and right_item is not None:
+                positives = positives_from_keys(left_item, right_item, left_content, right_content)
+            elif len(left) == len(right):
+                positives = torch.eye(len(left), dtype=torch.bool, device=left.device)
+            else:
+                raise ValueError(
+                    f"{len(left)} and {len(right)} rows need a mask or keys to say which belong "
+                    "together"
+                )
+        _check(left, right, positives)
+        seeds = self._seeds(positives, left_item, right_item)
+        with torch.autocast(left.device.type, enabled=False):
+            if self.config.form == "translate":
+                loss = self._translate(left, right, positives, seeds)
+            else:
+                sames = _same(positives, left_item), _same(positives.T, right_item)
+                loss = self._soft(left, right, positives, seeds, sames)
+        if self.training:
+            self._watch()
+        return loss
+
+    def figures(self) -> dict[str, float]:
+        """Of the last batch: `cycle_error`, beside `matching` and its `chance` where rows match.
+
+        `cycle_error` is the unexplained share of the variance ("translate") or the share of rows
+        that do not come home ("soft_nearest_neighbour"). All are means of both directions.
+        """
+        return {name: value for name, value in self._figures.items() if name != "rows"}
+
+    def _translate(
+        self, left: Tensor, right: Tensor, positives: Tensor, seeds: Tensor | None
+    ) -> Tensor:
+        dtype = self.forth.linear.weight.dtype
+        left, right = left.to(dtype), right.to(dtype)
+        cycle = cycle_loss(left, right, self.forth, self.back)
+        with torch.no_grad():
+            there, home = self.forth(left), self.back(right)
+        self._note(
+            float(cycle.detach()),
+            matching(there, right, positives),
+            matching(home, left, positives.T),
+        )
+        if seeds is None:
+            return cycle
+        known = translation_loss(left, right, self.forth, self.back, seeds)
+        return cycle + self.config.supervised * known
+
+    def _soft(
+        self,
+        left: Tensor,
+        right: Tensor,
+        positives: Tensor,
+        seeds: Tensor | None,
+        sames: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        tau = self.config.temperature
+        forth = soft_nearest_neighbour_cycle(left, right, sames[0], temperature=tau)
+        back = soft_nearest_neighbour_cycle(right, left, sames[1], temperature=tau)
+        self._note(
+            (
+                lost(left, right, sames[0], temperature=tau)
+                + lost(right, left, sames[1], temperature=tau)
+            )
+            / 2,
+            matching(left, right, positives),
+            matching(right, left, positives.T),
+        )
+        cycle = (forth + back) / 2
+        if seeds is None:
+            return cycle
+        known = soft_nearest_neighbour_seeds(left, right, seeds, temperature=tau)
+        return cycle + self.config.supervised * known
+
+    def _seeds(
+        self, positives: Tensor, left_item: Tensor | None, right_item: Tensor | None
+    ) -> Tensor | None:
+        """(N, M) mask of the pairs that are known, or None where none ever is."""
+        seeds = self.config.seeds
+        if seeds == "all":
+            return positives
+        if seeds == "none" or seeds == 0:
+            return None
+        if left_item is None or right_item is None:
+            raise ValueError(f"cycle with seeds: {seeds} needs the item keys of both sides")
+        if isinstance(seeds, int):
+            if self.training:
+                self._meet(left_item[torch.isin(left_item, right_item)])
+            items = self.seed_items[: int(self.seeds_met)]
+            known = [torch.isin(item, items) for item in (left_item, right_item)]
+        else:
+            bound = int(float(seeds) * (1 << 53))
+            known = [mixed(item) < bound for item in (left_item, right_item)]
+        return positives & known[0][:, None] & known[1][None, :]
+
+    @torch.no_grad()
+    def _meet(self, items: Tensor) -> None:
+        met, room = int(self.seeds_met), len(self.seed_items)
+        if met == room or not len(items):
+            return
+        new = torch.unique(items)
+        new = new[~torch.isin(new, self.seed_items[:met])]
+        new = new[mixed(new).argsort(stable=True)][: room - met]
+        self.seed_items[met : met + len(new)] = new
+        self.seeds_met += len(new)
+
+    def _note(
+        self, error: float, forth: tuple[float, float, int], back: tuple[float, float, int]
+    ) -> None:
+        self._figures = {"cycle_error": error, "rows": float(min(forth[2], back[2]))}
+        if forth[2]:
+            self._figures["matching"] = (forth[0] + back[0]) / 2
+            self._figures["chance"] = (forth[1] + back[1]) / 2
+
+    def _watch(self) -> None:
+        found = self._figures
+        chance, n = found.get("chance", 1.0), max(1.0, found["rows"])
+        # Three standard deviations of the accuracy of guesses. Where that says nothing because
+        # there are few rows, the batch is not judged.
+        bound = chance + 3 * (chance * (1 - chance) / n) ** 0.5
+        judged = bound < 0.5
+        closed = found["cycle_error"] < CLOSED
+        self.stuck = self.stuck + 1 if judged and closed and found["matching"] <= bound else 0
+        if self.stuck >= PATIENCE and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"cycle: for {PATIENCE} steps the cycle has been closed (error "
+                f"{found['cycle_error']:.3g}) while {found['matching']:.1%} of the rows find "
+                f"their partner, which is chance ({chance:.1%}). Any permutation closes a cycle: "
+                "give more seeds, or add info_nce",
+                stacklevel=3,
+            )
+
+
+def _same(positives: Tensor, item: Tensor | None) -> Tensor:
+    """(N, N) bool: rows of one item, and rows that share a partner."""
+    wide = positives.float()
+    same = wide @ wide.T > 0
+    return same if item is None else same | (item[:, None] == item[None, :])
