@@ -31,6 +31,8 @@ class Batch:
             equal meaning (captions); rows with equal keys are positives of each other.
         broken: the records that were skipped while the batch was made.
         truncated: modality -> number of rows cut to the encoder's maximum length.
+        label: (B,) int64 key of the item's label; an item without one has its own key here. None
+            where no record has a label.
     """
 
     tensors: dict[str, dict[str, Tensor]]
@@ -39,6 +41,7 @@ class Batch:
     content: dict[str, Tensor] = field(default_factory=dict)
     broken: tuple[BrokenRecordError, ...] = ()
     truncated: dict[str, int] = field(default_factory=dict)
+    label: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.item)
@@ -57,6 +60,7 @@ class Batch:
             present={m: move(t) for m, t in self.present.items()},
             item=move(self.item),
             content={m: move(t) for m, t in self.content.items()},
+            label=move(self.label) if self.label is not None else None,
         )
 
     def pin_memory(self) -> Batch:
@@ -88,6 +92,7 @@ class Batch:
                     content={m: keys[start:stop] for m, keys in self.content.items()},
                     broken=() if start else self.broken,
                     truncated={} if start else self.truncated,
+                    label=self.label[start:stop] if self.label is not None else None,
                 )
             )
         return parts

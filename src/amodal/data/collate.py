@@ -120,6 +120,7 @@ class Collator:
             content=content,
             broken=tuple(broken),
             truncated=truncated,
+            label=_labels([r for r, _ in kept]),
         )
 
     def _images(
@@ -172,6 +173,13 @@ class Collator:
         if self.augment is not None and flat:
             tokens = self.augment.tokens(tokens, [r for r in rngs for _ in range(most)])
         return tokens, content.view(len(chosen), most), encoder_input.count_truncated(flat)
+
+
+def _labels(records: Sequence[Record]) -> Tensor | None:
+    if all(record.get("label") is None for record in records):
+        return None
+    keys = [str(r["id"]) if r.get("label") is None else f"label\0{r['label']}" for r in records]
+    return torch.tensor([key64(key) for key in keys], dtype=torch.int64)
 
 
 class BatchReader(torch.utils.data.Dataset[Batch]):

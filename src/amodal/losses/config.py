@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
@@ -13,7 +15,20 @@ class Config(BaseModel):
     weight: float = Field(1.0, ge=0)  # factor of this loss in the sum of objectives
 
 
-class TemperatureConfig(Config):
+class ContrastiveConfig(Config):
+    """Which rows belong together: those of one item, or all whose items share a label.
+
+    An item without a label is a class of its own.
+
+    References:
+        Khosla et al. 2020, arXiv:2004.11362 (labels).
+        Yang et al. 2022, arXiv:2204.03610 (labels across modalities).
+    """
+
+    positives: Literal["item", "label"] = "item"
+
+
+class TemperatureConfig(ContrastiveConfig):
     """How sharp the softmax starts and how sharp it may become."""
 
     temperature: float = Field(0.07, gt=0)  # initial; logits are divided by it

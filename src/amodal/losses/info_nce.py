@@ -255,6 +255,8 @@ class InfoNCEConfig(TemperatureConfig):
     kind: Literal["info_nce"] = "info_nce"
     multi_positive: MultiPositive = "exclusive"
     queue_size: int = Field(0, ge=0)  # rows of each modality kept from earlier batches
+    # Decay of a slow copy of the model, which then says what the candidates are; None: no copy.
+    momentum: float | None = Field(None, gt=0, lt=1)
     smoothing: float = Field(0.0, ge=0, lt=1)  # share of each target that the negatives get
 
     def build(self, dim: int | None = None) -> InfoNCE:
@@ -277,11 +279,13 @@ class InfoNCE(nn.Module):
     With a queue, the rows of earlier batches are further negatives: in the direction from left
     to right the queued right rows, and the other way round. Queued rows that are related to a
     query (see `positives_from_keys`) are left out for it. The queue holds what the encoder said
-    when the row passed, so it suits encoders that change slowly. One module serves one pair of
-    modalities, as its two queues are those of `left` and `right`.
+    when the row passed, so it suits encoders that change slowly, or candidates from a momentum
+    encoder, which always does. One module serves one pair of modalities, as its two queues are
+    those of `left` and `right`.
 
     References:
         Wang et al. 2020, arXiv:1912.06798 (cross-batch memory).
+        He et al. 2020, arXiv:1911.05722 (a queue of a momentum encoder's rows).
     """
 
     def __init__(
@@ -312,6 +316,8 @@ class InfoNCE(nn.Module):
         right_item: Tensor | None = None,
         left_content: Tensor | None = None,
         right_content: Tensor | None = None,
+        left_candidates: Tensor | None = None,
+        right_candidates: Tensor | None = None,
     ) -> Tensor:
         """Loss of (N, E) and (M, E) unit-norm embeddings; see `info_nce`.
 
@@ -320,15 +326,26 @@ class InfoNCE(nn.Module):
                 belongs to row i.
             left_item, right_item: (N,) and (M,) int64 keys; a queue needs them.
             left_content, right_content: int64 content keys, or None.
+            left_candidates, right_candidates: (N, E) and (M, E) rows of a momentum encoder for the
+                same values, without a gradient: they take the place of `left` and `right` as what
+                a query is compared with, and in the queue. None: the rows themselves.
         """
         if left_item is None or right_item is None:
             if self.left_queue is not None:
                 raise ValueError("a queue needs left_item and right_item, to spare related rows")
-            return self._alone(left, right, positives)
-        if positives is None:
+        elif positives is None:
             positives = positives_from_keys(left_item, right_item, left_content, right_content)
+        left_candidates = left if left_candidates is None else left_candidates
+        right_candidates = right if right_candidates is None else right_candidates
         if self.left_queue is None or self.right_queue is None:
-            return self._alone(left, right, positives)
+            back = positives.T if positives is not None else None
+            return (
+                self._one_way(left, right_candidates, positives)
+                + self._one_way(right, left_candidates, back)
+            ) / 2
+        assert left_item is not None
+        assert right_item is not None
+        assert positives is not None
         past_left, past_right = self.left_queue.rows(), self.right_queue.rows()
         owners = [(past_left.item, past_left.content), (past_right.item, past_right.content)]
         for item, content in ((left_item, left_content), (right_item, right_content)):
@@ -336,33 +353,37 @@ class InfoNCE(nn.Module):
                 owners.append((item, content))
         directions = []
         for query, item, content, others, past, mask in (
-            (left, left_item, left_content, right, past_right, positives),
-            (right, right_item, right_content, left, past_left, positives.T),
+            (left, left_item, left_content, right_candidates, past_right, positives),
+            (right, right_item, right_content, left_candidates, past_left, positives.T),
         ):
             unrelated = ~related(item, past.item, content, past.content, owners)  # (N, K)
             directions.append(
-                one_way(
+                self._one_way(
                     query,
                     torch.cat([others, past.z.to(others.dtype)]),
-                    self.log_scale,
                     torch.cat([mask, torch.zeros_like(unrelated)], dim=1),
-                    multi_positive=self.multi_positive,
                     keep=torch.cat([torch.ones_like(mask), unrelated], dim=1),
-                    smoothing=self.smoothing,
                 )
             )
         if self.training:
-            self.left_queue.push(left, left_item, left_content)
-            self.right_queue.push(right, right_item, right_content)
+            self.left_queue.push(left_candidates, left_item, left_content)
+            self.right_queue.push(right_candidates, right_item, right_content)
         return (directions[0] + directions[1]) / 2
 
-    def _alone(self, left: Tensor, right: Tensor, positives: Tensor | None) -> Tensor:
-        return info_nce(
-            left,
-            right,
+    def _one_way(
+        self,
+        query: Tensor,
+        candidates: Tensor,
+        positives: Tensor | None,
+        keep: Tensor | None = None,
+    ) -> Tensor:
+        return one_way(
+            query,
+            candidates,
             self.log_scale,
             positives,
             multi_positive=self.multi_positive,
+            keep=keep,
             smoothing=self.smoothing,
         )
 

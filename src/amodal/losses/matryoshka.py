@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from amodal.losses.config import Config
+from amodal.losses.config import ContrastiveConfig
 from amodal.losses.decoupled import DecoupledConfig
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.sigmoid import SigmoidConfig
@@ -27,7 +27,7 @@ def prefix(z: Tensor, dim: int) -> Tensor:
     return F.normalize(z[:, :dim], dim=1)
 
 
-class MatryoshkaConfig(Config):
+class MatryoshkaConfig(ContrastiveConfig):
     """One pairwise loss at several prefixes of the embedding; `loss.weight` must stay 1."""
 
     kind: Literal["matryoshka"] = "matryoshka"
@@ -45,6 +45,10 @@ class MatryoshkaConfig(Config):
             raise ValueError("set the weight of the matryoshka objective, not that of its loss")
         if getattr(self.loss, "queue_size", 0):
             raise ValueError("a queue holds rows of one width; set queue_size: 0 inside matryoshka")
+        if getattr(self.loss, "momentum", None) is not None:
+            raise ValueError("matryoshka has no momentum encoder; leave momentum out of its loss")
+        if self.loss.positives != "item":
+            raise ValueError("set positives on the matryoshka objective, not on its loss")
         return self
 
     def build(self, dim: int | None = None) -> Matryoshka:

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from amodal.losses.config import Config
+from amodal.losses.config import ContrastiveConfig
 
 Mining = Literal["all", "semi_hard", "hardest"]
 SPREAD = 0.01  # below it, rows of a modality count as one point
@@ -103,7 +103,7 @@ def spread(z: Tensor) -> Tensor:
         return 1 - z.float().mean(0).square().sum()
 
 
-class TripletConfig(Config):
+class TripletConfig(ContrastiveConfig):
     """`triplet`, with harder negatives as training goes on where `mining` is "scheduled"."""
 
     kind: Literal["triplet"] = "triplet"

@@ -45,11 +45,13 @@ class Embeddings(NamedTuple):
         z: (P, E) unit-norm embeddings.
         item: (P,) int64 key of the item of each row.
         content: (P,) int64 key of the row's content, or None where content has no key.
+        label: (P,) int64 key of the label of the row's item, or None where there are no labels.
     """
 
     z: Tensor
     item: Tensor
     content: Tensor | None
+    label: Tensor | None = None
 
 
 def concatenate(parts: Sequence[dict[str, Embeddings]]) -> dict[str, Embeddings]:
@@ -58,10 +60,14 @@ def concatenate(parts: Sequence[dict[str, Embeddings]]) -> dict[str, Embeddings]
     for modality in parts[0]:
         rows = [part[modality] for part in parts]
         contents = [r.content for r in rows if r.content is not None]
+        # A part without labels counts every item as its own class.
+        labelled = any(r.label is not None for r in rows)
+        labels = [r.label if r.label is not None else r.item for r in rows]
         whole[modality] = Embeddings(
             z=torch.cat([r.z for r in rows]),
             item=torch.cat([r.item for r in rows]),
             content=torch.cat(contents) if len(contents) == len(rows) else None,
+            label=torch.cat(labels) if labelled else None,
         )
     return whole
 
@@ -209,6 +215,7 @@ class JointEmbedding(PreTrainedModel):
             mask = batch.present[modality]  # (B, V)
             item = batch.item[:, None].expand_as(mask)[mask]  # (P,)
             content = batch.content.get(modality)
+            label = batch.label[:, None].expand_as(mask)[mask] if batch.label is not None else None
             if not bool(mask.all()):
                 rows = mask.reshape(-1)
                 named = {name: tensor[rows] for name, tensor in named.items()}
@@ -216,7 +223,9 @@ class JointEmbedding(PreTrainedModel):
                 z = self.embed(modality, named)
             else:
                 z = torch.zeros(0, self.dim, device=self.device)
-            embedded[modality] = Embeddings(z, item, content[mask] if content is not None else None)
+            embedded[modality] = Embeddings(
+                z, item, content[mask] if content is not None else None, label
+            )
         return embedded
 
     @torch.inference_mode()

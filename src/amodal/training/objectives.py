@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from amodal.distributed import gather, gather_with_gradient, world_size
+from amodal.data.record import DataError
 from amodal.losses.adversarial import AdversarialConfig
+from amodal.losses.config import ContrastiveConfig
 from amodal.losses.decoupled import DecoupledConfig
 from amodal.losses.deep_cca import DeepCCAConfig
+from amodal.losses.distillation import DistillationConfig
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.matryoshka import MatryoshkaConfig
 from amodal.losses.moments import CMDConfig, CORALConfig, MMDConfig
 from amodal.losses.nt_xent import NTXentConfig
-from amodal.losses.positives import positives_from_keys
 from amodal.losses.sigmoid import SigmoidConfig
 from amodal.losses.triplet import TripletConfig
 from amodal.models.joint_embedding import Embeddings
+from amodal.training.comparison import (
+    Compare,
+    Seen,
+    Taught,
+    bags_of_two,
+    by_label,
+    clouds,
+    gathered,
+    keyed_pairs,
+    matched_rows,
+    pairs,
+    views_of_each,
+)
+from amodal.training.teacher import TeacherEmbeddings
 
-# Every objective that a recipe can name; a new loss is one more entry here, and one in `_applied`
-# where it does not compare two modalities row by row.
+# Every objective that a recipe can name; a new loss is one more entry here, and one in
+# `_comparison` where it does not compare two modalities row by row.
 ObjectiveConfig = Annotated[
     AdversarialConfig
     | CMDConfig
     | CORALConfig
     | DecoupledConfig
     | DeepCCAConfig
+    | DistillationConfig
     | InfoNCEConfig
     | MatryoshkaConfig
     | MMDConfig
@@ -39,8 +54,6 @@ ObjectiveConfig = Annotated[
     | TripletConfig,
     Field(discriminator="kind"),
 ]
-Rows = Mapping[str, Embeddings]  # modality -> its rows, of all processes
-Applied = Callable[[Any, Rows], list[Tensor]]  # a loss and the rows to its terms, whose mean counts
 
 
 class Objectives(nn.Module):
@@ -50,6 +63,10 @@ class Objectives(nn.Module):
         configs: the objectives of the recipe.
         dim: E, the width of the embeddings.
         initial_log_scale: inverse temperature of a pretrained dual encoder, to start from.
+
+    Raises:
+        DataError: a teacher's embeddings cannot be used.
+        ValueError: two objectives want momentum encoders of different decay.
     """
 
     def __init__(
@@ -61,7 +78,12 @@ class Objectives(nn.Module):
     ) -> None:
         super().__init__()
         self.weights = [config.weight for config in configs]
-        self.applied = [_applied(config) for config in configs]
+        self.comparisons = [_comparison(config, dim) for config in configs]
+        self.by_label = [
+            isinstance(config, ContrastiveConfig) and config.positives == "label"
+            for config in configs
+        ]
+        self.momentum = _momentum(configs)
         self.losses = nn.ModuleList(config.build(dim) for config in configs)
         self.names = [
             f"{config.kind}_{i}" if i else config.kind for i, config in enumerate(configs)
@@ -70,13 +92,22 @@ class Objectives(nn.Module):
             for _, scale in self._scales():
                 scale.data.fill_(initial_log_scale)
 
-    def forward(self, embedded: dict[str, Embeddings]) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total, and each objective's unweighted value by name."""
-        everywhere = {m: _gather(rows) for m, rows in embedded.items()}
+    def forward(
+        self, embedded: Mapping[str, Embeddings], slow: Mapping[str, Embeddings] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total, and each objective's unweighted value by name.
+
+        Args:
+            embedded: modality -> rows of this process.
+            slow: the same rows as the momentum encoder embeds them, where `momentum` is set.
+        """
+        seen = {m: gathered(rows, slow[m] if slow else None) for m, rows in embedded.items()}
         values: dict[str, Tensor] = {}
-        for name, loss, apply in zip(self.names, self.losses, self.applied, strict=True):
-            terms = apply(loss, everywhere)
-            values[name] = torch.stack(terms).mean() if terms else _nothing(loss, everywhere)
+        for name, loss, compare, labelled in zip(
+            self.names, self.losses, self.comparisons, self.by_label, strict=True
+        ):
+            terms = compare(loss, by_label(seen) if labelled else seen)
+            values[name] = torch.stack(terms).mean() if terms else _nothing(loss, seen)
         total = torch.stack(
             [w * v for w, v in zip(self.weights, values.values(), strict=True)]
         ).sum()
@@ -117,10 +148,11 @@ class Objectives(nn.Module):
     def figures(self) -> dict[str, float]:
         """What else an objective has to tell of its last batch, as NAME/FIGURE."""
         found: dict[str, float] = {}
-        for name, loss in zip(self.names, self.losses, strict=True):
-            tell = getattr(loss, "figures", None)
-            if tell is not None:
-                found |= {f"{name}/{figure}": value for figure, value in tell().items()}
+        for name, loss, compare in zip(self.names, self.losses, self.comparisons, strict=True):
+            for teller in (loss, compare):
+                tell = getattr(teller, "figures", None)
+                if tell is not None:
+                    found |= {f"{name}/{figure}": value for figure, value in tell().items()}
         return found
 
     def _scales(self) -> list[tuple[str, nn.Parameter]]:
@@ -133,97 +165,35 @@ class Objectives(nn.Module):
         return found
 
 
-def _applied(config: ObjectiveConfig) -> Applied:
+def _comparison(config: ObjectiveConfig, dim: int) -> Compare:
     if isinstance(config, NTXentConfig):
-        return _views_of_each if config.mode == "in_modality" else _bags_of_two
+        return views_of_each if config.mode == "in_modality" else bags_of_two
     if isinstance(config, DeepCCAConfig):
-        return _matched_rows
+        return matched_rows
     if isinstance(config, AdversarialConfig | CMDConfig | CORALConfig | MMDConfig):
-        return _clouds
+        return clouds
     if isinstance(config, InfoNCEConfig):
-        return _keyed_pairs
-    return _pairs
+        return keyed_pairs
+    if isinstance(config, DistillationConfig):
+        teacher = TeacherEmbeddings(config.teacher)
+        if config.form == "feature" and teacher.dim != dim:
+            raise DataError(
+                f"{config.teacher}: embeddings of {teacher.dim} dimensions cannot be copied by a "
+                f"student of {dim}; set model.projection.dim: {teacher.dim}, or form: similarity"
+            )
+        return Taught(teacher)
+    return pairs
 
 
-def _pairs(loss: Any, rows: Rows) -> list[Tensor]:
-    """Every two modalities, with the mask of the rows that belong together."""
-    return [
-        loss(
-            left.z,
-            right.z,
-            positives_from_keys(left.item, right.item, left.content, right.content),
-        )
-        for left, right in combinations(rows.values(), 2)
-    ]
+def _momentum(configs: Sequence[ObjectiveConfig]) -> float | None:
+    """Decay of the momentum encoder that some objective wants, or None."""
+    wanted = {c.momentum for c in configs if isinstance(c, InfoNCEConfig)} - {None}
+    if len(wanted) > 1:
+        raise ValueError(f"there is one momentum encoder, asked for with {sorted(wanted, key=str)}")
+    return next(iter(wanted), None)
 
 
-def _keyed_pairs(loss: Any, rows: Rows) -> list[Tensor]:
-    """Every two modalities with their keys, which a queue keeps for later batches."""
-    return [
-        loss(
-            left.z,
-            right.z,
-            left_item=left.item,
-            right_item=right.item,
-            left_content=left.content,
-            right_content=right.content,
-        )
-        for left, right in combinations(rows.values(), 2)
-    ]
-
-
-def _views_of_each(loss: Any, rows: Rows) -> list[Tensor]:
-    """Each modality in which some item has several rows."""
-    return [
-        loss(one.z, one.item) for one in rows.values() if len(torch.unique(one.item)) < len(one.z)
-    ]
-
-
-def _bags_of_two(loss: Any, rows: Rows) -> list[Tensor]:
-    """The rows of every two modalities in one bag."""
-    return [
-        loss(torch.cat([left.z, right.z]), torch.cat([left.item, right.item]))
-        for left, right in combinations(rows.values(), 2)
-    ]
-
-
-def _matched_rows(loss: Any, rows: Rows) -> list[Tensor]:
-    """One row per item and modality, of the items that every modality has."""
-    places = [_first_rows(one.item) for one in rows.values()]
-    shared = sorted(set.intersection(*(set(found) for found in places))) if places else []
-    if len(rows) < 2 or len(shared) < 2:
-        return []
-    views = [
-        one.z[torch.tensor([found[item] for item in shared], device=one.z.device)]
-        for one, found in zip(rows.values(), places, strict=True)
-    ]
-    return [loss(views)]
-
-
-def _clouds(loss: Any, rows: Rows) -> list[Tensor]:
-    """All rows of every modality; which of them belong together does not matter."""
-    return [loss([one.z for one in rows.values()])] if len(rows) > 1 else []
-
-
-def _first_rows(item: Tensor) -> dict[int, int]:
-    """Item key -> the place of its first row."""
-    found: dict[int, int] = {}
-    for place, key in enumerate(item.tolist()):
-        found.setdefault(key, place)
-    return found
-
-
-def _nothing(loss: nn.Module, rows: Rows) -> Tensor:
+def _nothing(loss: nn.Module, seen: Seen) -> Tensor:
     """Zero, with a gradient of zero for whatever could have had one."""
-    parts = [one.z.sum() for one in rows.values()] + [p.sum() for p in loss.parameters()]
+    parts = [one.z.sum() for one in seen.values()] + [p.sum() for p in loss.parameters()]
     return torch.stack(parts).sum() * 0.0
-
-
-def _gather(rows: Embeddings) -> Embeddings:
-    if world_size() == 1:
-        return rows
-    return Embeddings(
-        gather_with_gradient(rows.z),
-        gather(rows.item),
-        gather(rows.content) if rows.content is not None else None,
-    )

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +24,7 @@ from amodal.data.collate import BatchReader, take_batch
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.data.samplers import RunSampler
 from amodal.distributed import is_main, rank, world_size
-from amodal.models.joint_embedding import Embeddings, JointEmbedding
+from amodal.models.joint_embedding import Embeddings, JointEmbedding, concatenate
 from amodal.training.averaging import moving_average
 from amodal.training.grad_cache import backward_in_chunks
 from amodal.training.objectives import Objectives
@@ -36,13 +37,19 @@ LOG = "train_log.jsonl"
 BEST = "best"
 CHECKPOINTS = "checkpoints"
 
+Slow = dict[str, Embeddings] | None  # rows of the momentum encoder
+
 
 class TrainingError(RuntimeError):
     """Training cannot go on; the message says what to change."""
 
 
 class Trained(nn.Module):
-    """What the optimizer and the checkpoints see: the model, its objectives, its average."""
+    """What the optimizer and the checkpoints see: the model, its objectives, its slow copies.
+
+    `average` follows the weights to be evaluated and kept; `momentum` says what candidates are
+    compared with, where an objective wants that.
+    """
 
     def __init__(
         self, network: JointEmbedding, objectives: Objectives, ema_decay: float | None
@@ -52,6 +59,11 @@ class Trained(nn.Module):
         self.objectives = objectives
         self.average: AveragedModel | None = (
             moving_average(network, ema_decay) if ema_decay is not None else None
+        )
+        self.momentum: AveragedModel | None = (
+            moving_average(network, objectives.momentum)
+            if objectives.momentum is not None
+            else None
         )
 
     def forward(self, batch: Batch) -> dict[str, Embeddings]:
@@ -215,13 +227,24 @@ class EmbeddingTrainer(Trainer):
             raise DataError(f"a whole batch is unreadable; the first: {batch.broken[0]}")
         batch = self._at_its_size(batch)
         chunk = self.recipe.micro_batch_size
+        slow = self._slow_rows(batch, chunk or len(batch))
         if chunk is not None and chunk < len(batch):
-            return self._chunked_step(model, batch, chunk)
+            return self._chunked_step(model, batch, chunk, slow)
         with self.autocast():
             embedded = model(batch)
-            loss = self._loss_of(embedded)
+            loss = self._loss_of(embedded, slow)
         self.accelerator.backward(loss)
         return loss.detach()
+
+    @torch.no_grad()
+    def _slow_rows(self, batch: Batch, chunk: int) -> Slow:
+        """The batch as the momentum encoder embeds it, or None where no objective wants that."""
+        slow = self.trained.momentum
+        if slow is None:
+            return None
+        with self.autocast():
+            found = concatenate([slow.module(part) for part in batch.split(chunk)])
+        return {m: rows._replace(z=rows.z.float()) for m, rows in found.items()}
 
     def _at_its_size(self, batch: Batch) -> Batch:
         growing = self.recipe.progressive_size
@@ -230,12 +253,12 @@ class EmbeddingTrainer(Trainer):
         full = batch.tensors["image"]["pixel_values"].shape[-1]
         return shrink(batch, side_at(growing, full, self.state.global_step, self.state.max_steps))
 
-    def _chunked_step(self, model: nn.Module, batch: Batch, chunk: int) -> Tensor:
+    def _chunked_step(self, model: nn.Module, batch: Batch, chunk: int, slow: Slow) -> Tensor:
         with self.accelerator.no_sync(model):
             loss = backward_in_chunks(
                 model,
                 self.trained.network,
-                self._loss_of,
+                partial(self._loss_of, slow=slow),
                 batch,
                 chunk=chunk,
                 backward=self.accelerator.backward,
@@ -247,11 +270,11 @@ class EmbeddingTrainer(Trainer):
                     torch.distributed.all_reduce(parameter.grad, torch.distributed.ReduceOp.AVG)
         return loss
 
-    def _loss_of(self, embedded: dict[str, Embeddings]) -> Tensor:
+    def _loss_of(self, embedded: dict[str, Embeddings], slow: Slow = None) -> Tensor:
         objectives = self.trained.objectives
         with torch.autocast(self.args.device.type, enabled=False):
             rows = {m: found._replace(z=found.z.float()) for m, found in embedded.items()}
-            loss, values = objectives(rows)
+            loss, values = objectives(rows, slow)
             for name, value in values.items():
                 self.components.setdefault(f"loss/{name}", []).append(value.detach())
             if len(values) > 1 and (self.state.global_step + 1) % self.recipe.log_every == 0:
@@ -367,6 +390,8 @@ class _AfterStep(TrainerCallback):
         trained.objectives.constrain_()
         if trained.average is not None:
             trained.average.update_parameters(trained.network)
+        if trained.momentum is not None:
+            trained.momentum.update_parameters(trained.network)
         self.trainer.step_seconds += time.perf_counter() - self.trainer._tick
         if self.trainer.interrupted:
             control.should_save = True

@@ -1,0 +1,151 @@
+"""Which rows of a batch each kind of objective compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from amodal.data.record import DataError
+from amodal.distributed import gather, gather_with_gradient, world_size
+from amodal.losses.positives import positives_from_keys
+from amodal.models.joint_embedding import Embeddings
+from amodal.training.teacher import TeacherEmbeddings
+
+
+class Rows(NamedTuple):
+    """The rows of one modality, of all processes; see `Embeddings`.
+
+    Args:
+        slow: (P, E) what the momentum encoder says of the same rows, or None.
+    """
+
+    z: Tensor
+    item: Tensor
+    content: Tensor | None
+    label: Tensor | None
+    slow: Tensor | None = None
+
+
+Seen = Mapping[str, Rows]
+Compare = Callable[[Any, Seen], list[Tensor]]  # a loss and the rows to its terms, whose mean counts
+
+
+def gathered(rows: Embeddings, slow: Embeddings | None = None) -> Rows:
+    """The rows of this process with those of all others; gradients reach `rows` alone."""
+    if world_size() == 1:
+        return Rows(*rows, slow.z if slow is not None else None)
+    return Rows(
+        gather_with_gradient(rows.z),
+        gather(rows.item),
+        gather(rows.content) if rows.content is not None else None,
+        gather(rows.label) if rows.label is not None else None,
+        gather(slow.z) if slow is not None else None,
+    )
+
+
+def by_label(seen: Seen) -> Seen:
+    """The same rows, those whose items share a label belonging to one item.
+
+    Raises:
+        DataError: there are no labels.
+    """
+    found = {}
+    for modality, rows in seen.items():
+        if rows.label is None:
+            raise DataError("positives: label needs records with a label, and none has one")
+        found[modality] = rows._replace(item=rows.label)
+    return found
+
+
+def pairs(loss: Any, seen: Seen) -> list[Tensor]:
+    """Every two modalities, with the mask of the rows that belong together."""
+    return [
+        loss(
+            left.z,
+            right.z,
+            positives_from_keys(left.item, right.item, left.content, right.content),
+        )
+        for left, right in combinations(seen.values(), 2)
+    ]
+
+
+def keyed_pairs(loss: Any, seen: Seen) -> list[Tensor]:
+    """Every two modalities with their keys, which a queue keeps for later batches."""
+    return [
+        loss(
+            left.z,
+            right.z,
+            left_item=left.item,
+            right_item=right.item,
+            left_content=left.content,
+            right_content=right.content,
+            left_candidates=left.slow,
+            right_candidates=right.slow,
+        )
+        for left, right in combinations(seen.values(), 2)
+    ]
+
+
+def views_of_each(loss: Any, seen: Seen) -> list[Tensor]:
+    """Each modality in which some item has several rows."""
+    return [
+        loss(one.z, one.item) for one in seen.values() if len(torch.unique(one.item)) < len(one.z)
+    ]
+
+
+def bags_of_two(loss: Any, seen: Seen) -> list[Tensor]:
+    """The rows of every two modalities in one bag."""
+    return [
+        loss(torch.cat([left.z, right.z]), torch.cat([left.item, right.item]))
+        for left, right in combinations(seen.values(), 2)
+    ]
+
+
+def matched_rows(loss: Any, seen: Seen) -> list[Tensor]:
+    """One row per item and modality, of the items that every modality has."""
+    places = [_first_rows(one.item) for one in seen.values()]
+    shared = sorted(set.intersection(*(set(found) for found in places))) if places else []
+    if len(seen) < 2 or len(shared) < 2:
+        return []
+    views = [
+        one.z[torch.tensor([found[item] for item in shared], device=one.z.device)]
+        for one, found in zip(seen.values(), places, strict=True)
+    ]
+    return [loss(views)]
+
+
+def clouds(loss: Any, seen: Seen) -> list[Tensor]:
+    """All rows of every modality; which of them belong together does not matter."""
+    return [loss([one.z for one in seen.values()])] if len(seen) > 1 else []
+
+
+class Taught:
+    """Every two modalities beside what a teacher says of the same rows, where it knows them."""
+
+    def __init__(self, teacher: TeacherEmbeddings) -> None:
+        self.teacher = teacher
+
+    def __call__(self, loss: Any, seen: Seen) -> list[Tensor]:
+        known = {m: self.teacher.rows_of(m, one.item, one.content) for m, one in seen.items()}
+        terms = []
+        for a, b in combinations(seen, 2):
+            (of_a, where_a), (of_b, where_b) = known[a], known[b]
+            if len(of_a) and len(of_b):
+                terms.append(loss(seen[a].z[where_a], seen[b].z[where_b], of_a, of_b))
+        return terms
+
+    def figures(self) -> dict[str, float]:
+        """Share of the rows since the last call that the teacher knew."""
+        return {"known_share": self.teacher.known_share()}
+
+
+def _first_rows(item: Tensor) -> dict[int, int]:
+    """Item key -> the place of its first row."""
+    found: dict[int, int] = {}
+    for place, key in enumerate(item.tolist()):
+        found.setdefault(key, place)
+    return found

@@ -1,0 +1,93 @@
+"""What another model says of the training rows: a folder that `amodal embed` has written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from amodal.data.batch import key64
+from amodal.data.record import DataError
+
+COLUMNS = ["id", "modality", "text", "embedding"]
+
+
+class TeacherEmbeddings:
+    """The embeddings of one model, found by the keys of a batch.
+
+    A text is found by its words and any other row by its item, so a caption that augmentation has
+    changed is unknown, and takes no part.
+
+    Args:
+        folder: written by `amodal embed RUN SOURCE --out FOLDER`.
+
+    Raises:
+        DataError: it is not such a folder, or the embedding was stopped half-way.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.dim = self._dim()
+        self.known = 0  # rows that were asked for and found
+        self.asked = 0
+        found: dict[str, dict[int, np.ndarray]] = {}
+        for shard in sorted(self.folder.glob("part-*.parquet")):
+            table = pq.read_table(shard, columns=COLUMNS)
+            names, modalities, texts = (table[c].to_pylist() for c in COLUMNS[:3])
+            rows = np.stack(table["embedding"].to_numpy())
+            for name, modality, text, row in zip(names, modalities, texts, rows, strict=True):
+                key = key64(text) if modality == "text" else key64(name)
+                found.setdefault(modality, {}).setdefault(key, row)
+        self.place = {m: {key: i for i, key in enumerate(rows)} for m, rows in found.items()}
+        self.table = {
+            m: torch.from_numpy(np.stack(list(rows.values()))).float() for m, rows in found.items()
+        }
+
+    def rows_of(self, modality: str, item: Tensor, content: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What the teacher says of some rows.
+
+        Args:
+            item: (P,) int64 keys of the rows' items.
+            content: (P,) int64 keys of their contents, or None.
+
+        Returns:
+            (K, dim) float32 rows and (K,) int64 places of the rows they belong to.
+        """
+        place = self.place.get(modality, {})
+        keys = (content if modality == "text" and content is not None else item).tolist()
+        self.asked += len(keys)
+        found = [(i, place[key]) for i, key in enumerate(keys) if key in place]
+        self.known += len(found)
+        where = torch.tensor([i for i, _ in found], dtype=torch.int64, device=item.device)
+        if not found:
+            return torch.zeros(0, self.dim, device=item.device), where
+        rows = self.table[modality][torch.tensor([j for _, j in found])]
+        return rows.to(item.device), where
+
+    def known_share(self) -> float:
+        """Share of the rows asked for since the last call that the teacher knew."""
+        share = self.known / self.asked if self.asked else 0.0
+        self.known = self.asked = 0
+        return share
+
+    def _dim(self) -> int:
+        """Width of the embeddings, once it is sure that they are all there."""
+        file = self.folder / "embeddings.json"
+        how = "`amodal embed RUN SOURCE --out FOLDER` writes one"
+        try:
+            summary = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise DataError(f"{self.folder}: no embeddings of a teacher are there; {how}") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise DataError(f"{file}: cannot be read ({error}); {how}") from None
+        if not isinstance(summary, dict) or not isinstance(summary.get("dim"), int):
+            raise DataError(f"{file}: does not say how wide the embeddings are; {how}")
+        if not summary.get("complete"):
+            raise DataError(
+                f"{self.folder}: the embedding was stopped half-way; run `amodal embed` again"
+            )
+        return int(summary["dim"])
