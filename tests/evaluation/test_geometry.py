@@ -633,3 +633,38 @@ def test_plots_are_written_for_each_pair(tmp_path):
     colours = modality_colours(["image", *"abcdefgh", "text"], ON_PAPER)
     assert (colours["image"], colours["text"]) == (ON_PAPER.image, ON_PAPER.text)
     json.dumps(geometry(clouds, FAST).to_dict(), allow_nan=False)
+
+
+# Held-out correlation
+
+
+def test_held_out_correlation_sees_what_two_clouds_share_and_nothing_where_they_share_nothing():
+    n, shared = 600, normal(600, 3, seed=1)
+    turned = torch.linalg.qr(normal(8, 8, seed=2))[0]
+    related = torch.cat([shared, normal(n, 5, seed=3)], 1) @ turned
+    view = torch.cat([shared, normal(n, 5, seed=4)], 1)
+    item = torch.arange(n)
+
+    def found(other):
+        clouds = {
+            name: Cloud(F.normalize(z, dim=1), item)
+            for name, z in (("image", view), ("text", other))
+        }
+        return geometry(clouds, FAST, seed=0)
+
+    close, apart = found(related), found(normal(n, 8, seed=5))
+    name = "held_out_correlation/image_text/total"
+    assert 2.5 < close[name] < 3.5
+    assert close[name + "/p"] == pytest.approx(1 / 21)
+    assert abs(apart[name]) < 0.6
+    assert apart[name + "/p"] > 0.05
+    assert close["held_out_correlation/image_text/components"] == 8
+
+
+def test_held_out_correlation_of_a_constant_cloud_is_nothing():
+    item = torch.arange(20)
+    clouds = {
+        "image": Cloud(unit(20, 4, seed=0), item),
+        "text": Cloud(torch.ones(20, 4).double() / 2, item),
+    }
+    assert geometry(clouds, FAST)["held_out_correlation/image_text/total"] == 0

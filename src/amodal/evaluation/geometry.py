@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from amodal.alignment.cca import fit_cca
 from amodal.evaluation.bootstrap import Estimate, flatten, intervals, resampled
 from amodal.evaluation.hubness import hubness, k_occurrence, mixed_gallery
 from amodal.evaluation.modality_gap import centroid_gap, energy_test, modality_probe
@@ -19,6 +20,7 @@ from amodal.evaluation.similarity import alignment, linear_cka, random_alignment
 
 CHUNK_BYTES = 24 << 20  # of numbers held at once
 NOISE = 1e-12  # a variance below this share of the second moment is rounding
+CCA_RIDGE = 0.1  # share of the mean variance; half the items may be fewer than the dimensions
 FEWEST_ITEMS = 4  # below, figures of a pair of modalities are not defined
 
 
@@ -43,8 +45,9 @@ class GeometryOptions:
         t: steepness of the Gaussian in `uniformity`.
         k: neighbours in hubness and in the mixed gallery.
         folds: of the modality probe.
+        components: of the CCA whose correlations are summed.
         permutations: of the tests; the smallest p-value is one over that plus one.
-        max_items: items that are drawn for the energy test, the probe and RSA.
+        max_items: items that are drawn for the energy test, the probe, RSA and CCA.
         bootstrap: resamples of the 95 % intervals; 0 leaves them out.
     """
 
@@ -52,12 +55,19 @@ class GeometryOptions:
     t: float = 2.0
     k: int = 10
     folds: int = 5
+    components: int = 10
     permutations: int = 200
     max_items: int = 2000
     bootstrap: int = 1000
 
     def __post_init__(self) -> None:
-        for name, least in (("k", 1), ("folds", 2), ("permutations", 1), ("max_items", 4)):
+        for name, least in (
+            ("k", 1),
+            ("folds", 2),
+            ("components", 1),
+            ("permutations", 1),
+            ("max_items", 4),
+        ):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         if not (self.alpha > 0 and self.t > 0 and self.bootstrap >= 0):
@@ -300,8 +310,43 @@ def _similarity(
     }
 
 
+def _correlation(
+    a: Cloud, b: Cloud, options: GeometryOptions, generator: torch.Generator
+) -> dict[str, Estimate]:
+    items = _drawn(_shared(a, b), options, generator)
+    if len(items) < 2 * FEWEST_ITEMS:
+        return {}
+    half = torch.zeros(len(items), dtype=torch.bool)
+    half[torch.randperm(len(items), generator=generator)[: len(items) // 2]] = True
+    views = [item_means(cloud, items).cpu() for cloud in (a, b)]
+    total, p, components = 0.0, 1.0, 0
+    if all(_varies(x[half]) for x in views):
+        fit = fit_cca([x[half] for x in views], options.components, ridge=CCA_RIDGE)
+        found = fit.score(
+            [x[~half] for x in views], permutations=options.permutations, generator=generator
+        )
+        total, p, components = found.total, found.p_total or 0.0, len(found.correlations)
+    return {
+        "held_out_correlation/total": Estimate(total),
+        "held_out_correlation/total/chance": Estimate(0.0),
+        "held_out_correlation/total/p": Estimate(p),
+        "held_out_correlation/components": Estimate(components),
+    }
+
+
+def _varies(z: Tensor) -> bool:
+    spread = (z - z.mean(0)).double().square().sum()
+    return bool(spread > NOISE * z.double().square().sum())
+
+
 # What is measured of each pair of modalities; a further figure is a further line.
-PAIR_FIGURES: tuple[Measure, ...] = (_alignment, _gap, _probe, _similarity)
+PAIR_FIGURES: tuple[Measure, ...] = (
+    _alignment,
+    _gap,
+    _probe,
+    _similarity,
+    _correlation,
+)
 
 
 def _mixed(
