@@ -16,6 +16,7 @@ from amodal.losses.positives import positives_from_keys
 Translate = Callable[[Tensor], Tensor]  # (N, E) -> (N, E)
 
 FLAT = 1e-4  # rows whose variance is a smaller share of their mean square count as one point
+SHORTEST = 1e-12  # mean square of rows that count as one point at 0
 CLOSED = 0.1  # cycle error below which the cycle counts as closed
 PATIENCE = 50  # training steps in a row of closed cycles at chance that call for a warning
 
@@ -46,7 +47,7 @@ def unexplained(estimate: Tensor, truth: Tensor, rows: Tensor | None = None) -> 
             return (estimate.sum() + truth.sum() + rows.sum()) * 0.0
         error = (estimate - truth).square().sum(1).mean()
         variance = (rows - rows.mean(0)).square().sum(1).mean()
-        flat = variance <= FLAT * rows.square().sum(1).mean()
+        flat = variance <= (FLAT * rows.square().sum(1).mean()).clamp_min(SHORTEST)
         return torch.where(flat, error * 0.0, error / torch.where(flat, 1.0, variance))
 
 
@@ -302,6 +303,7 @@ class CycleConfig(Config):
         | Annotated[float, Field(gt=0, lt=1)]
     ) = "all"
     supervised: float = Field(1.0, ge=0)  # weight of the term of the known pairs
+    ramp_steps: int = Field(200, ge=0)  # until the cycle has its full weight, where pairs are known
 
     def build(self, dim: int | None = None) -> Cycle:
         """The loss; `dim` is E."""
@@ -321,6 +323,11 @@ class Cycle(nn.Module):
     anything is matched. `figures` gives both, and there is one warning where the cycle has been
     closed for 50 training steps while the matching is at chance.
 
+    Where pairs are known the cycle starts with no weight and has its full weight after
+    `ramp_steps`. A linear translator whose determinant has the wrong sign must become singular on
+    its way, which the cycle forbids: with both terms from the first step training may stay in a
+    local minimum that knowing the pairs alone would not have.
+
     Which items are seeds follows from their keys alone where `seeds` is a share: those with a low
     hash. A number K takes the first K items that training meets with rows in both modalities (of
     one batch those with the lowest hash) and keeps them in the state of the module: the loss sees
@@ -338,6 +345,7 @@ class Cycle(nn.Module):
 
     seed_items: Tensor
     seeds_met: Tensor
+    step: Tensor
 
     def __init__(self, config: CycleConfig, dim: int) -> None:
         super().__init__()
@@ -348,6 +356,7 @@ class Cycle(nn.Module):
         if isinstance(config.seeds, int):
             self.register_buffer("seed_items", torch.zeros(config.seeds, dtype=torch.int64))
             self.register_buffer("seeds_met", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.stuck = 0  # training steps in a row with a closed cycle and matching at chance
         self._warned = False
         self._figures: dict[str, float] = {}
@@ -402,6 +411,7 @@ class Cycle(nn.Module):
                 sames = _same(positives, left_item), _same(positives.T, right_item)
                 loss = self._soft(left, right, positives, seeds, sames)
         if self.training:
+            self.step += 1
             self._watch()
         return loss
 
@@ -429,7 +439,7 @@ class Cycle(nn.Module):
         if seeds is None:
             return cycle
         known = translation_loss(left, right, self.forth, self.back, seeds)
-        return cycle + self.config.supervised * known
+        return self._strength() * cycle + self.config.supervised * known
 
     def _soft(
         self,
@@ -455,7 +465,11 @@ class Cycle(nn.Module):
         if seeds is None:
             return cycle
         known = soft_nearest_neighbour_seeds(left, right, seeds, temperature=tau)
-        return cycle + self.config.supervised * known
+        return self._strength() * cycle + self.config.supervised * known
+
+    def _strength(self) -> float:
+        ramp = self.config.ramp_steps
+        return min(1.0, int(self.step) / ramp) if ramp and self.training else 1.0
 
     def _seeds(
         self, positives: Tensor, left_item: Tensor | None, right_item: Tensor | None

@@ -14,6 +14,9 @@ from amodal.losses.config import Config
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the bandwidth: one width would see one scale only
 
+# Narrowest median bandwidth: unit rows that lie nearer differ by the rounding of bfloat16.
+NARROWEST = 1e-3
+
 
 def mmd(
     x: Tensor,
@@ -178,7 +181,8 @@ class MMDConfig(Config):
     def build(self, dim: int | None = None) -> Clouds:
         def distance(x: Tensor, y: Tensor) -> Tensor:
             given = self.bandwidth
-            width = median_distance(x, y) if given == "median" else float(given)
+            median = median_distance(x, y).clamp_min(NARROWEST)
+            width = median if given == "median" else float(given)
             return mmd(x, y, width, unbiased=self.unbiased)
 
         return Clouds(distance)

@@ -74,15 +74,20 @@ def pairs(loss: Any, seen: Seen) -> list[Tensor]:
 
 
 def keyed_pairs(loss: Any, seen: Seen) -> list[Tensor]:
-    """Every two modalities with their keys, which a queue keeps for later batches."""
+    """Every two modalities with the keys of their rows, for losses that remember items."""
+    return [
+        loss(left.z, right.z, **_keys(left, right))
+        for left, right in combinations(seen.values(), 2)
+    ]
+
+
+def candidate_pairs(loss: Any, seen: Seen) -> list[Tensor]:
+    """As `keyed_pairs`, with what the momentum encoder says of the rows where there is one."""
     return [
         loss(
             left.z,
             right.z,
-            left_item=left.item,
-            right_item=right.item,
-            left_content=left.content,
-            right_content=right.content,
+            **_keys(left, right),
             left_candidates=left.slow,
             right_candidates=right.slow,
         )
@@ -141,6 +146,15 @@ class Taught:
     def figures(self) -> dict[str, float]:
         """Share of the rows since the last call that the teacher knew."""
         return {"known_share": self.teacher.known_share()}
+
+
+def _keys(left: Rows, right: Rows) -> dict[str, Tensor | None]:
+    return {
+        "left_item": left.item,
+        "right_item": right.item,
+        "left_content": left.content,
+        "right_content": right.content,
+    }
 
 
 def _first_rows(item: Tensor) -> dict[int, int]:

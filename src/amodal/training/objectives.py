@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from amodal.data.record import DataError
 from amodal.losses.adversarial import AdversarialConfig
 from amodal.losses.config import ContrastiveConfig
+from amodal.losses.cycle import CycleConfig
 from amodal.losses.decoupled import DecoupledConfig
 from amodal.losses.deep_cca import DeepCCAConfig
 from amodal.losses.distillation import DistillationConfig
@@ -28,6 +29,7 @@ from amodal.training.comparison import (
     Taught,
     bags_of_two,
     by_label,
+    candidate_pairs,
     clouds,
     gathered,
     keyed_pairs,
@@ -43,6 +45,7 @@ ObjectiveConfig = Annotated[
     AdversarialConfig
     | CMDConfig
     | CORALConfig
+    | CycleConfig
     | DecoupledConfig
     | DeepCCAConfig
     | DistillationConfig
@@ -173,6 +176,8 @@ def _comparison(config: ObjectiveConfig, dim: int) -> Compare:
     if isinstance(config, AdversarialConfig | CMDConfig | CORALConfig | MMDConfig):
         return clouds
     if isinstance(config, InfoNCEConfig):
+        return candidate_pairs
+    if isinstance(config, CycleConfig):
         return keyed_pairs
     if isinstance(config, DistillationConfig):
         teacher = TeacherEmbeddings(config.teacher)
