@@ -168,7 +168,8 @@ def test_the_cycle_error_has_no_scale_and_no_origin():
 def built(form, seeds="all", *, dtype=torch.float64, **options):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        loss = CycleConfig(form=form, seeds=seeds, temperature=0.5, **options).build(DIM).to(dtype)
+        options = {"temperature": 0.5, "ramp_steps": 0, **options}
+        loss = CycleConfig(form=form, seeds=seeds, **options).build(DIM).to(dtype)
         with torch.no_grad():  # away from the identity, so that there is something to lose
             for p in loss.parameters():
                 p += 0.3 * torch.randn_like(p)
@@ -226,6 +227,18 @@ def test_the_known_pairs_weigh_as_asked(form):
     thrice = built(form, supervised=3.0)(left, right).item()
     assert once > none
     assert thrice - none == pytest.approx(3 * (once - none), rel=1e-9)
+
+
+@every_form
+def test_the_cycle_gains_its_weight_in_training_where_pairs_are_known(form):
+    left, right = rows(6, seed=0), rows(6, seed=1)
+    cycle = built(form, "none", ramp_steps=4)(left, right).item()
+    both = built(form)(left, right).item()
+    loss = built(form, ramp_steps=4)
+    for share in (0, 0.25, 0.5, 0.75, 1, 1):
+        assert loss(left, right).item() == pytest.approx(both - (1 - share) * cycle, rel=1e-9)
+    late = built(form, ramp_steps=4).eval()
+    assert late(left, right).item() == both
 
 
 def test_rows_of_one_item_count_together():
@@ -331,7 +344,7 @@ def test_seeds_resolve_the_permutation_for_rows_they_do_not_name():
     assert int(loss.seeds_met) == 24
     assert loss.figures()["cycle_error"] < 1e-3
     fresh, partners = permuted(seed=1)
-    loss.eval()(fresh, partners)
+    loss.eval()(fresh, partners, left_item=item, right_item=item)
     assert loss.figures()["matching"] > 0.99
 
 
@@ -339,7 +352,7 @@ def test_seeds_resolve_the_permutation_of_the_soft_cycle():
     n = 24
     left = torch.eye(n).requires_grad_()
     right = torch.eye(n)[torch.arange(n).roll(1)].requires_grad_()
-    loss = CycleConfig(temperature=0.1).build()
+    loss = CycleConfig(temperature=0.1, ramp_steps=0).build()
     optimizer = torch.optim.Adam([left, right], lr=0.05)
     assert loss(left, right) > 1
     for _ in range(200):
