@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from amodal.alignment.cca import fit_cca
 from amodal.alignment.normalization import (
     Normalization,
     csls,
@@ -130,3 +131,64 @@ def test_softmaxes_equal_their_definitions():
     ]
     got = dual_softmax(query @ gallery.T, temperature=0.1, transductive=True)
     torch.testing.assert_close(got, torch.tensor(want, dtype=torch.float64))
+
+
+def two_views(n, *, seed, noise=0.05):
+    """Two modalities of the same items, one turned against the other, several rows per text."""
+    g = torch.Generator().manual_seed(seed)
+    latent = torch.randn(n, 4, generator=g, dtype=torch.float64)
+    turn = torch.linalg.qr(torch.randn(4, 4, generator=g, dtype=torch.float64))[0]
+    item = torch.arange(n) * 7
+    text_item = torch.cat([item[: n // 2], item[: n // 2], item[n // 4 :] + 0])
+    place = text_item // 7
+    text = latent[place] @ turn + noise * torch.randn(
+        len(place), 4, generator=g, dtype=torch.float64
+    )
+    return {"image": latent, "text": text}, {"image": item, "text": text_item}, turn
+
+
+def test_procrustes_turns_the_other_modalities_onto_the_first():
+    rows, items, turn = two_views(200, seed=0, noise=0.0)
+    chain = Normalization(["procrustes"]).fit(rows, items)
+    assert torch.equal(chain.transform("image", rows["image"]), rows["image"])
+    place = items["text"] // 7
+    got = chain.transform("text", rows["text"])
+    assert torch.allclose(got, rows["image"][place], atol=1e-10)
+    assert torch.allclose(chain.fitted["text"][0][1], turn.T, atol=1e-10)
+
+
+def test_cca_scores_have_the_correlations_of_the_fit_as_their_spread():
+    rows, items, _ = two_views(400, seed=1, noise=0.5)
+    chain = Normalization(["cca"], ridge=1e-6).fit(rows, items)
+    place = items["text"] // 7
+    count = torch.bincount(place, minlength=400)[:, None]
+    means = torch.zeros(400, 4, dtype=torch.float64).index_add_(0, place, rows["text"]) / count
+    image, text = chain.transform("image", rows["image"]), chain.transform("text", means)
+    expected = fit_cca([rows["image"], means], 4, ridge=1e-6).correlations
+    assert torch.allclose(image.std(0), expected, rtol=1e-3)
+    for k in range(4):
+        found = torch.corrcoef(torch.stack([image[:, k], text[:, k]]))[0, 1]
+        assert found.item() == pytest.approx(expected[k].item(), abs=1e-4)
+
+
+def test_steps_of_pairs_follow_others_and_survive_saving(tmp_path):
+    rows, items, _ = two_views(100, seed=2)
+    chain = Normalization(["center", "procrustes", "cca", "l2"]).fit(rows, items)
+    chain.save(tmp_path / "n")
+    again = Normalization.load(tmp_path / "n")
+    for modality, x in rows.items():
+        z = chain.transform(modality, x)
+        assert torch.equal(again.transform(modality, x), z)
+        assert torch.allclose(z.norm(dim=1), torch.ones(len(x), dtype=torch.float64))
+    place = items["text"] // 7
+    image, text = (chain.transform(m, x) for m, x in rows.items())
+    assert (image[place] * text).sum(1).mean() > 0.98
+
+
+def test_steps_of_pairs_want_items_and_enough_of_them():
+    rows, items, _ = two_views(20, seed=3)
+    with pytest.raises(ValueError, match="procrustes needs the items"):
+        Normalization(["procrustes"]).fit(rows)
+    apart = {**items, "text": items["text"] + 1}
+    with pytest.raises(ValueError, match="image and text share, got 0"):
+        Normalization(["cca"]).fit(rows, apart)

@@ -11,8 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-Step = Literal["l2", "center", "standardize", "whiten"]
-STEPS: tuple[Step, ...] = ("l2", "center", "standardize", "whiten")
+from amodal.alignment.cca import fit_cca
+from amodal.alignment.procrustes import procrustes
+
+Step = Literal["l2", "center", "standardize", "whiten", "procrustes", "cca"]
+STEPS: tuple[Step, ...] = ("l2", "center", "standardize", "whiten", "procrustes", "cca")
+PAIRED: tuple[Step, ...] = ("procrustes", "cca")  # learned from rows that belong together
+FEWEST_ROWS: dict[Step, int] = {"center": 1, "standardize": 2, "whiten": 2}
 SETTINGS = "normalization.json"
 TENSORS = "normalization.safetensors"
 FLOOR = 1e-12
@@ -27,14 +32,24 @@ class Normalization:
     - "standardize": (x - mean) / standard deviation, per coordinate.
     - "whiten": (C + r I)^-1/2 (x - mean) with the covariance C of the training rows and the ridge
       r = ridge * tr C / E. This symmetric form (ZCA) turns rows as little as whitening can.
+    - "procrustes": x W with the rotation W that brings the modality's items nearest to those of
+      the first modality, which stays as it is.
+    - "cca": (x - mean) A with the maps A of a linear CCA of the items, each component times its
+      correlation, so that what the modalities do not share counts little. Components that the
+      rows cannot give are 0.
+
+    The last two are learned from the mean rows of the items that two modalities, or for "cca" all
+    of them, have.
 
     Args:
         steps: of the chain.
-        ridge: of "whiten".
+        ridge: of "whiten" and "cca".
 
     References:
         Liang et al. 2022, arXiv:2203.02053 (the gap between centroids).
         Kessy et al. 2018, arXiv:1512.00809 (ZCA).
+        Schönemann 1966, Psychometrika 31 (Procrustes).
+        Gong et al. 2014, arXiv:1212.4522, section 3.2 (components weighed by their correlation).
     """
 
     def __init__(self, steps: Sequence[Step], *, ridge: float = 1e-3) -> None:
@@ -47,30 +62,60 @@ class Normalization:
         self.ridge = ridge
         self.fitted: dict[str, list[tuple[Tensor, Tensor]]] = {}  # modality -> (shift, map) each
 
-    def fit(self, rows: Mapping[str, Tensor]) -> Normalization:
+    def fit(
+        self, rows: Mapping[str, Tensor], items: Mapping[str, Tensor] | None = None
+    ) -> Normalization:
         """Learn every step from training rows, each on what the steps before it have left.
 
         Args:
             rows: modality -> (N_m, E); they need not match each other.
+            items: modality -> (N_m,) int64 key of each row's item; "procrustes" and "cca" need it.
 
         Raises:
-            ValueError: a modality has too few rows for a step.
+            ValueError: a modality has too few rows for a step, or too few items are shared.
         """
-        self.fitted = {}
-        for modality, x in rows.items():
-            x, chain = _wide(x), list[tuple[Tensor, Tensor]]()
-            for step in self.steps:
-                needed = {"center": 1, "standardize": 2, "whiten": 2}.get(step, 0)
-                if len(x) < needed:
-                    raise ValueError(
-                        f"{modality}: {step} needs {needed} training rows, got {len(x)}"
-                    )
-                chain.append(self._learn(step, x))
-                x = _applied(step, x, *chain[-1])
-            self.fitted[modality] = chain
+        left = {modality: _wide(x) for modality, x in rows.items()}
+        self.fitted = {modality: [] for modality in rows}
+        for step in self.steps:
+            if step in PAIRED:
+                if items is None:
+                    raise ValueError(f"{step} needs the items of the rows: fit(rows, items)")
+                learned = self._learn_pairs(step, left, items)
+            else:
+                learned = {m: self._learn(step, m, x) for m, x in left.items()}
+            for modality, found in learned.items():
+                self.fitted[modality].append(found)
+                left[modality] = _applied(step, left[modality], *found)
         return self
 
-    def _learn(self, step: Step, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _learn_pairs(
+        self, step: Step, rows: Mapping[str, Tensor], items: Mapping[str, Tensor]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        first, *others = rows
+        if step == "procrustes":
+            anchor = rows[first]
+            same = torch.eye(anchor.shape[1], dtype=anchor.dtype, device=anchor.device)
+            found = {first: (anchor.new_zeros(anchor.shape[1]), same)}
+            for m in others:
+                of_first, of_m = _shared_means(step, [first, m], rows, items)
+                turn = procrustes(of_m, of_first).to(rows[m])
+                found[m] = (rows[m].new_zeros(rows[m].shape[1]), turn)
+            return found
+        views = _shared_means(step, list(rows), rows, items)
+        width = min(view.shape[1] for view in views)
+        fit = fit_cca([view.cpu() for view in views], width, ridge=self.ridge)
+        maps = {}
+        for i, (m, x) in enumerate(rows.items()):
+            scale = x.new_zeros(x.shape[1], width)
+            weighed = fit.weights[i] * fit.correlations.clamp(0, 1)
+            scale[:, : weighed.shape[1]] = weighed.to(x)
+            maps[m] = (fit.means[i].to(x), scale)
+        return maps
+
+    def _learn(self, step: Step, modality: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        needed = FEWEST_ROWS.get(step, 0)
+        if len(x) < needed:
+            raise ValueError(f"{modality}: {step} needs {needed} training rows, got {len(x)}")
         if step == "l2":
             return x.new_zeros(0), x.new_zeros(0)
         mean = x.mean(0)
@@ -136,6 +181,27 @@ def _applied(step: Step, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     if step == "standardize":
         return (x - shift) * scale
     return (x - shift) @ scale
+
+
+def _shared_means(
+    step: Step, names: Sequence[str], rows: Mapping[str, Tensor], items: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """(I, E) float64 mean rows of the items that all the named modalities have, matched."""
+    shared = items[names[0]].unique()
+    for name in names[1:]:
+        shared = shared[torch.isin(shared, items[name])]
+    if len(shared) < 2:
+        raise ValueError(
+            f"{step} needs 2 or more items that {' and '.join(names)} share, got {len(shared)}"
+        )
+    means = []
+    for name in names:
+        keep = torch.isin(items[name], shared)
+        place = torch.searchsorted(shared, items[name][keep])
+        x = rows[name][keep].double()
+        total = x.new_zeros(len(shared), x.shape[1]).index_add_(0, place, x)
+        means.append(total / torch.bincount(place, minlength=len(shared))[:, None])
+    return means
 
 
 def csls(query: Tensor, gallery: Tensor, *, query_bank: Tensor, k: int = 10) -> Tensor:

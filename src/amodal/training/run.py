@@ -333,7 +333,10 @@ def _normalize(
     model.to(trainer.args.device)  # type: ignore[arg-type]
     embedded = embed_items(model, train, tick=watch.advance, autocast=trainer.autocast)
     fitted = Normalization(recipe.model.normalization)
-    fitted.fit({modality: rows.z for modality, rows in embedded.rows.items()})
+    fitted.fit(
+        {modality: rows.z for modality, rows in embedded.rows.items()},
+        {modality: rows.item for modality, rows in embedded.rows.items()},
+    )
     fitted.save(folder / NORMALIZATION)
 
 
