@@ -140,3 +140,46 @@ def test_the_ramp_is_remembered_and_wrong_input_is_refused():
         loss([cloud(3, seed=0)] * 3)
     with pytest.raises(ValueError, match="needs the width"):
         AdversarialConfig().build()
+
+
+def alternating(**more):
+    torch.manual_seed(0)
+    config = AdversarialConfig(
+        updates="alternating", discriminator_steps=2, hidden=8, ramp_steps=0, **more
+    )
+    return config.build(4).train()
+
+
+def test_alternating_updates_move_one_side_at_a_time():
+    loss = alternating(gradient_penalty=1.0)
+    g = torch.Generator().manual_seed(1)
+    turns = []
+    for _ in range(6):
+        clouds = [torch.randn(5, 4, generator=g).requires_grad_() for _ in range(2)]
+        loss.zero_grad()
+        loss(clouds).backward()
+        of_rows = max(float(z.grad.abs().max()) for z in clouds)
+        of_layers = max(float(p.grad.abs().max()) for p in loss.discriminator.parameters())
+        turns.append((of_rows > 0, of_layers > 0))
+    assert turns == [(False, True), (False, True), (True, False)] * 2
+
+
+def test_the_embeddings_turn_is_the_confusion_of_the_discriminator_as_it_stands():
+    loss = alternating(spectral_norm=False)
+    loss.step += 2
+    clouds = [torch.randn(5, 4).requires_grad_(), torch.randn(3, 4).requires_grad_()]
+    logits = [loss.discriminator(z) for z in clouds]
+    assert torch.allclose(loss(clouds), confusion(logits))
+
+
+def test_alternating_updates_make_two_clouds_indistinguishable():
+    torch.manual_seed(0)
+    x, y = torch.randn(200, 4), torch.randn(200, 4) + torch.tensor([3.0, 0, 0, 0])
+    shift = torch.nn.Parameter(torch.zeros(4))
+    loss = alternating()
+    optimizer = torch.optim.Adam([shift, *loss.parameters()], lr=0.02, betas=(0.5, 0.9))
+    for _ in range(600):
+        optimizer.zero_grad()
+        loss([x, y + shift]).backward()
+        optimizer.step()
+    assert (shift + torch.tensor([3.0, 0, 0, 0])).norm() < 1.0

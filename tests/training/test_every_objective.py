@@ -35,6 +35,7 @@ ENTRIES = {
     "coral": {"kind": "coral"},
     "cmd": {"kind": "cmd"},
     "adversarial": {"kind": "adversarial"},
+    "adversarial, alternating": {"kind": "adversarial", "updates": "alternating"},
     "cycle": {"kind": "cycle"},
     "cycle, translators": {"kind": "cycle", "form": "translate", "hidden": 4, "seeds": 3},
     "distillation": {"kind": "distillation"},
@@ -226,7 +227,7 @@ def test_missing_rows_count_as_deleted_rows_do_bit_for_bit(build, model, name):
     for embedded in (masked, deleted):
         loss = build(name)
         model.zero_grad()
-        for _ in range(2):
+        for _ in range(2):  # the embeddings' turn of alternating updates is the second
             total, _ = loss(embedded, embedded if loss.momentum else None)
         total.backward()
         grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.utils.parametrizations import spectral_norm
 
 from amodal.losses.config import Config
@@ -139,15 +140,17 @@ class Discriminator(nn.Module):
 
 
 class AdversarialConfig(Config):
-    """A modality discriminator behind a gradient reversal."""
+    """A modality discriminator behind a gradient reversal, or by turns with the embedding."""
 
     kind: Literal["adversarial"] = "adversarial"
+    updates: Literal["reversal", "alternating"] = "reversal"
+    discriminator_steps: int = Field(1, ge=1)  # before each step of the embedding, alternating
     modalities: int = Field(2, ge=2)
     hidden: int = Field(256, ge=1)
     spectral_norm: bool = True
     gradient_penalty: float = Field(0.0, ge=0)  # weight of it in the discriminator's loss
-    strength: float = Field(1.0, ge=0)  # of the reversal, at the end of its ramp
-    ramp_steps: int = Field(500, ge=0)  # steps until the reversal has almost its full strength
+    strength: float = Field(1.0, ge=0)  # of the pull at the embedding, at the end of its ramp
+    ramp_steps: int = Field(500, ge=0)  # steps until that pull has almost its full strength
 
     def build(self, dim: int | None = None) -> Adversarial:
         """The loss; `dim` is E."""
@@ -157,14 +160,19 @@ class AdversarialConfig(Config):
 
 
 class Adversarial(nn.Module):
-    """`discrimination` that its own layers lower and the embeddings raise, in one backward pass.
+    """`discrimination` that its own layers lower, against embeddings that do not let them.
+
+    "reversal": both in one backward pass, the embedding raising what the discriminator lowers.
+    "alternating": training steps in which only the discriminator learns, then one in which only
+    the embedding does, by `confusion`; the discriminator's gradient is then exactly 0.
 
     Args:
         config: of the discriminator and the reversal.
         dim: E.
 
     References:
-        Ganin & Lempitsky 2015, arXiv:1409.7495.
+        Ganin & Lempitsky 2015, arXiv:1409.7495 (reversal).
+        Tzeng et al. 2015, arXiv:1510.02192 (alternating).
     """
 
     step: Tensor
@@ -194,19 +202,42 @@ class Adversarial(nn.Module):
         if config.ramp_steps:
             strength *= reversal_strength(int(self.step) / config.ramp_steps)
         with torch.autocast(clouds[0].device.type, enabled=False):
-            rows = [reverse_gradient(z.float(), strength) for z in clouds]
-            # Once over all rows: power iteration of the spectral norm goes on with each call.
-            logits = self.discriminator(torch.cat(rows)).split([len(z) for z in rows])
-            loss = discrimination(logits)
-            if config.gradient_penalty:
-                loss = loss + config.gradient_penalty * gradient_penalty(
-                    self.discriminator, [z.float() for z in clouds]
-                )
+            wide = [z.float() for z in clouds]
+            if config.updates == "reversal":
+                logits = self._logits([reverse_gradient(z, strength) for z in wide])
+                loss = discrimination(logits) + self._penalty(wide)
+            elif self._discriminators_turn():
+                logits = self._logits([z.detach() for z in wide])
+                loss = discrimination(logits) + self._penalty(wide) + _nothing_of(wide)
+            else:
+                parameters = {n: p.detach() for n, p in self.discriminator.named_parameters()}
+                logits = self._logits(wide, parameters)
+                loss = strength * confusion(logits) + _nothing_of(self.discriminator.parameters())
         self.accuracy = accuracy([x.detach() for x in logits])
         if self.training:
             self.step += 1
         return loss
 
+    def _discriminators_turn(self) -> bool:
+        round_ = self.config.discriminator_steps + 1
+        return int(self.step) % round_ < self.config.discriminator_steps
+
+    def _logits(
+        self, rows: list[Tensor], parameters: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, ...]:
+        # Once over all rows: power iteration of the spectral norm goes on with each call.
+        logits: Tensor = functional_call(self.discriminator, parameters or {}, torch.cat(rows))
+        return logits.split([len(z) for z in rows])
+
+    def _penalty(self, rows: list[Tensor]) -> Tensor | float:
+        weight = self.config.gradient_penalty
+        return weight * gradient_penalty(self.discriminator, rows) if weight else 0.0
+
     def figures(self) -> dict[str, float]:
         """What tells whether the game goes on: accuracy near 1 means the embedding has lost."""
         return {"accuracy": self.accuracy, "chance": 1 / self.config.modalities}
+
+
+def _nothing_of(tensors: Iterable[Tensor]) -> Tensor:
+    """0 with a gradient of 0: several processes wait for a gradient of everything."""
+    return torch.stack([t.sum() for t in tensors]).sum() * 0.0
