@@ -15,7 +15,7 @@ with the cycle and a moment loss that makes the translated cloud like the true o
 nothing is known, else CORAL). "soft" learns a linear map of each view to 20 unit coordinates: from
 the known pairs alone, and with the cycle of soft nearest neighbours. "same items" is the exception
 to the batches above: both sides of a batch hold the same items in an unknown order, as the batches
-of a recipe do. That is weak knowledge of its own. "ridge" is the linear map in closed form, with its
+of a recipe do. That is weak knowledge of its own. "ridge" is the linear map in closed form, its
 ridge by leave-one-out on the known pairs.
 
 Everything but the seeds (steps, rates, weights, weight decay) was set on seed 0, which is not
