@@ -139,8 +139,8 @@ def _state(folder):
 def test_one_momentum_encoder_serves_the_run_and_none_is_made_in_vain(tmp_path):
     recipe = recipe_of({"kind": "info_nce"})
     network = train_run(recipe, tmp_path / "run").model
-    plain = Trained(network, Objectives(recipe.objectives, dim=16), None)
-    slow = Trained(network, Objectives(recipe_of(MOCO).objectives, dim=16), None)
+    wanted = [Objectives(r.objectives, dim=16) for r in (recipe, recipe_of(MOCO))]
+    plain, slow = (Trained(network, o, None, o.momentum) for o in wanted)
     assert plain.momentum is None
     assert slow.momentum is not None
     assert not any(p.requires_grad for p in slow.momentum.parameters())

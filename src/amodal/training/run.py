@@ -30,10 +30,11 @@ from amodal.models.joint_embedding import (
     build_joint_embedding,
 )
 from amodal.training.augmenter import RecipeAugment
+from amodal.training.embedding_task import EmbeddingTask
 from amodal.training.objectives import Objectives
 from amodal.training.progressive import takes_pictures_of
 from amodal.training.recipe import Recipe, RecipeError
-from amodal.training.trainer import BEST, EmbeddingTrainer, Trained, complete_checkpoints
+from amodal.training.trainer import BEST, RunTrainer, Trained, complete_checkpoints
 from amodal.training.validation import EmbeddedSource, embed_items, retrieval_metrics
 
 
@@ -104,18 +105,20 @@ def train_run(
     )
     scale = getattr(model.dual, "initial_log_scale", None) if model.dual is not None else None
     _check_sizes(recipe, model)
-    trainer = EmbeddingTrainer(
-        Trained(
-            model,
-            Objectives(recipe.objectives, dim=model.dim, initial_log_scale=scale),
-            recipe.train.ema,
-        ),
+    objectives = Objectives(recipe.objectives, dim=model.dim, initial_log_scale=scale)
+    task = EmbeddingTask(
+        objectives,
+        chunk=recipe.train.micro_batch_size,
+        validation=validation,
+        validation_items=recipe.data.validation_items,
+    )
+    trainer = RunTrainer(
+        Trained(model, objectives, recipe.train.ema, objectives.momentum),
+        task,
         reader,
-        validation,
         recipe.train,
         folder,
         workers=recipe.data.workers,
-        validation_items=recipe.data.validation_items,
         report=watch.logged,
     )
     watch.stage("training", len(trainer.sampler))
@@ -309,7 +312,7 @@ def _differences(a: object, b: object, prefix: str = "") -> list[str]:
     return [] if a == b else [prefix]
 
 
-def _keep_weights(trainer: EmbeddingTrainer, recipe: Recipe, folder: Path) -> None:
+def _keep_weights(trainer: RunTrainer, recipe: Recipe, folder: Path) -> None:
     """The best weights so far, or the last, as the model of the run."""
     best = folder / BEST
     if recipe.train.keep == "best" and (best / WEIGHTS).is_file():
@@ -326,7 +329,7 @@ def _keep_weights(trainer: EmbeddingTrainer, recipe: Recipe, folder: Path) -> No
 
 
 def _normalize(
-    recipe: Recipe, folder: Path, train: Source, trainer: EmbeddingTrainer, watch: Watcher
+    recipe: Recipe, folder: Path, train: Source, trainer: RunTrainer, watch: Watcher
 ) -> None:
     """Fit the recipe's normalization on the training rows and keep it with the run."""
     model = JointEmbedding.from_pretrained(folder)
@@ -340,7 +343,7 @@ def _normalize(
     fitted.save(folder / NORMALIZATION)
 
 
-def _warn_about_data(trainer: EmbeddingTrainer, watch: Watcher) -> None:
+def _warn_about_data(trainer: RunTrainer, watch: Watcher) -> None:
     if trainer.broken:
         first = next(iter(trainer.broken.values()))
         watch.warn(
@@ -356,7 +359,7 @@ def _warn_about_data(trainer: EmbeddingTrainer, watch: Watcher) -> None:
 
 
 @contextmanager
-def _graceful_interrupt(trainer: EmbeddingTrainer) -> Iterator[None]:
+def _graceful_interrupt(trainer: RunTrainer) -> Iterator[None]:
     """The first Ctrl-C ends the run after the current step, with a checkpoint."""
 
     def stop(number: int, frame: FrameType | None) -> None:

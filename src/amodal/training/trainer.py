@@ -1,4 +1,4 @@
-"""Training of a joint embedding on `transformers.Trainer`."""
+"""Training of any model of the package on `transformers.Trainer`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import safetensors.torch
 import torch
@@ -21,23 +21,20 @@ from transformers.trainer_callback import TrainerControl, TrainerState
 
 from amodal.data.batch import Batch
 from amodal.data.collate import BatchReader, take_batch
-from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.data.record import BrokenRecordError, DataError
 from amodal.data.samplers import RunSampler
 from amodal.distributed import is_main, rank, world_size
-from amodal.models.joint_embedding import Embeddings, JointEmbedding, concatenate
+from amodal.models.joint_embedding import JointEmbedding
 from amodal.training.averaging import moving_average
-from amodal.training.grad_cache import backward_in_chunks
-from amodal.training.objectives import Objectives
 from amodal.training.precision import resolve_precision
 from amodal.training.progressive import shrink, side_at
 from amodal.training.recipe import TrainRecipe
-from amodal.training.validation import embed_items, mean_recall, retrieval_metrics
 
 LOG = "train_log.jsonl"
 BEST = "best"
 CHECKPOINTS = "checkpoints"
 
-Slow = dict[str, Embeddings] | None  # rows of the momentum encoder
+RunModel = JointEmbedding  # what a run folder can hold
 
 
 class TrainingError(RuntimeError):
@@ -47,12 +44,19 @@ class TrainingError(RuntimeError):
 class Trained(nn.Module):
     """What the optimizer and the checkpoints see: the model, its objectives, its slow copies.
 
-    `average` follows the weights to be evaluated and kept; `momentum` says what candidates are
-    compared with, where an objective wants that.
+    Args:
+        network: what the run folder will hold.
+        objectives: layers and temperatures that only training needs.
+        ema_decay: of `average`, the weights to be evaluated and kept; None: there is none.
+        momentum: decay of the momentum encoder, which says what candidates are compared with.
     """
 
     def __init__(
-        self, network: JointEmbedding, objectives: Objectives, ema_decay: float | None
+        self,
+        network: RunModel,
+        objectives: nn.Module,
+        ema_decay: float | None,
+        momentum: float | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -61,52 +65,99 @@ class Trained(nn.Module):
             moving_average(network, ema_decay) if ema_decay is not None else None
         )
         self.momentum: AveragedModel | None = (
-            moving_average(network, objectives.momentum)
-            if objectives.momentum is not None
-            else None
+            moving_average(network, momentum) if momentum is not None else None
         )
 
-    def forward(self, batch: Batch) -> dict[str, Embeddings]:
+    def forward(self, batch: Batch) -> Any:
         return self.network(batch)
 
     @property
-    def best_guess(self) -> JointEmbedding:
+    def best_guess(self) -> RunModel:
         """The weights to evaluate and to keep: the average where there is one."""
         if self.average is None:
             return self.network
         averaged: Any = self.average.module
-        return cast(JointEmbedding, averaged)
+        return cast(RunModel, averaged)
 
 
-class EmbeddingTrainer(Trainer):
-    """`Trainer` with batches of any modalities, exact micro-batches, averaging and recall.
+@dataclass(frozen=True)
+class Step:
+    """One training step, as a task sees it.
+
+    Args:
+        model: `Trained`, perhaps wrapped for several processes.
+        trained: the same, bare.
+        backward: takes the loss; knows about loss scaling.
+        no_sync: context in which gradients of several processes stay apart.
+        autocast: the number format of the run.
+        number: steps before this one.
+        steps: of the whole run.
+        logged: whether the log gets a line after this step.
+    """
+
+    model: nn.Module
+    trained: Trained
+    backward: Callable[[Tensor], None]
+    no_sync: Callable[[], AbstractContextManager[Any]]
+    autocast: Callable[[], AbstractContextManager[object]]
+    number: int
+    steps: int
+    logged: bool
+
+
+class Task(Protocol):
+    """What a run learns: the gradient of one batch, and how good some weights are."""
+
+    score_name: str  # of the figure that picks the best weights; more is better
+    measures: bool  # whether there is anything to measure on
+
+    def backward(self, batch: Batch, step: Step) -> Tensor:
+        """Gradients of one batch into the weights; the detached loss."""
+        ...
+
+    def after_step(self, trained: Trained) -> None:
+        """What must happen once the optimizer has moved the weights."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """What the steps since the last call have to tell."""
+        ...
+
+    def measure(
+        self, model: RunModel, autocast: Callable[[], AbstractContextManager[object]]
+    ) -> dict[str, float]:
+        """Flat figures on held-out data, `score_name` among them."""
+        ...
+
+
+class RunTrainer(Trainer):
+    """`Trainer` with batches of any modalities, resume, averaging and figures of any task.
 
     Args:
         trained: model and objectives.
+        task: what is learned.
         reader: training rows.
-        validation: source on which recall is measured, or None.
         recipe: the `train` part of the recipe.
         folder: the run folder; checkpoints go below it.
+        workers: processes that read.
         report: called with (step, values) whenever something was logged.
     """
 
     def __init__(
         self,
         trained: Trained,
+        task: Task,
         reader: BatchReader,
-        validation: Source | None,
         recipe: TrainRecipe,
         folder: Path,
         *,
         workers: int = 0,
-        validation_items: int | None = None,
         report: Callable[[int, dict[str, float]], None] | None = None,
     ) -> None:
+        self.task = task
         self.recipe = recipe
         self.folder = folder
         self.reader = reader
-        self.validation = validation
-        self.validation_items = validation_items
         self.report = report
         self.sampler = RunSampler(
             len(reader),
@@ -120,7 +171,6 @@ class EmbeddingTrainer(Trainer):
         self.broken: dict[str, BrokenRecordError] = {}
         self.truncated: dict[str, int] = {}
         self.seen_items = 0
-        self.components: dict[str, list[Tensor]] = {}
         self.best: dict[str, Any] = {}
         self.interrupted = False  # set from outside: save a checkpoint and stop after this step
         self.step_seconds = 0.0  # in training steps alone: no evaluation, no saving
@@ -130,7 +180,7 @@ class EmbeddingTrainer(Trainer):
             args=self._arguments(workers),
             data_collator=cast(Any, take_batch),
             train_dataset=reader,
-            eval_dataset=reader if validation is not None else None,
+            eval_dataset=reader if task.measures else None,
             callbacks=[_AfterStep(self)],
         )
         self.remove_callback(PrinterCallback)
@@ -152,7 +202,7 @@ class EmbeddingTrainer(Trainer):
             bf16=self.precision == "bf16",
             fp16=self.precision == "fp16",
             use_cpu=not torch.cuda.is_available(),
-            eval_strategy="steps" if self.validation is not None else "no",
+            eval_strategy="steps" if self.task.measures else "no",
             eval_steps=max(1, round(recipe.evaluate_every * per_epoch)),
             save_strategy="steps",
             save_steps=max(1, round(recipe.save_every * per_epoch)),
@@ -225,26 +275,19 @@ class EmbeddingTrainer(Trainer):
         self._count(batch)
         if len(batch) == 0:
             raise DataError(f"a whole batch is unreadable; the first: {batch.broken[0]}")
-        batch = self._at_its_size(batch)
-        chunk = self.recipe.micro_batch_size
-        slow = self._slow_rows(batch, chunk or len(batch))
-        if chunk is not None and chunk < len(batch):
-            return self._chunked_step(model, batch, chunk, slow)
-        with self.autocast():
-            embedded = model(batch)
-            loss = self._loss_of(embedded, slow)
-        self.accelerator.backward(loss)
-        return loss.detach()
-
-    @torch.no_grad()
-    def _slow_rows(self, batch: Batch, chunk: int) -> Slow:
-        """The batch as the momentum encoder embeds it, or None where no objective wants that."""
-        slow = self.trained.momentum
-        if slow is None:
-            return None
-        with self.autocast():
-            found = concatenate([slow.module(part) for part in batch.split(chunk)])
-        return {m: rows._replace(z=rows.z.float()) for m, rows in found.items()}
+        return self.task.backward(
+            self._at_its_size(batch),
+            Step(
+                model=model,
+                trained=self.trained,
+                backward=self.accelerator.backward,
+                no_sync=lambda: self.accelerator.no_sync(model),
+                autocast=self.autocast,
+                number=self.state.global_step,
+                steps=self.state.max_steps,
+                logged=(self.state.global_step + 1) % self.recipe.log_every == 0,
+            ),
+        )
 
     def _at_its_size(self, batch: Batch) -> Batch:
         growing = self.recipe.progressive_size
@@ -252,35 +295,6 @@ class EmbeddingTrainer(Trainer):
             return batch
         full = batch.tensors["image"]["pixel_values"].shape[-1]
         return shrink(batch, side_at(growing, full, self.state.global_step, self.state.max_steps))
-
-    def _chunked_step(self, model: nn.Module, batch: Batch, chunk: int, slow: Slow) -> Tensor:
-        with self.accelerator.no_sync(model):
-            loss = backward_in_chunks(
-                model,
-                self.trained.network,
-                partial(self._loss_of, slow=slow),
-                batch,
-                chunk=chunk,
-                backward=self.accelerator.backward,
-                autocast=self.autocast,
-            )
-        if world_size() > 1:
-            for parameter in self.trained.parameters():
-                if parameter.grad is not None:
-                    torch.distributed.all_reduce(parameter.grad, torch.distributed.ReduceOp.AVG)
-        return loss
-
-    def _loss_of(self, embedded: dict[str, Embeddings], slow: Slow = None) -> Tensor:
-        objectives = self.trained.objectives
-        with torch.autocast(self.args.device.type, enabled=False):
-            rows = {m: found._replace(z=found.z.float()) for m, found in embedded.items()}
-            loss, values = objectives(rows, slow)
-            for name, value in values.items():
-                self.components.setdefault(f"loss/{name}", []).append(value.detach())
-            if len(values) > 1 and (self.state.global_step + 1) % self.recipe.log_every == 0:
-                for name, norm in objectives.gradient_norms(rows, values).items():
-                    self.components[f"gradient_norm/{name}"] = [torch.tensor(norm)]
-        return loss
 
     def _count(self, batch: Batch) -> None:
         self.seen_items += len(batch) + len(batch.broken)
@@ -290,26 +304,17 @@ class EmbeddingTrainer(Trainer):
             self.truncated[modality] = self.truncated.get(modality, 0) + count
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Recall on the validation source, in every direction."""
-        if self.validation is None:
+        """What the task measures on held-out data; the best weights so far are kept aside."""
+        if not self.task.measures:
             return {}
-        size = len(self.validation)
-        count = min(self.validation_items or size, size)
-        embedded = embed_items(
-            self.trained.best_guess,
-            self.validation,
-            items=range(count),
-            autocast=self.autocast,
-        )
-        values = retrieval_metrics(embedded.rows)
-        score = mean_recall(values)
-        if not self.best or score > self.best["mean_recall"]:
-            self.best = {"step": self.state.global_step, "mean_recall": score}
+        values = self.task.measure(self.trained.best_guess, self.autocast)
+        name = self.task.score_name
+        if not self.best or values[name] > self.best[name]:
+            self.best = {"step": self.state.global_step, name: values[name]}
             if is_main():
                 self.trained.best_guess.save_pretrained(self.folder / BEST)
                 _write_json(self.folder / BEST / "best.json", self.best)
-        logged = {f"eval/{name}": value for name, value in values.items()}
-        self.log({**logged, "eval/mean_recall": score})
+        self.log({f"eval/{name}": value for name, value in values.items()})
         figures = {f"eval_{name}": value for name, value in values.items()}
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, figures
@@ -326,11 +331,7 @@ class EmbeddingTrainer(Trainer):
                     f"the loss is {logs['loss']} at step {self.state.global_step}: lower "
                     "train.learning_rate, lengthen train.warmup, or set train.precision: fp32"
                 )
-            for name, values in self.components.items():
-                logs[name] = float(torch.stack(values).mean())
-            self.components.clear()
-            logs |= self.trained.objectives.temperatures()
-            logs |= self.trained.objectives.figures()
+            logs |= self.task.figures()
         logs["epoch"] = self.state.global_step / self.sampler.steps_per_epoch
         logs["seconds"] = self.step_seconds
         step = self.state.global_step
@@ -380,18 +381,17 @@ class EmbeddingTrainer(Trainer):
 class _AfterStep(TrainerCallback):
     """What must happen between two optimizer steps."""
 
-    def __init__(self, trainer: EmbeddingTrainer) -> None:
+    def __init__(self, trainer: RunTrainer) -> None:
         self.trainer = trainer
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         trained = self.trainer.trained
-        trained.objectives.constrain_()
-        if trained.average is not None:
-            trained.average.update_parameters(trained.network)
-        if trained.momentum is not None:
-            trained.momentum.update_parameters(trained.network)
+        self.trainer.task.after_step(trained)
+        for slow in (trained.average, trained.momentum):
+            if slow is not None:
+                slow.update_parameters(trained.network)
         self.trainer.step_seconds += time.perf_counter() - self.trainer._tick
         if self.trainer.interrupted:
             control.should_save = True
@@ -399,7 +399,7 @@ class _AfterStep(TrainerCallback):
         if state.global_step >= state.max_steps:
             control.should_log = True
             control.should_save = True
-            control.should_evaluate = self.trainer.validation is not None
+            control.should_evaluate = self.trainer.task.measures
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:
