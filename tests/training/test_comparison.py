@@ -180,3 +180,16 @@ def test_what_is_no_teacher_is_said(teacher, tmp_path):
     (folder / "embeddings.json").write_bytes(np.arange(9, dtype=np.uint8).tobytes() + b"\xff")
     with pytest.raises(DataError, match="cannot be read"):
         Objectives([DistillationConfig(teacher=str(folder))], dim=4)
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [{"kind": "info_nce", "queue_size": 8}, {"kind": "cycle", "form": "translate"}],
+    ids=["queue", "translators"],
+)
+def test_what_belongs_to_two_modalities_is_refused_for_three(entry):
+    config = TypeAdapter(ObjectiveConfig).validate_python(entry)
+    embedded = {"image": rows(3, 0), "text": rows(3, 1), "audio": rows(3, 2)}
+    with pytest.raises(DataError, match="image, text, audio"):
+        Objectives([config], dim=4)(embedded)
+    assert Objectives([InfoNCEConfig()], dim=4)(embedded)[0].isfinite()

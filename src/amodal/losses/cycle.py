@@ -350,6 +350,7 @@ class Cycle(nn.Module):
     def __init__(self, config: CycleConfig, dim: int) -> None:
         super().__init__()
         self.config = config
+        self.one_pair = config.form == "translate"  # the translators are those of two modalities
         if config.form == "translate":
             self.forth = Translator(dim, config.hidden)
             self.back = Translator(dim, config.hidden)

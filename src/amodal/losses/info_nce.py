@@ -305,6 +305,7 @@ class InfoNCE(nn.Module):
         self.smoothing = smoothing
         self.left_queue = NegativeQueue(queue_size, dim) if queue_size else None
         self.right_queue = NegativeQueue(queue_size, dim) if queue_size else None
+        self.one_pair = queue_size > 0  # the queues are those of two modalities
 
     def forward(
         self,

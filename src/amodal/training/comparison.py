@@ -75,6 +75,7 @@ def pairs(loss: Any, seen: Seen) -> list[Tensor]:
 
 def keyed_pairs(loss: Any, seen: Seen) -> list[Tensor]:
     """Every two modalities with the keys of their rows, for losses that remember items."""
+    _check_pairs(loss, seen)
     return [
         loss(left.z, right.z, **_keys(left, right))
         for left, right in combinations(seen.values(), 2)
@@ -83,6 +84,7 @@ def keyed_pairs(loss: Any, seen: Seen) -> list[Tensor]:
 
 def candidate_pairs(loss: Any, seen: Seen) -> list[Tensor]:
     """As `keyed_pairs`, with what the momentum encoder says of the rows where there is one."""
+    _check_pairs(loss, seen)
     return [
         loss(
             left.z,
@@ -146,6 +148,14 @@ class Taught:
     def figures(self) -> dict[str, float]:
         """Share of the rows since the last call that the teacher knew."""
         return {"known_share": self.teacher.known_share()}
+
+
+def _check_pairs(loss: Any, seen: Seen) -> None:
+    if loss.one_pair and len(seen) > 2:
+        raise DataError(
+            f"{type(loss).__name__} with a queue or translators serves two modalities, "
+            f"the records have {', '.join(seen)}; leave those out"
+        )
 
 
 def _keys(left: Rows, right: Rows) -> dict[str, Tensor | None]:
