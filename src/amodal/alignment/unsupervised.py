@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
 
@@ -258,6 +258,18 @@ def unsupervised_alignment(
 
 
 @dataclass(frozen=True)
+class RandomStart:
+    """A random rotation: the control that any other start must beat."""
+
+    def __call__(
+        self, left: Tensor, right: Tensor, restart: int, generator: torch.Generator
+    ) -> Tensor:
+        e_left, e_right = left.shape[1], right.shape[1]
+        drawn = torch.randn(e_left, e_right, generator=generator)
+        return procrustes(torch.eye(e_left), drawn).to(left)
+
+
+@dataclass(frozen=True)
 class ProfileStart:
     """Rows that see the rest of their cloud alike are taken for each other.
 
@@ -446,31 +458,29 @@ class AdversarialStart:
     """A rotation trained until a discriminator cannot tell moved left rows from right rows.
 
     The discriminator is a perceptron with two hidden layers, dropout on its input and smoothed
-    labels. The map starts as a random rotation and is put back to the nearest one after each step.
-    Learning rates fall to 0 along a half cosine.
+    labels. The map starts from `first`, a random rotation unless told otherwise, and is put back
+    to the nearest rotation after each step. Learning rates fall to 0 along a half cosine.
 
     References:
         Conneau et al. 2017, arXiv:1710.04087, section 2.1.
     """
 
-    steps: int = 1500
-    batch_size: int = 256
-    hidden: int = 256
+    first: Start = field(default_factory=RandomStart)
+    steps: int = 3000
+    batch_size: int = 64
+    hidden: int = 128
     discriminator_steps: int = 3  # per step of the map
     dropout: float = 0.1
     smoothing: float = 0.1
     learning_rate: float = 0.02  # of the map
     discriminator_learning_rate: float = 1e-3
 
+    @torch.enable_grad()
     def __call__(
         self, left: Tensor, right: Tensor, restart: int, generator: torch.Generator
     ) -> Tensor:
-        e_left, e_right = left.shape[1], right.shape[1]
-        weight = procrustes(
-            torch.randn(e_right, e_left, generator=generator),
-            torch.eye(e_right),
-        ).to(left)
-        widths = [e_right, self.hidden, self.hidden, 1]
+        weight = self.first(left, right, restart, generator)
+        widths = [right.shape[1], self.hidden, self.hidden, 1]
         layers = [
             torch.randn(before, after, generator=generator).to(left) * math.sqrt(2 / before)
             for before, after in pairwise(widths)
@@ -513,24 +523,6 @@ class AdversarialStart:
             (weight.grad,) = torch.autograd.grad(fooled, [weight])
             mover.step()
             with torch.no_grad():
-                weight.copy_(_nearest_rotation(weight))
+                u, _, vh = torch.linalg.svd(weight, full_matrices=False)
+                weight.copy_(u @ vh)
         return weight.detach()
-
-
-def _nearest_rotation(weight: Tensor) -> Tensor:
-    """Newton-Schulz steps towards the nearest semi-orthogonal matrix of one that is close to it."""
-    for _ in range(3):
-        weight = 1.5 * weight - 0.5 * weight @ weight.T @ weight
-    return weight
-
-
-@dataclass(frozen=True)
-class RandomStart:
-    """A random rotation: the control that any other start must beat."""
-
-    def __call__(
-        self, left: Tensor, right: Tensor, restart: int, generator: torch.Generator
-    ) -> Tensor:
-        e_left, e_right = left.shape[1], right.shape[1]
-        drawn = torch.randn(e_left, e_right, generator=generator)
-        return procrustes(torch.eye(e_left), drawn).to(left)
