@@ -479,7 +479,7 @@ class AdversarialStart:
     def __call__(
         self, left: Tensor, right: Tensor, restart: int, generator: torch.Generator
     ) -> Tensor:
-        weight = self.first(left, right, restart, generator)
+        weight = self.first(left, right, restart, generator).detach().clone()
         widths = [right.shape[1], self.hidden, self.hidden, 1]
         layers = [
             torch.randn(before, after, generator=generator).to(left) * math.sqrt(2 / before)
