@@ -33,6 +33,7 @@ class Batch:
         truncated: modality -> number of rows cut to the encoder's maximum length.
         label: (B,) int64 key of the item's label; an item without one has its own key here. None
             where no record has a label.
+        target: (B, ...) what is to be predicted of each item, as the task encodes it, or None.
     """
 
     tensors: dict[str, dict[str, Tensor]]
@@ -42,6 +43,7 @@ class Batch:
     broken: tuple[BrokenRecordError, ...] = ()
     truncated: dict[str, int] = field(default_factory=dict)
     label: Tensor | None = None
+    target: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.item)
@@ -61,6 +63,7 @@ class Batch:
             item=move(self.item),
             content={m: move(t) for m, t in self.content.items()},
             label=move(self.label) if self.label is not None else None,
+            target=move(self.target) if self.target is not None else None,
         )
 
     def pin_memory(self) -> Batch:
@@ -93,6 +96,7 @@ class Batch:
                     broken=() if start else self.broken,
                     truncated={} if start else self.truncated,
                     label=self.label[start:stop] if self.label is not None else None,
+                    target=self.target[start:stop] if self.target is not None else None,
                 )
             )
         return parts

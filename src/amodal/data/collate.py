@@ -34,6 +34,23 @@ class TextInput(Protocol):
     def count_truncated(self, texts: list[str]) -> int: ...
 
 
+class ValueInput(Protocol):
+    """What the encoder of any other modality wants: a value of a record, and tensors of many."""
+
+    def read(self, record: Record) -> Any | None:
+        """The value, or None where the record has none; a `BrokenRecordError` where it is bad."""
+        ...
+
+    def __call__(self, values: list[Any]) -> dict[str, Tensor]: ...
+
+
+class TargetInput(Protocol):
+    """What is to be predicted of an item."""
+
+    def read(self, record: Record) -> Any | None: ...
+    def encode(self, values: Sequence[Any | None]) -> Tensor: ...
+
+
 class Augment(Protocol):
     """Training-time changes to one batch; each sample draws from its own generator."""
 
@@ -52,12 +69,14 @@ class Collator:
     """Makes a `Batch` of records.
 
     Args:
-        inputs: modality -> preprocessor of its encoder; `image` and `text` are understood.
+        inputs: modality -> preprocessor of its encoder: an `ImageInput` for `image`, a `TextInput`
+            for `text`, a `ValueInput` for any other.
         captions: captions per item and step; where an item has fewer, the rest is absent.
             None takes all that the items of a batch have.
         views: pictures per item and step, each augmented on its own.
         augment: training-time augmentation; None leaves every value as it is and takes the
             first captions of an item instead of random ones.
+        target: what is to be predicted, or None.
     """
 
     def __init__(
@@ -67,8 +86,11 @@ class Collator:
         captions: int | None = 1,
         views: int = 1,
         augment: Augment | None = None,
+        target: TargetInput | None = None,
     ) -> None:
         self.inputs = dict(inputs)
+        self.others = {m: i for m, i in self.inputs.items() if m not in ("image", "text")}
+        self.target = target
         self.captions = captions
         self.views = views
         self.augment = augment
@@ -83,6 +105,8 @@ class Collator:
         """
         kept: list[tuple[Record, np.random.Generator]] = []
         images: list[np.ndarray | None] = []
+        others: dict[str, list[Any]] = {modality: [] for modality in self.others}
+        targets: list[Any] = []
         broken: list[BrokenRecordError] = []
         for record, rng in zip(records, rngs, strict=True):
             if isinstance(record, BrokenRecordError):
@@ -94,11 +118,16 @@ class Collator:
                     image = decode_image(
                         record["image"], record["origin"], min_size=self.inputs["image"].size
                     )
+                values = {m: one.read(record) for m, one in self.others.items()}
+                target = self.target.read(record) if self.target is not None else None
             except BrokenRecordError as error:
                 broken.append(error)
                 continue
             kept.append((record, rng))
             images.append(image)
+            targets.append(target)
+            for modality, value in values.items():
+                others[modality].append(value)
         tensors: dict[str, dict[str, Tensor]] = {}
         present: dict[str, Tensor] = {}
         content: dict[str, Tensor] = {}
@@ -113,6 +142,11 @@ class Collator:
             tensors["text"], content["text"], truncated["text"] = self._texts(
                 texts, present["text"].shape[1], [rng for _, rng in kept]
             )
+        for modality, values_of in others.items():
+            tensors[modality], present[modality] = _values(self.others[modality], values_of)
+            count = getattr(self.others[modality], "count_truncated", None)
+            if count is not None:
+                truncated[modality] = count([v for v in values_of if v is not None])
         return Batch(
             tensors=tensors,
             present=present,
@@ -121,6 +155,7 @@ class Collator:
             broken=tuple(broken),
             truncated=truncated,
             label=_labels([r for r, _ in kept]),
+            target=self.target.encode(targets) if self.target is not None else None,
         )
 
     def _images(
@@ -173,6 +208,21 @@ class Collator:
         if self.augment is not None and flat:
             tokens = self.augment.tokens(tokens, [r for r in rngs for _ in range(most)])
         return tokens, content.view(len(chosen), most), encoder_input.count_truncated(flat)
+
+
+def _values(
+    encoder_input: ValueInput, values: list[Any | None]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Tensors with a row per value, zeros where there is none, and (B, 1) bool which are there."""
+    there = torch.tensor([value is not None for value in values], dtype=torch.bool)
+    found = encoder_input([value for value in values if value is not None])
+    if bool(there.all()):
+        return found, there[:, None]
+    spread = {}
+    for name, tensor in found.items():
+        spread[name] = tensor.new_zeros(len(values), *tensor.shape[1:])
+        spread[name][there] = tensor
+    return spread, there[:, None]
 
 
 def _labels(records: Sequence[Record]) -> Tensor | None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -26,14 +24,9 @@ from amodal.encoders.specification import (
     ImageEncoderConfig,
     TextEncoderConfig,
 )
+from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
 from amodal.projection import ProjectionConfig
 
-PREPROCESSORS: dict[str, type[ImagePreprocessor] | type[TextPreprocessor]] = {
-    "image": ImagePreprocessor,
-    "text": TextPreprocessor,
-}
-Preprocessors = Mapping[str, ImagePreprocessor | TextPreprocessor]
-WEIGHTS = "model.safetensors"
 NORMALIZATION = "normalization"
 GROUP = 64  # texts of similar length that a CPU encodes at once
 
@@ -308,15 +301,7 @@ class JointEmbedding(PreTrainedModel):
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Write config.json, model.safetensors and one preprocessor folder per modality."""
         folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.config.architectures = [type(self).__name__]
-        self.config.save_pretrained(folder)
-        # Written aside and renamed: a run folder never holds half a model.
-        partial = folder / (WEIGHTS + ".partial")
-        safetensors.torch.save_model(self, str(partial))
-        partial.replace(folder / WEIGHTS)
-        for modality, prepare in self.preprocessors.items():
-            prepare.save(folder / modality)
+        write_model(self, self.preprocessors, folder)
         if self.normalization is not None:
             self.normalization.save(folder / NORMALIZATION)
 
@@ -331,40 +316,11 @@ class JointEmbedding(PreTrainedModel):
         Raises:
             ValueError: the folder is not a run, or its files do not fit together.
         """
-        folder = Path(pretrained_model_name_or_path)
-        if not folder.exists() and str(folder).count("/") == 1:
-            from huggingface_hub import snapshot_download
-
-            folder = Path(snapshot_download(str(folder)))
-        for name in ("config.json", WEIGHTS):
-            if not (folder / name).is_file():
-                raise ValueError(
-                    f"{folder}: not a run folder, {name} is missing; "
-                    "`amodal train RECIPE --out RUN` makes one"
-                )
-        try:
-            config = JointEmbeddingConfig.from_dict(
-                json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            )
-            preprocessors = {
-                modality: kind.load(folder / modality)
-                for modality, kind in PREPROCESSORS.items()
-                if (folder / modality).is_dir()
-            }
-            model = cls(config, preprocessors)
-            missing, unexpected = safetensors.torch.load_model(
-                model, str(folder / WEIGHTS), strict=False
-            )
-        except (ValidationError, json.JSONDecodeError, safetensors.SafetensorError) as error:
-            raise ValueError(f"{folder}: cannot be opened as a model: {error}") from None
-        if missing or unexpected:
-            raise ValueError(
-                f"{folder}: weights do not fit config.json; missing {sorted(missing)[:3]}, "
-                f"unexpected {sorted(unexpected)[:3]}"
-            )
+        folder = found_folder(pretrained_model_name_or_path)
+        model = read_model(cls, folder)
         if (folder / NORMALIZATION).is_dir():
             model.normalization = Normalization.load(folder / NORMALIZATION)
-        return model.eval()
+        return model
 
     def _for_vocabulary(
         self, specification: ImageEncoderConfig | TextEncoderConfig

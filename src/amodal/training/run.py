@@ -24,11 +24,11 @@ from amodal.encoders.small_transformer import SmallTransformer
 from amodal.encoders.word_vectors import cooccurrence_vectors
 from amodal.models.joint_embedding import (
     NORMALIZATION,
-    WEIGHTS,
     Architecture,
     JointEmbedding,
     build_joint_embedding,
 )
+from amodal.models.run_folder import WEIGHTS
 from amodal.training.augmenter import RecipeAugment
 from amodal.training.embedding_task import EmbeddingTask
 from amodal.training.objectives import Objectives

@@ -1,0 +1,98 @@
+"""What every model folder has in common: config.json, weights, preprocessors; nothing pickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors.torch
+from pydantic import ValidationError
+from transformers import PretrainedConfig, PreTrainedModel
+
+from amodal.encoders.preprocessing import ImagePreprocessor, TextPreprocessor
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+PREPROCESSORS: dict[str, type[ImagePreprocessor] | type[TextPreprocessor]] = {
+    "image": ImagePreprocessor,
+    "text": TextPreprocessor,
+}
+Model = TypeVar("Model", bound=PreTrainedModel)
+Preprocessors = Mapping[str, ImagePreprocessor | TextPreprocessor]
+
+
+def write_model(model: PreTrainedModel, preprocessors: Preprocessors, folder: Path) -> None:
+    """Write config.json, model.safetensors and one preprocessor folder per modality."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    # Written aside and renamed: a run folder never holds half a model.
+    partial = folder / (WEIGHTS + ".partial")
+    safetensors.torch.save_model(model, str(partial))
+    partial.replace(folder / WEIGHTS)
+    for modality, prepare in preprocessors.items():
+        prepare.save(folder / modality)
+
+
+def found_folder(name: str | Path) -> Path:
+    """The folder of a model, fetched from the hub where it is no folder here.
+
+    Raises:
+        ValueError: it is not a run.
+    """
+    folder = Path(name)
+    if not folder.exists() and str(folder).count("/") == 1:
+        from huggingface_hub import snapshot_download
+
+        folder = Path(snapshot_download(str(folder)))
+    for file in (CONFIG, WEIGHTS):
+        if not (folder / file).is_file():
+            raise ValueError(
+                f"{folder}: not a run folder, {file} is missing; "
+                "`amodal train RECIPE --out RUN` makes one"
+            )
+    return folder
+
+
+def model_type(folder: Path) -> str:
+    """`model_type` of config.json, which says what kind of model the folder holds.
+
+    Raises:
+        ValueError: config.json cannot be read.
+    """
+    try:
+        return str(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"{folder}: cannot be opened as a model: {error}") from None
+
+
+def read_model(kind: type[Model], folder: Path) -> Model:
+    """The model that `write_model` wrote, in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: the files do not fit together.
+    """
+    config_class: Any = kind.config_class
+    try:
+        config: PretrainedConfig = config_class.from_dict(
+            json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        )
+        preprocessors = {
+            modality: preprocessor.load(folder / modality)
+            for modality, preprocessor in PREPROCESSORS.items()
+            if (folder / modality).is_dir()
+        }
+        model = kind(config, preprocessors)
+        missing, unexpected = safetensors.torch.load_model(
+            model, str(folder / WEIGHTS), strict=False
+        )
+    except (ValidationError, json.JSONDecodeError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{folder}: cannot be opened as a model: {error}") from None
+    if missing or unexpected:
+        raise ValueError(
+            f"{folder}: weights do not fit config.json; missing {sorted(missing)[:3]}, "
+            f"unexpected {sorted(unexpected)[:3]}"
+        )
+    return model.eval()
