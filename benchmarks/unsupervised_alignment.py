@@ -4,11 +4,12 @@
 `benchmarks/results/unsupervised_alignment.json` and a heat map beside it. About 10 minutes on one
 core; `--quick` is a small version of every part in about a minute, written nowhere.
 
-The left cloud has 50 coordinates, exponential (skewed, heavy tailed) or Gaussian, with deviations
-that fall from 1 to e^(-anisotropy). The right cloud is the left one turned at random, plus Gaussian
-noise whose deviation is `noise` times the root mean square of the cloud's coordinates, with its
-rows shuffled. P@1 is the share of left rows whose nearest right row by CSLS is their own. "with
-pairs" is the P@1 of Procrustes given all pairs: what is left to reach.
+The left cloud has 50 coordinates, exponential (skewed, heavy tailed), Gaussian, or in 20 Gaussian
+clusters each stretched its own way, times deviations that fall from 1 to e^(-anisotropy). The right
+cloud is the left one turned at random, plus Gaussian noise whose deviation is `noise` times the
+root mean square of the cloud's coordinates, with its rows shuffled. P@1 is the share of left rows
+whose nearest right row by CSLS is their own. "with pairs" is the P@1 of Procrustes given all pairs:
+what is left to reach.
 
 The items of both clouds are the same sample, so chance fluctuations of that sample identify even a
 Gaussian cloud of equal variances while noise is low; `overlap` takes from that crutch by leaving
@@ -49,10 +50,13 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 WIDTH = 50
+CLUSTERS = 20
 RESULT = Path(__file__).parent / "results" / "unsupervised_alignment.json"
 NOISE = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)
 SHAPES = (
     ("gaussian", 0.0),
+    ("gaussian", 1.0),
+    ("clusters", 1.0),
     ("exponential", 0.0),
     ("exponential", 0.5),
     ("exponential", 1.0),
@@ -75,6 +79,11 @@ def clouds(
     total = 2 * rows - shared  # items of both, then of the left alone, then of the right alone
     if shape == "gaussian":
         items = torch.randn(total, WIDTH, generator=g)
+    elif shape == "clusters":
+        centre = torch.randn(CLUSTERS, WIDTH, generator=g)
+        spread = (torch.randn(CLUSTERS, WIDTH, generator=g) / 2).exp()
+        of = torch.randint(CLUSTERS, (total,), generator=g)
+        items = centre[of] + spread[of] * torch.randn(total, WIDTH, generator=g)
     else:
         items = -(1 - torch.rand(total, WIDTH, generator=g)).log()
     items = standardized(items * (-anisotropy * torch.linspace(0, 1, WIDTH)).exp())
@@ -158,8 +167,8 @@ def target(rows: int, seeds: int, noises: tuple[float, ...]) -> dict[str, Any]:
     for noise in noises:
         runs = [
             case(
-                [ProfileStart(), AxesStart()],
-                2,
+                [AxesStart(), TransportStart(), ProfileStart()],
+                3,
                 seed,
                 shape="exponential",
                 anisotropy=1.0,

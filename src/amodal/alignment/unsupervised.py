@@ -192,7 +192,7 @@ def unsupervised_alignment(
     *,
     generator: torch.Generator,
     starts: Sequence[Start] | None = None,
-    restarts: int = 4,
+    restarts: int = 3,
     rounds: int = 10,
     neighbours: int = 10,
     chunk: int = 1024,
@@ -208,7 +208,7 @@ def unsupervised_alignment(
         left: (N, E_left) rows, N >= 2.
         right: (M, E_right) rows, M >= 2, in any order.
         generator: of the restarts' randomness, on the CPU.
-        starts: taken in turn; by default `ProfileStart` and `AxesStart`.
+        starts: taken in turn; by default `AxesStart`, `TransportStart` and `ProfileStart`.
         restarts: how many.
         rounds: of refinement, at most.
         neighbours: of CSLS.
@@ -228,7 +228,8 @@ def unsupervised_alignment(
             "restarts, rounds, neighbours and chunk must be 1 or more, "
             f"got {restarts}, {rounds}, {neighbours}, {chunk}"
         )
-    starts = [ProfileStart(chunk=chunk), AxesStart()] if starts is None else list(starts)
+    if starts is None:
+        starts = [AxesStart(), TransportStart(chunk=chunk), ProfileStart(chunk=chunk)]
     if not starts:
         raise ValueError("starts is empty; leave it out for the default")
     x, y = standardized(left), standardized(right)
