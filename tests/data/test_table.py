@@ -175,8 +175,6 @@ def test_a_table_may_have_one_modality_only(tmp_path):
     assert words.modalities == {"text"}
     assert len(words) == 3
     assert "text" not in table(path, text=None)[0]
-    with pytest.raises(ValueError, match="at least one"):
-        Columns(image=None, text=None)
 
 
 def test_labels_and_names_that_are_taken(tmp_path):
@@ -280,3 +278,27 @@ def test_grouping_agrees_with_a_dictionary(tmp_path):
         want.setdefault(row["image"], []).append(row["caption"])
     got = {source[i]["id"]: source[i]["text"] for i in range(len(source))}
     assert list(got.items()) == list(want.items())
+
+
+def test_a_column_of_sounds_gives_paths_below_the_table_and_an_empty_cell_no_sound(tmp_path):
+    rows = [
+        {"file": "a.flac", "digit": 3, "speaker": "george"},
+        {"file": "", "digit": 4, "speaker": "lucas"},
+    ]
+    columns = Columns(image=None, text=None, audio="file", label="digit")
+    source = TableConfig(path=write(tmp_path, "csv", rows), columns=columns).open()
+    assert source.modalities == {"audio"}
+    first, second = source[0], source[1]
+    assert first["audio"] == str(tmp_path / "a.flac")
+    assert (first["id"], first["label"], first["speaker"]) == ("a.flac", "3", "george")
+    assert "audio" not in second
+    assert second["label"] == "4"
+
+
+def test_a_table_without_media_is_a_table_of_columns(tmp_path):
+    rows = [{"age": 31, "city": "Bern", "label": "yes"}, {"age": 9, "city": "Ulm", "label": "no"}]
+    source = TableConfig(
+        path=write(tmp_path, "csv", rows), columns=Columns(image=None, text=None)
+    ).open()
+    assert source.modalities == frozenset()
+    assert (source[1]["age"], source[1]["city"], source[1]["label"]) == (9, "Ulm", "no")

@@ -120,7 +120,8 @@ def test_labels_reach_the_objective_from_the_records(tmp_path):
 def test_labels_that_no_record_has_end_the_run_with_a_reason(tmp_path):
     table = tmp_path / "pairs.csv"
     table.write_text("id,text\n" + "".join(f"{i},caption {i}\n" for i in range(24)))
-    data = {"train": {"kind": "table", "path": str(table)}}
+    columns = {"image": None, "text": "text", "id": "id"}
+    data = {"train": {"kind": "table", "path": str(table), "columns": columns}}
     model = {
         "encoders": {"text": {"kind": "small_transformer", "width": 16, "layers": 1, "heads": 2}},
         "projection": {"kind": "linear", "dim": 16},
@@ -144,3 +145,12 @@ def test_one_momentum_encoder_serves_the_run_and_none_is_made_in_vain(tmp_path):
     assert plain.momentum is None
     assert slow.momentum is not None
     assert not any(p.requires_grad for p in slow.momentum.parameters())
+
+
+def test_an_encoder_for_a_modality_that_no_record_has_is_refused(tmp_path):
+    table = tmp_path / "pairs.csv"
+    table.write_text("id,text\n" + "".join(f"{i},caption {i}\n" for i in range(24)))
+    columns = {"image": None, "text": "text", "id": "id"}
+    data = {"train": {"kind": "table", "path": str(table), "columns": columns}}
+    with pytest.raises(DataError, match="has image and text, but no record has image"):
+        train_run(recipe_of({"kind": "info_nce"}, data=data), tmp_path / "run")

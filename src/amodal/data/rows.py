@@ -13,11 +13,10 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import model_validator
 
 from amodal.data.record import BrokenRecordError, DataError, Record, StrictModel
 
-RESERVED = ("id", "origin", "image", "text", "label")
+RESERVED = ("id", "origin", "image", "text", "audio", "label")
 
 
 class Columns(StrictModel):
@@ -26,20 +25,16 @@ class Columns(StrictModel):
     Args:
         image: paths, file contents, or a Hugging Face image; None reads none.
         text: captions; several columns, or a column of lists, give several captions per row.
+        audio: paths, file contents, or a Hugging Face sound; an empty cell is no sound.
         id: identity of the item.
         label: class name; left out, a column called `label` is taken if there is one.
     """
 
     image: str | None = "image"
     text: str | tuple[str, ...] | None = "caption"
+    audio: str | None = None
     id: str | None = None
     label: str | None = None
-
-    @model_validator(mode="after")
-    def _something_is_read(self) -> Columns:
-        if self.image is None and not self.texts:
-            raise ValueError("name at least one of the columns `image` and `text`")
-        return self
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -48,7 +43,11 @@ class Columns(StrictModel):
 
     @property
     def modalities(self) -> frozenset[str]:
-        named = {"image": self.image is not None, "text": bool(self.texts)}
+        named = {
+            "image": self.image is not None,
+            "text": bool(self.texts),
+            "audio": self.audio is not None,
+        }
         return frozenset(m for m, there in named.items() if there)
 
     def checked(self, names: Iterable[str], where: str, group_by: str | None = None) -> Columns:
@@ -61,6 +60,7 @@ class Columns(StrictModel):
         asked = [
             ("columns.image", self.image),
             *(("columns.text", name) for name in self.texts),
+            ("columns.audio", self.audio),
             ("columns.id", self.id),
             ("columns.label", self.label),
             ("group_by", group_by),
@@ -80,7 +80,8 @@ class Columns(StrictModel):
 
     def used(self) -> set[str]:
         """Every column that is not metadata."""
-        return {*self.texts, *(n for n in (self.image, self.id, self.label) if n is not None)}
+        single = (self.image, self.audio, self.id, self.label)
+        return {*self.texts, *(name for name in single if name is not None)}
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,12 @@ def row_record(
             raise BrokenRecordError(origin, f"no image: column {columns.image!r} is empty")
         record["image"] = image
         record["id"] = path or origin
+    if columns.audio is not None:
+        audio, path = _media(first[columns.audio], root)
+        if audio is not None:
+            record["audio"] = audio
+            if columns.image is None and path is not None:
+                record["id"] = path
     if columns.id is not None and first[columns.id] is not None:
         record["id"] = str(first[columns.id])
     if columns.texts:

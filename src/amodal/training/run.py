@@ -16,7 +16,7 @@ from transformers import set_seed
 
 from amodal.alignment.normalization import Normalization
 from amodal.data.collate import BatchReader, CachedSource, Collator
-from amodal.data.record import BrokenRecordError, Source
+from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.data.source import open_random_access
 from amodal.distributed import barrier, is_main
 from amodal.encoders.preprocessing import TextPreprocessor
@@ -92,6 +92,7 @@ def train_run(
     _prepare_folder(recipe, folder, resume)
     set_seed(recipe.train.seed % (1 << 32))
     train, validation = open_sources(recipe, watch)
+    _check_modalities(recipe, train)
     model = _build_model(recipe, folder, train, resume)
     reader = BatchReader(
         train,
@@ -201,6 +202,20 @@ def open_sources(recipe: Recipe, watch: Watcher | None = None) -> tuple[Source, 
     train, validation = opened
     assert train is not None
     return train, validation
+
+
+def _check_modalities(recipe: Recipe, train: Source) -> None:
+    if recipe.model.dual_encoder is not None:
+        return
+    encoders = recipe.model.encoders
+    wanted = [m for m in type(encoders).model_fields if getattr(encoders, m) is not None]
+    missing = [modality for modality in wanted if modality not in train.modalities]
+    if missing:
+        raise DataError(
+            f"{train.name}: model.encoders has {' and '.join(wanted)}, but no record has "
+            f"{' or '.join(missing)}; the source gives "
+            f"{', '.join(sorted(train.modalities)) or 'columns alone'}"
+        )
 
 
 def _check_sizes(recipe: Recipe, model: JointEmbedding) -> None:
