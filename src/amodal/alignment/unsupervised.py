@@ -73,9 +73,9 @@ class UnsupervisedAlignment:
 
 def standardized(rows: Tensor) -> Tensor:
     """(N, E) float32 rows less their mean, with a mean square of 1 over all coordinates."""
-    x = rows.detach().to(torch.promote_types(rows.dtype, torch.float32)).float()
+    x = rows.detach().double()
     x = x - x.mean(0)
-    return x / x.square().mean().sqrt().clamp_min(FLOOR)
+    return (x / x.square().mean().sqrt().clamp_min(FLOOR)).float()
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,14 @@ def csls_neighbours(
     References:
         Conneau et al. 2017, arXiv:1710.04087, eq. 7.
     """
-    x, y = F.normalize(left, dim=1, eps=FLOOR), F.normalize(right, dim=1, eps=FLOOR)
+    if left.ndim != 2 or right.ndim != 2 or left.shape[1] != right.shape[1]:
+        raise ValueError(
+            f"expected (N, E) and (M, E), got {tuple(left.shape)} and {tuple(right.shape)}"
+        )
+    if not len(left) or not len(right):
+        raise ValueError(f"neighbours need rows on both sides, got {len(left)} and {len(right)}")
+    wide = torch.promote_types(torch.promote_types(left.dtype, right.dtype), torch.float32)
+    x, y = (F.normalize(z.detach().to(wide), dim=1, eps=FLOOR) for z in (left, right))
 
     def density(a: Tensor, b: Tensor) -> Tensor:
         k = min(neighbours, len(b))
