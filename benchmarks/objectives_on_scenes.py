@@ -31,9 +31,13 @@ OBJECTIVES: dict[str, list[Entry]] = {
     "info_nce": [{"kind": "info_nce"}],
     "info_nce, mean": [{"kind": "info_nce", "multi_positive": "mean"}],
     "info_nce, smoothing 0.1": [{"kind": "info_nce", "smoothing": 0.1}],
-    "info_nce, queue 1024": [{"kind": "info_nce", "queue_size": 1024}],
-    "info_nce, queue 1024, momentum 0.99": [
-        {"kind": "info_nce", "queue_size": 1024, "momentum": 0.99}
+    "info_nce, queue 1024 at once": [{"kind": "info_nce", "queue_size": 1024, "queue_after": 0}],
+    "info_nce, queue 1024 after 250": [
+        {"kind": "info_nce", "queue_size": 1024, "queue_after": 250}
+    ],
+    "info_nce, momentum 0.99": [{"kind": "info_nce", "momentum": 0.99}],
+    "info_nce, momentum 0.99, queue 1024 at once": [
+        {"kind": "info_nce", "queue_size": 1024, "queue_after": 0, "momentum": 0.99}
     ],
     "info_nce, positives by label": [{"kind": "info_nce", "positives": "label"}],
     "nt_xent across": [{"kind": "nt_xent", "mode": "cross_modality"}],

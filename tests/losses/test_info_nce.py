@@ -373,3 +373,15 @@ def test_smoothing_without_negatives_is_nothing_and_its_gradient_is_right():
     loss = InfoNCEConfig(smoothing=0.3).build()
     want = info_nce(left.detach(), right.detach(), loss.log_scale, smoothing=0.3)
     assert loss(left, right).item() == pytest.approx(want.item())
+
+
+def test_queued_rows_count_from_the_step_that_was_asked_for():
+    plain = InfoNCEConfig().build()
+    queued = InfoNCEConfig(queue_size=32, queue_after=2).build(4).train()
+    values = []
+    for step in range(3):
+        left, right = unit(6, 4, seed=step), unit(6, 4, seed=step + 50)
+        item = torch.arange(6) + 100 * step
+        values.append((queued(left, right, left_item=item, right_item=item), plain(left, right)))
+    assert all(torch.equal(a, b) for a, b in values[:2])
+    assert values[2][0] > values[2][1]  # 12 further negatives

@@ -20,8 +20,8 @@ DIM = 8
 ENTRIES = {
     "info_nce": {"kind": "info_nce"},
     "info_nce, mean": {"kind": "info_nce", "multi_positive": "mean", "smoothing": 0.1},
-    "info_nce, queue": {"kind": "info_nce", "queue_size": 16},
-    "info_nce, momentum": {"kind": "info_nce", "queue_size": 16, "momentum": 0.9},
+    "info_nce, queue": {"kind": "info_nce", "queue_size": 16, "queue_after": 2},
+    "info_nce, momentum": {"kind": "info_nce", "queue_size": 16, "queue_after": 0, "momentum": 0.9},
     "info_nce, labels": {"kind": "info_nce", "positives": "label"},
     "nt_xent, views": {"kind": "nt_xent"},
     "nt_xent, bags": {"kind": "nt_xent", "mode": "cross_modality"},

@@ -255,6 +255,10 @@ class InfoNCEConfig(TemperatureConfig):
     kind: Literal["info_nce"] = "info_nce"
     multi_positive: MultiPositive = "exclusive"
     queue_size: int = Field(0, ge=0)  # rows of each modality kept from earlier batches
+    # Training steps before queued rows count. While encoders move fast, queued rows differ from
+    # those of the batch by their age, and telling old from new is easier than telling items apart.
+    # None: 1000, or 0 with a momentum encoder, whose rows are all alike.
+    queue_after: int | None = Field(None, ge=0)
     # Decay of a slow copy of the model, which then says what the candidates are; None: no copy.
     momentum: float | None = Field(None, gt=0, lt=1)
     smoothing: float = Field(0.0, ge=0, lt=1)  # share of each target that the negatives get
@@ -268,9 +272,15 @@ class InfoNCEConfig(TemperatureConfig):
             min_temperature=self.min_temperature,
             multi_positive=self.multi_positive,
             queue_size=self.queue_size,
+            queue_after=self._queue_after(),
             dim=dim or 0,
             smoothing=self.smoothing,
         )
+
+    def _queue_after(self) -> int:
+        if self.queue_after is not None:
+            return self.queue_after
+        return 1000 if self.momentum is None else 0
 
 
 class InfoNCE(nn.Module):
@@ -279,14 +289,16 @@ class InfoNCE(nn.Module):
     With a queue, the rows of earlier batches are further negatives: in the direction from left
     to right the queued right rows, and the other way round. Queued rows that are related to a
     query (see `positives_from_keys`) are left out for it. The queue holds what the encoder said
-    when the row passed, so it suits encoders that change slowly, or candidates from a momentum
-    encoder, which always does. One module serves one pair of modalities, as its two queues are
+    when the row passed, so it suits encoders that change slowly: it counts from the step
+    `queue_after` on, or its rows come from a momentum encoder, which always does. One module serves one pair of modalities, as its two queues are
     those of `left` and `right`.
 
     References:
         Wang et al. 2020, arXiv:1912.06798 (cross-batch memory).
         He et al. 2020, arXiv:1911.05722 (a queue of a momentum encoder's rows).
     """
+
+    step: Tensor
 
     def __init__(
         self,
@@ -295,6 +307,7 @@ class InfoNCE(nn.Module):
         min_temperature: float,
         multi_positive: MultiPositive = "exclusive",
         queue_size: int = 0,
+        queue_after: int = 0,
         dim: int = 0,
         smoothing: float = 0.0,
     ) -> None:
@@ -305,6 +318,8 @@ class InfoNCE(nn.Module):
         self.smoothing = smoothing
         self.left_queue = NegativeQueue(queue_size, dim) if queue_size else None
         self.right_queue = NegativeQueue(queue_size, dim) if queue_size else None
+        self.queue_after = queue_after
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.one_pair = queue_size > 0  # the queues are those of two modalities
 
     def forward(
@@ -347,7 +362,8 @@ class InfoNCE(nn.Module):
         assert left_item is not None
         assert right_item is not None
         assert positives is not None
-        past_left, past_right = self.left_queue.rows(), self.right_queue.rows()
+        held = None if int(self.step) >= self.queue_after else 0
+        past_left, past_right = self.left_queue.rows(held), self.right_queue.rows(held)
         owners = [(past_left.item, past_left.content), (past_right.item, past_right.content)]
         for item, content in ((left_item, left_content), (right_item, right_content)):
             if content is not None:
@@ -369,6 +385,7 @@ class InfoNCE(nn.Module):
         if self.training:
             self.left_queue.push(left_candidates, left_item, left_content)
             self.right_queue.push(right_candidates, right_item, right_content)
+            self.step += 1
         return (directions[0] + directions[1]) / 2
 
     def _one_way(

@@ -69,7 +69,11 @@ class NegativeQueue(nn.Module):
         self.content[place] = content[kept]
         self.pushed += rows
 
-    def rows(self) -> QueuedRows:
-        """The rows that are held, in no particular order; copies, safe to differentiate beside."""
-        n = len(self)
+    def rows(self, most: int | None = None) -> QueuedRows:
+        """The rows that are held, in no particular order; copies, safe to differentiate beside.
+
+        Args:
+            most: so many of them; None: all.
+        """
+        n = len(self) if most is None else min(most, len(self))
         return QueuedRows(self.z[:n].clone(), self.item[:n].clone(), self.content[:n].clone())
