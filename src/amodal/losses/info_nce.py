@@ -290,8 +290,8 @@ class InfoNCE(nn.Module):
     to right the queued right rows, and the other way round. Queued rows that are related to a
     query (see `positives_from_keys`) are left out for it. The queue holds what the encoder said
     when the row passed, so it suits encoders that change slowly: it counts from the step
-    `queue_after` on, or its rows come from a momentum encoder, which always does. One module serves one pair of modalities, as its two queues are
-    those of `left` and `right`.
+    `queue_after` on, or its rows come from a momentum encoder, which always changes slowly. One
+    module serves one pair of modalities, as its two queues are those of `left` and `right`.
 
     References:
         Wang et al. 2020, arXiv:1912.06798 (cross-batch memory).
