@@ -2,7 +2,7 @@
 
 `python benchmarks/unsupervised_alignment.py` prints the figures and writes
 `benchmarks/results/unsupervised_alignment.json` and a heat map beside it. About 10 minutes on one
-core; `--quick` is a small version of every part in about a minute, written nowhere.
+core; `--quick` is a small version of every part in less than a minute, written nowhere.
 
 The left cloud has 50 coordinates, exponential (skewed, heavy tailed), Gaussian, or in 20 Gaussian
 clusters each stretched its own way, times deviations that fall from 1 to e^(-anisotropy). The right
@@ -312,6 +312,8 @@ def main() -> None:
     torch.set_num_threads(1)
     begin = time.perf_counter()
     result: dict[str, Any] = {}
+    commit = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    result["commit"] = subprocess.run(commit, capture_output=True, text=True).stdout.strip()
     if arguments.quick:
         target(600, 2, (0.1,))
         phase(300, 1, (0.1, 0.8))
@@ -327,8 +329,6 @@ def main() -> None:
     result["peak_memory_mb"] = round(peak / 1024)  # with torch itself
     result["torch"] = torch.__version__
     result["hardware"] = f"1 core, {platform.machine()}"
-    commit = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
-    result["commit"] = subprocess.run(commit, capture_output=True, text=True).stdout.strip()
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     draw(result["phase"]["cells"], arguments.out.with_suffix(".png"))
