@@ -1,0 +1,124 @@
+"""Which factor can be read from which code, after a split into shared and private codes.
+
+    python benchmarks/shared_private.py                 # about 10 minutes on one core
+
+Two modalities of 64 numbers each are tanh mixtures of two one-hot factors, one that both have (10
+classes) and one of their own (10 classes), with noise of standard deviation 0.1. 4,000 items to
+train on, 2,000 held out, 1,500 steps of Adam with batches of 256, 5 seeds of data and weights.
+Probes are trained on the codes of the training items and measured on the held-out ones: logistic
+regression, and an MLP of 64 hidden units. Chance is 10 %. Figures are means over both modalities,
+then mean and standard deviation over seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neural_network import MLPClassifier
+from torch import Tensor
+
+from amodal.losses.shared_private import SharedPrivateConfig
+
+RESULT = Path(__file__).parent / "results" / "shared_private.json"
+CLASSES, WIDTH, TRAIN, TEST = 10, 64, 4000, 2000
+METHODS = {
+    "similarity alone (InfoNCE)": SharedPrivateConfig(
+        agreement_weight=0, difference_weight=0, reconstruction_weight=0
+    ),
+    "MISA: CMD, difference, reconstruction": SharedPrivateConfig(
+        similarity="cmd", agreement_weight=0, cross=False
+    ),
+    "InfoNCE, difference, reconstruction": SharedPrivateConfig(agreement_weight=0, cross=False),
+    "the same, crossed reconstruction": SharedPrivateConfig(agreement_weight=0),
+    "the same, agreement (default)": SharedPrivateConfig(),
+}
+
+
+def world(seed: int) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+    """Features of both modalities, the shared factor, and the private ones; train and test rows."""
+    g = torch.Generator().manual_seed(seed)
+    n = TRAIN + TEST
+    common = torch.randint(CLASSES, (n,), generator=g)
+    features, own = {}, {}
+    for m in ("a", "b"):
+        own[m] = torch.randint(CLASSES, (n,), generator=g)
+        factors = torch.cat([F.one_hot(common, CLASSES), F.one_hot(own[m], CLASSES)], 1).float()
+        inner = torch.randn(2 * CLASSES, 128, generator=g)
+        outer = torch.randn(128, WIDTH, generator=g) / 128**0.5
+        noise = 0.1 * torch.randn(n, WIDTH, generator=g)
+        features[m] = torch.tanh(factors @ inner) @ outer + noise
+    return features, common, own
+
+
+def probe(codes: Tensor, target: Tensor) -> tuple[float, float]:
+    """Held-out accuracy of a linear and of a nonlinear probe."""
+    x, y = codes.numpy(), target.numpy()
+    found = []
+    for classifier in (
+        LogisticRegression(max_iter=500),
+        MLPClassifier((64,), max_iter=60, early_stopping=True, random_state=0),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            classifier.fit(x[:TRAIN], y[:TRAIN])
+        found.append(float(classifier.score(x[TRAIN:], y[TRAIN:])))
+    return found[0], found[1]
+
+
+def run(config: SharedPrivateConfig, seed: int, steps: int) -> dict[str, float]:
+    torch.manual_seed(seed)
+    features, common, own = world(seed)
+    module = config.build(dict.fromkeys(features, WIDTH))
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
+    for _ in range(steps):
+        rows = torch.randint(TRAIN, (256,))
+        loss = module({m: x[rows] for m, x in features.items()})
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        codes = module.encode(features)
+    found: dict[str, list[float]] = {}
+    for m in features:
+        for code, z in (("shared", codes.shared[m]), ("private", codes.private[m])):
+            for factor, target in (("shared", common), ("private", own[m])):
+                for kind, value in zip(("linear", "MLP"), probe(z, target), strict=True):
+                    found.setdefault(f"{factor} factor from {code} code, {kind}", []).append(value)
+    return {name: statistics.mean(values) for name, values in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    results: dict[str, Any] = {}
+    for name, config in METHODS.items():
+        runs = [run(config, seed, given.steps) for seed in range(given.seeds)]
+        results[name] = {
+            key: [
+                round(statistics.mean(r[key] for r in runs), 4),
+                round(statistics.stdev(r[key] for r in runs), 4) if len(runs) > 1 else 0.0,
+            ]
+            for key in runs[0]
+        }
+        print(f"{name}: {json.dumps(results[name])}", flush=True)
+    setting = {"seeds": given.seeds, "steps": given.steps}
+    given.out.write_text(json.dumps({"setting": setting, "results": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

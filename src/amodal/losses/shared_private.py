@@ -1,0 +1,207 @@
+"""Shared and private codes: what modalities have in common, apart from what each has alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from amodal.losses.config import Config
+from amodal.losses.info_nce import info_nce
+from amodal.losses.moments import cmd
+
+
+def difference(codes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Sum of |A' B|_F^2 / N^2 over pairs of code matrices that should not repeat each other.
+
+    Rows of A (N, D_a) and B (N, D_b) are centred and brought to unit length first, so the value
+    lies between 0, no column of one correlates with a column of the other, and 1. It sees linear
+    dependence alone: codes can be orthogonal here and one still be read from the other.
+
+    Args:
+        codes: the pairs (A, B), rows matched.
+
+    Returns:
+        () in float32 or wider; 0 without rows.
+
+    References:
+        Bousmalis et al. 2016, arXiv:1608.06019, eq. 5.
+        Hazarika et al. 2020, arXiv:2005.03545, eq. 8.
+    """
+    total = torch.zeros(())
+    for a, b in codes:
+        if a.ndim != 2 or b.ndim != 2 or len(a) != len(b):
+            raise ValueError(f"codes must be matched rows, got {tuple(a.shape)}, {tuple(b.shape)}")
+        with torch.autocast(a.device.type, enabled=False):
+            left, right = _centred_unit(a), _centred_unit(b)
+            total = total.to(left) + (left.T @ right / max(1, len(a))).square().sum()
+    return total
+
+
+def agreement(shared: Sequence[Tensor]) -> Tensor:
+    """Mean over pairs of modalities of mean |s_a - s_b|^2 over the items, for unit rows.
+
+    A code of one modality that holds anything of what only it knows differs from the other's:
+    where this is 0, both are functions of what the modalities share.
+
+    Args:
+        shared: M tensors (N, E) of unit rows, matched.
+    """
+    terms = [
+        (_wide(a) - _wide(b)).square().sum(1).mean() if len(a) else (a.sum() + b.sum()) * 0.0
+        for a, b in combinations(shared, 2)
+    ]
+    return torch.stack(terms).mean()
+
+
+def reconstruction(rebuilt: Tensor, features: Tensor) -> Tensor:
+    """mean |x̂ - x|^2 / mean |x - mean x|^2: the unexplained share of the variance.
+
+    Features that are one point have no variance to explain; the value is then 0.
+    """
+    if rebuilt.shape != features.shape:
+        raise ValueError(f"{tuple(rebuilt.shape)} does not rebuild {tuple(features.shape)}")
+    rebuilt, features = _wide(rebuilt), _wide(features)
+    if not len(features):
+        return rebuilt.sum() * 0.0
+    variance = (features - features.mean(0)).square().sum(1).mean()
+    flat = variance <= 1e-12 + 1e-6 * features.square().sum(1).mean()
+    error = (rebuilt - features).square().sum(1).mean()
+    return torch.where(flat, error * 0.0, error / torch.where(flat, 1.0, variance))
+
+
+class Codes(NamedTuple):
+    """What `SharedPrivate` makes of N items: modality -> (N, E) unit rows each."""
+
+    shared: dict[str, Tensor]
+    private: dict[str, Tensor]
+
+
+class SharedPrivateConfig(Config):
+    """Widths of the codes, and the weight of each term."""
+
+    kind: Literal["shared_private"] = "shared_private"
+    shared: int = Field(16, ge=1)  # width of the shared codes
+    private: int = Field(16, ge=1)
+    hidden: int = Field(128, ge=1)
+    # cmd: clouds alike, as in MISA; pairs: InfoNCE of the items
+    similarity: Literal["cmd", "pairs"] = "pairs"
+    temperature: float = Field(0.1, gt=0)
+    similarity_weight: float = Field(1.0, ge=0)
+    agreement_weight: float = Field(10.0, ge=0)
+    difference_weight: float = Field(1.0, ge=0)
+    reconstruction_weight: float = Field(1.0, ge=0)
+    # rebuild each modality from its private code and the shared code of another
+    cross: bool = True
+
+    def build(self, widths: Mapping[str, int]) -> SharedPrivate:
+        """The module; `widths` is modality -> D, of the features."""
+        return SharedPrivate(self, widths)
+
+
+class SharedPrivate(nn.Module):
+    """Two encoders and a decoder per modality, over features of items that all modalities have.
+
+    Each modality gets a shared code s and a private code p, unit rows both. The loss is the
+    weighted sum of
+
+    - similarity: the shared codes of an item meet (`info_nce`), or their clouds do (`cmd`);
+    - `agreement` of the shared codes;
+    - `difference` of s and p of each modality, and of the private codes of every two;
+    - `reconstruction` of the features from [s; p], with `cross` from the s of another modality,
+      so that nothing in s that only this modality knows can be of use.
+
+    With CMD alone, as published, s tells much of the private factor; agreement and the crossed
+    reconstruction remove it.
+
+    Args:
+        config: see there.
+        widths: modality -> D.
+
+    References:
+        Hazarika et al. 2020, arXiv:2005.03545 (MISA).
+        Bousmalis et al. 2016, arXiv:1608.06019.
+    """
+
+    def __init__(self, config: SharedPrivateConfig, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        if len(widths) < 2:
+            raise ValueError(f"need 2 or more modalities, got {list(widths)}")
+        self.config = config
+        self.widths = dict(widths)
+        both = config.shared + config.private
+        self.shared = nn.ModuleDict(
+            {m: _mlp(d, config.hidden, config.shared) for m, d in widths.items()}
+        )
+        self.private = nn.ModuleDict(
+            {m: _mlp(d, config.hidden, config.private) for m, d in widths.items()}
+        )
+        self.decoder = nn.ModuleDict({m: _mlp(both, config.hidden, d) for m, d in widths.items()})
+
+    def encode(self, features: Mapping[str, Tensor]) -> Codes:
+        """Codes of (N_m, D_m) features, for whichever modalities are given."""
+        return Codes(
+            {m: _unit(self.shared[m](x)) for m, x in features.items()},
+            {m: _unit(self.private[m](x)) for m, x in features.items()},
+        )
+
+    def terms(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Each unweighted term of the loss of matched features (N, D_m) of every modality.
+
+        Raises:
+            ValueError: a modality is missing, or rows are not matched.
+        """
+        shapes = {m: tuple(x.shape) for m, x in features.items()}
+        rows = {len(x) for x in features.values()}
+        if set(features) != set(self.widths) or len(rows) != 1:
+            raise ValueError(f"expected matched features of {self.widths}, got {shapes}")
+        config, (shared, private) = self.config, self.encode(features)
+        names = list(self.widths)
+        scale = torch.tensor(1 / config.temperature).log()
+        meet = [
+            info_nce(shared[a], shared[b], scale.to(shared[a].device))
+            if config.similarity == "pairs"
+            else cmd(shared[a], shared[b])
+            for a, b in combinations(names, 2)
+        ]
+        rebuilt = []
+        for place, m in enumerate(names):
+            source = names[(place + 1) % len(names)] if config.cross else m
+            code = torch.cat([shared[source], private[m]], dim=1)
+            rebuilt.append(reconstruction(self.decoder[m](code), features[m]))
+        apart = [(shared[m], private[m]) for m in names]
+        apart += [(private[a], private[b]) for a, b in combinations(names, 2)]
+        return {
+            "similarity": torch.stack(meet).mean(),
+            "agreement": agreement(list(shared.values())),
+            "difference": difference(apart),
+            "reconstruction": torch.stack(rebuilt).mean(),
+        }
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of `terms`."""
+        weights = self.config.model_dump()
+        found = self.terms(features)
+        return torch.stack([weights[f"{n}_weight"] * value for n, value in found.items()]).sum()
+
+
+def _mlp(width: int, hidden: int, out: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, out))
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return F.normalize(_wide(rows), dim=1)
+
+
+def _centred_unit(rows: Tensor) -> Tensor:
+    rows = _wide(rows)
+    return F.normalize(rows - rows.mean(0) if len(rows) else rows, dim=1, eps=1e-6)
+
+
+def _wide(rows: Tensor) -> Tensor:
+    return rows.to(torch.promote_types(rows.dtype, torch.float32))
