@@ -56,6 +56,7 @@ OBJECTIVES: dict[str, list[Entry]] = {
     "coral (control)": [{"kind": "coral"}],
     "cmd (control)": [{"kind": "cmd"}],
     "adversarial (control)": [{"kind": "adversarial"}],
+    "adversarial, alternating (control)": [{"kind": "adversarial", "updates": "alternating"}],
     "nt_xent, views (control)": [{"kind": "nt_xent"}],
     "info_nce + 0.5 mmd": [{"kind": "info_nce"}, {"kind": "mmd", "weight": 0.5}],
     "info_nce + 0.2 adversarial": [
@@ -154,21 +155,27 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="objectives at once, a core each")
+    parser.add_argument(
+        "--again", nargs="+", choices=list(OBJECTIVES), help="these alone; --out keeps the others"
+    )
     parser.add_argument("--only", choices=list(OBJECTIVES), help="one objective, as JSON")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "objectives_on_scenes.json")
     given = parser.parse_args()
     if given.only:
         print(json.dumps(run_one(given.only, given)))
         return
-    results: dict[str, Any] = {}
+    names = given.again or list(OBJECTIVES)
+    before = json.loads(given.out.read_text())["results"] if given.again else {}
+    results: dict[str, Any] = {n: before[n] for n in OBJECTIVES if n in before}
     setting = {n: getattr(given, n) for n in ("items", "epochs", "seed", "jobs")}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(given.jobs) as pool:
-        found = {name: pool.submit(run_apart, name, given) for name in OBJECTIVES}
+        found = {name: pool.submit(run_apart, name, given) for name in names}
         for name, one in found.items():
             results[name] = one.result()
             print(f"{name:36} {json.dumps(results[name])}", flush=True)
-            document = {"setting": setting, "results": results}
+            ordered = {n: results[n] for n in OBJECTIVES if n in results}
+            document = {"setting": setting, "results": ordered}
             given.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
