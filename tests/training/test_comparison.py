@@ -193,3 +193,15 @@ def test_what_belongs_to_two_modalities_is_refused_for_three(entry):
     with pytest.raises(DataError, match="image, text, audio"):
         Objectives([config], dim=4)(embedded)
     assert Objectives([InfoNCEConfig()], dim=4)(embedded)[0].isfinite()
+
+
+@pytest.mark.parametrize("mode", ["cross_modality", "in_modality"])
+def test_equal_captions_of_two_items_are_no_negatives_in_a_bag_either(mode):
+    text = rows(4, 1)._replace(item=torch.tensor([0, 0, 1, 1]), content=torch.tensor([7, 8, 7, 9]))
+    config = NTXentConfig(mode=mode)
+    embedded = {"image": rows(2, 0), "text": text}
+    Objectives([config], dim=4)(embedded)[0].backward()
+    with torch.no_grad():  # what rows 0 and 2, one caption, do to each other
+        moved = text._replace(z=(text.z - 0.1 * text.z.grad))
+    before, after = (float(t.z[0].detach() @ t.z[2].detach()) for t in (text, moved))
+    assert after > before

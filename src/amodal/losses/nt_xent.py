@@ -32,7 +32,8 @@ def nt_xent(
 
     Args:
         z: (R, E) unit-norm embeddings.
-        group: (R,) int64; rows with equal keys are positives of each other.
+        group: (R,) int64, rows with equal keys are positives of each other; or (R, R) bool, True
+            where two rows are, which is symmetric.
         log_scale: () natural log of the inverse temperature.
         multi_positive: see `one_way`.
 
@@ -43,10 +44,13 @@ def nt_xent(
         Chen et al. 2020, arXiv:2002.05709, eq. 1.
         Khosla et al. 2020, arXiv:2004.11362, eq. 2 (more than two views, "mean").
     """
-    if group.shape != z.shape[:1]:
-        raise ValueError(f"{len(z)} rows need {len(z)} group keys, got {tuple(group.shape)}")
+    if group.shape not in ((len(z),), (len(z), len(z))):
+        raise ValueError(
+            f"{len(z)} rows need {len(z)} group keys or a mask, got {tuple(group.shape)}"
+        )
     others = ~torch.eye(len(z), dtype=torch.bool, device=z.device)
-    positives = (group[:, None] == group[None, :]) & others
+    together = group if group.ndim == 2 else group[:, None] == group[None, :]
+    positives = together.bool() & others
     return one_way(z, z, log_scale, positives, multi_positive=multi_positive, keep=others)
 
 
@@ -85,7 +89,7 @@ class NTXent(nn.Module):
         self.multi_positive: MultiPositive = multi_positive
 
     def forward(self, z: Tensor, group: Tensor) -> Tensor:
-        """Loss of (R, E) unit-norm embeddings with (R,) int64 group keys; see `nt_xent`."""
+        """Loss of (R, E) unit-norm embeddings with group keys or a mask; see `nt_xent`."""
         return nt_xent(z, group, self.log_scale, multi_positive=self.multi_positive)
 
     @torch.no_grad()

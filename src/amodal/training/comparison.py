@@ -64,11 +64,7 @@ def by_label(seen: Seen) -> Seen:
 def pairs(loss: Any, seen: Seen) -> list[Tensor]:
     """Every two modalities, with the mask of the rows that belong together."""
     return [
-        loss(
-            left.z,
-            right.z,
-            positives_from_keys(left.item, right.item, left.content, right.content),
-        )
+        loss(left.z, right.z, _positives(left, right))
         for left, right in combinations(seen.values(), 2)
     ]
 
@@ -100,16 +96,25 @@ def candidate_pairs(loss: Any, seen: Seen) -> list[Tensor]:
 def views_of_each(loss: Any, seen: Seen) -> list[Tensor]:
     """Each modality in which some item has several rows."""
     return [
-        loss(one.z, one.item) for one in seen.values() if len(torch.unique(one.item)) < len(one.z)
+        loss(one.z, _positives(one, one))
+        for one in seen.values()
+        if len(torch.unique(one.item)) < len(one.z)
     ]
 
 
 def bags_of_two(loss: Any, seen: Seen) -> list[Tensor]:
     """The rows of every two modalities in one bag."""
-    return [
-        loss(torch.cat([left.z, right.z]), torch.cat([left.item, right.item]))
-        for left, right in combinations(seen.values(), 2)
-    ]
+    terms = []
+    for left, right in combinations(seen.values(), 2):
+        across = _positives(left, right)
+        together = torch.cat(
+            [
+                torch.cat([_positives(left, left), across], dim=1),
+                torch.cat([across.T, _positives(right, right)], dim=1),
+            ]
+        )
+        terms.append(loss(torch.cat([left.z, right.z]), together))
+    return terms
 
 
 def matched_rows(loss: Any, seen: Seen) -> list[Tensor]:
@@ -156,6 +161,11 @@ def _check_pairs(loss: Any, seen: Seen) -> None:
             f"{type(loss).__name__} with a queue or translators serves two modalities, "
             f"the records have {', '.join(seen)}; leave those out"
         )
+
+
+def _positives(left: Rows, right: Rows) -> Tensor:
+    """(N, M) bool, True for the rows that belong together."""
+    return positives_from_keys(left.item, right.item, left.content, right.content)
 
 
 def _keys(left: Rows, right: Rows) -> dict[str, Tensor | None]:
