@@ -48,6 +48,7 @@ OBJECTIVES: dict[str, list[Entry]] = {
     "matryoshka 32, 64, 256": [{"kind": "matryoshka", "dims": [32, 64, 256]}],
     "deep_cca": [{"kind": "deep_cca", "momentum": 0.8}],
     "deep_cca, then [cca, l2]": [{"kind": "deep_cca", "momentum": 0.8}],
+    "deep_cca in 32 dimensions, then [cca, l2]": [{"kind": "deep_cca", "momentum": 0.8}],
     "cycle, soft nearest neighbour": [{"kind": "cycle"}],
     "cycle, translators": [{"kind": "cycle", "form": "translate"}],
     "distillation, similarity": [{"kind": "distillation"}],
@@ -67,6 +68,10 @@ OBJECTIVES: dict[str, list[Entry]] = {
 }
 MORE = {  # what else the recipe needs
     "deep_cca, then [cca, l2]": ["model.normalization=[cca, l2]"],
+    "deep_cca in 32 dimensions, then [cca, l2]": [
+        "model.normalization=[cca, l2]",
+        "model.projection.dim=32",
+    ],
     "nt_xent, views (control)": ["data.views=2"],
 }
 
