@@ -1,0 +1,102 @@
+"""Bottleneck fusion: modalities talk through a few tokens only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from amodal.fusion.attention import CrossAttention, FeedForward
+from amodal.fusion.config import FusionBase, Widths, check_widths, tokens_of
+
+
+class BottleneckConfig(FusionBase):
+    """How many tokens, and how many layers."""
+
+    kind: Literal["bottleneck"] = "bottleneck"
+    tokens: int = Field(4, ge=1)
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> BottleneckConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} does not divide by {self.heads} heads")
+        return self
+
+    def build(self, widths: Widths) -> Bottleneck:
+        return Bottleneck(self, widths)
+
+
+class Bottleneck(nn.Module):
+    """In each layer a modality reads itself and the bottleneck, and rewrites its own copy of that.
+
+    The copies of the modalities that are there are averaged before the next layer. So the cost of
+    fusion grows with the number of bottleneck tokens and not with the product of lengths.
+
+    Args:
+        config: see there.
+        widths: modality -> D.
+
+    References:
+        Nagrani et al. 2021, arXiv:2107.00135, eq. 5 to 7.
+    """
+
+    level = "tokens"
+
+    def __init__(self, config: BottleneckConfig, widths: Widths) -> None:
+        super().__init__()
+        check_widths(widths)
+        self.widths, self.dim = dict(widths), config.dim
+        self.project = nn.ModuleDict({m: nn.Linear(d, config.dim) for m, d in widths.items()})
+        self.bottleneck = nn.Parameter(0.02 * torch.randn(config.tokens, config.dim))
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    m: nn.ModuleList(
+                        [
+                            CrossAttention(config.dim, config.heads, config.dropout),
+                            FeedForward(config.dim, 4 * config.dim, config.dropout),
+                        ]
+                    )
+                    for m in widths
+                }
+            )
+            for _ in range(config.layers)
+        )
+
+    def forward(
+        self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(B, N_m, D_m) and (B, N_m) bool of every modality → (B, N + bottleneck, dim), (B, ...).
+
+        The bottleneck comes last, and is kept for every item: where all modalities are absent it
+        is as it was learned.
+        """
+        found = {
+            m: (self.project[m](x), mask)
+            for m, (x, mask) in tokens_of(values, keep, self.widths).items()
+        }
+        batch, count = len(next(iter(found.values()))[0]), len(self.bottleneck)
+        between = self.bottleneck.expand(batch, -1, -1)
+        always = torch.ones(batch, count, dtype=torch.bool, device=between.device)
+        there = torch.stack([mask.any(1) for _, mask in found.values()], dim=1)  # (B, M)
+        for layer in self.layers:
+            copies, rewritten = [], {}
+            for m, (x, mask) in found.items():
+                attend, feed = layer[m]  # type: ignore[index]
+                whole, keep_all = torch.cat([x, between], 1), torch.cat([mask, always], 1)
+                whole = feed(attend(whole, whole, keep_all))
+                rewritten[m] = (whole[:, : x.shape[1]], mask)
+                copies.append(whole[:, x.shape[1] :])
+            found = rewritten
+            share = there / there.sum(1, keepdim=True).clamp_min(1)  # (B, M)
+            mean = torch.einsum("bm,mbkd->bkd", share.to(between.dtype), torch.stack(copies))
+            between = torch.where(there.any(1)[:, None, None], mean, between)
+        mask = torch.cat([*(mask for _, mask in found.values()), always], dim=1)
+        tokens = torch.cat([*(x for x, _ in found.values()), between], dim=1)
+        return tokens * mask[..., None], mask

@@ -1,0 +1,97 @@
+"""Concatenation: of vectors, late, or of tokens, early."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from amodal.fusion.config import FusionBase, Widths, check_widths, tokens_of, vectors_of
+
+
+class ConcatConfig(FusionBase):
+    """Vectors side by side, then a layer or two."""
+
+    kind: Literal["concat"] = "concat"
+    hidden: int | None = Field(None, ge=1)  # None: one linear layer
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    def build(self, widths: Widths) -> Concat:
+        return Concat(self, widths)
+
+
+class Concat(nn.Module):
+    """W [x_1; ...; x_M], or W' gelu(W [x_1; ...; x_M]); an absent x_m is a learned vector.
+
+    Args:
+        config: see there.
+        widths: modality -> D.
+    """
+
+    level = "vectors"
+
+    def __init__(self, config: ConcatConfig, widths: Widths) -> None:
+        super().__init__()
+        check_widths(widths)
+        self.widths, self.dim = dict(widths), config.dim
+        self.absent = nn.ParameterDict({m: torch.zeros(d) for m, d in widths.items()})
+        total = sum(widths.values())
+        if config.hidden is None:
+            self.layers: nn.Module = nn.Linear(total, config.dim)
+        else:
+            self.layers = nn.Sequential(
+                nn.Linear(total, config.hidden),
+                nn.GELU(),
+                nn.Dropout(config.dropout),
+                nn.Linear(config.hidden, config.dim),
+            )
+
+    def forward(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """(B, D_m) and (B,) bool of every modality → (B, dim)."""
+        rows = [
+            torch.where(there[:, None], x, self.absent[m].to(x.dtype))
+            for m, (x, there) in vectors_of(values, present, self.widths).items()
+        ]
+        fused: Tensor = self.layers(torch.cat(rows, dim=1))
+        return fused
+
+
+class ConcatTokensConfig(FusionBase):
+    """All tokens in one sequence."""
+
+    kind: Literal["concat_tokens"] = "concat_tokens"
+
+    def build(self, widths: Widths) -> ConcatTokens:
+        return ConcatTokens(self, widths)
+
+
+class ConcatTokens(nn.Module):
+    """Tokens brought to one width, plus a learned vector per modality, one after the other.
+
+    Whatever mixes them comes after: a Transformer, or the pooling of the model.
+
+    Args:
+        config: see there.
+        widths: modality -> D.
+    """
+
+    level = "tokens"
+
+    def __init__(self, config: ConcatTokensConfig, widths: Widths) -> None:
+        super().__init__()
+        check_widths(widths)
+        self.widths, self.dim = dict(widths), config.dim
+        self.project = nn.ModuleDict({m: nn.Linear(d, config.dim) for m, d in widths.items()})
+        self.modality = nn.ParameterDict({m: 0.02 * torch.randn(config.dim) for m in widths})
+
+    def forward(
+        self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(B, N_m, D_m) and (B, N_m) bool of every modality → (B, N, dim) and (B, N)."""
+        found = tokens_of(values, keep, self.widths)
+        tokens = [self.project[m](x) + self.modality[m] for m, (x, _) in found.items()]
+        mask = torch.cat([mask for _, mask in found.values()], dim=1)
+        return torch.cat(tokens, dim=1) * mask[..., None], mask

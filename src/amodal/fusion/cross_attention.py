@@ -1,0 +1,185 @@
+"""Cross-modal attention: the tokens of each modality look at those of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from amodal.fusion.attention import CrossAttention, FeedForward
+from amodal.fusion.config import FusionBase, Widths, check_widths, tokens_of
+
+
+class CrossAttentionConfig(FusionBase):
+    """Who looks at whom, and how often."""
+
+    kind: Literal["cross_attention"] = "cross_attention"
+    # directional: one stack of layers for every ordered pair of modalities, all of which read the
+    # other's tokens as they came. together: layer by layer each modality reads all others, then
+    # itself.
+    style: Literal["directional", "together"] = "together"
+    layers: int = Field(2, ge=1)
+    heads: int = Field(4, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> CrossAttentionConfig:
+        if self.dim % self.heads:
+            raise ValueError(f"dim {self.dim} does not divide by {self.heads} heads")
+        return self
+
+    def build(self, widths: Widths) -> nn.Module:
+        return (Directional if self.style == "directional" else Together)(self, widths)
+
+
+class _Projected(nn.Module):
+    """Tokens of every modality at one width, with a learned vector that tells them apart."""
+
+    def __init__(self, dim: int, widths: Widths) -> None:
+        super().__init__()
+        check_widths(widths)
+        self.widths = dict(widths)
+        self.project = nn.ModuleDict({m: nn.Linear(d, dim) for m, d in widths.items()})
+        self.modality = nn.ParameterDict({m: 0.02 * torch.randn(dim) for m in widths})
+
+    def forward(
+        self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        return {
+            m: (self.project[m](x) + self.modality[m], mask)
+            for m, (x, mask) in tokens_of(values, keep, self.widths).items()
+        }
+
+
+class Directional(nn.Module):
+    """For every two modalities, the tokens of one are rewritten by layers that read the other.
+
+    What comes out are the tokens of every modality after each of the others, so M (M - 1)
+    sequences one after the other; a token whose other modality is absent passes unchanged.
+
+    References:
+        Tsai et al. 2019, arXiv:1906.00295, section 3.1.
+    """
+
+    level = "tokens"
+
+    def __init__(self, config: CrossAttentionConfig, widths: Widths) -> None:
+        super().__init__()
+        self.dim = config.dim
+        self.inputs = _Projected(config.dim, widths)
+        self.stacks = nn.ModuleDict(
+            {
+                f"{target}_from_{source}": nn.ModuleList(
+                    nn.ModuleList(
+                        [
+                            CrossAttention(config.dim, config.heads, config.dropout),
+                            FeedForward(config.dim, 4 * config.dim, config.dropout),
+                        ]
+                    )
+                    for _ in range(config.layers)
+                )
+                for target in widths
+                for source in widths
+                if source != target
+            }
+        )
+
+    def forward(
+        self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(B, N_m, D_m) and (B, N_m) bool of every modality → (B, N, dim) and (B, N)."""
+        found = self.inputs(values, keep)
+        tokens, masks = [], []
+        for target, (x, own) in found.items():
+            for source, (context, mask) in found.items():
+                if source == target:
+                    continue
+                rewritten = x
+                for attend, feed in _pairs(self.stacks[f"{target}_from_{source}"]):
+                    rewritten = feed(attend(rewritten, context, mask))
+                tokens.append(rewritten)
+                masks.append(own)
+        mask = torch.cat(masks, dim=1)
+        return torch.cat(tokens, dim=1) * mask[..., None], mask
+
+
+class Together(nn.Module):
+    """In each layer every modality reads the tokens of all others, then its own, then a MLP.
+
+    Within a layer all modalities read what the others were before it, so their order is of no
+    importance.
+
+    References:
+        Lu et al. 2019, arXiv:1908.02265, fig. 2b (co-attention of two).
+        Tan & Bansal 2019, arXiv:1908.07490, section 3.2 (cross, then self-attention).
+    """
+
+    level = "tokens"
+
+    def __init__(self, config: CrossAttentionConfig, widths: Widths) -> None:
+        super().__init__()
+        self.dim = config.dim
+        self.inputs = _Projected(config.dim, widths)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    m: nn.ModuleList(
+                        [
+                            CrossAttention(config.dim, config.heads, config.dropout),
+                            CrossAttention(config.dim, config.heads, config.dropout),
+                            FeedForward(config.dim, 4 * config.dim, config.dropout),
+                        ]
+                    )
+                    for m in widths
+                }
+            )
+            for _ in range(config.layers)
+        )
+
+    def forward(
+        self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """(B, N_m, D_m) and (B, N_m) bool of every modality → (B, N, dim) and (B, N)."""
+        found = self.inputs(values, keep)
+        for layer in self.layers:
+            found = {
+                m: (self._rewritten(layer[m], m, found), mask)  # type: ignore[index]
+                for m, (_, mask) in found.items()
+            }
+        mask = torch.cat([mask for _, mask in found.values()], dim=1)
+        return torch.cat([x for x, _ in found.values()], dim=1) * mask[..., None], mask
+
+    def weights(
+        self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor], target: str
+    ) -> dict[str, Tensor]:
+        """Where the tokens of `target` look in the first layer.
+
+        Returns:
+            source -> (B, N_target, N_source) mean over heads; over all sources a row sums to 1, or
+            to 0 where all of them are absent.
+        """
+        found = self.inputs(values, keep)
+        others = {m: rows for m, rows in found.items() if m != target}
+        context = torch.cat([x for x, _ in others.values()], dim=1)
+        mask = torch.cat([mask for _, mask in others.values()], dim=1)
+        attend = self.layers[0][target][0]  # type: ignore[index]
+        weights = attend.weights(found[target][0], context, mask).mean(1)
+        parts = weights.split([x.shape[1] for x, _ in others.values()], dim=2)
+        return dict(zip(others, parts, strict=True))
+
+    @staticmethod
+    def _rewritten(steps: Any, target: str, found: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+        across, inside, feed = steps
+        x, own = found[target]
+        context = torch.cat([rows for m, (rows, _) in found.items() if m != target], dim=1)
+        mask = torch.cat([keep for m, (_, keep) in found.items() if m != target], dim=1)
+        x = across(x, context, mask)
+        rewritten: Tensor = feed(inside(x, x, own))
+        return rewritten
+
+
+def _pairs(stack: Any) -> list[tuple[nn.Module, nn.Module]]:
+    return [(attend, feed) for attend, feed in stack]
