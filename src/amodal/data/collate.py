@@ -38,7 +38,7 @@ class ValueInput(Protocol):
     """What the encoder of any other modality wants: a value of a record, and tensors of many."""
 
     def read(self, record: Record) -> Any | None:
-        """The value, or None where the record has none; a `BrokenRecordError` where it is bad."""
+        """The value, or None where the record has none; a ValueError where it is bad."""
         ...
 
     def __call__(self, values: list[Any]) -> dict[str, Tensor]: ...
@@ -122,6 +122,9 @@ class Collator:
                 target = self.target.read(record) if self.target is not None else None
             except BrokenRecordError as error:
                 broken.append(error)
+                continue
+            except ValueError as error:
+                broken.append(BrokenRecordError(record["origin"], str(error)))
                 continue
             kept.append((record, rng))
             images.append(image)

@@ -1,0 +1,252 @@
+"""Columns of a table as tokens: numbers, categories, and what is missing among them."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
+
+Row = tuple[tuple[float | None, ...], tuple[str | None, ...]]  # numbers and categories
+
+
+class ColumnsConfig(EncoderConfig):
+    """Which columns are read, and how wide their tokens are."""
+
+    kind: Literal["columns"] = "columns"
+    numbers: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    width: int = Field(64, ge=1)
+    layers: int = Field(1, ge=0)  # Transformer layers over the tokens
+    heads: int = Field(4, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    levels: tuple[int, ...] = ()  # known values per category column; found in the training rows
+
+    @model_validator(mode="after")
+    def _columns_are_named(self) -> ColumnsConfig:
+        named = [*self.numbers, *self.categories]
+        if not named or len(set(named)) < len(named):
+            raise ValueError(f"name each column once in numbers or categories, got {named}")
+        if self.layers and self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
+        return self
+
+    def build(self, pretrained: bool = True) -> Columns:
+        """The encoder with random weights; there are no pretrained ones."""
+        return Columns(self)
+
+    def preprocessor(self, records: Iterable[Mapping[str, Any]]) -> ColumnsPreprocessor:
+        """What reads the columns, fitted on training records."""
+        return ColumnsPreprocessor.fitted(self.numbers, self.categories, records)
+
+    def for_preprocessor(self, prepare: ColumnsPreprocessor) -> ColumnsConfig:
+        """The same with the number of values that each category column has."""
+        return self.model_copy(update={"levels": tuple(len(v) for v in prepare.levels)})
+
+
+class ColumnsPreprocessor:
+    """Reads columns of records, and makes tensors of what it read.
+
+    Args:
+        numbers: names of columns with numbers.
+        categories: names of columns with words.
+        mean, deviation: of each number column, over the training rows.
+        levels: known values of each category column; any other counts as one more.
+    """
+
+    FILE = "columns_config.json"
+
+    def __init__(
+        self,
+        numbers: Sequence[str],
+        categories: Sequence[str],
+        mean: Sequence[float],
+        deviation: Sequence[float],
+        levels: Sequence[Sequence[str]],
+    ) -> None:
+        self.numbers, self.categories = tuple(numbers), tuple(categories)
+        self.mean, self.deviation = tuple(mean), tuple(deviation)
+        self.levels = tuple(tuple(names) for names in levels)
+        self._place = [{name: i for i, name in enumerate(names)} for names in self.levels]
+
+    @classmethod
+    def fitted(
+        cls,
+        numbers: Sequence[str],
+        categories: Sequence[str],
+        records: Iterable[Mapping[str, Any]],
+    ) -> ColumnsPreprocessor:
+        """With the means, deviations and values of training records; unreadable cells are left out.
+
+        Raises:
+            ValueError: no record has one of the columns; the nearest is named.
+        """
+        reader = cls(numbers, categories, (), (), ())
+        columns: set[str] = set()
+        seen_numbers: list[list[float]] = [[] for _ in numbers]
+        seen_names: list[set[str]] = [set() for _ in categories]
+        for record in records:
+            columns.update(record)
+            try:
+                row = reader.read(record)
+            except ValueError:
+                continue  # reported when training draws the row
+            if row is None:
+                continue
+            for values, number in zip(seen_numbers, row[0], strict=True):
+                if number is not None:
+                    values.append(number)
+            for names, name in zip(seen_names, row[1], strict=True):
+                if name is not None:
+                    names.add(name)
+        for column in (*numbers, *categories):
+            if column not in columns:
+                near = difflib.get_close_matches(column, columns, n=1, cutoff=0.4)
+                hint = f"; the nearest is {near[0]!r}" if near else ""
+                there = ", ".join(map(repr, sorted(columns - {"origin"})))
+                raise ValueError(f"no record has a column {column!r}, they have {there}{hint}")
+        means, deviations = [], []
+        for values in seen_numbers:
+            x = torch.tensor(values, dtype=torch.float64)
+            deviation = float(x.std(correction=0)) if len(x) else 0.0
+            means.append(float(x.mean()) if len(x) else 0.0)
+            deviations.append(deviation if deviation > 0 else 1.0)
+        return cls(numbers, categories, means, deviations, [sorted(n) for n in seen_names])
+
+    def read(self, record: Mapping[str, Any]) -> Row | None:
+        """The cells of one record, None where one is empty; None where all are.
+
+        Raises:
+            ValueError: a cell of a number column that is no number.
+        """
+        numbers = tuple(_number(column, record.get(column)) for column in self.numbers)
+        categories = tuple(
+            None if _is_empty(record.get(c)) else str(record[c]) for c in self.categories
+        )
+        if all(cell is None for cell in (*numbers, *categories)):
+            return None
+        return numbers, categories
+
+    def __call__(self, values: list[Row]) -> dict[str, Tensor]:
+        """`numbers` (B, P) float32 of mean 0, NaN where missing; `categories` (B, Q) int64.
+
+        Category 0 is a missing cell, 1 a value that no training row had.
+        """
+        mean = torch.tensor(self.mean, dtype=torch.float64)
+        deviation = torch.tensor(self.deviation, dtype=torch.float64)
+        numbers = torch.tensor(
+            [[math.nan if x is None else x for x in row[0]] for row in values],
+            dtype=torch.float64,
+        ).view(len(values), len(self.numbers))
+        places = [
+            [
+                0 if name is None else 2 + place.get(name, -1)
+                for place, name in zip(self._place, row[1], strict=True)
+            ]
+            for row in values
+        ]
+        return {
+            "numbers": ((numbers - mean) / deviation).float(),
+            "categories": torch.tensor(places, dtype=torch.int64).view(
+                len(values), len(self.categories)
+            ),
+        }
+
+    def save(self, folder: str | Path) -> None:
+        """Write `columns_config.json`."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        values = {
+            "numbers": self.numbers,
+            "categories": self.categories,
+            "mean": self.mean,
+            "deviation": self.deviation,
+            "levels": self.levels,
+        }
+        text = json.dumps(values, indent=1, ensure_ascii=False)
+        (path / self.FILE).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> ColumnsPreprocessor:
+        """Read what `save` has written."""
+        return cls(**json.loads((Path(folder) / cls.FILE).read_text(encoding="utf-8")))
+
+
+class Columns(nn.Module):
+    """One token per column: x_j w_j + b_j for a number, a learned vector for a category or a gap.
+
+    References:
+        Gorishniy et al. 2021, arXiv:2106.11959, section 3.3 (feature tokenizer and Transformer).
+    """
+
+    pooling: PoolingName = "attention"
+
+    def __init__(self, config: ColumnsConfig) -> None:
+        super().__init__()
+        self.config, self.width = config, config.width
+        count = len(config.numbers)
+        scale = config.width**-0.5
+        self.number_weight = nn.Parameter(scale * torch.randn(count, config.width))
+        self.number_bias = nn.Parameter(scale * torch.randn(count, config.width))
+        self.number_missing = nn.Parameter(scale * torch.randn(count, config.width))
+        levels = config.levels or (0,) * len(config.categories)
+        self.category = nn.ModuleList(nn.Embedding(2 + n, config.width) for n in levels)
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                config.width,
+                config.heads,
+                dim_feedforward=4 * config.width,
+                dropout=config.dropout,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(config.layers)
+        )
+
+    def forward(self, numbers: Tensor, categories: Tensor) -> tuple[Tensor, None]:
+        """(B, P) float, NaN where missing, and (B, Q) int64 → tokens (B, P + Q, D)."""
+        missing = numbers.isnan()
+        known = numbers.masked_fill(missing, 0)[..., None] * self.number_weight + self.number_bias
+        tokens = [torch.where(missing[..., None], self.number_missing, known)]
+        tokens += [table(categories[:, j])[:, None] for j, table in enumerate(self.category)]
+        x = torch.cat([t.to(tokens[0].dtype) for t in tokens], dim=1)
+        for layer in self.layers:
+            x = layer(x)
+        return x, None
+
+    def layer_groups(self) -> LayerGroups:
+        """The tokenizer, then the layers: what `freeze: n` counts."""
+        stem: list[nn.Module | nn.Parameter] = [
+            self.number_weight,
+            self.number_bias,
+            self.number_missing,
+            self.category,
+        ]
+        return [stem, *[[layer] for layer in self.layers]]
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _number(column: str, value: Any) -> float | None:
+    if _is_empty(value):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"column {column!r} says {value!r:.40}, expected a number") from None
+    if math.isnan(number):
+        return None
+    if math.isinf(number):
+        raise ValueError(f"column {column!r} says {value!r:.40}, expected a finite number")
+    return number
