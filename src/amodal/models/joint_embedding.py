@@ -24,7 +24,13 @@ from amodal.encoders.specification import (
     ImageEncoderConfig,
     TextEncoderConfig,
 )
-from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
+from amodal.models.run_folder import (
+    Preprocessor,
+    Preprocessors,
+    found_folder,
+    read_model,
+    write_model,
+)
 from amodal.projection import ProjectionConfig
 
 NORMALIZATION = "normalization"
@@ -118,9 +124,7 @@ class JointEmbedding(PreTrainedModel):
     ) -> None:
         super().__init__(config)
         architecture = Architecture.model_validate(config.architecture)
-        self.preprocessors: dict[str, ImagePreprocessor | TextPreprocessor] = dict(
-            preprocessors or {}
-        )
+        self.preprocessors: dict[str, Preprocessor] = dict(preprocessors or {})
         self.encoders = nn.ModuleDict()
         self.poolings = nn.ModuleDict()
         self.projections = nn.ModuleDict()
@@ -280,8 +284,10 @@ class JointEmbedding(PreTrainedModel):
                 name = str(item) if isinstance(item, str | Path) else f"{modality}[{place}]"
                 arrays.append(decode_image(item, name, min_size=prepare.size))
             tensors = prepare(arrays)
-        else:
+        elif isinstance(prepare, TextPreprocessor):
             tensors = prepare([str(item) for item in items])
+        else:
+            raise ValueError(f"{modality} has no raw values that could be embedded")
         return {name: tensor.to(self.device) for name, tensor in tensors.items()}
 
     def fingerprint(self) -> str:

@@ -11,16 +11,21 @@ import safetensors.torch
 from pydantic import ValidationError
 from transformers import PretrainedConfig, PreTrainedModel
 
+from amodal.encoders.columns import ColumnsPreprocessor
 from amodal.encoders.preprocessing import ImagePreprocessor, TextPreprocessor
+from amodal.encoders.vector import VectorPreprocessor
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-PREPROCESSORS: dict[str, type[ImagePreprocessor] | type[TextPreprocessor]] = {
+Preprocessor = ImagePreprocessor | TextPreprocessor | VectorPreprocessor | ColumnsPreprocessor
+PREPROCESSORS: dict[str, type[Preprocessor]] = {
     "image": ImagePreprocessor,
     "text": TextPreprocessor,
+    "vector": VectorPreprocessor,
+    "columns": ColumnsPreprocessor,
 }
 Model = TypeVar("Model", bound=PreTrainedModel)
-Preprocessors = Mapping[str, ImagePreprocessor | TextPreprocessor]
+Preprocessors = Mapping[str, Preprocessor]
 
 
 def write_model(model: PreTrainedModel, preprocessors: Preprocessors, folder: Path) -> None:

@@ -1,0 +1,293 @@
+"""The fusion model: predicts from several modalities, any of which may be missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from amodal.data.batch import Batch
+from amodal.data.record import DataError, Record
+from amodal.encoders.adaptation import adapt
+from amodal.encoders.columns import ColumnsConfig
+from amodal.encoders.pooling import AttentionPooling, build_pooling
+from amodal.encoders.preprocessing import TextPreprocessor
+from amodal.encoders.specification import ImageEncoderConfig, TextEncoderConfig
+from amodal.encoders.vector import VectorConfig
+from amodal.fusion.specification import FusionConfig
+from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
+from amodal.models.target import TargetConfig
+
+
+class HeadConfig(BaseModel):
+    """From what was fused to what is predicted: one layer, or two with a GELU between."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden: int | None = Field(None, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    unimodal: bool = False  # heads on each modality alone, for auxiliary losses and diagnostics
+
+
+class FusionArchitecture(BaseModel):
+    """Everything that is needed to build the model without its weights."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: ImageEncoderConfig | None = None
+    text: TextEncoderConfig | None = None
+    vector: VectorConfig | None = None
+    columns: ColumnsConfig | None = None
+    fusion: FusionConfig
+    head: HeadConfig = HeadConfig()
+    target: TargetConfig = TargetConfig()
+
+    def encoders(self) -> dict[str, Any]:
+        named = {m: getattr(self, m) for m in ("image", "text", "vector", "columns")}
+        return {m: config for m, config in named.items() if config is not None}
+
+
+class FusionModelConfig(PretrainedConfig):
+    """`config.json` of a run: the architecture as a plain mapping."""
+
+    model_type = "amodal_fusion"
+
+    def __init__(self, architecture: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.architecture = architecture or {}
+
+
+class Encoded(NamedTuple):
+    """The B items of one modality; rows that are not present hold zeros.
+
+    Args:
+        tokens: (B, N, D).
+        keep: (B, N) bool, True where a token counts; nowhere in a row that is not present.
+        pooled: (B, D).
+        present: (B,) bool.
+    """
+
+    tokens: Tensor
+    keep: Tensor
+    pooled: Tensor
+    present: Tensor
+
+
+class Prediction(NamedTuple):
+    """What the model says of B items.
+
+    Args:
+        logits: (B, C) scores of the classes, or (B, 1) numbers.
+        unimodal: modality -> (B, C) what it alone says, where the model has heads for that; its
+            rows that are not present are meaningless.
+        present: modality -> (B,) bool.
+    """
+
+    logits: Tensor
+    unimodal: dict[str, Tensor]
+    present: dict[str, Tensor]
+
+
+class FusionModel(PreTrainedModel):
+    """Encoders → fusion → head, for items of several modalities.
+
+    records → tensors → encoder (B, N, D) → [pooling (B, D)] → fusion → head (B, C).
+
+    Args:
+        config: the architecture.
+        preprocessors: modality -> what turns values into the encoder's tensors.
+        pretrained: load the encoders' pretrained weights; False leaves them random, for a
+            state dict that follows.
+    """
+
+    config_class = FusionModelConfig
+    config: FusionModelConfig
+    base_model_prefix = ""
+
+    def __init__(
+        self,
+        config: FusionModelConfig,
+        preprocessors: Preprocessors | None = None,
+        *,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__(config)
+        architecture = FusionArchitecture.model_validate(config.architecture)
+        self.preprocessors = dict(preprocessors or {})
+        self.encoders = nn.ModuleDict()
+        self.poolings = nn.ModuleDict()
+        widths: dict[str, int] = {}
+        resolved: dict[str, Any] = {}
+        for modality, specification in architecture.encoders().items():
+            specification = _fitted(specification, self.preprocessors.get(modality))
+            encoder = specification.build(pretrained=pretrained)
+            resolved[modality] = encoder.config
+            widths[modality] = encoder.width
+            self.encoders[modality] = adapt(encoder)
+            self.poolings[modality] = build_pooling(
+                specification.pooling or encoder.pooling, encoder.width
+            )
+        self.architecture = architecture.model_copy(update=resolved)
+        self.target = architecture.target
+        size = self.target.size
+        fusion: Any = architecture.fusion.build(widths)
+        self.fusion = fusion
+        self.fused_pooling = AttentionPooling(fusion.dim) if fusion.level == "tokens" else None
+        self.head = _head(architecture.head, fusion.dim, size)
+        self.unimodal = nn.ModuleDict(
+            {m: nn.Linear(width, size) for m, width in widths.items()}
+            if architecture.head.unimodal
+            else {}
+        )
+        config.architecture = self.architecture.model_dump(mode="json")
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.encoders)
+
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Prefix of parameter names -> factor on the learning rate."""
+        return {
+            f"network.encoders.{modality}.": config.learning_rate_scale
+            for modality, config in self.architecture.encoders().items()
+        }
+
+    def forward(self, batch: Batch) -> Prediction:
+        """Predictions of all items of the batch, those without any modality included."""
+        encoded = {m: self.encode(m, batch) for m in self.modalities if m in batch.tensors}
+        present = {m: one.present for m, one in encoded.items()}
+        return Prediction(
+            self.head(self.fused(encoded)),
+            {m: head(encoded[m].pooled) for m, head in self.unimodal.items() if m in encoded},
+            present,
+        )
+
+    def fused(self, encoded: Mapping[str, Encoded]) -> Tensor:
+        """(B, D) what the head sees."""
+        if self.fused_pooling is None:
+            found: Tensor = self.fusion(
+                {m: one.pooled for m, one in encoded.items()},
+                {m: one.present for m, one in encoded.items()},
+            )
+            return found
+        tokens, keep = self.fusion(
+            {m: one.tokens for m, one in encoded.items()},
+            {m: one.keep for m, one in encoded.items()},
+        )
+        pooled: Tensor = self.fused_pooling(tokens, keep)
+        return pooled
+
+    def encode(self, modality: str, batch: Batch) -> Encoded:
+        """One modality of a batch; rows that are not present are never computed."""
+        mask = batch.present[modality]  # (B, 1)
+        if mask.shape[1] != 1:
+            raise ValueError(
+                f"{modality}: fusion takes one row per item, the batch has {mask.shape[1]}; set "
+                "data.captions and data.views to 1"
+            )
+        present = mask[:, 0]
+        named = batch.tensors[modality]
+        if not bool(present.all()):
+            named = {name: tensor[present] for name, tensor in named.items()}
+        tokens, keep, pooled = self._encode(modality, named, int(present.sum()))
+        if bool(present.all()):
+            return Encoded(tokens, keep, pooled, present)
+        tokens, keep, pooled = (_spread(x, present) for x in (tokens, keep, pooled))
+        return Encoded(tokens, keep, pooled, present)
+
+    def _encode(
+        self, modality: str, named: Mapping[str, Tensor], rows: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        width = self.encoders[modality].width
+        if rows == 0:
+            tokens = torch.zeros(0, 1, cast(int, width), device=self.device)
+            return tokens, tokens[..., 0].bool(), tokens[:, 0]
+        tokens, keep = self.encoders[modality](**named)
+        pooled = self.poolings[modality](tokens, keep)
+        if keep is None:
+            keep = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        return tokens, keep, pooled
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write config.json, model.safetensors and one preprocessor folder per modality."""
+        write_model(self, self.preprocessors, Path(save_directory))
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> FusionModel:
+        """Open a run folder, or a model of the hub; in evaluation mode, on the CPU.
+
+        Raises:
+            ValueError: the folder is not a run, or its files do not fit together.
+        """
+        return read_model(cls, found_folder(pretrained_model_name_or_path))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Every part has initialised itself."""
+
+
+def build_fusion_model(
+    architecture: FusionArchitecture, records: Callable[[], Iterator[Record]]
+) -> FusionModel:
+    """A model ready for training.
+
+    Args:
+        architecture: encoders, fusion, head and target.
+        records: training records, read once for each part that is fitted on them.
+
+    Raises:
+        DataError: no record has the target, or what an encoder reads.
+    """
+    preprocessors: dict[str, Any] = {}
+    if architecture.image is not None:
+        preprocessors["image"] = architecture.image.preprocessor()
+    if architecture.text is not None:
+        texts = (text for record in records() for text in record.get("text") or [])
+        preprocessors["text"] = architecture.text.preprocessor(texts)
+    for modality in ("vector", "columns"):
+        specification = getattr(architecture, modality)
+        if specification is not None:
+            try:
+                preprocessors[modality] = specification.preprocessor(records())
+            except ValueError as error:
+                raise DataError(f"model.encoders.{modality}: {error}") from None
+    target = architecture.target.fitted(records())
+    fitted = architecture.model_copy(update={"target": target})
+    config = FusionModelConfig(fitted.model_dump(mode="json"))
+    return FusionModel(config, preprocessors, pretrained=True)
+
+
+def _fitted(specification: Any, prepare: Any) -> Any:
+    """The specification with what only its preprocessor knows, such as the vocabulary's size."""
+    if prepare is None:
+        return specification
+    if isinstance(prepare, TextPreprocessor):
+        if "vocab_size" in type(specification).model_fields:
+            return specification.model_copy(update={"vocab_size": len(prepare.tokenizer)})
+        return specification
+    fit = getattr(specification, "for_preprocessor", None)
+    return specification if fit is None else fit(prepare)
+
+
+def _head(config: HeadConfig, width: int, size: int) -> nn.Module:
+    if config.hidden is None:
+        return nn.Sequential(nn.Dropout(config.dropout), nn.Linear(width, size))
+    return nn.Sequential(
+        nn.Linear(width, config.hidden),
+        nn.GELU(),
+        nn.Dropout(config.dropout),
+        nn.Linear(config.hidden, size),
+    )
+
+
+def _spread(rows: Tensor, present: Tensor) -> Tensor:
+    """(B, ...) with `rows` where something is present and zeros elsewhere."""
+    whole = rows.new_zeros(len(present), *rows.shape[1:])
+    whole[present] = rows
+    return whole
