@@ -9,7 +9,7 @@ from typing import Annotated
 
 import torch
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 import amodal.evaluation.zero_shot as zero_shot_figures
 from amodal.cli import geometry
@@ -148,7 +148,7 @@ def _probe(
 
 
 def _show(metrics: dict[str, float], title: str) -> None:
-    table = Table("metric", "value", "95 % interval", title=title)
+    table = Table(Column("metric", overflow="fold"), "value", "95 % interval", title=title)
     for name, value in metrics.items():
         if name.endswith(("/low", "/high")):
             continue

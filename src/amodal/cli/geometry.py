@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from amodal.cli.console import console
 from amodal.data.record import DataError, Source
@@ -32,7 +32,9 @@ def measure(rows: Mapping[str, Embeddings], plots: Path) -> dict[str, float]:
 
 def show(metrics: Mapping[str, float], title: str) -> None:
     """One line per figure, with its interval, its value by chance and its p-value."""
-    table = Table("figure", "value", "95 % interval", "by chance", "p", title=title)
+    table = Table(
+        Column("figure", overflow="fold"), "value", "95 % interval", "by chance", "p", title=title
+    )
     for name, value in metrics.items():
         if name.rpartition("/")[2] in EXTRAS or "/settings/" in name:
             continue
