@@ -74,3 +74,17 @@ class FeedForward(nn.Module):
         """(..., D) → (..., D)."""
         found: Tensor = x + self.layers(x)
         return found
+
+
+class AttentionLayer(nn.Module):
+    """`CrossAttention`, then `FeedForward` of four times the width."""
+
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.attend = CrossAttention(dim, heads, dropout)
+        self.feed = FeedForward(dim, 4 * dim, dropout)
+
+    def forward(self, x: Tensor, context: Tensor, keep: Tensor) -> Tensor:
+        """(B, N, D), (B, K, D) and (B, K) bool → (B, N, D)."""
+        found: Tensor = self.feed(self.attend(x, context, keep))
+        return found

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from amodal.fusion.attention import CrossAttention, FeedForward
-from amodal.fusion.config import FusionBase, Widths, check_widths, tokens_of
+from amodal.fusion.attention import AttentionLayer
+from amodal.fusion.config import FusionBase, Widths, check_widths, cleared
 
 
 class BottleneckConfig(FusionBase):
@@ -56,15 +56,7 @@ class Bottleneck(nn.Module):
         self.bottleneck = nn.Parameter(0.02 * torch.randn(config.tokens, config.dim))
         self.layers = nn.ModuleList(
             nn.ModuleDict(
-                {
-                    m: nn.ModuleList(
-                        [
-                            CrossAttention(config.dim, config.heads, config.dropout),
-                            FeedForward(config.dim, 4 * config.dim, config.dropout),
-                        ]
-                    )
-                    for m in widths
-                }
+                {m: AttentionLayer(config.dim, config.heads, config.dropout) for m in widths}
             )
             for _ in range(config.layers)
         )
@@ -79,7 +71,7 @@ class Bottleneck(nn.Module):
         """
         found = {
             m: (self.project[m](x), mask)
-            for m, (x, mask) in tokens_of(values, keep, self.widths).items()
+            for m, (x, mask) in cleared(values, keep, self.widths, ndim=3).items()
         }
         batch, count = len(next(iter(found.values()))[0]), len(self.bottleneck)
         between = self.bottleneck.expand(batch, -1, -1)
@@ -88,9 +80,8 @@ class Bottleneck(nn.Module):
         for layer in self.layers:
             copies, rewritten = [], {}
             for m, (x, mask) in found.items():
-                attend, feed = layer[m]  # type: ignore[index]
                 whole, keep_all = torch.cat([x, between], 1), torch.cat([mask, always], 1)
-                whole = feed(attend(whole, whole, keep_all))
+                whole = layer[m](whole, whole, keep_all)  # type: ignore[index]
                 rewritten[m] = (whole[:, : x.shape[1]], mask)
                 copies.append(whole[:, x.shape[1] :])
             found = rewritten

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from amodal.fusion.config import FusionBase, Widths, check_widths, tokens_of, vectors_of
+from amodal.fusion.config import FusionBase, Widths, check_widths, cleared
 
 
 class ConcatConfig(FusionBase):
@@ -53,7 +53,7 @@ class Concat(nn.Module):
         """(B, D_m) and (B,) bool of every modality → (B, dim)."""
         rows = [
             torch.where(there[:, None], x, self.absent[m].to(x.dtype))
-            for m, (x, there) in vectors_of(values, present, self.widths).items()
+            for m, (x, there) in cleared(values, present, self.widths, ndim=2).items()
         ]
         fused: Tensor = self.layers(torch.cat(rows, dim=1))
         return fused
@@ -91,7 +91,7 @@ class ConcatTokens(nn.Module):
         self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         """(B, N_m, D_m) and (B, N_m) bool of every modality → (B, N, dim) and (B, N)."""
-        found = tokens_of(values, keep, self.widths)
+        found = cleared(values, keep, self.widths, ndim=3)
         tokens = [self.project[m](x) + self.modality[m] for m, (x, _) in found.items()]
         mask = torch.cat([mask for _, mask in found.values()], dim=1)
         return torch.cat(tokens, dim=1) * mask[..., None], mask

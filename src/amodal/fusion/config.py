@@ -26,37 +26,18 @@ def check_widths(widths: Widths) -> None:
         raise ValueError(f"fusion takes 2 to 5 modalities, got {', '.join(widths) or 'none'}")
 
 
-def vectors_of(
-    values: Mapping[str, Tensor], present: Mapping[str, Tensor], widths: Widths
+def cleared(
+    values: Mapping[str, Tensor], keep: Mapping[str, Tensor], widths: Widths, *, ndim: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """modality -> ((B, D) zeros where absent, (B,) bool), in the order of `widths`.
+    """modality -> (its values with zeros where they do not count, its mask), as in `widths`.
 
-    What stands in an absent row is never read: NaN times 0 would be NaN.
+    What stands where the mask is False is never read: NaN times 0 would be NaN.
 
-    Raises:
-        ValueError: a modality is missing from the mapping, or has another shape.
-    """
-    found: dict[str, tuple[Tensor, Tensor]] = {}
-    for modality, width in widths.items():
-        x, there = values.get(modality), present.get(modality)
-        if x is None or there is None:
-            raise ValueError(
-                f"expected values of {', '.join(widths)}, got {', '.join(values) or 'none'}; an "
-                "absent modality is given with present False"
-            )
-        if x.ndim != 2 or x.shape[1] != width or there.shape != x.shape[:1]:
-            raise ValueError(
-                f"{modality}: expected (B, {width}) and (B,), got {tuple(x.shape)} and "
-                f"{tuple(there.shape)}"
-            )
-        found[modality] = (torch.where(there[:, None], x, torch.zeros_like(x)), there)
-    return found
-
-
-def tokens_of(
-    values: Mapping[str, Tensor], keep: Mapping[str, Tensor], widths: Widths
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """modality -> ((B, N, D) zeros where not kept, (B, N) bool), in the order of `widths`.
+    Args:
+        values: modality -> (B, D) vectors or (B, N, D) tokens.
+        keep: modality -> (B,) or (B, N) bool.
+        widths: modality -> D.
+        ndim: 2 for vectors, 3 for tokens.
 
     Raises:
         ValueError: a modality is missing from the mapping, or has another shape.
@@ -66,12 +47,13 @@ def tokens_of(
         x, mask = values.get(modality), keep.get(modality)
         if x is None or mask is None:
             raise ValueError(
-                f"expected tokens of {', '.join(widths)}, got {', '.join(values) or 'none'}; an "
-                "absent modality is given with keep False"
+                f"expected values of {', '.join(widths)}, got {', '.join(values) or 'none'}; an "
+                "absent modality is given with a mask of False"
             )
-        if x.ndim != 3 or x.shape[2] != width or mask.shape != x.shape[:2]:
+        if x.ndim != ndim or x.shape[-1] != width or mask.shape != x.shape[:-1]:
+            expected = "(B, N, D) and (B, N)" if ndim == 3 else "(B, D) and (B,)"
             raise ValueError(
-                f"{modality}: expected (B, N, {width}) and (B, N), got {tuple(x.shape)} and "
+                f"{modality}: expected {expected} with D = {width}, got {tuple(x.shape)} and "
                 f"{tuple(mask.shape)}"
             )
         found[modality] = (torch.where(mask[..., None], x, torch.zeros_like(x)), mask)

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from amodal.fusion.attention import CrossAttention, FeedForward
-from amodal.fusion.config import FusionBase, Widths, check_widths, tokens_of
+from amodal.fusion.attention import AttentionLayer, CrossAttention
+from amodal.fusion.config import FusionBase, Widths, check_widths, cleared
 
 
 class CrossAttentionConfig(FusionBase):
@@ -50,7 +50,7 @@ class _Projected(nn.Module):
     ) -> dict[str, tuple[Tensor, Tensor]]:
         return {
             m: (self.project[m](x) + self.modality[m], mask)
-            for m, (x, mask) in tokens_of(values, keep, self.widths).items()
+            for m, (x, mask) in cleared(values, keep, self.widths, ndim=3).items()
         }
 
 
@@ -73,12 +73,7 @@ class Directional(nn.Module):
         self.stacks = nn.ModuleDict(
             {
                 f"{target}_from_{source}": nn.ModuleList(
-                    nn.ModuleList(
-                        [
-                            CrossAttention(config.dim, config.heads, config.dropout),
-                            FeedForward(config.dim, 4 * config.dim, config.dropout),
-                        ]
-                    )
+                    AttentionLayer(config.dim, config.heads, config.dropout)
                     for _ in range(config.layers)
                 )
                 for target in widths
@@ -98,8 +93,8 @@ class Directional(nn.Module):
                 if source == target:
                     continue
                 rewritten = x
-                for attend, feed in _pairs(self.stacks[f"{target}_from_{source}"]):
-                    rewritten = feed(attend(rewritten, context, mask))
+                for layer in self.stacks[f"{target}_from_{source}"]:  # type: ignore[attr-defined]
+                    rewritten = layer(rewritten, context, mask)
                 tokens.append(rewritten)
                 masks.append(own)
         mask = torch.cat(masks, dim=1)
@@ -129,8 +124,7 @@ class Together(nn.Module):
                     m: nn.ModuleList(
                         [
                             CrossAttention(config.dim, config.heads, config.dropout),
-                            CrossAttention(config.dim, config.heads, config.dropout),
-                            FeedForward(config.dim, 4 * config.dim, config.dropout),
+                            AttentionLayer(config.dim, config.heads, config.dropout),
                         ]
                     )
                     for m in widths
@@ -172,14 +166,10 @@ class Together(nn.Module):
 
     @staticmethod
     def _rewritten(steps: Any, target: str, found: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
-        across, inside, feed = steps
+        across, inside = steps
         x, own = found[target]
         context = torch.cat([rows for m, (rows, _) in found.items() if m != target], dim=1)
         mask = torch.cat([keep for m, (_, keep) in found.items() if m != target], dim=1)
         x = across(x, context, mask)
-        rewritten: Tensor = feed(inside(x, x, own))
+        rewritten: Tensor = inside(x, x, own)
         return rewritten
-
-
-def _pairs(stack: Any) -> list[tuple[nn.Module, nn.Module]]:
-    return [(attend, feed) for attend, feed in stack]

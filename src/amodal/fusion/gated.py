@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from amodal.fusion.config import FusionBase, Widths, check_widths, vectors_of
+from amodal.fusion.config import FusionBase, Widths, check_widths, cleared
 
 
 def softmax_of_present(scores: Tensor, present: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ class Gated(nn.Module):
 
     def forward(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """(B, D_m) and (B,) bool of every modality → (B, dim); zeros where all are absent."""
-        found = vectors_of(values, present, self.widths)
+        found = cleared(values, present, self.widths, ndim=2)
         gates = self._gates(found)  # (B, M)
         content = torch.stack(
             [torch.tanh(self.project[m](x)) for m, (x, _) in found.items()], dim=1
@@ -84,7 +84,7 @@ class Gated(nn.Module):
 
     def gates(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """(B, M) how much each modality counts; rows sum to 1, or to 0 where all are absent."""
-        return self._gates(vectors_of(values, present, self.widths))
+        return self._gates(cleared(values, present, self.widths, ndim=2))
 
     def _gates(self, found: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         there = torch.stack([mask for _, mask in found.values()], dim=1)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from amodal.fusion.config import FusionBase, Widths, check_widths, vectors_of
+from amodal.fusion.config import FusionBase, Widths, check_widths, cleared
 
 
 def low_rank_product(rows: Sequence[Tensor], factors: Sequence[Tensor]) -> Tensor:
@@ -74,7 +74,7 @@ class LowRank(nn.Module):
 
     def forward(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """(B, D_m) and (B,) bool of every modality → (B, dim)."""
-        found = vectors_of(values, present, self.widths)
+        found = cleared(values, present, self.widths, ndim=2)
         rows = [x for x, _ in found.values()]
         factors = [self.factors[m].to(x.dtype) for m, (x, _) in found.items()]
         return self.scale * low_rank_product(rows, factors) + self.bias

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from amodal.fusion.config import FusionBase, Widths, check_widths, vectors_of
+from amodal.fusion.config import FusionBase, Widths, check_widths, cleared
 
 LARGEST = 1 << 20  # numbers per item in the product
 
@@ -78,7 +78,7 @@ class TensorFusion(nn.Module):
     def forward(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """(B, D_m) and (B,) bool of every modality → (B, dim)."""
         rows = []
-        for m, (x, there) in vectors_of(values, present, self.widths).items():
+        for m, (x, there) in cleared(values, present, self.widths, ndim=2).items():
             x = self.reduce[m](x) * there[:, None] if m in self.reduce else x
             rows.append(x)
         fused: Tensor = self.layer(outer_product(rows))
