@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from amodal.losses.adversarial import AdversarialConfig
 from amodal.losses.config import Config
 from amodal.losses.info_nce import info_nce
-from amodal.losses.moments import cmd
+from amodal.losses.moments import NARROWEST, cmd, median_distance, mmd
 
 
 def difference(codes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -41,6 +42,61 @@ def difference(codes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
             left, right = _centred_unit(a), _centred_unit(b)
             total = total.to(left) + (left.T @ right / max(1, len(a))).square().sum()
     return total
+
+
+def dependence(a: Tensor, b: Tensor) -> Tensor:
+    """Normalized HSIC of matched rows: how far the one tells anything of the other, on this batch.
+
+        HSIC(a, b) / sqrt(HSIC(a, a) HSIC(b, b))
+
+    with the unbiased estimate of the Hilbert-Schmidt independence criterion under Gaussian kernels
+    exp(-d^2 / h), h the median of the squared distances in the batch, through which no gradient
+    flows. It is 0 on average for independent rows, negative about half of the time, and 1 for
+    copies. Unlike `difference` it sees dependence of any shape; what the kernels hardly see at
+    this bandwidth, a network may still read.
+
+    Args:
+        a: (N, D_a) rows.
+        b: (N, D_b) rows of the same items.
+
+    Returns:
+        () in float32 or wider; 0 for fewer than 4 rows, and where one side is a single point.
+
+    References:
+        Gretton et al. 2005, ALT, "Measuring statistical dependence with Hilbert-Schmidt norms".
+        Song et al. 2012, JMLR 13, 1393-1434, eq. 5 (unbiased estimate).
+    """
+    if a.ndim != 2 or b.ndim != 2 or len(a) != len(b):
+        raise ValueError(f"codes must be matched rows, got {tuple(a.shape)}, {tuple(b.shape)}")
+    with torch.autocast(a.device.type, enabled=False):
+        a, b = _wide(a), _wide(b)
+        if len(a) < 4:
+            return (a.sum() + b.sum()) * 0.0
+        k_a, k_b = _gaussian(a), _gaussian(b)
+        spread = _hsic(k_a, k_a) * _hsic(k_b, k_b)
+        varies = spread > 1e-12
+        found = _hsic(k_a, k_b) / torch.where(varies, spread, 1.0).sqrt()
+        return torch.where(varies, found, found * 0.0)
+
+
+def _gaussian(rows: Tensor) -> Tensor:
+    """(N, N) kernel of the rows with its diagonal set to 0."""
+    square = rows.square().sum(1)
+    # Written out: the backward pass of `cdist` is not finite where two rows are equal.
+    distance = (square[:, None] + square - 2 * rows @ rows.T).clamp_min(0)
+    other = ~torch.eye(len(rows), dtype=torch.bool, device=rows.device)
+    with torch.no_grad():
+        width = distance[other].median()
+        # Rows that are mostly one point have a median of 0; then the largest distance.
+        width = torch.where(width > NARROWEST**2, width, distance.max().clamp_min(NARROWEST**2))
+    return (-distance / width).exp() * other
+
+
+def _hsic(a: Tensor, b: Tensor) -> Tensor:
+    """Unbiased HSIC of two kernels whose diagonals are 0."""
+    n = len(a)
+    mean = a.sum() * b.sum() / ((n - 1) * (n - 2))
+    return ((a * b).sum() + mean - 2 / (n - 2) * (a.sum(0) @ b.sum(0))) / (n * (n - 3))
 
 
 def agreement(shared: Sequence[Tensor]) -> Tensor:
@@ -89,12 +145,14 @@ class SharedPrivateConfig(Config):
     shared: int = Field(16, ge=1)  # width of the shared codes
     private: int = Field(16, ge=1)
     hidden: int = Field(128, ge=1)
-    # cmd: clouds alike, as in MISA; pairs: InfoNCE of the items
-    similarity: Literal["cmd", "pairs"] = "pairs"
+    # cmd: clouds alike, as in MISA; mmd: likewise; adversarial: a discriminator behind a gradient
+    # reversal cannot name the modality; pairs: InfoNCE of the items
+    similarity: Literal["cmd", "mmd", "adversarial", "pairs"] = "pairs"
     temperature: float = Field(0.1, gt=0)
     similarity_weight: float = Field(1.0, ge=0)
     agreement_weight: float = Field(10.0, ge=0)
     difference_weight: float = Field(1.0, ge=0)
+    dependence_weight: float = Field(3.0, ge=0)
     reconstruction_weight: float = Field(1.0, ge=0)
     # rebuild each modality from its private code and the shared code of another
     cross: bool = True
@@ -110,14 +168,16 @@ class SharedPrivate(nn.Module):
     Each modality gets a shared code s and a private code p, unit rows both. The loss is the
     weighted sum of
 
-    - similarity: the shared codes of an item meet (`info_nce`), or their clouds do (`cmd`);
+    - similarity: the shared codes of an item meet (`info_nce`), or their clouds do (`cmd`, `mmd`,
+      or a discriminator that learns along; the value is then its own loss);
     - `agreement` of the shared codes;
     - `difference` of s and p of each modality, and of the private codes of every two;
+    - `dependence` of s and p of each modality, against private codes that repeat what is shared;
     - `reconstruction` of the features from [s; p], with `cross` from the s of another modality,
       so that nothing in s that only this modality knows can be of use.
 
-    With CMD alone, as published, s tells much of the private factor; agreement and the crossed
-    reconstruction remove it.
+    With CMD and `difference` alone, as published, s tells much of the private factor; agreement
+    removes it. `dependence` takes from p most of what s tells, not all of it.
 
     Args:
         config: see there.
@@ -141,13 +201,18 @@ class SharedPrivate(nn.Module):
         self.private = nn.ModuleDict(
             {m: _mlp(d, config.hidden, config.private) for m, d in widths.items()}
         )
+        self.adversary = (
+            AdversarialConfig(modalities=len(widths), hidden=config.hidden).build(config.shared)
+            if config.similarity == "adversarial"
+            else None
+        )
         self.decoder = nn.ModuleDict({m: _mlp(both, config.hidden, d) for m, d in widths.items()})
 
     def encode(self, features: Mapping[str, Tensor]) -> Codes:
         """Codes of (N_m, D_m) features, for whichever modalities are given."""
         return Codes(
-            {m: _unit(self.shared[m](x)) for m, x in features.items()},
-            {m: _unit(self.private[m](x)) for m, x in features.items()},
+            {m: _unit(_through(self.shared[m], x)) for m, x in features.items()},
+            {m: _unit(_through(self.private[m], x)) for m, x in features.items()},
         )
 
     def terms(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -162,26 +227,36 @@ class SharedPrivate(nn.Module):
             raise ValueError(f"expected matched features of {self.widths}, got {shapes}")
         config, (shared, private) = self.config, self.encode(features)
         names = list(self.widths)
-        scale = torch.tensor(1 / config.temperature).log()
-        meet = [
-            info_nce(shared[a], shared[b], scale.to(shared[a].device))
-            if config.similarity == "pairs"
-            else cmd(shared[a], shared[b])
-            for a, b in combinations(names, 2)
-        ]
         rebuilt = []
         for place, m in enumerate(names):
             source = names[(place + 1) % len(names)] if config.cross else m
             code = torch.cat([shared[source], private[m]], dim=1)
-            rebuilt.append(reconstruction(self.decoder[m](code), features[m]))
+            rebuilt.append(reconstruction(_through(self.decoder[m], code), features[m]))
         apart = [(shared[m], private[m]) for m in names]
         apart += [(private[a], private[b]) for a, b in combinations(names, 2)]
         return {
-            "similarity": torch.stack(meet).mean(),
+            "similarity": self._similarity([shared[m] for m in names]),
             "agreement": agreement(list(shared.values())),
             "difference": difference(apart),
+            "dependence": torch.stack([dependence(shared[m], private[m]) for m in names]).mean(),
             "reconstruction": torch.stack(rebuilt).mean(),
         }
+
+    def _similarity(self, shared: list[Tensor]) -> Tensor:
+        kind = self.config.similarity
+        if self.adversary is not None:
+            found: Tensor = self.adversary(shared)
+            return found
+        terms = []
+        for a, b in combinations(shared, 2):
+            if kind == "pairs":
+                scale = -torch.tensor(self.config.temperature, device=a.device).log()
+                terms.append(info_nce(a, b, scale))
+            elif kind == "mmd":
+                terms.append(mmd(a, b, median_distance(a, b).clamp_min(NARROWEST)))
+            else:
+                terms.append(cmd(a, b))
+        return torch.stack(terms).mean()
 
     def forward(self, features: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of `terms`."""
@@ -192,6 +267,12 @@ class SharedPrivate(nn.Module):
 
 def _mlp(width: int, hidden: int, out: int) -> nn.Module:
     return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, out))
+
+
+def _through(layers: nn.Module, rows: Tensor) -> Tensor:
+    """The layers' output for rows of whatever precision."""
+    found: Tensor = layers(rows.to(next(layers.parameters()).dtype))
+    return found
 
 
 def _unit(rows: Tensor) -> Tensor:
