@@ -57,7 +57,7 @@ def test_a_row_without_any_cell_is_no_row():
     prepare, _ = made()
     assert prepare.read({"origin": "x", "age": None, "city": " ", "price": ""}) is None
     assert prepare.read({"origin": "x", "city": "Ulm"}) == ((None, None), ("Ulm",))
-    assert prepare.read({"origin": "x", "age": math.nan}) is None
+    assert prepare.read({"origin": "x", "age": math.nan, "city": math.nan}) is None
 
 
 def test_what_is_no_number_is_named():
@@ -98,3 +98,11 @@ def test_every_parameter_learns():
     tokens, _ = encoder.train()(**prepare(rows))
     tokens.square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in encoder.parameters())
+
+
+def test_a_mistyped_number_stays_finite_and_a_constant_of_rounding_is_a_constant():
+    prepare, _ = made()
+    assert prepare([((1e300, -1e300), ("Bern",))])["numbers"].tolist() == [[1e4, -1e4]]
+    third = [{"a": 0.1 + 0.2}, {"a": 0.3}, {"a": 0.3}]
+    prepare = ColumnsConfig(numbers=("a",), width=8).preprocessor(third)
+    assert abs(prepare([((0.4,), ())])["numbers"].item()) < 1

@@ -49,6 +49,11 @@ def test_files_are_read_without_pickle(tmp_path):
         prepare.read({"z": str(tmp_path / "bad.npy")})
     with pytest.raises(ValueError, match=r"no \.npy file"):
         prepare.read({"z": str(tmp_path / "none.npy")})
+    (tmp_path / "empty.npy").write_bytes(b"")
+    (tmp_path / "zip.npy").write_bytes(b"PK\x03\x04 and no more")
+    for name in ("empty.npy", "zip.npy"):
+        with pytest.raises(ValueError, match=r"no \.npy file"):
+            prepare.read({"z": str(tmp_path / name)})
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 
+FARTHEST = 1e4  # deviations
 Row = tuple[tuple[float | None, ...], tuple[str | None, ...]]  # numbers and categories
 
 
@@ -117,8 +118,10 @@ class ColumnsPreprocessor:
         for values in seen_numbers:
             x = torch.tensor(values, dtype=torch.float64)
             deviation = float(x.std(correction=0)) if len(x) else 0.0
-            means.append(float(x.mean()) if len(x) else 0.0)
-            deviations.append(deviation if deviation > 0 else 1.0)
+            mean = float(x.mean()) if len(x) else 0.0
+            means.append(mean)
+            # What is left of a constant column is rounding.
+            deviations.append(deviation if deviation > 1e-9 * (1 + abs(mean)) else 1.0)
         return cls(numbers, categories, means, deviations, [sorted(n) for n in seen_names])
 
     def read(self, record: Mapping[str, Any]) -> Row | None:
@@ -138,6 +141,9 @@ class ColumnsPreprocessor:
     def __call__(self, values: list[Row]) -> dict[str, Tensor]:
         """`numbers` (B, P) float32 of mean 0, NaN where missing; `categories` (B, Q) int64.
 
+        Numbers farther than 10,000 deviations from the mean are put there, so that one mistyped
+        cell cannot blow up a step.
+
         Category 0 is a missing cell, 1 a value that no training row had.
         """
         mean = torch.tensor(self.mean, dtype=torch.float64)
@@ -154,7 +160,7 @@ class ColumnsPreprocessor:
             for row in values
         ]
         return {
-            "numbers": ((numbers - mean) / deviation).float(),
+            "numbers": ((numbers - mean) / deviation).clamp(-FARTHEST, FARTHEST).float(),
             "categories": torch.tensor(places, dtype=torch.int64).view(
                 len(values), len(self.categories)
             ),
@@ -235,6 +241,8 @@ class Columns(nn.Module):
 
 
 def _is_empty(value: Any) -> bool:
+    if isinstance(value, float) and math.isnan(value):
+        return True  # an empty cell of a column of floats
     return value is None or (isinstance(value, str) and not value.strip())
 
 

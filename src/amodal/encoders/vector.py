@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ class VectorPreprocessor:
         if isinstance(value, str | Path):
             try:
                 value = np.load(value, allow_pickle=False)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, EOFError, BadZipFile) as error:
                 raise ValueError(
                     f"column {self.column!r}: {value} is no .npy file: {error}"
                 ) from None
