@@ -103,3 +103,5 @@ class AugmentConfig(StrictModel):
 
     image: tuple[ImageStep, ...] = ()
     text: tuple[TextStep, ...] = ()
+    # share of items that lose a modality while a fusion is trained: one rate, or one per modality
+    modality_dropout: Annotated[float, Field(ge=0, lt=1)] | dict[str, Fraction] = 0.0

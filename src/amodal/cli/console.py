@@ -16,13 +16,20 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from amodal.training.run import Watcher
+from amodal.training.watcher import Watcher
 
 console = Console()
 errors = Console(stderr=True)
 
 # What the log of a step shows while training runs, in this order.
-SHOWN = ("loss", "eval/retrieval/text_to_image/recall@1", "eval/mean_recall")
+SHOWN = {
+    "loss": "loss",
+    "eval/retrieval/text_to_image/recall@1": "text→image R@1",
+    "eval/mean_recall": "mean recall",
+    "eval/prediction/accuracy": "accuracy",
+    "eval/prediction/mean_average_precision": "mean average precision",
+    "eval/prediction/r2": "R²",
+}
 
 
 class ProgressWatcher:
@@ -47,10 +54,10 @@ class ProgressWatcher:
 
     def logged(self, step: int, values: dict[str, float]) -> None:
         self.latest |= {name: values[name] for name in SHOWN if name in values}
-        parts = [f"{_short(name)} {self.latest[name]:.3f}" for name in SHOWN if name in self.latest]
+        parts = [f"{SHOWN[name]} {self.latest[name]:.3f}" for name in SHOWN if name in self.latest]
         if self.task is not None:
             self.progress.update(self.task, completed=step, detail="  ".join(parts))
-        if not console.is_terminal and "eval/mean_recall" in values:
+        if not console.is_terminal and any(n.startswith("eval/") for n in values):
             console.print(f"step {step}: " + "  ".join(parts))
 
     def warn(self, message: str) -> None:
@@ -70,10 +77,3 @@ def progress_watcher() -> Iterator[Watcher]:
     )
     with Progress(*columns, console=console) as progress:
         yield ProgressWatcher(progress).watcher()
-
-
-def _short(name: str) -> str:
-    return {
-        "eval/retrieval/text_to_image/recall@1": "text→image R@1",
-        "eval/mean_recall": "mean recall",
-    }.get(name, name)

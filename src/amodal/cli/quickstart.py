@@ -45,17 +45,19 @@ def quickstart(
     if result.stopped_at is not None:
         raise stopped(result)
     show_result(result)
-    held_out = held_out_pairs(result.model, recipe)
+    model = result.model
+    assert isinstance(model, JointEmbedding)  # the quickstart recipe trains one
+    held_out = held_out_pairs(model, recipe)
     (out / "metrics.json").write_text(json.dumps({**result.metrics, **held_out}, indent=1), "utf-8")
     key = "attribute_pair/retrieval/text_to_image/recall@1"
     console.print(f"on colour–shape pairs that were never seen: text→image R@1 {held_out[key]:.3f}")
 
     _, source = open_sources(recipe)
     assert source is not None  # the quickstart recipe names one
-    index = build_index(result.model, source, out)
+    index = build_index(model, source, out)
     for query in EXAMPLES:
         console.print(f"\n[bold]{query}[/]")
-        for hit in index.search(result.model.encode(text=[query])[0], 3, modality="image"):
+        for hit in index.search(model.encode(text=[query])[0], 3, modality="image"):
             console.print(f"  {hit.score:.3f}  {hit.text}", soft_wrap=True)
 
     commands = [

@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from amodal.cli.console import console, errors
-from amodal.data.record import Source, StreamingSource
+from amodal.data.record import DataError, Source, StreamingSource
 from amodal.data.source import parse_source
 from amodal.models.joint_embedding import JointEmbedding
+from amodal.models.opening import open_run
 from amodal.search.description import StoreError
 from amodal.search.embed import embed_source
 from amodal.search.indexing import fill_index
@@ -153,8 +154,11 @@ def search(
 def open_model(run: Path) -> JointEmbedding:
     """The model of a run, on the GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model: Any = JointEmbedding.from_pretrained(run)
-    return model.to(device)
+    model: Any = open_run(run)
+    if not isinstance(model, JointEmbedding):
+        raise DataError(f"{run}: holds a fusion, which predicts; this needs a joint embedding")
+    placed: Any = model
+    return placed.to(device)
 
 
 def _query_vector(model: JointEmbedding, values: dict[str, Any]) -> np.ndarray:

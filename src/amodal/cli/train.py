@@ -10,6 +10,8 @@ import typer
 from amodal.cli.console import console, progress_watcher
 from amodal.distributed import is_main
 from amodal.evaluation.report import Report, write_report
+from amodal.models.fusion_model import FusionModel
+from amodal.training.fusion_report import fusion_report
 from amodal.training.recipe import Recipe, load_recipe
 from amodal.training.run import RunResult, open_sources, train_run
 from amodal.training.run_report import run_report
@@ -39,6 +41,13 @@ def train(
 
 def _page(result: RunResult, recipe: Recipe, path: Path) -> Report:
     source = open_sources(recipe)[1] if result.validation is not None else None
+    if isinstance(result.model, FusionModel):
+        commands = [
+            f"amodal evaluate {result.folder} --on SOURCE --task prediction # on other data",
+            f"amodal evaluate {result.folder} --task robustness # with modalities missing or noisy",
+            f"amodal predict {result.folder} SOURCE --out predictions.csv # for every row",
+        ]
+        return fusion_report(result, recipe, source, title=path.stem, commands=commands)
     commands = [
         f"amodal evaluate {result.folder} --on SOURCE # on other data",
         f"amodal index {result.folder} SOURCE --out {result.folder}/index # make it searchable",
@@ -59,8 +68,10 @@ def stopped(result: RunResult) -> typer.Exit:
 def show_result(result: RunResult) -> None:
     """Print the figures of a run and where it lies."""
     for name, value in result.metrics.items():
-        if "recall@" in name and not name.endswith(("low", "high")):
-            console.print(f"{name.removeprefix('retrieval/'):32} {value:.3f}")
+        shown = "recall@" in name or name.startswith("prediction/")
+        if shown and not name.endswith(("low", "high")):
+            plain = name.removeprefix("retrieval/").removeprefix("prediction/")
+            console.print(f"{plain:32} {value:.3f}")
     console.print(
         f"{result.steps} steps in {result.train_seconds:.0f} s of training; "
         f"the run is in {result.folder}",

@@ -64,6 +64,10 @@ class Augment(Protocol):
 
     def tokens(self, tokens: dict[str, Tensor], rngs: Rngs) -> dict[str, Tensor]: ...
 
+    def presence(self, present: Mapping[str, Tensor], rngs: Rngs) -> dict[str, Tensor]:
+        """Which rows are there, after some were taken away."""
+        ...
+
 
 class Collator:
     """Makes a `Batch` of records.
@@ -150,6 +154,8 @@ class Collator:
             count = getattr(self.others[modality], "count_truncated", None)
             if count is not None:
                 truncated[modality] = count([v for v in values_of if v is not None])
+        if self.augment is not None and kept:
+            present = self.augment.presence(present, [rng for _, rng in kept])
         return Batch(
             tensors=tensors,
             present=present,

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from torch import Tensor
 
 from amodal.evaluation.geometry import Cloud, GeometryResult, second_moment
-from amodal.evaluation.plots import ON_PAPER, Palette, _figure, _legend, save_png
+from amodal.evaluation.plots import ON_PAPER, Palette, add_legend, new_figure, save_png
 from amodal.evaluation.similarity import BINS, CosineHistogram, cosine_histogram
 
 OTHERS = ("#1a8754", "#8b3fc4", "#b08900", "#c2255c", "#0b7d8f", "#6b4a2b")  # further modalities
@@ -67,7 +67,7 @@ def map_figure(clouds: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figu
         axes, held = torch.cat([axes, 0 * axes], dim=1), torch.cat([held, 0 * held])
     axes = axes * torch.where(axes.sum(0) < 0, -1.0, 1.0)
     share = held / variances.sum() if variances.sum() > 0 else held
-    figure, ax = _figure(ON_PAPER, (6.0, 4.8))
+    figure, ax = new_figure(ON_PAPER, (6.0, 4.8))
     places, paint = [], []
     for name, z in clouds.items():
         rows = torch.linspace(0, len(z) - 1, min(MAP_ROWS, len(z))).long().to(z.device)
@@ -87,13 +87,13 @@ def map_figure(clouds: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figu
     for axis, number, part in ((ax.xaxis, "first", share[0]), (ax.yaxis, "second", share[1])):
         axis.set_label_text(f"{number} principal axis ({100 * float(part):.0f} % of the variance)")
     ax.set_title("rows and centroids (+)", color=ON_PAPER.muted, fontsize=11, loc="left")
-    _legend(ax, ON_PAPER)
+    add_legend(ax, ON_PAPER)
     return figure
 
 
 def spectrum_figure(spectra: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figure:
     """Singular values of each centred cloud over their number, as shares of the largest."""
-    figure, ax = _figure(ON_PAPER, (6.0, 3.6))
+    figure, ax = new_figure(ON_PAPER, (6.0, 3.6))
     for name, singular in spectra.items():
         values = singular[singular > 0].numpy()
         if len(values) == 0:
@@ -115,7 +115,7 @@ def spectrum_figure(spectra: Mapping[str, Tensor], colours: Mapping[str, str]) -
     ax.minorticks_off()
     ax.set_xlabel("number of the singular value")
     ax.set_ylabel("share of the largest")
-    _legend(ax, ON_PAPER)
+    add_legend(ax, ON_PAPER)
     return figure
 
 
@@ -127,7 +127,7 @@ def _doubling(last: int) -> tuple[list[int], list[str]]:
 
 def similarity_figure(histogram: CosineHistogram, a: str, b: str) -> Figure:
     """Cosines of true pairs and of all others, each scaled to an area of 1."""
-    figure, ax = _figure(ON_PAPER, (6.0, 3.6))
+    figure, ax = new_figure(ON_PAPER, (6.0, 3.6))
     edges = np.linspace(-1, 1, BINS + 1)
     counts = {"true pairs": histogram.true.numpy(), "other pairs": histogram.other.numpy()}
     occupied = np.flatnonzero(sum(counts.values()))
@@ -146,7 +146,7 @@ def similarity_figure(histogram: CosineHistogram, a: str, b: str) -> Figure:
             density = bars / total / np.diff(borders)
             ax.stairs(density, borders, fill=True, color=colour, alpha=0.3)
             ax.stairs(density, borders, color=colour, linewidth=1.6, label=f"{name} ({total:,})")
-        _legend(ax, ON_PAPER)
+        add_legend(ax, ON_PAPER)
     ax.set_xlabel(f"cosine of {a} and {b}")
     ax.set_ylabel("density")
     ax.set_ylim(bottom=0)
@@ -167,7 +167,7 @@ def occurrence_figure(counted: Mapping[str, tuple[Tensor, str]], k: int) -> Figu
     labels = ["never", "1", "2", *(f"≤{top}" for top in tops[3:])]
     # Ties make fractions: 0 is a class of its own, anything above it up to 1.5 counts as 1.
     borders = np.array([0.0, 1e-9, *(top + 0.5 for top in tops[1:])])
-    figure, ax = _figure(ON_PAPER, (6.0, 3.6))
+    figure, ax = new_figure(ON_PAPER, (6.0, 3.6))
     ax.grid(False, axis="x")
     width = 0.8 / len(counted)
     for number, (name, (occurrence, colour)) in enumerate(counted.items()):
@@ -178,7 +178,7 @@ def occurrence_figure(counted: Mapping[str, tuple[Tensor, str]], k: int) -> Figu
     ax.set_xticks(range(len(labels)), labels, fontsize=11 if len(labels) <= 10 else 9)
     ax.set_xlabel(f"times among the first {k}")
     ax.set_ylabel("gallery rows (%)")
-    _legend(ax, ON_PAPER)
+    add_legend(ax, ON_PAPER)
     return figure
 
 
@@ -191,7 +191,7 @@ def gap_figure(clouds: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figu
     places = {name: ((z.double() - middle) @ line).cpu().numpy() for name, z in clouds.items()}
     everything = np.concatenate(list(places.values()))
     borders = np.histogram_bin_edges(everything, bins=BARS)
-    figure, ax = _figure(ON_PAPER, (6.0, 3.6))
+    figure, ax = new_figure(ON_PAPER, (6.0, 3.6))
     for name, values in places.items():
         density, _ = np.histogram(values, bins=borders, density=True)
         ax.stairs(density, borders, fill=True, color=colours[name], alpha=0.3)
@@ -201,5 +201,5 @@ def gap_figure(clouds: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figu
     ax.set_xlabel(f"place along the line through the centroids (dashed, {distance:.3g} apart)")
     ax.set_ylabel("density")
     ax.set_ylim(bottom=0)
-    _legend(ax, ON_PAPER)
+    add_legend(ax, ON_PAPER)
     return figure

@@ -91,7 +91,8 @@ def joint_map(image: Tensor, text: Tensor) -> JointMap:
     )
 
 
-def _figure(palette: Palette, size: tuple[float, float]) -> tuple[Figure, Any]:
+def new_figure(palette: Palette, size: tuple[float, float]) -> tuple[Figure, Any]:
+    """An empty figure of the house, and its axes."""
     figure = Figure(figsize=size, layout="constrained", facecolor=palette.background)
     axes = figure.subplots()
     axes.set_facecolor("none")
@@ -108,7 +109,8 @@ def _figure(palette: Palette, size: tuple[float, float]) -> tuple[Figure, Any]:
     return figure, axes
 
 
-def _legend(axes: Any, palette: Palette) -> None:
+def add_legend(axes: Any, palette: Palette) -> None:
+    """A legend without a frame."""
     axes.legend(frameon=False, fontsize=11, labelcolor=palette.ink, handlelength=1.4)
 
 
@@ -134,7 +136,7 @@ def loss_curve(log: Sequence[Mapping[str, Any]], palette: Palette) -> Figure | N
     steps, losses = series(log, "loss")
     if len(steps) < 2:
         return None
-    figure, axes = _figure(palette, (5.6, 3.2))
+    figure, axes = new_figure(palette, (5.6, 3.2))
     if len(steps) > 40:
         axes.plot(steps, losses, color=palette.image, alpha=0.3, linewidth=1)
         axes.plot(steps, _smooth(losses), color=palette.image, linewidth=2, label="training")
@@ -146,7 +148,7 @@ def loss_curve(log: Sequence[Mapping[str, Any]], palette: Palette) -> Figure | N
             eval_steps, eval_losses, color=palette.text, linewidth=2, marker="o", markersize=4,
             label="validation",
         )  # fmt: skip
-        _legend(axes, palette)
+        add_legend(axes, palette)
     axes.set_xlabel("step")
     axes.set_ylabel("loss (nats)")
     axes.set_xlim(left=0)
@@ -161,28 +163,42 @@ def _smooth(values: Sequence[float]) -> NDArray[np.float64]:
 
 def recall_curve(log: Sequence[Mapping[str, Any]], palette: Palette) -> Figure | None:
     """Recall at rank 1 on the validation data over steps, in both directions."""
-    curves = [(key, *series(log, key)) for key in recall_keys(log)]
+    return score_curve(log, recall_keys(log), palette, label="recall@1 (%)", scale=100)
+
+
+def score_curve(
+    log: Sequence[Mapping[str, Any]],
+    keys: Sequence[str],
+    palette: Palette,
+    *,
+    label: str,
+    scale: float = 1.0,
+) -> Figure | None:
+    """Figures on the validation data over steps; None where the log has none of `keys`."""
+    curves = [(key, *series(log, key)) for key in keys]
     curves = [(key, steps, values) for key, steps, values in curves if steps]
     if not curves:
         return None
-    figure, axes = _figure(palette, (5.6, 3.2))
+    figure, axes = new_figure(palette, (5.6, 3.2))
     colours = [palette.text, palette.image, palette.muted, palette.ink]
     for number, (key, steps, values) in enumerate(curves):
         axes.plot(
-            steps, [100 * v for v in values], color=colours[number % 4], linewidth=2, marker="o",
+            steps, [scale * v for v in values], color=colours[number % 4], linewidth=2, marker="o",
             markersize=4, label=readable(key.removeprefix("eval/")),
+            linestyle="-" if number < 4 else "--",
         )  # fmt: skip
     axes.set_xlabel("step")
-    axes.set_ylabel("recall@1 (%)")
+    axes.set_ylabel(label)
     axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
-    _legend(axes, palette)
+    if min(v for _, _, values in curves for v in values) >= 0:
+        axes.set_ylim(bottom=0)
+    add_legend(axes, palette)
     return figure
 
 
 def map_plot(points: JointMap, palette: Palette, pairs: int = 150) -> Figure:
     """At most `pairs` pairs of the map, each picture tied to its text by a line."""
-    figure, axes = _figure(palette, (5.6, 4.6))
+    figure, axes = new_figure(palette, (5.6, 4.6))
     places = np.unique(np.linspace(0, len(points.image) - 1, pairs).astype(int))
     image, text = points.image[places], points.text[places]
     axes.plot(
@@ -196,7 +212,7 @@ def map_plot(points: JointMap, palette: Palette, pairs: int = 150) -> Figure:
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel("first principal axis")
     axes.set_ylabel("second principal axis")
-    _legend(axes, palette)
+    add_legend(axes, palette)
     return figure
 
 
@@ -205,7 +221,7 @@ def similarity_plot(
 ) -> Figure:
     """Cosine similarities, (texts, images), as colours with their values."""
     height = 1.2 + 0.36 * len(texts)
-    figure, axes = _figure(palette, (4.2 + 0.5 * scores.shape[1], height))
+    figure, axes = new_figure(palette, (4.2 + 0.5 * scores.shape[1], height))
     axes.grid(False)
     drawn = axes.imshow(scores, cmap="Blues", aspect="auto")
     axes.set_xticks(range(scores.shape[1]), [str(i + 1) for i in range(scores.shape[1])])

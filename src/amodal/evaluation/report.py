@@ -6,7 +6,7 @@ import base64
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -21,6 +22,7 @@ from amodal.evaluation.plots import (
     ON_PAGE,
     ON_PAPER,
     JointMap,
+    Palette,
     loss_curve,
     map_plot,
     readable,
@@ -85,6 +87,30 @@ class Heatmap:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """A figure of the page.
+
+    Args:
+        name: of its file in `plots/`.
+        caption: what it shows, one sentence.
+        draw: draws it in the colours of the page or of paper; None where there is nothing to draw.
+    """
+
+    name: str
+    caption: str
+    draw: Callable[[Palette], Figure | None]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item: its picture, if it has one, and lines of (what, text); `right` frames it."""
+
+    lines: Sequence[tuple[str, str]]
+    image: Picture | None = None
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """What the page shows; a part that is empty is left out.
 
@@ -97,6 +123,8 @@ class Report:
         searches: examples.
         heatmap: similarities of a few captions and pictures.
         map_points: see `plots.joint_map`.
+        plots: further figures, under a heading of their own.
+        examples: items with what the model makes of them.
         recipe: the resolved recipe, YAML.
         broken: origin and reason of every record that was skipped.
         records: how many records were read in all.
@@ -110,6 +138,8 @@ class Report:
     searches: Sequence[SearchExample] = ()
     heatmap: Heatmap | None = None
     map_points: JointMap | None = None
+    plots: Sequence[Plot] = ()
+    examples: Sequence[Example] = ()
     recipe: str = ""
     broken: Sequence[tuple[str, str]] = ()
     records: int | None = None
@@ -155,12 +185,22 @@ def write_report(run: Path | str, report: Report) -> Path:
         seconds=_training_time(report.log),
         heatmap=_heatmap_rows(heatmap) if heatmap is not None else None,
         map=Markup(to_svg(map_plot(points, ON_PAGE), "map")) if points is not None else None,
+        plots=_on_page(report.plots),
         commands=[_command(line) for line in report.commands],
     )
     run.mkdir(parents=True, exist_ok=True)
     temporary = run / "report.html.tmp"
     temporary.write_text(page, encoding="utf-8")
     return temporary.replace(run / "report.html")
+
+
+def _on_page(plots: Sequence[Plot]) -> list[dict[str, Any]]:
+    drawn = [(plot, plot.draw(ON_PAGE)) for plot in plots]
+    return [
+        {"caption": plot.caption, "svg": Markup(to_svg(figure, plot.name))}
+        for plot, figure in drawn
+        if figure is not None
+    ]
 
 
 def _save_plots(folder: Path, report: Report) -> None:
@@ -171,6 +211,7 @@ def _save_plots(folder: Path, report: Report) -> None:
         "similarity": similarity_plot(report.heatmap.scores, report.heatmap.texts, ON_PAPER)
         if report.heatmap is not None
         else None,
+        **{plot.name: plot.draw(ON_PAPER) for plot in report.plots},
     }
     for name, figure in figures.items():
         if figure is not None:

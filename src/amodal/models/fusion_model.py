@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from amodal.data.batch import Batch
-from amodal.data.record import DataError, Record
+from amodal.data.collate import Collator
+from amodal.data.record import DataError, Record, sample_rng
 from amodal.encoders.adaptation import adapt
 from amodal.encoders.columns import ColumnsConfig
 from amodal.encoders.pooling import AttentionPooling, build_pooling
 from amodal.encoders.preprocessing import TextPreprocessor
 from amodal.encoders.specification import ImageEncoderConfig, TextEncoderConfig
 from amodal.encoders.vector import VectorConfig
+from amodal.fusion.gated import Gated
 from amodal.fusion.specification import FusionConfig
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
 from amodal.models.target import TargetConfig
@@ -31,7 +33,7 @@ class HeadConfig(BaseModel):
 
     hidden: int | None = Field(None, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    unimodal: bool = False  # heads on each modality alone, for auxiliary losses and diagnostics
+    unimodal: bool = True  # heads on each modality alone, for auxiliary losses and diagnostics
 
 
 class FusionArchitecture(BaseModel):
@@ -86,11 +88,13 @@ class Prediction(NamedTuple):
         unimodal: modality -> (B, C) what it alone says, where the model has heads for that; its
             rows that are not present are meaningless.
         present: modality -> (B,) bool.
+        gates: (B, M) how much each modality counts, in evaluation mode of a fusion that has gates.
     """
 
     logits: Tensor
     unimodal: dict[str, Tensor]
     present: dict[str, Tensor]
+    gates: Tensor | None = None
 
 
 class FusionModel(PreTrainedModel):
@@ -144,6 +148,8 @@ class FusionModel(PreTrainedModel):
             if architecture.head.unimodal
             else {}
         )
+        # Whether the losses of the unimodal heads move the encoders, or their own weights alone.
+        self.unimodal_reaches_encoders = False
         config.architecture = self.architecture.model_dump(mode="json")
 
     @property
@@ -159,12 +165,29 @@ class FusionModel(PreTrainedModel):
 
     def forward(self, batch: Batch) -> Prediction:
         """Predictions of all items of the batch, those without any modality included."""
-        encoded = {m: self.encode(m, batch) for m in self.modalities if m in batch.tensors}
-        present = {m: one.present for m, one in encoded.items()}
+        encoded = {m: self.encoded(m, batch) for m in self.modalities if m in batch.tensors}
+        natural = self.target.natural
         return Prediction(
-            self.head(self.fused(encoded)),
-            {m: head(encoded[m].pooled) for m, head in self.unimodal.items() if m in encoded},
-            present,
+            natural(self.head(self.fused(encoded))),
+            {
+                m: natural(head(self._own(encoded[m].pooled)))
+                for m, head in self.unimodal.items()
+                if m in encoded
+            },
+            {m: one.present for m, one in encoded.items()},
+            None if self.training else self.gates(encoded),
+        )
+
+    def _own(self, pooled: Tensor) -> Tensor:
+        return pooled if self.unimodal_reaches_encoders else pooled.detach()
+
+    def gates(self, encoded: Mapping[str, Encoded]) -> Tensor | None:
+        """(B, M) how much each modality counts, or None where the fusion has no gates."""
+        if not isinstance(self.fusion, Gated):
+            return None
+        return self.fusion.gates(
+            {m: one.pooled for m, one in encoded.items()},
+            {m: one.present for m, one in encoded.items()},
         )
 
     def fused(self, encoded: Mapping[str, Encoded]) -> Tensor:
@@ -182,7 +205,7 @@ class FusionModel(PreTrainedModel):
         pooled: Tensor = self.fused_pooling(tokens, keep)
         return pooled
 
-    def encode(self, modality: str, batch: Batch) -> Encoded:
+    def encoded(self, modality: str, batch: Batch) -> Encoded:
         """One modality of a batch; rows that are not present are never computed."""
         mask = batch.present[modality]  # (B, 1)
         if mask.shape[1] != 1:
@@ -212,6 +235,39 @@ class FusionModel(PreTrainedModel):
         if keep is None:
             keep = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return tokens, keep, pooled
+
+    @torch.inference_mode()
+    def predict(self, records: Sequence[Record], *, batch_size: int = 64) -> Any:
+        """What the model says of records, such as `{"image": "a.jpg", "text": ["a caption"]}`.
+
+        Args:
+            records: modality -> value as in a source, and the columns that encoders read; what is
+                left out is missing.
+            batch_size: records at once.
+
+        Returns:
+            float32 numpy array: (N, C) probabilities in the order of `target.classes`, or (N,)
+            numbers of a regression.
+
+        Raises:
+            BrokenRecordError: a record that cannot be read.
+        """
+        collate = Collator(self.preprocessors)
+        was_training = self.training
+        self.eval()
+        rows = []
+        for start in range(0, len(records), batch_size):
+            part = [
+                {"id": str(start + i), "origin": f"records[{start + i}]", **record}
+                for i, record in enumerate(records[start : start + batch_size])
+            ]
+            batch = collate(part, [sample_rng(0, 0, i) for i in range(len(part))])
+            if batch.broken:
+                raise batch.broken[0]
+            rows.append(self(batch.to(self.device)).logits.float().cpu())
+        self.train(was_training)
+        logits = torch.cat(rows) if rows else torch.zeros(0, self.target.size)
+        return self.target.probabilities(logits).numpy()
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Write config.json, model.safetensors and one preprocessor folder per modality."""

@@ -23,12 +23,15 @@ class TargetConfig(StrictModel):
         column: of the records; `label` is the class name of every source that has one.
         separator: between the classes of one item, where several are written into one string.
         classes: all there are, in order; left empty, those of the training rows, sorted.
+        mean, deviation: of the numbers of the training rows; the model learns them in deviations.
     """
 
     task: Literal["classification", "multi_label", "regression"] = "classification"
     column: str = "label"
     separator: str = Field("|", min_length=1)
     classes: tuple[str, ...] = ()
+    mean: float | None = None
+    deviation: float | None = Field(None, gt=0)
 
     @property
     def size(self) -> int:
@@ -84,25 +87,69 @@ class TargetConfig(StrictModel):
         Raises:
             DataError: no record has the column, or there is nothing to tell apart.
         """
-        if self.task == "regression" or self.classes:
+        if self.classes or self.deviation is not None:
             return self
+        if self.task == "regression":
+            return self._measured(records)
         found: set[str] = set()
         columns: set[str] = set()
         for record in records:
             columns.update(record)
             found.update(self.read(record) or ())
         if not found:
-            there = ", ".join(sorted(columns - {"origin"}))
-            raise DataError(
-                f"no record has a value in column {self.column!r}, which `model.target.column` "
-                f"names; columns are {there or 'none'}"
-            )
+            raise self._absent(columns)
         if len(found) < 2 and self.task == "classification":
             raise DataError(
                 f"column {self.column!r} has one class only, {next(iter(found))!r}: there is "
                 "nothing to tell apart"
             )
         return self.model_copy(update={"classes": tuple(sorted(found))})
+
+    def natural(self, outputs: Tensor) -> Tensor:
+        """Numbers of the model in the units of the column; scores of classes as they are."""
+        if self.task != "regression":
+            return outputs
+        return outputs.float() * (self.deviation or 1.0) + (self.mean or 0.0)
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """(N, C) probabilities of (N, C) scores; (N,) numbers of a regression."""
+        if self.task == "regression":
+            return outputs[:, 0]
+        return outputs.softmax(1) if self.task == "classification" else outputs.sigmoid()
+
+    def standard(self, values: Tensor) -> Tensor:
+        """What `natural` undoes, in deviations from the mean."""
+        if self.task != "regression":
+            return values
+        return (values - (self.mean or 0.0)) / (self.deviation or 1.0)
+
+    def _measured(self, records: Iterable[Record]) -> TargetConfig:
+        numbers: list[float] = []
+        columns: set[str] = set()
+        for record in records:
+            columns.update(record)
+            try:
+                number = self.read(record)
+            except BrokenRecordError:
+                continue  # reported when training draws the row
+            if number is not None:
+                numbers.append(number)
+        if not numbers:
+            raise self._absent(columns)
+        values = torch.tensor(numbers, dtype=torch.float64)
+        deviation = float(values.std(correction=0))
+        if deviation <= 1e-9 * (1 + abs(float(values.mean()))):
+            raise DataError(
+                f"column {self.column!r} is {numbers[0]} in every row: there is nothing to predict"
+            )
+        return self.model_copy(update={"mean": float(values.mean()), "deviation": deviation})
+
+    def _absent(self, columns: Iterable[str]) -> DataError:
+        there = ", ".join(sorted(set(columns) - {"origin"}))
+        return DataError(
+            f"no record has a value in column {self.column!r}, which `model.target.column` "
+            f"names; columns are {there or 'none'}"
+        )
 
     def _names(self, value: Any) -> tuple[str, ...]:
         if self.task == "classification":

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from amodal.augment.config import AugmentConfig, TokenDropout, TokenMask
 from amodal.augment.image import ImageAugmentation
+from amodal.augment.modality import drop_modalities
 from amodal.augment.text import swap_left_right, token_dropout, token_mask
 
 Rngs = Sequence[np.random.Generator]
@@ -32,6 +33,11 @@ class RecipeAugment:
         self.image = (
             ImageAugmentation(config.image, image.size, image.resize) if image is not None else None
         )
+
+    def presence(self, present: Mapping[str, Tensor], rngs: Rngs) -> dict[str, Tensor]:
+        if not self.config.modality_dropout:
+            return dict(present)
+        return drop_modalities(present, self.config.modality_dropout, rngs)
 
     def images(self, images: list[np.ndarray], rngs: Rngs) -> tuple[Tensor, np.ndarray]:
         assert self.image is not None

@@ -12,10 +12,11 @@ from torch import Tensor
 from amodal.data.batch import Batch
 from amodal.data.record import Source
 from amodal.distributed import world_size
-from amodal.models.joint_embedding import Embeddings, concatenate
+from amodal.models.joint_embedding import Embeddings, JointEmbedding, concatenate
+from amodal.models.opening import RunModel
 from amodal.training.grad_cache import backward_in_chunks
 from amodal.training.objectives import Objectives
-from amodal.training.trainer import RunModel, Step, Trained
+from amodal.training.trainer import Step, Trained
 from amodal.training.validation import embed_items, mean_recall, retrieval_metrics
 
 Slow = dict[str, Embeddings] | None  # rows of the momentum encoder
@@ -74,6 +75,7 @@ class EmbeddingTask:
     ) -> dict[str, float]:
         """Recall on the validation source, in every direction."""
         assert self.validation is not None
+        assert isinstance(model, JointEmbedding)
         size = len(self.validation)
         embedded = embed_items(
             model,
@@ -102,10 +104,12 @@ class EmbeddingTask:
         loss_of: Callable[[dict[str, Embeddings]], Tensor],
         chunk: int,
     ) -> Tensor:
+        network = step.trained.network
+        assert isinstance(network, JointEmbedding)
         with step.no_sync():
             loss = backward_in_chunks(
                 step.model,
-                step.trained.network,
+                network,
                 loss_of,
                 batch,
                 chunk=chunk,

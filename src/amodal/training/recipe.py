@@ -14,15 +14,22 @@ from amodal.alignment.normalization import Step
 from amodal.augment.config import AugmentConfig
 from amodal.data.record import StrictModel
 from amodal.data.source import SourceConfig
+from amodal.encoders.columns import ColumnsConfig
 from amodal.encoders.specification import (
     DualEncoderConfig,
     ImageEncoderConfig,
     TextEncoderConfig,
 )
+from amodal.encoders.vector import VectorConfig
+from amodal.fusion.specification import FusionConfig
+from amodal.losses.balance import GradientBlendingConfig
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.nt_xent import NTXentConfig
+from amodal.models.fusion_model import HeadConfig
+from amodal.models.target import TargetConfig
 from amodal.projection import MLPConfig, ProjectionConfig
 from amodal.training.objectives import ObjectiveConfig
+from amodal.training.prediction_objective import PredictionConfig
 from amodal.training.progressive import ProgressiveSize
 
 
@@ -87,6 +94,36 @@ class JointEmbeddingRecipe(StrictModel):
         return self
 
 
+class FusionEncodersRecipe(EncodersRecipe):
+    """One encoder per modality; `vector` and `columns` read columns of the records."""
+
+    vector: VectorConfig | None = None
+    columns: ColumnsConfig | None = None
+
+
+class FusionRecipe(StrictModel):
+    """Encoders, a fusion of what they say, and a head that predicts a column."""
+
+    kind: Literal["fusion"] = "fusion"
+    encoders: FusionEncodersRecipe
+    fusion: FusionConfig
+    head: HeadConfig = HeadConfig()
+    target: TargetConfig = TargetConfig()
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        fields = type(self.encoders).model_fields
+        return tuple(m for m in fields if getattr(self.encoders, m) is not None)
+
+    @model_validator(mode="after")
+    def _enough_to_fuse(self) -> FusionRecipe:
+        if len(self.modalities) < 2:
+            raise ValueError(
+                f"a fusion needs two encoders or more, got {', '.join(self.modalities) or 'none'}"
+            )
+        return self
+
+
 class TrainRecipe(StrictModel):
     """How long, how fast, and in what precision."""
 
@@ -110,6 +147,10 @@ class TrainRecipe(StrictModel):
     seed: int = Field(0, ge=0, lt=1 << 63)
 
 
+ModelRecipe = Annotated[JointEmbeddingRecipe | FusionRecipe, Field(discriminator="kind")]
+AnyObjective = Annotated[ObjectiveConfig | PredictionConfig, Field(discriminator="kind")]
+
+
 class Recipe(StrictModel):
     """A whole training run.
 
@@ -118,12 +159,70 @@ class Recipe(StrictModel):
     """
 
     data: DataRecipe
-    model: JointEmbeddingRecipe
-    objectives: tuple[ObjectiveConfig, ...] = Field(
-        default_factory=lambda: (InfoNCEConfig(),), min_length=1
-    )
+    model: ModelRecipe
+    objectives: tuple[AnyObjective, ...] = ()  # left empty, those that suit the model
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
     train: TrainRecipe = TrainRecipe()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_left_out(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("model"), dict):
+            model = {"kind": "joint_embedding", **values["model"]}
+            return {**values, "model": model}
+        return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _objectives_of_the_model(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("objectives"):
+            model = values.get("model")
+            kind = model.get("kind") if isinstance(model, dict) else getattr(model, "kind", None)
+            default = PredictionConfig() if kind == "fusion" else InfoNCEConfig()
+            return {**values, "objectives": (default,)}
+        return values
+
+    @model_validator(mode="after")
+    def _objectives_fit_the_model(self) -> Recipe:
+        predicts = [isinstance(o, PredictionConfig) for o in self.objectives]
+        if isinstance(self.model, FusionRecipe):
+            if predicts != [True]:
+                raise ValueError("a model of kind fusion has one objective, {kind: prediction}")
+        elif any(predicts):
+            raise ValueError("the objective prediction needs a model of kind fusion")
+        return self
+
+    @model_validator(mode="after")
+    def _modalities_are_dropped_where_they_are_fused(self) -> Recipe:
+        rates = self.augment.modality_dropout
+        if not isinstance(self.model, FusionRecipe):
+            if rates:
+                raise ValueError("augment.modality_dropout needs a model of kind fusion")
+            return self
+        unknown = sorted(set(rates) - set(self.model.modalities)) if isinstance(rates, dict) else ()
+        if unknown:
+            raise ValueError(
+                f"augment.modality_dropout names {', '.join(unknown)}; the model has encoders of "
+                f"{', '.join(self.model.modalities)}"
+            )
+        if self.data.captions != 1 or self.data.views != 1:
+            raise ValueError("a fusion takes one row per item: leave data.captions and views at 1")
+        return self
+
+    @model_validator(mode="after")
+    def _balance_is_measured(self) -> Recipe:
+        blends = [
+            isinstance(o, PredictionConfig) and isinstance(o.balance, GradientBlendingConfig)
+            for o in self.objectives
+        ]
+        if any(blends) and self.data.validation is None:
+            raise ValueError("gradient_blending measures overfitting: give data.validation")
+        needs = any(
+            isinstance(o, PredictionConfig) and (o.unimodal or o.balance) for o in self.objectives
+        )
+        if isinstance(self.model, FusionRecipe) and needs and not self.model.head.unimodal:
+            raise ValueError("unimodal losses and balance need model.head.unimodal: true")
+        return self
 
     @model_validator(mode="after")
     def _views_are_used(self) -> Recipe:

@@ -5,51 +5,34 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import yaml
 from transformers import set_seed
 
-from amodal.alignment.normalization import Normalization
-from amodal.data.collate import BatchReader, CachedSource, Collator
-from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.data.collate import BatchReader, CachedSource
+from amodal.data.record import BrokenRecordError, Source
 from amodal.data.source import open_random_access
 from amodal.distributed import barrier, is_main
-from amodal.encoders.preprocessing import TextPreprocessor
-from amodal.encoders.small_transformer import SmallTransformer
-from amodal.encoders.word_vectors import cooccurrence_vectors
-from amodal.models.joint_embedding import (
-    NORMALIZATION,
-    Architecture,
-    JointEmbedding,
-    build_joint_embedding,
-)
+from amodal.models.opening import RunModel
 from amodal.models.run_folder import WEIGHTS
-from amodal.training.augmenter import RecipeAugment
-from amodal.training.embedding_task import EmbeddingTask
-from amodal.training.objectives import Objectives
+from amodal.training.embedding_run import EmbeddingRun
+from amodal.training.fusion_run import FusionRun
+from amodal.training.predicting import PredictedSource
 from amodal.training.progressive import takes_pictures_of
-from amodal.training.recipe import Recipe, RecipeError
-from amodal.training.trainer import BEST, RunTrainer, Trained, complete_checkpoints
-from amodal.training.validation import EmbeddedSource, embed_items, retrieval_metrics
+from amodal.training.recipe import FusionRecipe, Recipe, RecipeError
+from amodal.training.trainer import BEST, RunTrainer, complete_checkpoints
+from amodal.training.validation import EmbeddedSource
+from amodal.training.watcher import Watcher
 
 
 class RunError(RuntimeError):
     """The run folder cannot be used; the message names it and says what to do."""
-
-
-@dataclass(frozen=True)
-class Watcher:
-    """Who is told how a run goes; every method may stay silent."""
-
-    stage: Callable[[str, int], None] = lambda name, total: None
-    advance: Callable[[int], None] = lambda done: None
-    logged: Callable[[int, dict[str, float]], None] = lambda step, values: None
-    warn: Callable[[str], None] = lambda message: None
 
 
 @dataclass(frozen=True)
@@ -59,7 +42,8 @@ class RunResult:
     Args:
         folder: the complete run folder.
         metrics: flat figures, as in metrics.json; empty without a validation source.
-        validation: the embedded validation source.
+        model: the model of the folder, on the device that it was trained on.
+        validation: the validation source, embedded or predicted.
         broken: records that were skipped while training, each once.
         stopped_at: step at which Ctrl-C ended the run, or None where it went to its end.
         train_seconds: seconds in optimizer steps, over all resumes; no evaluation, no saving.
@@ -69,9 +53,9 @@ class RunResult:
 
     folder: Path
     metrics: dict[str, float]
-    model: JointEmbedding
+    model: RunModel
     broken: list[BrokenRecordError] = field(default_factory=list)
-    validation: EmbeddedSource | None = None
+    validation: EmbeddedSource | PredictedSource | None = None
     stopped_at: int | None = None
     train_seconds: float = 0.0
     steps: int = 0
@@ -92,31 +76,15 @@ def train_run(
     _prepare_folder(recipe, folder, resume)
     set_seed(recipe.train.seed % (1 << 32))
     train, validation = open_sources(recipe, watch)
-    _check_modalities(recipe, train)
-    model = _build_model(recipe, folder, train, resume)
-    reader = BatchReader(
-        train,
-        Collator(
-            model.preprocessors,
-            captions=recipe.data.captions,
-            views=recipe.data.views,
-            augment=RecipeAugment(recipe.augment, model.preprocessors),
-        ),
-        seed=recipe.train.seed,
-    )
-    scale = getattr(model.dual, "initial_log_scale", None) if model.dual is not None else None
-    _check_sizes(recipe, model)
-    objectives = Objectives(recipe.objectives, dim=model.dim, initial_log_scale=scale)
-    task = EmbeddingTask(
-        objectives,
-        chunk=recipe.train.micro_batch_size,
-        validation=validation,
-        validation_items=recipe.data.validation_items,
-    )
+    kind = FusionRun if isinstance(recipe.model, FusionRecipe) else EmbeddingRun
+    run: EmbeddingRun | FusionRun = kind(recipe, train, validation, resume=resume)
+    for modality, prepare in run.model.preprocessors.items():
+        prepare.save(folder / modality)
+    _check_sizes(recipe, run.model)
     trainer = RunTrainer(
-        Trained(model, objectives, recipe.train.ema, objectives.momentum),
-        task,
-        reader,
+        run.trained(),
+        run.task,
+        BatchReader(train, run.collator, seed=recipe.train.seed),
         recipe.train,
         folder,
         workers=recipe.data.workers,
@@ -142,18 +110,15 @@ def train_run(
         )
     if is_main():
         _keep_weights(trainer, recipe, folder)
-        if recipe.model.normalization:
-            watch.stage("normalization", len(train))
-            _normalize(recipe, folder, train, trainer, watch)
+        run.complete(folder, trainer.autocast, watch)
     barrier()
-    kept = JointEmbedding.from_pretrained(folder)
-    kept.to(trainer.args.device)  # type: ignore[arg-type]
+    kept: Any = run.reopened(folder)
+    kept.to(trainer.args.device)
     metrics: dict[str, float] = {}
-    embedded = None
+    measured: EmbeddedSource | PredictedSource | None = None
     if validation is not None:
         watch.stage("evaluation", len(validation))
-        embedded = embed_items(kept, validation, tick=watch.advance, autocast=trainer.autocast)
-        metrics = retrieval_metrics(embedded.rows, bootstrap=1000, seed=recipe.train.seed)
+        metrics, measured = run.measured(kept, trainer.autocast, watch)
     metrics["train/steps"] = steps
     metrics["train/seconds"] = round(trainer.step_seconds, 2)
     metrics["train/items_per_second"] = round(trainer.seen_items / trainer.step_seconds, 1)
@@ -164,13 +129,13 @@ def train_run(
         _write(folder / "metrics.json", json.dumps(metrics, indent=1))
         broken = [{"origin": e.origin, "reason": e.reason} for e in trainer.broken.values()]
         _write(folder / "broken_rows.json", json.dumps(broken, indent=1, ensure_ascii=False))
-        _write(folder / "README.md", model_card(recipe, metrics))
+        _write(folder / "README.md", model_card(run, metrics))
     return RunResult(
         folder,
         metrics,
         kept,
         list(trainer.broken.values()),
-        embedded,
+        measured,
         train_seconds=trainer.step_seconds,
         steps=steps,
         train_rows=len(train),
@@ -204,21 +169,7 @@ def open_sources(recipe: Recipe, watch: Watcher | None = None) -> tuple[Source, 
     return train, validation
 
 
-def _check_modalities(recipe: Recipe, train: Source) -> None:
-    if recipe.model.dual_encoder is not None:
-        return
-    encoders = recipe.model.encoders
-    wanted = [m for m in type(encoders).model_fields if getattr(encoders, m) is not None]
-    missing = [modality for modality in wanted if modality not in train.modalities]
-    if missing:
-        raise DataError(
-            f"{train.name}: model.encoders has {' and '.join(wanted)}, but no record has "
-            f"{' or '.join(missing)}; the source gives "
-            f"{', '.join(sorted(train.modalities)) or 'columns alone'}"
-        )
-
-
-def _check_sizes(recipe: Recipe, model: JointEmbedding) -> None:
+def _check_sizes(recipe: Recipe, model: RunModel) -> None:
     growing = recipe.train.progressive_size
     if growing is None:
         return
@@ -241,49 +192,6 @@ def _image_size(recipe: Recipe) -> int | None:
     if recipe.model.encoders.image is not None:
         return recipe.model.encoders.image.preprocessor().size
     return None
-
-
-def _build_model(recipe: Recipe, folder: Path, train: Source, resume: bool) -> JointEmbedding:
-    architecture = Architecture(
-        image=recipe.model.encoders.image,
-        text=recipe.model.encoders.text,
-        dual_encoder=recipe.model.dual_encoder,
-        projection=recipe.model.projection,
-    )
-    model = build_joint_embedding(architecture, _captions(train))
-    if not resume:
-        _start_word_vectors(model, train)
-    for modality, prepare in model.preprocessors.items():
-        prepare.save(folder / modality)
-    return model
-
-
-def _start_word_vectors(model: JointEmbedding, train: Source) -> None:
-    encoder = dict(model.encoders.items()).get("text")
-    prepare = model.preprocessors.get("text")
-    if not isinstance(encoder, SmallTransformer) or not isinstance(prepare, TextPreprocessor):
-        return
-    if encoder.config.word_vectors == "cooccurrence":
-        vectors = cooccurrence_vectors(
-            (prepare(texts)["input_ids"].flatten().tolist() for texts in _captions_by_item(train)),
-            len(encoder.embedding.weight),
-            encoder.width,
-            special_ids=prepare.special_ids,
-        )
-        encoder.start_from(vectors)
-
-
-def _captions(source: Source) -> Iterator[str]:
-    for texts in _captions_by_item(source):
-        yield from texts
-
-
-def _captions_by_item(source: Source) -> Iterator[list[str]]:
-    for i in range(len(source)):
-        try:
-            yield source[i].get("text") or []
-        except BrokenRecordError:
-            continue  # reported when training draws the row
 
 
 def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
@@ -343,21 +251,6 @@ def _keep_weights(trainer: RunTrainer, recipe: Recipe, folder: Path) -> None:
     shutil.rmtree(best, ignore_errors=True)
 
 
-def _normalize(
-    recipe: Recipe, folder: Path, train: Source, trainer: RunTrainer, watch: Watcher
-) -> None:
-    """Fit the recipe's normalization on the training rows and keep it with the run."""
-    model = JointEmbedding.from_pretrained(folder)
-    model.to(trainer.args.device)  # type: ignore[arg-type]
-    embedded = embed_items(model, train, tick=watch.advance, autocast=trainer.autocast)
-    fitted = Normalization(recipe.model.normalization)
-    fitted.fit(
-        {modality: rows.z for modality, rows in embedded.rows.items()},
-        {modality: rows.item for modality, rows in embedded.rows.items()},
-    )
-    fitted.save(folder / NORMALIZATION)
-
-
 def _warn_about_data(trainer: RunTrainer, watch: Watcher) -> None:
     if trainer.broken:
         first = next(iter(trainer.broken.values()))
@@ -393,28 +286,28 @@ def _graceful_interrupt(trainer: RunTrainer) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def model_card(recipe: Recipe, metrics: dict[str, float]) -> str:
+def model_card(run: EmbeddingRun | FusionRun, metrics: dict[str, float]) -> str:
     """A README.md for the run folder: what it is, how to open it, what it scores."""
     rows = [
         f"| {name} | {value:.4f} |"
-        for name, value in metrics.items()
-        if name.startswith("retrieval/") and "@" in name and not name.endswith(("low", "high"))
+        for name, value in run.shown(metrics).items()
+        if not name.endswith(("low", "high"))
     ]
     return "\n".join(
         [
             "---",
             "library_name: amodal",
-            "pipeline_tag: feature-extraction",
+            f"pipeline_tag: {run.pipeline}",
             "---",
-            "# A joint embedding trained with amodal",
+            f"# {run.title} trained with amodal",
             "",
             "```python",
             "import amodal",
             'model = amodal.load("THIS FOLDER")',
-            'z = model.encode(text=["a caption"])',
+            run.usage,
             "```",
             "",
-            "Figures on the validation source of the recipe (chance is one over the gallery size):",
+            "Figures on the validation source of the recipe, chance not taken off:",
             "",
             "| metric | value |",
             "|---|---|",
@@ -423,7 +316,7 @@ def model_card(recipe: Recipe, metrics: dict[str, float]) -> str:
             "Recipe:",
             "",
             "```yaml",
-            recipe.to_yaml().rstrip(),
+            run.recipe.to_yaml().rstrip(),
             "```",
             "",
         ]

@@ -23,6 +23,7 @@ from amodal.models.joint_embedding import Embeddings
 from amodal.training.recipe import Recipe
 from amodal.training.run import RunResult
 from amodal.training.trainer import LOG
+from amodal.training.validation import EmbeddedSource
 
 SEARCHES = 3
 SHOWN = 5  # pictures per search
@@ -68,7 +69,7 @@ def run_report(
         records=result.train_rows or None,
         commands=commands,
     )
-    if source is None or result.validation is None:
+    if source is None or not isinstance(result.validation, EmbeddedSource):
         return report
     rows = result.validation.rows
     if not {"image", "text"} <= rows.keys():
@@ -202,7 +203,10 @@ def _summary(result: RunResult) -> str:
         f"A joint embedding of {modalities} in {model.dim} dimensions, {millions:.1f} million "
         f"weights, trained for {result.steps} steps in {result.train_seconds:.0f} seconds."
     )
-    if result.validation is not None and {"image", "text"} <= result.validation.rows.keys():
+    if (
+        isinstance(result.validation, EmbeddedSource)
+        and {"image", "text"} <= result.validation.rows.keys()
+    ):
         rows = result.validation.rows
         text += (
             f" Measured on {len(rows['image'].z)} pictures and {len(rows['text'].z)} captions "

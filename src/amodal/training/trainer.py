@@ -24,7 +24,7 @@ from amodal.data.collate import BatchReader, take_batch
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.data.samplers import RunSampler
 from amodal.distributed import is_main, rank, world_size
-from amodal.models.joint_embedding import JointEmbedding
+from amodal.models.opening import RunModel
 from amodal.training.averaging import moving_average
 from amodal.training.precision import resolve_precision
 from amodal.training.progressive import shrink, side_at
@@ -33,8 +33,6 @@ from amodal.training.recipe import TrainRecipe
 LOG = "train_log.jsonl"
 BEST = "best"
 CHECKPOINTS = "checkpoints"
-
-RunModel = JointEmbedding  # what a run folder can hold
 
 
 class TrainingError(RuntimeError):

@@ -1,0 +1,124 @@
+"""The loss of predictions: the fused one, those of each modality alone, and their balance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from amodal.losses.balance import BalanceConfig, GradientBlendingConfig, blending_weights
+from amodal.losses.config import Config
+from amodal.losses.prediction import prediction_loss
+from amodal.models.fusion_model import Prediction
+from amodal.models.target import TargetConfig
+
+FUSED = "fused"
+
+
+class PredictionConfig(Config):
+    """Cross-entropy, binary cross-entropies or squared error of what a fusion model says.
+
+    Heads on each modality alone are always trained, as they tell what each modality knows; with
+    `unimodal` 0 their gradient stops before the encoders.
+    """
+
+    kind: Literal["prediction"] = "prediction"
+    smoothing: float = Field(0.0, ge=0, lt=1)  # of the target, classification alone
+    unimodal: float = Field(0.0, ge=0)  # how much the modalities' own losses count beside the fused
+    balance: BalanceConfig | None = None
+
+
+class PredictionObjective(nn.Module):
+    """fused loss + `unimodal` x mean over modalities of their own loss.
+
+    With gradient blending the losses are weighted by how little they overfit instead, all equally
+    until that has been measured.
+
+    Args:
+        config: see there.
+        target: what is predicted.
+        modalities: those with a head of their own.
+    """
+
+    shares: Tensor
+    before: Tensor
+
+    def __init__(
+        self, config: PredictionConfig, target: TargetConfig, modalities: tuple[str, ...]
+    ) -> None:
+        super().__init__()
+        self.config, self.target, self.modalities = config, target, modalities
+        heads = len(modalities) + 1
+        # Part of the checkpoint, so that a resumed run goes on with what it had measured.
+        self.register_buffer("shares", torch.full((heads,), 1.0 / heads))
+        self.register_buffer("before", torch.full((2, heads), float("nan")))
+
+    @property
+    def reaches_encoders(self) -> bool:
+        """Whether the losses of single modalities move the encoders."""
+        return self.config.unimodal > 0 or isinstance(self.config.balance, GradientBlendingConfig)
+
+    def forward(self, said: Prediction, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The total, and the loss of every head by name.
+
+        Args:
+            said: of B items.
+            target: as `TargetConfig.encode` gives it.
+        """
+        values = {FUSED: self.loss(said.logits, target)}
+        for modality, logits in said.unimodal.items():
+            there = said.present[modality]
+            values[modality] = self.loss(logits[there], target[there])
+        if isinstance(self.config.balance, GradientBlendingConfig):
+            return self._blended(values), values
+        own = [value for head, value in values.items() if head != FUSED]
+        total = values[FUSED]
+        if own:
+            # Behind detached features the heads are trained at full weight: nothing else moves.
+            total = total + (self.config.unimodal or 1.0) * torch.stack(own).mean()
+        return self.config.weight * total, values
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of one head."""
+        return prediction_loss(
+            self.target.standard(logits),
+            self.target.standard(target),
+            self.target.task,
+            smoothing=self.config.smoothing,
+        )
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        return (FUSED, *self.modalities)
+
+    def blend(self, train: Mapping[str, float], validation: Mapping[str, float]) -> None:
+        """Weigh the losses by what each head learned since the last call, and how it overfitted.
+
+        Args:
+            train: head -> loss on training items now.
+            validation: head -> loss on held-out items now.
+        """
+        now = torch.tensor(
+            [[losses[head] for head in self.heads] for losses in (train, validation)],
+            device=self.before.device,
+        )
+        if not bool(self.before.isnan().any()):
+            steps = torch.stack([self.before, now], dim=-1).tolist()  # [split][head][checkpoint]
+            pairs = [{h: (x[0], x[1]) for h, x in zip(self.heads, s, strict=True)} for s in steps]
+            shares = blending_weights(*pairs)
+            self.shares.copy_(torch.tensor([shares[head] for head in self.heads]))
+        self.before.copy_(now)
+
+    def blending(self) -> dict[str, float]:
+        """The weights of gradient blending by head."""
+        return dict(zip(self.heads, self.shares.tolist(), strict=True))
+
+    def _blended(self, values: Mapping[str, Tensor]) -> Tensor:
+        weighted = [
+            self.shares[i] * values[head] for i, head in enumerate(self.heads) if head in values
+        ]
+        # Shares sum to 1; times the number of heads, the learning rate keeps its meaning.
+        return self.config.weight * len(self.shares) * torch.stack(weighted).sum()
