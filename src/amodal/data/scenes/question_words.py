@@ -44,6 +44,8 @@ _CHINESE_QUERIES: dict[Attribute, tuple[str, ...]] = {
     "texture": ("{x}是什么花纹？", "{x}的花纹是什么？"),
     "cell": ("{x}在哪里？", "{x}在画面的什么位置？"),
 }
+# "没有花纹的", as captions say it, would be misread after "有没有".
+_CHINESE_TEXTURES = {**chinese.WITH_TEXTURE, "solid": "纯色的"}
 # Answers in Chinese; numbers are written as digits in both languages.
 CHINESE_ANSWERS: dict[str, str] = {
     "yes": "是",
@@ -64,7 +66,8 @@ def ask_in_english(program: Program, draw: Draw) -> str:
     match program:
         case Exists(things):
             a = indefinite(things, draw)
-            forms = (f"is there {a}?", f"is there {a} in the picture?", f"can you see {a}?")
+            place = " in the picture" if things.anchor is None else ""
+            forms = (f"is there {a}?", f"is there {a}{place}?", f"can you see {a}?")
         case Count(things):
             head, tail = _plural(things, draw), _tail(things, draw)
             if tail:
@@ -80,14 +83,16 @@ def ask_in_english(program: Program, draw: Draw) -> str:
                     f"what is the number of {head}?",
                 )
         case Compare("equal", left, right):
-            xs, ys = _plural(left, draw), _plural(right, draw)
+            noun = draw.choice(_THINGS)
+            xs, ys = _plural(left, draw, noun), _plural(right, draw, noun)
             forms = (
                 f"are there as many {xs} as {ys}?",
                 f"are there exactly as many {xs} as {ys}?",
                 f"is the number of {xs} equal to the number of {ys}?",
             )
         case Compare(how, left, right):
-            xs, ys = _plural(left, draw), _plural(right, draw)
+            noun = draw.choice(_THINGS)
+            xs, ys = _plural(left, draw, noun), _plural(right, draw, noun)
             forms = (
                 f"are there {how} {xs} than {ys}?",
                 f"can you see {how} {xs} than {ys}?",
@@ -127,7 +132,7 @@ def indefinite(things: Things, draw: Draw) -> str:
     return f"{article} {words} {_tail(things, draw)}".rstrip()
 
 
-def _words(things: Things, draw: Draw) -> str:
+def _words(things: Things, draw: Draw, noun: str | None = None) -> str:
     words = []
     if things.size is not None:
         words.append(draw.choice(english.SIZES[things.size]))
@@ -135,12 +140,15 @@ def _words(things: Things, draw: Draw) -> str:
         words.append(draw.choice(english.TEXTURES[things.texture]))
     if things.colour is not None:
         words.append(things.colour)
-    words.append(draw.choice(_THINGS if things.shape is None else english.SHAPES[things.shape]))
+    if things.shape is None:
+        words.append(draw.choice(_THINGS) if noun is None else noun)
+    else:
+        words.append(draw.choice(english.SHAPES[things.shape]))
     return " ".join(words)
 
 
-def _plural(things: Things, draw: Draw) -> str:
-    words = _words(things, draw)
+def _plural(things: Things, draw: Draw, noun: str | None = None) -> str:
+    words = _words(things, draw, noun)
     return words + ("es" if words.endswith("s") else "s")
 
 
@@ -192,7 +200,7 @@ def _chinese(things: Things, draw: Draw) -> str:
         place = f"{_chinese(things.anchor, draw)}{side}的"
     if things.cell is not None:
         place += f"{draw.choice(chinese.CELLS[things.cell])}的"
-    texture = "" if things.texture is None else chinese.WITH_TEXTURE[things.texture]
+    texture = "" if things.texture is None else _CHINESE_TEXTURES[things.texture]
     size = (
         "" if things.size is None else {"small": "小", "medium": "中号", "large": "大"}[things.size]
     )

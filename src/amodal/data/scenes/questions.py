@@ -60,6 +60,9 @@ __all__ = [
     "Family",
     "Question",
     "answer",
+    "clear",
+    "count_menu",
+    "exists_menu",
     "refer",
     "write_questions",
 ]
@@ -167,7 +170,8 @@ def _draw_menu(scene: Scene, split: Split, draw: Draw) -> tuple[Family, str, Men
 def _exists(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]]:
     for kind in draw.shuffled(("thing", "thing", "relation")):
         if kind == "relation":
-            yes, no = [], []
+            yes: list[Program] = []
+            no: list[Program] = []
             refs = _references(scene, draw)
             for a, b, relation in _pairs(scene, split):
                 if b not in refs:
@@ -180,54 +184,74 @@ def _exists(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]
                 like_a = [
                     o for o in scene.objects if getattr(o, attribute) == getattr(a, attribute)
                 ]
-                if not turned.among(scene) and _clear(b, like_a, relation):
+                if not turned.among(scene) and clear(b, like_a, relation):
                     yes.append(Exists(there))
                     no.append(Exists(turned))
             if yes:
                 yield kind, _menu(yes, no)
             continue
         for said in draw.shuffled(_EXISTS):
-            yes, no = [], []
-            for item in scene.objects:
-                values = {a: getattr(item, a) for a in said}
-                for attribute in said:
-                    if attribute not in _FAIR:
-                        continue
-                    absent = [
-                        things
-                        for value in _FAIR[attribute]
-                        for things in [_like({**values, attribute: value})]
-                        if not things.among(scene) and _as_rare(things, item)
-                    ]
-                    # Near misses first: the value is that of another object.
-                    here = {getattr(o, attribute) for o in scene.objects}
-                    near = [things for things in absent if getattr(things, attribute) in here]
-                    if absent:
-                        yes.append(Exists(_like(values)))
-                        no.append(Exists(draw.choice(near or absent)))
-            if yes:
-                yield kind, _menu(yes, no)
+            menu = exists_menu(scene, said, draw)
+            if menu:
+                yield kind, menu
+
+
+def exists_menu(scene: Scene, said: Sequence[Attribute], draw: Draw) -> Menu:
+    """Whether there is a thing with certain values of the attributes `said`.
+
+    Where it can be done, the values of a thing that is not there are all in the scene.
+    """
+    yes: list[Program] = []
+    no: list[Program] = []
+    for item in scene.objects:
+        values = {a: getattr(item, a) for a in said}
+        for attribute in said:
+            if attribute not in _FAIR:
+                continue
+            absent = [
+                things
+                for value in _FAIR[attribute]
+                for things in [_like({**values, attribute: value})]
+                if not things.among(scene) and _as_rare(things, item)
+            ]
+            here = {getattr(o, attribute) for o in scene.objects}
+            near = [things for things in absent if getattr(things, attribute) in here]
+            if absent:
+                yes.append(Exists(_like(values)))
+                no.append(Exists(draw.choice(near or absent)))
+    return _menu(yes, no)
 
 
 def _count(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]]:
     for what in draw.shuffled((*_FAIR, *RELATIONS)):
-        menu: Menu = {}
-        if what in RELATIONS:
-            # A large thing is rarely at the rim, so its size would hint at what lies beyond it.
-            for item, things in _references(scene, draw, ("size", "cell")).items():
-                if _clear(item, scene.objects, what):
-                    program = Count(Things(relation=what, anchor=things))
-                    menu.setdefault(answer(program, scene), []).append(program)
-        else:
-            for attribute, values in _FAIR.items():
-                for value in values if attribute == what else ():
-                    program = Count(_like({attribute: value}))
-                    menu.setdefault(answer(program, scene), []).append(program)
-        gapless: Menu = {}
-        while str(len(gapless)) in menu:
-            gapless[str(len(gapless))] = menu[str(len(gapless))]
-        if len(gapless) >= 3:
-            yield ("relation" if what in RELATIONS else "thing"), gapless
+        menu = count_menu(scene, what, draw)
+        if menu:
+            yield ("relation" if what in RELATIONS else "thing"), menu
+
+
+def count_menu(scene: Scene, what: str, draw: Draw) -> Menu:
+    """How many things have a value of the attribute `what`, or stand in that relation to one.
+
+    Empty where the numbers from 0 to 2 are not all possible.
+    """
+    asked: list[Things] = []
+    if what in RELATIONS:
+        # A large thing is rarely at the rim, so its size would hint at what lies beyond it.
+        for item, things in _references(scene, draw, ("size", "cell")).items():
+            if clear(item, scene.objects, what):
+                asked.append(Things(relation=what, anchor=things))
+    else:
+        for attribute, values in _FAIR.items():
+            if attribute == what:
+                asked += [_like({attribute: value}) for value in values]
+    menu: Menu = {}
+    for things in asked:
+        program = Count(things)
+        menu.setdefault(answer(program, scene), []).append(program)
+    gapless: Menu = {}
+    while str(len(gapless)) in menu:
+        gapless[str(len(gapless))] = menu[str(len(gapless))]
+    return gapless if len(gapless) >= 3 else {}
 
 
 def _compare(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]]:
@@ -378,7 +402,7 @@ def _steps(
     make the relation superfluous.
     """
     for relation, holds in RELATIONS.items():
-        if not _clear(item, scene.objects, relation):
+        if not clear(item, scene.objects, relation):
             continue
         group = [o for o in scene.objects if holds(o, item)]
         bare = Things(relation=relation, anchor=things)
@@ -410,7 +434,7 @@ def _menu(yes: Sequence[Program], no: Sequence[Program]) -> Menu:
     return {"yes": [*yes], "no": [*no]} if yes and no else {}
 
 
-def _clear(item: Object, others: Sequence[Object], relation: str) -> bool:
+def clear(item: Object, others: Sequence[Object], relation: str) -> bool:
     """Whether every one of the others is clearly on one or the other side of `item`."""
     axis = "x" if relation in ("left_of", "right_of") else "y"
     return all(
