@@ -13,8 +13,14 @@ from pydantic import Field, model_validator
 
 from amodal.data.record import Record, StrictModel
 from amodal.data.scenes.captions import CaptionStyle, Language, write_captions
+from amodal.data.scenes.dialogues import write_dialogue
+from amodal.data.scenes.english import NUMBERS
+from amodal.data.scenes.question_words import CHINESE_ANSWERS
+from amodal.data.scenes.questions import write_questions
 from amodal.data.scenes.render import render
 from amodal.data.scenes.world import MAX_OBJECTS, Part, Scene, Split, sample_scene
+
+YES_NO = {word for name in ("yes", "no") for word in (name, CHINESE_ANSWERS[name])}
 
 
 class ScenesConfig(StrictModel):
@@ -34,6 +40,10 @@ class ScenesConfig(StrictModel):
         min_objects, max_objects: left out, they are 1 and 4, or what the split `count` says.
         max_overlap: how deep two objects may enter each other, as a share of their reach.
         captions_per_scene: in all; languages take turns.
+        questions_per_scene: in all, see `questions.write_questions`; 0 leaves them out.
+        dialogue: whether to hold a dialogue, see `dialogues.write_dialogue`. It needs 2 objects,
+            which is then what `min_objects` left out means, and is in English.
+        dialogue_rounds: its length.
     """
 
     kind: Literal["scenes"] = "scenes"
@@ -48,12 +58,17 @@ class ScenesConfig(StrictModel):
     languages: tuple[Language, ...] = Field(("en",), min_length=1)
     captions_per_scene: int = Field(5, ge=1, le=20)
     caption_style: CaptionStyle = "complete"
+    questions_per_scene: int = Field(0, ge=0, le=50)
+    dialogue: bool = False
+    dialogue_rounds: int = Field(6, ge=5, le=8)
 
     def object_counts(self) -> tuple[int, int]:
         """The smallest and the largest number of objects in a scene."""
         low, high = 1, 4
         if self.split == "count":
             low, high = (4, 6) if self.part == "test" else (1, 3)
+        if self.dialogue:
+            low = max(low, 2)
         return (
             low if self.min_objects is None else self.min_objects,
             high if self.max_objects is None else self.max_objects,
@@ -66,6 +81,10 @@ class ScenesConfig(StrictModel):
             raise ValueError(f"min_objects is {low}, more than max_objects, {high}")
         if self.split == "relation" and self.part == "test" and high < 2:
             raise ValueError("test scenes of the split `relation` need max_objects of at least 2")
+        if self.dialogue and low < 2:
+            raise ValueError(f"a dialogue needs min_objects of at least 2, got {low}")
+        if self.dialogue and "en" not in self.languages:
+            raise ValueError("dialogues are in English; add `en` to languages")
         return self
 
     def open(self) -> ScenesSource:
@@ -79,6 +98,11 @@ class ScenesSource:
     A record holds `id`, `origin`, `image` (S, S, 3) uint8, `text` (the captions), `languages`
     (one per caption), `objects` and `background` (the truth, see `Scene.to_json`), `count` and
     `label`, the shape of the largest object (of the first of them, where several are largest).
+
+    With questions it also holds the parallel lists `question`, `answer`, `question_family`
+    ("attribute"), `question_type` ("attribute/colour") and `question_language`. With a dialogue
+    it holds `dialog`, a list of rounds: `question`, `answer`, `candidates` (20 answers, the true
+    one among them) and `relevance` (of each, 1.0 where it means the same as the answer).
     """
 
     modalities = frozenset({"image", "text"})
@@ -121,7 +145,7 @@ class ScenesSource:
             style=c.caption_style,
         )
         largest = max(scene.objects, key=lambda o: o.radius)
-        return {
+        record: Record = {
             "id": f"scenes/{key}",
             "origin": f"{self.name} scene {index} (seed {c.seed})",
             "image": render(scene, c.image_size),
@@ -132,6 +156,28 @@ class ScenesSource:
             "objects": truth["objects"],
             "background": truth["background"],
         }
+        if c.questions_per_scene:
+            questions = write_questions(
+                scene, key, count=c.questions_per_scene, languages=c.languages, split=c.split
+            )
+            record |= {
+                "question": [q.text for q in questions],
+                "answer": [q.answer for q in questions],
+                "question_family": [q.family for q in questions],
+                "question_type": [q.type for q in questions],
+                "question_language": [q.language for q in questions],
+            }
+        if c.dialogue:
+            record["dialog"] = [
+                {
+                    "question": r.question,
+                    "answer": r.answer,
+                    "candidates": list(r.candidates),
+                    "relevance": list(r.relevance),
+                }
+                for r in write_dialogue(scene, key, rounds=c.dialogue_rounds)
+            ]
+        return record
 
 
 def write_dataset(
@@ -141,6 +187,8 @@ def write_dataset(
 ) -> Path:
     """Writes `images/*.png`, `captions.json` (COCO captions layout) and `scenes.jsonl` (truth).
 
+    With questions, `questions.json` and `annotations.json` (VQA v2 layout); with dialogues,
+    `dialogs.json` and `dense_annotations.json` (VisDial v1.0 layout, 20 options to a round).
     When interrupted, it leaves a valid, smaller data set.
 
     Args:
@@ -153,6 +201,8 @@ def write_dataset(
     (folder / "images").mkdir(parents=True, exist_ok=True)
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
+    questions = _VqaFiles(source)
+    dialogues = _VisDialFiles(source)
     try:
         with (folder / "scenes.jsonl").open("w", encoding="utf-8") as truth:
             for i in track(range(len(source))):
@@ -167,13 +217,116 @@ def write_dataset(
                     {"id": len(annotations) + k, "image_id": i, "caption": text}
                     for k, text in enumerate(record["text"])
                 ]
+                questions.add(i, record)
+                dialogues.add(i, record)
     finally:
-        document = {
-            "info": {"description": f"{source.name}, made by amodal"},
-            "images": images,
-            "annotations": annotations,
+        documents: dict[str, object] = {
+            "captions.json": {
+                "info": {"description": f"{source.name}, made by amodal"},
+                "images": images,
+                "annotations": annotations,
+            }
         }
-        (folder / "captions.json").write_text(
-            json.dumps(document, ensure_ascii=False), encoding="utf-8"
-        )
+        if source.config.questions_per_scene:
+            documents |= questions.documents()
+        if source.config.dialogue:
+            documents |= dialogues.documents()
+        for file, document in documents.items():
+            text = json.dumps(document, ensure_ascii=False)
+            (folder / file).write_text(text, encoding="utf-8")
     return folder
+
+
+class _VqaFiles:
+    """The questions of a data set in the layout of VQA v2, whose ten people all agree."""
+
+    def __init__(self, source: ScenesSource) -> None:
+        self._head = {
+            "info": {"description": f"{source.name}, made by amodal"},
+            "data_type": "scenes",
+            "data_subtype": source.config.part,
+            "task_type": "Open-Ended",
+        }
+        self._questions: list[dict[str, object]] = []
+        self._annotations: list[dict[str, object]] = []
+
+    def add(self, image_id: int, record: Record) -> None:
+        rows = zip(
+            record.get("question", ()),
+            record.get("answer", ()),
+            record.get("question_type", ()),
+            strict=True,
+        )
+        for text, answer, kind in rows:
+            number = len(self._questions)
+            self._questions.append({"question_id": number, "image_id": image_id, "question": text})
+            plain = "yes/no" if answer in YES_NO else "number" if answer.isdigit() else "other"
+            self._annotations.append(
+                {
+                    "question_id": number,
+                    "image_id": image_id,
+                    "question_type": kind,
+                    "answer_type": plain,
+                    "multiple_choice_answer": answer,
+                    "answers": [
+                        {"answer": answer, "answer_confidence": "yes", "answer_id": k}
+                        for k in range(1, 11)
+                    ],
+                }
+            )
+
+    def documents(self) -> dict[str, object]:
+        return {
+            "questions.json": {**self._head, "questions": self._questions},
+            "annotations.json": {**self._head, "annotations": self._annotations},
+        }
+
+
+class _VisDialFiles:
+    """The dialogues of a data set in the layout of VisDial v1.0.
+
+    The caption says only how many things there are: one that described them would answer.
+    """
+
+    def __init__(self, source: ScenesSource) -> None:
+        self._split = source.config.part
+        self._questions: dict[str, int] = {}
+        self._answers: dict[str, int] = {}
+        self._dialogs: list[dict[str, object]] = []
+        self._dense: list[dict[str, object]] = []
+
+    def add(self, image_id: int, record: Record) -> None:
+        if "dialog" not in record:
+            return
+        rounds = []
+        for number, entry in enumerate(record["dialog"], start=1):
+            options = [self._answers.setdefault(a, len(self._answers)) for a in entry["candidates"]]
+            true = self._answers[entry["answer"]]
+            rounds.append(
+                {
+                    "question": self._questions.setdefault(entry["question"], len(self._questions)),
+                    "answer": true,
+                    "answer_options": options,
+                    "gt_index": options.index(true),
+                }
+            )
+            self._dense.append(
+                {"image_id": image_id, "round_id": number, "gt_relevance": entry["relevance"]}
+            )
+        number_of = NUMBERS[record["count"]]
+        caption = f"{number_of} things on a {record['background']} background"
+        self._dialogs.append({"image_id": image_id, "caption": caption, "dialog": rounds})
+
+    def documents(self) -> dict[str, object]:
+        return {
+            "dialogs.json": {
+                "version": "1.0",
+                "split": self._split,
+                "data": {
+                    "questions": list(self._questions),
+                    "answers": list(self._answers),
+                    "dialogs": self._dialogs,
+                },
+            },
+            "dense_annotations.json": self._dense,
+        }
