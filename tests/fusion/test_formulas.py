@@ -71,7 +71,7 @@ def test_absent_modalities_leave_the_products_of_the_others():
 def test_the_gates_are_a_softmax_over_who_is_there():
     values, present = rows()
     present["a"][3] = present["b"][3] = present["c"][3] = False
-    for gate in ("all", "own"):
+    for gate in ("all", "units", "own"):
         module = made(GatedConfig(dim=6, gate=gate))
         gates = module.gates(values, present)
         there = torch.stack(list(present.values()), 1)
@@ -79,6 +79,8 @@ def test_the_gates_are_a_softmax_over_who_is_there():
         want = torch.ones(5, dtype=torch.float64)
         want[3] = 0
         torch.testing.assert_close(gates.sum(1), want)
+        if gate == "units":
+            continue
         out = module(values, present)
         for i in range(5):
             total = [0.0] * 6
@@ -87,7 +89,8 @@ def test_the_gates_are_a_softmax_over_who_is_there():
                     continue
                 hidden = module.project[m](values[m][i]).tolist()
                 for j in range(6):
-                    total[j] += float(gates[i, k].detach()) * math.tanh(hidden[j])
+                    content = math.tanh(hidden[j]) if gate == "all" else hidden[j]
+                    total[j] += float(gates[i, k].detach()) * content
             assert out[i].tolist() == pytest.approx(total, abs=1e-12)
 
 
@@ -100,6 +103,36 @@ def test_gates_from_all_are_softmax_of_one_linear_map():
     exps = [math.exp(s) for s in scores]
     want = [e / sum(exps) for e in exps]
     assert module.gates(values, present)[i].tolist() == pytest.approx(want, rel=1e-12)
+
+
+def test_every_unit_has_gates_of_its_own():
+    values, present = rows()
+    module = made(GatedConfig(dim=6, gate="units"))
+    out = module(values, present)
+    weight = module.score.weight.view(3, 6, -1)
+    bias = module.score.bias.view(3, 6)
+    names = list(WIDTHS)
+    for i in range(5):
+        there = [k for k, m in enumerate(names) if present[m][i]]
+        whole = torch.cat([x[i] * present[m][i] for m, x in values.items()])
+        for j in range(6):
+            exps = {k: math.exp(float(weight[k, j] @ whole + bias[k, j])) for k in there}
+            want = sum(
+                exps[k] / sum(exps.values())
+                * math.tanh(float(module.project[names[k]](values[names[k]][i])[j]))
+                for k in there
+            )  # fmt: skip
+            assert out[i, j].item() == pytest.approx(want, abs=1e-12)
+
+
+def test_the_log_precision_sees_how_large_features_are():
+    values, _ = rows()
+    module = made(GatedConfig(dim=6, gate="own"))
+    x = values["a"]
+    energy = torch.tensor([math.log(sum(v * v for v in row) / 3 + 1e-6) for row in x.tolist()])
+    want = module.score["a"](torch.cat([x, energy.double()[:, None]], 1))
+    torch.testing.assert_close(module.log_precision("a", x), want)
+    assert float(module.log_precision("a", 1e30 * x).abs().max()) <= 6
 
 
 def test_noise_in_one_modality_leaves_the_own_scores_of_the_others():

@@ -12,6 +12,7 @@ ENTRIES = {
     "concat": {"kind": "concat"},
     "concat, two layers": {"kind": "concat", "hidden": 9},
     "gated by all": {"kind": "gated"},
+    "gated per unit": {"kind": "gated", "gate": "units"},
     "gated by its own": {"kind": "gated", "gate": "own"},
     "tensor": {"kind": "tensor", "reduce": None},
     "tensor, reduced": {"kind": "tensor", "reduce": 2},

@@ -13,11 +13,11 @@ from amodal.fusion.config import FusionBase, Widths, check_widths, cleared
 
 
 def softmax_of_present(scores: Tensor, present: Tensor) -> Tensor:
-    """(B, M) softmax over the modalities that are there; all 0 where none is.
+    """Softmax over the modalities that are there; all 0 where none is.
 
     Args:
-        scores: (B, M).
-        present: (B, M) bool.
+        scores: (B, M) or (B, M, units).
+        present: bool, (B, M) or (B, M, 1).
     """
     scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
     filled = scores.masked_fill(~present, torch.finfo(scores.dtype).min / 4)
@@ -25,31 +25,31 @@ def softmax_of_present(scores: Tensor, present: Tensor) -> Tensor:
 
 
 class GatedConfig(FusionBase):
-    """Gates from what all modalities say ("all"), or from what each says of itself ("own")."""
+    """How much each modality counts: by what all say, per unit or as a whole, or by its own word.
+
+    - all: one gate per modality, from all of them together.
+    - units: a gate per modality and unit of the result, the gated multimodal unit.
+    - own: each modality tells its own precision, so that noise in one cannot move the gate of
+      another but by the sum. The loss of each modality alone teaches it what precision is.
+    """
 
     kind: Literal["gated"] = "gated"
-    # all: a gated multimodal unit. own: each modality tells its own precision, so that noise in
-    # one cannot move the gate of another but by the sum.
-    gate: Literal["all", "own"] = "all"
+    gate: Literal["all", "units", "own"] = "all"
     gate_hidden: int = Field(32, ge=1)  # of "own"
 
-    def build(self, widths: Widths) -> Gated:
-        return Gated(self, widths)
+    def build(self, widths: Widths) -> nn.Module:
+        return (PrecisionGated if self.gate == "own" else Gated)(self, widths)
 
 
 class Gated(nn.Module):
-    """sum over m of g_m tanh(W_m x_m), the gates g a softmax over the modalities that are there.
-
-    - "all": g = softmax(U [x_1; ...; x_M]), the gated multimodal unit for M modalities.
-    - "own": g = softmax(s_1(x_1), ..., s_M(x_M)) with a small network s_m per modality: with s_m
-      its log precision, g_m is the weight that inverse variances give.
+    """sum over m of g_m tanh(W_m x_m), g = softmax over who is there of U [x_1; ...; x_M].
 
     Args:
-        config: see there.
+        config: with gate "all" (g_m is a number) or "units" (g_m has a number per unit).
         widths: modality -> D.
 
     References:
-        Arevalo et al. 2017, arXiv:1702.01992, section 3.1 ("all", for two and more).
+        Arevalo et al. 2017, arXiv:1702.01992, section 3.1 ("units", for two and more).
     """
 
     level = "vectors"
@@ -57,40 +57,81 @@ class Gated(nn.Module):
     def __init__(self, config: GatedConfig, widths: Widths) -> None:
         super().__init__()
         check_widths(widths)
-        self.widths, self.dim, self.gate = dict(widths), config.dim, config.gate
+        self.widths, self.dim = dict(widths), config.dim
+        self.units = config.dim if config.gate == "units" else 1
         self.project = nn.ModuleDict({m: nn.Linear(d, config.dim) for m, d in widths.items()})
-        if config.gate == "all":
-            self.score: nn.Module = nn.Linear(sum(widths.values()), len(widths))
-        else:
-            self.score = nn.ModuleDict(
-                {
-                    m: nn.Sequential(
-                        nn.Linear(d, config.gate_hidden),
-                        nn.GELU(),
-                        nn.Linear(config.gate_hidden, 1),
-                    )
-                    for m, d in widths.items()
-                }
-            )
+        self.score = nn.Linear(sum(widths.values()), len(widths) * self.units)
+
+    def forward(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """(B, D_m) and (B,) bool of every modality → (B, dim); zeros where all are absent."""
+        found = cleared(values, present, self.widths, ndim=2)
+        gates = self._gates(found)  # (B, M, units)
+        content = torch.stack(
+            [torch.tanh(self.project[m](x)) for m, (x, _) in found.items()], dim=1
+        )  # (B, M, dim)
+        return (gates.to(content.dtype) * content).sum(1)
+
+    def gates(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+        """(B, M) how much each modality counts, mean over units; rows sum to 1, or 0 if empty."""
+        return self._gates(cleared(values, present, self.widths, ndim=2)).mean(2)
+
+    def _gates(self, found: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+        there = torch.stack([mask for _, mask in found.values()], dim=1)[..., None]
+        scores = self.score(torch.cat([x for x, _ in found.values()], dim=1))
+        return softmax_of_present(scores.unflatten(1, (len(found), self.units)), there)
+
+
+class PrecisionGated(nn.Module):
+    """sum over m of g_m W_m x_m, g = softmax over who is there of s_m([x_m; log mean x_m²]).
+
+    With s_m the log precision of modality m, g_m is the weight that inverse variances give. Noise
+    shows in the size of features, so s_m, a small network, is told of it.
+
+    Args:
+        config: with gate "own".
+        widths: modality -> D.
+
+    References:
+        Kendall & Gal 2017, arXiv:1703.04977, section 3 (precision learned from the loss).
+    """
+
+    level = "vectors"
+
+    def __init__(self, config: GatedConfig, widths: Widths) -> None:
+        super().__init__()
+        check_widths(widths)
+        self.widths, self.dim = dict(widths), config.dim
+        self.project = nn.ModuleDict({m: nn.Linear(d, config.dim) for m, d in widths.items()})
+        self.score = nn.ModuleDict(
+            {
+                m: nn.Sequential(
+                    nn.Linear(d + 1, config.gate_hidden),
+                    nn.GELU(),
+                    nn.Linear(config.gate_hidden, 1),
+                )
+                for m, d in widths.items()
+            }
+        )
 
     def forward(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """(B, D_m) and (B,) bool of every modality → (B, dim); zeros where all are absent."""
         found = cleared(values, present, self.widths, ndim=2)
         gates = self._gates(found)  # (B, M)
-        content = torch.stack(
-            [torch.tanh(self.project[m](x)) for m, (x, _) in found.items()], dim=1
-        )  # (B, M, dim)
+        content = torch.stack([self.project[m](x) for m, (x, _) in found.items()], dim=1)
         return (gates[..., None].to(content.dtype) * content).sum(1)
 
     def gates(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """(B, M) how much each modality counts; rows sum to 1, or to 0 where all are absent."""
         return self._gates(cleared(values, present, self.widths, ndim=2))
 
+    def log_precision(self, modality: str, x: Tensor) -> Tensor:
+        """(B, D) → (B, 1) log precision, in float32 or wider and within e^-6 and e^6."""
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        energy = (wide.square().mean(1, keepdim=True) + 1e-6).log()
+        found: Tensor = self.score[modality](torch.cat([wide, energy], dim=1))
+        return found.clamp(-6, 6)
+
     def _gates(self, found: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         there = torch.stack([mask for _, mask in found.values()], dim=1)
-        if self.gate == "all":
-            scores = self.score(torch.cat([x for x, _ in found.values()], dim=1))
-        else:
-            assert isinstance(self.score, nn.ModuleDict)
-            scores = torch.cat([self.score[m](x) for m, (x, _) in found.items()], dim=1)
-        return softmax_of_present(scores, there)
+        scores = [self.log_precision(m, x) for m, (x, _) in found.items()]
+        return softmax_of_present(torch.cat(scores, dim=1), there)

@@ -20,7 +20,7 @@ from amodal.encoders.pooling import AttentionPooling, build_pooling
 from amodal.encoders.preprocessing import TextPreprocessor
 from amodal.encoders.specification import ImageEncoderConfig, TextEncoderConfig
 from amodal.encoders.vector import VectorConfig
-from amodal.fusion.gated import Gated
+from amodal.fusion.gated import Gated, PrecisionGated
 from amodal.fusion.specification import FusionConfig
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
 from amodal.models.target import TargetConfig
@@ -166,24 +166,27 @@ class FusionModel(PreTrainedModel):
     def forward(self, batch: Batch) -> Prediction:
         """Predictions of all items of the batch, those without any modality included."""
         encoded = {m: self.encoded(m, batch) for m in self.modalities if m in batch.tensors}
-        natural = self.target.natural
         return Prediction(
-            natural(self.head(self.fused(encoded))),
-            {
-                m: natural(head(self._own(encoded[m].pooled)))
-                for m, head in self.unimodal.items()
-                if m in encoded
-            },
+            self.target.natural(self.head(self.fused(encoded))),
+            {m: self._alone(m, encoded[m].pooled) for m in self.unimodal if m in encoded},
             {m: one.present for m, one in encoded.items()},
             None if self.training else self.gates(encoded),
         )
 
-    def _own(self, pooled: Tensor) -> Tensor:
-        return pooled if self.unimodal_reaches_encoders else pooled.detach()
+    def _alone(self, modality: str, pooled: Tensor) -> Tensor:
+        """(B, C) what one modality says without the others."""
+        if not self.unimodal_reaches_encoders:
+            pooled = pooled.detach()
+        logits = self.unimodal[modality](pooled)
+        if isinstance(self.fusion, PrecisionGated) and self.target.task != "regression":
+            # How sure a modality is of itself and how often it is right must agree for this loss
+            # to be small, which is what makes the gate a precision.
+            logits = logits * self.fusion.log_precision(modality, pooled).exp()
+        return self.target.natural(logits)
 
     def gates(self, encoded: Mapping[str, Encoded]) -> Tensor | None:
         """(B, M) how much each modality counts, or None where the fusion has no gates."""
-        if not isinstance(self.fusion, Gated):
+        if not isinstance(self.fusion, Gated | PrecisionGated):
             return None
         return self.fusion.gates(
             {m: one.pooled for m, one in encoded.items()},
