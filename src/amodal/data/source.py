@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import re
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -19,6 +20,8 @@ from amodal.data.scenes.source import ScenesConfig
 from amodal.data.shard_index import IndexedShards
 from amodal.data.table import SUFFIXES as TABLES
 from amodal.data.table import TableConfig
+from amodal.data.visdial import VisDialConfig
+from amodal.data.vqa import VqaConfig, near
 from amodal.data.webdataset import WebDatasetConfig, WebDatasetSource
 
 # Every source that a recipe or a command can name; a new one is one more entry here.
@@ -29,6 +32,8 @@ AnySource = (
     | WebDatasetConfig
     | HuggingFaceConfig
     | FolderConfig
+    | VqaConfig
+    | VisDialConfig
 )
 SourceConfig = Annotated[AnySource, Field(discriminator="kind")]
 
@@ -38,9 +43,12 @@ KINDS: dict[str, Any] = {
 ACCEPTED = """\
   scenes                                  the built-in world; scenes:size=500,seed=1,part=test
   KIND:KEY=VALUE,...                      {kinds}
-  FOLDER                                  COCO captions (captions*.json and images/), *.tar shards,
+  FOLDER                                  COCO captions (captions*.json and images/), VQA
+                                          (questions.json and images/), *.tar shards,
                                           `save_to_disk`, or images in class folders
   captions.json                           COCO captions, with images/ beside it
+  questions.json                          VQA v2 or easy-VQA, with images/ beside it or above
+  dialogs.json                            VisDial v1.0, with images/ beside it or above
   *.csv, *.tsv, *.jsonl, *.parquet        a table of paths and captions
   *.tar, shard-{{000..009}}.tar             WebDataset shards, also s3:// and https://
   source.yaml                             one source as it is written in a recipe"""
@@ -176,9 +184,15 @@ def _in_file(path: Path) -> SourceConfig:
 
 
 def _in_json(path: Path) -> SourceConfig:
-    """COCO captions, one source written as JSON, or a list of rows."""
+    """COCO captions, VQA, VisDial, one source written as JSON, or a list of rows."""
     with path.open("rb") as stream:
         start = stream.read(4096).lstrip()
+    if re.search(rb'"data"\s*:\s*\{', start):
+        dense = near(path, "dense_annotations.json")
+        values = {"kind": "visdial", "dialogs": str(path), "images": _images(path)}
+        return checked_source({**values, "dense": dense and str(dense)}, str(path))
+    if re.match(rb"\[\s*\[", start) or re.search(rb'"questions"\s*:\s*\[', start):
+        return _vqa(path)
     if start.startswith(b"[") or (start.startswith(b"{") and b'"kind"' in start):
         if start.startswith(b"["):
             return checked_source({"kind": "table", "path": str(path)}, str(path))
@@ -197,6 +211,28 @@ def _coco(annotations: Path) -> SourceConfig:
     )
 
 
+def _vqa(questions: Path) -> SourceConfig:
+    """With the annotations that the names of VQA v2 lead to, where they are beside it."""
+    name = questions.name.replace("questions", "annotations")
+    names = (name, re.sub(r"(OpenEnded|MultipleChoice)_", "", name))
+    found = [questions.with_name(n) for n in names if n != questions.name]
+    annotations = next((str(file) for file in found if file.is_file()), None)
+    return checked_source(
+        {
+            "kind": "vqa",
+            "questions": str(questions),
+            "images": _images(questions),
+            "annotations": annotations,
+        },
+        str(questions),
+    )
+
+
+def _images(file: Path) -> str | None:
+    images = near(file, "images")
+    return None if images is None else str(images)
+
+
 def _in_folder(folder: Path) -> SourceConfig:
     captions = sorted(folder.glob("captions*.json"))
     if captions and (folder / "images").is_dir():
@@ -204,6 +240,8 @@ def _in_folder(folder: Path) -> SourceConfig:
             names = ", ".join(str(file) for file in captions)
             raise DataError(f"{folder}: several caption files, name one of them: {names}")
         return _coco(captions[0])
+    if (folder / "questions.json").is_file() and (folder / "images").is_dir():
+        return _vqa(folder / "questions.json")
     if any(folder.glob("*.tar")):
         shards = f"{glob.escape(str(folder))}/*.tar"
         return checked_source({"kind": "webdataset", "path": shards}, str(folder))
