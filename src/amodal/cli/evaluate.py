@@ -12,13 +12,14 @@ import typer
 from rich.table import Column, Table
 
 import amodal.evaluation.zero_shot as zero_shot_figures
-from amodal.cli import geometry
+from amodal.cli import fusion, geometry
 from amodal.cli.console import console, progress_watcher
-from amodal.cli.search import open_model
 from amodal.data.record import DataError, Source
 from amodal.data.source import open_random_access, parse_source
 from amodal.evaluation.probe import linear_probe
+from amodal.models.fusion_model import FusionModel
 from amodal.models.joint_embedding import JointEmbedding
+from amodal.models.opening import open_run
 from amodal.training.validation import EmbeddedSource, embed_items, retrieval_metrics
 
 
@@ -29,15 +30,30 @@ class Task(StrEnum):
     zero_shot = "zero-shot"
     probe = "probe"
     geometry = "geometry"
+    prediction = "prediction"
+    robustness = "robustness"
+
+
+OF_FUSIONS = (Task.prediction, Task.robustness)
+WITHOUT_ON = (Task.geometry, *OF_FUSIONS)  # they fall back on the run's validation data
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
     on: Annotated[
         str | None,
-        typer.Option(help="Source to measure on; geometry: the run's validation data by default."),
+        typer.Option(
+            help="Source to measure on; geometry, prediction and robustness use the run's "
+            "validation data by default."
+        ),
     ] = None,
-    task: Annotated[Task, typer.Option(help="What to measure.")] = Task.retrieval,
+    task: Annotated[
+        Task | None,
+        typer.Option(
+            help="What to measure; retrieval by default, prediction for a fusion.",
+            show_default=False,
+        ),
+    ] = None,
     train_on: Annotated[
         str | None, typer.Option(help="probe: source on which the linear classifier is fitted.")
     ] = None,
@@ -52,11 +68,20 @@ def evaluate(
 ) -> None:
     """Measure a run on a source; prints a table and writes RUN/evaluation/NAME.json.
 
-    geometry also draws plots, in RUN/evaluation/NAME/.
+    geometry and robustness also draw plots, in RUN/evaluation/NAME/.
     """
-    if on is None and task is not Task.geometry:
+    model = open_run(run)
+    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
+    fuses = isinstance(model, FusionModel)
+    if task is None:
+        task = Task.prediction if fuses else Task.retrieval
+    if fuses != (task in OF_FUSIONS):
+        kind, tasks = ("a fusion", OF_FUSIONS) if fuses else ("a joint embedding", _of_embeddings())
+        raise typer.BadParameter(
+            f"{run} holds {kind}; --task can be {', '.join(t.value for t in tasks)}"
+        )
+    if on is None and task not in WITHOUT_ON:
         raise typer.BadParameter(f"--task {task.value} needs --on SOURCE")
-    model = open_model(run)
     source = (
         open_random_access(parse_source(on), on)
         if on is not None
@@ -64,6 +89,10 @@ def evaluate(
     )
     where = on if on is not None else "its validation data"
     file = run / "evaluation" / f"{name or _file_name(task.value, on)}.json"
+    metrics: dict[str, float]
+    if isinstance(model, FusionModel):
+        metrics = _of_fusion(model, source, task, limit, file, f"{task.value} of {run} on {where}")
+        return _write(file, where, task, metrics)
     embedded = _embed(model, source, captions, limit)
     if task is Task.retrieval:
         if len(embedded.rows) < 2:
@@ -88,7 +117,27 @@ def evaluate(
     show(metrics, f"{task.value} of {run} on {where}")
     for error in embedded.broken[:5]:
         console.print(f"[yellow]skipped[/] {error}", soft_wrap=True)
-    file.parent.mkdir(exist_ok=True)
+    return _write(file, where, task, metrics)
+
+
+def _of_embeddings() -> list[Task]:
+    return [task for task in Task if task not in OF_FUSIONS]
+
+
+def _of_fusion(
+    model: FusionModel, source: Source, task: Task, limit: int | None, file: Path, title: str
+) -> dict[str, float]:
+    if task is Task.robustness:
+        return fusion.robustness(model, source, limit, file.with_suffix(""))
+    metrics, broken = fusion.prediction(model, source, limit)
+    _show(metrics, title)
+    for error in broken[:5]:
+        console.print(f"[yellow]skipped[/] {error}", soft_wrap=True)
+    return metrics
+
+
+def _write(file: Path, where: str, task: Task, metrics: dict[str, float]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({"on": where, "task": task.value, **metrics}, indent=1), "utf-8")
     console.print(f"written to {file}", soft_wrap=True)
 

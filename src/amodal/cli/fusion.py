@@ -1,0 +1,173 @@
+"""`amodal predict`, and what `amodal evaluate` does with a fusion."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from amodal.cli.console import console, progress_watcher
+from amodal.data.batch import key64
+from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.data.source import open_random_access, parse_source
+from amodal.evaluation.plots import ON_PAPER, save_png
+from amodal.evaluation.robustness_plots import curves_figure, subsets_figure
+from amodal.models.fusion_model import FusionModel
+from amodal.models.opening import open_run
+from amodal.training.predicting import predict_items, prediction_metrics
+from amodal.training.robustness import RobustnessReport, measure_robustness, passes
+
+TITLES = {
+    "missing": "items that lose the modality",
+    "noise": "share of noise in the modality",
+    "swap": "items with the modality of another",
+}
+SCORES = {"classification": "accuracy", "multi_label": "F1 of the set", "regression": "R²"}
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(help="Run folder of a fusion.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="What to predict.")],
+    out: Annotated[Path, typer.Option(help="CSV file, with a row per item.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="The first so many items.")] = None,
+) -> None:
+    """Predict every item of a source; writes its id, the prediction and its probability."""
+    model = open_run(run)
+    if not isinstance(model, FusionModel):
+        raise DataError(f"{run}: holds a joint embedding, which does not predict a column")
+    opened = _Remembering(open_random_access(parse_source(source), source))
+    count = min(limit or len(opened), len(opened))
+    with progress_watcher() as watch:
+        watch.stage("predicting", count)
+        predicted = predict_items(
+            model, opened, items=range(count), with_target=False, tick=watch.advance
+        )
+    said = model.target.probabilities(predicted.logits)
+    partial = out.with_name(out.name + ".partial")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        gates = [] if predicted.gates is None else [f"gate {m}" for m in model.modalities]
+        shown = [] if model.target.task == "regression" else [*model.target.classes]
+        writer.writerow(["id", model.target.column, *shown, *gates])
+        for i, key in enumerate(predicted.items.tolist()):
+            row = said[i]
+            if model.target.task == "regression":
+                answer, numbers = f"{float(row):.6g}", []
+            elif model.target.task == "classification":
+                answer = model.target.classes[int(row.argmax())]
+                numbers = [f"{p:.4f}" for p in row.tolist()]
+            else:
+                pairs = zip(model.target.classes, row.tolist(), strict=True)
+                answer = model.target.separator.join(c for c, p in pairs if p > 0.5)
+                numbers = [f"{p:.4f}" for p in row.tolist()]
+            weights = [] if predicted.gates is None else predicted.gates[i].tolist()
+            writer.writerow([opened.ids[key], answer, *numbers, *(f"{g:.4f}" for g in weights)])
+    partial.replace(out)
+    for error in predicted.broken[:5]:
+        console.print(f"[yellow]skipped[/] {error}", soft_wrap=True)
+    console.print(
+        f"{len(predicted.items)} predictions are in {out}; {len(predicted.broken)} broken rows",
+        soft_wrap=True,
+    )
+
+
+class _Remembering:
+    """A source that keeps the ids of the records it has given."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.name, self.modalities = source.name, source.modalities
+        self.ids: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> dict[str, object]:
+        record = self.source[index]
+        self.ids[key64(str(record["id"]))] = str(record["id"])
+        return record
+
+
+def prediction(
+    model: FusionModel, source: Source, limit: int | None
+) -> tuple[dict[str, float], list[BrokenRecordError]]:
+    """How right the predictions of a source are, with intervals."""
+    count = min(limit or len(source), len(source))
+    with progress_watcher() as watch:
+        watch.stage("predicting", count)
+        predicted = predict_items(model, source, items=range(count), tick=watch.advance)
+    metrics = prediction_metrics(predicted, model.target, bootstrap=1000)
+    metrics["data/items"] = len(predicted.items)
+    metrics["data/broken_rows"] = len(predicted.broken)
+    return metrics, list(predicted.broken)
+
+
+def robustness(
+    model: FusionModel, source: Source, limit: int | None, plots: Path
+) -> dict[str, float]:
+    """Scores as each modality gets worse; PNGs are written to `plots`."""
+    count = min(limit or len(source), len(source))
+    with progress_watcher() as watch:
+        watch.stage("predicting with modalities worse", passes(model))
+        report = measure_robustness(model, source, range(count), tick=watch.advance)
+    label = SCORES[model.target.task]
+    for kind, curves in report.curves.items():
+        figure = curves_figure(curves, report.chance, ON_PAPER, title=TITLES[kind], label=label)
+        save_png(figure, plots / f"{kind}.png")
+    alone = {names: estimate.value for names, estimate in report.subsets.items()}
+    save_png(subsets_figure(alone, report.chance, ON_PAPER, label=label), plots / "subsets.png")
+    _show_subsets(report, label)
+    for kind in report.curves:
+        _show_curves(report, kind, label)
+    _show_summary(report)
+    console.print(f"plots are in {plots}", soft_wrap=True)
+    metrics = report.metrics()
+    metrics["data/items"] = report.items
+    metrics["data/broken_rows"] = report.broken
+    return metrics
+
+
+def _show_subsets(report: RobustnessReport, label: str) -> None:
+    table = Table("modalities that are there", label, "95 % interval", title="subsets")
+    for names, score in sorted(report.subsets.items(), key=lambda item: -item[1].value):
+        table.add_row(names, f"{score.value:.3f}", f"{score.low:.3f} … {score.high:.3f}")
+    table.add_row("best constant prediction", f"{report.chance:.3f}", "")
+    console.print(table)
+
+
+def _show_curves(report: RobustnessReport, kind: str, label: str) -> None:
+    curves = report.curves[kind]
+    gates = report.gates.get(kind, {})
+    title = f"{label}{' (mean gate)' if gates else ''} by {TITLES[kind]}"
+    table = Table("rate", *curves, title=title)
+    for i, rate in enumerate(next(iter(curves.values())).rates):
+        cells = []
+        for modality, curve in curves.items():
+            gate = f" ({gates[modality][i]:.2f})" if modality in gates else ""
+            cells.append(f"{curve.scores[i].value:.3f}{gate}")
+        table.add_row(f"{100 * rate:.0f} %", *cells)
+    console.print(table)
+
+
+def _show_summary(report: RobustnessReport) -> None:
+    table = Table(
+        "worse", "modality", "relative", "effective", "95 % interval",
+        title="robustness over all rates",
+        caption="relative: mean score over the score without harm; effective: mean score above "
+        "what guessing for the items that are hit would give",
+    )  # fmt: skip
+    for kind, curves in report.curves.items():
+        for modality, curve in curves.items():
+            low, high = curve.effective.low, curve.effective.high
+            table.add_row(
+                kind,
+                modality,
+                f"{curve.relative.value:.3f}",
+                f"{curve.effective.value:+.3f}",
+                f"{low:+.3f} … {high:+.3f}",
+            )
+    console.print(table)
