@@ -164,7 +164,10 @@ class _Teller:
         kinds = ["exists", "count", "place"]
         if self.rounds and self._focus is None:
             kinds.remove("exists")  # "no" twice in a row tells little
-        for kind in self.draw.shuffled(kinds):
+        order = self.draw.shuffled(kinds)
+        if self.draw.random() < 0.4:  # most scenes do not allow it, so it is tried first
+            order = ["count", *order]
+        for kind in order:
             move = {"exists": self._exists, "count": self._count, "place": self._place}[kind]()
             if move is not None:
                 return move
@@ -190,20 +193,20 @@ class _Teller:
         return self._asked(chosen, item, [(item, a) for a in said])
 
     def _count(self) -> _Move | None:
-        attribute: Attribute = self.draw.choice(("shape", "colour", "texture"))
-        menu = count_menu(self.scene, attribute, self.draw)
-        if not menu:
-            return None
-        number = self.draw.choice(sorted(menu)[:3])
-        program = self.draw.choice(menu[number])
-        if not isinstance(program, Count):
-            return None
-        found = program.things.among(self.scene)
-        if found and not any(map(self._is_new, found)):
-            return None
-        focus = found[0] if len(found) == 1 else None
-        move = self._asked(program, focus, [(item, attribute) for item in found])
-        return replace(move, pair=(found[0], found[1])) if len(found) == 2 else move
+        attributes: tuple[Attribute, ...] = ("shape", "colour", "texture")
+        for attribute in self.draw.shuffled(attributes):
+            menu = count_menu(self.scene, attribute, self.draw)
+            if not menu:
+                continue
+            number = self.draw.choice(sorted(menu)[:3])
+            program = self.draw.choice([p for p in menu[number] if isinstance(p, Count)])
+            found = program.things.among(self.scene)
+            if found and not any(map(self._is_new, found)):
+                continue
+            focus = found[0] if len(found) == 1 else None
+            move = self._asked(program, focus, [(item, attribute) for item in found])
+            return replace(move, pair=(found[0], found[1])) if len(found) == 2 else move
+        return None
 
     def _place(self) -> _Move | None:
         item = self.draw.choice(self.scene.objects)
