@@ -14,6 +14,8 @@ from amodal.data.rows import Columns
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.source import KINDS, SourceConfig, checked_source, parse_source
 from amodal.data.table import TableConfig
+from amodal.data.visdial import VisDialConfig
+from amodal.data.vqa import VqaConfig
 from amodal.data.webdataset import WebDatasetConfig
 
 
@@ -134,6 +136,8 @@ def test_every_kind_survives_writing_and_reading():
         WebDatasetConfig(path="x.tar"),
         HuggingFaceConfig(path="me/it"),
         FolderConfig(path="x"),
+        VqaConfig(questions="q.json"),
+        VisDialConfig(dialogs="d.json"),
     ]
     assert {e.kind for e in examples} == set(KINDS)
     adapter = TypeAdapter(SourceConfig)

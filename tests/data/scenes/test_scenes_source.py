@@ -74,6 +74,11 @@ def test_the_count_split_trains_on_few_and_tests_on_many():
         ({"languages": []}, "at least 1 item"),
         ({"split": "relation", "part": "test", "max_objects": 1}, "at least 2"),
         ({"colour": "red"}, "Extra inputs"),
+        ({"questions_per_scene": -1}, "greater than or equal to 0"),
+        ({"dialogue": True, "min_objects": 1}, "min_objects of at least 2, got 1"),
+        ({"dialogue": True, "languages": ["zh"]}, "dialogues are in English"),
+        ({"dialogue": True, "max_objects": 1}, "min_objects is 2, more than max_objects, 1"),
+        ({"dialogue_rounds": 9}, "less than or equal to 8"),
     ],
 )
 def test_a_wrong_config_is_refused(wrong, words):
@@ -84,6 +89,54 @@ def test_a_wrong_config_is_refused(wrong, words):
 def test_a_config_survives_json():
     config = ScenesConfig(split="count", part="test", languages=["zh"])
     assert ScenesConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_questions_and_dialogues_are_there_only_where_they_are_asked_for():
+    plain = ScenesConfig(size=5, min_objects=2).open()
+    full = ScenesConfig(
+        size=5, min_objects=2, questions_per_scene=4, dialogue=True, languages=("en", "zh")
+    ).open()
+    added = {
+        "question",
+        "answer",
+        "question_family",
+        "question_type",
+        "question_language",
+        "dialog",
+    }
+    for i in range(5):
+        record = full[i]
+        assert set(record) - set(plain[i]) == added
+        assert {len(record[key]) for key in added - {"dialog"}} == {4}
+        assert record["question_language"] == ["en", "zh", "en", "zh"]
+        assert len(record["dialog"]) == 6
+        for turn in record["dialog"]:
+            assert set(turn) == {"question", "answer", "candidates", "relevance"}
+        for key in ("id", "objects", "label"):
+            assert record[key] == plain[i][key]
+
+
+def test_scenes_that_are_talked_about_hold_two_objects_or_more():
+    counts = {
+        r["count"] for r in map(ScenesConfig(size=60, dialogue=True).open().__getitem__, range(60))
+    }
+    assert counts == {2, 3, 4}
+
+
+def test_a_default_record_is_what_it_always_was():
+    record = ScenesConfig(size=1).open()[0]
+    assert list(record) == [
+        "id",
+        "origin",
+        "image",
+        "text",
+        "languages",
+        "label",
+        "count",
+        "objects",
+        "background",
+    ]
+    assert record["id"] == "scenes/iid/train/0/0/293f366565"
 
 
 def test_the_data_set_on_disk_is_read_by_pycocotools(tmp_path):
