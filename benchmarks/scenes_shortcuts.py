@@ -38,7 +38,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from amodal.data.scenes.dialogues import write_dialogue
-from amodal.data.scenes.programs import ANSWERS, ATTRIBUTES, Count, Exists, Query, answer, value_of
+from amodal.data.scenes.programs import (
+    ANSWERS,
+    ATTRIBUTES,
+    Count,
+    Exists,
+    Query,
+    Relate,
+    answer,
+    value_of,
+)
 from amodal.data.scenes.questions import write_questions
 from amodal.data.scenes.render import render
 from amodal.data.scenes.source import ScenesConfig
@@ -68,7 +77,7 @@ def rows_of(scene: Scene, key: str, questions: int) -> Iterator[tuple[str, str, 
     for r in write_dialogue(scene, key):
         if not r.refers_back or r.program is None:
             continue
-        kinds = {Exists: "yes-no", Count: "count"}
+        kinds = {Exists: "yes-no", Relate: "relation", Count: "count"}
         kind = r.program.attribute if isinstance(r.program, Query) else kinds[type(r.program)]
         yield (
             f"dialogue/{kind}",
@@ -187,7 +196,7 @@ def audit(parts: dict[str, tuple[dict[str, Rows], np.ndarray]], kind: str) -> di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--scenes", type=int, default=12_000, help="of train; half as many of test")
+    parser.add_argument("--scenes", type=int, default=40_000, help="of train; half as many of test")
     parser.add_argument("--questions", type=int, default=8, help="per scene")
     parser.add_argument("--split", default="iid")
     parser.add_argument("--min-objects", type=int, default=None)

@@ -21,12 +21,13 @@ from amodal.data.scenes.programs import (
     Exists,
     Program,
     Query,
+    Relate,
     Things,
     answer,
     value_of,
 )
-from amodal.data.scenes.question_words import ask_in_english
-from amodal.data.scenes.questions import clear, count_menu, exists_menu, refer
+from amodal.data.scenes.question_words import ask_in_english, definite
+from amodal.data.scenes.questions import OPPOSITE, clear, count_menu, exists_menu, refer
 from amodal.data.scenes.world import (
     COLOURS,
     MAX_OBJECTS,
@@ -114,6 +115,7 @@ class _Move:
     told: list[tuple[Object, Attribute]] = field(default_factory=list)
     other: tuple[Object, Attribute] | None = None  # "the other one", and what was just asked
     pair: tuple[Object, Object] | None = None
+    compared: set[Object] = field(default_factory=set)
 
 
 class _Teller:
@@ -126,7 +128,16 @@ class _Teller:
         self._pair: tuple[Object, Object] | None = None  # two alike were just counted
         self._other: tuple[Object, Attribute] | None = None
         self._told: set[tuple[Object, Attribute]] = set()
+        self._compared: list[set[Object]] = []  # whose places
         self._visits = 0  # rounds about the thing in focus
+        # Of k things with the same value about one is asked for it, so that the commonest value
+        # of the scene is no better a guess than the others.
+        self._askable = {
+            (item, a)
+            for item in scene.objects
+            for a in _VALUES
+            if draw.random() * sum(value_of(o, a) == value_of(item, a) for o in scene.objects) < 1
+        }
 
     def speak(self) -> None:
         """Adds a round."""
@@ -134,6 +145,7 @@ class _Teller:
         self._visits = self._visits + 1 if move.focus is self._focus else 0
         self._focus, self._pair, self._other = move.focus, move.pair, move.other
         self._told.update(move.told)
+        self._compared.append(move.compared)
         text, candidates, relevance = self._options(move.meaning)
         number = None if move.focus is None else self.scene.objects.index(move.focus)
         self.rounds.append(
@@ -150,6 +162,7 @@ class _Teller:
         if self._focus is not None:
             item = self._focus
             moves = [*self._attributes(item), *self._checks(item), *self._beside(item)]
+            moves += [*self._sides(item)]
             onward = [*self._steps(item)]
             # After a few rounds about one thing it is time for its neighbour.
             if onward and (not moves or self.draw.random() < 0.2 + 0.2 * self._visits):
@@ -256,7 +269,7 @@ class _Teller:
             if not self._worth_asking(item, attribute):
                 continue
             true = value_of(item, attribute)
-            others = [value_of(o, attribute) for o in self.scene.objects]
+            others = dict.fromkeys(value_of(o, attribute) for o in self.scene.objects)
             asked = true
             if self.draw.random() < 0.5:
                 asked = self.draw.choice([v for v in others if v != true])
@@ -290,6 +303,29 @@ class _Teller:
             number = answer(program, self.scene)
             yield _Move(self.draw.choice(forms), (number,), True, program, item)
 
+    def _sides(self, item: Object) -> Iterator[_Move]:
+        other = self.draw.choice([o for o in self.scene.objects if o is not item])
+        things = refer(self.scene, other, self.draw, without=("cell",))
+        if things is None or {item, other} in self._compared or self.draw.random() < 0.4:
+            return
+        for relation, holds in RELATIONS.items():
+            if not holds(item, other):
+                continue
+            asked = relation if self.draw.random() < 0.5 else OPPOSITE[relation]
+            program = Relate(asked, _exact(item), things)
+            place = f"{english.RELATIONS[asked][0]} {definite(things, self.draw)}"
+            forms = (f"is it {place}?", f"is that one {place}?", f"does it lie {place}?")
+            yield _Move(
+                self.draw.choice(forms),
+                (answer(program, self.scene),),
+                True,
+                program,
+                item,
+                [(other, a) for a, said in things.says if said is not None],
+                compared={item, other},
+            )
+            return
+
     def _steps(self, item: Object) -> Iterator[_Move]:
         for relation, holds in RELATIONS.items():
             group = [o for o in self.scene.objects if holds(o, item)]
@@ -304,7 +340,8 @@ class _Teller:
                 f"what do you see {link} it?",
             )
             meaning, told = self._described(group[0])
-            yield _Move(self.draw.choice(forms), meaning, True, None, group[0], told)
+            move = _Move(self.draw.choice(forms), meaning, True, None, group[0], told)
+            yield replace(move, compared={item, group[0]})
 
     def _one_of_two(self, first: Object, second: Object) -> _Move | None:
         for item, other in self.draw.shuffled(((first, second), (second, first))):
@@ -351,11 +388,14 @@ class _Teller:
     # --- what is known, and how it is answered ---
 
     def _is_new(self, item: Object) -> bool:
-        return sum(self._worth_asking(item, a) for a in _VALUES) >= 3
+        return sum(self._differs(item, a) for a in _VALUES) >= 3
 
-    def _worth_asking(self, item: Object, attribute: Attribute) -> bool:
+    def _differs(self, item: Object, attribute: Attribute) -> bool:
         values = {value_of(o, attribute) for o in self.scene.objects}
         return (item, attribute) not in self._told and len(values) > 1
+
+    def _worth_asking(self, item: Object, attribute: Attribute) -> bool:
+        return (item, attribute) in self._askable and self._differs(item, attribute)
 
     def _described(self, item: Object) -> tuple[tuple[str, ...], list[tuple[Object, Attribute]]]:
         attribute: Attribute = self.draw.choice(("colour", "size", "texture"))

@@ -56,6 +56,7 @@ from amodal.data.scenes.world import (
 __all__ = [
     "ANSWERS",
     "FAMILIES",
+    "OPPOSITE",
     "AmbiguousError",
     "Family",
     "Question",
@@ -88,7 +89,7 @@ _EXISTS: tuple[tuple[Attribute, ...], ...] = (
     ("size", "texture", "colour", "shape"),
 )
 _NAMED: tuple[Attribute, ...] = ("colour", "shape", "texture", "size")
-_OPPOSITE = {"left_of": "right_of", "right_of": "left_of", "above": "below", "below": "above"}
+OPPOSITE = {"left_of": "right_of", "right_of": "left_of", "above": "below", "below": "above"}
 
 Menu = dict[str, list[Program]]  # answer -> the programs that have it
 
@@ -180,7 +181,7 @@ def _exists(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]
                 there = replace(
                     _like({attribute: getattr(a, attribute)}), relation=relation, anchor=refs[b]
                 )
-                turned = replace(there, relation=_OPPOSITE[relation])
+                turned = replace(there, relation=OPPOSITE[relation])
                 like_a = [
                     o for o in scene.objects if getattr(o, attribute) == getattr(a, attribute)
                 ]
@@ -333,7 +334,7 @@ def _relation(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Men
                 kind,
                 _menu(
                     [Relate(r, a, b) for a, b, r in pairs],
-                    [Relate(_OPPOSITE[r], a, b) for a, b, r in pairs],
+                    [Relate(OPPOSITE[r], a, b) for a, b, r in pairs],
                 ),
             )
 
