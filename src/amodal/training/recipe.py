@@ -304,14 +304,16 @@ def _element(items: list[Any], key: str, override: str) -> Any:
 
 
 def _explain(issue: Any) -> str:
-    location = [str(part) for part in issue["loc"]]
-    model = _model_at(Recipe, location[:-1])
-    fields = list(model.model_fields) if model is not None else []
-    shown = ".".join(part for part in location if not part.startswith("function-"))
-    if issue["type"] == "extra_forbidden":
+    location = [str(part) for part in issue["loc"] if not str(part).startswith("function-")]
+    unknown = issue["type"] == "extra_forbidden"
+    model, keys = _walk(Recipe, location[:-1] if unknown else location)
+    if unknown:
+        fields = list(model.model_fields) if model is not None else []
+        shown = ".".join([*keys, location[-1]])
         near = difflib.get_close_matches(location[-1], fields, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(fields)}"
         return f"unknown key `{shown}`; {hint}"
+    shown = ".".join(keys)
     if issue["type"] == "union_tag_invalid":
         tag = issue["ctx"]["tag"]
         known = [word.strip(" '") for word in issue["ctx"]["expected_tags"].split(",")]
@@ -323,23 +325,52 @@ def _explain(issue: Any) -> str:
     return f"`{shown}`: {message}{came}" if shown else message
 
 
-def _model_at(annotation: Any, location: list[str]) -> type[BaseModel] | None:
-    """The pydantic model that `location` (keys, list places, union tags) leads to."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        if not location:
-            return annotation
-        field = annotation.model_fields.get(location[0])
-        if field is not None:
-            return _model_at(field.annotation, location[1:])
-        # pydantic puts the tag of a discriminated union into the location
-        kind = annotation.model_fields.get("kind")
-        if kind is not None and location[0] in get_args(kind.annotation):
-            return _model_at(annotation, location[1:])
-        return None
-    if get_origin(annotation) in (Annotated, tuple, list, Union, types.UnionType):
-        rest = location[1:] if get_origin(annotation) in (tuple, list) else location
-        for argument in get_args(annotation):
-            found = _model_at(argument, rest)
-            if found is not None:
-                return found
-    return None
+def _walk(annotation: Any, location: list[str]) -> tuple[type[BaseModel] | None, list[str]]:
+    """The pydantic model that an error's location leads to, and the keys of the file on the way.
+
+    pydantic puts the tags of discriminated unions between the keys; the file does not have them.
+    """
+    if not location:
+        return (annotation, []) if _is_model(annotation) else (_only_model(annotation), [])
+    first, rest = location[0], location[1:]
+    if _is_model(annotation):
+        field = annotation.model_fields.get(first)
+        if field is None:
+            return None, location
+        model, keys = _walk(field.annotation, rest)
+        return model, [first, *keys]
+    if get_origin(annotation) in (tuple, list):
+        model, keys = _walk(get_args(annotation)[0], rest)
+        return model, [first, *keys]
+    options = _options(annotation)
+    for option in options:
+        if _is_model(option) and first in _tags(option):
+            return _walk(option, rest)
+    for option in options:
+        model, keys = _walk(option, location)
+        if model is not None:
+            return model, keys
+    return None, location
+
+
+def _options(annotation: Any) -> list[Any]:
+    """The members of a union, unions inside of it and annotations around it taken apart."""
+    if get_origin(annotation) is Annotated:
+        return _options(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [one for argument in get_args(annotation) for one in _options(argument)]
+    return [annotation]
+
+
+def _only_model(annotation: Any) -> type[BaseModel] | None:
+    models = [option for option in _options(annotation) if _is_model(option)]
+    return models[0] if len(models) == 1 else None
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
+    kind = model.model_fields.get("kind")
+    return get_args(kind.annotation) if kind is not None else ()

@@ -1,0 +1,121 @@
+"""Fusions from the command line: train, evaluate, predict, and the tasks that do not fit."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from amodal.cli import main as cli
+
+RECIPE = {
+    "data": {"train": "train.csv", "validation": "test.csv"},
+    "model": {
+        "kind": "fusion",
+        "encoders": {
+            "columns": {"kind": "columns", "numbers": ["age"], "categories": ["city"], "width": 8,
+                        "heads": 2},
+            "vector": {"kind": "vector", "column": "z", "width": 8},
+        },
+        "fusion": {"kind": "gated", "dim": 8},
+        "target": {"column": "kind"},
+    },
+    "augment": {"modality_dropout": 0.3},
+    "train": {"epochs": 12, "batch_size": 16, "learning_rate": 1e-2, "precision": "fp32"},
+}  # fmt: skip
+COLUMNS = {"image": None, "text": None, "id": "key"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data set whose class is the sign of the first number of `z`."""
+    place = tmp_path_factory.mktemp("fusion")
+    rng = np.random.default_rng(0)
+    for name, rows in (("train", 120), ("test", 40)):
+        lines = []
+        for i in range(rows):
+            z = rng.normal(size=3)
+            row = {"key": f"{name}{i}", "age": int(rng.integers(20, 60)), "city": "Bern",
+                   "z": z.round(3).tolist(), "kind": "plus" if z[0] > 0 else "minus"}  # fmt: skip
+            lines.append(json.dumps(row))
+        (place / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    recipe = json.loads(json.dumps(RECIPE))
+    for part in ("train", "validation"):
+        path = str(place / recipe["data"][part].replace(".csv", ".jsonl"))
+        recipe["data"][part] = {"kind": "table", "path": path, "columns": COLUMNS}
+    (place / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return place
+
+
+@pytest.fixture
+def amodal(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["amodal", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        assert "Traceback" not in out + err
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+def test_a_fusion_is_trained_evaluated_and_used(amodal):
+    code, out, err = amodal("train", "recipe.yaml", "--out", "run")
+    assert code == 0, err
+    assert "accuracy" in out
+    page = Path("run/report.html").read_text()
+    assert "Predicts kind (one of 2 classes) from vector, columns" in page
+    assert {p.name for p in Path("run/plots").glob("*.png")} >= {
+        "score.png", "alone.png", "gates.png", "confusion.png", "loss.png",
+    }  # fmt: skip
+
+    code, out, _ = amodal("evaluate", "run", "--name", "held")
+    assert code == 0
+    held = json.loads(Path("run/evaluation/held.json").read_text())
+    assert held["prediction/accuracy"] >= 0.8
+    assert held["data/items"] == 40
+
+    code, out, _ = amodal("evaluate", "run", "--task", "robustness")
+    assert code == 0
+    found = json.loads(Path("run/evaluation/robustness.json").read_text())
+    assert found["robustness/only/vector"] > found["robustness/only/columns"]
+    assert found["robustness/missing/columns/effective"] > 0.05
+    assert found["robustness/missing/vector/100"] == found["robustness/only/columns"]
+    assert found["gates/missing/vector/100"] == 0
+    assert {p.name for p in Path("run/evaluation/robustness").iterdir()} == {
+        "missing.png", "noise.png", "swap.png", "subsets.png",
+    }  # fmt: skip
+
+    code, out, _ = amodal("predict", "run", "recipe_source.yaml", "--out", "said.csv")
+    assert code == 1  # no such source yet
+    recipe = yaml.safe_load(Path("recipe.yaml").read_text())
+    Path("recipe_source.yaml").write_text(yaml.safe_dump(recipe["data"]["validation"]))
+    code, out, _ = amodal("predict", "run", "recipe_source.yaml", "--out", "said.csv")
+    assert code == 0
+    with Path("said.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [f"test{i}" for i in range(40)]
+    assert float(rows[0]["minus"]) + float(rows[0]["plus"]) == pytest.approx(1, abs=1e-3)
+    assert float(rows[0]["gate vector"]) + float(rows[0]["gate columns"]) == pytest.approx(
+        1, abs=1e-3
+    )
+    right = sum(row["kind"] == json.loads(line)["kind"] for row, line in zip(
+        rows, Path("test.jsonl").read_text().splitlines(), strict=True))  # fmt: skip
+    assert right / 40 == pytest.approx(held["prediction/accuracy"])
+
+    for words in (
+        ("evaluate", "run", "--task", "retrieval"),
+        ("evaluate", "run", "--task", "geometry"),
+    ):
+        code, _, err = amodal(*words)
+        assert code == 2
+        assert "prediction" in err
+    code, _, err = amodal("index", "run", "scenes:size=4", "--out", "index")
+    assert code == 1
+    assert "needs a joint embedding" in err
