@@ -26,35 +26,31 @@ PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # neither the period nor the apostrophe
 # Words that lost an apostrophe, or one of two, as the scorer lists them. Entries with a capital
 # are in its list too, but text is in lower case by then; two of the others change nothing, or
 # take an apostrophe away.
-CONTRACTIONS = dict(
-    pair.split(">")
-    for pair in """
+_CONTRACTIONS = """
     aint>ain't arent>aren't cant>can't couldve>could've couldnt>couldn't couldn'tve>couldn't've
-    couldnt've>couldn't've didnt>didn't doesnt>doesn't dont>don't hadnt>hadn't
-    hadnt've>hadn't've hadn'tve>hadn't've hasnt>hasn't havent>haven't hed>he'd hed've>he'd've
-    he'dve>he'd've hes>he's howd>how'd howll>how'll hows>how's Id've>I'd've I'dve>I'd've Im>I'm
-    Ive>I've isnt>isn't itd>it'd itd've>it'd've it'dve>it'd've itll>it'll let's>let's
-    maam>ma'am mightnt>mightn't mightnt've>mightn't've mightn'tve>mightn't've mightve>might've
-    mustnt>mustn't mustve>must've neednt>needn't notve>not've oclock>o'clock oughtnt>oughtn't
-    ow's'at>'ow's'at 'ows'at>'ow's'at 'ow'sat>'ow's'at shant>shan't shed've>she'd've
-    she'dve>she'd've she's>she's shouldve>should've shouldnt>shouldn't
-    shouldnt've>shouldn't've shouldn'tve>shouldn't've somebody'd>somebodyd
+    couldnt've>couldn't've didnt>didn't doesnt>doesn't dont>don't hadnt>hadn't hadnt've>hadn't've
+    hadn'tve>hadn't've hasnt>hasn't havent>haven't hed>he'd hed've>he'd've he'dve>he'd've hes>he's
+    howd>how'd howll>how'll hows>how's Id've>I'd've I'dve>I'd've Im>I'm Ive>I've isnt>isn't
+    itd>it'd itd've>it'd've it'dve>it'd've itll>it'll let's>let's maam>ma'am mightnt>mightn't
+    mightnt've>mightn't've mightn'tve>mightn't've mightve>might've mustnt>mustn't mustve>must've
+    neednt>needn't notve>not've oclock>o'clock oughtnt>oughtn't ow's'at>'ow's'at 'ows'at>'ow's'at
+    'ow'sat>'ow's'at shant>shan't shed've>she'd've she'dve>she'd've she's>she's shouldve>should've
+    shouldnt>shouldn't shouldnt've>shouldn't've shouldn'tve>shouldn't've somebody'd>somebodyd
     somebodyd've>somebody'd've somebody'dve>somebody'd've somebodyll>somebody'll
     somebodys>somebody's someoned>someone'd someoned've>someone'd've someone'dve>someone'd've
-    someonell>someone'll someones>someone's somethingd>something'd
-    somethingd've>something'd've something'dve>something'd've somethingll>something'll
-    thats>that's thered>there'd thered've>there'd've there'dve>there'd've therere>there're
-    theres>there's theyd>they'd theyd've>they'd've they'dve>they'd've theyll>they'll
-    theyre>they're theyve>they've twas>'twas wasnt>wasn't wed've>we'd've we'dve>we'd've
-    weve>we've werent>weren't whatll>what'll whatre>what're whats>what's whatve>what've
-    whens>when's whered>where'd wheres>where's whereve>where've whod>who'd whod've>who'd've
-    who'dve>who'd've wholl>who'll whos>who's whove>who've whyll>why'll whyre>why're whys>why's
-    wont>won't wouldve>would've wouldnt>wouldn't wouldnt've>wouldn't've wouldn'tve>wouldn't've
-    yall>y'all yall'll>y'all'll y'allll>y'all'll yall'd've>y'all'd've y'alld've>y'all'd've
-    y'all'dve>y'all'd've youd>you'd youd've>you'd've you'dve>you'd've youll>you'll youre>you're
-    youve>you've
-    """.split()
-)
+    someonell>someone'll someones>someone's somethingd>something'd somethingd've>something'd've
+    something'dve>something'd've somethingll>something'll thats>that's thered>there'd
+    thered've>there'd've there'dve>there'd've therere>there're theres>there's theyd>they'd
+    theyd've>they'd've they'dve>they'd've theyll>they'll theyre>they're theyve>they've twas>'twas
+    wasnt>wasn't wed've>we'd've we'dve>we'd've weve>we've werent>weren't whatll>what'll
+    whatre>what're whats>what's whatve>what've whens>when's whered>where'd wheres>where's
+    whereve>where've whod>who'd whod've>who'd've who'dve>who'd've wholl>who'll whos>who's
+    whove>who've whyll>why'll whyre>why're whys>why's wont>won't wouldve>would've wouldnt>wouldn't
+    wouldnt've>wouldn't've wouldn'tve>wouldn't've yall>y'all yall'll>y'all'll y'allll>y'all'll
+    yall'd've>y'all'd've y'alld've>y'all'd've y'all'dve>y'all'd've youd>you'd youd've>you'd've
+    you'dve>you'd've youll>you'll youre>you're youve>you've
+"""
+CONTRACTIONS = dict(pair.split(">") for pair in _CONTRACTIONS.split())
 PERIODS = 32  # the scorer passes re.UNICODE, 32, where re.sub takes the number of replacements
 _PERIOD = re.compile(r"\.(?![0-9])")
 _COMMA_IN_NUMBER = re.compile(r"[0-9],[0-9]")
@@ -133,7 +129,9 @@ def vqa_accuracy(
     if choices is not None:
         for row, (said, allowed) in enumerate(zip(predictions, choices, strict=True)):
             if said not in allowed:
-                raise ValueError(f"question {row}: {said!r} is not one of its {len(allowed)} choices")
+                raise ValueError(
+                    f"question {row}: {said!r} is not one of its {len(allowed)} choices"
+                )
     values = torch.tensor(
         [answer_accuracy(p, a, mode=mode) for p, a in zip(predictions, answers, strict=True)],
         dtype=torch.float64,
@@ -161,7 +159,9 @@ def vqa_accuracy(
     )
 
 
-def answer_accuracy(prediction: str, answers: Sequence[Answer], *, mode: Mode = "official") -> float:
+def answer_accuracy(
+    prediction: str, answers: Sequence[Answer], *, mode: Mode = "official"
+) -> float:
     """Mean over each person left out of min(n / 3, 1), n of the others having said the same.
 
     With 10 people, n of whom agree with the prediction, this is 0, 0.3, 0.6, 0.9 for n up to 3
@@ -171,9 +171,8 @@ def answer_accuracy(prediction: str, answers: Sequence[Answer], *, mode: Mode = 
         official: what `vqaEval.py` of GT-Vision-Lab/VQA computes, with what is odd about it.
             Prediction and answers are normalised only where the answers are not all equal, so
             that "Yes." is wrong where ten people said "yes". The person left out is found by
-            comparing the whole entry: entries that are equal, because they have no
-            `answer_id`, are left out together. An entry that normalises to another one counts
-            as the other. Digits are those of ASCII, as in Python 2.
+            comparing the whole entry, after normalisation: equal entries, which have no
+            `answer_id`, are left out together. Digits are those of ASCII, as in Python 2.
         fixed: both are always normalised, and exactly one person is left out at a time. It
             differs from the official figure where all answers are equal and the prediction is
             equal to them only after normalisation, or before it only, and where entries lack
@@ -198,18 +197,17 @@ def answer_accuracy(prediction: str, answers: Sequence[Answer], *, mode: Mode = 
     if mode == "fixed" or len(set(said)) > 1:
         said = [normalise_answer(text) for text in said]
         prediction = normalise_answer(prediction)
-    match = [text == prediction for text in said]
+    agreeing = [i for i, text in enumerate(said) if text == prediction]
+    score = min(1.0, len(agreeing) / 3)  # with somebody left out who said something else
     total = 0.0
     for person, entry in enumerate(answers):
-        if mode == "fixed" or isinstance(entry, str):
-            others = sum(match) - match[person]
+        if said[person] != prediction:
+            total += score
+        elif mode == "fixed" or isinstance(entry, str):
+            total += min(1.0, (len(agreeing) - 1) / 3)
         else:
-            others = sum(
-                agrees
-                for other, text, agrees in zip(answers, said, match, strict=True)
-                if text != said[person] or _rest(other) != _rest(entry)
-            )
-        total += min(1.0, others / 3)
+            rest = _rest(entry)
+            total += min(1.0, sum(_rest(answers[other]) != rest for other in agreeing) / 3)
     return total / len(answers)
 
 
