@@ -12,6 +12,7 @@ from torch import Tensor
 
 from amodal.data.batch import Batch, key64
 from amodal.data.decode import decode_image
+from amodal.data.exchange import Exchange, Task, exchanges
 from amodal.data.record import BrokenRecordError, Record, Source, sample_rng
 from amodal.data.samplers import Draw
 
@@ -44,6 +45,13 @@ class ValueInput(Protocol):
     def __call__(self, values: list[Any]) -> dict[str, Tensor]: ...
 
 
+class TurnsInput(Protocol):
+    """What a decoder of text wants: exchanges as ids, mask and labels."""
+
+    def __call__(self, items: Sequence[Sequence[Exchange]]) -> dict[str, Tensor]: ...
+    def count_truncated(self, exchanges: Sequence[Exchange]) -> int: ...
+
+
 class TargetInput(Protocol):
     """What is to be predicted of an item."""
 
@@ -74,13 +82,15 @@ class Collator:
 
     Args:
         inputs: modality -> preprocessor of its encoder: an `ImageInput` for `image`, a `TextInput`
-            for `text`, a `ValueInput` for any other.
+            for `text`, a `TurnsInput` for `turns`, a `ValueInput` for any other.
         captions: captions per item and step; where an item has fewer, the rest is absent.
             None takes all that the items of a batch have.
         views: pictures per item and step, each augmented on its own.
         augment: training-time augmentation; None leaves every value as it is and takes the
             first captions of an item instead of random ones.
         target: what is to be predicted, or None.
+        task: what is said about an item, where the inputs have `turns`; as with captions, at most
+            `captions` exchanges per item and step.
     """
 
     def __init__(
@@ -91,9 +101,12 @@ class Collator:
         views: int = 1,
         augment: Augment | None = None,
         target: TargetInput | None = None,
+        task: Task | None = None,
     ) -> None:
         self.inputs = dict(inputs)
-        self.others = {m: i for m, i in self.inputs.items() if m not in ("image", "text")}
+        known = ("image", "text", "turns")
+        self.others = {m: i for m, i in self.inputs.items() if m not in known}
+        self.task = task if "turns" in self.inputs else None
         self.target = target
         self.captions = captions
         self.views = views
@@ -111,6 +124,7 @@ class Collator:
         images: list[np.ndarray | None] = []
         others: dict[str, list[Any]] = {modality: [] for modality in self.others}
         targets: list[Any] = []
+        said: list[list[Exchange]] = []
         broken: list[BrokenRecordError] = []
         for record, rng in zip(records, rngs, strict=True):
             if isinstance(record, BrokenRecordError):
@@ -124,6 +138,7 @@ class Collator:
                     )
                 values = {m: one.read(record) for m, one in self.others.items()}
                 target = self.target.read(record) if self.target is not None else None
+                turns = exchanges(record, self.task) if self.task is not None else []
             except BrokenRecordError as error:
                 broken.append(error)
                 continue
@@ -133,6 +148,7 @@ class Collator:
             kept.append((record, rng))
             images.append(image)
             targets.append(target)
+            said.append(turns)
             for modality, value in values.items():
                 others[modality].append(value)
         tensors: dict[str, dict[str, Tensor]] = {}
@@ -148,6 +164,10 @@ class Collator:
             texts, present["text"] = self._choose_captions(kept, mirrored)
             tensors["text"], content["text"], truncated["text"] = self._texts(
                 texts, present["text"].shape[1], [rng for _, rng in kept]
+            )
+        if self.task is not None:
+            tensors["turns"], present["turns"], truncated["turns"] = self._turns(
+                said, mirrored, [rng for _, rng in kept]
             )
         for modality, values_of in others.items():
             tensors[modality], present[modality] = _values(self.others[modality], values_of)
@@ -206,6 +226,24 @@ class Collator:
             chosen.append(texts[:most])
             present[i, : len(chosen[i])] = True
         return chosen, present
+
+    def _turns(
+        self, said: list[list[Exchange]], mirrored: np.ndarray, rngs: Rngs
+    ) -> tuple[dict[str, Tensor], Tensor, int]:
+        chosen: list[list[Exchange]] = []
+        for i, found in enumerate(said):
+            if self.augment is not None:
+                order = rngs[i].permutation(len(found))[: self.captions]
+                follow, flipped = self.augment.caption, bool(mirrored[i, 0])
+                found = [
+                    tuple(turn._replace(text=follow(turn.text, flipped)) for turn in found[j])
+                    for j in order
+                ]
+            chosen.append(found[: self.captions])
+        encoder_input: TurnsInput = self.inputs["turns"]
+        present = torch.tensor([bool(found) for found in chosen], dtype=torch.bool)[:, None]
+        truncated = encoder_input.count_truncated([turns for found in chosen for turns in found])
+        return encoder_input(chosen), present, truncated
 
     def _texts(
         self, chosen: list[list[str]], most: int, rngs: Rngs

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from amodal.encoders.attend import attend
 from amodal.encoders.checkpointing import checkpointed
 from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 from amodal.encoders.preprocessing import TextPreprocessor
@@ -121,18 +122,7 @@ class TransformerLayer(nn.Module):
             .view(batch, count, 3, self.heads, width // self.heads)
             .permute(2, 0, 3, 1, 4)
         )
-        attended = _attend(query, key, value, mask)
+        attended = attend(query, key, value, mask)
         attended = attended.transpose(1, 2).reshape(batch, count, width)
         x = x + self.dropout(self.attention_out(attended))
         return x + self.dropout(self.feed_out(F.gelu(self.feed_in(self.feed_norm(x)))))
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    half = query.dtype in (torch.float16, torch.bfloat16)
-    if query.device.type != "cpu" or not half:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    # On a CPU the backward pass of torch 2.15 takes six times as long in bfloat16.
-    with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(
-            query.float(), key.float(), value.float(), attn_mask=mask
-        )

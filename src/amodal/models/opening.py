@@ -6,12 +6,17 @@ from pathlib import Path
 
 from amodal.models.fusion_model import FusionModel, FusionModelConfig
 from amodal.models.joint_embedding import JointEmbedding, JointEmbeddingConfig
+from amodal.models.multimodal_transformer import (
+    MultimodalTransformer,
+    MultimodalTransformerConfig,
+)
 from amodal.models.run_folder import found_folder, model_type
 
-RunModel = JointEmbedding | FusionModel  # what a run folder can hold
+RunModel = JointEmbedding | FusionModel | MultimodalTransformer  # what a run folder can hold
 KINDS: dict[str, type[RunModel]] = {
     JointEmbeddingConfig.model_type: JointEmbedding,
     FusionModelConfig.model_type: FusionModel,
+    MultimodalTransformerConfig.model_type: MultimodalTransformer,
 }
 
 

@@ -13,16 +13,24 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from amodal.encoders.columns import ColumnsPreprocessor
 from amodal.encoders.preprocessing import ImagePreprocessor, TextPreprocessor
+from amodal.encoders.turns import TurnsPreprocessor
 from amodal.encoders.vector import VectorPreprocessor
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-Preprocessor = ImagePreprocessor | TextPreprocessor | VectorPreprocessor | ColumnsPreprocessor
+Preprocessor = (
+    ImagePreprocessor
+    | TextPreprocessor
+    | VectorPreprocessor
+    | ColumnsPreprocessor
+    | TurnsPreprocessor
+)
 PREPROCESSORS: dict[str, type[Preprocessor]] = {
     "image": ImagePreprocessor,
     "text": TextPreprocessor,
     "vector": VectorPreprocessor,
     "columns": ColumnsPreprocessor,
+    "turns": TurnsPreprocessor,
 }
 Model = TypeVar("Model", bound=PreTrainedModel)
 Preprocessors = Mapping[str, Preprocessor]

@@ -1,0 +1,71 @@
+"""What is said about an item, in turns: questions with answers, captions, dialogues."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from amodal.data.record import BrokenRecordError, Record
+
+Task = Literal["vqa", "caption", "dialogue", "draw"]
+Role = Literal["ask", "answer", "caption", "draw"]
+
+
+class Turn(NamedTuple):
+    """A piece of text and who says it; `learned` where the model is to say it."""
+
+    role: Role
+    text: str
+    learned: bool
+
+
+Exchange = tuple[Turn, ...]
+
+
+def exchanges(record: Record, task: Task) -> list[Exchange]:
+    """Everything of one record that a model can learn to say for a task.
+
+    - vqa: one exchange per question; several answers count as the most common one.
+    - caption: one per caption.
+    - dialogue: all rounds in one, every answer learned.
+    - draw: one per caption, which is asked for; the picture itself is what is to be said.
+
+    Raises:
+        BrokenRecordError: questions and answers do not go together.
+    """
+    if task == "caption":
+        return [(Turn("caption", text, True),) for text in record.get("text") or []]
+    if task == "draw":
+        return [(Turn("draw", text, False),) for text in record.get("text") or []]
+    if task == "vqa":
+        questions, answers = _listed(record.get("question")), _listed(record.get("answer"))
+        if answers and len(answers) != len(questions):
+            raise BrokenRecordError(
+                record["origin"], f"{len(questions)} questions and {len(answers)} answers"
+            )
+        return [
+            (Turn("ask", question, False), Turn("answer", answer, True))
+            for question, answer in zip(questions, answers, strict=True)
+        ]
+    rounds = record.get("dialog") or []
+    turns = [
+        turn
+        for one in rounds
+        for turn in (
+            Turn("ask", _text(one, "question", record), False),
+            Turn("answer", _text(one, "answer", record), True),
+        )
+    ]
+    return [tuple(turns)] if turns else []
+
+
+def _listed(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [str(value)] if isinstance(value, str | int | float) else [str(v) for v in value]
+
+
+def _text(one: Mapping[str, Any], name: str, record: Record) -> str:
+    if not one.get(name):
+        raise BrokenRecordError(record["origin"], f"a round of the dialogue has no {name}")
+    return str(one[name])

@@ -1,0 +1,510 @@
+"""The multimodal Transformer: looks at pictures, reads text, and says what comes next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from amodal.data.batch import Batch
+from amodal.encoders.adaptation import adapt
+from amodal.encoders.attend import attend
+from amodal.encoders.specification import ImageEncoderConfig
+from amodal.encoders.tokenizer import TokenizerConfig, TrainedTokenizerConfig
+from amodal.encoders.turns import IGNORED, TurnsPreprocessor
+from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
+
+
+class TransformerArchitecture(BaseModel):
+    """Everything that is needed to build the model without its weights.
+
+    Args:
+        image: encoder whose tokens the model sees; None for a model of text alone.
+        width: of the tokens inside.
+        heads: of attention.
+        encoder_layers: that mix the tokens of the modalities before the decoder looks at them.
+        decoder_layers: that read the text so far and look at the tokens of the encoder.
+        dropout: of every sub-layer.
+        max_length: tokens of text.
+        tokenizer: of all text.
+        vocabulary: tokens of text; found when the tokenizer is built.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: ImageEncoderConfig | None = None
+    width: int = Field(192, ge=8)
+    heads: int = Field(6, ge=1)
+    encoder_layers: int = Field(2, ge=0)
+    decoder_layers: int = Field(3, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    max_length: int = Field(64, ge=4)
+    tokenizer: TokenizerConfig = TrainedTokenizerConfig()
+    vocabulary: int | None = None
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> TransformerArchitecture:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
+        return self
+
+
+class MultimodalTransformerConfig(PretrainedConfig):
+    """`config.json` of a run: the architecture as a plain mapping."""
+
+    model_type = "amodal_multimodal_transformer"
+
+    def __init__(self, architecture: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.architecture = architecture or {}
+
+
+class Memory(NamedTuple):
+    """What the decoder looks at.
+
+    Args:
+        tokens: (B, N, D).
+        keep: (B, N) bool.
+    """
+
+    tokens: Tensor
+    keep: Tensor
+
+
+class Said(NamedTuple):
+    """Scores of the tokens that are to be said, of all rows one after the other.
+
+    Args:
+        logits: (T, V).
+        labels: (T,) int64, the tokens that were said.
+        item: (T,) int64 which item of the batch each is said about.
+        exchange: (T,) int64 in which exchange about the item, from 1 on.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    item: Tensor
+    exchange: Tensor
+
+
+class MultimodalTransformer(PreTrainedModel, GenerationMixin):
+    """Picture tokens → encoder → decoder of text that looks at them.
+
+    records → tensors → encoder (B, N, D) → self-attention (B, N, D) → causal decoder with
+    cross-attention (B, L, D) → scores of the next token (B, L, V). Several exchanges about one item
+    stand in one row, none reads another, and they share the tokens of its picture.
+
+    Args:
+        config: the architecture.
+        preprocessors: `image`, and `turns` for the text.
+        pretrained: load the encoder's pretrained weights.
+
+    References:
+        Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020, arXiv:2002.04745 (pre-norm).
+        Press & Wolf 2016, arXiv:1608.05859 (output weights are the embeddings).
+    """
+
+    config_class = MultimodalTransformerConfig
+    config: MultimodalTransformerConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    _supports_cache_class = True
+
+    def __init__(
+        self,
+        config: MultimodalTransformerConfig,
+        preprocessors: Preprocessors | None = None,
+        *,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__(config)
+        architecture = TransformerArchitecture.model_validate(config.architecture)
+        vocabulary = architecture.vocabulary
+        if vocabulary is None:
+            raise ValueError("vocabulary is unknown; build the model with a tokenizer")
+        self.preprocessors = dict(preprocessors or {})
+        width = architecture.width
+        self.encoders = nn.ModuleDict()
+        self.project = nn.ModuleDict()
+        self.modality = nn.ParameterDict()
+        if architecture.image is not None:
+            encoder = architecture.image.build(pretrained=pretrained)
+            architecture = architecture.model_copy(update={"image": encoder.config})
+            self.encoders["image"] = adapt(encoder)
+            self.project["image"] = nn.Linear(encoder.width, width)
+            self.modality["image"] = nn.Parameter(0.02 * torch.randn(width))
+        self.architecture = architecture
+        self.encoder = nn.ModuleList(
+            EncoderLayer(architecture) for _ in range(architecture.encoder_layers)
+        )
+        self.memory_norm = nn.LayerNorm(width)
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(0.02 * torch.randn(architecture.max_length, width))
+        self.decoder = nn.ModuleList(
+            DecoderLayer(architecture, looks=bool(self.encoders))
+            for _ in range(architecture.decoder_layers)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        self.dropout = nn.Dropout(architecture.dropout)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        config.architecture = architecture.model_dump(mode="json")
+        # What `generate` asks of a configuration.
+        config.vocab_size = vocabulary
+        config.num_hidden_layers = architecture.decoder_layers
+        config.is_encoder_decoder = False
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return (*self.encoders, "text")
+
+    @property
+    def turns(self) -> TurnsPreprocessor:
+        return cast(TurnsPreprocessor, self.preprocessors["turns"])
+
+    def learning_rate_scales(self) -> dict[str, float]:
+        """Prefix of parameter names -> factor on the learning rate."""
+        image = self.architecture.image
+        return {"network.encoders.image.": image.learning_rate_scale} if image is not None else {}
+
+    def memory(self, batch: Batch) -> Memory | None:
+        """What the decoder looks at, of the B items; None for a model of text alone."""
+        tokens, masks = [], []
+        for modality in self.encoders:
+            found, keep = self._encoded(modality, batch)
+            tokens.append(found)
+            masks.append(keep)
+        if not tokens:
+            return None
+        x, keep = torch.cat(tokens, dim=1), torch.cat(masks, dim=1)
+        # A row without tokens attends to its padding, so that the softmax is over something.
+        mask = (keep | ~keep.any(dim=1, keepdim=True))[:, None, None, :]
+        for layer in self.encoder:
+            x = layer(x, mask)
+        return Memory(self.memory_norm(x), keep)
+
+    def _encoded(self, modality: str, batch: Batch) -> tuple[Tensor, Tensor]:
+        present = batch.present[modality][:, 0]
+        named = batch.tensors[modality]
+        if bool(present.all()):
+            tokens, keep = self.encoders[modality](**named)
+        else:
+            # A batch without a single picture still needs to know how many tokens one has.
+            chosen = present if bool(present.any()) else torch.ones_like(present)
+            some, keep = self.encoders[modality](**{n: t[chosen] for n, t in named.items()})
+            tokens = some.new_zeros(len(present), *some.shape[1:])
+            tokens[chosen] = some
+            if keep is not None:
+                whole = keep.new_zeros(len(present), keep.shape[1])
+                whole[chosen] = keep
+                keep = whole
+        x = self.project[modality](tokens) + self.modality[modality]
+        if keep is None:
+            keep = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
+        return self.dropout(x), keep & present[:, None]
+
+    def forward(  # type: ignore[override]
+        self,
+        batch: Batch | None = None,
+        *,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        memory_tokens: Tensor | None = None,
+        memory_keep: Tensor | None = None,
+        **ignored: Any,
+    ) -> Said | CausalLMOutputWithPast:
+        """Scores of what a batch says, or of the next tokens where `generate` goes on from ids.
+
+        Args:
+            batch: with `turns`: packed ids, segments and labels; only scores of what is to be
+                said are computed.
+            input_ids: (B, L), in the place of a batch.
+            attention_mask: (B, past + L), 0 at padding.
+            position_ids: (B, L); counted from the mask where left out.
+            past_key_values: keys and values of what was read before.
+            memory_tokens: (B, N, D) and memory_keep, (B, N) bool: what `memory` returned.
+        """
+        if batch is not None:
+            return self._said(batch)
+        assert input_ids is not None
+        memory = None
+        if memory_tokens is not None:
+            assert memory_keep is not None
+            memory = Memory(memory_tokens, memory_keep)
+        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if attention_mask is None:
+            attention_mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1])
+        hidden = self.decode(input_ids, attention_mask, memory, past_key_values, position_ids)
+        return CausalLMOutputWithPast(  # type: ignore[call-arg]
+            logits=self.scores(hidden), past_key_values=past_key_values
+        )
+
+    def _said(self, batch: Batch) -> Said:
+        named = batch.tensors["turns"]
+        hidden = self.decode(named["input_ids"], named["segment"], self.memory(batch))
+        chosen = (named["labels"] != IGNORED) & batch.present["turns"]
+        return Said(
+            self.scores(hidden[chosen]),
+            named["labels"][chosen],
+            chosen.nonzero()[:, 0],
+            named["segment"][chosen],
+        )
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """(..., D) → (..., V), the embeddings being the output weights."""
+        return F.linear(hidden, self.embedding.weight, self.bias)
+
+    def decode(
+        self,
+        ids: Tensor,
+        segment: Tensor,
+        memory: Memory | None,
+        cache: Cache | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """(B, L) ids → (B, L, D) states of the last layer.
+
+        Args:
+            segment: (B, past + L) number of the exchange that a token belongs to, 0 at padding on
+                either side. A token reads what came before it in its own exchange.
+            memory: of the B items.
+            cache: read and extended.
+            position_ids: (B, L) places within the exchange; counted where left out.
+        """
+        length = ids.shape[1]
+        if position_ids is None:
+            position_ids = _places(segment)[:, -length:]
+        limit = len(self.position)
+        if position_ids.shape[1] and int(position_ids.max()) >= limit:
+            raise ValueError(f"{int(position_ids.max()) + 1} tokens; max_length is {limit}")
+        x = self.dropout(self.embedding(ids) + self.position[position_ids])
+        mask = _readable(segment, length)
+        for index, layer in enumerate(self.decoder):
+            x = layer(x, mask, memory, cache, index)
+        return cast(Tensor, self.norm(x))
+
+    @torch.no_grad()
+    def say(
+        self,
+        prompts: Mapping[str, Tensor],
+        memory: Memory | None,
+        *,
+        max_new_tokens: int = 32,
+        **options: Any,
+    ) -> list[str]:
+        """What the model says after each prompt; R texts, or R x num_return_sequences.
+
+        Args:
+            prompts: of `TurnsPreprocessor.prompts`, R rows.
+            memory: of R items.
+            max_new_tokens: most that is said.
+            options: of `generate`: num_beams, do_sample, temperature, top_p, streamer, ...
+        """
+        ids = prompts["input_ids"].to(self.device)
+        room = len(self.position) - ids.shape[1]
+        given: dict[str, Any] = {}
+        if memory is not None:
+            given = {"memory_tokens": memory.tokens, "memory_keep": memory.keep}
+        model: Any = self  # its stubs do not know that a model may be a mixture
+        found: Tensor = model.generate(
+            input_ids=ids,
+            attention_mask=prompts["attention_mask"].to(self.device),
+            past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+            max_new_tokens=max(1, min(max_new_tokens, room)),
+            eos_token_id=self.turns.end_id,
+            pad_token_id=self.turns.pad_id,
+            **given,
+            **options,
+        )
+        return [self.turns.text(row[ids.shape[1] :].tolist()) for row in found]
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write config.json, model.safetensors and one preprocessor folder per modality."""
+        write_model(self, self.preprocessors, Path(save_directory))
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> MultimodalTransformer:
+        """Open a run folder, or a model of the hub; in evaluation mode, on the CPU.
+
+        Raises:
+            ValueError: the folder is not a run, or its files do not fit together.
+        """
+        return read_model(cls, found_folder(pretrained_model_name_or_path))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Every part has initialised itself."""
+
+
+def build_multimodal_transformer(
+    architecture: TransformerArchitecture, texts: Iterable[str]
+) -> MultimodalTransformer:
+    """A model ready for training, its tokenizer trained on `texts` where the recipe says so.
+
+    Raises:
+        ValueError: there is no text to train a tokenizer on.
+    """
+    preprocessors: dict[str, Any] = {
+        "turns": TurnsPreprocessor.fitted(architecture.tokenizer, texts, architecture.max_length)
+    }
+    if architecture.image is not None:
+        preprocessors["image"] = architecture.image.preprocessor()
+    known = architecture.model_copy(update={"vocabulary": preprocessors["turns"].vocabulary})
+    config = MultimodalTransformerConfig(known.model_dump(mode="json"))
+    return MultimodalTransformer(config, preprocessors, pretrained=True)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence to itself, on normalised input, with a cache."""
+
+    def __init__(self, architecture: TransformerArchitecture) -> None:
+        super().__init__()
+        width = architecture.width
+        self.heads = architecture.heads
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(architecture.dropout)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, cache: Cache | None = None, layer: int = 0
+    ) -> Tensor:
+        """(B, L, D), (B, 1, L, S) bool → (B, L, D)."""
+        batch, count, width = x.shape
+        query, key, value = (
+            self.query_key_value(self.norm(x))
+            .view(batch, count, 3, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
+        if cache is not None:
+            own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+            key, value = own.update(key, value, layer)
+        attended = attend(query, key, value, mask)
+        attended = attended.transpose(1, 2).reshape(batch, count, width)
+        return x + cast(Tensor, self.dropout(self.out(attended)))
+
+
+class Looking(nn.Module):
+    """Multi-head attention of a sequence to the tokens of the encoder, on normalised input."""
+
+    def __init__(self, architecture: TransformerArchitecture) -> None:
+        super().__init__()
+        width = architecture.width
+        self.heads = architecture.heads
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(architecture.dropout)
+
+    def forward(
+        self, x: Tensor, memory: Memory, cache: Cache | None = None, layer: int = 0
+    ) -> Tensor:
+        """(B, L, D) and what the items hold → (B, L, D); items without anything pass."""
+        batch, length, width = x.shape
+        key, value = self._keys(memory, cache, layer)
+        query = self.query(self.norm(x)).view(batch, length, self.heads, -1).transpose(1, 2)
+        some = memory.keep.any(1)
+        mask = (memory.keep | ~some[:, None])[:, None, None, :]
+        attended = attend(query, key, value, mask).transpose(1, 2).reshape(batch, length, width)
+        return x + cast(Tensor, self.dropout(self.out(attended))) * some[:, None, None]
+
+    def weights(self, x: Tensor, memory: Memory) -> Tensor:
+        """(B, H, L, N) where each place of the sequence looks."""
+        batch, length, width = x.shape
+        key, _ = self._keys(memory, None, 0)
+        query = self.query(self.norm(x)).view(batch, length, self.heads, -1).transpose(1, 2)
+        scores = query @ key.transpose(2, 3) * (width // self.heads) ** -0.5
+        mask = (memory.keep | ~memory.keep.any(1, keepdim=True))[:, None, None, :]
+        return scores.masked_fill(~mask, -torch.inf).softmax(-1)
+
+    def _keys(self, memory: Memory, cache: Cache | None, layer: int) -> tuple[Tensor, Tensor]:
+        if isinstance(cache, EncoderDecoderCache) and cache.is_updated.get(layer):
+            kept: Any = cache.cross_attention_cache.layers[layer]
+            return kept.keys, kept.values
+        batch, count, width = memory.tokens.shape
+        key, value = (
+            self.key_value(memory.tokens)
+            .view(batch, count, 2, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
+        if isinstance(cache, EncoderDecoderCache):
+            key, value = cache.cross_attention_cache.update(key, value, layer)
+            cache.is_updated[layer] = True
+        return key, value
+
+
+class FeedForward(nn.Module):
+    """x + W' gelu(W LN(x)), four times as wide inside."""
+
+    def __init__(self, architecture: TransformerArchitecture) -> None:
+        super().__init__()
+        width = architecture.width
+        self.norm = nn.LayerNorm(width)
+        self.inside = nn.Linear(width, 4 * width)
+        self.out = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(architecture.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) → (..., D)."""
+        return x + cast(Tensor, self.dropout(self.out(F.gelu(self.inside(self.norm(x))))))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then a feed-forward network."""
+
+    def __init__(self, architecture: TransformerArchitecture) -> None:
+        super().__init__()
+        self.attention, self.feed = SelfAttention(architecture), FeedForward(architecture)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, N, D), bool (B, 1, 1, N) → (B, N, D)."""
+        return cast(Tensor, self.feed(self.attention(x, mask)))
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, a look at the encoder's tokens, a feed-forward network."""
+
+    def __init__(self, architecture: TransformerArchitecture, *, looks: bool) -> None:
+        super().__init__()
+        self.attention = SelfAttention(architecture)
+        self.looking = Looking(architecture) if looks else None
+        self.feed = FeedForward(architecture)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, memory: Memory | None, cache: Cache | None, layer: int
+    ) -> Tensor:
+        """(B, L, D), bool (B, 1, L, S) → (B, L, D)."""
+        x = self.attention(x, mask, cache, layer)
+        if self.looking is not None and memory is not None:
+            x = self.looking(x, memory, cache, layer)
+        return cast(Tensor, self.feed(x))
+
+
+def _places(segment: Tensor) -> Tensor:
+    """(B, L) numbers of exchanges, 0 at padding → (B, L) places within each, from 0 on."""
+    place = torch.arange(segment.shape[1], device=segment.device).expand_as(segment)
+    starts = torch.ones_like(segment, dtype=torch.bool)
+    starts[:, 1:] = segment[:, 1:] != segment[:, :-1]
+    begun = torch.where(starts, place, 0).cummax(1).values
+    return torch.where(segment > 0, place - begun, 0)
+
+
+def _readable(segment: Tensor, length: int) -> Tensor:
+    """(B, S) → (B, 1, L, S) bool: what each of the last L places may read."""
+    whole = segment.shape[1]
+    order = torch.ones(length, whole, dtype=torch.bool, device=segment.device).tril(whole - length)
+    same = segment[:, -length:, None] == segment[:, None, :]
+    # Padding reads padding: a softmax over nothing is NaN.
+    return (same & order)[:, None]
