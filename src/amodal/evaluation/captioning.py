@@ -175,9 +175,9 @@ def cider(
         plain: cos(c, r).
         d:     exp(-(l_c - l_r)^2 / 72) sum_g min(c_g, r_g) r_g / (|c| |r|).
 
-    As in the authors' programs, the length l is the number of bigrams: one less than the number
-    of tokens, but 0 where there are none; no word is stemmed; and both variants have the
-    factor 10. coco-caption and its Python package report CIDEr-D under the name CIDEr.
+    where l is the number of tokens. As in the authors' programs no word is stemmed and both
+    variants have the factor 10. coco-caption and its Python package report CIDEr-D under the name
+    CIDEr.
 
     Args:
         variant: "plain" or "d".
@@ -229,7 +229,7 @@ class _Vector:
     def __init__(self, text: Tokens, frequency: DocumentFrequency) -> None:
         counts = _grams(text)
         self.weights = {gram: n * frequency.weight(gram) for gram, n in counts.items()}
-        self.bigrams = max(0, len(text) - 1)
+        self.length = len(text)
         squares = [0.0] * ORDERS
         for gram, weight in self.weights.items():
             squares[len(gram) - 1] += weight * weight
@@ -244,7 +244,7 @@ class _Vector:
                 plain[len(gram) - 1] += weight * other
                 clipped[len(gram) - 1] += min(weight, other) * other
         norms = [a * b for a, b in zip(self.norms, reference.norms, strict=True)]
-        longer = self.bigrams - reference.bigrams
+        longer = self.length - reference.length
         penalty = math.exp(-(longer**2) / (2 * SIGMA**2))
         return _mean_ratio(plain, norms), penalty * _mean_ratio(clipped, norms)
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -109,6 +110,25 @@ def mention(shape, colour, **said):
 def test_what_can_be_read_is_kept(text, want):
     found = read_caption(text)
     assert (found and list(found.mentions)) == want
+
+
+def test_any_sequence_of_words_can_be_read_and_scored():
+    draw = Random(0)
+    words = [w for _, c in captions("mixed", scenes=30) for w in c.text.split()]
+    words += ["<unk>", "[pad]", "{left_of}", "<3>", "[top,left]", "it", "is", "", "\n", "é"]
+    read = 0
+    for _ in range(3000):
+        text = " ".join(draw.choice(words) for _ in range(draw.randrange(40)))
+        claims = read_caption(text)
+        read += claims is not None
+        if claims is not None:
+            found = scene_graph_f1(tuples_of_claims(claims), tuples_expected(SCENE, claims))
+            assert 0 <= found.micro <= 1
+            claims.hold_in(SCENE)
+    assert read > 500
+    assert read_caption("a red star [pad] is <0> {x} it is <0>").mentions == (
+        Mention("star", "red"),
+    )
 
 
 def test_relations_to_what_cannot_be_read_are_left_out():

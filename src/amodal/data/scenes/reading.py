@@ -32,6 +32,7 @@ def read_caption(text: str) -> Claims | None:
     objects.
     """
     text = " ".join(text.lower().replace("center", "centre").replace("gray", "grey").split())
+    text = re.sub(r"[][<>{}]", "", text)  # the marks that stand for what has been read
     text = re.sub(r" ([,.:])", r"\1", text).replace(" - ", "-")
     background = None
     ground = _BACKGROUND.search(text)
