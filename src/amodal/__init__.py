@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from amodal.models.fusion_model import FusionModel
-    from amodal.models.joint_embedding import JointEmbedding
+    from amodal.models.opening import RunModel
 
 __version__ = "0.1.0.dev0"
 __all__ = ["__version__", "load"]
 
 
-def load(run: str | Path, device: str | None = None) -> JointEmbedding | FusionModel:
-    """Open the model of a run folder: a joint embedding encodes, a fusion predicts.
+def load(run: str | Path, device: str | None = None) -> RunModel:
+    """Open the model of a run folder.
+
+    A `JointEmbedding` encodes, a `FusionModel` predicts, a `MultimodalTransformer` answers.
 
     Args:
         run: a folder written by `amodal train`, or a model of the hub.

@@ -113,6 +113,21 @@ def test_the_cache_reads_each_row_once_and_remembers_what_is_broken():
     assert source.reads == 2
 
 
+def test_several_processes_fill_the_cache_with_the_same_records():
+    rows = [record(i) for i in range(2100)]
+    rows[1234] = BrokenRecordError("row 1234", "no")
+    told = []
+    cached = CachedSource(Listed(rows), min_size=8)
+    cached.fill(told.append, processes=2)
+    assert told[-1] == 2100
+    assert cached.bytes == sum(r["image"].nbytes for r in rows if isinstance(r, dict))
+    for i in (0, 63, 64, 2099):
+        assert cached[i]["id"] == rows[i]["id"]
+        assert np.array_equal(cached[i]["image"], rows[i]["image"])
+    with pytest.raises(BrokenRecordError, match="row 1234"):
+        cached[1234]
+
+
 def test_the_cache_keeps_no_picture_beyond_its_limit(tmp_path):
     from PIL import Image
 

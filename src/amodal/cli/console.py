@@ -29,6 +29,9 @@ SHOWN = {
     "eval/prediction/accuracy": "accuracy",
     "eval/prediction/mean_average_precision": "mean average precision",
     "eval/prediction/r2": "R²",
+    "eval/vqa/exact": "answers right",
+    "eval/caption/likelihood": "nats per token of captions",
+    "eval/dialogue/exact": "rounds right",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -14,12 +15,16 @@ from rich.table import Column, Table
 import amodal.evaluation.zero_shot as zero_shot_figures
 from amodal.cli import fusion, geometry
 from amodal.cli.console import console, progress_watcher
+from amodal.data.exchange import Task as What
 from amodal.data.record import DataError, Source
 from amodal.data.source import open_random_access, parse_source
 from amodal.evaluation.probe import linear_probe
 from amodal.models.fusion_model import FusionModel
 from amodal.models.joint_embedding import JointEmbedding
-from amodal.models.opening import open_run
+from amodal.models.multimodal_transformer import MultimodalTransformer
+from amodal.models.opening import RunModel, open_run
+from amodal.training.answering import SpokenSource, saying_metrics
+from amodal.training.recipe import load_recipe
 from amodal.training.validation import EmbeddedSource, embed_items, retrieval_metrics
 
 
@@ -32,10 +37,23 @@ class Task(StrEnum):
     geometry = "geometry"
     prediction = "prediction"
     robustness = "robustness"
+    vqa = "vqa"
+    caption = "caption"
+    dialogue = "dialogue"
 
 
 OF_FUSIONS = (Task.prediction, Task.robustness)
-WITHOUT_ON = (Task.geometry, *OF_FUSIONS)  # they fall back on the run's validation data
+OF_TRANSFORMERS = (Task.vqa, Task.caption, Task.dialogue)
+NAMES: dict[Task, What] = {
+    Task.vqa: "vqa",
+    Task.caption: "caption",
+    Task.dialogue: "dialogue",
+}
+WITHOUT_ON = (
+    Task.geometry,
+    *OF_FUSIONS,
+    *OF_TRANSFORMERS,
+)  # they fall back on the run's validation data
 
 
 def evaluate(
@@ -43,14 +61,15 @@ def evaluate(
     on: Annotated[
         str | None,
         typer.Option(
-            help="Source to measure on; geometry, prediction and robustness use the run's "
-            "validation data by default."
+            help="Source to measure on; by default the run's validation data, but for retrieval, "
+            "zero-shot and probe."
         ),
     ] = None,
     task: Annotated[
         Task | None,
         typer.Option(
-            help="What to measure; retrieval by default, prediction for a fusion.",
+            help="What to measure; retrieval by default, prediction for a fusion, what it was "
+            "trained to say for a multimodal Transformer.",
             show_default=False,
         ),
     ] = None,
@@ -72,11 +91,10 @@ def evaluate(
     """
     model = open_run(run)
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
-    fuses = isinstance(model, FusionModel)
+    kind, tasks = _tasks_of(model)
     if task is None:
-        task = Task.prediction if fuses else Task.retrieval
-    if fuses != (task in OF_FUSIONS):
-        kind, tasks = ("a fusion", OF_FUSIONS) if fuses else ("a joint embedding", _of_embeddings())
+        task = _first_task(run, tasks)
+    if task not in tasks:
         raise typer.BadParameter(
             f"{run} holds {kind}; --task can be {', '.join(t.value for t in tasks)}"
         )
@@ -93,6 +111,11 @@ def evaluate(
     if isinstance(model, FusionModel):
         metrics = _of_fusion(model, source, task, limit, file, f"{task.value} of {run} on {where}")
         return _write(file, where, task, metrics)
+    if isinstance(model, MultimodalTransformer):
+        metrics = _of_transformer(model, source, task, limit)
+        _show(metrics, f"{task.value} of {run} on {where}")
+        return _write(file, where, task, metrics)
+    assert isinstance(model, JointEmbedding)
     embedded = _embed(model, source, captions, limit)
     if task is Task.retrieval:
         if len(embedded.rows) < 2:
@@ -120,8 +143,31 @@ def evaluate(
     return _write(file, where, task, metrics)
 
 
-def _of_embeddings() -> list[Task]:
-    return [task for task in Task if task not in OF_FUSIONS]
+def _tasks_of(model: RunModel) -> tuple[str, Sequence[Task]]:
+    if isinstance(model, FusionModel):
+        return "a fusion", OF_FUSIONS
+    if isinstance(model, MultimodalTransformer):
+        return "a multimodal Transformer", OF_TRANSFORMERS
+    others = (*OF_FUSIONS, *OF_TRANSFORMERS)
+    return "a joint embedding", [task for task in Task if task not in others]
+
+
+def _first_task(run: Path, tasks: Sequence[Task]) -> Task:
+    """The task that a run is measured on where none is named."""
+    trained = getattr(load_recipe(run / "recipe.yaml").model, "tasks", ())
+    return Task(trained[0]) if trained else tasks[0]
+
+
+def _of_transformer(
+    model: MultimodalTransformer, source: Source, task: Task, limit: int | None
+) -> dict[str, float]:
+    count = min(limit or len(source), len(source))
+    with progress_watcher() as watch:
+        watch.stage("asking", count)
+        spoken = SpokenSource.of(model, source, NAMES[task], items=range(count), tick=watch.advance)
+    metrics = saying_metrics(spoken)
+    metrics["data/items"] = len(spoken.truth)
+    return metrics
 
 
 def _of_fusion(

@@ -9,7 +9,7 @@ import warnings
 
 import typer
 
-from amodal.cli import data, evaluate, fusion, quickstart, search, train
+from amodal.cli import data, evaluate, fusion, quickstart, say, search, train
 from amodal.cli.console import errors
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.training.recipe import RecipeError
@@ -31,6 +31,9 @@ app.add_typer(data.app, name="data")
 app.command()(train.train)
 app.command()(evaluate.evaluate)
 app.command()(fusion.predict)
+app.command()(say.caption)
+app.command()(say.ask)
+app.command()(say.chat)
 app.command()(search.embed)
 app.command()(search.index)
 app.command()(search.search)

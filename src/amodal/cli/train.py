@@ -11,10 +11,14 @@ from amodal.cli.console import console, progress_watcher
 from amodal.distributed import is_main
 from amodal.evaluation.report import Report, write_report
 from amodal.models.fusion_model import FusionModel
+from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.training.fusion_report import fusion_report
-from amodal.training.recipe import Recipe, load_recipe
+from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, load_recipe
 from amodal.training.run import RunResult, open_sources, train_run
 from amodal.training.run_report import run_report
+from amodal.training.saying_report import saying_report
+
+SHOWN = ("prediction/", "vqa/", "caption/", "dialogue/")  # figures beside recall
 
 
 def train(
@@ -48,11 +52,27 @@ def _page(result: RunResult, recipe: Recipe, path: Path) -> Report:
             f"amodal predict {result.folder} SOURCE --out predictions.csv # for every row",
         ]
         return fusion_report(result, recipe, source, title=path.stem, commands=commands)
+    if isinstance(result.model, MultimodalTransformer):
+        return saying_report(
+            result, recipe, source, title=path.stem, commands=_to_say(result, recipe)
+        )
     commands = [
         f"amodal evaluate {result.folder} --on SOURCE # on other data",
         f"amodal index {result.folder} SOURCE --out {result.folder}/index # make it searchable",
     ]
     return run_report(result, recipe, source, title=path.stem, commands=commands)
+
+
+def _to_say(result: RunResult, recipe: Recipe) -> list[str]:
+    tasks = recipe.model.tasks if isinstance(recipe.model, MultimodalTransformerRecipe) else ()
+    known = {
+        "vqa": f'amodal ask {result.folder} PICTURE "QUESTION" # an answer, and where it looked',
+        "caption": f"amodal caption {result.folder} PICTURE # describe any picture",
+        "dialogue": f"amodal chat {result.folder} PICTURE # a conversation that keeps its history",
+    }
+    return [known[task] for task in tasks] + [
+        f"amodal evaluate {result.folder} --on SOURCE --task {tasks[0]} # on other data"
+    ]
 
 
 def stopped(result: RunResult) -> typer.Exit:
@@ -68,7 +88,7 @@ def stopped(result: RunResult) -> typer.Exit:
 def show_result(result: RunResult) -> None:
     """Print the figures of a run and where it lies."""
     for name, value in result.metrics.items():
-        shown = "recall@" in name or name.startswith("prediction/")
+        shown = "recall@" in name or name.startswith(SHOWN)
         if shown and not name.endswith(("low", "high")):
             plain = name.removeprefix("retrieval/").removeprefix("prediction/")
             console.print(f"{plain:32} {value:.3f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
@@ -17,6 +18,8 @@ from amodal.data.record import BrokenRecordError, Record, Source, sample_rng
 from amodal.data.samplers import Draw
 
 Rngs = Sequence[np.random.Generator]
+CHUNK = 64  # records that a process reads at once
+PARALLEL_FROM = 2000  # records; fewer are read before processes have started
 
 
 class ImageInput(Protocol):
@@ -89,8 +92,8 @@ class Collator:
         augment: training-time augmentation; None leaves every value as it is and takes the
             first captions of an item instead of random ones.
         target: what is to be predicted, or None.
-        task: what is said about an item, where the inputs have `turns`; as with captions, at most
-            `captions` exchanges per item and step.
+        tasks: what is said about an item, where the inputs have `turns`, and the most exchanges of
+            each per item and step; None: all that there are.
     """
 
     def __init__(
@@ -101,12 +104,12 @@ class Collator:
         views: int = 1,
         augment: Augment | None = None,
         target: TargetInput | None = None,
-        task: Task | None = None,
+        tasks: Mapping[Task, int | None] | None = None,
     ) -> None:
         self.inputs = dict(inputs)
         known = ("image", "text", "turns")
         self.others = {m: i for m, i in self.inputs.items() if m not in known}
-        self.task = task if "turns" in self.inputs else None
+        self.tasks = dict(tasks or {}) if "turns" in self.inputs else {}
         self.target = target
         self.captions = captions
         self.views = views
@@ -124,7 +127,7 @@ class Collator:
         images: list[np.ndarray | None] = []
         others: dict[str, list[Any]] = {modality: [] for modality in self.others}
         targets: list[Any] = []
-        said: list[list[Exchange]] = []
+        said: list[list[list[Exchange]]] = []  # item -> task -> exchanges
         broken: list[BrokenRecordError] = []
         for record, rng in zip(records, rngs, strict=True):
             if isinstance(record, BrokenRecordError):
@@ -138,7 +141,7 @@ class Collator:
                     )
                 values = {m: one.read(record) for m, one in self.others.items()}
                 target = self.target.read(record) if self.target is not None else None
-                turns = exchanges(record, self.task) if self.task is not None else []
+                turns = [exchanges(record, task) for task in self.tasks]
             except BrokenRecordError as error:
                 broken.append(error)
                 continue
@@ -165,7 +168,7 @@ class Collator:
             tensors["text"], content["text"], truncated["text"] = self._texts(
                 texts, present["text"].shape[1], [rng for _, rng in kept]
             )
-        if self.task is not None:
+        if self.tasks:
             tensors["turns"], present["turns"], truncated["turns"] = self._turns(
                 said, mirrored, [rng for _, rng in kept]
             )
@@ -228,18 +231,21 @@ class Collator:
         return chosen, present
 
     def _turns(
-        self, said: list[list[Exchange]], mirrored: np.ndarray, rngs: Rngs
+        self, said: list[list[list[Exchange]]], mirrored: np.ndarray, rngs: Rngs
     ) -> tuple[dict[str, Tensor], Tensor, int]:
         chosen: list[list[Exchange]] = []
-        for i, found in enumerate(said):
-            if self.augment is not None:
-                order = rngs[i].permutation(len(found))[: self.captions]
-                follow, flipped = self.augment.caption, bool(mirrored[i, 0])
-                found = [
-                    tuple(turn._replace(text=follow(turn.text, flipped)) for turn in found[j])
-                    for j in order
-                ]
-            chosen.append(found[: self.captions])
+        for i, by_task in enumerate(said):
+            kept: list[Exchange] = []
+            for found, most in zip(by_task, self.tasks.values(), strict=True):
+                if self.augment is not None:
+                    order = rngs[i].permutation(len(found))[:most]
+                    follow, flipped = self.augment.caption, bool(mirrored[i, 0])
+                    found = [
+                        tuple(turn._replace(text=follow(turn.text, flipped)) for turn in found[j])
+                        for j in order
+                    ]
+                kept += found[:most]
+            chosen.append(kept)
         encoder_input: TurnsInput = self.inputs["turns"]
         present = torch.tensor([bool(found) for found in chosen], dtype=torch.bool)[:, None]
         truncated = encoder_input.count_truncated([turns for found in chosen for turns in found])
@@ -335,14 +341,48 @@ class CachedSource:
     def __len__(self) -> int:
         return len(self.source)
 
-    def fill(self, tick: Callable[[], None] | None = None) -> None:
-        """Read every record now, so that worker processes share the memory."""
-        for i in range(len(self)):
-            # A broken row is remembered in its place and raised again when it is drawn.
-            with suppress(BrokenRecordError):
-                self[i]
+    def fill(self, tick: Callable[[int], None] | None = None, *, processes: int = 1) -> None:
+        """Read every record now, so that worker processes share the memory.
+
+        Args:
+            tick: called with the number of records read.
+            processes: that read beside this one, which then only collects.
+        """
+        forks = "fork" in multiprocessing.get_all_start_methods()
+        if processes < 2 or len(self) < PARALLEL_FROM or not forks:
+            for i in range(len(self)):
+                # A broken row is remembered in its place and raised again when it is drawn.
+                with suppress(BrokenRecordError):
+                    self[i]
+                if tick is not None:
+                    tick(i + 1)
+            return
+        # Each process counts what it keeps.
+        whole, self.limit_bytes = self.limit_bytes, self.limit_bytes // processes
+        chunks = [range(i, min(i + CHUNK, len(self))) for i in range(0, len(self), CHUNK)]
+        loader = torch.utils.data.DataLoader(
+            _Chunks(self, chunks),
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=processes,
+            multiprocessing_context="fork",  # the source need not be sent to the processes
+        )
+        for chunk, records in zip(chunks, loader, strict=True):
+            for i, record in zip(chunk, records, strict=True):
+                self._records[i] = record
+                image = None if isinstance(record, BrokenRecordError) else record.get("image")
+                if isinstance(image, np.ndarray):
+                    self.bytes += image.nbytes
             if tick is not None:
-                tick()
+                tick(chunk.stop)
+        self.limit_bytes = whole
+
+    def read(self, index: int) -> Record | BrokenRecordError:
+        """The record as it is kept, whatever is wrong with it."""
+        try:
+            return self[index]
+        except BrokenRecordError as error:
+            return error
 
     def __getitem__(self, index: int) -> Record:
         found = self._records[index]
@@ -360,3 +400,20 @@ class CachedSource:
         if isinstance(found, BrokenRecordError):
             raise found
         return found
+
+
+def _as_it_is(records: list[Any]) -> list[Any]:
+    return records
+
+
+class _Chunks(torch.utils.data.Dataset[list[Any]]):
+    """Runs of records of a source, each read as a whole."""
+
+    def __init__(self, source: CachedSource, chunks: Sequence[range]) -> None:
+        self.source, self.chunks = source, chunks
+
+    def __len__(self) -> int:
+        return len(self.chunks)
+
+    def __getitem__(self, index: int) -> list[Any]:
+        return [self.source.read(i) for i in self.chunks[index]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +15,9 @@ from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from amodal.data.batch import Batch
+from amodal.data.collate import Collator
+from amodal.data.exchange import Exchange, Turn
+from amodal.data.record import sample_rng
 from amodal.encoders.adaptation import adapt
 from amodal.encoders.attend import attend
 from amodal.encoders.specification import ImageEncoderConfig
@@ -328,6 +331,89 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         )
         return [self.turns.text(row[ids.shape[1] :].tolist()) for row in found]
 
+    def caption(self, images: Sequence[Any], **options: Any) -> list[str]:
+        """A description of each picture.
+
+        Args:
+            images: paths, bytes, uint8 arrays (H, W, 3) or PIL images.
+            options: of `generate`, such as `num_beams=4`.
+
+        Raises:
+            BrokenRecordError: a picture that cannot be read.
+        """
+        prompt = (Turn("caption", "", True),)
+        return self._say_about(images, [prompt] * len(images), **options)
+
+    def ask(self, image: Any, question: str | Sequence[str], **options: Any) -> Any:
+        """The answer to a question about a picture; a list of answers to a list of questions."""
+        questions = [question] if isinstance(question, str) else list(question)
+        prompts = [_asked([], one) for one in questions]
+        answers = self._say_about([image] * len(prompts), prompts, **options)
+        return answers[0] if isinstance(question, str) else answers
+
+    def chat(
+        self, image: Any, history: Sequence[tuple[str, str]], question: str, **options: Any
+    ) -> str:
+        """The next answer of a conversation about a picture.
+
+        Args:
+            history: (question, answer) of every round before.
+        """
+        return self._say_about([image], [_asked(history, question)], **options)[0]
+
+    @torch.inference_mode()
+    def look(self, image: Any, question: str, answer: str) -> Tensor:
+        """Where the model looks as it says the first token of an answer.
+
+        Returns:
+            (N,) share of attention on each token of the picture, row by row of its grid; the mean
+            over heads and layers of the decoder. They sum to 1.
+        """
+        turns = (*_asked([], question)[:-1], Turn("answer", answer, True))
+        memory = self.memory(self._pictures([image]))
+        assert memory is not None
+        tensors = self.turns([[turns]])
+        place = int((tensors["labels"][0] != IGNORED).nonzero()[0])
+        segment = tensors["segment"].to(self.device)
+        x = self.embedding(tensors["input_ids"].to(self.device)) + self.position[_places(segment)]
+        mask = _readable(segment, segment.shape[1])
+        found = []
+        for layer in self.decoder:
+            assert isinstance(layer, DecoderLayer)
+            assert layer.looking is not None
+            read = layer.attention(x, mask)
+            found.append(layer.looking.weights(read, memory)[0, :, place].mean(0))
+            x = layer.feed(layer.looking(read, memory))
+        return torch.stack(found).mean(0).cpu()
+
+    @torch.inference_mode()
+    def _say_about(
+        self, images: Sequence[Any], prompts: Sequence[Exchange], **options: Any
+    ) -> list[str]:
+        if isinstance(images, str | bytes | Path):
+            raise ValueError(f"expected a list of pictures, got one {type(images).__name__}")
+        was_training = self.training
+        self.eval()
+        options = {"do_sample": False, **options}
+        said = self.say(self.turns.prompts(prompts), self.memory(self._pictures(images)), **options)
+        self.train(was_training)
+        return said
+
+    def _pictures(self, images: Sequence[Any]) -> Batch:
+        named = {m: p for m, p in self.preprocessors.items() if m != "turns"}
+        records = [
+            {
+                "id": str(i),
+                "origin": str(image) if isinstance(image, str | Path) else f"images[{i}]",
+                "image": image,
+            }
+            for i, image in enumerate(images)
+        ]
+        batch = Collator(named)(records, [sample_rng(0, 0, i) for i in range(len(records))])
+        if batch.broken:
+            raise batch.broken[0]
+        return batch.to(self.device)
+
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Write config.json, model.safetensors and one preprocessor folder per modality."""
         write_model(self, self.preprocessors, Path(save_directory))
@@ -345,6 +431,15 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Every part has initialised itself."""
+
+
+def _asked(history: Sequence[tuple[str, str]], question: str) -> Exchange:
+    turns = [
+        turn
+        for said, answer in history
+        for turn in (Turn("ask", said, False), Turn("answer", answer, True))
+    ]
+    return (*turns, Turn("ask", question, False), Turn("answer", "", True))
 
 
 def build_multimodal_transformer(

@@ -12,6 +12,7 @@ from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.encoders.preprocessing import TextPreprocessor
 from amodal.encoders.small_transformer import SmallTransformer
 from amodal.encoders.word_vectors import cooccurrence_vectors
+from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.models.joint_embedding import (
     NORMALIZATION,
     Architecture,
@@ -127,7 +128,9 @@ class EmbeddingRun:
 
 
 def _objectives(recipe: Recipe) -> list[ObjectiveConfig]:
-    return [o for o in recipe.objectives if not isinstance(o, PredictionConfig)]
+    return [
+        o for o in recipe.objectives if not isinstance(o, PredictionConfig | LanguageModelingConfig)
+    ]
 
 
 def _check_modalities(options: JointEmbeddingRecipe, train: Source) -> None:

@@ -20,10 +20,12 @@ from amodal.encoders.specification import (
     ImageEncoderConfig,
     TextEncoderConfig,
 )
+from amodal.encoders.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.encoders.vector import VectorConfig
 from amodal.fusion.specification import FusionConfig
 from amodal.losses.balance import GradientBlendingConfig
 from amodal.losses.info_nce import InfoNCEConfig
+from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.models.fusion_model import HeadConfig
 from amodal.models.target import TargetConfig
@@ -43,10 +45,15 @@ class DataRecipe(StrictModel):
     train: SourceConfig
     validation: SourceConfig | None = None
     captions: int = Field(1, ge=1)  # captions per item and step; all are positives of the item
+    questions: int = Field(8, ge=1)  # with their answers, per item and step
     views: int = Field(1, ge=1)  # augmented pictures per item and step
     cache: bool = False  # keep decoded pictures in memory
     workers: int = Field(0, ge=0)  # processes that read, beside the one that trains
     validation_items: int | None = Field(1000, ge=2)  # read this many of them while training
+
+    def exchanges(self, task: str) -> int:
+        """How many exchanges of a task are learned per item and step."""
+        return {"vqa": self.questions, "caption": self.captions}.get(task, 1)
 
     @model_validator(mode="before")
     @classmethod
@@ -124,6 +131,32 @@ class FusionRecipe(StrictModel):
         return self
 
 
+SayingTaskName = Literal["vqa", "caption", "dialogue"]
+
+
+class MultimodalTransformerRecipe(StrictModel):
+    """A Transformer that looks at pictures and says answers, captions or its part of a dialogue."""
+
+    kind: Literal["multimodal_transformer"] = "multimodal_transformer"
+    tasks: tuple[SayingTaskName, ...] = Field(min_length=1)  # the first names the run
+    encoders: EncodersRecipe = EncodersRecipe()
+    width: int = Field(192, ge=8)
+    heads: int = Field(4, ge=1)
+    encoder_layers: int = Field(2, ge=0)
+    decoder_layers: int = Field(3, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    max_length: int = Field(64, ge=4)  # tokens of one exchange
+    tokenizer: TokenizerConfig = TrainedTokenizerConfig()
+
+    @model_validator(mode="after")
+    def _pictures_alone(self) -> MultimodalTransformerRecipe:
+        if self.encoders.text is not None:
+            raise ValueError("encoders.text: the Transformer reads text itself; leave it out")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
+        return self
+
+
 class TrainRecipe(StrictModel):
     """How long, how fast, and in what precision."""
 
@@ -147,8 +180,17 @@ class TrainRecipe(StrictModel):
     seed: int = Field(0, ge=0, lt=1 << 63)
 
 
-ModelRecipe = Annotated[JointEmbeddingRecipe | FusionRecipe, Field(discriminator="kind")]
-AnyObjective = Annotated[ObjectiveConfig | PredictionConfig, Field(discriminator="kind")]
+ModelRecipe = Annotated[
+    JointEmbeddingRecipe | FusionRecipe | MultimodalTransformerRecipe, Field(discriminator="kind")
+]
+AnyObjective = Annotated[
+    ObjectiveConfig | PredictionConfig | LanguageModelingConfig, Field(discriminator="kind")
+]
+DEFAULT_OBJECTIVE: dict[Any, Any] = {
+    "joint_embedding": InfoNCEConfig(),
+    "fusion": PredictionConfig(),
+    "multimodal_transformer": LanguageModelingConfig(),
+}
 
 
 class Recipe(StrictModel):
@@ -178,18 +220,27 @@ class Recipe(StrictModel):
         if isinstance(values, dict) and not values.get("objectives"):
             model = values.get("model")
             kind = model.get("kind") if isinstance(model, dict) else getattr(model, "kind", None)
-            default = PredictionConfig() if kind == "fusion" else InfoNCEConfig()
-            return {**values, "objectives": (default,)}
+            default = DEFAULT_OBJECTIVE.get(kind)
+            return {**values, "objectives": (default,) if default is not None else ()}
         return values
 
     @model_validator(mode="after")
     def _objectives_fit_the_model(self) -> Recipe:
-        predicts = [isinstance(o, PredictionConfig) for o in self.objectives]
-        if isinstance(self.model, FusionRecipe):
-            if predicts != [True]:
-                raise ValueError("a model of kind fusion has one objective, {kind: prediction}")
-        elif any(predicts):
-            raise ValueError("the objective prediction needs a model of kind fusion")
+        alone = (
+            (FusionRecipe, PredictionConfig, "fusion", "prediction"),
+            (
+                MultimodalTransformerRecipe,
+                LanguageModelingConfig,
+                "multimodal_transformer",
+                "language_modeling",
+            ),
+        )
+        for model, objective, kind, name in alone:
+            fits = [isinstance(o, objective) for o in self.objectives]
+            if isinstance(self.model, model) and fits != [True]:
+                raise ValueError(f"a model of kind {kind} has one objective, {{kind: {name}}}")
+            if not isinstance(self.model, model) and any(fits):
+                raise ValueError(f"the objective {name} needs a model of kind {kind}")
         return self
 
     @model_validator(mode="after")

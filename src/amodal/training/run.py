@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -21,14 +22,18 @@ from amodal.data.source import open_random_access
 from amodal.distributed import barrier, is_main
 from amodal.models.opening import RunModel
 from amodal.models.run_folder import WEIGHTS
+from amodal.training.answering import SpokenSource
 from amodal.training.embedding_run import EmbeddingRun
 from amodal.training.fusion_run import FusionRun
 from amodal.training.predicting import PredictedSource
 from amodal.training.progressive import takes_pictures_of
-from amodal.training.recipe import FusionRecipe, Recipe, RecipeError
+from amodal.training.recipe import FusionRecipe, MultimodalTransformerRecipe, Recipe, RecipeError
+from amodal.training.saying_run import SayingRun
 from amodal.training.trainer import BEST, RunTrainer, complete_checkpoints
 from amodal.training.validation import EmbeddedSource
 from amodal.training.watcher import Watcher
+
+AnyRun = EmbeddingRun | FusionRun | SayingRun
 
 
 class RunError(RuntimeError):
@@ -43,7 +48,7 @@ class RunResult:
         folder: the complete run folder.
         metrics: flat figures, as in metrics.json; empty without a validation source.
         model: the model of the folder, on the device that it was trained on.
-        validation: the validation source, embedded or predicted.
+        validation: the validation source, embedded, predicted or spoken about.
         broken: records that were skipped while training, each once.
         stopped_at: step at which Ctrl-C ended the run, or None where it went to its end.
         train_seconds: seconds in optimizer steps, over all resumes; no evaluation, no saving.
@@ -55,7 +60,7 @@ class RunResult:
     metrics: dict[str, float]
     model: RunModel
     broken: list[BrokenRecordError] = field(default_factory=list)
-    validation: EmbeddedSource | PredictedSource | None = None
+    validation: EmbeddedSource | PredictedSource | tuple[SpokenSource, ...] | None = None
     stopped_at: int | None = None
     train_seconds: float = 0.0
     steps: int = 0
@@ -76,8 +81,7 @@ def train_run(
     _prepare_folder(recipe, folder, resume)
     set_seed(recipe.train.seed % (1 << 32))
     train, validation = open_sources(recipe, watch)
-    kind = FusionRun if isinstance(recipe.model, FusionRecipe) else EmbeddingRun
-    run: EmbeddingRun | FusionRun = kind(recipe, train, validation, resume=resume)
+    run = _kind_of(recipe)(recipe, train, validation, resume=resume)
     for modality, prepare in run.model.preprocessors.items():
         prepare.save(folder / modality)
     _check_sizes(recipe, run.model)
@@ -115,7 +119,7 @@ def train_run(
     kept: Any = run.reopened(folder)
     kept.to(trainer.args.device)
     metrics: dict[str, float] = {}
-    measured: EmbeddedSource | PredictedSource | None = None
+    measured: EmbeddedSource | PredictedSource | tuple[SpokenSource, ...] | None = None
     if validation is not None:
         watch.stage("evaluation", len(validation))
         metrics, measured = run.measured(kept, trainer.autocast, watch)
@@ -142,6 +146,12 @@ def train_run(
     )
 
 
+def _kind_of(recipe: Recipe) -> type[AnyRun]:
+    if isinstance(recipe.model, FusionRecipe):
+        return FusionRun
+    return SayingRun if isinstance(recipe.model, MultimodalTransformerRecipe) else EmbeddingRun
+
+
 def open_sources(recipe: Recipe, watch: Watcher | None = None) -> tuple[Source, Source | None]:
     """The training and the validation source of a recipe, in memory where it says so.
 
@@ -160,8 +170,7 @@ def open_sources(recipe: Recipe, watch: Watcher | None = None) -> tuple[Source, 
             # Half as large again, so that a random crop still has pixels to choose from.
             cached = CachedSource(source, min_size=image * 3 // 2)
             watch.stage(f"reading {name}", len(cached))
-            done = iter(range(1, len(cached) + 1))
-            cached.fill(lambda done=done: watch.advance(next(done)))  # type: ignore[misc]
+            cached.fill(watch.advance, processes=os.cpu_count() or 1)
             source = cached
         opened.append(source)
     train, validation = opened
@@ -286,7 +295,7 @@ def _graceful_interrupt(trainer: RunTrainer) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def model_card(run: EmbeddingRun | FusionRun, metrics: dict[str, float]) -> str:
+def model_card(run: AnyRun, metrics: dict[str, float]) -> str:
     """A README.md for the run folder: what it is, how to open it, what it scores."""
     rows = [
         f"| {name} | {value:.4f} |"

@@ -1,0 +1,198 @@
+"""What a multimodal Transformer says of held-out items, measured as its task asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from amodal.data.exchange import Task, exchanges
+from amodal.data.record import Record, Source
+from amodal.data.scenes.reading import read_caption, tuples_expected, tuples_of_claims
+from amodal.data.scenes.world import Scene
+from amodal.evaluation.bootstrap import flatten, intervals, resampled
+from amodal.evaluation.caption_tokens import tokenize
+from amodal.evaluation.captioning import caption_scores
+from amodal.evaluation.dialogue import dialogue_ranking
+from amodal.evaluation.scene_graph import scene_graph_scores
+from amodal.evaluation.vqa import vqa_accuracy
+from amodal.models.multimodal_transformer import MultimodalTransformer
+from amodal.training.saying import Utterance, rank_candidates, say_about
+
+
+@dataclass(frozen=True)
+class SpokenSource:
+    """What was said of a source, with the records it was said of.
+
+    Args:
+        task: what was asked for.
+        utterances: in the order of the source.
+        truth: row number -> record, without pictures.
+        scores: row -> (rounds, C) log-likelihoods of the candidates of a dialogue.
+    """
+
+    task: Task
+    utterances: list[Utterance]
+    truth: dict[int, Record]
+    scores: dict[int, torch.Tensor]
+
+    @classmethod
+    def of(
+        cls,
+        model: MultimodalTransformer,
+        source: Source,
+        task: Task,
+        *,
+        items: range | None = None,
+        beams: int = 1,
+        max_new_tokens: int = 48,
+        autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+        tick: Callable[[int], None] | None = None,
+    ) -> SpokenSource:
+        """Let the model answer every question, caption every picture, or go through dialogues.
+
+        Args:
+            items: row numbers; None means all.
+            beams: of beam search; 1 is greedy.
+
+        Raises:
+            DataError: no record has anything to be said.
+        """
+        rows = items if items is not None else range(len(source))
+        said = say_about(
+            model,
+            source,
+            task,
+            items=rows,
+            autocast=autocast,
+            tick=tick,
+            num_beams=beams,
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+        )
+        kept = dict.fromkeys(one.row for one in said)
+        truth = {row: {k: v for k, v in source[row].items() if k != "image"} for row in kept}
+        scores = (
+            rank_candidates(model, source, list(kept), autocast=autocast)
+            if task == "dialogue"
+            else {}
+        )
+        return cls(task, said, truth, scores)
+
+    def true(self, one: Utterance) -> str:
+        """The true answer that an utterance is compared with."""
+        turns = exchanges(self.truth[one.row], self.task)[one.exchange]
+        return turns[len(one.prompt) - 1].text
+
+
+def saying_metrics(
+    spoken: SpokenSource, *, bootstrap: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Flat `TASK/…` figures with 95 % intervals."""
+    if spoken.task == "caption":
+        return _of_captions(spoken, bootstrap, seed)
+    found = _exact(spoken, bootstrap, seed)
+    if spoken.task == "vqa":
+        return found | _of_people(spoken, bootstrap, seed)
+    return found | _of_rankings(spoken, bootstrap, seed)
+
+
+def _exact(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
+    """Share of answers that are the true one to the letter, and by kind of question."""
+    right = torch.tensor(
+        [_plain(one.text) == _plain(spoken.true(one)) for one in spoken.utterances]
+    ).double()
+    item = torch.tensor([one.row for one in spoken.utterances])
+    kinds = [_kind(spoken, one) for one in spoken.utterances]
+    named = {"": torch.ones(len(right), dtype=torch.bool)}
+    for kind in sorted({k for k in kinds if k}):
+        named[f"/{kind}"] = torch.tensor([k == kind for k in kinds])
+    found: dict[str, float] = {}
+    for suffix, rows in named.items():
+        generator = torch.Generator().manual_seed(seed)
+        drawn = resampled(right[rows, None], item[rows], bootstrap, generator)
+        name = f"{spoken.task}/exact{suffix}"
+        found |= flatten(intervals([name], *drawn))
+    found[f"{spoken.task}/answers"] = len(right)
+    return found
+
+
+def _kind(spoken: SpokenSource, one: Utterance) -> str:
+    if spoken.task == "dialogue":
+        return f"round_{sum(turn.role == 'ask' for turn in one.prompt)}"
+    record = spoken.truth[one.row]
+    family = record.get("question_family") or record.get("question_type")
+    if isinstance(family, list | tuple):
+        family = family[one.exchange]
+    return str(family or "").replace("/", "_")
+
+
+def _of_people(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
+    """The official accuracy, where several people answered."""
+    people = [spoken.truth[one.row].get("answers") for one in spoken.utterances]
+    if not people or any(not answers or len(answers) < 2 for answers in people):
+        return {}
+    texts = [one.text for one in spoken.utterances]
+    found: dict[str, float] = {}
+    for mode in ("official", "fixed"):
+        result = vqa_accuracy(
+            texts,
+            [list(answers) for answers in people if answers],
+            images=[one.row for one in spoken.utterances],
+            mode=mode,
+            bootstrap=bootstrap,
+            seed=seed,
+        )
+        name = "vqa/accuracy" if mode == "official" else "vqa/accuracy_fixed"
+        found |= flatten({name: result.overall})
+    return found
+
+
+def _of_captions(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
+    captions = [tokenize(one.text) for one in spoken.utterances]
+    references = [[tokenize(t) for t in spoken.truth[one.row]["text"]] for one in spoken.utterances]
+    result = caption_scores(captions, references, bootstrap=bootstrap, seed=seed)
+    found = {f"caption/{name}": value for name, value in result.to_dict().items()}
+    if all("objects" in record for record in spoken.truth.values()):
+        predicted, true = [], []
+        for one in spoken.utterances:
+            record = spoken.truth[one.row]
+            scene = Scene.from_json({k: record[k] for k in ("background", "objects")})
+            claims = read_caption(one.text)
+            predicted.append(tuples_of_claims(claims) if claims is not None else [])
+            true.append(tuples_expected(scene, claims))
+        graph = scene_graph_scores(predicted, true, bootstrap=bootstrap, seed=seed)
+        found |= {f"caption/scene_graph/{n}": v for n, v in flatten(graph).items() if v == v}
+    return found
+
+
+def _of_rankings(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
+    rows, places, scores, relevance, number = [], [], [], [], []
+    for row, found in spoken.scores.items():
+        for at, one in enumerate(spoken.truth[row]["dialog"]):
+            if one["answer"] not in one["candidates"]:
+                continue
+            rows.append(row)
+            number.append(at)
+            places.append(one["candidates"].index(one["answer"]))
+            scores.append(found[at])
+            relevance.append(torch.tensor(one.get("relevance") or [], dtype=torch.float64))
+    if not rows:
+        return {}
+    graded = all(len(r) == len(s) for r, s in zip(relevance, scores, strict=True))
+    result = dialogue_ranking(
+        torch.stack(scores),
+        torch.tensor(places),
+        relevance=torch.stack(relevance) if graded else None,
+        dialogue=torch.tensor(rows),
+        number=torch.tensor(number),
+        bootstrap=bootstrap,
+        seed=seed,
+    )
+    return {f"dialogue/{n}": v for n, v in flatten(result.metrics).items() if v == v}
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())

@@ -1,0 +1,125 @@
+"""What a run of the multimodal Transformer is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from amodal.data.collate import Collator
+from amodal.data.exchange import exchanges
+from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.losses.language_modeling import LanguageModelingConfig
+from amodal.models.multimodal_transformer import (
+    MultimodalTransformer,
+    TransformerArchitecture,
+    build_multimodal_transformer,
+)
+from amodal.training.answering import SpokenSource, saying_metrics
+from amodal.training.augmenter import RecipeAugment
+from amodal.training.recipe import MultimodalTransformerRecipe, Recipe
+from amodal.training.saying_task import SayingTask
+from amodal.training.trainer import Trained
+from amodal.training.watcher import Watcher
+
+Autocast = Callable[[], AbstractContextManager[object]]
+PIPELINES = {
+    "vqa": "visual-question-answering",
+    "caption": "image-to-text",
+    "dialogue": "image-text-to-text",
+}
+USAGE = {
+    "vqa": 'model.ask("a.jpg", "what colour is the star?")',
+    "caption": 'model.caption(["a.jpg"])',
+    "dialogue": 'model.chat("a.jpg", [("is there a star?", "yes")], "what is its colour?")',
+}
+
+
+class SayingRun:
+    """Model, batches and task of a multimodal Transformer.
+
+    Args:
+        recipe: with a model of kind multimodal_transformer.
+        train: training source.
+        validation: held-out source, or None.
+        resume: weights will come from a checkpoint.
+
+    Raises:
+        DataError: no training record has anything to be said for the task.
+    """
+
+    title = "A multimodal Transformer"
+
+    def __init__(
+        self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
+    ) -> None:
+        options = recipe.model
+        assert isinstance(options, MultimodalTransformerRecipe)
+        self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
+        self.pipeline, self.usage = PIPELINES[options.tasks[0]], USAGE[options.tasks[0]]
+        values = options.model_dump(exclude={"kind", "tasks", "encoders"})
+        architecture = TransformerArchitecture(image=options.encoders.image, **values)
+        names = " or ".join(options.tasks)
+        try:
+            self.model: MultimodalTransformer = build_multimodal_transformer(
+                architecture, _texts(train, options)
+            )
+        except ValueError as error:
+            raise DataError(f"{train.name}: nothing to say for {names}: {error}") from None
+        self.collator = Collator(
+            self.model.preprocessors,
+            augment=RecipeAugment(recipe.augment, self.model.preprocessors),
+            tasks={task: recipe.data.exchanges(task) for task in options.tasks},
+        )
+        (objective,) = (o for o in recipe.objectives if isinstance(o, LanguageModelingConfig))
+        self.task = SayingTask(
+            objective,
+            options.tasks,
+            chunk=recipe.train.micro_batch_size,
+            validation=validation,
+            validation_items=recipe.data.validation_items,
+        )
+
+    def trained(self) -> Trained:
+        """What the optimizer sees."""
+        from torch import nn
+
+        return Trained(self.model, nn.Module(), self.recipe.train.ema)
+
+    def complete(self, folder: Path, autocast: Autocast, watch: Watcher) -> None:
+        """Nothing is fitted after the weights."""
+
+    def reopened(self, folder: Path) -> MultimodalTransformer:
+        """The model that the folder now holds."""
+        return MultimodalTransformer.from_pretrained(folder)
+
+    def measured(
+        self, kept: MultimodalTransformer, autocast: Autocast, watch: Watcher
+    ) -> tuple[dict[str, float], tuple[SpokenSource, ...]]:
+        """What the model says about the validation source, and how right it is."""
+        assert self.validation is not None
+        found = []
+        metrics: dict[str, float] = {}
+        for task in self.options.tasks:
+            spoken = SpokenSource.of(
+                kept, self.validation, task, autocast=autocast, tick=watch.advance
+            )
+            metrics |= saying_metrics(spoken, seed=self.recipe.train.seed)
+            found.append(spoken)
+        return metrics, tuple(found)
+
+    def shown(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The figures that a model card shows."""
+        return {n: v for n, v in metrics.items() if n.split("/")[0] in self.options.tasks}
+
+
+def _texts(source: Source, options: MultimodalTransformerRecipe) -> Iterator[str]:
+    for i in range(len(source)):
+        try:
+            record = source[i]
+            found = [turns for task in options.tasks for turns in exchanges(record, task)]
+        except BrokenRecordError:
+            continue  # reported when training draws the row
+        for turns in found:
+            for turn in turns:
+                yield turn.text

@@ -1,0 +1,110 @@
+"""Learning to say: cross-entropy of the true tokens, exact answers on held-out items."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from amodal.data.batch import Batch
+from amodal.data.exchange import Task as What
+from amodal.data.record import Source
+from amodal.losses.language_modeling import LanguageModelingConfig, language_modeling_loss
+from amodal.models.multimodal_transformer import MultimodalTransformer
+from amodal.models.opening import RunModel
+from amodal.training.saying import check
+from amodal.training.trainer import Step, Trained
+
+
+class SayingTask:
+    """Language modeling in micro-batches; the best weights say most answers exactly.
+
+    Captions have no single right wording, so there the likelihood of the true ones decides: the
+    geometric mean of what each of their tokens got.
+
+    Args:
+        config: the loss.
+        tasks: what is said.
+        chunk: items at once; None: the whole batch.
+        validation: source to measure on, or None.
+        validation_items: so many of its first items; None: all.
+    """
+
+    def __init__(
+        self,
+        config: LanguageModelingConfig,
+        tasks: Sequence[What],
+        *,
+        chunk: int | None = None,
+        validation: Source | None = None,
+        validation_items: int | None = None,
+    ) -> None:
+        self.config, self.tasks, self.chunk = config, tuple(tasks), chunk
+        self.validation = validation
+        self.measures = validation is not None
+        self.validation_items = validation_items
+        self.score_name = "score"
+        self.right: list[Tensor] = []
+
+    def backward(self, batch: Batch, step: Step) -> Tensor:
+        """Gradients of one batch; parts count by what is to be said in them."""
+        parts = batch.split(self.chunk or len(batch))
+        counts = [self._count(part) for part in parts]
+        total = max(sum(counts), 1)
+        loss_of_all = torch.zeros((), device=batch.item.device)
+        for i, (part, count) in enumerate(zip(parts, counts, strict=True)):
+            with step.autocast():
+                said = step.model(part)
+            with torch.autocast(batch.item.device.type, enabled=False):
+                loss = language_modeling_loss(
+                    said.logits,
+                    said.labels,
+                    said.item * (1 << 20) + said.exchange,
+                    smoothing=self.config.smoothing,
+                    per=self.config.per,
+                )
+            share = self.config.weight * count / total
+            loss_of_all = loss_of_all + share * loss.detach()
+            with torch.no_grad():
+                self.right.append((said.logits.argmax(1) == said.labels).float().mean())
+            if i < len(parts) - 1:
+                with step.no_sync():
+                    step.backward(share * loss)
+            else:
+                step.backward(share * loss)
+        return loss_of_all
+
+    def _count(self, part: Batch) -> int:
+        labels, segment = part.tensors["turns"]["labels"], part.tensors["turns"]["segment"]
+        said = labels >= 0
+        if self.config.per == "token":
+            return int(said.sum())
+        return sum(len(segment[i][said[i]].unique()) for i in range(len(part)))
+
+    def after_step(self, trained: Trained) -> None:
+        """Nothing has to be put back into bounds."""
+
+    def figures(self) -> dict[str, float]:
+        """Share of tokens that were most likely, since the last call."""
+        found = torch.stack(self.right).nanmean() if self.right else torch.tensor(0.0)
+        self.right.clear()
+        return {"token_accuracy": float(found)}
+
+    def measure(
+        self, model: RunModel, autocast: Callable[[], AbstractContextManager[object]]
+    ) -> dict[str, float]:
+        """Exact answers and likelihood on the validation source."""
+        assert self.validation is not None
+        assert isinstance(model, MultimodalTransformer)
+        size = min(self.validation_items or len(self.validation), len(self.validation))
+        values: dict[str, float] = {}
+        scores = []
+        for task in self.tasks:
+            found = check(model, self.validation, task, items=range(size), autocast=autocast)
+            values[f"{task}/exact"] = float(found.exact.float().mean())
+            values[f"{task}/likelihood"] = -found.nats
+            scores.append(math.exp(-found.nats) if task == "caption" else values[f"{task}/exact"])
+        return {**values, self.score_name: sum(scores) / len(scores)}
