@@ -114,7 +114,7 @@ def test_the_cache_reads_each_row_once_and_remembers_what_is_broken():
 
 
 def test_several_processes_fill_the_cache_with_the_same_records():
-    rows = [record(i) for i in range(2100)]
+    rows = [{**record(i % 7), "id": f"item{i}"} for i in range(2100)]
     rows[1234] = BrokenRecordError("row 1234", "no")
     told = []
     cached = CachedSource(Listed(rows), min_size=8)
