@@ -1,0 +1,283 @@
+"""The multimodal Transformer: caches, padding, packing and beams change nothing; it can learn."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+import amodal
+from amodal.data.collate import Collator
+from amodal.data.exchange import Turn, exchanges
+from amodal.data.record import BrokenRecordError, sample_rng
+from amodal.encoders.small_cnn import SmallCNNConfig
+from amodal.encoders.tokenizer import TrainedTokenizerConfig
+from amodal.losses.language_modeling import language_modeling_loss
+from amodal.models.multimodal_transformer import (
+    Memory,
+    TransformerArchitecture,
+    build_multimodal_transformer,
+)
+
+RNG = np.random.default_rng(0)
+WORDS = ["red", "blue", "green", "star", "circle", "square", "left", "right"]
+RECORDS = [
+    {
+        "id": str(i),
+        "origin": f"record {i}",
+        "image": RNG.integers(0, 255, (16, 16, 3)).astype(np.uint8),
+        "question": [f"what is {WORDS[i % 8]} ?", f"is it {WORDS[(i + 3) % 8]} there ?"],
+        "answer": [WORDS[(5 * i) % 8], f"{WORDS[(3 * i + 1) % 8]} and {WORDS[i % 8]}"],
+        "text": [f"a {WORDS[(7 * i) % 8]} {WORDS[(i + 2) % 8]}"],
+        "dialog": [
+            {"question": f"is there a {WORDS[i % 8]} ?", "answer": "yes"},
+            {"question": "what is it ?", "answer": WORDS[(i * i) % 8]},
+        ],
+    }
+    for i in range(32)
+]
+
+
+def made(records=RECORDS, **options):
+    torch.manual_seed(0)
+    architecture = TransformerArchitecture(
+        image=SmallCNNConfig(size=16, widths=(8, 16), grid=4),
+        **{
+            "width": 32,
+            "heads": 2,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "max_length": 32,
+            "tokenizer": TrainedTokenizerConfig(model="word"),
+            **options,
+        },
+    )
+    texts = [
+        turn.text
+        for r in records
+        for task in ("vqa", "caption", "dialogue")
+        for turns in exchanges(r, task)
+        for turn in turns
+    ]
+    return build_multimodal_transformer(architecture, texts).eval()
+
+
+def batch_of(model, records=RECORDS, **tasks):
+    collate = Collator(model.preprocessors, tasks=tasks or {"vqa": None})
+    return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])
+
+
+def answers_of(model, records=RECORDS):
+    memory = model.memory(batch_of(model, records, vqa=None))
+    prompts = [turns for r in records for turns in exchanges(r, "vqa")]
+    rows = torch.arange(len(records)).repeat_interleave(2)
+    looked = Memory(memory.tokens[rows], memory.keep[rows])
+    return model.say(model.turns.prompts(prompts), looked, do_sample=False)
+
+
+def test_cached_decoding_equals_full_decoding():
+    model = made()
+    memory = model.memory(batch_of(model, RECORDS[:3]))
+    ids = torch.randint(0, model.turns.vocabulary, (3, 12))
+    segment = torch.ones_like(ids)
+    segment[1, :4] = 0  # padding on the left, as prompts have it
+    whole = model.scores(model.decode(ids, segment, memory))
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    parts = [model.decode(ids[:, :5], segment[:, :5], memory, cache)]
+    for at in range(5, 12):
+        parts.append(model.decode(ids[:, at : at + 1], segment[:, : at + 1], memory, cache))
+    stepwise = model.scores(torch.cat(parts, 1))
+    there = segment.bool()
+    torch.testing.assert_close(stepwise[there], whole[there], rtol=0, atol=1e-5)
+
+
+def test_packed_exchanges_equal_exchanges_on_their_own():
+    model = made()
+    whole = model(batch_of(model, RECORDS[:4], vqa=None, caption=None))
+    for i, record in enumerate(RECORDS[:4]):
+        alone = [t for task in ("vqa", "caption") for t in exchanges(record, task)]
+        for number, turns in enumerate(alone, start=1):
+            tensors = model.turns([[turns]])
+            memory = model.memory(batch_of(model, [record]))
+            hidden = model.decode(tensors["input_ids"], tensors["segment"], memory)
+            want = model.scores(hidden[tensors["labels"] >= 0])
+            rows = (whole.item == i) & (whole.exchange == number)
+            assert torch.equal(whole.labels[rows], tensors["labels"][tensors["labels"] >= 0])
+            torch.testing.assert_close(whole.logits[rows], want, rtol=0, atol=1e-5)
+
+
+def test_padding_on_either_side_changes_nothing():
+    model = made()
+    memory = model.memory(batch_of(model, RECORDS[:1]))
+    ids = torch.randint(0, model.turns.vocabulary, (1, 6))
+    plain = model.decode(ids, torch.ones_like(ids), memory)
+    pad = torch.full((1, 3), model.turns.pad_id)
+    for padded, mask, part in (
+        (torch.cat([pad, ids], 1), [0] * 3 + [1] * 6, slice(3, None)),
+        (torch.cat([ids, pad], 1), [1] * 6 + [0] * 3, slice(0, 6)),
+    ):
+        got = model.decode(padded, torch.tensor([mask]), memory)[:, part]
+        torch.testing.assert_close(got, plain, rtol=0, atol=1e-6)
+
+
+def test_answers_do_not_depend_on_who_else_is_asked():
+    model = made()
+    together = answers_of(model, RECORDS[:6])
+    assert together == [a for r in RECORDS[:6] for a in answers_of(model, [r])]
+
+
+def test_an_item_without_a_picture_is_legal_and_sees_nothing():
+    model = made()
+    records = [RECORDS[0], {**RECORDS[1], "image": None}]
+    said = model(batch_of(model, records))
+    assert said.logits.isfinite().all()
+    shifted = [RECORDS[5], {**RECORDS[1], "image": None}]
+    other = model(batch_of(model, shifted))
+    assert torch.equal(other.logits[other.item == 1], said.logits[said.item == 1])
+    nobody = model(batch_of(model, [{**r, "image": None} for r in RECORDS[:2]]))
+    torch.testing.assert_close(
+        nobody.logits[nobody.item == 1], said.logits[said.item == 1], rtol=0, atol=1e-5
+    )
+
+
+def test_beam_search_equals_the_search_through_all_texts():
+    records = [{**RECORDS[0], "question": ["a ?"], "answer": ["b"], "text": ["a b"], "dialog": []}]
+    model = made(records, max_length=12)
+    model.embedding.weight.data.normal_(std=0.8)  # opinions, so that nothing ties
+    turns = model.turns
+    prompts = turns.prompts([exchanges(records[0], "vqa")[0]])
+    memory = model.memory(batch_of(model, records))
+    vocabulary, steps = turns.vocabulary, 3
+
+    def log_p(ids):
+        whole = torch.cat([prompts["input_ids"], torch.tensor([ids], dtype=torch.int64)], 1)
+        hidden = model.decode(whole, torch.ones_like(whole), memory)
+        return model.scores(hidden)[0, -1].log_softmax(0).tolist()
+
+    best, found = -math.inf, None
+    seen = {(): log_p([])}
+    for length in range(1, steps + 1):
+        for ids in itertools.product(range(vocabulary), repeat=length):
+            if turns.end_id in ids[:-1]:
+                continue
+            if ids[-1] != turns.end_id and length < steps:
+                seen[ids] = log_p(list(ids))
+                continue
+            score = sum(seen[ids[:i]][ids[i]] for i in range(length))
+            if score > best:
+                best, found = score, ids
+    said = model.generate(
+        input_ids=prompts["input_ids"],
+        attention_mask=prompts["attention_mask"],
+        memory_tokens=memory.tokens,
+        memory_keep=memory.keep,
+        past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+        num_beams=vocabulary**2,
+        max_new_tokens=steps,
+        length_penalty=0.0,
+        do_sample=False,
+        eos_token_id=turns.end_id,
+        pad_token_id=turns.pad_id,
+    )[0, prompts["input_ids"].shape[1] :].tolist()
+    assert said[: len(found)] == list(found)
+
+
+def test_every_parameter_gets_a_gradient_and_is_saved(tmp_path):
+    model = made().train()
+    said = model(batch_of(model, vqa=None, dialogue=None))
+    language_modeling_loss(said.logits, said.labels, said.item).backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+    model.eval().save_pretrained(tmp_path / "run")
+    again = amodal.load(tmp_path / "run", device="cpu")
+    assert answers_of(again, RECORDS[:4]) == answers_of(model, RECORDS[:4])
+    batch = batch_of(model)
+    assert torch.equal(again(batch).logits, model(batch).logits)
+
+
+def test_it_learns_32_items_by_heart():
+    model = made().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    batch = batch_of(model, vqa=None, caption=None, dialogue=None)
+    for _ in range(250):
+        said = model(batch)
+        loss = language_modeling_loss(said.logits, said.labels, said.item)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+    assert answers_of(model) == [a for r in RECORDS for a in r["answer"]]
+    images = [r["image"] for r in RECORDS]
+    assert model.caption(images) == [r["text"][0] for r in RECORDS]
+    for r in RECORDS[:8]:
+        first, second = ((one["question"], one["answer"]) for one in r["dialog"])
+        assert model.chat(r["image"], [first], second[0]) == second[1]
+        assert model.ask(r["image"], r["question"]) == r["answer"]
+
+
+def test_sampling_beams_and_streams_are_options():
+    from transformers import TextStreamer
+
+    model = made()
+    said = model.caption([RECORDS[0]["image"]], num_beams=3, max_new_tokens=5)
+    assert isinstance(said[0], str)
+    several = model.caption([RECORDS[0]["image"]], do_sample=True, num_return_sequences=3)
+    assert len(several) == 3
+    heard = []
+
+    class Listener(TextStreamer):
+        def on_finalized_text(self, text, stream_end=False):
+            heard.append(text)
+
+    model.caption([RECORDS[0]["image"]], streamer=Listener(model.turns.tokenizer))
+    assert heard
+
+
+def test_where_it_looks_is_a_share_of_the_picture():
+    model = made()
+    shares = model.look(RECORDS[0]["image"], "what is red ?", "blue")
+    assert shares.shape == (16,)
+    assert float(shares.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_broken_picture_is_named():
+    with pytest.raises(BrokenRecordError, match=r"nowhere\.png"):
+        made().caption(["nowhere.png"])
+    with pytest.raises(ValueError, match="list of pictures"):
+        made().caption("a.png")
+
+
+def test_too_long_a_text_is_refused_with_the_limit():
+    model = made(max_length=8)
+    ids = torch.zeros(1, 9, dtype=torch.int64)
+    with pytest.raises(ValueError, match="max_length is 8"):
+        model.decode(ids, torch.ones_like(ids), None)
+
+
+def test_old_turns_are_cut_off_first():
+    turns = made(max_length=8).turns
+    long = tuple(Turn("ask" if i % 2 == 0 else "answer", "red blue", False) for i in range(6))
+    row = turns.prompts([(*long, Turn("ask", "star", False), Turn("answer", "", True))])
+    ids = row["input_ids"][0].tolist()
+    assert len(ids) == 8
+    assert ids[-1] == turns.role_ids["answer"]
+    assert turns.count_truncated([long]) == 1
+
+
+def test_the_loss_counts_tokens_or_exchanges():
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 7, generator=g, dtype=torch.float64)
+    labels = torch.tensor([1, 2, 3, 4, 6])
+    exchange = torch.tensor([0, 0, 0, 1, 1])
+    each = []
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        top = max(row)
+        each.append(top + math.log(sum(math.exp(x - top) for x in row)) - row[label])
+    got = language_modeling_loss(logits, labels, exchange)
+    assert float(got) == pytest.approx(sum(each) / 5, rel=1e-9)
+    per = language_modeling_loss(logits, labels, exchange, per="exchange")
+    assert float(per) == pytest.approx((sum(each[:3]) / 3 + sum(each[3:]) / 2) / 2, rel=1e-9)
+    nothing = language_modeling_loss(logits[:0].requires_grad_(), labels[:0], exchange[:0])
+    assert float(nothing.detach()) == 0
