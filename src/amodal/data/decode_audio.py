@@ -1,0 +1,250 @@
+"""From a sound's handle to a waveform: one channel, one rate; what is not whole is refused."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from collections.abc import Mapping
+from contextlib import closing
+from fractions import Fraction
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from scipy import signal
+
+from amodal.data.record import BrokenRecordError
+
+SUFFIXES = ("wav", "flac", "ogg", "oga", "opus", "mp3")  # of files that are taken for sounds
+# Longer sounds are taken for decompression bombs: half an hour, or a gigabyte of float32.
+MAX_SECONDS = 1800
+MAX_VALUES = 1 << 28
+MAX_RATE = 768_000  # Hz
+MAX_CHANNELS = 64
+MAX_PEAK = 16.0  # a float file may exceed 1 a little; 16-bit integers read as floats exceed this
+BLOCK = 1 << 18  # frames read at once
+STOP_BAND_DB = 80.0  # by how much the resampler damps what would alias
+PASS_BAND = 0.9  # share of the lower Nyquist frequency that it leaves as it is
+MAX_FACTOR = 2000  # the ratio of two rates is rounded to p / q with q up to this
+UNKNOWN_LENGTHS = (0, 0xFFFFFFFF)  # in the header of a WAV file that was written to a pipe
+
+
+def decode_audio(value: Any, origin: str, sample_rate: int) -> np.ndarray:
+    """The waveform of a sound, (T,) float32 in [-1, 1]: channels averaged, at `sample_rate`.
+
+    Args:
+        value: path, file content as bytes, a pair (waveform, rate in Hz), or a mapping as the
+            audio columns of Hugging Face have them, {"bytes", "path"} or {"array",
+            "sampling_rate"}. A waveform is (T,), (T, C) or (C, T), of floats in [-1, 1] or of
+            integers.
+        origin: file and row of the record, for the error.
+        sample_rate: of the result, in Hz.
+
+    Raises:
+        BrokenRecordError: no such file, no sound, cut short, damaged, empty, numbers that are
+            not finite, or longer than `MAX_SECONDS`.
+        ImportError: a file is to be read, and `soundfile` is not installed.
+    """
+    if isinstance(value, Mapping):
+        if value.get("array") is not None:
+            value = (value["array"], value.get("sampling_rate"))
+        else:
+            value = value.get("path") if value.get("bytes") is None else value["bytes"]
+    if isinstance(value, tuple) and len(value) == 2:
+        samples, rate = _from_array(value[0], value[1], origin)
+    else:
+        samples, rate = _from_file(value, origin)
+    if not np.isfinite(samples).all():
+        raise BrokenRecordError(origin, "samples that are not finite (NaN or infinite)")
+    peak = float(np.abs(samples).max())
+    if peak > MAX_PEAK:
+        raise BrokenRecordError(
+            origin,
+            f"expected samples in -1 to 1, or integers: the largest is {peak:.4g}; divide them by "
+            "their range, such as 32768",
+        )
+    mono = samples.mean(axis=1, dtype=np.float64) if samples.shape[1] > 1 else samples[:, 0]
+    return resample(mono, rate, sample_rate).clip(-1, 1).astype(np.float32, copy=False)
+
+
+def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
+    """The same sound at another rate, band-limited: (T,) → (ceil(T new_rate / rate),).
+
+    A polyphase filter leaves what is below `PASS_BAND` of the lower Nyquist frequency as it is,
+    and damps what is above that frequency by `STOP_BAND_DB`. The ratio of the rates is rounded by
+    less than 1e-6 where it has no small terms.
+
+    References:
+        Crochiere and Rabiner 1983, Multirate Digital Signal Processing, section 3.3.
+    """
+    ratio = Fraction(new_rate, rate)
+    if ratio == 1:
+        return waveform
+    if max(ratio.numerator, ratio.denominator) > MAX_FACTOR:
+        if ratio < 1:
+            ratio = ratio.limit_denominator(MAX_FACTOR)
+        else:
+            ratio = 1 / (1 / ratio).limit_denominator(MAX_FACTOR)
+    up, down = ratio.numerator, ratio.denominator
+    found: np.ndarray = signal.resample_poly(
+        np.asarray(waveform, dtype=np.float64), up, down, window=_low_pass(max(up, down))
+    )
+    return found[: -(-len(waveform) * new_rate // rate)]
+
+
+@lru_cache(maxsize=64)
+def _low_pass(factor: int) -> np.ndarray:
+    """An odd, symmetric filter of unit gain that cuts at 1 / factor of the Nyquist frequency."""
+    width = (1 - PASS_BAND) / factor
+    count, beta = signal.kaiserord(STOP_BAND_DB, width)
+    taps: np.ndarray = signal.firwin(
+        count | 1, (1 + PASS_BAND) / 2 / factor, window=("kaiser", beta)
+    )
+    return taps
+
+
+def _from_array(value: Any, rate: Any, origin: str) -> tuple[np.ndarray, int]:
+    """(T, C) floats and the rate of a decoded waveform."""
+    try:
+        samples = np.asarray(value)
+        hertz = float(rate)
+    except (TypeError, ValueError):
+        raise BrokenRecordError(
+            origin,
+            f"expected a waveform and its rate in Hz: got {type(value).__name__} and {rate!r:.40}",
+        ) from None
+    if not hertz.is_integer():
+        raise BrokenRecordError(origin, f"expected a rate in whole Hz: got {rate!r:.40}")
+    kind, bits = samples.dtype.kind, 8 * samples.dtype.itemsize
+    if kind not in "fiu" or samples.ndim not in (1, 2):
+        raise BrokenRecordError(
+            origin,
+            f"expected a waveform (T,) or (T, C) of numbers: got {samples.dtype} {samples.shape}",
+        )
+    if samples.ndim == 1:
+        samples = samples[:, None]
+    elif samples.shape[0] < samples.shape[1]:
+        samples = samples.T  # there are fewer channels than samples
+    _check_size(len(samples), samples.shape[1], int(hertz), origin, "the waveform")
+    if kind != "f":
+        half = 2.0 ** (bits - 1)
+        samples = (samples.astype(np.float64) - (half if kind == "u" else 0)) / half
+    return samples, int(hertz)
+
+
+def _from_file(value: Any, origin: str) -> tuple[np.ndarray, int]:
+    """(T, C) float32 and the rate of a file."""
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: the wheel without its C library
+        raise ImportError(
+            f"reading sounds needs soundfile: pip install 'amodal[audio]' ({error})"
+        ) from None
+    stream, what = _opened(value, origin)
+    with closing(stream):
+        start = stream.read(16)
+        if not start:
+            raise BrokenRecordError(origin, f"empty file (0 bytes): {what}")
+        _check_whole(stream, origin, what)
+        stream.seek(0)
+        try:
+            file = soundfile.SoundFile(stream)
+        except Exception as error:  # TypeError too, on a name that ends in .raw
+            raise BrokenRecordError(
+                origin,
+                f"not a sound that can be read ({', '.join(SUFFIXES)}): {what} begins with "
+                f"{start!r}: {error}",
+            ) from None
+        with file:
+            rate, channels, claimed = int(file.samplerate), int(file.channels), int(file.frames)
+            unknown = claimed >= 1 << 62  # FLAC from a pipe: libsndfile's largest number
+            _check_size(1 if unknown else claimed, channels, rate, origin, what)
+            limit = min(MAX_SECONDS * rate, MAX_VALUES // channels)
+            blocks: list[np.ndarray] = []
+            count = 0
+            try:
+                while count <= limit:
+                    block = file.read(BLOCK, dtype="float32", always_2d=True)
+                    blocks.append(block)
+                    count += len(block)
+                    if len(block) < BLOCK:
+                        break
+            except Exception as error:
+                raise BrokenRecordError(origin, f"damaged sound: {what}: {error}") from None
+    _check_size(count, channels, rate, origin, what)
+    if count < claimed and not unknown:
+        raise BrokenRecordError(
+            origin, f"cut short: {what} holds {count:,} of {claimed:,} samples; fetch it again"
+        )
+    return np.concatenate(blocks), rate
+
+
+def _opened(value: Any, origin: str) -> tuple[IO[bytes], str]:
+    """File content as a stream, and how to call it in an error."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return io.BytesIO(bytes(value)), "the sound"
+    if not isinstance(value, str | Path):
+        raise BrokenRecordError(
+            origin,
+            "expected a path, bytes, a pair (waveform, rate) or a Hugging Face sound: got "
+            f"{type(value).__name__}",
+        )
+    what = str(value)
+    if "://" in what:
+        raise BrokenRecordError(origin, f"a URL, expected a file on this machine: {what}")
+    try:
+        # Without its name: soundfile would take a .raw file for samples without a header.
+        return io.BufferedReader(io.FileIO(value)), what
+    except FileNotFoundError:
+        raise BrokenRecordError(origin, f"no such sound file: {what}") from None
+    except (OSError, ValueError) as error:
+        raise BrokenRecordError(origin, f"unreadable file: {what}: {error}") from None
+
+
+def _check_size(frames: int, channels: int, rate: int, origin: str, what: str) -> None:
+    if frames < 1 or channels < 1:
+        raise BrokenRecordError(origin, f"no samples: {what} has {frames} x {channels}")
+    if channels > MAX_CHANNELS:
+        raise BrokenRecordError(
+            origin, f"more than {MAX_CHANNELS} channels: {what} claims {channels}"
+        )
+    if not 1 <= rate <= MAX_RATE:
+        raise BrokenRecordError(
+            origin, f"expected a rate of 1 to {MAX_RATE:,} Hz: {what} claims {rate}"
+        )
+    if frames > MAX_SECONDS * rate or frames * channels > MAX_VALUES:
+        raise BrokenRecordError(
+            origin,
+            f"longer than {MAX_SECONDS} s or {MAX_VALUES:,} numbers, perhaps a decompression "
+            f"bomb: {what} claims {math.ceil(frames / rate):,} s of {channels} channels; cut it "
+            "into parts",
+        )
+
+
+def _check_whole(stream: IO[bytes], origin: str, what: str) -> None:
+    """Refuse WAV and Ogg files whose end is missing: libsndfile reads them without complaint."""
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(0)
+    head = stream.read(12)
+    lost = 0
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        place = 12
+        while place + 8 <= size:
+            stream.seek(place)
+            name, length = struct.unpack("<4sI", stream.read(8))
+            if name == b"data":
+                lost = 0 if length in UNKNOWN_LENGTHS else place + 8 + length - size
+                break
+            place += 8 + length + length % 2
+    elif head[:4] == b"OggS":
+        stream.seek(max(0, size - (1 << 16) - 512))  # a page is at most 65,307 bytes
+        tail = stream.read()
+        page = tail.rfind(b"OggS")
+        flags = tail[page + 5] if 0 <= page < len(tail) - 5 else 0
+        lost = 0 if flags & 4 else 1  # the last page of a stream says so
+    if lost > 0:
+        raise BrokenRecordError(
+            origin, f"cut short: the end of {what} ({size:,} bytes) is missing; fetch it again"
+        )
