@@ -86,8 +86,10 @@ def test_cached_decoding_equals_full_decoding():
     whole = model.scores(model.decode(ids, segment, memory))
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     parts = [model.decode(ids[:, :5], segment[:, :5], memory, cache)]
-    for at in range(5, 12):
-        parts.append(model.decode(ids[:, at : at + 1], segment[:, : at + 1], memory, cache))
+    parts += [
+        model.decode(ids[:, at : at + 1], segment[:, : at + 1], memory, cache)
+        for at in range(5, 12)
+    ]
     stepwise = model.scores(torch.cat(parts, 1))
     there = segment.bool()
     torch.testing.assert_close(stepwise[there], whole[there], rtol=0, atol=1e-5)

@@ -100,6 +100,22 @@ class AttentionPooling(nn.Module):
         pooled = self.out(answer.transpose(1, 2).reshape(batch, -1))
         return pooled if keep is None else pooled.masked_fill(~keep.any(dim=1, keepdim=True), 0)
 
+    def weights(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, N, D), (B, N) bool → (B, N) share of attention of each token, mean over heads.
+
+        A row sums to 1, or to 0 where no token is kept.
+        """
+        if keep is not None:
+            tokens = tokens.masked_fill(~keep.unsqueeze(-1), 0)
+        batch, count, width = tokens.shape
+        key = self.key_value(tokens)[..., :width].view(batch, count, self.heads, -1)
+        query = self.query.view(-1, self.heads, width // self.heads).to(key.dtype)
+        scores = torch.einsum("qhd,bnhd->bqhn", query, key) * (width // self.heads) ** -0.5
+        if keep is not None:
+            scores = scores.masked_fill(~_some_kept(keep)[:, None, None, :], -torch.inf)
+        shares = scores.softmax(-1).mean((1, 2))
+        return shares if keep is None else shares * keep.any(dim=1, keepdim=True)
+
 
 def _some_kept(keep: Tensor) -> Tensor:
     """`keep`, with rows that keep nothing opened up: a softmax over nothing would be NaN."""

@@ -91,3 +91,7 @@ class Bottleneck(nn.Module):
         mask = torch.cat([*(mask for _, mask in found.values()), always], dim=1)
         tokens = torch.cat([*(x for x, _ in found.values()), between], dim=1)
         return tokens * mask[..., None], mask
+
+    def owners(self) -> list[str]:
+        """The modality of each run of tokens that comes out, the bottleneck's aside."""
+        return list(self.widths)

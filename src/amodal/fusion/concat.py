@@ -95,3 +95,7 @@ class ConcatTokens(nn.Module):
         tokens = [self.project[m](x) + self.modality[m] for m, (x, _) in found.items()]
         mask = torch.cat([mask for _, mask in found.values()], dim=1)
         return torch.cat(tokens, dim=1) * mask[..., None], mask
+
+    def owners(self) -> list[str]:
+        """The modality of each run of tokens that comes out."""
+        return list(self.widths)

@@ -100,6 +100,11 @@ class Directional(nn.Module):
         mask = torch.cat(masks, dim=1)
         return torch.cat(tokens, dim=1) * mask[..., None], mask
 
+    def owners(self) -> list[str]:
+        """The modality of each run of tokens that comes out."""
+        widths = self.inputs.widths
+        return [target for target in widths for source in widths if source != target]
+
 
 class Together(nn.Module):
     """In each layer every modality reads the tokens of all others, then its own, then a MLP.
@@ -145,6 +150,10 @@ class Together(nn.Module):
             }
         mask = torch.cat([mask for _, mask in found.values()], dim=1)
         return torch.cat([x for x, _ in found.values()], dim=1) * mask[..., None], mask
+
+    def owners(self) -> list[str]:
+        """The modality of each run of tokens that comes out."""
+        return list(self.inputs.widths)
 
     def weights(
         self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor], target: str

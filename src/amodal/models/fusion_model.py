@@ -208,6 +208,35 @@ class FusionModel(PreTrainedModel):
         pooled: Tensor = self.fused_pooling(tokens, keep)
         return pooled
 
+    @torch.no_grad()
+    def attention(self, batch: Batch) -> dict[str, Tensor]:
+        """How much each token counts in what is pooled, modality -> (B, N).
+
+        A fusion of tokens is pooled as a whole: the shares of all modalities together, and of
+        a bottleneck, sum to 1. In a fusion of vectors each modality with attention pooling has
+        shares that sum to 1; others are left out.
+        """
+        encoded = {m: self.encoded(m, batch) for m in self.modalities if m in batch.tensors}
+        if self.fused_pooling is None:
+            return {
+                m: pooling.weights(encoded[m].tokens, encoded[m].keep)
+                for m, pooling in self.poolings.items()
+                if isinstance(pooling, AttentionPooling) and m in encoded
+            }
+        tokens, keep = self.fusion(
+            {m: one.tokens for m, one in encoded.items()},
+            {m: one.keep for m, one in encoded.items()},
+        )
+        shares = self.fused_pooling.weights(tokens, keep)
+        found: dict[str, Tensor] = {}
+        start = 0
+        for modality in self.fusion.owners():  # type: ignore[operator]
+            stop = start + encoded[modality].keep.shape[1]
+            part = shares[:, start:stop]
+            found[modality] = found[modality] + part if modality in found else part
+            start = stop
+        return found
+
     def encoded(self, modality: str, batch: Batch) -> Encoded:
         """One modality of a batch; rows that are not present are never computed."""
         mask = batch.present[modality]  # (B, 1)

@@ -1,0 +1,166 @@
+"""Runs of the multimodal Transformer: whole folders, resume, mixed tasks, unfit data."""
+
+import json
+
+import pytest
+
+import amodal
+from amodal.data.record import DataError
+from amodal.data.scenes.source import ScenesConfig
+from amodal.models.multimodal_transformer import MultimodalTransformer
+from amodal.training.answering import SpokenSource, saying_metrics
+from amodal.training.recipe import RecipeError, parse_recipe
+from amodal.training.run import train_run
+from amodal.training.saying import check, rank_candidates, say_about
+from amodal.training.watcher import Watcher
+
+
+def values(tasks=("vqa", "caption", "dialogue"), **train):
+    scenes = {
+        "kind": "scenes",
+        "image_size": 32,
+        "min_objects": 3,
+        "questions_per_scene": 4,
+        "dialogue": True,
+        "captions_per_scene": 2,
+    }
+    return {
+        "data": {
+            "train": {**scenes, "size": 48},
+            "validation": {**scenes, "part": "validation", "size": 8},
+            "questions": 3,
+        },
+        "model": {
+            "kind": "multimodal_transformer",
+            "tasks": list(tasks),
+            "encoders": {"image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]}},
+            "width": 32,
+            "heads": 2,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "max_length": 160,
+            "tokenizer": {"kind": "trained", "model": "word"},
+        },
+        "augment": {"image": ["horizontal_flip"]},
+        "train": {"epochs": 2, "batch_size": 12, "precision": "fp32", "log_every": 1, **train},
+    }
+
+
+def log_of(folder):
+    return [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return folder, train_run(parse_recipe(values(), "test"), folder)
+
+
+def test_one_run_answers_describes_and_converses(finished):
+    folder, result = finished
+    model = amodal.load(folder)
+    assert isinstance(model, MultimodalTransformer)
+    for name in ("vqa/exact", "caption/cider", "caption/scene_graph/f1", "dialogue/mrr"):
+        assert name in result.metrics, name
+    assert result.metrics["vqa/answers"] == 8 * 4
+    assert 1 <= result.metrics["dialogue/mean_rank"] <= 20
+    assert "model.ask" in (folder / "README.md").read_text()
+    assert log_of(folder)[0]["loss"] > log_of(folder)[-2].get("loss", 0)
+
+
+def test_what_is_checked_is_what_is_said(finished):
+    """Going on from the truth, an answer is exact where greedy decoding says it."""
+    folder, _ = finished
+    model = amodal.load(folder, device="cpu")
+    source = ScenesConfig(
+        size=10, part="test", image_size=32, min_objects=3, questions_per_scene=4
+    ).open()
+    checked = check(model, source, "vqa")
+    spoken = SpokenSource.of(model, source, "vqa")
+    exact = {(one.row, one.exchange): one.text == spoken.true(one) for one in spoken.utterances}
+    assert len(checked.exact) == len(exact) == 40
+    for right, row, number in zip(
+        checked.exact.tolist(), checked.item.tolist(), checked.exchange.tolist(), strict=True
+    ):
+        assert right == exact[row, number]
+    metrics = saying_metrics(spoken, bootstrap=50)
+    assert metrics["vqa/exact"] == pytest.approx(float(checked.exact.float().mean()))
+
+
+def test_rounds_are_asked_with_the_true_history(finished):
+    folder, _ = finished
+    model = amodal.load(folder, device="cpu")
+    source = ScenesConfig(size=3, part="test", image_size=32, min_objects=3, dialogue=True).open()
+    said = say_about(model, source, "dialogue", max_new_tokens=8)
+    rounds = [len(source[i]["dialog"]) for i in range(3)]
+    assert len(said) == sum(rounds)
+    second = said[1]
+    first = source[0]["dialog"][0]
+    assert [turn.text for turn in second.prompt[:2]] == [first["question"], first["answer"]]
+    scores = rank_candidates(model, source, range(3))
+    assert {row: tuple(found.shape) for row, found in scores.items()} == {
+        i: (rounds[i], 20) for i in range(3)
+    }
+
+
+class _Stop(Exception):
+    pass
+
+
+def test_a_run_that_was_cut_off_resumes_as_if_it_had_not_been(tmp_path):
+    parsed = parse_recipe(values(tasks=("vqa", "caption"), save_every=1, ema=0.9), "test")
+    train_run(parsed, tmp_path / "whole")
+
+    def stop(step, logged):
+        if step == 6 and "loss" in logged:
+            raise _Stop
+
+    with pytest.raises(_Stop):
+        train_run(parsed, tmp_path / "cut", watch=Watcher(logged=stop))
+    train_run(parsed, tmp_path / "cut", resume=True)
+    want, got = log_of(tmp_path / "whole"), log_of(tmp_path / "cut")
+    assert [line["step"] for line in got] == [line["step"] for line in want]
+    for a, b in zip(want, got, strict=True):
+        for name in a.keys() - {"seconds"}:
+            assert b[name] == pytest.approx(a[name], abs=1e-6), (a["step"], name)
+
+
+def test_micro_batches_give_the_loss_of_the_whole_batch(tmp_path):
+    lines = {}
+    for size in (None, 5):
+        recipe = values(tasks=("vqa",), epochs=1, micro_batch_size=size)
+        recipe["model"]["encoders"]["image"]["norm"] = "group"
+        train_run(parse_recipe(recipe, "test"), tmp_path / f"run_{size}")
+        lines[size] = [line for line in log_of(tmp_path / f"run_{size}") if "loss" in line]
+    for a, b in zip(lines[None], lines[5], strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-4)
+        assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
+
+
+def test_a_source_without_questions_is_named(tmp_path):
+    recipe = values(tasks=("vqa",))
+    recipe["data"]["train"]["questions_per_scene"] = 0
+    with pytest.raises(DataError, match="nothing to say for vqa"):
+        train_run(parse_recipe(recipe, "test"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tasks": []}, "model.tasks"),
+        ({"tasks": ["vqs"]}, "model.tasks.0"),
+        ({"heads": 5}, "does not divide"),
+        ({"encoders": {"text": {"kind": "small_transformer"}}}, "reads text itself"),
+    ],
+)
+def test_recipes_that_do_not_fit_are_refused(change, message):
+    recipe = values()
+    recipe["model"] |= change
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(recipe, "test")
+
+
+def test_language_modeling_belongs_to_the_transformer():
+    recipe = values() | {"objectives": [{"kind": "info_nce"}]}
+    with pytest.raises(RecipeError, match=r"one objective, \{kind: language_modeling\}"):
+        parse_recipe(recipe, "test")
