@@ -146,6 +146,12 @@ def train_run(
     )
 
 
+def _cores() -> int:
+    """Cores that this process may run on: fewer than there are in many containers."""
+    available = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(available(0)) if available is not None else os.cpu_count() or 1
+
+
 def _kind_of(recipe: Recipe) -> type[AnyRun]:
     if isinstance(recipe.model, FusionRecipe):
         return FusionRun
@@ -170,7 +176,7 @@ def open_sources(recipe: Recipe, watch: Watcher | None = None) -> tuple[Source, 
             # Half as large again, so that a random crop still has pixels to choose from.
             cached = CachedSource(source, min_size=image * 3 // 2)
             watch.stage(f"reading {name}", len(cached))
-            cached.fill(watch.advance, processes=os.cpu_count() or 1)
+            cached.fill(watch.advance, processes=_cores())
             source = cached
         opened.append(source)
     train, validation = opened
