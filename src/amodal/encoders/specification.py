@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from amodal.encoders.audio import SmallAudioCNNConfig
 from amodal.encoders.dual import SentenceTransformersDualConfig, TransformersDualConfig
 from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextConfig
 from amodal.encoders.open_clip_dual import OpenClipDualConfig
@@ -21,6 +22,7 @@ ImageEncoderConfig = Annotated[
 TextEncoderConfig = Annotated[
     HuggingFaceTextConfig | SmallTransformerConfig, Field(discriminator="kind")
 ]
+AudioEncoderConfig = SmallAudioCNNConfig  # a discriminated union once there are two
 DualEncoderConfig = Annotated[
     TransformersDualConfig | OpenClipDualConfig | SentenceTransformersDualConfig,
     Field(discriminator="kind"),

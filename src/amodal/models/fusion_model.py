@@ -18,7 +18,11 @@ from amodal.encoders.adaptation import adapt
 from amodal.encoders.columns import ColumnsConfig
 from amodal.encoders.pooling import AttentionPooling, build_pooling
 from amodal.encoders.preprocessing import TextPreprocessor
-from amodal.encoders.specification import ImageEncoderConfig, TextEncoderConfig
+from amodal.encoders.specification import (
+    AudioEncoderConfig,
+    ImageEncoderConfig,
+    TextEncoderConfig,
+)
 from amodal.encoders.vector import VectorConfig
 from amodal.fusion.gated import Gated, PrecisionGated
 from amodal.fusion.specification import FusionConfig
@@ -43,6 +47,7 @@ class FusionArchitecture(BaseModel):
 
     image: ImageEncoderConfig | None = None
     text: TextEncoderConfig | None = None
+    audio: AudioEncoderConfig | None = None
     vector: VectorConfig | None = None
     columns: ColumnsConfig | None = None
     fusion: FusionConfig
@@ -50,7 +55,7 @@ class FusionArchitecture(BaseModel):
     target: TargetConfig = TargetConfig()
 
     def encoders(self) -> dict[str, Any]:
-        named = {m: getattr(self, m) for m in ("image", "text", "vector", "columns")}
+        named = {m: getattr(self, m) for m in ("image", "text", "audio", "vector", "columns")}
         return {m: config for m, config in named.items() if config is not None}
 
 
@@ -338,6 +343,8 @@ def build_fusion_model(
     if architecture.text is not None:
         texts = (text for record in records() for text in record.get("text") or [])
         preprocessors["text"] = architecture.text.preprocessor(texts)
+    if architecture.audio is not None:
+        preprocessors["audio"] = architecture.audio.preprocessor()
     for modality in ("vector", "columns"):
         specification = getattr(architecture, modality)
         if specification is not None:

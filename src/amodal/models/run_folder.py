@@ -11,6 +11,7 @@ import safetensors.torch
 from pydantic import ValidationError
 from transformers import PretrainedConfig, PreTrainedModel
 
+from amodal.encoders.audio import AudioPreprocessor
 from amodal.encoders.columns import ColumnsPreprocessor
 from amodal.encoders.preprocessing import ImagePreprocessor, TextPreprocessor
 from amodal.encoders.turns import TurnsPreprocessor
@@ -21,6 +22,7 @@ CONFIG = "config.json"
 Preprocessor = (
     ImagePreprocessor
     | TextPreprocessor
+    | AudioPreprocessor
     | VectorPreprocessor
     | ColumnsPreprocessor
     | TurnsPreprocessor
@@ -28,6 +30,7 @@ Preprocessor = (
 PREPROCESSORS: dict[str, type[Preprocessor]] = {
     "image": ImagePreprocessor,
     "text": TextPreprocessor,
+    "audio": AudioPreprocessor,
     "vector": VectorPreprocessor,
     "columns": ColumnsPreprocessor,
     "turns": TurnsPreprocessor,
