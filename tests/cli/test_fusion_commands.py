@@ -96,7 +96,7 @@ def test_a_fusion_is_trained_evaluated_and_used(amodal):
     assert code == 1  # no such source yet
     recipe = yaml.safe_load(Path("recipe.yaml").read_text())
     Path("recipe_source.yaml").write_text(yaml.safe_dump(recipe["data"]["validation"]))
-    code, out, _ = amodal("predict", "run", "recipe_source.yaml", "--out", "said.csv")
+    code, out, _ = amodal("predict", "run", "recipe_source.yaml", "--out", "said.csv", "--explain")
     assert code == 0
     with Path("said.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -105,6 +105,12 @@ def test_a_fusion_is_trained_evaluated_and_used(amodal):
     assert float(rows[0]["gate vector"]) + float(rows[0]["gate columns"]) == pytest.approx(
         1, abs=1e-3
     )
+    # What the vector alone decides changes without it, and hardly without the rest.
+    moved = {
+        m: sum(abs(float(row[f"without {m}"]) - float(row[row["kind"]])) for row in rows) / 40
+        for m in ("vector", "columns")
+    }
+    assert moved["vector"] > 2 * moved["columns"]
     right = sum(row["kind"] == json.loads(line)["kind"] for row, line in zip(
         rows, Path("test.jsonl").read_text().splitlines(), strict=True))  # fmt: skip
     assert right / 40 == pytest.approx(held["prediction/accuracy"])

@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import csv
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.table import Table
 
 from amodal.cli.console import console, progress_watcher
 from amodal.data.batch import key64
-from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.data.collate import Collator
+from amodal.data.corruption import only
+from amodal.data.decode import decode_image
+from amodal.data.record import BrokenRecordError, DataError, Source, sample_rng
 from amodal.data.source import open_random_access, parse_source
+from amodal.evaluation.attention_plots import save_attention
 from amodal.evaluation.plots import ON_PAPER, save_png
 from amodal.evaluation.robustness_plots import curves_figure, subsets_figure
 from amodal.models.fusion_model import FusionModel
 from amodal.models.opening import open_run
-from amodal.training.predicting import predict_items, prediction_metrics
+from amodal.training.predicting import (
+    PredictedSource,
+    predict_batches,
+    predict_items,
+    prediction_metrics,
+    read_batches,
+)
 from amodal.training.robustness import RobustnessReport, measure_robustness, passes
 
 TITLES = {
@@ -25,6 +38,7 @@ TITLES = {
     "noise": "share of noise in the modality",
     "swap": "items with the modality of another",
 }
+DRAWN = 12  # pictures of attention
 SCORES = {"classification": "accuracy", "multi_label": "F1 of the set", "regression": "R²"}
 
 
@@ -33,39 +47,39 @@ def predict(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="What to predict.")],
     out: Annotated[Path, typer.Option(help="CSV file, with a row per item.")],
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many items.")] = None,
+    explain: Annotated[
+        bool,
+        typer.Option(help="Also say what each modality changes, and draw where it looked."),
+    ] = False,
 ) -> None:
-    """Predict every item of a source; writes its id, the prediction and its probability."""
+    """Predict every item of a source; writes its id, the prediction and its probability.
+
+    With --explain there is a column per modality: the probability of the same prediction (or the
+    number) without that modality. Pictures of attention are written beside the file.
+    """
     model = open_run(run)
     if not isinstance(model, FusionModel):
-        raise DataError(f"{run}: holds a joint embedding, which does not predict a column")
+        raise DataError(f"{run}: holds a {type(model).__name__}, which does not predict a column")
     opened = _Remembering(open_random_access(parse_source(source), source))
-    count = min(limit or len(opened), len(opened))
+    rows = range(min(limit or len(opened), len(opened)))
     with progress_watcher() as watch:
-        watch.stage("predicting", count)
-        predicted = predict_items(
-            model, opened, items=range(count), with_target=False, tick=watch.advance
-        )
-    said = model.target.probabilities(predicted.logits)
-    partial = out.with_name(out.name + ".partial")
+        watch.stage("predicting", len(rows))
+        batches = read_batches(model, opened, rows, with_target=False, tick=watch.advance)
+        predicted = predict_batches(model, batches, where=opened.name)
+        without = {}
+        for modality in model.modalities if explain else ():
+            watch.stage(f"predicting without {modality}", len(rows))
+            kept = [m for m in model.modalities if m != modality]
+            without[modality] = predict_batches(
+                model,
+                batches,
+                where=opened.name,
+                change=lambda b, kept=kept: only(b, kept),  # type: ignore[misc]
+            )
     out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
     with partial.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        gates = [] if predicted.gates is None else [f"gate {m}" for m in model.modalities]
-        shown = [] if model.target.task == "regression" else [*model.target.classes]
-        writer.writerow(["id", model.target.column, *shown, *gates])
-        for i, key in enumerate(predicted.items.tolist()):
-            row = said[i]
-            if model.target.task == "regression":
-                answer, numbers = f"{float(row):.6g}", []
-            elif model.target.task == "classification":
-                answer = model.target.classes[int(row.argmax())]
-                numbers = [f"{p:.4f}" for p in row.tolist()]
-            else:
-                pairs = zip(model.target.classes, row.tolist(), strict=True)
-                answer = model.target.separator.join(c for c, p in pairs if p > 0.5)
-                numbers = [f"{p:.4f}" for p in row.tolist()]
-            weights = [] if predicted.gates is None else predicted.gates[i].tolist()
-            writer.writerow([opened.ids[key], answer, *numbers, *(f"{g:.4f}" for g in weights)])
+        csv.writer(file).writerows(_table(model, predicted, without, opened.ids))
     partial.replace(out)
     for error in predicted.broken[:5]:
         console.print(f"[yellow]skipped[/] {error}", soft_wrap=True)
@@ -73,6 +87,74 @@ def predict(
         f"{len(predicted.items)} predictions are in {out}; {len(predicted.broken)} broken rows",
         soft_wrap=True,
     )
+    if explain and "image" in model.modalities:
+        drawn = _draw_attention(model, opened, rows[:DRAWN], out.with_suffix(""))
+        if drawn:
+            console.print(f"where it looked is in {out.with_suffix('')}", soft_wrap=True)
+
+
+def _table(
+    model: FusionModel,
+    predicted: PredictedSource,
+    without: dict[str, PredictedSource],
+    ids: dict[int, str],
+) -> Iterator[list[str]]:
+    """The rows of the file, its header first."""
+    target = model.target
+    gates = [] if predicted.gates is None else [f"gate {m}" for m in model.modalities]
+    classes = () if target.task == "regression" else target.classes
+    yield ["id", target.column, *classes, *gates, *(f"without {m}" for m in without)]
+    said = target.probabilities(predicted.logits)
+    others = {m: target.probabilities(found.logits) for m, found in without.items()}
+    for i, key in enumerate(predicted.items.tolist()):
+        row = said[i]
+        if target.task == "regression":
+            answer, numbers, changed = (
+                f"{float(row):.6g}",
+                [],
+                [float(x[i]) for x in others.values()],
+            )
+        elif target.task == "classification":
+            best = int(row.argmax())
+            answer, numbers = target.classes[best], row.tolist()
+            changed = [float(x[i, best]) for x in others.values()]
+        else:
+            chosen = row > 0.5
+            names = zip(target.classes, chosen.tolist(), strict=True)
+            answer, numbers = target.separator.join(c for c, there in names if there), row.tolist()
+            # How likely the same set is, its classes taken as independent.
+            changed = [float(torch.where(chosen, x[i], 1 - x[i]).prod()) for x in others.values()]
+        weights = [] if predicted.gates is None else predicted.gates[i].tolist()
+        digits = "{:.6g}" if target.task == "regression" else "{:.4f}"
+        yield [
+            ids[key],
+            answer,
+            *(f"{p:.4f}" for p in numbers),
+            *(f"{g:.4f}" for g in weights),
+            *(digits.format(c) for c in changed),
+        ]
+
+
+def _draw_attention(model: FusionModel, source: Source, rows: Sequence[int], folder: Path) -> int:
+    """A picture per item of where the model looked; how many there are."""
+    collate = Collator(model.preprocessors)
+    drawn = 0
+    for row in rows:
+        try:
+            record = source[row]
+            picture = decode_image(record["image"], record["origin"], min_size=256)
+        except (BrokenRecordError, KeyError, TypeError):
+            continue
+        batch = collate([record], [sample_rng(0, 0, 0)])
+        shares = model.attention(batch.to(model.device)).get("image") if len(batch) else None
+        if shares is None or not bool(shares.any()):
+            continue  # no picture, or a pooling without attention
+        if math.isqrt(shares.shape[1]) ** 2 != shares.shape[1]:
+            continue  # tokens that are no square grid
+        plain = "".join(c if c.isalnum() else "_" for c in str(record["id"]))[-60:]
+        save_attention(folder / f"{plain}.png", picture, shares[0].cpu(), str(record["id"]))
+        drawn += 1
+    return drawn
 
 
 class _Remembering:
