@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -86,6 +86,81 @@ class TokenDropout(StrictModel):
     rate: float = Field(0.1, ge=0, lt=1)
 
 
+class SpeedChange(StrictModel):
+    """Plays the sound faster or slower, which moves its pitch as well."""
+
+    kind: Literal["speed_change"] = "speed_change"
+    low: float = Field(0.85, ge=0.5, le=2)
+    high: float = Field(1.15, ge=0.5, le=2)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> SpeedChange:
+        return _in_order(self, "low", "high")
+
+
+class RandomGain(StrictModel):
+    """Makes the sound louder or quieter."""
+
+    kind: Literal["random_gain"] = "random_gain"
+    low_db: float = -10.0
+    high_db: float = 6.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RandomGain:
+        return _in_order(self, "low_db", "high_db")
+
+
+class TimeShift(StrictModel):
+    """Moves the sound in its time, by up to a fraction of its length; silence fills up."""
+
+    kind: Literal["time_shift"] = "time_shift"
+    fraction: Fraction = 0.1
+
+
+class AdditiveNoise(StrictModel):
+    """Adds Gaussian noise, at a ratio of signal to noise that is drawn per sound."""
+
+    kind: Literal["additive_noise"] = "additive_noise"
+    probability: Fraction = 0.5
+    low_snr_db: float = 5.0
+    high_snr_db: float = 30.0
+    colour: float = Field(2.0, ge=0, le=2)  # the spectrum falls as f^-x, x drawn from 0 … this
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AdditiveNoise:
+        return _in_order(self, "low_snr_db", "high_snr_db")
+
+
+class TimeMask(StrictModel):
+    """Hides spans of frames (SpecAugment: Park et al. 2019, arXiv:1904.08779)."""
+
+    kind: Literal["time_mask"] = "time_mask"
+    count: int = Field(2, ge=1)
+    width: int = Field(20, ge=1)  # frames at most
+    share: Fraction = 0.15  # of the sound at most, each
+
+
+class FrequencyMask(StrictModel):
+    """Hides spans of mel bands (SpecAugment: Park et al. 2019, arXiv:1904.08779)."""
+
+    kind: Literal["frequency_mask"] = "frequency_mask"
+    count: int = Field(2, ge=1)
+    width: int = Field(12, ge=1)  # bands at most
+    share: Fraction = 0.25  # of the bands at most, each
+
+
+Step = TypeVar("Step", bound=StrictModel)
+
+
+def _in_order(step: Step, low: str, high: str) -> Step:
+    """The step itself, if its range is one."""
+    if getattr(step, low) > getattr(step, high):
+        raise ValueError(
+            f"need {low} <= {high}, got {getattr(step, low)} and {getattr(step, high)}"
+        )
+    return step
+
+
 def _named(step: Any) -> Any:
     return {"kind": step} if isinstance(step, str) else step
 
@@ -97,11 +172,18 @@ ImageStep = Annotated[
 ]
 TextStep = Annotated[TokenMask | TokenDropout, Field(discriminator="kind"), BeforeValidator(_named)]
 
+AudioStep = Annotated[
+    SpeedChange | RandomGain | TimeShift | AdditiveNoise | TimeMask | FrequencyMask,
+    Field(discriminator="kind"),
+    BeforeValidator(_named),
+]
+
 
 class AugmentConfig(StrictModel):
     """Steps per modality; a step is a name, or a mapping with `kind` and its parameters."""
 
     image: tuple[ImageStep, ...] = ()
     text: tuple[TextStep, ...] = ()
+    audio: tuple[AudioStep, ...] = ()
     # share of items that lose a modality while a fusion is trained: one rate, or one per modality
     modality_dropout: Annotated[float, Field(ge=0, lt=1)] | dict[str, Fraction] = 0.0

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from amodal.data.batch import Batch, key64
 from amodal.data.decode import decode_image
+from amodal.data.decode_audio import decode_audio
 from amodal.data.exchange import Exchange, Task, exchanges
 from amodal.data.record import BrokenRecordError, Record, Source, sample_rng
 from amodal.data.samplers import Draw
@@ -36,6 +37,15 @@ class TextInput(Protocol):
 
     def __call__(self, texts: list[str]) -> dict[str, Tensor]: ...
     def count_truncated(self, texts: list[str]) -> int: ...
+
+
+class AudioInput(Protocol):
+    """What an audio encoder wants: at which rate, and tensors of waveforms."""
+
+    sample_rate: int  # Hz
+
+    def __call__(self, waveforms: list[np.ndarray]) -> dict[str, Tensor]: ...
+    def count_truncated(self, waveforms: list[np.ndarray]) -> int: ...
 
 
 class ValueInput(Protocol):
@@ -75,6 +85,14 @@ class Augment(Protocol):
 
     def tokens(self, tokens: dict[str, Tensor], rngs: Rngs) -> dict[str, Tensor]: ...
 
+    def audio(self, waveforms: list[np.ndarray], rngs: Rngs) -> list[np.ndarray]:
+        """Waveforms (T,) float32, at the rate at which they came."""
+        ...
+
+    def audio_features(self, features: dict[str, Tensor], rngs: Rngs) -> dict[str, Tensor]:
+        """What the audio encoder gets, with parts of it hidden."""
+        ...
+
     def presence(self, present: Mapping[str, Tensor], rngs: Rngs) -> dict[str, Tensor]:
         """Which rows are there, after some were taken away."""
         ...
@@ -85,7 +103,8 @@ class Collator:
 
     Args:
         inputs: modality -> preprocessor of its encoder: an `ImageInput` for `image`, a `TextInput`
-            for `text`, a `TurnsInput` for `turns`, a `ValueInput` for any other.
+            for `text`, an `AudioInput` for `audio`, a `TurnsInput` for `turns`, a `ValueInput` for
+            any other.
         captions: captions per item and step; where an item has fewer, the rest is absent.
             None takes all that the items of a batch have.
         views: pictures per item and step, each augmented on its own.
@@ -107,7 +126,7 @@ class Collator:
         tasks: Mapping[Task, int | None] | None = None,
     ) -> None:
         self.inputs = dict(inputs)
-        known = ("image", "text", "turns")
+        known = ("image", "text", "audio", "turns")
         self.others = {m: i for m, i in self.inputs.items() if m not in known}
         self.tasks = dict(tasks or {}) if "turns" in self.inputs else {}
         self.target = target
@@ -125,6 +144,7 @@ class Collator:
         """
         kept: list[tuple[Record, np.random.Generator]] = []
         images: list[np.ndarray | None] = []
+        sounds: list[np.ndarray | None] = []
         others: dict[str, list[Any]] = {modality: [] for modality in self.others}
         targets: list[Any] = []
         said: list[list[list[Exchange]]] = []  # item -> task -> exchanges
@@ -139,6 +159,10 @@ class Collator:
                     image = decode_image(
                         record["image"], record["origin"], min_size=self.inputs["image"].size
                     )
+                sound = None
+                if "audio" in self.inputs and record.get("audio") is not None:
+                    rate = self.inputs["audio"].sample_rate
+                    sound = decode_audio(record["audio"], record["origin"], rate)
                 values = {m: one.read(record) for m, one in self.others.items()}
                 target = self.target.read(record) if self.target is not None else None
                 turns = [exchanges(record, task) for task in self.tasks]
@@ -150,6 +174,7 @@ class Collator:
                 continue
             kept.append((record, rng))
             images.append(image)
+            sounds.append(sound)
             targets.append(target)
             said.append(turns)
             for modality, value in values.items():
@@ -167,6 +192,10 @@ class Collator:
             texts, present["text"] = self._choose_captions(kept, mirrored)
             tensors["text"], content["text"], truncated["text"] = self._texts(
                 texts, present["text"].shape[1], [rng for _, rng in kept]
+            )
+        if "audio" in self.inputs:
+            tensors["audio"], present["audio"], truncated["audio"] = self._sounds(
+                sounds, [rng for _, rng in kept]
             )
         if self.tasks:
             tensors["turns"], present["turns"], truncated["turns"] = self._turns(
@@ -211,6 +240,18 @@ class Collator:
                 pixels[place], flags = self.augment.images(values, one_each)
                 mirrored.reshape(-1)[place] = flags
         return encoder_input.normalize(pixels), present, mirrored
+
+    def _sounds(
+        self, sounds: list[np.ndarray | None], rngs: Rngs
+    ) -> tuple[dict[str, Tensor], Tensor, int]:
+        waveforms = [sound for sound in sounds if sound is not None]
+        encoder_input: AudioInput = self.inputs["audio"]
+        truncated = encoder_input.count_truncated(waveforms)
+        if self.augment is None:
+            return *_spread(encoder_input(waveforms), sounds), truncated
+        own = [rng for rng, sound in zip(rngs, sounds, strict=True) if sound is not None]
+        features = encoder_input(self.augment.audio(waveforms, own))
+        return *_spread(self.augment.audio_features(features, own), sounds), truncated
 
     def _choose_captions(
         self, kept: list[tuple[Record, np.random.Generator]], mirrored: np.ndarray
@@ -266,9 +307,15 @@ class Collator:
 def _values(
     encoder_input: ValueInput, values: list[Any | None]
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Tensors with a row per value, zeros where there is none, and (B, 1) bool which are there."""
+    """Tensors with a row per value, and (B, 1) bool which are there."""
+    return _spread(encoder_input([value for value in values if value is not None]), values)
+
+
+def _spread(
+    found: dict[str, Tensor], values: Sequence[Any | None]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Tensors with zeros where there is no value, and (B, 1) bool where there is one."""
     there = torch.tensor([value is not None for value in values], dtype=torch.bool)
-    found = encoder_input([value for value in values if value is not None])
     if bool(there.all()):
         return found, there[:, None]
     spread = {}

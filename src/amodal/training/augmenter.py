@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from amodal.augment.audio import AudioAugmentation
 from amodal.augment.config import AugmentConfig, TokenDropout, TokenMask
 from amodal.augment.image import ImageAugmentation
 from amodal.augment.modality import drop_modalities
@@ -17,7 +18,7 @@ Rngs = Sequence[np.random.Generator]
 
 
 class RecipeAugment:
-    """`augment` of a recipe, applied to pictures, captions and tokens.
+    """`augment` of a recipe, applied to pictures, captions, tokens and sounds.
 
     Args:
         config: the steps.
@@ -34,6 +35,8 @@ class RecipeAugment:
             ImageAugmentation(config.image, image.size, image.resize) if image is not None else None
         )
 
+        self.sounds = AudioAugmentation(config.audio)
+
     def presence(self, present: Mapping[str, Tensor], rngs: Rngs) -> dict[str, Tensor]:
         if not self.config.modality_dropout:
             return dict(present)
@@ -42,6 +45,12 @@ class RecipeAugment:
     def images(self, images: list[np.ndarray], rngs: Rngs) -> tuple[Tensor, np.ndarray]:
         assert self.image is not None
         return self.image(images, rngs)
+
+    def audio(self, waveforms: list[np.ndarray], rngs: Rngs) -> list[np.ndarray]:
+        return self.sounds.waveforms(waveforms, rngs)
+
+    def audio_features(self, features: dict[str, Tensor], rngs: Rngs) -> dict[str, Tensor]:
+        return self.sounds.features(features, rngs)
 
     def caption(self, text: str, mirrored: bool) -> str:
         return swap_left_right(text) if mirrored else text
