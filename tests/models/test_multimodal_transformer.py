@@ -40,6 +40,9 @@ RECORDS = [
 ]
 
 
+FUSIONS = ("projection", "concat", "co_attention")
+
+
 def made(records=RECORDS, **options):
     torch.manual_seed(0)
     architecture = TransformerArchitecture(
@@ -69,17 +72,21 @@ def batch_of(model, records=RECORDS, **tasks):
     return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])
 
 
+def memory_of(model, records=RECORDS, prompts=None):
+    return model.fused(model.seen(batch_of(model, records)), prompts)
+
+
 def answers_of(model, records=RECORDS):
-    memory = model.memory(batch_of(model, records, vqa=None))
+    seen = model.seen(batch_of(model, records, vqa=None))
     prompts = [turns for r in records for turns in exchanges(r, "vqa")]
     rows = torch.arange(len(records)).repeat_interleave(2)
-    looked = Memory(memory.tokens[rows], memory.keep[rows])
+    looked = Memory(seen.tokens[rows], seen.keep[rows])
     return model.say(model.turns.prompts(prompts), looked, do_sample=False)
 
 
 def test_cached_decoding_equals_full_decoding():
     model = made()
-    memory = model.memory(batch_of(model, RECORDS[:3]))
+    memory = memory_of(model, RECORDS[:3])
     ids = torch.randint(0, model.turns.vocabulary, (3, 12))
     segment = torch.ones_like(ids)
     segment[1, :4] = 0  # padding on the left, as prompts have it
@@ -102,7 +109,7 @@ def test_packed_exchanges_equal_exchanges_on_their_own():
         alone = [t for task in ("vqa", "caption") for t in exchanges(record, task)]
         for number, turns in enumerate(alone, start=1):
             tensors = model.turns([[turns]])
-            memory = model.memory(batch_of(model, [record]))
+            memory = memory_of(model, [record])
             hidden = model.decode(tensors["input_ids"], tensors["segment"], memory)
             want = model.scores(hidden[tensors["labels"] >= 0])
             rows = (whole.item == i) & (whole.exchange == number)
@@ -110,9 +117,34 @@ def test_packed_exchanges_equal_exchanges_on_their_own():
             torch.testing.assert_close(whole.logits[rows], want, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("fusion", ["concat", "co_attention"])
+def test_where_prompts_are_read_every_answer_is_a_row_of_its_own(fusion):
+    model = made(fusion=fusion)
+    whole = model(batch_of(model, RECORDS[:3], vqa=None, dialogue=None))
+    for i, record in enumerate(RECORDS[:3]):
+        alone = [t for task in ("vqa", "dialogue") for t in exchanges(record, task)]
+        for number, turns in enumerate(alone, start=1):
+            rows = (whole.item == i) & (whole.exchange == number)
+            got = whole.logits[rows]
+            start = 0
+            for last, turn in enumerate(turns):
+                if not turn.learned:
+                    continue
+                asked = tuple(one._replace(learned=False) for one in turns[:last])
+                tensors = model.turns([[(*asked, turn)]])
+                prompts = model.turns.prompts([(*asked, turn)])
+                memory = memory_of(model, [record], prompts)
+                hidden = model.decode(tensors["input_ids"], tensors["segment"], memory)
+                want = model.scores(hidden[tensors["labels"] >= 0])
+                part = got[start : start + len(want)]
+                torch.testing.assert_close(part, want, rtol=0, atol=1e-5)
+                start += len(want)
+            assert start == len(got)
+
+
 def test_padding_on_either_side_changes_nothing():
     model = made()
-    memory = model.memory(batch_of(model, RECORDS[:1]))
+    memory = memory_of(model, RECORDS[:1])
     ids = torch.randint(0, model.turns.vocabulary, (1, 6))
     plain = model.decode(ids, torch.ones_like(ids), memory)
     pad = torch.full((1, 3), model.turns.pad_id)
@@ -124,8 +156,9 @@ def test_padding_on_either_side_changes_nothing():
         torch.testing.assert_close(got, plain, rtol=0, atol=1e-6)
 
 
-def test_answers_do_not_depend_on_who_else_is_asked():
-    model = made()
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_answers_do_not_depend_on_who_else_is_asked(fusion):
+    model = made(fusion=fusion)
     together = answers_of(model, RECORDS[:6])
     assert together == [a for r in RECORDS[:6] for a in answers_of(model, [r])]
 
@@ -150,7 +183,7 @@ def test_beam_search_equals_the_search_through_all_texts():
     model.embedding.weight.data.normal_(std=0.8)  # opinions, so that nothing ties
     turns = model.turns
     prompts = turns.prompts([exchanges(records[0], "vqa")[0]])
-    memory = model.memory(batch_of(model, records))
+    memory = memory_of(model, records)
     vocabulary, steps = turns.vocabulary, 3
 
     def log_p(ids):
@@ -186,8 +219,9 @@ def test_beam_search_equals_the_search_through_all_texts():
     assert said[: len(found)] == list(found)
 
 
-def test_every_parameter_gets_a_gradient_and_is_saved(tmp_path):
-    model = made().train()
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_parameter_gets_a_gradient_and_is_saved(tmp_path, fusion):
+    model = made(fusion=fusion).train()
     said = model(batch_of(model, vqa=None, dialogue=None))
     language_modeling_loss(said.logits, said.labels, said.item).backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
@@ -199,8 +233,9 @@ def test_every_parameter_gets_a_gradient_and_is_saved(tmp_path):
     assert torch.equal(again(batch).logits, model(batch).logits)
 
 
-def test_it_learns_32_items_by_heart():
-    model = made().train()
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_it_learns_32_items_by_heart(fusion):
+    model = made(fusion=fusion).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     batch = batch_of(model, vqa=None, caption=None, dialogue=None)
     for _ in range(250):
@@ -237,8 +272,9 @@ def test_sampling_beams_and_streams_are_options():
     assert heard
 
 
-def test_where_it_looks_is_a_share_of_the_picture():
-    model = made()
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_where_it_looks_is_a_share_of_the_picture(fusion):
+    model = made(fusion=fusion)
     shares = model.look(RECORDS[0]["image"], "what is red ?", "blue")
     assert shares.shape == (16,)
     assert float(shares.sum()) == pytest.approx(1, abs=1e-5)

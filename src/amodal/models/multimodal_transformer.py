@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from amodal.encoders.attend import attend
 from amodal.encoders.specification import ImageEncoderConfig
 from amodal.encoders.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.encoders.turns import IGNORED, TurnsPreprocessor
+from amodal.fusion.cross_attention import CrossAttentionConfig, Together
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
 
 
@@ -33,6 +34,10 @@ class TransformerArchitecture(BaseModel):
         image: encoder whose tokens the model sees; None for a model of text alone.
         width: of the tokens inside.
         heads: of attention.
+        fusion: how text and pictures meet. projection: pictures are mixed among themselves, the
+            decoder looks at them from every token of the text, and several exchanges share them.
+            concat: what is asked joins the picture in one sequence of the encoder. co_attention:
+            both have streams of their own in the encoder, which look at each other.
         encoder_layers: that mix the tokens of the modalities before the decoder looks at them.
         decoder_layers: that read the text so far and look at the tokens of the encoder.
         dropout: of every sub-layer.
@@ -44,6 +49,7 @@ class TransformerArchitecture(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     image: ImageEncoderConfig | None = None
+    fusion: Literal["projection", "concat", "co_attention"] = "projection"
     width: int = Field(192, ge=8)
     heads: int = Field(6, ge=1)
     encoder_layers: int = Field(2, ge=0)
@@ -137,6 +143,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         width = architecture.width
         self.encoders = nn.ModuleDict()
         self.project = nn.ModuleDict()
+        self.architecture = architecture
         self.modality = nn.ParameterDict()
         if architecture.image is not None:
             encoder = architecture.image.build(pretrained=pretrained)
@@ -145,9 +152,22 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
             self.project["image"] = nn.Linear(encoder.width, width)
             self.modality["image"] = nn.Parameter(0.02 * torch.randn(width))
         self.architecture = architecture
-        self.encoder = nn.ModuleList(
-            EncoderLayer(architecture) for _ in range(architecture.encoder_layers)
-        )
+        self.together: Together | None = None
+        self.encoder = nn.ModuleList()
+        if architecture.fusion == "co_attention":
+            looks = CrossAttentionConfig(
+                dim=width,
+                layers=max(1, architecture.encoder_layers),
+                heads=architecture.heads,
+                dropout=architecture.dropout,
+            )
+            self.together = Together(looks, {"seen": width, "text": width})
+        else:
+            self.encoder.extend(
+                EncoderLayer(architecture) for _ in range(architecture.encoder_layers)
+            )
+        if self.reads_prompts:
+            self.modality["text"] = nn.Parameter(0.02 * torch.randn(width))
         self.memory_norm = nn.LayerNorm(width)
         self.embedding = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(0.02 * torch.randn(architecture.max_length, width))
@@ -178,16 +198,45 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         image = self.architecture.image
         return {"network.encoders.image.": image.learning_rate_scale} if image is not None else {}
 
-    def memory(self, batch: Batch) -> Memory | None:
-        """What the decoder looks at, of the B items; None for a model of text alone."""
+    @property
+    def reads_prompts(self) -> bool:
+        """Whether what the decoder looks at depends on what is asked."""
+        return self.architecture.fusion != "projection"
+
+    def seen(self, batch: Batch) -> Memory | None:
+        """Tokens of all modalities of the B items side by side; None for a model of text alone."""
         tokens, masks = [], []
         for modality in self.encoders:
             found, keep = self._encoded(modality, batch)
             tokens.append(found)
             masks.append(keep)
-        if not tokens:
+        return Memory(torch.cat(tokens, dim=1), torch.cat(masks, dim=1)) if tokens else None
+
+    def fused(self, seen: Memory | None, prompts: Mapping[str, Tensor] | None) -> Memory | None:
+        """What the decoder looks at.
+
+        Args:
+            seen: tokens of R items.
+            prompts: `input_ids` and `attention_mask`, (R, L), of what is asked about each; not
+                read where the fusion is a projection.
+
+        Returns:
+            R rows: the tokens of the item, and where prompts are read, theirs after them.
+        """
+        if seen is None:
             return None
-        x, keep = torch.cat(tokens, dim=1), torch.cat(masks, dim=1)
+        x, keep = seen
+        if self.reads_prompts:
+            assert prompts is not None
+            ids, read = prompts["input_ids"], prompts["attention_mask"].bool()
+            places = self.position[_places(read.long())]
+            text = self.dropout(self.embedding(ids) + places + self.modality["text"])
+            if self.together is not None:
+                tokens, mask = self.together(
+                    {"seen": x, "text": text}, {"seen": keep, "text": read}
+                )
+                return Memory(self.memory_norm(tokens), mask)
+            x, keep = torch.cat([x, text], dim=1), torch.cat([keep, read], dim=1)
         # A row without tokens attends to its padding, so that the softmax is over something.
         mask = (keep | ~keep.any(dim=1, keepdim=True))[:, None, None, :]
         for layer in self.encoder:
@@ -254,13 +303,29 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
 
     def _said(self, batch: Batch) -> Said:
         named = batch.tensors["turns"]
-        hidden = self.decode(named["input_ids"], named["segment"], self.memory(batch))
-        chosen = (named["labels"] != IGNORED) & batch.present["turns"]
+        ids, segment = named["input_ids"], named["segment"]
+        labels = named["labels"].masked_fill(~batch.present["turns"], IGNORED)
+        seen = self.seen(batch)
+        if not self.reads_prompts:
+            hidden = self.decode(ids, segment, self.fused(seen, None))
+            chosen = labels != IGNORED
+            return Said(
+                self.scores(hidden[chosen]),
+                labels[chosen],
+                chosen.nonzero()[:, 0],
+                segment[chosen],
+            )
+        rows = _unpacked(ids, segment, labels, self.turns.pad_id)
+        looked = None if seen is None else Memory(seen.tokens[rows.item], seen.keep[rows.item])
+        memory = self.fused(looked, {"input_ids": rows.prompt, "attention_mask": rows.read})
+        hidden = self.decode(rows.ids, rows.mask, memory)
+        chosen = rows.labels != IGNORED
+        place = chosen.nonzero()[:, 0]
         return Said(
             self.scores(hidden[chosen]),
-            named["labels"][chosen],
-            chosen.nonzero()[:, 0],
-            named["segment"][chosen],
+            rows.labels[chosen],
+            rows.item[place],
+            rows.exchange[place],
         )
 
     def scores(self, hidden: Tensor) -> Tensor:
@@ -300,7 +365,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
     def say(
         self,
         prompts: Mapping[str, Tensor],
-        memory: Memory | None,
+        seen: Memory | None,
         *,
         max_new_tokens: int = 32,
         **options: Any,
@@ -309,12 +374,13 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
 
         Args:
             prompts: of `TurnsPreprocessor.prompts`, R rows.
-            memory: of R items.
+            seen: tokens of R items, of `seen`.
             max_new_tokens: most that is said.
             options: of `generate`: num_beams, do_sample, temperature, top_p, streamer, ...
         """
         ids = prompts["input_ids"].to(self.device)
         room = len(self.position) - ids.shape[1]
+        memory = self.fused(seen, {n: t.to(self.device) for n, t in prompts.items()})
         given: dict[str, Any] = {}
         if memory is not None:
             given = {"memory_tokens": memory.tokens, "memory_keep": memory.keep}
@@ -370,19 +436,25 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
             over heads and layers of the decoder. They sum to 1.
         """
         turns = (*_asked([], question)[:-1], Turn("answer", answer, True))
-        memory = self.memory(self._pictures([image]))
-        assert memory is not None
         tensors = self.turns([[turns]])
         place = int((tensors["labels"][0] != IGNORED).nonzero()[0])
+        ids = tensors["input_ids"].to(self.device)
         segment = tensors["segment"].to(self.device)
-        x = self.embedding(tensors["input_ids"].to(self.device)) + self.position[_places(segment)]
+        seen = self.seen(self._pictures([image]))
+        prompt = {"input_ids": ids[:, : place + 1], "attention_mask": segment[:, : place + 1]}
+        memory = self.fused(seen, prompt)
+        if seen is None or memory is None:
+            raise ValueError("a model of text alone does not look")
+        x = self.embedding(ids) + self.position[_places(segment)]
         mask = _readable(segment, segment.shape[1])
         found = []
         for layer in self.decoder:
             assert isinstance(layer, DecoderLayer)
             assert layer.looking is not None
             read = layer.attention(x, mask)
-            found.append(layer.looking.weights(read, memory)[0, :, place].mean(0))
+            shares = layer.looking.weights(read, memory)[0, :, place].mean(0)
+            shares = shares[: seen.tokens.shape[1]]  # of the picture, what is asked aside
+            found.append(shares / shares.sum())
             x = layer.feed(layer.looking(read, memory))
         return torch.stack(found).mean(0).cpu()
 
@@ -395,7 +467,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         was_training = self.training
         self.eval()
         options = {"do_sample": False, **options}
-        said = self.say(self.turns.prompts(prompts), self.memory(self._pictures(images)), **options)
+        said = self.say(self.turns.prompts(prompts), self.seen(self._pictures(images)), **options)
         self.train(was_training)
         return said
 
@@ -585,6 +657,50 @@ class DecoderLayer(nn.Module):
         if self.looking is not None and memory is not None:
             x = self.looking(x, memory, cache, layer)
         return cast(Tensor, self.feed(x))
+
+
+class _Rows(NamedTuple):
+    """One row per answer: ids and labels to its end, and what is asked, which ends before it."""
+
+    ids: Tensor
+    mask: Tensor
+    labels: Tensor
+    prompt: Tensor
+    read: Tensor
+    item: Tensor
+    exchange: Tensor
+
+
+def _unpacked(ids: Tensor, segment: Tensor, labels: Tensor, pad: int) -> _Rows:
+    """Packed exchanges, (B, L) each, as rows of their own, one for each answer that is learned."""
+    rows: list[tuple[list[int], list[int], int]] = []  # ids, labels, length of what is asked
+    where: list[tuple[int, int]] = []
+    lists = (ids.tolist(), segment.tolist(), labels.tolist())
+    for b, (tokens, numbers, said) in enumerate(zip(*lists, strict=True)):
+        start = 0
+        for place, number in enumerate(numbers):
+            if place and number != numbers[place - 1]:
+                start = place
+            if said[place] == IGNORED or (place > start and said[place - 1] != IGNORED):
+                continue  # nothing begins here
+            stop = place
+            while stop < len(said) and said[stop] != IGNORED and numbers[stop] == number:
+                stop += 1
+            before = place - start
+            rows.append((tokens[start:stop], [IGNORED] * before + said[place:stop], before + 1))
+            where.append((b, number))
+    length = max((len(row) for row, _, _ in rows), default=1)
+    asked = max((first for _, _, first in rows), default=1)
+    whole, target = torch.full((len(rows), length), pad), torch.full((len(rows), length), IGNORED)
+    prompt, mask = torch.full((len(rows), asked), pad), torch.zeros_like(whole)
+    read = torch.zeros_like(prompt)
+    for r, (row, learned, first) in enumerate(rows):
+        whole[r, : len(row)], target[r, : len(row)] = torch.tensor(row), torch.tensor(learned)
+        prompt[r, :first] = torch.tensor(row[:first])
+        mask[r, : len(row)], read[r, :first] = 1, 1
+    about = torch.tensor(where, dtype=torch.int64).view(-1, 2)
+    found = _Rows(whole, mask, target, prompt, read, about[:, 0], about[:, 1])
+    return _Rows(*(tensor.to(ids.device) for tensor in found))
 
 
 def _places(segment: Tensor) -> Tensor:

@@ -140,6 +140,7 @@ class MultimodalTransformerRecipe(StrictModel):
     kind: Literal["multimodal_transformer"] = "multimodal_transformer"
     tasks: tuple[SayingTaskName, ...] = Field(min_length=1)  # the first names the run
     encoders: EncodersRecipe = EncodersRecipe()
+    fusion: Literal["projection", "concat", "co_attention"] = "projection"
     width: int = Field(192, ge=8)
     heads: int = Field(4, ge=1)
     encoder_layers: int = Field(2, ge=0)

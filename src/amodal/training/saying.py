@@ -114,8 +114,8 @@ def say_about(
         DataError: no record can be used.
     """
     rows = list(items) if items is not None else list(range(len(source)))
-    seen = {m: p for m, p in model.preprocessors.items() if m != "turns"}
-    reader = BatchReader(_Numbered(source), Collator(seen), seed=0)
+    pictures = {m: p for m, p in model.preprocessors.items() if m != "turns"}
+    reader = BatchReader(_Numbered(source), Collator(pictures), seed=0)
     was_training = model.training
     model.eval()
     found: list[Utterance] = []
@@ -124,7 +124,7 @@ def say_about(
         batch = reader.__getitems__([Draw(0, row) for row in chunk])
         if len(batch):
             with autocast():
-                memory = model.memory(batch.to(model.device))
+                seen = model.seen(batch.to(model.device))
             numbers = _numbers(batch, chunk)
             asked: list[tuple[int, int, Exchange]] = []
             for place, row in enumerate(numbers.tolist()):
@@ -135,9 +135,7 @@ def say_about(
                 part = asked[at : at + 4 * batch_size]
                 places = torch.tensor([place for place, _, _ in part], device=model.device)
                 looked = (
-                    Memory(memory.tokens[places], memory.keep[places])
-                    if memory is not None
-                    else None
+                    Memory(seen.tokens[places], seen.keep[places]) if seen is not None else None
                 )
                 prompts = model.turns.prompts([prompt for _, _, prompt in part])
                 with autocast():
