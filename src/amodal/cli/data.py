@@ -138,7 +138,8 @@ def _show(found: Inspection) -> None:
         each = ", ".join(f"{n}: {items:,}" for n, items in found.captions_per_item.items())
         summary.add_row("captions: items", each)
     summary.add_row("broken", f"{found.broken:,}")
-    summary.add_row("images that occur twice or more", _repeats(found.repeated_images))
+    if "image" in found.rows:
+        summary.add_row("images that occur twice or more", _repeats(found.repeated_images))
     if "text" in found.rows:
         summary.add_row("captions that several items share", _repeats(found.repeated_captions))
         summary.add_row(
@@ -150,6 +151,7 @@ def _show(found: Inspection) -> None:
         "caption, words": found.caption_words,
         "caption, characters": found.caption_characters,
         "image, shorter side (px)": found.image_side,
+        "sound (ms)": found.audio_milliseconds,
     }
     for name, value in named.items():
         if value is not None:
@@ -157,7 +159,12 @@ def _show(found: Inspection) -> None:
             lengths.add_row(name, *(f"{figure:.4g}" for figure in figures), _sketch(value))
     if lengths.row_count:
         console.print(lengths)
-    for title, counts in (("image size", found.image_sizes), ("label", found.labels)):
+    tables = {
+        "image size": found.image_sizes,
+        "sound": found.audio_formats,
+        "label": found.labels,
+    }
+    for title, counts in tables.items():
         if counts:
             table = Table(title, "count")
             for name, count in list(counts.items())[:10]:

@@ -47,6 +47,13 @@ def decode_audio(value: Any, origin: str, sample_rate: int) -> np.ndarray:
             not finite, or longer than `MAX_SECONDS`.
         ImportError: a file is to be read, and `soundfile` is not installed.
     """
+    samples, rate = load_audio(value, origin)
+    mono = samples.mean(axis=1, dtype=np.float64) if samples.shape[1] > 1 else samples[:, 0]
+    return resample(mono, rate, sample_rate).clip(-1, 1).astype(np.float32, copy=False)
+
+
+def load_audio(value: Any, origin: str) -> tuple[np.ndarray, int]:
+    """`decode_audio` as the sound is stored: (T, C) floats, and their rate in Hz."""
     if isinstance(value, Mapping):
         if value.get("array") is not None:
             value = (value["array"], value.get("sampling_rate"))
@@ -65,8 +72,7 @@ def decode_audio(value: Any, origin: str, sample_rate: int) -> np.ndarray:
             f"expected samples in -1 to 1, or integers: the largest is {peak:.4g}; divide them by "
             "their range, such as 32768",
         )
-    mono = samples.mean(axis=1, dtype=np.float64) if samples.shape[1] > 1 else samples[:, 0]
-    return resample(mono, rate, sample_rate).clip(-1, 1).astype(np.float32, copy=False)
+    return samples, rate
 
 
 def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:

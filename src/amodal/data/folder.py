@@ -1,4 +1,4 @@
-"""A folder of images, one folder per class."""
+"""A folder of images or of sounds, one folder per class."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from amodal.data.decode import SUFFIXES
+from amodal.data.decode import SUFFIXES as IMAGES
+from amodal.data.decode_audio import SUFFIXES as SOUNDS
 from amodal.data.record import DataError, Record, StrictModel
 
 
 class FolderConfig(StrictModel):
     """Images in folders named after their class; images that lie at the top have no label.
 
+    Where there is no image, it is sounds: WAV, FLAC, OGG or MP3.
+
     Args:
         path: the folder.
-        text: caption of every image, such as "a photo of a {label}", with underscores of the
+        text: caption of every file, such as "a photo of a {label}", with underscores of the
             label as spaces; left out, there are no captions.
     """
 
@@ -36,16 +39,16 @@ class FolderConfig(StrictModel):
         """The source; folders are listed now.
 
         Raises:
-            DataError: there is no such folder, or no image in it.
+            DataError: there is no such folder, or neither image nor sound in it.
         """
         return FolderSource(self)
 
 
 class FolderSource:
-    """One record per image file, in the order of the paths.
+    """One record per file, in the order of the paths.
 
-    A record holds `id` (path below the folder), `origin`, `image` (path), `label` and, with a
-    template, `text`.
+    A record holds `id` (path below the folder), `origin`, `image` or `audio` (path), `label` and,
+    with a template, `text`.
     """
 
     def __init__(self, config: FolderConfig) -> None:
@@ -53,18 +56,22 @@ class FolderSource:
         if not root.is_dir():
             raise DataError(f"{root}: no such folder")
         self.name = root.resolve().name
-        self.modalities = frozenset({"image"} if config.text is None else {"image", "text"})
         self._root = root
         self._template = config.text
-        self._files = sorted(
-            os.path.relpath(os.path.join(folder, name), root)
-            for folder, _, names in os.walk(root)
-            for name in names
-            if os.path.splitext(name)[1][1:].lower() in SUFFIXES and not name.startswith(".")
-        )
+        found: dict[str, list[str]] = {"image": [], "audio": []}
+        for folder, _, names in os.walk(root):
+            for name in names:
+                suffix = os.path.splitext(name)[1][1:].lower()
+                if suffix in (*IMAGES, *SOUNDS) and not name.startswith("."):
+                    path = os.path.relpath(os.path.join(folder, name), root)
+                    found["image" if suffix in IMAGES else "audio"].append(path)
+        self._modality = "image" if found["image"] else "audio"
+        self._files = sorted(found[self._modality])
+        self.modalities = frozenset({self._modality, *(() if config.text is None else ("text",))})
         if not self._files:
             raise DataError(
-                f"{root}: no image below it; expected files that end in {', '.join(SUFFIXES)}"
+                f"{root}: no image below it and no sound; expected files that end in "
+                f"{', '.join((*IMAGES, *SOUNDS))}"
             )
 
     def __len__(self) -> int:
@@ -72,10 +79,10 @@ class FolderSource:
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.name} has {len(self)} images, asked for {index}")
+            raise IndexError(f"{self.name} has {len(self)} files, asked for {index}")
         file = Path(self._files[index])
         path = str(self._root / file)
-        record: Record = {"id": file.as_posix(), "origin": path, "image": path}
+        record: Record = {"id": file.as_posix(), "origin": path, self._modality: path}
         label = file.parts[0] if len(file.parts) > 1 else None
         if label is not None:
             record["label"] = label

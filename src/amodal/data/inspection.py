@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from amodal.data.decode import load_image
+from amodal.data.decode_audio import load_audio
 from amodal.data.record import BrokenRecordError, Record, Source, StreamingSource
 
 LISTED = 20  # broken rows, groups of duplicates, sizes and labels that are listed by name
@@ -59,7 +60,7 @@ class Inspection(BaseModel):
     """The description of a source.
 
     Args:
-        items: records that can be used, every image of them decoded.
+        items: records that can be used, every image and sound of them decoded.
         complete: False if reading was limited or stopped.
         rows: modality -> values; images count one each, captions each on its own.
         captions_per_item: number of captions -> items.
@@ -73,6 +74,8 @@ class Inspection(BaseModel):
             batch of 1024.
         caption_words, caption_characters: Chinese has no spaces, there characters tell more.
         image_side: shorter side in pixels.
+        audio_milliseconds: length of sounds.
+        audio_formats: "rate Hz x channels" -> count, the most frequent ones.
         image_sizes: "width x height" -> count, the most frequent ones.
         labels: class -> count, the most frequent ones.
     """
@@ -91,6 +94,8 @@ class Inspection(BaseModel):
     caption_words: Lengths | None
     caption_characters: Lengths | None
     image_side: Lengths | None
+    audio_milliseconds: Lengths | None
+    audio_formats: dict[str, int]
     image_sizes: dict[str, int]
     labels: dict[str, int]
     label_count: int
@@ -141,6 +146,10 @@ class _Facts:
             pixels, content = load_image(value, self.origin)
             self.image = blake2b(content or pixels.tobytes(), digest_size=8).digest()
             self.size = (pixels.shape[1], pixels.shape[0])
+        self.sound: tuple[int, int, int] | None = None  # samples, channels, rate in Hz
+        if record.get("audio") is not None:
+            samples, rate = load_audio(record["audio"], self.origin)
+            self.sound = (*samples.shape, rate)
 
 
 def records_in_order(
@@ -206,6 +215,8 @@ class _Findings:
         self.words: Counter[int] = Counter()
         self.characters: Counter[int] = Counter()
         self.sizes: Counter[tuple[int, int]] = Counter()
+        self.milliseconds: Counter[int] = Counter()
+        self.formats: Counter[str] = Counter()
         self.labels: Counter[str] = Counter()
 
     def add_broken(self, error: BrokenRecordError) -> None:
@@ -222,6 +233,11 @@ class _Findings:
             self.rows["image"] += 1
             self.images.add(facts.image, "", facts.origin)
             self.sizes[facts.size] += 1
+        if facts.sound is not None:
+            samples, channels, rate = facts.sound
+            self.rows["audio"] += 1
+            self.milliseconds[round(1000 * samples / rate)] += 1
+            self.formats[f"{rate} Hz x {channels}"] += 1
         self.captions_per_item[len(facts.captions)] += 1
         for caption in facts.captions:
             self.rows["text"] += 1
@@ -254,6 +270,8 @@ class _Findings:
             caption_words=_lengths(self.words),
             caption_characters=_lengths(self.characters),
             image_side=_lengths(sides),
+            audio_milliseconds=_lengths(self.milliseconds),
+            audio_formats=dict(self.formats.most_common(LISTED)),
             image_sizes={f"{w} x {h}": n for (w, h), n in self.sizes.most_common(LISTED)},
             labels=dict(self.labels.most_common(LISTED)),
             label_count=len(self.labels),

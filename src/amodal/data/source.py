@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from amodal.data.coco_captions import CocoCaptionsConfig
 from amodal.data.decode import SUFFIXES as IMAGES
+from amodal.data.decode_audio import SUFFIXES as SOUNDS
 from amodal.data.folder import FolderConfig
 from amodal.data.huggingface import HuggingFaceConfig, is_saved
 from amodal.data.record import DataError, Source
@@ -45,7 +46,7 @@ ACCEPTED = """\
   KIND:KEY=VALUE,...                      {kinds}
   FOLDER                                  COCO captions (captions*.json and images/), VQA
                                           (questions.json and images/), *.tar shards,
-                                          `save_to_disk`, or images in class folders
+                                          `save_to_disk`, images or sounds in class folders
   captions.json                           COCO captions, with images/ beside it
   questions.json                          VQA v2 or easy-VQA, with images/ beside it or above
   dialogs.json                            VisDial v1.0, with images/ beside it or above
@@ -247,7 +248,7 @@ def _in_folder(folder: Path) -> SourceConfig:
         return checked_source({"kind": "webdataset", "path": shards}, str(folder))
     if is_saved(folder):
         return checked_source({"kind": "huggingface", "path": str(folder)}, str(folder))
-    if any(file.suffix[1:].lower() in IMAGES for file in folder.glob("**/*")):
+    if any(file.suffix[1:].lower() in (*IMAGES, *SOUNDS) for file in folder.glob("**/*")):
         return checked_source({"kind": "folder", "path": str(folder)}, str(folder))
     raise DataError(f"{folder}: this folder holds no known data set; accepted are\n{_accepted()}")
 

@@ -19,7 +19,7 @@ from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 
 Normalization = Literal["utterance", "channel", "none"]
 DYNAMIC_RANGE = 8.0  # decades of power below the loudest feature of a sound, as in Whisper
-LOUDEST = 1e-10  # power below which a sound counts as silence
+SILENCE = 1e-10  # power below which a sound has no features
 
 
 class SmallAudioCNNConfig(EncoderConfig):
@@ -187,7 +187,7 @@ class AudioPreprocessor:
 def _log(mel: Tensor, keep: Tensor) -> Tensor:
     """Natural logarithm of (B, T', M) power, with the dynamic range of each sound limited."""
     loudest = mel.masked_fill(~keep.unsqueeze(-1), 0).amax(dim=(1, 2), keepdim=True)
-    floor = loudest.clamp(min=LOUDEST) * 10**-DYNAMIC_RANGE
+    floor = loudest.clamp(min=SILENCE) * 10**-DYNAMIC_RANGE
     return torch.maximum(mel, floor).log()
 
 
