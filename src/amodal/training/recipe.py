@@ -16,6 +16,7 @@ from amodal.data.record import StrictModel
 from amodal.data.source import SourceConfig
 from amodal.encoders.columns import ColumnsConfig
 from amodal.encoders.specification import (
+    AudioEncoderConfig,
     DualEncoderConfig,
     ImageEncoderConfig,
     TextEncoderConfig,
@@ -104,6 +105,7 @@ class JointEmbeddingRecipe(StrictModel):
 class FusionEncodersRecipe(EncodersRecipe):
     """One encoder per modality; `vector` and `columns` read columns of the records."""
 
+    audio: AudioEncoderConfig | None = None
     vector: VectorConfig | None = None
     columns: ColumnsConfig | None = None
 
