@@ -263,3 +263,30 @@ def test_easy_vqa_is_read_whole():
     answers = {source[i]["answer"][0] for i in range(len(source))}
     assert answers == set(source.vocabulary)
     assert decode_image(source[0]["image"], source[0]["origin"]).shape == (64, 64, 3)
+
+
+def test_per_picture_a_record_holds_all_questions_about_it(folder):
+    config = write(
+        folder,
+        [
+            question(1, 12, "what colour?"),
+            question(2, 7, "is it red?"),
+            question(3, 12, "how many?", multiple_choices=["1", "2"]),
+        ],
+        [
+            annotation(1, ["red"] * 10, question_type="what"),
+            annotation(2, ["no"] * 10),
+            annotation(3, ["2"] * 6 + ["3"] * 4, question_type="how many"),
+        ],
+    )
+    source = config.model_copy(update={"per": "picture"}).open()
+    assert [record["id"] for record in (source[0], source[1])] == ["12", "7"]
+    first = source[0]
+    assert first["question"] == ["what colour?", "how many?"]
+    assert first["answer"] == ["red", "2"]
+    assert first["answers"] == [["red"] * 10, ["2"] * 6 + ["3"] * 4]
+    assert first["question_type"] == ["what", "how many"]
+    assert first["multiple_choices"] == [None, ["1", "2"]]
+    assert "question_type" not in source[1]
+    with pytest.raises(IndexError, match="2 records"):
+        source[2]

@@ -157,7 +157,7 @@ def _from_file(value: Any, origin: str) -> tuple[np.ndarray, int]:
         stream.seek(0)
         try:
             file = soundfile.SoundFile(stream)
-        except Exception as error:  # TypeError too, on a name that ends in .raw
+        except Exception as error:  # its own, and what the stream raises
             raise BrokenRecordError(
                 origin,
                 f"not a sound that can be read ({', '.join(SUFFIXES)}): {what} begins with "
@@ -201,8 +201,9 @@ def _opened(value: Any, origin: str) -> tuple[IO[bytes], str]:
     if "://" in what:
         raise BrokenRecordError(origin, f"a URL, expected a file on this machine: {what}")
     try:
-        # Without its name: soundfile would take a .raw file for samples without a header.
-        return io.BufferedReader(io.FileIO(value)), what
+        file = io.FileIO(value)
+        file.name = ""  # soundfile would take what is called .raw for samples without a header
+        return io.BufferedReader(file), what
     except FileNotFoundError:
         raise BrokenRecordError(origin, f"no such sound file: {what}") from None
     except (OSError, ValueError) as error:

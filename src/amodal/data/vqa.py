@@ -32,6 +32,8 @@ class VqaConfig(StrictModel):
             file or one level up is read if the layout is that of easy-VQA and it is there.
         file_pattern: path of an image below `images`, such as
             `COCO_val2014_{image_id:012d}.jpg`; left out, see `image_files.ImageFiles`.
+        per: what a record is: a question, or a picture with all questions about it. Pictures are
+            then encoded once for several questions.
     """
 
     kind: Literal["vqa"] = "vqa"
@@ -40,6 +42,7 @@ class VqaConfig(StrictModel):
     annotations: str | None = None
     answers: str | None = None
     file_pattern: str | None = None
+    per: Literal["question", "picture"] = "question"
 
     def open(self) -> VqaSource:
         """The source; the JSON is read and the folder listed now, no image is opened.
@@ -51,12 +54,13 @@ class VqaConfig(StrictModel):
 
 
 class VqaSource:
-    """One record per question, in the order of the file.
+    """One record per question, or per picture, in the order of the file.
 
     A record holds `id` (the question id), `origin`, `image` (path), `image_id`, `question` (a
     list of one) and, where there are answers, `answer` (a list of one: the most common),
     `answers` (of all people who were asked) and, where the files have them, `question_type`,
-    `answer_type` and `multiple_choices`.
+    `answer_type` and `multiple_choices`. Per picture, `id` is the image id and each of the others is
+    a list with an entry per question.
 
     Attributes:
         vocabulary: the answers that the data set allows; empty where it names none.
@@ -97,6 +101,8 @@ class VqaSource:
                 broken.append(BrokenRecordError(row["origin"], str(error)))
             else:
                 self._rows.append({**row, "image": str(path)})
+        if config.per == "picture":
+            self._rows = _by_picture(self._rows)
         self.broken_rows = tuple(broken)
 
     def __len__(self) -> int:
@@ -104,7 +110,7 @@ class VqaSource:
 
     def __getitem__(self, index: int) -> Record:
         if not 0 <= index < len(self):
-            raise IndexError(f"{self.name} has {len(self)} questions, asked for {index}")
+            raise IndexError(f"{self.name} has {len(self)} records, asked for {index}")
         return {k: list(v) if isinstance(v, list) else v for k, v in self._rows[index].items()}
 
     def _from_object(self, document: Any, broken: list[BrokenRecordError]) -> list[Record]:
@@ -273,3 +279,28 @@ def _answers(entry: dict[str, Any]) -> list[str]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _by_picture(rows: list[Record]) -> list[Record]:
+    """The questions about each picture as one record, in the order of the first of them."""
+    found: dict[Any, Record] = {}
+    for row in rows:
+        whole = found.setdefault(
+            row["image_id"],
+            {
+                "id": str(row["image_id"]),
+                "origin": row["origin"],
+                "image_id": row["image_id"],
+                "image": row["image"],
+                "question": [],
+            },
+        )
+        count = len(whole["question"])
+        whole["question"] += row["question"]
+        for name in ("answer", "answers", *EXTRAS):
+            if name not in row and name not in whole:
+                continue
+            # An answer is a list of one already; of people there are several per question.
+            entry = row["answer"][0] if name == "answer" else row.get(name)
+            whole.setdefault(name, [None] * count).append(entry)
+    return list(found.values())

@@ -19,6 +19,7 @@ from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 
 Normalization = Literal["utterance", "channel", "none"]
 DYNAMIC_RANGE = 8.0  # decades of power below the loudest feature of a sound, as in Whisper
+ROUND = 16  # frames; batches of few different lengths, since kernels are made for each
 SILENCE = 1e-10  # power below which a sound has no features
 
 
@@ -142,7 +143,7 @@ class AudioPreprocessor:
         """(T,) float32 waveforms → `features` (B, T', M) float32, `keep` (B, T') bool."""
         cut = [waveform[: self.longest] for waveform in waveforms]
         lengths = torch.tensor([1 + len(waveform) // self.hop for waveform in cut])
-        count = int(lengths.max()) if len(cut) else 1
+        count = -(-int(lengths.max()) // ROUND) * ROUND if cut else 1
         keep = torch.arange(count) < lengths[:, None] if cut else torch.zeros(0, 1).bool()
         if not cut:
             return {"features": torch.zeros(0, 1, self.mels), "keep": keep}

@@ -131,15 +131,15 @@ def _kind(spoken: SpokenSource, one: Utterance) -> str:
 
 def _of_people(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
     """The official accuracy, where several people answered."""
-    people = [spoken.truth[one.row].get("answers") for one in spoken.utterances]
-    if not people or any(not answers or len(answers) < 2 for answers in people):
+    people = [_people(spoken.truth[one.row], one.exchange) for one in spoken.utterances]
+    if not people or any(len(answers) < 2 for answers in people):
         return {}
     texts = [one.text for one in spoken.utterances]
     found: dict[str, float] = {}
     for mode in ("official", "fixed"):
         result = vqa_accuracy(
             texts,
-            [list(answers) for answers in people if answers],
+            people,
             images=[one.row for one in spoken.utterances],
             mode=mode,
             bootstrap=bootstrap,
@@ -148,6 +148,14 @@ def _of_people(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, flo
         name = "vqa/accuracy" if mode == "official" else "vqa/accuracy_fixed"
         found |= flatten({name: result.overall})
     return found
+
+
+def _people(record: Record, exchange: int) -> list[str]:
+    """The answers that people gave to one question of a record."""
+    answers = record.get("answers") or []
+    if answers and isinstance(answers[0], list):  # a record of several questions
+        answers = answers[exchange]
+    return [str(answer) for answer in answers]
 
 
 def _of_captions(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:

@@ -1,0 +1,86 @@
+"""easy-VQA from random weights: accuracy on pictures that were held out, beside the question alone.
+
+    python benchmarks/easy_vqa.py                      # some minutes
+    python benchmarks/easy_vqa.py --set train.epochs=10
+
+A tenth of the pictures, drawn with a fixed seed, is held out with all the questions about them. The
+data lie in $AMODAL_DATA/easy_vqa/train. Beside recipes/easy-vqa.yaml stand two answers without the
+picture: the most frequent answer of all, and the most frequent one to the same question.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import tempfile
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from amodal.training.recipe import load_recipe
+from amodal.training.run import train_run
+
+HERE = Path(__file__).parent
+RESULT = HERE / "results" / "easy_vqa.json"
+RECIPE = HERE.parent / "recipes" / "easy-vqa.yaml"
+DATA = Path(os.environ.get("AMODAL_DATA", HERE.parents[1] / "shared" / "data")) / "easy_vqa"
+
+Row = list[str | int]
+
+
+def split(rows: list[Row]) -> tuple[list[Row], list[Row]]:
+    """Questions to train on, and those about a tenth of the pictures."""
+    pictures = sorted({int(row[2]) for row in rows})
+    random.Random(0).shuffle(pictures)
+    held_out = set(pictures[: len(pictures) // 10])
+    return (
+        [row for row in rows if row[2] not in held_out],
+        [row for row in rows if row[2] in held_out],
+    )
+
+
+def without_picture(train: list[Row], test: list[Row]) -> dict[str, float]:
+    """Accuracy of the most frequent answer, of all and of the same question."""
+    every = Counter(row[1] for row in train).most_common(1)[0][0]
+    by_question: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for question, answer, _ in train:
+        by_question[str(question)][str(answer)] += 1
+    hits = [
+        (answer == every, answer == (by_question[str(q)].most_common(1) or [(every, 0)])[0][0])
+        for q, answer, _ in test
+    ]
+    return {
+        "most frequent answer": round(sum(a for a, _ in hits) / len(test), 4),
+        "most frequent answer to the question": round(sum(b for _, b in hits) / len(test), 4),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--set", action="append", default=[], help="change the recipe: a.b=c")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    given = parser.parse_args()
+    rows = json.loads((DATA / "train" / "questions.json").read_text(encoding="utf-8"))
+    parts = dict(zip(("train", "validation"), split(rows), strict=True))
+    with tempfile.TemporaryDirectory() as folder:
+        changes = []
+        for part, kept in parts.items():
+            file = Path(folder) / f"{part}.json"
+            file.write_text(json.dumps(kept), encoding="utf-8")
+            changes += [f"data.{part}.questions={file}", f"data.{part}.images={DATA}/train/images"]
+        result = train_run(load_recipe(RECIPE, [*changes, *given.set]), Path(folder) / "run")
+    names = ("vqa/exact", "vqa/exact/low", "vqa/exact/high", "train/seconds", "train/steps")
+    document = {
+        "setting": {"questions": {part: len(kept) for part, kept in parts.items()}},
+        "results": {name: result.metrics[name] for name in names},
+        "without the picture": without_picture(parts["train"], parts["validation"]),
+    }
+    print(json.dumps(document, indent=1))
+    given.out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
