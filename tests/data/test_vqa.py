@@ -77,7 +77,7 @@ def test_every_question_is_one_record_with_its_image_and_answers(folder):
     assert (second["answer_type"], second["question_type"]) == ("yes/no", "is it")
     first["answers"].clear()
     assert source[0]["answers"] == ten
-    with pytest.raises(IndexError, match="has 2 questions, asked for 2"):
+    with pytest.raises(IndexError, match="has 2 records, asked for 2"):
         source[2]
 
 

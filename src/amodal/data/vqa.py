@@ -59,8 +59,8 @@ class VqaSource:
     A record holds `id` (the question id), `origin`, `image` (path), `image_id`, `question` (a
     list of one) and, where there are answers, `answer` (a list of one: the most common),
     `answers` (of all people who were asked) and, where the files have them, `question_type`,
-    `answer_type` and `multiple_choices`. Per picture, `id` is the image id and each of the others is
-    a list with an entry per question.
+    `answer_type` and `multiple_choices`. Per picture, `id` is the image id, and the others are
+    lists with an entry per question.
 
     Attributes:
         vocabulary: the answers that the data set allows; empty where it names none.
