@@ -16,10 +16,10 @@ from amodal.encoders.small_cnn import SmallCNNConfig
 from amodal.encoders.tokenizer import TrainedTokenizerConfig
 from amodal.losses.language_modeling import language_modeling_loss
 from amodal.models.multimodal_transformer import (
-    Memory,
     TransformerArchitecture,
     build_multimodal_transformer,
 )
+from amodal.models.transformer_layers import Memory
 
 RNG = np.random.default_rng(0)
 WORDS = ["red", "blue", "green", "star", "circle", "square", "left", "right"]

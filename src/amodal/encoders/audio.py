@@ -263,7 +263,8 @@ class MaskedGroupNorm(nn.GroupNorm):
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:  # type: ignore[override]
         """(B, C, T, M) and (B, T) bool → (B, C, T, M), 0 where nothing is kept."""
         there = keep[:, None, :, None]
-        groups = x.float().unflatten(1, (self.num_groups, -1))  # (B, G, C / G, T, M)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        groups = wide.unflatten(1, (self.num_groups, -1))  # (B, G, C / G, T, M)
         mean, variance = masked_moments(groups, there.unsqueeze(1), (2, 3, 4))
         y = ((groups - mean) * (variance + self.eps).rsqrt()).flatten(1, 2).to(x.dtype)
         y = y * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)

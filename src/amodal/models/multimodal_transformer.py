@@ -19,12 +19,18 @@ from amodal.data.collate import Collator
 from amodal.data.exchange import Exchange, Turn
 from amodal.data.record import sample_rng
 from amodal.encoders.adaptation import adapt
-from amodal.encoders.attend import attend
 from amodal.encoders.specification import ImageEncoderConfig
 from amodal.encoders.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.encoders.turns import IGNORED, TurnsPreprocessor
 from amodal.fusion.cross_attention import CrossAttentionConfig, Together
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
+from amodal.models.transformer_layers import (
+    DecoderLayer,
+    EncoderLayer,
+    Memory,
+    places,
+    readable,
+)
 
 
 class TransformerArchitecture(BaseModel):
@@ -74,18 +80,6 @@ class MultimodalTransformerConfig(PretrainedConfig):
     def __init__(self, architecture: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.architecture = architecture or {}
-
-
-class Memory(NamedTuple):
-    """What the decoder looks at.
-
-    Args:
-        tokens: (B, N, D).
-        keep: (B, N) bool.
-    """
-
-    tokens: Tensor
-    keep: Tensor
 
 
 class Said(NamedTuple):
@@ -229,8 +223,9 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         if self.reads_prompts:
             assert prompts is not None
             ids, read = prompts["input_ids"], prompts["attention_mask"].bool()
-            places = self.position[_places(read.long())]
-            text = self.dropout(self.embedding(ids) + places + self.modality["text"])
+            text = self.dropout(
+                self.embedding(ids) + self.position[places(read.long())] + self.modality["text"]
+            )
             if self.together is not None:
                 tokens, mask = self.together(
                     {"seen": x, "text": text}, {"seen": keep, "text": read}
@@ -351,12 +346,12 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         """
         length = ids.shape[1]
         if position_ids is None:
-            position_ids = _places(segment)[:, -length:]
+            position_ids = places(segment)[:, -length:]
         limit = len(self.position)
         if position_ids.shape[1] and int(position_ids.max()) >= limit:
             raise ValueError(f"{int(position_ids.max()) + 1} tokens; max_length is {limit}")
         x = self.dropout(self.embedding(ids) + self.position[position_ids])
-        mask = _readable(segment, length)
+        mask = readable(segment, length)
         for index, layer in enumerate(self.decoder):
             x = layer(x, mask, memory, cache, index)
         return cast(Tensor, self.norm(x))
@@ -445,8 +440,8 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         memory = self.fused(seen, prompt)
         if seen is None or memory is None:
             raise ValueError("a model of text alone does not look")
-        x = self.embedding(ids) + self.position[_places(segment)]
-        mask = _readable(segment, segment.shape[1])
+        x = self.embedding(ids) + self.position[places(segment)]
+        mask = readable(segment, segment.shape[1])
         found = []
         for layer in self.decoder:
             assert isinstance(layer, DecoderLayer)
@@ -532,133 +527,6 @@ def build_multimodal_transformer(
     return MultimodalTransformer(config, preprocessors, pretrained=True)
 
 
-class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence to itself, on normalised input, with a cache."""
-
-    def __init__(self, architecture: TransformerArchitecture) -> None:
-        super().__init__()
-        width = architecture.width
-        self.heads = architecture.heads
-        self.norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.dropout = nn.Dropout(architecture.dropout)
-
-    def forward(
-        self, x: Tensor, mask: Tensor, cache: Cache | None = None, layer: int = 0
-    ) -> Tensor:
-        """(B, L, D), (B, 1, L, S) bool → (B, L, D)."""
-        batch, count, width = x.shape
-        query, key, value = (
-            self.query_key_value(self.norm(x))
-            .view(batch, count, 3, self.heads, width // self.heads)
-            .permute(2, 0, 3, 1, 4)
-        )
-        if cache is not None:
-            own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
-            key, value = own.update(key, value, layer)
-        attended = attend(query, key, value, mask)
-        attended = attended.transpose(1, 2).reshape(batch, count, width)
-        return x + cast(Tensor, self.dropout(self.out(attended)))
-
-
-class Looking(nn.Module):
-    """Multi-head attention of a sequence to the tokens of the encoder, on normalised input."""
-
-    def __init__(self, architecture: TransformerArchitecture) -> None:
-        super().__init__()
-        width = architecture.width
-        self.heads = architecture.heads
-        self.norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, width)
-        self.dropout = nn.Dropout(architecture.dropout)
-
-    def forward(
-        self, x: Tensor, memory: Memory, cache: Cache | None = None, layer: int = 0
-    ) -> Tensor:
-        """(B, L, D) and what the items hold → (B, L, D); items without anything pass."""
-        batch, length, width = x.shape
-        key, value = self._keys(memory, cache, layer)
-        query = self.query(self.norm(x)).view(batch, length, self.heads, -1).transpose(1, 2)
-        some = memory.keep.any(1)
-        mask = (memory.keep | ~some[:, None])[:, None, None, :]
-        attended = attend(query, key, value, mask).transpose(1, 2).reshape(batch, length, width)
-        return x + cast(Tensor, self.dropout(self.out(attended))) * some[:, None, None]
-
-    def weights(self, x: Tensor, memory: Memory) -> Tensor:
-        """(B, H, L, N) where each place of the sequence looks."""
-        batch, length, width = x.shape
-        key, _ = self._keys(memory, None, 0)
-        query = self.query(self.norm(x)).view(batch, length, self.heads, -1).transpose(1, 2)
-        scores = query @ key.transpose(2, 3) * (width // self.heads) ** -0.5
-        mask = (memory.keep | ~memory.keep.any(1, keepdim=True))[:, None, None, :]
-        return scores.masked_fill(~mask, -torch.inf).softmax(-1)
-
-    def _keys(self, memory: Memory, cache: Cache | None, layer: int) -> tuple[Tensor, Tensor]:
-        if isinstance(cache, EncoderDecoderCache) and cache.is_updated.get(layer):
-            kept: Any = cache.cross_attention_cache.layers[layer]
-            return kept.keys, kept.values
-        batch, count, width = memory.tokens.shape
-        key, value = (
-            self.key_value(memory.tokens)
-            .view(batch, count, 2, self.heads, width // self.heads)
-            .permute(2, 0, 3, 1, 4)
-        )
-        if isinstance(cache, EncoderDecoderCache):
-            key, value = cache.cross_attention_cache.update(key, value, layer)
-            cache.is_updated[layer] = True
-        return key, value
-
-
-class FeedForward(nn.Module):
-    """x + W' gelu(W LN(x)), four times as wide inside."""
-
-    def __init__(self, architecture: TransformerArchitecture) -> None:
-        super().__init__()
-        width = architecture.width
-        self.norm = nn.LayerNorm(width)
-        self.inside = nn.Linear(width, 4 * width)
-        self.out = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(architecture.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., D) → (..., D)."""
-        return x + cast(Tensor, self.dropout(self.out(F.gelu(self.inside(self.norm(x))))))
-
-
-class EncoderLayer(nn.Module):
-    """Self-attention, then a feed-forward network."""
-
-    def __init__(self, architecture: TransformerArchitecture) -> None:
-        super().__init__()
-        self.attention, self.feed = SelfAttention(architecture), FeedForward(architecture)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, N, D), bool (B, 1, 1, N) → (B, N, D)."""
-        return cast(Tensor, self.feed(self.attention(x, mask)))
-
-
-class DecoderLayer(nn.Module):
-    """Causal self-attention, a look at the encoder's tokens, a feed-forward network."""
-
-    def __init__(self, architecture: TransformerArchitecture, *, looks: bool) -> None:
-        super().__init__()
-        self.attention = SelfAttention(architecture)
-        self.looking = Looking(architecture) if looks else None
-        self.feed = FeedForward(architecture)
-
-    def forward(
-        self, x: Tensor, mask: Tensor, memory: Memory | None, cache: Cache | None, layer: int
-    ) -> Tensor:
-        """(B, L, D), bool (B, 1, L, S) → (B, L, D)."""
-        x = self.attention(x, mask, cache, layer)
-        if self.looking is not None and memory is not None:
-            x = self.looking(x, memory, cache, layer)
-        return cast(Tensor, self.feed(x))
-
-
 class _Rows(NamedTuple):
     """One row per answer: ids and labels to its end, and what is asked, which ends before it."""
 
@@ -701,21 +569,3 @@ def _unpacked(ids: Tensor, segment: Tensor, labels: Tensor, pad: int) -> _Rows:
     about = torch.tensor(where, dtype=torch.int64).view(-1, 2)
     found = _Rows(whole, mask, target, prompt, read, about[:, 0], about[:, 1])
     return _Rows(*(tensor.to(ids.device) for tensor in found))
-
-
-def _places(segment: Tensor) -> Tensor:
-    """(B, L) numbers of exchanges, 0 at padding → (B, L) places within each, from 0 on."""
-    place = torch.arange(segment.shape[1], device=segment.device).expand_as(segment)
-    starts = torch.ones_like(segment, dtype=torch.bool)
-    starts[:, 1:] = segment[:, 1:] != segment[:, :-1]
-    begun = torch.where(starts, place, 0).cummax(1).values
-    return torch.where(segment > 0, place - begun, 0)
-
-
-def _readable(segment: Tensor, length: int) -> Tensor:
-    """(B, S) → (B, 1, L, S) bool: what each of the last L places may read."""
-    whole = segment.shape[1]
-    order = torch.ones(length, whole, dtype=torch.bool, device=segment.device).tril(whole - length)
-    same = segment[:, -length:, None] == segment[:, None, :]
-    # Padding reads padding: a softmax over nothing is NaN.
-    return (same & order)[:, None]

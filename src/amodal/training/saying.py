@@ -15,7 +15,8 @@ from amodal.data.collate import BatchReader, Collator
 from amodal.data.exchange import Exchange, Task, Turn, exchanges
 from amodal.data.record import BrokenRecordError, DataError, Record, Source, sample_rng
 from amodal.data.samplers import Draw
-from amodal.models.multimodal_transformer import Memory, MultimodalTransformer, Said
+from amodal.models.multimodal_transformer import MultimodalTransformer, Said
+from amodal.models.transformer_layers import Memory
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
