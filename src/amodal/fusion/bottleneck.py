@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from amodal.fusion.attention import AttentionLayer
-from amodal.fusion.config import FusionBase, Widths, check_widths, cleared
+from amodal.fusion.config import FusionBase, Widths, check_widths, cleared, kept
 
 
 class BottleneckConfig(FusionBase):
@@ -90,7 +90,7 @@ class Bottleneck(nn.Module):
             between = torch.where(there.any(1)[:, None, None], mean, between)
         mask = torch.cat([*(mask for _, mask in found.values()), always], dim=1)
         tokens = torch.cat([*(x for x, _ in found.values()), between], dim=1)
-        return tokens * mask[..., None], mask
+        return kept(tokens, mask), mask
 
     def owners(self) -> list[str]:
         """The modality of each run of tokens that comes out, the bottleneck's aside."""

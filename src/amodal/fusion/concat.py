@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from amodal.fusion.config import FusionBase, Widths, check_widths, cleared
+from amodal.fusion.config import FusionBase, Widths, check_widths, cleared, kept
 
 
 class ConcatConfig(FusionBase):
@@ -94,7 +94,7 @@ class ConcatTokens(nn.Module):
         found = cleared(values, keep, self.widths, ndim=3)
         tokens = [self.project[m](x) + self.modality[m] for m, (x, _) in found.items()]
         mask = torch.cat([mask for _, mask in found.values()], dim=1)
-        return torch.cat(tokens, dim=1) * mask[..., None], mask
+        return kept(torch.cat(tokens, dim=1), mask), mask
 
     def owners(self) -> list[str]:
         """The modality of each run of tokens that comes out."""

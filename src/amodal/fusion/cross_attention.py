@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from amodal.fusion.attention import AttentionLayer, CrossAttention
-from amodal.fusion.config import FusionBase, Widths, check_widths, cleared
+from amodal.fusion.config import FusionBase, Widths, check_widths, cleared, kept
 
 
 class CrossAttentionConfig(FusionBase):
@@ -98,7 +98,7 @@ class Directional(nn.Module):
                 tokens.append(rewritten)
                 masks.append(own)
         mask = torch.cat(masks, dim=1)
-        return torch.cat(tokens, dim=1) * mask[..., None], mask
+        return kept(torch.cat(tokens, dim=1), mask), mask
 
     def owners(self) -> list[str]:
         """The modality of each run of tokens that comes out."""
@@ -149,7 +149,7 @@ class Together(nn.Module):
                 for m, (_, mask) in found.items()
             }
         mask = torch.cat([mask for _, mask in found.values()], dim=1)
-        return torch.cat([x for x, _ in found.values()], dim=1) * mask[..., None], mask
+        return kept(torch.cat([x for x, _ in found.values()], dim=1), mask), mask
 
     def owners(self) -> list[str]:
         """The modality of each run of tokens that comes out."""
