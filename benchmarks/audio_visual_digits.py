@@ -12,9 +12,9 @@ ratio of signal to noise in dB.
 
 The study first looks for the noise at which each modality alone is right in about 90 % of the test
 items, then trains recipes/audio-visual-digits.yaml at that noise, from three seeds: with both
-modalities, with and without modality dropout, and with either always missing. Two targets: the fused
-model makes at most half of the errors of the better modality alone; and trained with modality
-dropout, it is within a point of the dedicated model where a modality is absent.
+modalities, with and without modality dropout, and with either always missing. Two targets: the
+fused model makes at most half of the errors of the better modality alone; and trained with
+modality dropout, it is within a point of the dedicated model where a modality is absent.
 """
 
 from __future__ import annotations
