@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 import numpy as np
@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from amodal.data.record import BrokenRecordError, DataError, Record, StrictModel
 
+LEGAL = "with `columns.empty: missing` an item may lack it"
 RESERVED = ("id", "origin", "image", "text", "audio", "label")
 
 
@@ -28,6 +29,8 @@ class Columns(StrictModel):
         audio: paths, file contents, or a Hugging Face sound; an empty cell is no sound.
         id: identity of the item.
         label: class name; left out, a column called `label` is taken if there is one.
+        empty: what an empty cell of `image` or `text` is: a broken row, which captioned pictures
+            cannot use, or a missing value, which a fusion does without.
     """
 
     image: str | None = "image"
@@ -35,6 +38,7 @@ class Columns(StrictModel):
     audio: str | None = None
     id: str | None = None
     label: str | None = None
+    empty: Literal["broken", "missing"] = "broken"
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -224,10 +228,13 @@ def row_record(
     record["id"] = origin
     if columns.image is not None:
         image, path = _media(first[columns.image], root)
-        if image is None:
-            raise BrokenRecordError(origin, f"no image: column {columns.image!r} is empty")
-        record["image"] = image
-        record["id"] = path or origin
+        if image is None and columns.empty == "broken":
+            raise BrokenRecordError(
+                origin, f"no image: column {columns.image!r} is empty; {LEGAL}"
+            )
+        if image is not None:
+            record["image"] = image
+            record["id"] = path or origin
     if columns.audio is not None:
         audio, path = _media(first[columns.audio], root)
         if audio is not None:
@@ -238,9 +245,11 @@ def row_record(
         record["id"] = str(first[columns.id])
     if columns.texts:
         record["text"] = [t for row in rows for name in columns.texts for t in _captions(row[name])]
-        if not record["text"]:
+        if not record["text"] and columns.empty == "broken":
             named = " and ".join(map(repr, columns.texts))
-            raise BrokenRecordError(origin, f"the caption is empty: column {named}")
+            raise BrokenRecordError(origin, f"the caption is empty: column {named}; {LEGAL}")
+        if not record["text"]:
+            del record["text"]
     if columns.label is not None and first[columns.label] is not None:
         label = first[columns.label]
         if label_names is not None and isinstance(label, int) and 0 <= label < len(label_names):

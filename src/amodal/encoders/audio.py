@@ -34,7 +34,7 @@ class SmallAudioCNNConfig(EncoderConfig):
     f_min: float = Field(20.0, ge=0)  # Hz
     f_max: float | None = Field(None, gt=0)  # Hz; None: half the sample rate
     max_seconds: float = Field(30.0, gt=0)  # longer sounds are cut
-    normalize: Normalization = "channel"
+    normalize: Normalization = "utterance"
     widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=2)  # stem, then the stages
     width: int = Field(256, ge=1)  # of a token
     blocks: int = Field(1, ge=1)  # residual blocks per stage
@@ -95,7 +95,8 @@ class AudioPreprocessor:
         max_seconds: longer sounds are cut.
         normalize: `utterance` takes the mean and divides by the deviation of all the features of
             a sound, which removes how loud it is; `channel` does so band by band, which also
-            removes the spectrum of microphone and room; `none` leaves the logarithm.
+            removes the spectrum of microphone and room, and, from sounds as short as a word, much
+            of what is said; `none` leaves the logarithm.
 
     References:
         Davis and Mermelstein 1980, IEEE Transactions ASSP 28(4) (mel bands).
@@ -114,7 +115,7 @@ class AudioPreprocessor:
         f_min: float = 20.0,
         f_max: float | None = None,
         max_seconds: float = 30.0,
-        normalize: Normalization = "channel",
+        normalize: Normalization = "utterance",
     ) -> None:
         self.sample_rate = sample_rate
         self.mels = mels
