@@ -95,8 +95,8 @@ class AudioPreprocessor:
         max_seconds: longer sounds are cut.
         normalize: `utterance` takes the mean and divides by the deviation of all the features of
             a sound, which removes how loud it is; `channel` does so band by band, which also
-            removes the spectrum of microphone and room, and, from sounds as short as a word, much
-            of what is said; `none` leaves the logarithm.
+            removes the spectrum of microphone and room, and of a short word some of its own;
+            `none` leaves the logarithm.
 
     References:
         Davis and Mermelstein 1980, IEEE Transactions ASSP 28(4) (mel bands).
