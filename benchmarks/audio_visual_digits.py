@@ -44,8 +44,8 @@ RECIPE = HERE.parent / "recipes" / "audio-visual-digits.yaml"
 DATA = Path(os.environ.get("AMODAL_DATA", HERE.parents[1] / "shared" / "data"))
 HELD_OUT = ("theo", "yweweler")  # speakers
 WRITTEN = 1200  # pictures to train on; those after them are held out
-IMAGE_NOISE = (2.0, 3.0, 4.0, 5.0)  # grey levels of 16
-SOUND_NOISE = (60.0, 40.0, 30.0, 20.0, 10.0)  # dB
+IMAGE_NOISE = (2.0, 3.0, 4.0)  # grey levels of 16
+SOUND_NOISE = (60.0, 30.0, 20.0, 10.0)  # dB
 AIM = 0.90
 MODALITIES = ("image", "audio")
 ALONE = {"image": "{audio: 1.0}", "audio": "{image: 1.0}"}  # the other one is never there
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--sound-noise", type=float, default=10.0)
     parser.add_argument("--dropout", default="0.3", help="of modalities, in the fused model")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=float, default=12)
+    parser.add_argument("--epochs", type=float, default=10)
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     if given.make is not None:

@@ -1,0 +1,205 @@
+"""Pictures as tokens, and back: a convolutional autoencoder with a quantized middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+from amodal.data.batch import Batch
+from amodal.encoders.preprocessing import ImagePreprocessor
+from amodal.encoders.quantizer import VectorQuantizer
+from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
+
+
+class TokenizerArchitecture(BaseModel):
+    """Sizes of an image tokenizer.
+
+    Args:
+        size: side S of the pictures, in pixels.
+        widths: channels of the encoder; each after the first halves the side.
+        codes: K.
+        code_width: D of a code.
+        blocks: residual blocks at the side of the grid, in the encoder and in the decoder.
+        decay, restart: of the book of codes, see `VectorQuantizer`.
+        commitment: weight of the distance between vectors and codes.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int = Field(64, ge=8)
+    widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=2)
+    codes: int = Field(512, ge=2)
+    code_width: int = Field(32, ge=1)
+    blocks: int = Field(2, ge=0)
+    decay: float = Field(0.99, gt=0, lt=1)
+    restart: float = Field(0.05, ge=0)
+    commitment: float = Field(0.25, ge=0)
+
+    @property
+    def grid(self) -> int:
+        """Side of the grid of tokens."""
+        return self.size // 2 ** (len(self.widths) - 1)
+
+    @model_validator(mode="after")
+    def _halves_fit(self) -> TokenizerArchitecture:
+        if self.size % 2 ** (len(self.widths) - 1):
+            raise ValueError(
+                f"size {self.size} does not halve {len(self.widths) - 1} times, once per width"
+            )
+        return self
+
+
+class ImageTokenizerConfig(PretrainedConfig):
+    """`config.json` of a run: the architecture as a plain mapping."""
+
+    model_type = "amodal_image_tokenizer"
+
+    def __init__(self, architecture: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.architecture = architecture or {}
+
+
+class Reconstruction(NamedTuple):
+    """Pictures that went through the tokens and came back.
+
+    Args:
+        pixels: (B, 3, S, S) as the preprocessor scales them.
+        codes: (B, N) int64, row by row.
+        commitment, perplexity: see `Quantized`.
+    """
+
+    pixels: Tensor
+    codes: Tensor
+    commitment: Tensor
+    perplexity: Tensor
+
+
+class ImageTokenizer(PreTrainedModel):
+    """Encoder → grid of vectors → nearest codes → decoder.
+
+    Args:
+        config: the architecture.
+        preprocessors: `image`.
+
+    References:
+        van den Oord et al. 2017, arXiv:1711.00937.
+    """
+
+    config_class = ImageTokenizerConfig
+    config: ImageTokenizerConfig
+    base_model_prefix = ""
+
+    def __init__(
+        self,
+        config: ImageTokenizerConfig,
+        preprocessors: Preprocessors | None = None,
+        *,
+        pretrained: bool = False,
+    ) -> None:
+        super().__init__(config)
+        self.architecture = a = TokenizerArchitecture.model_validate(config.architecture)
+        default = ImagePreprocessor(a.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+        self.preprocessors: dict[str, Any] = {"image": default, **(preprocessors or {})}
+        first, *rest = a.widths
+        down: list[nn.Module] = [nn.Conv2d(3, first, 3, padding=1), nn.SiLU()]
+        width = first
+        for out in rest:
+            down += [nn.Conv2d(width, out, 4, stride=2, padding=1), nn.SiLU(), _Residual(out)]
+            width = out
+        down += [_Residual(width) for _ in range(a.blocks)]
+        self.down = nn.Sequential(*down, nn.GroupNorm(8, width), nn.Conv2d(width, a.code_width, 1))
+        self.quantizer = VectorQuantizer(a.codes, a.code_width, decay=a.decay, restart=a.restart)
+        up: list[nn.Module] = [nn.Conv2d(a.code_width, width, 3, padding=1)]
+        up += [_Residual(width) for _ in range(a.blocks)]
+        for out in reversed((first, *rest[:-1])):
+            up += [
+                nn.ConvTranspose2d(width, out, 4, stride=2, padding=1),
+                nn.SiLU(),
+                _Residual(out),
+            ]
+            width = out
+        self.up = nn.Sequential(*up, nn.Conv2d(width, 3, 3, padding=1))
+        config.architecture = a.model_dump(mode="json")
+
+    modalities = ("image",)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.architecture.codes
+
+    @property
+    def tokens(self) -> int:
+        """How many a picture has."""
+        return self.architecture.grid**2
+
+    def learning_rate_scales(self) -> dict[str, float]:
+        """All parameters learn at one rate."""
+        return {}
+
+    def forward(self, batch: Batch) -> Reconstruction:
+        """The pictures of a batch that are present, through the tokens and back."""
+        pixels = batch.tensors["image"]["pixel_values"][batch.present["image"].reshape(-1)]
+        found = self.quantizer(self._vectors(pixels).flatten(0, 1))
+        grid = self.architecture.grid
+        values = found.values.view(len(pixels), grid, grid, -1).permute(0, 3, 1, 2)
+        codes = found.codes.view(len(pixels), -1)
+        return Reconstruction(self.up(values), codes, found.commitment, found.perplexity)
+
+    @torch.no_grad()
+    def encode(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, S, S) → (B, N) int64 codes, row by row."""
+        vectors = self._vectors(pixel_values)
+        return self.quantizer.nearest(vectors.flatten(0, 1)).view(len(vectors), -1)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor) -> Tensor:
+        """(B, N) codes → (B, 3, S, S) uint8 pictures."""
+        grid = self.architecture.grid
+        values = self.quantizer.book[codes].view(len(codes), grid, grid, -1).permute(0, 3, 1, 2)
+        scaled = (self.up(values).float() + 1) * 127.5
+        return scaled.round().clamp(0, 255).to(torch.uint8)
+
+    def _vectors(self, pixels: Tensor) -> Tensor:
+        """(B, 3, S, S) → (B, N, D)."""
+        return cast(Tensor, self.down(pixels)).flatten(2).transpose(1, 2)
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write config.json, model.safetensors and the preprocessor's folder."""
+        write_model(self, self.preprocessors, Path(save_directory))
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
+    ) -> ImageTokenizer:
+        """Open a run folder, or a model of the hub; in evaluation mode, on the CPU.
+
+        Raises:
+            ValueError: the folder is not a run, or its files do not fit together.
+        """
+        return read_model(cls, found_folder(pretrained_model_name_or_path))
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Every part has initialised itself."""
+
+
+class _Residual(nn.Module):
+    """x + two 3x3 convolutions of normalised x."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.GroupNorm(8, width),
+            nn.SiLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + cast(Tensor, self.layers(x))
