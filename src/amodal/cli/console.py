@@ -32,6 +32,7 @@ SHOWN = {
     "eval/vqa/exact": "answers right",
     "eval/caption/likelihood": "nats per token of captions",
     "eval/dialogue/exact": "rounds right",
+    "eval/reconstruction/psnr": "dB",
 }
 
 

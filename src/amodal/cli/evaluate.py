@@ -20,6 +20,7 @@ from amodal.data.record import DataError, Source
 from amodal.data.source import open_random_access, parse_source
 from amodal.evaluation.probe import linear_probe
 from amodal.models.fusion_model import FusionModel
+from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.opening import RunModel, open_run
@@ -148,6 +149,8 @@ def _tasks_of(model: RunModel) -> tuple[str, Sequence[Task]]:
         return "a fusion", OF_FUSIONS
     if isinstance(model, MultimodalTransformer):
         return "a multimodal Transformer", OF_TRANSFORMERS
+    if isinstance(model, ImageTokenizer):
+        raise DataError("an image tokenizer is measured as it is trained: see metrics.json")
     others = (*OF_FUSIONS, *OF_TRANSFORMERS)
     return "a joint embedding", [task for task in Task if task not in others]
 

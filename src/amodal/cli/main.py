@@ -17,7 +17,16 @@ from amodal.training.run import RunError
 from amodal.training.trainer import TrainingError
 
 # Failures that a user can act on: their message is the whole output, without a traceback.
-EXPECTED = (DataError, BrokenRecordError, RecipeError, RunError, TrainingError, ValueError, OSError)
+EXPECTED = (
+    DataError,
+    BrokenRecordError,
+    RecipeError,
+    RunError,
+    TrainingError,
+    ValueError,
+    OSError,
+    ImportError,  # an extra that is not installed
+)
 
 app = typer.Typer(
     name="amodal",

@@ -11,14 +11,16 @@ from amodal.cli.console import console, progress_watcher
 from amodal.distributed import is_main
 from amodal.evaluation.report import Report, write_report
 from amodal.models.fusion_model import FusionModel
+from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.training.fusion_report import fusion_report
 from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, load_recipe
 from amodal.training.run import RunResult, open_sources, train_run
 from amodal.training.run_report import run_report
 from amodal.training.saying_report import saying_report
+from amodal.training.tokenizer_report import tokenizer_report
 
-SHOWN = ("prediction/", "vqa/", "caption/", "dialogue/")  # figures beside recall
+SHOWN = ("prediction/", "vqa/", "caption/", "dialogue/", "reconstruction/")  # figures beside recall
 
 
 def train(
@@ -56,6 +58,9 @@ def _page(result: RunResult, recipe: Recipe, path: Path) -> Report:
         return saying_report(
             result, recipe, source, title=path.stem, commands=_to_say(result, recipe)
         )
+    if isinstance(result.model, ImageTokenizer):
+        source = open_sources(recipe)[1]
+        return tokenizer_report(result, recipe, source, title=path.stem)
     commands = [
         f"amodal evaluate {result.folder} --on SOURCE # on other data",
         f"amodal index {result.folder} SOURCE --out {result.folder}/index # make it searchable",

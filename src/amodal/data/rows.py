@@ -229,9 +229,7 @@ def row_record(
     if columns.image is not None:
         image, path = _media(first[columns.image], root)
         if image is None and columns.empty == "broken":
-            raise BrokenRecordError(
-                origin, f"no image: column {columns.image!r} is empty; {LEGAL}"
-            )
+            raise BrokenRecordError(origin, f"no image: column {columns.image!r} is empty; {LEGAL}")
         if image is not None:
             record["image"] = image
             record["id"] = path or origin

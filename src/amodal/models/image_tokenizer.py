@@ -26,7 +26,6 @@ class TokenizerArchitecture(BaseModel):
         code_width: D of a code.
         blocks: residual blocks at the side of the grid, in the encoder and in the decoder.
         decay, restart: of the book of codes, see `VectorQuantizer`.
-        commitment: weight of the distance between vectors and codes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,7 +37,6 @@ class TokenizerArchitecture(BaseModel):
     blocks: int = Field(2, ge=0)
     decay: float = Field(0.99, gt=0, lt=1)
     restart: float = Field(0.05, ge=0)
-    commitment: float = Field(0.25, ge=0)
 
     @property
     def grid(self) -> int:

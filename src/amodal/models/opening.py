@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from amodal.models.fusion_model import FusionModel, FusionModelConfig
+from amodal.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from amodal.models.joint_embedding import JointEmbedding, JointEmbeddingConfig
 from amodal.models.multimodal_transformer import (
     MultimodalTransformer,
@@ -12,11 +13,14 @@ from amodal.models.multimodal_transformer import (
 )
 from amodal.models.run_folder import found_folder, model_type
 
-RunModel = JointEmbedding | FusionModel | MultimodalTransformer  # what a run folder can hold
+RunModel = (
+    JointEmbedding | FusionModel | MultimodalTransformer | ImageTokenizer
+)  # what a run folder can hold
 KINDS: dict[str, type[RunModel]] = {
     JointEmbeddingConfig.model_type: JointEmbedding,
     FusionModelConfig.model_type: FusionModel,
     MultimodalTransformerConfig.model_type: MultimodalTransformer,
+    ImageTokenizerConfig.model_type: ImageTokenizer,
 }
 
 

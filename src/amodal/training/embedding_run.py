@@ -13,6 +13,7 @@ from amodal.encoders.preprocessing import TextPreprocessor
 from amodal.encoders.small_transformer import SmallTransformer
 from amodal.encoders.word_vectors import cooccurrence_vectors
 from amodal.losses.language_modeling import LanguageModelingConfig
+from amodal.losses.reconstruction import ReconstructionConfig
 from amodal.models.joint_embedding import (
     NORMALIZATION,
     Architecture,
@@ -128,9 +129,8 @@ class EmbeddingRun:
 
 
 def _objectives(recipe: Recipe) -> list[ObjectiveConfig]:
-    return [
-        o for o in recipe.objectives if not isinstance(o, PredictionConfig | LanguageModelingConfig)
-    ]
+    others = PredictionConfig | LanguageModelingConfig | ReconstructionConfig
+    return [o for o in recipe.objectives if not isinstance(o, others)]
 
 
 def _check_modalities(options: JointEmbeddingRecipe, train: Source) -> None:

@@ -28,7 +28,9 @@ from amodal.losses.balance import GradientBlendingConfig
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.losses.nt_xent import NTXentConfig
+from amodal.losses.reconstruction import ReconstructionConfig
 from amodal.models.fusion_model import HeadConfig
+from amodal.models.image_tokenizer import TokenizerArchitecture
 from amodal.models.target import TargetConfig
 from amodal.projection import MLPConfig, ProjectionConfig
 from amodal.training.objectives import ObjectiveConfig
@@ -160,6 +162,12 @@ class MultimodalTransformerRecipe(StrictModel):
         return self
 
 
+class ImageTokenizerRecipe(TokenizerArchitecture):
+    """Pictures as tokens, and back."""
+
+    kind: Literal["image_tokenizer"] = "image_tokenizer"
+
+
 class TrainRecipe(StrictModel):
     """How long, how fast, and in what precision."""
 
@@ -184,15 +192,18 @@ class TrainRecipe(StrictModel):
 
 
 ModelRecipe = Annotated[
-    JointEmbeddingRecipe | FusionRecipe | MultimodalTransformerRecipe, Field(discriminator="kind")
+    JointEmbeddingRecipe | FusionRecipe | MultimodalTransformerRecipe | ImageTokenizerRecipe,
+    Field(discriminator="kind"),
 ]
 AnyObjective = Annotated[
-    ObjectiveConfig | PredictionConfig | LanguageModelingConfig, Field(discriminator="kind")
+    ObjectiveConfig | PredictionConfig | LanguageModelingConfig | ReconstructionConfig,
+    Field(discriminator="kind"),
 ]
 DEFAULT_OBJECTIVE: dict[Any, Any] = {
     "joint_embedding": InfoNCEConfig(),
     "fusion": PredictionConfig(),
     "multimodal_transformer": LanguageModelingConfig(),
+    "image_tokenizer": ReconstructionConfig(),
 }
 
 
@@ -211,21 +222,15 @@ class Recipe(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _kind_left_out(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("model"), dict):
-            model = {"kind": "joint_embedding", **values["model"]}
-            return {**values, "model": model}
-        return values
-
-    @model_validator(mode="before")
-    @classmethod
-    def _objectives_of_the_model(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("objectives"):
-            model = values.get("model")
-            kind = model.get("kind") if isinstance(model, dict) else getattr(model, "kind", None)
-            default = DEFAULT_OBJECTIVE.get(kind)
-            return {**values, "objectives": (default,) if default is not None else ()}
-        return values
+    def _defaults_of_the_model(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
+            return values
+        model = {"kind": "joint_embedding", **values["model"]}
+        filled = {**values, "model": model}
+        default = DEFAULT_OBJECTIVE.get(model["kind"])
+        if not values.get("objectives") and default is not None:
+            filled["objectives"] = (default,)
+        return filled
 
     @model_validator(mode="after")
     def _objectives_fit_the_model(self) -> Recipe:
@@ -237,6 +242,7 @@ class Recipe(StrictModel):
                 "multimodal_transformer",
                 "language_modeling",
             ),
+            (ImageTokenizerRecipe, ReconstructionConfig, "image_tokenizer", "reconstruction"),
         )
         for model, objective, kind, name in alone:
             fits = [isinstance(o, objective) for o in self.objectives]

@@ -27,13 +27,20 @@ from amodal.training.embedding_run import EmbeddingRun
 from amodal.training.fusion_run import FusionRun
 from amodal.training.predicting import PredictedSource
 from amodal.training.progressive import takes_pictures_of
-from amodal.training.recipe import FusionRecipe, MultimodalTransformerRecipe, Recipe, RecipeError
+from amodal.training.recipe import (
+    FusionRecipe,
+    ImageTokenizerRecipe,
+    MultimodalTransformerRecipe,
+    Recipe,
+    RecipeError,
+)
 from amodal.training.saying_run import SayingRun
+from amodal.training.tokenizer_run import TokenizerRun
 from amodal.training.trainer import BEST, RunTrainer, complete_checkpoints
 from amodal.training.validation import EmbeddedSource
 from amodal.training.watcher import Watcher
 
-AnyRun = EmbeddingRun | FusionRun | SayingRun
+AnyRun = EmbeddingRun | FusionRun | SayingRun | TokenizerRun
 
 
 class RunError(RuntimeError):
@@ -155,6 +162,8 @@ def _cores() -> int:
 def _kind_of(recipe: Recipe) -> type[AnyRun]:
     if isinstance(recipe.model, FusionRecipe):
         return FusionRun
+    if isinstance(recipe.model, ImageTokenizerRecipe):
+        return TokenizerRun
     return SayingRun if isinstance(recipe.model, MultimodalTransformerRecipe) else EmbeddingRun
 
 
@@ -188,7 +197,8 @@ def _check_sizes(recipe: Recipe, model: RunModel) -> None:
     growing = recipe.train.progressive_size
     if growing is None:
         return
-    image = dict(model.encoders.items()).get("image")
+    encoders: Any = getattr(model, "encoders", {})  # an image tokenizer has none
+    image = dict(encoders.items()).get("image")
     side = _image_size(recipe)
     if image is None or side is None:
         raise RecipeError("train.progressive_size needs model.encoders.image")
@@ -204,9 +214,10 @@ def _check_sizes(recipe: Recipe, model: RunModel) -> None:
 
 
 def _image_size(recipe: Recipe) -> int | None:
-    if recipe.model.encoders.image is not None:
-        return recipe.model.encoders.image.preprocessor().size
-    return None
+    if isinstance(recipe.model, ImageTokenizerRecipe):
+        return recipe.model.size
+    image = recipe.model.encoders.image
+    return image.preprocessor().size if image is not None else None
 
 
 def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
