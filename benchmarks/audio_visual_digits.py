@@ -124,20 +124,24 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--make", type=Path, help="only write the tables here")
-    parser.add_argument("--image-noise", type=float, default=4.0)
-    parser.add_argument("--sound-noise", type=float, default=10.0)
-    parser.add_argument("--dropout", default="0.3", help="of modalities, in the fused model")
+    parser.add_argument("--image-noise", type=float, help="grey levels; searched if left out")
+    parser.add_argument("--sound-noise", type=float, help="dB; searched if left out")
+    parser.add_argument("--dropout", default="0.4", help="of modalities, in the fused model")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=float, default=10)
+    parser.add_argument("--epochs", type=float, default=12)
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     if given.make is not None:
-        make(given.make, given.image_noise, given.sound_noise)
+        make(given.make, given.image_noise or 4.0, given.sound_noise or 30.0)
         print(f"{given.make}/train.csv and test.csv")
         return
     searched: dict[str, dict[str, float]] = {"image": {}, "audio": {}}
     chosen = {"image": IMAGE_NOISE[0], "audio": SOUND_NOISE[0]}
+    known = {"image": given.image_noise, "audio": given.sound_noise}
     for modality, levels in (("image", IMAGE_NOISE), ("audio", SOUND_NOISE)):
+        if known[modality] is not None:
+            chosen[modality] = known[modality]
+            continue
         best = float("inf")
         for level in levels:
             noise = {"image": IMAGE_NOISE[0], "audio": SOUND_NOISE[0], modality: level}
