@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,8 +18,8 @@ from amodal.models.fusion_model import FusionModel
 from amodal.models.target import TargetConfig
 from amodal.training.predicting import PredictedSource, known, score_name
 from amodal.training.recipe import Recipe
+from amodal.training.report_frame import framed, read_log
 from amodal.training.run import RunResult
-from amodal.training.trainer import LOG
 
 SHOWN = 12  # examples
 LONGEST = 120  # characters of a line
@@ -45,18 +44,15 @@ def fusion_report(
     """
     model = result.model
     assert isinstance(model, FusionModel)
-    lines = (result.folder / LOG).read_text(encoding="utf-8").splitlines()
     predicted = result.validation if isinstance(result.validation, PredictedSource) else None
-    return Report(
+    return framed(
+        result,
+        recipe,
         title=title,
         summary=_summary(result, model, predicted),
         metrics=_metrics(result.metrics, model.target, predicted),
-        log=[json.loads(line) for line in lines],
-        recipe=recipe.to_yaml(),
-        broken=[(e.origin, e.reason) for e in result.broken],
-        records=result.train_rows or None,
         commands=commands,
-        plots=_plots(result, model, predicted, [json.loads(line) for line in lines]),
+        plots=_plots(result, model, predicted, read_log(result.folder)),
         examples=_examples(model, predicted, source) if predicted and source is not None else (),
     )
 

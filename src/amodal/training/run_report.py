@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,8 +20,8 @@ from amodal.evaluation.report import (
 )
 from amodal.models.joint_embedding import Embeddings
 from amodal.training.recipe import Recipe
+from amodal.training.report_frame import framed
 from amodal.training.run import RunResult
-from amodal.training.trainer import LOG
 from amodal.training.validation import EmbeddedSource
 
 SEARCHES = 3
@@ -57,16 +56,12 @@ def run_report(
         commands: what to try next.
         more: further figures, such as those of another split.
     """
-    lines = (result.folder / LOG).read_text(encoding="utf-8").splitlines()
-    log = [json.loads(line) for line in lines]
-    report = Report(
+    report = framed(
+        result,
+        recipe,
         title=title,
         summary=_summary(result),
         metrics=_metrics({**result.metrics, **(more or {})}),
-        log=log,
-        recipe=recipe.to_yaml(),
-        broken=[(e.origin, e.reason) for e in result.broken],
-        records=result.train_rows or None,
         commands=commands,
     )
     if source is None or not isinstance(result.validation, EmbeddedSource):

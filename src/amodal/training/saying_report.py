@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,8 +14,8 @@ from amodal.evaluation.report import Example, Metric, Picture, Plot, Report
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.training.answering import SpokenSource
 from amodal.training.recipe import Recipe
+from amodal.training.report_frame import framed, read_log
 from amodal.training.run import RunResult
-from amodal.training.trainer import LOG
 
 SHOWN = 12  # examples
 DOES = {
@@ -45,17 +44,14 @@ def saying_report(
     """
     model = result.model
     assert isinstance(model, MultimodalTransformer)
-    lines = (result.folder / LOG).read_text(encoding="utf-8").splitlines()
-    log = [json.loads(line) for line in lines]
+    log = read_log(result.folder)
     spoken = result.validation if isinstance(result.validation, tuple) else ()
-    return Report(
+    return framed(
+        result,
+        recipe,
         title=title,
         summary=_summary(result, model, spoken),
         metrics=_metrics(result.metrics),
-        log=log,
-        recipe=recipe.to_yaml(),
-        broken=[(e.origin, e.reason) for e in result.broken],
-        records=result.train_rows or None,
         commands=commands,
         plots=_plots(result.metrics, log),
         examples=[e for s in spoken for e in _examples(s, source)] if source is not None else (),

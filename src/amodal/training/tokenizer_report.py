@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,8 +13,8 @@ from amodal.evaluation.plots import score_curve
 from amodal.evaluation.report import Example, Plot, Report
 from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.training.recipe import Recipe
+from amodal.training.report_frame import framed, read_log
 from amodal.training.run import RunResult
-from amodal.training.trainer import LOG
 
 SHOWN = 12  # pictures
 
@@ -39,10 +38,11 @@ def tokenizer_report(
     """
     model = result.model
     assert isinstance(model, ImageTokenizer)
-    lines = (result.folder / LOG).read_text(encoding="utf-8").splitlines()
-    log = [json.loads(line) for line in lines]
+    log = read_log(result.folder)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    return Report(
+    return framed(
+        result,
+        recipe,
         title=title,
         summary=(
             f"Turns a picture of {model.architecture.size} pixels into {model.tokens} tokens out "
@@ -50,10 +50,6 @@ def tokenizer_report(
             f"{result.steps} steps in {result.train_seconds:.0f} seconds."
         ),
         metrics=dict(result.metrics),
-        log=log,
-        recipe=recipe.to_yaml(),
-        broken=[(e.origin, e.reason) for e in result.broken],
-        records=result.train_rows or None,
         commands=commands,
         plots=[
             Plot(
