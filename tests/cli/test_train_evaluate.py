@@ -86,7 +86,7 @@ def test_a_missing_recipe_is_one_line(amodal):
 
 def test_wrong_usage_has_exit_code_two(amodal):
     assert amodal("train")[0] == 2
-    assert amodal("evaluate", "run")[0] == 2
+    assert amodal("evaluate")[0] == 2
     assert amodal("evaluate", "run", "--on", "scenes", "--task", "smell")[0] == 2
 
 
