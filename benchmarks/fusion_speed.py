@@ -5,10 +5,10 @@
 TorchMultimodal (torchmultimodal-nightly on PyPI) is installed into benchmarks/.envs and imported
 into this process; it has a concatenation, an attention-weighted sum of vectors, and Transformer
 layers with cross-attention. Fusions without a peer there stand beside the floor: matrix products of
-the same number of operations, forward and backward, in the same process.
-256 items, widths and result 256 (tensor: 24, as its product is cubic), 16 tokens per modality for
-fusions of tokens. Median of repetitions that take turns, float32. Every modality is present; ours
-checks masks all the same, the peers have none.
+the same shapes and number, forward and backward, in the same process.
+256 items, widths and result 256 (tensor: 24, as its product is cubic), 32 tokens per modality for
+fusions of tokens. Median processor time of repetitions that take turns, float32. Every modality is
+present; ours checks masks all the same, the peers have none.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from amodal.fusion.tensor import TensorConfig
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "fusion_speed.json"
 PEER = HERE / ".envs" / "torchmultimodal"
-ITEMS, WIDTH, TOKENS, HEADS = 256, 256, 16, 4
+ITEMS, WIDTH, TOKENS, HEADS = 256, 256, 32, 4
 NAMES = ("a", "b", "c")
 FUSIONS: dict[str, tuple[Any, int]] = {
     "concat": (ConcatConfig(dim=WIDTH), WIDTH),
@@ -100,21 +100,39 @@ def peer_of(name: str, names: tuple[str, ...]) -> nn.Module | None:
     return None
 
 
-def floor_of(flops: float) -> tuple[Callable[[], None], float]:
-    """Matrix products of so many operations forwards, with their backward pass."""
-    rows = ITEMS * TOKENS if flops > 1e9 else ITEMS
-    inner = 256
-    # A multiple of 64, at which products are quick; the time is scaled back to `flops`.
-    columns = max(64, 64 * round(flops / (2 * rows * inner) / 64))
-    x = torch.randn(rows, inner, requires_grad=True)
-    weight = torch.randn(inner, columns, requires_grad=True)
-    gradient = torch.ones(rows, columns)
+def products_of(name: str, count: int, flops: float) -> list[tuple[int, int, int]]:
+    """(rows, inner, columns) of the matrix products of a fusion without a peer.
+
+    Those of tokens are counted by their sum, as products of a width of 256.
+    """
+    each = [(ITEMS, WIDTH, WIDTH)] * count
+    if name == "gated per unit":
+        return [*each, (ITEMS, WIDTH * count, WIDTH * count)]
+    if name == "gated by its own":
+        return [*each, *[(ITEMS, WIDTH + 1, 32), (ITEMS, 32, 1)] * count]
+    if name == "tensor":
+        return [(ITEMS, 25**count, WIDTH)]
+    if name == "low rank, 4":
+        return [(ITEMS, WIDTH + 1, 4 * WIDTH)] * count
+    rows = ITEMS * TOKENS
+    return [(rows, WIDTH, WIDTH)] * round(flops / (2 * rows * WIDTH * WIDTH))
+
+
+def floor_of(products: list[tuple[int, int, int]]) -> Callable[[], None]:
+    """Matrix products with their backward pass, and nothing else."""
+    made = [
+        (torch.randn(n, k, requires_grad=True), torch.randn(k, m, requires_grad=True))
+        for n, k, m in products
+    ]
+    gradients = {(n, m): torch.ones(n, m) for n, _, m in products}
 
     def once() -> None:
-        x.grad = weight.grad = None
-        (x @ weight).backward(gradient)
+        for x, weight in made:
+            x.grad = weight.grad = None
+            out = x @ weight
+            out.backward(gradients[out.shape[0], out.shape[1]])
 
-    return once, flops / (2 * rows * inner * columns)
+    return once
 
 
 def ours_of(config: Any, widths: dict[str, int]) -> Callable[[], None]:
@@ -151,16 +169,16 @@ def theirs_of(
 def compared(
     ours: Callable[[], None], other: Callable[[], None], times: int
 ) -> tuple[float, float]:
-    """Median milliseconds of both, taking turns."""
+    """Median milliseconds of both, taking turns; of this thread's time, not of the clock's."""
     for run in (ours, other):
         for _ in range(3):
             run()
     found: tuple[list[float], list[float]] = ([], [])
     for _ in range(times):
         for run, kept in zip((ours, other), found, strict=True):
-            start = time.perf_counter()
+            start = time.thread_time()
             run()
-            kept.append(1000 * (time.perf_counter() - start))
+            kept.append(1000 * (time.thread_time() - start))
     return statistics.median(found[0]), statistics.median(found[1])
 
 
@@ -182,13 +200,14 @@ def main() -> None:
             price = cost(config, widths, tokens=TOKENS if tokens else 1)
             peer = peer_of(name, names)
             shape = (ITEMS, TOKENS) if tokens else (ITEMS,)
-            other, scale = (
-                floor_of(ITEMS * price.flops)
+            other = (
+                floor_of(products_of(name, count, ITEMS * price.flops))
                 if peer is None
-                else (theirs_of(peer, shape, names), 1.0)
+                else theirs_of(peer, shape, names)
             )
-            mine, its = compared(ours_of(config, widths), other, given.times)
-            its *= scale
+            mine, its = compared(
+                ours_of(config, widths), other, given.times // (4 if tokens else 1)
+            )
             results[f"{name}, {count} modalities"] = row = {
                 "ms": round(mine, 3),
                 "beside": "TorchMultimodal" if peer is not None else "FLOP floor",

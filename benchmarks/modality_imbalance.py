@@ -1,54 +1,89 @@
-"""One modality is learned at once, the other slowly: what brings the slow one forward?
+"""Modalities out of balance, and modalities that are absent.
 
-    python benchmarks/modality_imbalance.py            # about 10 minutes on one core
+    python benchmarks/modality_imbalance.py            # about 20 minutes on one core
+    python benchmarks/modality_imbalance.py --study absent
 
-Four classes, two bits. The quick modality, a vector of 16 numbers, is the class's own vector plus
-noise. The slow one, 8 columns of numbers, holds each bit in the sign of a product of two columns,
-with noise; in a second setting captions hold a word for the class in a third of the items. 3,000
-items to train on, 1,000 to choose by, 2,000 to test on; low-rank fusion, 12 epochs of batches of 64.
+Four classes, that is two bits. The quick modality is a vector of 200 numbers: the class's own
+direction plus noise, so a linear layer learns it at once and 2,000 items by heart. The slow one is
+8 columns: bit k is the sign of the product of columns 2k and 2k + 1, plus noise. Their noise is
+independent, so both together say more than each. In the third modality, where there is one, a word
+tells the class in a third of the items.
 
-Every method, plain training included, is tuned alike: three learning rates and, where it has one,
-two values of its own parameter, chosen by accuracy on the 1,000 items with seed 0; then three seeds.
-The probe of the slow modality is the head on it alone, trained on its features in every method.
+2,000 items to train on, 1,000 to choose by, 4,000 to test on, low-rank fusion, 20 epochs of batches
+of 128; the weights that are best on the 1,000 items are kept. Every method, plain training
+included, is tuned alike: three learning rates times two values of one parameter of its own (of
+plain training and blending: weight decay; of modulation: with noise or without), by accuracy on the
+1,000 items with two seeds that are not used again; then five seeds on the test items.
+
+Probe: logistic regression on the pooled features of the slow modality's encoder, fitted on the
+training items. The ceiling is that of a model that never sees another modality.
+
+The study "absent" takes one modality away from all test items, and compares with a model that never
+had it, tuned the same way. No dropout, and the slow modality alone, are rows of the study "two".
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from transformers import set_seed
 
+from amodal.augment.modality import drop_modalities
+from amodal.data.batch import Batch
+from amodal.data.record import Record, sample_rng
+from amodal.data.samplers import Draw
 from amodal.models.fusion_model import FusionModel
-from amodal.training.predicting import predict_items, prediction_metrics
+from amodal.training.fusion_run import FusionRun
+from amodal.training.predicting import predict_batches, prediction_metrics
 from amodal.training.recipe import parse_recipe
-from amodal.training.run import open_sources, train_run
+from amodal.training.robustness import only
+from amodal.training.trainer import BEST, RunTrainer
 
 RESULT = Path(__file__).parent / "results" / "modality_imbalance.json"
-SIZES = {"train": 3000, "validation": 1000, "test": 2000}
+SIZES = {"train": 2000, "validation": 1000, "test": 4000}
+WORDS = ("north", "east", "south", "west")
+QUICK, SLOW, THIRD = "vector", "columns", "text"
 RATES = (1e-3, 3e-3, 1e-2)
 METHODS: dict[str, list[dict[str, Any]]] = {
-    "plain": [{}],
+    "plain": [{"decay": 0.1}, {"decay": 1.0}],
     "unimodal losses": [{"unimodal": 0.3}, {"unimodal": 1.0}],
     "gradient modulation": [
-        {"balance": {"kind": "gradient_modulation", "alpha": alpha}} for alpha in (0.3, 1.0)
+        {"balance": {"kind": "gradient_modulation", "noise": noise}} for noise in (True, False)
     ],
-    "gradient blending": [{"balance": {"kind": "gradient_blending"}}],
+    "gradient blending": [
+        {"balance": {"kind": "gradient_blending"}, "decay": decay} for decay in (0.1, 1.0)
+    ],
     "modality dropout": [{"dropout": 0.2}, {"dropout": 0.4}],
 }
-WORDS = ("north", "east", "south", "west")
+ABSENT: dict[str, list[dict[str, Any]]] = {
+    "dropout 0.3": [{"dropout": 0.3, "decay": decay} for decay in (0.1, 1.0)],
+    "dropout 0.5": [{"dropout": 0.5, "decay": decay} for decay in (0.1, 1.0)],
+    "dropout 0.3, unimodal losses": [{"dropout": 0.3, "unimodal": u} for u in (0.3, 1.0)],
+    "dropout 0.5, unimodal losses": [{"dropout": 0.5, "unimodal": u} for u in (0.3, 1.0)],
+}
 
 
-def make(folder: Path) -> None:
-    """train.jsonl, validation.jsonl and test.jsonl."""
-    rng = np.random.default_rng(0)
-    prototypes = rng.normal(size=(4, 16))
-    for part, count in SIZES.items():
-        lines = []
+class Rows:
+    """A source in memory."""
+
+    modalities = frozenset({"text"})
+
+    def __init__(self, name: str, count: int, prototypes: np.ndarray, noise: float) -> None:
+        self.name = name
+        rng = np.random.default_rng([len(name), count])
+        self.records: list[Record] = []
         for i in range(count):
             bits = rng.integers(2, size=2)
             label = int(bits[0] + 2 * bits[1])
@@ -58,79 +93,209 @@ def make(folder: Path) -> None:
                 slow[2 * k + 1] = sign * np.sign(slow[2 * k]) * abs(slow[2 * k + 1])
             slow += 0.15 * rng.normal(size=8)
             word = WORDS[label] if rng.random() < 1 / 3 else "somewhere"
-            row = {
-                "key": f"{part}{i}",
-                "z": (prototypes[label] + 2.6 * rng.normal(size=16)).round(3).tolist(),
-                **{f"n{k}": round(float(x), 3) for k, x in enumerate(slow)},
-                "note": f"seen in the {word}",
-                "kind": f"class {label}",
-            }
-            lines.append(json.dumps(row))
-        (folder / f"{part}.jsonl").write_text("\n".join(lines) + "\n")
+            self.records.append(
+                {
+                    "id": f"{name}{i}",
+                    "origin": f"{name}, item {i}",
+                    "z": prototypes[label] + noise * rng.normal(size=prototypes.shape[1]),
+                    **{f"n{k}": float(x) for k, x in enumerate(slow)},
+                    "text": [f"seen in the {word}"],
+                    "kind": f"class {label}",
+                }
+            )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> Record:
+        return self.records[index]
 
 
-def run(
-    folder: Path, options: dict[str, Any], rate: float, seed: int, part: str, *, three: bool
-) -> dict[str, float]:
-    """Accuracy of the fused prediction and of each modality alone."""
-    columns = {"image": None, "text": "note" if three else None, "id": "key"}
-    source = {"kind": "table", "columns": columns}
-    objective = {k: v for k, v in options.items() if k != "dropout"}
+def make() -> dict[str, Rows]:
+    rng = np.random.default_rng(0)
+    prototypes = rng.normal(size=(4, 200))
+    prototypes /= np.linalg.norm(prototypes, axis=1, keepdims=True)
+    return {name: Rows(name, count, prototypes, 0.5) for name, count in SIZES.items()}
+
+
+class Reader(torch.utils.data.Dataset[Batch]):
+    """Rows of one large batch, encoded once; modalities are dropped as a recipe does it."""
+
+    def __init__(self, whole: Batch, dropout: float, seed: int) -> None:
+        self.whole, self.dropout, self.seed = whole, dropout, seed
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitems__(self, draws: list[Draw]) -> Batch:
+        rows = torch.tensor([draw.row for draw in draws])
+        present = {m: mask[rows] for m, mask in self.whole.present.items()}
+        if self.dropout:
+            rngs = [sample_rng(self.seed, draw.epoch, draw.row) for draw in draws]
+            present = drop_modalities(present, self.dropout, rngs)
+        tensors = {
+            m: {name: t[rows][present[m][:, 0]] for name, t in named.items()}
+            for m, named in self.whole.tensors.items()
+        }
+        # A batch has zeros where a row is not present.
+        return replace(
+            self.whole,
+            tensors={m: _spread(named, present[m][:, 0]) for m, named in tensors.items()},
+            present=present,
+            item=self.whole.item[rows],
+            content={},
+            target=None if self.whole.target is None else self.whole.target[rows],
+        )
+
+
+def _spread(named: dict[str, torch.Tensor], there: torch.Tensor) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, t in named.items():
+        found[name] = t.new_zeros(len(there), *t.shape[1:])
+        found[name][there] = t
+    return found
+
+
+def recipe_of(
+    modalities: tuple[str, ...], options: dict[str, Any], rate: float, seed: int
+) -> dict[str, Any]:
     encoders: dict[str, Any] = {
-        "vector": {"kind": "vector", "column": "z", "width": 32},
-        "columns": {
+        QUICK: {"kind": "vector", "column": "z", "width": 32},
+        SLOW: {
             "kind": "columns", "numbers": [f"n{k}" for k in range(8)], "width": 32, "heads": 4,
-            "layers": 2,
         },
+        THIRD: {"kind": "small_transformer", "width": 32, "layers": 1, "heads": 4},
     }  # fmt: skip
-    if three:
-        encoders["text"] = {"kind": "small_transformer", "width": 32, "layers": 1, "heads": 4}
-    recipe = {
-        "data": {
-            "train": {**source, "path": str(folder / "train.jsonl")},
-            "validation": {**source, "path": str(folder / "validation.jsonl")},
-            "cache": True,
-        },
+    objective = {k: options[k] for k in ("unimodal", "balance") if k in options}
+    return {
+        "data": {"train": "scenes:size=4", "validation": "scenes:size=4"},  # not read
         "model": {
             "kind": "fusion",
-            "encoders": encoders,
+            "encoders": {m: encoders[m] for m in modalities},
             "fusion": {"kind": "low_rank", "dim": 32, "rank": 4},
             "target": {"column": "kind"},
         },
         "objectives": [{"kind": "prediction", **objective}],
-        "augment": {"modality_dropout": options.get("dropout", 0.0)},
         "train": {
-            "epochs": 12, "batch_size": 64, "learning_rate": rate, "seed": seed, "keep": "last",
-            "evaluate_every": 2, "save_every": 12, "precision": "fp32", "warmup": 0.1,
+            "epochs": 20, "batch_size": 128, "learning_rate": rate, "seed": seed,
+            "weight_decay": options.get("decay", 0.1), "evaluate_every": 4, "save_every": 20,
+            "precision": "fp32", "warmup": 0.1,
         },
     }  # fmt: skip
-    with tempfile.TemporaryDirectory() as out:
-        model = train_run(parse_recipe(recipe, "benchmark"), Path(out) / "run").model
-    assert isinstance(model, FusionModel)
-    recipe["data"]["validation"]["path"] = str(folder / f"{part}.jsonl")
-    held_out = open_sources(parse_recipe(recipe, "benchmark"))[1]
-    assert held_out is not None
-    metrics = prediction_metrics(predict_items(model, held_out), model.target)
+
+
+ENCODED: dict[tuple[str, tuple[str, ...]], Batch] = {}
+
+
+def encoded(source: Rows, task: FusionRun, modalities: tuple[str, ...]) -> Batch:
+    """All rows as one batch; the preprocessors are the same in every run."""
+    key = (source.name, modalities)
+    if key not in ENCODED:
+        rngs = [sample_rng(0, 0, i) for i in range(len(source))]
+        ENCODED[key] = task.collator(source.records, rngs)
+    return ENCODED[key]
+
+
+def run(
+    parts: dict[str, Rows],
+    modalities: tuple[str, ...],
+    options: dict[str, Any],
+    rate: float,
+    seed: int,
+    score: str,
+    seen: tuple[str, ...] | None = None,
+) -> dict[str, float]:
+    """Accuracy of all modalities and of each one without the others, and the probe.
+
+    Args:
+        seen: modalities that the model is trained with; the others are absent from every item.
+        score: the part that is measured.
+    """
+    recipe = parse_recipe(recipe_of(modalities, options, rate, seed), "benchmark")
+    set_seed(seed)
+    task = FusionRun(recipe, parts["train"], parts["validation"], resume=False)
+    whole = {name: encoded(parts[name], task, modalities) for name in ("train", score)}
+    if seen is not None:
+        whole["train"] = only(whole["train"], seen)
+    reader = Reader(whole["train"], options.get("dropout", 0.0), seed)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = RunTrainer(task.trained(), task.task, reader, recipe.train, Path(folder))  # type: ignore[arg-type]
+        trainer.train()
+        model = FusionModel.from_pretrained(Path(folder) / BEST)
+    test = whole[score].split(1000)
+
+    def right(kept: tuple[str, ...]) -> float:
+        said = predict_batches(model, test, where=score, change=lambda batch: only(batch, kept))
+        return prediction_metrics(said, model.target)["prediction/accuracy"]
+
+    found = {"fused": right(modalities if seen is None else seen)}
+    found |= {m: right((m,)) for m in modalities if seen is None}
+    if seen is None or SLOW in seen:
+        found["probe"] = probe(model, whole["train"], whole[score])
+    return found
+
+
+@torch.inference_mode()
+def probe(model: FusionModel, train: Batch, test: Batch) -> float:
+    """Accuracy on test items of a logistic regression on the slow modality's features."""
+    x, y = (model.encoded(SLOW, only(part, (SLOW,))).pooled.numpy() for part in (train, test))
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    assert train.target is not None
+    assert test.target is not None
+    classifier.fit(x, train.target.numpy())
+    return float(classifier.score(y, test.target.numpy()))
+
+
+def tuned(
+    parts: dict[str, Rows],
+    modalities: tuple[str, ...],
+    options: list[dict[str, Any]],
+    seeds: int,
+    seen: tuple[str, ...] | None = None,
+) -> dict[str, Any]:
+    """The option and rate that are best on validation, and what they give on test."""
+    grid = []
+    for option, rate in itertools.product(options, RATES):
+        scores = [
+            run(parts, modalities, option, rate, seed, "validation", seen)["fused"]
+            for seed in (100, 101)
+        ]
+        grid.append((statistics.mean(scores), rate, option))
+    _, rate, option = max(grid, key=lambda one: one[0])
+    found = [run(parts, modalities, option, rate, seed, "test", seen) for seed in range(seeds)]
     return {
-        "fused": metrics["prediction/accuracy"],
-        **{m: metrics[f"prediction/{m}_alone/accuracy"] for m in model.modalities},
+        "mean": {m: round(statistics.mean(one[m] for one in found), 4) for m in found[0]},
+        "deviation": {m: round(statistics.stdev(one[m] for one in found), 4) for m in found[0]},
+        "rate": rate,
+        "option": option,
+        "validation": [[round(score, 4), r, o] for score, r, o in grid],
     }
 
 
-def study(folder: Path, seeds: int, *, three: bool) -> dict[str, Any]:
-    results: dict[str, Any] = {}
+PLAIN: list[dict[str, Any]] = [{"decay": 0.1}, {"decay": 1.0}]
+
+
+def balance(
+    parts: dict[str, Rows], modalities: tuple[str, ...], seeds: int, show: Any
+) -> dict[str, Any]:
+    results = {}
     for name, options in METHODS.items():
-        tuned = [
-            (run(folder, option, rate, 0, "validation", three=three)["fused"], rate, option)
-            for option in options
-            for rate in RATES
-        ]
-        _, rate, option = max(tuned, key=lambda one: one[0])
-        found = [run(folder, option, rate, seed, "test", three=three) for seed in range(seeds)]
-        mean = {m: round(statistics.mean(one[m] for one in found), 4) for m in found[0]}
-        spread = {m: round(statistics.stdev(one[m] for one in found), 4) for m in found[0]}
-        results[name] = {"mean": mean, "deviation": spread, "rate": rate, "option": option}
-        print(f"{'three' if three else 'two'} {name:22} {json.dumps(results[name])}", flush=True)
+        results[name] = tuned(parts, modalities, options, seeds)
+        show(f"{len(modalities)} modalities, {name}", results[name])
+    if len(modalities) == 2:
+        alone = tuned(parts, modalities, PLAIN, seeds, seen=(SLOW,))
+        results["slow modality alone"] = alone
+        show("slow modality alone", alone)
+    return results
+
+
+def absent(parts: dict[str, Rows], seeds: int, show: Any) -> dict[str, Any]:
+    results = {}
+    for name, options in ABSENT.items():
+        results[name] = tuned(parts, (QUICK, SLOW), options, seeds)
+        show(f"absent, {name}", results[name])
+    results["quick modality alone"] = tuned(parts, (QUICK, SLOW), PLAIN, seeds, seen=(QUICK,))
+    show("quick modality alone", results["quick modality alone"])
     return results
 
 
@@ -138,17 +303,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--study", choices=("two", "three", "absent"), nargs="*")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        make(Path(folder))
-        document = {
-            "setting": {"seeds": given.seeds, "rates": RATES},
-            "two modalities": study(Path(folder), given.seeds, three=False),
-            "three modalities": study(Path(folder), given.seeds, three=True),
-        }
-    given.out.write_text(json.dumps(document, indent=1) + "\n")
+    torch.set_num_threads(1)
+    parts = make()
+    document = json.loads(given.out.read_text()) if given.study and given.out.exists() else {}
+    document["setting"] = {"seeds": given.seeds, "rates": RATES, "items": SIZES}
+
+    def show(name: str, row: dict[str, Any]) -> None:
+        brief = {key: value for key, value in row.items() if key != "validation"}
+        print(f"{name:44} {json.dumps(brief)}", flush=True)
+
+    for study in given.study or ("two", "three", "absent"):
+        if study == "absent":
+            document[study] = absent(parts, given.seeds, show)
+        else:
+            names = (QUICK, SLOW) if study == "two" else (THIRD, QUICK, SLOW)
+            document[study] = balance(parts, names, given.seeds, show)
+        given.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -194,6 +194,38 @@ def test_a_run_that_was_cut_off_resumes_as_if_it_had_not_been(tmp_path, table, o
         assert min(*factors, *(line["modulation/columns"] for line in steps)) < 1
 
 
+def test_who_is_ahead_moves_by_the_factor_of_modulation_under_adam_too(
+    tmp_path, table, monkeypatch
+):
+    """Adam divides by the size of the gradient, so a factor on the gradient alone would vanish."""
+
+    def weights(name, rate, factor):
+        monkeypatch.setattr(
+            "amodal.training.fusion_task.modulation",
+            lambda confidence, alpha: {m: factor if m == "image" else 1.0 for m in confidence},
+        )
+        modulated = {"balance": {"kind": "gradient_modulation", "noise": False}}
+        recipe = items_of(
+            table,
+            values(
+                table, objective=modulated, epochs=0.1, learning_rate=rate, warmup=0.0,
+                weight_decay=0.0, keep="last",
+            ),
+        )  # fmt: skip
+        model = train_run(parse_recipe(recipe, "test"), tmp_path / name).model
+        return {n: p.detach().clone() for n, p in model.named_parameters()}
+
+    start = weights("start", 1e-12, 1.0)
+    free, held = weights("free", 1e-3, 1.0), weights("held", 1e-3, 0.25)
+    moved = 0
+    for name, before in start.items():
+        factor = 0.25 if name.startswith(("encoders.image.", "poolings.image.")) else 1.0
+        expected = factor * (free[name] - before)
+        torch.testing.assert_close(held[name] - before, expected, rtol=1e-3, atol=1e-6)
+        moved += factor < 1 and bool(expected.abs().max() > 1e-4)
+    assert moved > 2
+
+
 def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path, table):
     lines = {}
     for size in (None, 7):

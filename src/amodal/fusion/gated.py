@@ -20,6 +20,8 @@ def softmax_of_present(scores: Tensor, present: Tensor) -> Tensor:
         present: bool, (B, M) or (B, M, 1).
     """
     scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
+    if present.device.type == "cpu" and bool(present.all()):
+        return scores.softmax(1)
     filled = scores.masked_fill(~present, torch.finfo(scores.dtype).min / 4)
     return filled.softmax(1) * present
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -30,7 +31,8 @@ def low_rank_product(rows: Sequence[Tensor], factors: Sequence[Tensor]) -> Tenso
     """
     product = None
     for x, factor in zip(rows, factors, strict=True):
-        term = torch.einsum("bd,rde->rbe", x, factor[:, 1:]) + factor[:, :1]
+        rows_with_1 = F.pad(x, (1, 0), value=1.0).expand(len(factor), -1, -1)  # (R, B, D + 1)
+        term = torch.bmm(rows_with_1, factor)
         product = term if product is None else product * term
     assert product is not None
     return product.sum(0)

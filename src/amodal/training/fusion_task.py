@@ -58,6 +58,8 @@ class FusionTask:
         self.validation_items = validation_items
         self.score_name = f"prediction/{score_name(objective.target)}"
         self.told: dict[str, list[Tensor]] = {}
+        # parameter, its value before the step, factor on the step
+        self.held: list[tuple[nn.Parameter, Tensor, float]] = []
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
         """Gradients of one batch; the loss is a mean, so parts of the batch add up exactly.
@@ -122,10 +124,24 @@ class FusionTask:
         for modality, factor in factors.items():
             self.told.setdefault(f"modulation/{modality}", []).append(torch.tensor(factor))
             for part in (network.encoders[modality], network.poolings[modality]):
-                _scale_gradients(part, factor, balance.noise, generator)
+                if balance.noise:
+                    _add_noise(part, generator)
+                if factor < 1:
+                    self.held += [
+                        (p, p.detach().clone(), factor)
+                        for p in part.parameters()
+                        if p.grad is not None
+                    ]
 
+    @torch.no_grad()
     def after_step(self, trained: Trained) -> None:
-        """Nothing has to be put back into bounds."""
+        """What was held back goes only part of the way that the optimizer went.
+
+        A factor on the gradient would do nothing: Adam divides by the gradient's own size.
+        """
+        for parameter, before, factor in self.held:
+            parameter.copy_(torch.lerp(before, parameter, factor))
+        self.held.clear()
 
     def figures(self) -> dict[str, float]:
         """Means since the last call: losses of the heads, factors of modulation, blending."""
@@ -167,14 +183,9 @@ class FusionTask:
 
 
 @torch.no_grad()
-def _scale_gradients(
-    module: nn.Module, factor: float, noise: bool, generator: torch.Generator
-) -> None:
+def _add_noise(module: nn.Module, generator: torch.Generator) -> None:
     for parameter in module.parameters():
         gradient: Any = parameter.grad
-        if gradient is None:
-            continue
-        gradient.mul_(factor)
-        if noise and gradient.numel() > 1:
+        if gradient is not None and gradient.numel() > 1:
             drawn = torch.randn(gradient.shape, generator=generator, device=gradient.device)
             gradient.add_(drawn.to(gradient.dtype) * gradient.std())
