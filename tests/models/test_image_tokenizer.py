@@ -1,10 +1,9 @@
-"""The image tokenizer and its book of codes: nearest codes, moving averages, dead codes."""
+"""The image tokenizer: pictures to codes and back, the same after it was saved."""
 
 import pytest
 import torch
 
 from amodal.data.batch import Batch
-from amodal.encoders.quantizer import VectorQuantizer
 from amodal.models.image_tokenizer import (
     ImageTokenizer,
     ImageTokenizerConfig,
@@ -24,73 +23,6 @@ def batch(count=6, seed=0):
     pixels = torch.rand(count, 3, 16, 16, generator=g) * 2 - 1
     present = torch.ones(count, 1, dtype=torch.bool)
     return Batch({"image": {"pixel_values": pixels}}, {"image": present}, torch.arange(count))
-
-
-def test_the_chosen_code_is_the_nearest():
-    quantizer = VectorQuantizer(7, 3).eval()
-    x = torch.randn(40, 3)
-    book = quantizer.book.tolist()
-
-    def distance(row, code):
-        return sum((a - b) ** 2 for a, b in zip(row, code, strict=True))
-
-    want = [min(range(7), key=lambda k, row=row: distance(row, book[k])) for row in x.tolist()]
-    assert quantizer.nearest(x).tolist() == want
-
-
-def test_codes_follow_the_moving_average_of_their_vectors():
-    quantizer = VectorQuantizer(2, 1, decay=0.9, restart=0.0).train()
-    quantizer.book.copy_(torch.tensor([[0.0], [10.0]]))
-    quantizer.sums.copy_(quantizer.book)
-    quantizer.counts.fill_(1.0)
-    quantizer.steps.fill_(1)
-    quantizer(torch.tensor([[1.0], [2.0], [8.0]]))
-    counts = [0.9 + 0.1 * 2, 0.9 + 0.1 * 1]
-    sums = [0.9 * 0 + 0.1 * 3, 0.9 * 10 + 0.1 * 8]
-    want = [s / n for s, n in zip(sums, counts, strict=True)]
-    assert quantizer.book[:, 0].tolist() == pytest.approx(want, rel=1e-5)
-    assert quantizer.counts.tolist() == pytest.approx(counts)
-
-
-def test_the_gradient_passes_straight_through_and_the_commitment_pulls():
-    quantizer = VectorQuantizer(5, 3).eval()
-    x = torch.randn(8, 3, requires_grad=True)
-    found = quantizer(x)
-    torch.testing.assert_close(found.values.detach(), quantizer.book[found.codes])
-    weights = torch.randn(8, 3)
-    (found.values * weights).sum().backward()
-    torch.testing.assert_close(x.grad, weights)
-    x.grad = None
-    quantizer(x).commitment.backward()
-    want = 2 * (x.detach() - quantizer.book[found.codes]) / x.numel()
-    torch.testing.assert_close(x.grad, want)
-
-
-def test_dead_codes_are_drawn_anew_the_same_way_each_time():
-    books = []
-    for _ in range(2):
-        torch.manual_seed(3)
-        quantizer = VectorQuantizer(16, 2, decay=0.5, restart=0.1).train()
-        for step in range(30):
-            g = torch.Generator().manual_seed(step)
-            quantizer(torch.randn(64, 2, generator=g) + 5)
-        books.append(quantizer.book.clone())
-        used = quantizer.nearest(torch.randn(4000, 2) + 5).unique()
-        assert len(used) >= 14
-    assert torch.equal(*books)
-
-
-def test_without_restarts_codes_die():
-    torch.manual_seed(3)
-    quantizer = VectorQuantizer(16, 2, decay=0.5, restart=0.0).train()
-    quantizer.book.normal_()
-    quantizer.book[:12] += 100
-    quantizer.sums.copy_(quantizer.book)
-    quantizer.counts.fill_(1.0)
-    quantizer.steps.fill_(1)
-    for _ in range(30):
-        quantizer(torch.randn(64, 2))
-    assert len(quantizer.nearest(torch.randn(4000, 2)).unique()) <= 4
 
 
 def test_in_evaluation_the_book_stays_as_it_is():
@@ -144,3 +76,74 @@ def test_a_reopened_tokenizer_gives_the_same_codes(tmp_path):
 def test_sizes_that_do_not_halve_are_refused():
     with pytest.raises(ValueError, match="does not halve 3 times"):
         TokenizerArchitecture(size=60, widths=(8, 8, 8, 8))
+
+
+def test_patches_and_halvings_together_make_the_grid():
+    model = made(patch=4, widths=(8, 16)).eval()
+    assert (model.size, model.grid, model.tokens, model.vocabulary) == (16, 2, 4, 12)
+    codes = model.encode(batch().tensors["image"]["pixel_values"])
+    assert codes.shape == (6, 4)
+    assert codes.dtype == torch.int64
+    assert model.decode(codes).shape == (6, 3, 16, 16)
+    with pytest.raises(ValueError, match="must divide by 32"):
+        TokenizerArchitecture(size=16, patch=4, widths=(8, 8, 8, 8))
+
+
+def test_tokens_lie_row_by_row():
+    model = made(widths=(8,), blocks=0).eval()
+    for layer in model.modules():  # without norms a place sees three places around it, no more
+        if isinstance(layer, torch.nn.GroupNorm):
+            layer.forward = lambda x: x
+    pixels = batch(1).tensors["image"]["pixel_values"]
+    other = pixels.clone()
+    other[..., 0, 15] += 1  # the upper right corner
+    with torch.no_grad():
+        moved = (model._vectors(other) - model._vectors(pixels)).abs().sum(2)[0] > 0
+    assert moved[15]
+    assert not moved.view(16, 16)[4:].any()
+    assert not moved.view(16, 16)[:, :12].any()
+    codes = torch.zeros(1, 256, dtype=torch.int64)
+    changed = codes.clone()
+    changed[0, 15] = 5
+    difference = model.decode(changed).int() - model.decode(codes).int()
+    assert difference[..., 0, 15].any()
+    assert not difference[..., 5:, :].any()
+    assert not difference[..., :11].any()
+
+
+def test_codes_that_do_not_fit_are_refused():
+    model = made().eval()
+    with pytest.raises(ValueError, match=r"expected codes of shape \(B, 64\), got \(1, 63\)"):
+        model.decode(torch.zeros(1, 63, dtype=torch.int64))
+    with pytest.raises(ValueError, match="expected codes from 0 to 11, got 0 to 12"):
+        model.decode(torch.arange(64)[None] % 13)
+
+
+def test_widths_that_cannot_be_normalised_are_refused():
+    with pytest.raises(ValueError, match=r"widths must divide by 8, got \(8, 12\)"):
+        TokenizerArchitecture(size=16, widths=(8, 12))
+
+
+def test_pictures_that_are_missing_are_left_out():
+    model = made().eval()
+    whole = batch()
+    present = whole.present["image"].clone()
+    present[2] = False
+    found = model(Batch(whole.tensors, {"image": present}, whole.item))
+    rest = torch.tensor([0, 1, 3, 4, 5])
+    pixels = whole.tensors["image"]["pixel_values"][rest]
+    want = model(Batch({"image": {"pixel_values": pixels}}, {"image": present[rest]}, rest))
+    assert torch.equal(found.pixels, want.pixels)
+    assert torch.equal(found.codes, want.codes)
+
+
+def test_half_precision_stays_finite_and_learns():
+    model = made(codes=32).train()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(batch())
+    loss = (found.pixels.float() - batch().tensors["image"]["pixel_values"]).abs().mean()
+    (loss + 0.25 * found.commitment).backward()
+    assert loss.isfinite()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    assert model.quantizer.book.isfinite().all()
+    assert found.commitment.dtype == torch.float32

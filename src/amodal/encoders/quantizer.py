@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from amodal.distributed import world_size
+from amodal.distributed import gather, world_size
 
 
 class Quantized(NamedTuple):
@@ -19,29 +19,36 @@ class Quantized(NamedTuple):
         codes: (N,) int64.
         commitment: () mean squared distance of the vectors from their codes; it pulls the vectors.
         perplexity: () exp of the entropy of the codes of this batch: how many are in use.
+        restarted: () how many codes were dead and have been drawn anew.
     """
 
     values: Tensor
     codes: Tensor
     commitment: Tensor
     perplexity: Tensor
+    restarted: Tensor
 
 
 class VectorQuantizer(nn.Module):
     """Nearest code, learned as a moving average of the vectors that chose it.
 
     n_k ← γ n_k + (1 - γ) |vectors of k|,  m_k ← γ m_k + (1 - γ) Σ vectors of k,  e_k = m_k / n_k.
-    A code with n_k below `restart` is dead: it is drawn anew from the vectors of the batch.
+    A code with n_k below `restart` is dead: it becomes a vector of the batch, drawn with a
+    probability in proportion to the squared distance from its code. Drawn evenly, most would be
+    copies of what is everywhere, such as a plain background, and would die again.
+
+    Several processes count together, and their books stay equal.
 
     Args:
         codes: K.
         width: D.
         decay: γ.
-        restart: in vectors per batch.
+        restart: in vectors per batch, of all processes together; 0: codes stay dead.
 
     References:
         van den Oord et al. 2017, arXiv:1711.00937, eq. 1 to 3 and appendix A.1.
         Dhariwal et al. 2020, arXiv:2005.00341, section 3.1 (restart of dead codes).
+        Arthur and Vassilvitskii 2007, "k-means++" (draws in proportion to squared distance).
     """
 
     book: Tensor
@@ -63,16 +70,18 @@ class VectorQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Quantized:
         """(N, D) vectors; the book learns from them in training mode."""
         wide = x.float()
+        if self.training and int(self.steps) == 0:
+            self._begin(wide.detach())
         codes = self.nearest(wide)
+        chosen = F.embedding(codes, self.book)  # a copy: what follows changes the book
+        restarted = torch.zeros((), device=x.device)
         if self.training:
-            self._learn(wide.detach(), codes)
-            codes = self.nearest(wide) if int(self.steps) == 1 else codes
-        chosen = F.embedding(codes, self.book)
-        commitment = (wide - chosen).square().mean()
+            restarted = self._learn(wide.detach(), codes, chosen)
+        commitment = (wide - chosen).square().sum() / max(wide.numel(), 1)
         share = torch.bincount(codes, minlength=len(self.book)).float() / max(len(codes), 1)
-        perplexity = (-(share * (share + 1e-10).log()).sum()).exp()
+        perplexity = torch.special.entr(share).sum().exp()
         values = wide + (chosen - wide).detach()
-        return Quantized(values.to(x.dtype), codes, commitment, perplexity)
+        return Quantized(values.to(x.dtype), codes, commitment, perplexity, restarted)
 
     @torch.no_grad()
     def nearest(self, x: Tensor) -> Tensor:
@@ -83,32 +92,60 @@ class VectorQuantizer(nn.Module):
         return distance.argmin(1)
 
     @torch.no_grad()
-    def _learn(self, x: Tensor, codes: Tensor) -> None:
-        generator = torch.Generator(device=x.device).manual_seed(int(self.steps))
-        if int(self.steps) == 0:  # begin where the vectors are
-            drawn = torch.randint(len(x), (len(self.book),), generator=generator, device=x.device)
-            self._everywhere_the_same(start := x[drawn].clone())
-            self.book.copy_(start)
-            self.sums.copy_(start)
-            self.counts.fill_(1.0)
-            codes = self.nearest(x)
+    def _begin(self, x: Tensor) -> None:
+        """Codes begin where the vectors are: every further one away from those before it."""
+        vectors = gather(x)
+        if not len(vectors):
+            return
+        generator = self._generator()
+        first = int(torch.randint(len(vectors), (), generator=generator))
+        self.book.copy_(vectors[first].expand_as(self.book))
+        # k-means++ in few rounds: a round of draws rather than one draw per look at the distances.
+        known = 1
+        while known < len(self.book):
+            distance = (vectors - self.book[self.nearest(vectors)]).square().sum(1)
+            more = min(known, len(self.book) - known)
+            self.book[known : known + more] = vectors[_drawn(distance, more, generator)]
+            known += more
+        self.sums.copy_(self.book)
+        self.counts.fill_(1.0)
+
+    @torch.no_grad()
+    def _learn(self, x: Tensor, codes: Tensor, chosen: Tensor) -> Tensor:
+        """One step of the moving averages; () how many codes were drawn anew."""
         counts = torch.bincount(codes, minlength=len(self.book)).float()
         sums = torch.zeros_like(self.sums).index_add_(0, codes, x)
         if world_size() > 1:
             torch.distributed.all_reduce(counts)
             torch.distributed.all_reduce(sums)
+        if not bool(counts.any()):  # no vectors anywhere: nothing to learn, nobody died
+            return counts.sum()
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         dead = self.counts < self.restart
-        if bool(dead.any()):
-            drawn = torch.randint(len(x), (int(dead.sum()),), generator=generator, device=x.device)
-            self._everywhere_the_same(fresh := x[drawn].clone())
+        number = int(dead.sum())
+        if number:
+            vectors, distance = gather(x), gather((x - chosen).square().sum(1))
+            fresh = vectors[_drawn(distance, number, self._generator())]
             self.sums[dead], self.counts[dead] = fresh, 1.0
-        self.book.copy_(self.sums / self.counts[:, None])
+        alive = self.counts > 0
+        self.book[alive] = self.sums[alive] / self.counts[alive, None]
         self.steps += 1
+        return dead.sum().float()
 
-    @staticmethod
-    def _everywhere_the_same(tensor: Tensor) -> None:
-        """Every process takes the vectors of the first, so that the books stay alike."""
-        if world_size() > 1:
-            torch.distributed.broadcast(tensor, 0)
+    def _generator(self) -> torch.Generator:
+        """Draws of this step, on every process and after every resume the same."""
+        return torch.Generator().manual_seed(int(self.steps))
+
+
+def _drawn(weight: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Places of `number` rows, in proportion to `weight` (N,); none twice while there are some."""
+    # On the CPU, whose generator draws the same on every machine. A little weight for every row
+    # lets rows be drawn that are all at distance 0.
+    weight = weight.double().cpu()
+    weight = weight + 1e-6 * weight.mean() + 1e-30
+    rounds = [
+        torch.multinomial(weight, min(len(weight), number - start), generator=generator)
+        for start in range(0, number, len(weight))
+    ]
+    return torch.cat(rounds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -15,12 +16,16 @@ from amodal.encoders.preprocessing import ImagePreprocessor
 from amodal.encoders.quantizer import VectorQuantizer
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
 
+GROUPS = 8  # of channels that are normalised together
+
 
 class TokenizerArchitecture(BaseModel):
     """Sizes of an image tokenizer.
 
     Args:
         size: side S of the pictures, in pixels.
+        patch: side of the squares of pixels that are the first vectors. What a layer costs falls
+            with its square, and edges stay sharp: a square is written whole.
         widths: channels of the encoder; each after the first halves the side.
         codes: K.
         code_width: D of a code.
@@ -31,7 +36,8 @@ class TokenizerArchitecture(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int = Field(64, ge=8)
-    widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=2)
+    patch: int = Field(1, ge=1)
+    widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=1)
     codes: int = Field(512, ge=2)
     code_width: int = Field(32, ge=1)
     blocks: int = Field(2, ge=0)
@@ -39,16 +45,26 @@ class TokenizerArchitecture(BaseModel):
     restart: float = Field(0.05, ge=0)
 
     @property
+    def factor(self) -> int:
+        """How many pixels a token is wide."""
+        return int(self.patch * 2 ** (len(self.widths) - 1))
+
+    @property
     def grid(self) -> int:
         """Side of the grid of tokens."""
-        return self.size // 2 ** (len(self.widths) - 1)
+        return self.size // self.factor
 
     @model_validator(mode="after")
     def _halves_fit(self) -> TokenizerArchitecture:
-        if self.size % 2 ** (len(self.widths) - 1):
+        halvings = len(self.widths) - 1
+        if self.size % self.factor:
             raise ValueError(
-                f"size {self.size} does not halve {len(self.widths) - 1} times, once per width"
+                f"size {self.size} does not halve {halvings} times, once per width after the "
+                f"first, into whole patches of {self.patch}; it must divide by {self.factor}"
             )
+        uneven = [width for width in self.widths if width % GROUPS]
+        if uneven or min(self.widths) < GROUPS:
+            raise ValueError(f"widths must divide by {GROUPS}, got {self.widths}")
         return self
 
 
@@ -68,13 +84,14 @@ class Reconstruction(NamedTuple):
     Args:
         pixels: (B, 3, S, S) as the preprocessor scales them.
         codes: (B, N) int64, row by row.
-        commitment, perplexity: see `Quantized`.
+        commitment, perplexity, restarted: see `Quantized`.
     """
 
     pixels: Tensor
     codes: Tensor
     commitment: Tensor
     perplexity: Tensor
+    restarted: Tensor
 
 
 class ImageTokenizer(PreTrainedModel):
@@ -103,37 +120,53 @@ class ImageTokenizer(PreTrainedModel):
         self.architecture = a = TokenizerArchitecture.model_validate(config.architecture)
         default = ImagePreprocessor(a.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         self.preprocessors: dict[str, Any] = {"image": default, **(preprocessors or {})}
-        first, *rest = a.widths
-        down: list[nn.Module] = [nn.Conv2d(3, first, 3, padding=1), nn.SiLU()]
-        width = first
-        for out in rest:
-            down += [nn.Conv2d(width, out, 4, stride=2, padding=1), nn.SiLU(), _Residual(out)]
-            width = out
+        squares = 3 * a.patch**2
+        down: list[nn.Module] = [
+            nn.PixelUnshuffle(a.patch),
+            nn.Conv2d(squares, a.widths[0], 3, padding=1),
+            _Residual(a.widths[0]),
+        ]
+        for width, out in pairwise(a.widths):
+            down += [nn.Conv2d(width, out, 4, stride=2, padding=1), _Residual(out)]
+        width = a.widths[-1]
         down += [_Residual(width) for _ in range(a.blocks)]
-        self.down = nn.Sequential(*down, nn.GroupNorm(8, width), nn.Conv2d(width, a.code_width, 1))
+        self.down = nn.Sequential(
+            *down, nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, a.code_width, 1)
+        )
         self.quantizer = VectorQuantizer(a.codes, a.code_width, decay=a.decay, restart=a.restart)
-        up: list[nn.Module] = [nn.Conv2d(a.code_width, width, 3, padding=1)]
+        up: list[nn.Module] = [nn.Conv2d(a.code_width, width, 3, padding=1), _Residual(width)]
         up += [_Residual(width) for _ in range(a.blocks)]
-        for out in reversed((first, *rest[:-1])):
-            up += [
-                nn.ConvTranspose2d(width, out, 4, stride=2, padding=1),
-                nn.SiLU(),
-                _Residual(out),
-            ]
-            width = out
-        self.up = nn.Sequential(*up, nn.Conv2d(width, 3, 3, padding=1))
+        for width, out in pairwise(reversed(a.widths)):
+            up += [nn.ConvTranspose2d(width, out, 4, stride=2, padding=1), _Residual(out)]
+        width = a.widths[0]
+        up += [nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, squares, 3, padding=1)]
+        self.up = nn.Sequential(*up, nn.PixelShuffle(a.patch))
+        # Channels last is the layout in which CPU and GPU kernels are quickest.
+        for part in (self.down, self.up):
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         config.architecture = a.model_dump(mode="json")
 
     modalities = ("image",)
 
     @property
+    def size(self) -> int:
+        """Side of a picture, in pixels."""
+        return self.architecture.size
+
+    @property
+    def grid(self) -> int:
+        """Side of the grid of tokens."""
+        return self.architecture.grid
+
+    @property
     def vocabulary(self) -> int:
+        """How many codes there are."""
         return self.architecture.codes
 
     @property
     def tokens(self) -> int:
         """How many a picture has."""
-        return self.architecture.grid**2
+        return self.grid**2
 
     def learning_rate_scales(self) -> dict[str, float]:
         """All parameters learn at one rate."""
@@ -143,28 +176,50 @@ class ImageTokenizer(PreTrainedModel):
         """The pictures of a batch that are present, through the tokens and back."""
         pixels = batch.tensors["image"]["pixel_values"][batch.present["image"].reshape(-1)]
         found = self.quantizer(self._vectors(pixels).flatten(0, 1))
-        grid = self.architecture.grid
-        values = found.values.view(len(pixels), grid, grid, -1).permute(0, 3, 1, 2)
-        codes = found.codes.view(len(pixels), -1)
-        return Reconstruction(self.up(values), codes, found.commitment, found.perplexity)
+        codes = found.codes.view(len(pixels), self.tokens)
+        return Reconstruction(
+            self._pixels(found.values.view(*codes.shape, -1)),
+            codes,
+            found.commitment,
+            found.perplexity,
+            found.restarted,
+        )
 
     @torch.no_grad()
     def encode(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) → (B, N) int64 codes, row by row."""
+        """(B, 3, S, S) as the preprocessor scales them → (B, N) int64 codes, row by row."""
         vectors = self._vectors(pixel_values)
-        return self.quantizer.nearest(vectors.flatten(0, 1)).view(len(vectors), -1)
+        codes: Tensor = self.quantizer.nearest(vectors.flatten(0, 1))
+        return codes.view(len(vectors), self.tokens)
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """(B, N) codes → (B, 3, S, S) uint8 pictures."""
-        grid = self.architecture.grid
-        values = self.quantizer.book[codes].view(len(codes), grid, grid, -1).permute(0, 3, 1, 2)
-        scaled = (self.up(values).float() + 1) * 127.5
+        """(B, N) codes → (B, 3, S, S) uint8 pictures.
+
+        Raises:
+            ValueError: not N codes per picture, or a code that the book does not have.
+        """
+        if codes.ndim != 2 or codes.shape[1] != self.tokens:
+            raise ValueError(
+                f"expected codes of shape (B, {self.tokens}), got {tuple(codes.shape)}"
+            )
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.vocabulary:
+            raise ValueError(
+                f"expected codes from 0 to {self.vocabulary - 1}, got {int(codes.min())} to "
+                f"{int(codes.max())}"
+            )
+        scaled = (self._pixels(self.quantizer.book[codes]).float() + 1) * 127.5
         return scaled.round().clamp(0, 255).to(torch.uint8)
 
     def _vectors(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) → (B, N, D)."""
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
         return cast(Tensor, self.down(pixels)).flatten(2).transpose(1, 2)
+
+    def _pixels(self, values: Tensor) -> Tensor:
+        """(B, N, D) → (B, 3, S, S)."""
+        grid = self.grid
+        return cast(Tensor, self.up(values.view(len(values), grid, grid, -1).permute(0, 3, 1, 2)))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Write config.json, model.safetensors and the preprocessor's folder."""
@@ -191,10 +246,10 @@ class _Residual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.GroupNorm(8, width),
+            nn.GroupNorm(GROUPS, width),
             nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1),
-            nn.GroupNorm(8, width),
+            nn.GroupNorm(GROUPS, width),
             nn.SiLU(),
             nn.Conv2d(width, width, 3, padding=1),
         )

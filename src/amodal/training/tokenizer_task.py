@@ -46,6 +46,7 @@ class TokenizerTask:
         self.measures = validation is not None
         self.validation_items = validation_items
         self.perplexity: list[Tensor] = []
+        self.restarted: list[Tensor] = []
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
         """Gradients of one batch; the book of codes learns from every part of it."""
@@ -60,6 +61,7 @@ class TokenizerTask:
             share = self.config.weight * len(part) / len(batch)
             total = total + share * loss.detach()
             self.perplexity.append(found.perplexity.detach())
+            self.restarted.append(found.restarted.detach())
             if i < len(parts) - 1:
                 with step.no_sync():
                     step.backward(share * loss)
@@ -71,10 +73,16 @@ class TokenizerTask:
         """Nothing has to be put back into bounds."""
 
     def figures(self) -> dict[str, float]:
-        """How many codes the batches used, as a perplexity."""
-        found = torch.stack(self.perplexity).mean() if self.perplexity else torch.tensor(0.0)
+        """Since the last call: codes that a batch used, as a perplexity; dead ones drawn anew."""
+        if not self.perplexity:
+            return {"perplexity": 0.0, "restarted_codes": 0.0}
+        found = {
+            "perplexity": float(torch.stack(self.perplexity).mean()),
+            "restarted_codes": float(torch.stack(self.restarted).sum()),
+        }
         self.perplexity.clear()
-        return {"perplexity": float(found)}
+        self.restarted.clear()
+        return found
 
     def measure(self, model: RunModel, autocast: Autocast) -> dict[str, float]:
         """Error of the pictures of the validation source."""
