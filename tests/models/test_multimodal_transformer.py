@@ -319,3 +319,10 @@ def test_the_loss_counts_tokens_or_exchanges():
     assert float(per) == pytest.approx((sum(each[:3]) / 3 + sum(each[3:]) / 2) / 2, rel=1e-9)
     nothing = language_modeling_loss(logits[:0].requires_grad_(), labels[:0], exchange[:0])
     assert float(nothing.detach()) == 0
+
+
+def test_what_is_said_is_written_as_people_write():
+    records = [{**RECORDS[0], "text": ["a medium-sized star, it's (red)!"]}]
+    turns = made(records).turns
+    ids = turns.ids("a medium-sized star, it's (red)!")
+    assert turns.text([*ids, turns.end_id, *ids]) == "a medium-sized star, it's (red)!"

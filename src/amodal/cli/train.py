@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from amodal.cli.console import console, progress_watcher
+from amodal.data.record import Source
+from amodal.data.source import open_random_access
 from amodal.distributed import is_main
 from amodal.evaluation.report import Report, write_report
 from amodal.models.fusion_model import FusionModel
@@ -15,7 +17,7 @@ from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.training.fusion_report import fusion_report
 from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, load_recipe
-from amodal.training.run import RunResult, open_sources, train_run
+from amodal.training.run import RunResult, train_run
 from amodal.training.run_report import run_report
 from amodal.training.saying_report import saying_report
 from amodal.training.tokenizer_report import tokenizer_report
@@ -46,7 +48,7 @@ def train(
 
 
 def _page(result: RunResult, recipe: Recipe, path: Path) -> Report:
-    source = open_sources(recipe)[1] if result.validation is not None else None
+    source = _validation(recipe)
     if isinstance(result.model, FusionModel):
         commands = [
             f"amodal evaluate {result.folder} --on SOURCE --task prediction # on other data",
@@ -59,7 +61,6 @@ def _page(result: RunResult, recipe: Recipe, path: Path) -> Report:
             result, recipe, source, title=path.stem, commands=_to_say(result, recipe)
         )
     if isinstance(result.model, ImageTokenizer):
-        source = open_sources(recipe)[1]
         return tokenizer_report(result, recipe, source, title=path.stem)
     commands = [
         f"amodal evaluate {result.folder} --on SOURCE # on other data",
@@ -78,6 +79,12 @@ def _to_say(result: RunResult, recipe: Recipe) -> list[str]:
     return [known[task] for task in tasks] + [
         f"amodal evaluate {result.folder} --on SOURCE --task {tasks[0]} # on other data"
     ]
+
+
+def _validation(recipe: Recipe) -> Source | None:
+    """The validation source, for its pictures; nothing is read before it is shown."""
+    config = recipe.data.validation
+    return open_random_access(config, "data.validation") if config is not None else None
 
 
 def stopped(result: RunResult) -> typer.Exit:

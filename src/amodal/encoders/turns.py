@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -135,7 +136,7 @@ class TurnsPreprocessor:
         said = list(ids)
         if self.end_id in said:
             said = said[: said.index(self.end_id)]
-        return str(self.tokenizer.decode(said, skip_special_tokens=True)).strip()
+        return _joined(str(self.tokenizer.decode(said, skip_special_tokens=True)))
 
     def count_truncated(self, exchanges: Sequence[Sequence[Turn]]) -> int:
         """How many exchanges are longer than `max_length`."""
@@ -153,6 +154,13 @@ class TurnsPreprocessor:
         """Read what `save` has written; no network."""
         values = json.loads((Path(folder) / cls.FILE).read_text(encoding="utf-8"))
         return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), **values)
+
+
+def _joined(text: str) -> str:
+    """Words of a tokenizer that splits at punctuation, written as people write them."""
+    text = re.sub(r"\s+([,.;:!?%)\]])", r"\1", text)
+    text = re.sub(r"([(\[])\s+", r"\1", text)
+    return re.sub(r"(?<=\w) ([-'’]) (?=\w)", r"\1", text).strip()
 
 
 def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

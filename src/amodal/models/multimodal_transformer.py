@@ -362,7 +362,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         prompts: Mapping[str, Tensor],
         seen: Memory | None,
         *,
-        max_new_tokens: int = 32,
+        max_new_tokens: int | None = None,
         **options: Any,
     ) -> list[str]:
         """What the model says after each prompt; R texts, or R x num_return_sequences.
@@ -370,7 +370,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         Args:
             prompts: of `TurnsPreprocessor.prompts`, R rows.
             seen: tokens of R items, of `seen`.
-            max_new_tokens: most that is said.
+            max_new_tokens: most that is said; None: as much as there is room for.
             options: of `generate`: num_beams, do_sample, temperature, top_p, streamer, ...
         """
         ids = prompts["input_ids"].to(self.device)
@@ -384,7 +384,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
             input_ids=ids,
             attention_mask=prompts["attention_mask"].to(self.device),
             past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
-            max_new_tokens=max(1, min(max_new_tokens, room)),
+            max_new_tokens=max(1, min(max_new_tokens or room, room)),
             eos_token_id=self.turns.end_id,
             pad_token_id=self.turns.pad_id,
             **given,

@@ -47,7 +47,7 @@ class SpokenSource:
         *,
         items: range | None = None,
         beams: int = 1,
-        max_new_tokens: int = 48,
+        max_new_tokens: int | None = None,
         autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
         tick: Callable[[int], None] | None = None,
     ) -> SpokenSource:
