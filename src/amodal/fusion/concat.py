@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from amodal.fusion.config import FusionBase, Widths, check_widths, cleared, kept
+from amodal.fusion.config import FusionBase, Widths, all_kept, check_widths, cleared, kept
 
 
 class ConcatConfig(FusionBase):
@@ -51,12 +51,16 @@ class Concat(nn.Module):
 
     def forward(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
         """(B, D_m) and (B,) bool of every modality → (B, dim)."""
+        found = cleared(values, present, self.widths, ndim=2)
         rows = [
-            torch.where(there[:, None], x, self.absent[m].to(x.dtype))
-            for m, (x, there) in cleared(values, present, self.widths, ndim=2).items()
+            x if all_kept(there) else torch.where(there[:, None], x, self.absent[m].to(x.dtype))
+            for m, (x, there) in found.items()
         ]
         fused: Tensor = self.layers(torch.cat(rows, dim=1))
-        return fused
+        # Those that stand in for nobody have a gradient of 0, not none: processes that add up
+        # their gradients wait for it.
+        unused = [self.absent[m] for m, (_, there) in found.items() if all_kept(there)]
+        return fused + 0 * torch.cat(unused).sum().to(fused.dtype) if unused else fused
 
 
 class ConcatTokensConfig(FusionBase):

@@ -62,7 +62,14 @@ def cleared(
 
 def kept(x: Tensor, mask: Tensor) -> Tensor:
     """(..., D) with zeros where the mask, (...) bool, is False, whatever stands there."""
-    # On a CPU it costs next to nothing to see that all is there, and much to copy it.
-    if mask.device.type == "cpu" and bool(mask.all()):
+    if all_kept(mask):
         return x
     return torch.where(mask[..., None], x, torch.zeros_like(x))
+
+
+def all_kept(mask: Tensor) -> bool:
+    """Whether nothing is masked; False on an accelerator, which would have to be waited for.
+
+    On a CPU it costs next to nothing to see that all is there, and much to copy it.
+    """
+    return mask.device.type == "cpu" and bool(mask.all())

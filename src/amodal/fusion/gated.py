@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from amodal.fusion.config import FusionBase, Widths, check_widths, cleared
+from amodal.fusion.config import FusionBase, Widths, all_kept, check_widths, cleared
 
 
 def softmax_of_present(scores: Tensor, present: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def softmax_of_present(scores: Tensor, present: Tensor) -> Tensor:
         present: bool, (B, M) or (B, M, 1).
     """
     scores = scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores
-    if present.device.type == "cpu" and bool(present.all()):
+    if all_kept(present):
         return scores.softmax(1)
     filled = scores.masked_fill(~present, torch.finfo(scores.dtype).min / 4)
     return filled.softmax(1) * present

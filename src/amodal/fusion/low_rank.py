@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -31,8 +30,9 @@ def low_rank_product(rows: Sequence[Tensor], factors: Sequence[Tensor]) -> Tenso
     """
     product = None
     for x, factor in zip(rows, factors, strict=True):
-        rows_with_1 = F.pad(x, (1, 0), value=1.0).expand(len(factor), -1, -1)  # (R, B, D + 1)
-        term = torch.bmm(rows_with_1, factor)
+        # One split, as the gradient of each slice would fill a whole tensor of zeros.
+        bias, weight = factor.split([1, factor.shape[1] - 1], dim=1)
+        term = torch.baddbmm(bias, x.expand(len(factor), -1, -1), weight)  # (R, B, E)
         product = term if product is None else product * term
     assert product is not None
     return product.sum(0)

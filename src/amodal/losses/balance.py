@@ -11,7 +11,11 @@ from torch import Tensor
 
 
 class GradientModulationConfig(BaseModel):
-    """On-the-fly gradient modulation: the encoder that is ahead gets smaller gradients."""
+    """On-the-fly gradient modulation: the encoder that is ahead takes smaller steps.
+
+    The factor is on the step that the optimizer makes. For plain gradient descent that is the
+    published factor on the gradient; Adam would undo a factor on the gradient.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -36,7 +40,7 @@ BalanceConfig = Annotated[
 
 
 def modulation(confidence: Mapping[str, float], alpha: float) -> dict[str, float]:
-    """Factors on the gradients of each modality's encoder.
+    """Factors on the steps of each modality's encoder.
 
     With s_m how much probability modality m alone gives to the truth and rho_m = s_m / mean of the
     others' s, the factor is 1 - tanh(alpha rho_m) where rho_m > 1, else 1.
