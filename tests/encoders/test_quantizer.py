@@ -138,6 +138,24 @@ def test_a_resumed_book_learns_on_as_if_nothing_had_happened():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+def test_in_the_warm_up_vectors_pass_while_the_book_learns():
+    warm = VectorQuantizer(6, 2, warmup=3).train()
+    cold = VectorQuantizer(6, 2).train()
+    for step in range(5):
+        x = rows(30, 2, seed=step).requires_grad_()
+        found, want = warm(x), cold(x)
+        assert torch.equal(warm.book, cold.book)
+        assert torch.equal(found.codes, want.codes)
+        assert torch.equal(found.values, x if step < 3 else want.values)
+        assert float(found.commitment.detach()) == (
+            0 if step < 3 else float(want.commitment.detach())
+        )
+        (found.values.sum() + found.commitment).backward()
+        assert x.grad.isfinite().all()
+    fresh = VectorQuantizer(6, 2, warmup=3).eval()
+    assert not torch.equal(fresh(x).values, x)  # in evaluation there is none
+
+
 def test_in_evaluation_nothing_changes():
     quantizer = made(6, 2).eval()
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}

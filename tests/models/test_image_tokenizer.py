@@ -49,13 +49,14 @@ def test_it_learns_and_every_parameter_gets_a_gradient():
     model = made(codes=64).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
-    for _ in range(60):
+    for step in range(60):
         found = model(batch())
         error = found.pixels - batch().tensors["image"]["pixel_values"]
         loss = error.square().mean() + 0.25 * found.commitment
         optimizer.zero_grad()
         loss.backward()
-        assert all(p.grad is not None and p.grad.any() for p in model.parameters())
+        # The second layer of a block begins as 0 and hides the first one once.
+        assert all(p.grad is not None and (step == 0 or p.grad.any()) for p in model.parameters())
         optimizer.step()
         losses.append(float(error.detach().square().mean()))
     assert losses[-1] < 0.6 * losses[0]
@@ -91,9 +92,6 @@ def test_patches_and_halvings_together_make_the_grid():
 
 def test_tokens_lie_row_by_row():
     model = made(widths=(8,), blocks=0).eval()
-    for layer in model.modules():  # without norms a place sees three places around it, no more
-        if isinstance(layer, torch.nn.GroupNorm):
-            layer.forward = lambda x: x
     pixels = batch(1).tensors["image"]["pixel_values"]
     other = pixels.clone()
     other[..., 0, 15] += 1  # the upper right corner
@@ -119,11 +117,6 @@ def test_codes_that_do_not_fit_are_refused():
         model.decode(torch.arange(64)[None] % 13)
 
 
-def test_widths_that_cannot_be_normalised_are_refused():
-    with pytest.raises(ValueError, match=r"widths must divide by 8, got \(8, 12\)"):
-        TokenizerArchitecture(size=16, widths=(8, 12))
-
-
 def test_pictures_that_are_missing_are_left_out():
     model = made().eval()
     whole = batch()
@@ -147,3 +140,19 @@ def test_half_precision_stays_finite_and_learns():
     assert all(p.grad.isfinite().all() for p in model.parameters())
     assert model.quantizer.book.isfinite().all()
     assert found.commitment.dtype == torch.float32
+
+
+def test_vectors_have_one_scale():
+    vectors = made()._vectors(batch().tensors["image"]["pixel_values"])
+    torch.testing.assert_close(vectors.square().mean(2), torch.ones(6, 64))
+
+
+def test_the_warm_up_writes_pictures_without_codes():
+    model = made(warmup=2).train()
+    pixels = batch().tensors["image"]["pixel_values"]
+    with torch.no_grad():
+        for step in range(4):
+            found = model(batch())
+            plain = torch.equal(found.pixels, model._pixels(model._vectors(pixels)))
+            assert plain == (step < 2)
+            assert bool(found.commitment == 0) == (step < 2)

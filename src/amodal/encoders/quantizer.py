@@ -37,6 +37,9 @@ class VectorQuantizer(nn.Module):
     probability in proportion to the squared distance from its code. Drawn evenly, most would be
     copies of what is everywhere, such as a plain background, and would die again.
 
+    For the first `warmup` batches the book learns, but the vectors pass as they are: what is
+    before and behind it learns several times faster so, and the book has something to follow.
+
     Several processes count together, and their books stay equal.
 
     Args:
@@ -44,9 +47,11 @@ class VectorQuantizer(nn.Module):
         width: D.
         decay: γ.
         restart: in vectors per batch, of all processes together; 0: codes stay dead.
+        warmup: in batches.
 
     References:
         van den Oord et al. 2017, arXiv:1711.00937, eq. 1 to 3 and appendix A.1.
+        Łańcucki et al. 2020, arXiv:2005.08520 (a start without codes, vectors of one scale).
         Dhariwal et al. 2020, arXiv:2005.00341, section 3.1 (restart of dead codes).
         Arthur and Vassilvitskii 2007, "k-means++" (draws in proportion to squared distance).
     """
@@ -57,10 +62,16 @@ class VectorQuantizer(nn.Module):
     steps: Tensor
 
     def __init__(
-        self, codes: int, width: int, *, decay: float = 0.99, restart: float = 0.05
+        self,
+        codes: int,
+        width: int,
+        *,
+        decay: float = 0.99,
+        restart: float = 0.05,
+        warmup: int = 0,
     ) -> None:
         super().__init__()
-        self.decay, self.restart = decay, restart
+        self.decay, self.restart, self.warmup = decay, restart, warmup
         # Buffers, not parameters: no gradient reaches them, and a checkpoint has them.
         self.register_buffer("book", torch.randn(codes, width))
         self.register_buffer("counts", torch.zeros(codes))
@@ -75,11 +86,14 @@ class VectorQuantizer(nn.Module):
         codes = self.nearest(wide)
         chosen = F.embedding(codes, self.book)  # a copy: what follows changes the book
         restarted = torch.zeros((), device=x.device)
+        passes = self.training and int(self.steps) < self.warmup
         if self.training:
             restarted = self._learn(wide.detach(), codes, chosen)
         commitment = (wide - chosen).square().sum() / max(wide.numel(), 1)
         share = torch.bincount(codes, minlength=len(self.book)).float() / max(len(codes), 1)
         perplexity = torch.special.entr(share).sum().exp()
+        if passes:
+            return Quantized(x, codes, commitment * 0.0, perplexity, restarted)
         values = wide + (chosen - wide).detach()
         return Quantized(values.to(x.dtype), codes, commitment, perplexity, restarted)
 
@@ -141,8 +155,9 @@ class VectorQuantizer(nn.Module):
 def _drawn(weight: Tensor, number: int, generator: torch.Generator) -> Tensor:
     """Places of `number` rows, in proportion to `weight` (N,); none twice while there are some."""
     # On the CPU, whose generator draws the same on every machine. A little weight for every row
-    # lets rows be drawn that are all at distance 0.
-    weight = weight.double().cpu()
+    # lets rows be drawn that are all at distance 0. A run that has left the numbers is stopped
+    # by its loss, which says more than an error here would.
+    weight = weight.double().cpu().nan_to_num(0.0, 0.0, 0.0)
     weight = weight + 1e-6 * weight.mean() + 1e-30
     rounds = [
         torch.multinomial(weight, min(len(weight), number - start), generator=generator)

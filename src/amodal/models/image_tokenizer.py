@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
@@ -15,8 +16,6 @@ from amodal.data.batch import Batch
 from amodal.encoders.preprocessing import ImagePreprocessor
 from amodal.encoders.quantizer import VectorQuantizer
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
-
-GROUPS = 8  # of channels that are normalised together
 
 
 class TokenizerArchitecture(BaseModel):
@@ -30,7 +29,7 @@ class TokenizerArchitecture(BaseModel):
         codes: K.
         code_width: D of a code.
         blocks: residual blocks at the side of the grid, in the encoder and in the decoder.
-        decay, restart: of the book of codes, see `VectorQuantizer`.
+        decay, restart, warmup: of the book of codes, see `VectorQuantizer`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -43,6 +42,7 @@ class TokenizerArchitecture(BaseModel):
     blocks: int = Field(2, ge=0)
     decay: float = Field(0.99, gt=0, lt=1)
     restart: float = Field(0.05, ge=0)
+    warmup: int = Field(0, ge=0)
 
     @property
     def factor(self) -> int:
@@ -62,9 +62,8 @@ class TokenizerArchitecture(BaseModel):
                 f"size {self.size} does not halve {halvings} times, once per width after the "
                 f"first, into whole patches of {self.patch}; it must divide by {self.factor}"
             )
-        uneven = [width for width in self.widths if width % GROUPS]
-        if uneven or min(self.widths) < GROUPS:
-            raise ValueError(f"widths must divide by {GROUPS}, got {self.widths}")
+        if min(self.widths) < 1:
+            raise ValueError(f"widths must be positive, got {self.widths}")
         return self
 
 
@@ -130,16 +129,16 @@ class ImageTokenizer(PreTrainedModel):
             down += [nn.Conv2d(width, out, 4, stride=2, padding=1), _Residual(out)]
         width = a.widths[-1]
         down += [_Residual(width) for _ in range(a.blocks)]
-        self.down = nn.Sequential(
-            *down, nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, a.code_width, 1)
+        self.down = nn.Sequential(*down, nn.SiLU(), nn.Conv2d(width, a.code_width, 1))
+        self.quantizer = VectorQuantizer(
+            a.codes, a.code_width, decay=a.decay, restart=a.restart, warmup=a.warmup
         )
-        self.quantizer = VectorQuantizer(a.codes, a.code_width, decay=a.decay, restart=a.restart)
         up: list[nn.Module] = [nn.Conv2d(a.code_width, width, 3, padding=1), _Residual(width)]
         up += [_Residual(width) for _ in range(a.blocks)]
         for width, out in pairwise(reversed(a.widths)):
             up += [nn.ConvTranspose2d(width, out, 4, stride=2, padding=1), _Residual(out)]
         width = a.widths[0]
-        up += [nn.GroupNorm(GROUPS, width), nn.SiLU(), nn.Conv2d(width, squares, 3, padding=1)]
+        up += [nn.SiLU(), nn.Conv2d(width, squares, 3, padding=1)]
         self.up = nn.Sequential(*up, nn.PixelShuffle(a.patch))
         # Channels last is the layout in which CPU and GPU kernels are quickest.
         for part in (self.down, self.up):
@@ -212,9 +211,11 @@ class ImageTokenizer(PreTrainedModel):
         return scaled.round().clamp(0, 255).to(torch.uint8)
 
     def _vectors(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) → (B, N, D)."""
+        """(B, 3, S, S) → (B, N, D) float32, of root mean square 1."""
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return cast(Tensor, self.down(pixels)).flatten(2).transpose(1, 2)
+        vectors = self.down(pixels).flatten(2).transpose(1, 2).float()
+        # One scale for all: the commitment could else be made small by shrinking the vectors.
+        return F.normalize(vectors, dim=2) * self.architecture.code_width**0.5
 
     def _pixels(self, values: Tensor) -> Tensor:
         """(B, N, D) → (B, 3, S, S)."""
@@ -241,17 +242,19 @@ class ImageTokenizer(PreTrainedModel):
 
 
 class _Residual(nn.Module):
-    """x + two 3x3 convolutions of normalised x."""
+    """x + two 3x3 convolutions, which begin as 0.
+
+    There are no norms: one over the picture would hide how bright it is from what writes the
+    pixels, and with them the pictures learn more slowly.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        last = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(cast(Tensor, last.bias))
         self.layers = nn.Sequential(
-            nn.GroupNorm(GROUPS, width),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.GroupNorm(GROUPS, width),
-            nn.SiLU(),
-            nn.Conv2d(width, width, 3, padding=1),
+            nn.SiLU(), nn.Conv2d(width, width, 3, padding=1), nn.SiLU(), last
         )
 
     def forward(self, x: Tensor) -> Tensor:
