@@ -69,6 +69,10 @@ class FusionTask:
         parts = batch.split(self.chunk or len(batch))
         total = torch.zeros((), device=batch.item.device)
         confidence: dict[str, Tensor] = {}
+        balance = self.objective.config.balance
+        modulates = isinstance(balance, GradientModulationConfig) and (
+            step.number < balance.until * step.steps
+        )
         for i, part in enumerate(parts):
             share = len(part) / len(batch)
             with step.autocast():
@@ -76,7 +80,7 @@ class FusionTask:
             loss, values = self._loss(said, part, step)
             for head, value in values.items():
                 self.told.setdefault(f"loss/{head}", []).append(value.detach())
-            for modality in said.unimodal:
+            for modality in said.unimodal if modulates else ():
                 sure = self._confidence(said, part, modality)
                 confidence[modality] = confidence.get(modality, torch.zeros_like(sure)) + sure
             total = total + share * loss.detach()
@@ -85,10 +89,8 @@ class FusionTask:
                     step.backward(share * loss)
             else:
                 step.backward(share * loss)
-        balance = self.objective.config.balance
-        if isinstance(balance, GradientModulationConfig) and step.number < (
-            balance.until * step.steps
-        ):
+        if modulates:
+            assert isinstance(balance, GradientModulationConfig)
             self._modulate(balance, confidence, step)
         return total
 
