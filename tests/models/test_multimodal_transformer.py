@@ -208,7 +208,7 @@ def test_beam_search_equals_the_search_through_all_texts():
         attention_mask=prompts["attention_mask"],
         memory_tokens=memory.tokens,
         memory_keep=memory.keep,
-        past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+        cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
         num_beams=vocabulary**2,
         max_new_tokens=steps,
         length_penalty=0.0,

@@ -265,7 +265,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         memory_tokens: Tensor | None = None,
         memory_keep: Tensor | None = None,
         **ignored: Any,
@@ -278,7 +278,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
             input_ids: (B, L), in the place of a batch.
             attention_mask: (B, past + L), 0 at padding.
             position_ids: (B, L); counted from the mask where left out.
-            past_key_values: keys and values of what was read before.
+            cache: keys and values of what was read before.
             memory_tokens: (B, N, D) and memory_keep, (B, N) bool: what `memory` returned.
         """
         if batch is not None:
@@ -288,12 +288,12 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         if memory_tokens is not None:
             assert memory_keep is not None
             memory = Memory(memory_tokens, memory_keep)
-        past = past_key_values.get_seq_length() if past_key_values is not None else 0
+        past = cache.get_seq_length() if cache is not None else 0
         if attention_mask is None:
             attention_mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1])
-        hidden = self.decode(input_ids, attention_mask, memory, past_key_values, position_ids)
+        hidden = self.decode(input_ids, attention_mask, memory, cache, position_ids)
         return CausalLMOutputWithPast(  # type: ignore[call-arg]
-            logits=self.scores(hidden), past_key_values=past_key_values
+            logits=self.scores(hidden), cache=cache
         )
 
     def _said(self, batch: Batch) -> Said:
@@ -383,7 +383,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         found: Tensor = model.generate(
             input_ids=ids,
             attention_mask=prompts["attention_mask"].to(self.device),
-            past_key_values=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+            cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
             max_new_tokens=max(1, min(max_new_tokens or room, room)),
             eos_token_id=self.turns.end_id,
             pad_token_id=self.turns.pad_id,
