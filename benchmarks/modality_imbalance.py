@@ -1,6 +1,6 @@
 """Modalities out of balance, and modalities that are absent.
 
-    python benchmarks/modality_imbalance.py            # about 20 minutes on one core
+    python benchmarks/modality_imbalance.py            # about 25 minutes on one core
     python benchmarks/modality_imbalance.py --study absent
 
 Four classes, that is two bits. The quick modality is a vector of 200 numbers: the class's own

@@ -25,6 +25,7 @@ from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.opening import RunModel, open_run
 from amodal.training.answering import SpokenSource, saying_metrics
+from amodal.training.drawing import DrawnSource, drawing_metrics
 from amodal.training.recipe import load_recipe
 from amodal.training.validation import EmbeddedSource, embed_items, retrieval_metrics
 
@@ -41,10 +42,11 @@ class Task(StrEnum):
     vqa = "vqa"
     caption = "caption"
     dialogue = "dialogue"
+    draw = "draw"
 
 
 OF_FUSIONS = (Task.prediction, Task.robustness)
-OF_TRANSFORMERS = (Task.vqa, Task.caption, Task.dialogue)
+OF_TRANSFORMERS = (Task.vqa, Task.caption, Task.dialogue, Task.draw)
 NAMES: dict[Task, What] = {
     Task.vqa: "vqa",
     Task.caption: "caption",
@@ -113,7 +115,10 @@ def evaluate(
         metrics = _of_fusion(model, source, task, limit, file, f"{task.value} of {run} on {where}")
         return _write(file, where, task, metrics)
     if isinstance(model, MultimodalTransformer):
-        metrics = _of_transformer(model, source, task, limit)
+        train = load_recipe(run / "recipe.yaml").data.train if task is Task.draw else None
+        metrics = _of_transformer(
+            model, source, task, limit, open_random_access(train, "data.train") if train else None
+        )
         _show(metrics, f"{task.value} of {run} on {where}")
         return _write(file, where, task, metrics)
     assert isinstance(model, JointEmbedding)
@@ -162,9 +167,21 @@ def _first_task(run: Path, tasks: Sequence[Task]) -> Task:
 
 
 def _of_transformer(
-    model: MultimodalTransformer, source: Source, task: Task, limit: int | None
+    model: MultimodalTransformer,
+    source: Source,
+    task: Task,
+    limit: int | None,
+    train: Source | None,
 ) -> dict[str, float]:
     count = min(limit or len(source), len(source))
+    if model.draws != (task is Task.draw):
+        can = "draws" if model.draws else "does not draw"
+        raise typer.BadParameter(f"this run {can}; --task {task.value} is not for it")
+    if task is Task.draw:
+        with progress_watcher() as watch:
+            watch.stage("drawing", count)
+            drawn = DrawnSource.of(model, source, items=range(count), tick=watch.advance)
+        return drawing_metrics(drawn, train)
     with progress_watcher() as watch:
         watch.stage("asking", count)
         spoken = SpokenSource.of(model, source, NAMES[task], items=range(count), tick=watch.advance)

@@ -9,7 +9,7 @@ import warnings
 
 import typer
 
-from amodal.cli import data, evaluate, fusion, quickstart, say, search, train
+from amodal.cli import data, draw, evaluate, fusion, quickstart, say, search, train
 from amodal.cli.console import errors
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.training.recipe import RecipeError
@@ -43,6 +43,7 @@ app.command()(fusion.predict)
 app.command()(say.caption)
 app.command()(say.ask)
 app.command()(say.chat)
+app.command()(draw.draw)
 app.command()(search.embed)
 app.command()(search.index)
 app.command()(search.search)

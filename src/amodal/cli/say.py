@@ -77,5 +77,9 @@ def _opened(run: Path) -> MultimodalTransformer:
             f"{run}: holds a {type(model).__name__}; this needs a run of a recipe with "
             "model.kind: multimodal_transformer"
         )
+    if model.draws:
+        raise DataError(
+            f"{run}: draws and does not see; `amodal draw {run} TEXT` is what it can do"
+        )
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     return model

@@ -15,6 +15,7 @@ from amodal.evaluation.report import Report, write_report
 from amodal.models.fusion_model import FusionModel
 from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.multimodal_transformer import MultimodalTransformer
+from amodal.training.drawing_report import drawing_report
 from amodal.training.fusion_report import fusion_report
 from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, load_recipe
 from amodal.training.run import RunResult, train_run
@@ -22,7 +23,14 @@ from amodal.training.run_report import run_report
 from amodal.training.saying_report import saying_report
 from amodal.training.tokenizer_report import tokenizer_report
 
-SHOWN = ("prediction/", "vqa/", "caption/", "dialogue/", "reconstruction/")  # figures beside recall
+SHOWN = (
+    "prediction/",
+    "vqa/",
+    "caption/",
+    "dialogue/",
+    "draw/",
+    "reconstruction/",
+)  # figures beside recall
 
 
 def train(
@@ -56,6 +64,8 @@ def _page(result: RunResult, recipe: Recipe, path: Path) -> Report:
             f"amodal predict {result.folder} SOURCE --out predictions.csv # for every row",
         ]
         return fusion_report(result, recipe, source, title=path.stem, commands=commands)
+    if isinstance(result.model, MultimodalTransformer) and result.model.draws:
+        return drawing_report(result, recipe, title=path.stem, commands=_to_say(result, recipe))
     if isinstance(result.model, MultimodalTransformer):
         return saying_report(
             result, recipe, source, title=path.stem, commands=_to_say(result, recipe)
@@ -75,6 +85,7 @@ def _to_say(result: RunResult, recipe: Recipe) -> list[str]:
         "vqa": f'amodal ask {result.folder} PICTURE "QUESTION" # an answer, and where it looked',
         "caption": f"amodal caption {result.folder} PICTURE # describe any picture",
         "dialogue": f"amodal chat {result.folder} PICTURE # a conversation that keeps its history",
+        "draw": f'amodal draw {result.folder} "TEXT" --out drawn.png # a picture of any text',
     }
     return [known[task] for task in tasks] + [
         f"amodal evaluate {result.folder} --on SOURCE --task {tasks[0]} # on other data"

@@ -28,7 +28,7 @@ def exchanges(record: Record, task: Task) -> list[Exchange]:
     - vqa: one exchange per question; several answers count as the most common one.
     - caption: one per caption.
     - dialogue: all rounds in one, every answer learned.
-    - draw: one per caption, which is asked for; the picture itself is what is to be said.
+    - draw: one per caption, which is given; the picture itself is what is to be said.
 
     Raises:
         BrokenRecordError: questions and answers do not go together.
@@ -36,7 +36,10 @@ def exchanges(record: Record, task: Task) -> list[Exchange]:
     if task == "caption":
         return [(Turn("caption", text, True),) for text in record.get("text") or []]
     if task == "draw":
-        return [(Turn("draw", text, False),) for text in record.get("text") or []]
+        return [
+            (Turn("caption", text, False), Turn("draw", "", True))
+            for text in record.get("text") or []
+        ]
     if task == "vqa":
         questions, answers = _listed(record.get("question")), _listed(record.get("answer"))
         if answers and len(answers) != len(questions):

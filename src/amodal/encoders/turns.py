@@ -22,15 +22,22 @@ Turn = tuple[str, str, bool]  # role, text, learned
 class TurnsPreprocessor:
     """Every turn becomes the token of its role, the tokens of its text and, if learned, an end.
 
+    A turn that draws has places for the tokens of a picture instead, all of them the id after the
+    last one of text; the model puts the codes there.
+
     Args:
         tokenizer: with the tokens of `ROLES` and `END`.
-        max_length: tokens of a sequence; older turns are cut off on the left.
+        max_length: tokens of text in a sequence; older turns are cut off on the left.
+        picture_tokens: tokens of a picture that is drawn; 0: nothing is drawn.
     """
 
     FILE = "turns_config.json"
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, picture_tokens: int = 0
+    ) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
+        self.picture_tokens = picture_tokens
         self.role_ids = {role: _id(tokenizer, token) for role, token in ROLES.items()}
         self.end_id = _id(tokenizer, END)
         self.pad_id = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
@@ -38,7 +45,11 @@ class TurnsPreprocessor:
 
     @classmethod
     def fitted(
-        cls, config: TokenizerConfig, texts: Iterable[str], max_length: int
+        cls,
+        config: TokenizerConfig,
+        texts: Iterable[str],
+        max_length: int,
+        picture_tokens: int = 0,
     ) -> TurnsPreprocessor:
         """With a tokenizer as the recipe asks for, and tokens for the roles.
 
@@ -50,10 +61,11 @@ class TurnsPreprocessor:
         missing = [t for t in (*ROLES.values(), END) if t not in tokenizer.get_vocab()]
         if missing:
             tokenizer.add_special_tokens({"additional_special_tokens": missing})
-        return cls(tokenizer, max_length)
+        return cls(tokenizer, max_length, picture_tokens)
 
     @property
     def vocabulary(self) -> int:
+        """Tokens of text; codes of pictures come after them."""
         return len(self.tokenizer)
 
     def ids(self, text: str) -> list[int]:
@@ -82,6 +94,12 @@ class TurnsPreprocessor:
             learned.append(False)
             if not complete and place == len(turns) - 1:
                 break
+            if role == "draw":
+                if not self.picture_tokens:
+                    raise ValueError("there are no tokens of pictures: nothing can be drawn")
+                ids += [self.vocabulary] * self.picture_tokens
+                learned += [said] * self.picture_tokens
+                continue
             tokens = [*self.ids(text), *([self.end_id] if said or place < len(turns) - 1 else [])]
             ids += tokens
             learned += [said] * len(tokens)
@@ -105,7 +123,8 @@ class TurnsPreprocessor:
             labels: list[int] = []
             for number, turns in enumerate(exchanges, start=1):
                 row, learned = self.sequence(turns)
-                row, learned = row[-self.max_length :], learned[-self.max_length :]
+                limit = self._limit(turns)
+                row, learned = row[-limit:], learned[-limit:]
                 ids += row
                 segment += [number] * len(row)
                 after = zip(row[1:], learned[1:], strict=True)
@@ -140,14 +159,18 @@ class TurnsPreprocessor:
 
     def count_truncated(self, exchanges: Sequence[Sequence[Turn]]) -> int:
         """How many exchanges are longer than `max_length`."""
-        return sum(len(self.sequence(turns)[0]) > self.max_length for turns in exchanges)
+        return sum(len(self.sequence(turns)[0]) > self._limit(turns) for turns in exchanges)
+
+    def _limit(self, turns: Sequence[Turn]) -> int:
+        return self.max_length + self.picture_tokens * sum(role == "draw" for role, _, _ in turns)
 
     def save(self, folder: str | Path) -> None:
-        """Write the tokenizer's files and the maximum length."""
+        """Write the tokenizer's files and the lengths."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(path))
-        (path / self.FILE).write_text(json.dumps({"max_length": self.max_length}), encoding="utf-8")
+        values = {"max_length": self.max_length, "picture_tokens": self.picture_tokens}
+        (path / self.FILE).write_text(json.dumps(values), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> TurnsPreprocessor:

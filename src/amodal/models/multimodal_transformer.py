@@ -23,6 +23,12 @@ from amodal.encoders.specification import ImageEncoderConfig
 from amodal.encoders.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.encoders.turns import IGNORED, TurnsPreprocessor
 from amodal.fusion.cross_attention import CrossAttentionConfig, Together
+from amodal.models.drawing import Drawn, Packed, PictureTokens, draw_pictures
+from amodal.models.image_tokenizer import (
+    ImageTokenizer,
+    ImageTokenizerConfig,
+    TokenizerArchitecture,
+)
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
 from amodal.models.transformer_layers import (
     DecoderLayer,
@@ -50,6 +56,9 @@ class TransformerArchitecture(BaseModel):
         max_length: tokens of text.
         tokenizer: of all text.
         vocabulary: tokens of text; found when the tokenizer is built.
+        image_tokenizer: whose codes the model says where it draws; None: it does not draw.
+        unconditional: share of the pictures that are drawn without their caption in training, which
+            guidance needs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +73,14 @@ class TransformerArchitecture(BaseModel):
     max_length: int = Field(64, ge=4)
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
     vocabulary: int | None = None
+    image_tokenizer: TokenizerArchitecture | None = None
+    unconditional: float = Field(0.1, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _sees_or_draws(self) -> TransformerArchitecture:
+        if self.image is not None and self.image_tokenizer is not None:
+            raise ValueError("a model that draws cannot look at the picture: leave one of them out")
+        return self
 
     @model_validator(mode="after")
     def _heads_fit(self) -> TransformerArchitecture:
@@ -148,21 +165,19 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         self.architecture = architecture
         self.together: Together | None = None
         self.encoder = nn.ModuleList()
-        if architecture.fusion == "co_attention":
-            looks = CrossAttentionConfig(
-                dim=width,
-                layers=max(1, architecture.encoder_layers),
-                heads=architecture.heads,
-                dropout=architecture.dropout,
+        if self.encoders:
+            self._build_fusion(architecture)
+        drawing = architecture.image_tokenizer
+        self.pictures: PictureTokens | None = None
+        if drawing is not None:
+            self.pictures = PictureTokens(
+                ImageTokenizer(ImageTokenizerConfig(drawing.model_dump(mode="json"))),
+                width,
+                first=vocabulary,
+                start=self.turns.role_ids["draw"],
+                unconditional=architecture.unconditional,
             )
-            self.together = Together(looks, {"seen": width, "text": width})
-        else:
-            self.encoder.extend(
-                EncoderLayer(architecture) for _ in range(architecture.encoder_layers)
-            )
-        if self.reads_prompts:
-            self.modality["text"] = nn.Parameter(0.02 * torch.randn(width))
-        self.memory_norm = nn.LayerNorm(width)
+            vocabulary += drawing.codes
         self.embedding = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(0.02 * torch.randn(architecture.max_length, width))
         self.decoder = nn.ModuleList(
@@ -179,9 +194,33 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         config.num_hidden_layers = architecture.decoder_layers
         config.is_encoder_decoder = False
 
+    def _build_fusion(self, architecture: TransformerArchitecture) -> None:
+        """What mixes the tokens of the modalities before the decoder looks at them."""
+        width = architecture.width
+        if architecture.fusion == "co_attention":
+            looks = CrossAttentionConfig(
+                dim=width,
+                layers=max(1, architecture.encoder_layers),
+                heads=architecture.heads,
+                dropout=architecture.dropout,
+            )
+            self.together = Together(looks, {"seen": width, "text": width})
+        else:
+            self.encoder.extend(
+                EncoderLayer(architecture) for _ in range(architecture.encoder_layers)
+            )
+        if self.reads_prompts:
+            self.modality["text"] = nn.Parameter(0.02 * torch.randn(width))
+        self.memory_norm = nn.LayerNorm(width)
+
     @property
     def modalities(self) -> tuple[str, ...]:
         return (*self.encoders, "text")
+
+    @property
+    def draws(self) -> bool:
+        """Whether the model says pictures."""
+        return self.pictures is not None
 
     @property
     def turns(self) -> TurnsPreprocessor:
@@ -268,6 +307,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         cache: Cache | None = None,
         memory_tokens: Tensor | None = None,
         memory_keep: Tensor | None = None,
+        picture_places: Tensor | None = None,
         **ignored: Any,
     ) -> Said | CausalLMOutputWithPast:
         """Scores of what a batch says, or of the next tokens where `generate` goes on from ids.
@@ -279,7 +319,8 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
             attention_mask: (B, past + L), 0 at padding.
             position_ids: (B, L); counted from the mask where left out.
             cache: keys and values of what was read before.
-            memory_tokens: (B, N, D) and memory_keep, (B, N) bool: what `memory` returned.
+            memory_tokens: (B, N, D) and memory_keep, (B, N) bool: what `fused` returned.
+            picture_places: (B, L), see `decode`.
         """
         if batch is not None:
             return self._said(batch)
@@ -291,7 +332,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         past = cache.get_seq_length() if cache is not None else 0
         if attention_mask is None:
             attention_mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1])
-        hidden = self.decode(input_ids, attention_mask, memory, cache, position_ids)
+        hidden = self.decode(input_ids, attention_mask, memory, cache, position_ids, picture_places)
         return CausalLMOutputWithPast(  # type: ignore[call-arg]
             logits=self.scores(hidden), cache=cache
         )
@@ -300,6 +341,8 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         named = batch.tensors["turns"]
         ids, segment = named["input_ids"], named["segment"]
         labels = named["labels"].masked_fill(~batch.present["turns"], IGNORED)
+        if self.pictures is not None:
+            ids, segment, labels = self.pictures.filled(batch, Packed(ids, segment, labels))
         seen = self.seen(batch)
         if not self.reads_prompts:
             hidden = self.decode(ids, segment, self.fused(seen, None))
@@ -334,6 +377,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         memory: Memory | None,
         cache: Cache | None = None,
         position_ids: Tensor | None = None,
+        picture_places: Tensor | None = None,
     ) -> Tensor:
         """(B, L) ids → (B, L, D) states of the last layer.
 
@@ -343,14 +387,24 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
             memory: of the B items.
             cache: read and extended.
             position_ids: (B, L) places within the exchange; counted where left out.
+            picture_places: (B, L) places within a picture, -1 where a token is text; found in the
+                ids where left out, which must then hold pictures from their beginning.
         """
         length = ids.shape[1]
         if position_ids is None:
             position_ids = places(segment)[:, -length:]
+        if self.pictures is not None:
+            if picture_places is None:
+                picture_places = self.pictures.places(ids)
+            position_ids = position_ids.masked_fill(picture_places >= 0, 0)
         limit = len(self.position)
         if position_ids.shape[1] and int(position_ids.max()) >= limit:
             raise ValueError(f"{int(position_ids.max()) + 1} tokens; max_length is {limit}")
-        x = self.dropout(self.embedding(ids) + self.position[position_ids])
+        position = self.position[position_ids]
+        if self.pictures is not None and picture_places is not None:
+            drawn = picture_places[..., None] >= 0
+            position = torch.where(drawn, self.pictures.position(picture_places), position)
+        x = self.dropout(self.embedding(ids) + position)
         mask = readable(segment, length)
         for index, layer in enumerate(self.decoder):
             x = layer(x, mask, memory, cache, index)
@@ -421,6 +475,32 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
             history: (question, answer) of every round before.
         """
         return self._say_about([image], [_asked(history, question)], **options)[0]
+
+    def draw(
+        self,
+        texts: Sequence[str],
+        *,
+        guidance: float = 3.0,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        seed: int | None = None,
+    ) -> list[Drawn]:
+        """A picture for each text, (S, S, 3) uint8; see `drawing.draw_pictures`.
+
+        Raises:
+            ValueError: the model has not learned to draw.
+        """
+        return draw_pictures(
+            self, texts, guidance=guidance, temperature=temperature, top_k=top_k, seed=seed
+        )
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """What `forward` gets at each step: where in its picture a token stands is told too."""
+        inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[no-untyped-call]
+        if self.pictures is not None:
+            length = inputs["input_ids"].shape[1]
+            inputs["picture_places"] = self.pictures.places(input_ids)[:, -length:]
+        return inputs
 
     @torch.inference_mode()
     def look(self, image: Any, question: str, answer: str) -> Tensor:
@@ -510,21 +590,37 @@ def _asked(history: Sequence[tuple[str, str]], question: str) -> Exchange:
 
 
 def build_multimodal_transformer(
-    architecture: TransformerArchitecture, texts: Iterable[str]
+    architecture: TransformerArchitecture,
+    texts: Iterable[str],
+    *,
+    image_tokenizer: ImageTokenizer | None = None,
 ) -> MultimodalTransformer:
     """A model ready for training, its tokenizer trained on `texts` where the recipe says so.
+
+    Args:
+        image_tokenizer: whose codes the model is to say; None: it does not draw.
 
     Raises:
         ValueError: there is no text to train a tokenizer on.
     """
+    tokens = image_tokenizer.tokens if image_tokenizer is not None else 0
     preprocessors: dict[str, Any] = {
-        "turns": TurnsPreprocessor.fitted(architecture.tokenizer, texts, architecture.max_length)
+        "turns": TurnsPreprocessor.fitted(
+            architecture.tokenizer, texts, architecture.max_length, tokens
+        )
     }
+    update: dict[str, Any] = {"vocabulary": preprocessors["turns"].vocabulary}
     if architecture.image is not None:
         preprocessors["image"] = architecture.image.preprocessor()
-    known = architecture.model_copy(update={"vocabulary": preprocessors["turns"].vocabulary})
+    if image_tokenizer is not None:
+        preprocessors["image"] = image_tokenizer.preprocessors["image"]
+        update["image_tokenizer"] = image_tokenizer.architecture
+    known = architecture.model_copy(update=update)
     config = MultimodalTransformerConfig(known.model_dump(mode="json"))
-    return MultimodalTransformer(config, preprocessors, pretrained=True)
+    model = MultimodalTransformer(config, preprocessors, pretrained=True)
+    if image_tokenizer is not None and model.pictures is not None:
+        model.pictures.tokenizer.load_state_dict(image_tokenizer.state_dict())
+    return model
 
 
 class _Rows(NamedTuple):

@@ -56,7 +56,7 @@ class DataRecipe(StrictModel):
 
     def exchanges(self, task: str) -> int:
         """How many exchanges of a task are learned per item and step."""
-        return {"vqa": self.questions, "caption": self.captions}.get(task, 1)
+        return {"vqa": self.questions, "caption": self.captions, "draw": self.captions}.get(task, 1)
 
     @model_validator(mode="before")
     @classmethod
@@ -135,11 +135,14 @@ class FusionRecipe(StrictModel):
         return self
 
 
-SayingTaskName = Literal["vqa", "caption", "dialogue"]
+SayingTaskName = Literal["vqa", "caption", "dialogue", "draw"]
 
 
 class MultimodalTransformerRecipe(StrictModel):
-    """A Transformer that looks at pictures and says answers, captions or its part of a dialogue."""
+    """A Transformer that looks at pictures and says answers, captions or its part of a dialogue.
+
+    Or, with the task draw, one that reads captions and says the tokens of pictures.
+    """
 
     kind: Literal["multimodal_transformer"] = "multimodal_transformer"
     tasks: tuple[SayingTaskName, ...] = Field(min_length=1)  # the first names the run
@@ -152,6 +155,25 @@ class MultimodalTransformerRecipe(StrictModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     max_length: int = Field(64, ge=4)  # tokens of one exchange
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
+    image_tokenizer: str | None = None  # run of an image tokenizer; what is drawn are its codes
+    unconditional: float = Field(0.1, ge=0, lt=1)  # share drawn without caption, for guidance
+
+    @model_validator(mode="after")
+    def _draws_or_looks(self) -> MultimodalTransformerRecipe:
+        if "draw" not in self.tasks:
+            if self.image_tokenizer is not None:
+                raise ValueError("image_tokenizer is for tasks: [draw]; leave it out")
+            return self
+        if self.tasks != ("draw",) or self.encoders.image is not None:
+            raise ValueError(
+                "draw stands alone, without encoders.image: a model that looks at the picture "
+                "would copy it"
+            )
+        if self.image_tokenizer is None:
+            raise ValueError(
+                "draw needs image_tokenizer: RUN, which a recipe of kind image_tokenizer trains"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pictures_alone(self) -> MultimodalTransformerRecipe:

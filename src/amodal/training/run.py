@@ -23,6 +23,7 @@ from amodal.distributed import barrier, is_main
 from amodal.models.opening import RunModel
 from amodal.models.run_folder import WEIGHTS
 from amodal.training.answering import SpokenSource
+from amodal.training.drawing import DrawnSource
 from amodal.training.embedding_run import EmbeddingRun
 from amodal.training.fusion_run import FusionRun
 from amodal.training.predicting import PredictedSource
@@ -40,6 +41,7 @@ from amodal.training.trainer import BEST, RunTrainer, complete_checkpoints
 from amodal.training.validation import EmbeddedSource
 from amodal.training.watcher import Watcher
 
+Measured = EmbeddedSource | PredictedSource | tuple[SpokenSource, ...] | DrawnSource
 AnyRun = EmbeddingRun | FusionRun | SayingRun | TokenizerRun
 
 
@@ -55,7 +57,7 @@ class RunResult:
         folder: the complete run folder.
         metrics: flat figures, as in metrics.json; empty without a validation source.
         model: the model of the folder, on the device that it was trained on.
-        validation: the validation source, embedded, predicted or spoken about.
+        validation: the validation source, embedded, predicted, spoken about or drawn.
         broken: records that were skipped while training, each once.
         stopped_at: step at which Ctrl-C ended the run, or None where it went to its end.
         train_seconds: seconds in optimizer steps, over all resumes; no evaluation, no saving.
@@ -67,7 +69,7 @@ class RunResult:
     metrics: dict[str, float]
     model: RunModel
     broken: list[BrokenRecordError] = field(default_factory=list)
-    validation: EmbeddedSource | PredictedSource | tuple[SpokenSource, ...] | None = None
+    validation: Measured | None = None
     stopped_at: int | None = None
     train_seconds: float = 0.0
     steps: int = 0
@@ -126,7 +128,7 @@ def train_run(
     kept: Any = run.reopened(folder)
     kept.to(trainer.args.device)
     metrics: dict[str, float] = {}
-    measured: EmbeddedSource | PredictedSource | tuple[SpokenSource, ...] | None = None
+    measured: Measured | None = None
     if validation is not None:
         watch.stage("evaluation", len(validation))
         metrics, measured = run.measured(kept, trainer.autocast, watch)
@@ -216,6 +218,8 @@ def _check_sizes(recipe: Recipe, model: RunModel) -> None:
 def _image_size(recipe: Recipe) -> int | None:
     if isinstance(recipe.model, ImageTokenizerRecipe):
         return recipe.model.size
+    if isinstance(recipe.model, MultimodalTransformerRecipe) and recipe.model.image_tokenizer:
+        return None  # what size it takes stands in its own run
     image = recipe.model.encoders.image
     return image.preprocessor().size if image is not None else None
 

@@ -231,7 +231,8 @@ def _answers(
     right = (guess == said.labels).cpu()
     item, exchange = said.item.cpu(), said.exchange.cpu()
     done = (said.labels == end).cpu()
-    # Tokens stand in order; an answer ends with its end token.
+    # Tokens stand in order; an answer ends with its end token, a picture with its exchange.
+    done[:-1] |= (item[1:] != item[:-1]) | (exchange[1:] != exchange[:-1])
     number = torch.cat([torch.zeros(1, dtype=torch.int64), done.cumsum(0)[:-1]])
     count = int(number[-1]) + 1 if len(number) else 0
     wrong = torch.zeros(count, dtype=torch.int64).index_add_(0, number, (~right).long())

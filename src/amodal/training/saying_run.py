@@ -10,6 +10,7 @@ from amodal.data.collate import Collator
 from amodal.data.exchange import exchanges
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.losses.language_modeling import LanguageModelingConfig
+from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.multimodal_transformer import (
     MultimodalTransformer,
     TransformerArchitecture,
@@ -17,7 +18,8 @@ from amodal.models.multimodal_transformer import (
 )
 from amodal.training.answering import SpokenSource, saying_metrics
 from amodal.training.augmenter import RecipeAugment
-from amodal.training.recipe import MultimodalTransformerRecipe, Recipe
+from amodal.training.drawing import DrawnSource, drawing_metrics
+from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, RecipeError
 from amodal.training.saying_task import SayingTask
 from amodal.training.trainer import Trained
 from amodal.training.watcher import Watcher
@@ -27,11 +29,13 @@ PIPELINES = {
     "vqa": "visual-question-answering",
     "caption": "image-to-text",
     "dialogue": "image-text-to-text",
+    "draw": "text-to-image",
 }
 USAGE = {
     "vqa": 'model.ask("a.jpg", "what colour is the star?")',
     "caption": 'model.caption(["a.jpg"])',
     "dialogue": 'model.chat("a.jpg", [("is there a star?", "yes")], "what is its colour?")',
+    "draw": 'pictures = model.draw(["a red star above a blue circle"], seed=0)',
 }
 
 
@@ -57,12 +61,13 @@ class SayingRun:
         assert isinstance(options, MultimodalTransformerRecipe)
         self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
         self.pipeline, self.usage = PIPELINES[options.tasks[0]], USAGE[options.tasks[0]]
-        values = options.model_dump(exclude={"kind", "tasks", "encoders"})
+        values = options.model_dump(exclude={"kind", "tasks", "encoders", "image_tokenizer"})
         architecture = TransformerArchitecture(image=options.encoders.image, **values)
         names = " or ".join(options.tasks)
+        pictures = _image_tokenizer(options)
         try:
             self.model: MultimodalTransformer = build_multimodal_transformer(
-                architecture, _texts(train, options)
+                architecture, _texts(train, options), image_tokenizer=pictures
             )
         except ValueError as error:
             raise DataError(f"{train.name}: nothing to say for {names}: {error}") from None
@@ -95,9 +100,12 @@ class SayingRun:
 
     def measured(
         self, kept: MultimodalTransformer, autocast: Autocast, watch: Watcher
-    ) -> tuple[dict[str, float], tuple[SpokenSource, ...]]:
+    ) -> tuple[dict[str, float], tuple[SpokenSource, ...] | DrawnSource]:
         """What the model says about the validation source, and how right it is."""
         assert self.validation is not None
+        if self.options.tasks == ("draw",):
+            drawn = DrawnSource.of(kept, self.validation, tick=watch.advance)
+            return drawing_metrics(drawn, self.train, seed=self.recipe.train.seed), drawn
         found = []
         metrics: dict[str, float] = {}
         for task in self.options.tasks:
@@ -111,6 +119,18 @@ class SayingRun:
     def shown(self, metrics: dict[str, float]) -> dict[str, float]:
         """The figures that a model card shows."""
         return {n: v for n, v in metrics.items() if n.split("/")[0] in self.options.tasks}
+
+
+def _image_tokenizer(options: MultimodalTransformerRecipe) -> ImageTokenizer | None:
+    if options.image_tokenizer is None:
+        return None
+    try:
+        return ImageTokenizer.from_pretrained(options.image_tokenizer)
+    except ValueError as error:
+        raise RecipeError(
+            f"model.image_tokenizer: {error}; `amodal train recipes/scenes-tokenizer.yaml` trains "
+            "one"
+        ) from None
 
 
 def _texts(source: Source, options: MultimodalTransformerRecipe) -> Iterator[str]:

@@ -22,8 +22,8 @@ from amodal.training.trainer import Step, Trained
 class SayingTask:
     """Language modeling in micro-batches; the best weights say most answers exactly.
 
-    Captions have no single right wording, so there the likelihood of the true ones decides: the
-    geometric mean of what each of their tokens got.
+    Captions have no single right wording, and pictures no single right look, so there the
+    likelihood of the true ones decides: the geometric mean of what each of their tokens got.
 
     Args:
         config: the loss.
@@ -106,5 +106,6 @@ class SayingTask:
             found = check(model, self.validation, task, items=range(size), autocast=autocast)
             values[f"{task}/exact"] = float(found.exact.float().mean())
             values[f"{task}/likelihood"] = -found.nats
-            scores.append(math.exp(-found.nats) if task == "caption" else values[f"{task}/exact"])
+            likely = task in ("caption", "draw")
+            scores.append(math.exp(-found.nats) if likely else values[f"{task}/exact"])
         return {**values, self.score_name: sum(scores) / len(scores)}
