@@ -1,0 +1,142 @@
+"""What 64 tokens keep of a picture of the built-in world: an independent reader reads it back.
+
+    python benchmarks/image_tokenizer.py                       # ten minutes on a core
+    python benchmarks/image_tokenizer.py --run runs/scenes-tokenizer
+
+recipes/scenes-tokenizer.yaml is trained on pictures of one to three objects, without some pairs of
+colour and shape. Held-out pictures then go through their tokens and back, and
+`amodal.data.scenes.verifier`, which knows how pictures are drawn and nothing of the model, reads
+the objects from what comes out: on scenes like those of training, and on scenes that each hold a
+pair that never occurred. Its figures on the true pictures stand beside: what is missing from 1
+there is the reader's own error. Writes benchmarks/results/image_tokenizer.json.
+
+- named: share of the objects whose shape and colour are right.
+- exact: whose size, texture and cell of a 3 x 3 grid are right as well.
+- scenes: share of the pictures with exactly the true objects and no other.
+- shift: mean distance in pixels of an exact object from where it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import amodal
+from amodal.data.scenes.source import ScenesConfig
+from amodal.data.scenes.verifier import compare, read_scene
+from amodal.data.scenes.world import Scene
+from amodal.models.image_tokenizer import ImageTokenizer
+from amodal.training.recipe import load_recipe
+from amodal.training.run import train_run
+
+HERE = Path(__file__).parent
+RESULT = HERE / "results" / "image_tokenizer.json"
+RECIPE = HERE.parent / "recipes" / "scenes-tokenizer.yaml"
+PICTURES = 500
+
+
+def read_back(scenes: Iterable[Scene], pictures: Iterable[NDArray[np.uint8]]) -> dict[str, float]:
+    """Figures of what the verifier reads from (S, S, 3) pictures of scenes."""
+    named = exact = objects = perfect = total = 0
+    shifts = []
+    for truth, picture in zip(scenes, pictures, strict=True):
+        try:
+            found = read_scene(picture)
+        except ValueError:  # a blob of no colour of this world: nothing that could be read
+            found = Scene(())
+        agreement = compare(truth, found)
+        named += agreement.named
+        exact += agreement.exact
+        objects += agreement.expected
+        perfect += agreement.perfect
+        total += 1
+        if agreement.perfect:
+            there = {(o.shape, o.colour, o.size, o.texture, o.cell): o for o in found.objects}
+            for o in truth.objects:
+                seen = there[(o.shape, o.colour, o.size, o.texture, o.cell)]
+                shifts.append(math.hypot(o.x - seen.x, o.y - seen.y) * len(picture))
+    return {
+        "named": round(named / objects, 4),
+        "exact": round(exact / objects, 4),
+        "scenes": round(perfect / total, 4),
+        "shift": round(sum(shifts) / max(len(shifts), 1), 3),
+    }
+
+
+@torch.inference_mode()
+def back_from_tokens(
+    model: ImageTokenizer, pictures: list[NDArray[np.uint8]]
+) -> list[NDArray[np.uint8]]:
+    """The pictures that the tokens of `pictures` give."""
+    back: list[NDArray[np.uint8]] = []
+    for start in range(0, len(pictures), 50):
+        pixels = model.preprocessors["image"](pictures[start : start + 50])["pixel_values"]
+        seen = model.decode(model.encode(pixels.to(model.device))).cpu()
+        back += list(seen.permute(0, 2, 3, 1).contiguous().numpy())
+    return back
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--set", action="append", default=[], help="change the recipe: a.b=c")
+    parser.add_argument("--run", type=Path, help="measure this run instead of training one")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if given.run is None:
+            run = Path(folder) / "run"
+            train_run(load_recipe(RECIPE, given.set), run)
+        else:
+            run = given.run
+        recipe = load_recipe(run / "recipe.yaml")
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+        model = amodal.load(run)
+    assert isinstance(model, ImageTokenizer)
+    assert isinstance(recipe.data.train, ScenesConfig)
+    document: dict[str, Any] = {
+        "setting": {
+            "model": recipe.model.model_dump(mode="json"),
+            "objectives": [o.model_dump(mode="json") for o in recipe.objectives],
+            "train": recipe.train.model_dump(mode="json"),
+            "training pictures": recipe.data.train.size,
+            "tokens": model.tokens,
+            "weights": sum(p.numel() for p in model.parameters()),
+        },
+        "hardware": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} "
+        f"threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}",
+        "results": {
+            name: round(value, 5)
+            for name, value in metrics.items()
+            if name.startswith(("reconstruction/", "train/"))
+        },
+    }
+    for split in ("iid", "attribute-pair"):
+        config = recipe.data.train.model_copy(
+            update={"split": split, "part": "test", "size": PICTURES}
+        )
+        source = config.open()
+        scenes = [source.scene(i) for i in range(PICTURES)]
+        pictures = [source[i]["image"] for i in range(PICTURES)]
+        document["results"][split] = {
+            "true pictures": read_back(scenes, pictures),
+            "from tokens": read_back(scenes, back_from_tokens(model, pictures)),
+        }
+    print(json.dumps(document, indent=1))
+    given.out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
