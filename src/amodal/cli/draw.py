@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -11,26 +11,40 @@ from PIL import Image
 
 from amodal.cli.console import console
 from amodal.data.record import DataError
+from amodal.models.diffusion import HUB, DiffusionPainter, is_pipeline
 from amodal.models.drawing import best_matches
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.opening import open_run
 
+LEAST = 128  # pixels that a drawn picture is wide in the file
+
 
 def draw(
     run: Annotated[
-        Path, typer.Argument(help="Run folder of a recipe with tasks: [draw].", show_default=False)
+        str,
+        typer.Argument(
+            help="Run folder of a recipe with tasks: [draw]; folder of a diffusers pipeline, or "
+            "diffusers:OWNER/NAME of the hub.",
+            show_default=False,
+        ),
     ],
     text: Annotated[str, typer.Argument(help="What is to be seen.", show_default=False)],
     out: Annotated[Path, typer.Option(help="File of the picture: .png, .jpg or .webp.")] = Path(
         "drawn.png"
     ),
     guidance: Annotated[
-        float, typer.Option(min=0, help="How closely to follow the text; 1 is no guidance.")
-    ] = 3.0,
+        float | None,
+        typer.Option(
+            min=0,
+            help="How closely to follow the text; 1 is no guidance. By default 3 for a run, and "
+            "what a pipeline does by itself.",
+        ),
+    ] = None,
     temperature: Annotated[
-        float, typer.Option(min=0, help="How freely to draw; 0 takes what is likeliest.")
-    ] = 1.0,
+        float | None,
+        typer.Option(min=0, help="How freely to draw, 1 by default; 0 takes what is likeliest."),
+    ] = None,
     top_k: Annotated[
         int | None, typer.Option(min=1, help="Choose among the likeliest so many codes.")
     ] = None,
@@ -45,7 +59,12 @@ def draw(
     seed: Annotated[
         int | None, typer.Option(min=0, help="The same seed draws the same picture.")
     ] = None,
-    scale: Annotated[int, typer.Option(min=1, help="Make each pixel so many pixels wide.")] = 4,
+    scale: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Make each pixel so many wide; by default so many that 128 are reached."
+        ),
+    ] = None,
 ) -> None:
     """Draw a picture of a text."""
     if candidates > 1 and judge is None:
@@ -54,24 +73,24 @@ def draw(
         )
     if out.suffix.lower() not in Image.registered_extensions():
         raise typer.BadParameter(f"--out {out}: not the name of a picture; try {out.stem}.png")
-    model = open_run(run)
-    if not isinstance(model, MultimodalTransformer) or not model.draws:
-        raise DataError(
-            f"{run}: does not draw; train one with recipes/scenes-draw.yaml (model.tasks: [draw])"
-        )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)  # type: ignore[arg-type]
-    pictures = model.draw(
-        [text] * (count * candidates),
-        guidance=guidance,
-        temperature=temperature,
-        top_k=top_k,
-        seed=seed,
-    )
+    options = {"guidance": guidance, "temperature": temperature, "top_k": top_k}
+    given = {name: value for name, value in options.items() if value is not None}
+    painter: DiffusionPainter | MultimodalTransformer
+    if run.startswith(HUB) or is_pipeline(Path(run)):
+        unfit = sorted(set(given) - {"guidance"})
+        if unfit:
+            raise typer.BadParameter(f"a pipeline of diffusers has no {' and no '.join(unfit)}")
+        painter = DiffusionPainter.from_pretrained(run.removeprefix(HUB), device=device)
+    else:
+        painter = _run(run, device)
+    draws: Any = painter.draw
+    pictures = draws([text] * (count * candidates), seed=seed, **given)
     if judge is not None:
         groups = [pictures[i : i + candidates] for i in range(0, len(pictures), candidates)]
         best = best_matches(_judge(judge, device), [text] * count, groups)
         pictures = [group[i] for group, i in zip(groups, best, strict=True)]
+    scale = scale or -(-LEAST // len(pictures[0]))
     side = scale * len(pictures[0])
     sheet = Image.new("RGB", (count * side + (count - 1) * scale, side), "white")
     for i, picture in enumerate(pictures):
@@ -80,6 +99,15 @@ def draw(
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)
     console.print(f"drawn in {out}", soft_wrap=True)
+
+
+def _run(run: str, device: torch.device) -> MultimodalTransformer:
+    model = open_run(run)
+    if not isinstance(model, MultimodalTransformer) or not model.draws:
+        raise DataError(
+            f"{run}: does not draw; train one with recipes/scenes-draw.yaml (model.tasks: [draw])"
+        )
+    return model.to(device)  # type: ignore[arg-type]
 
 
 def _judge(run: Path, device: torch.device) -> JointEmbedding:

@@ -24,15 +24,6 @@ from amodal.models.joint_embedding import JointEmbedding
 Drawn = NDArray[np.uint8]  # (S, S, 3)
 
 
-class Painter(Protocol):
-    """Whatever draws a picture per text."""
-
-    @property
-    def draws(self) -> bool: ...
-
-    def draw(self, texts: Sequence[str], *, seed: int | None = None) -> list[Drawn]: ...
-
-
 class Packed(NamedTuple):
     """(B, L) ids, numbers of exchanges and labels, as `TurnsPreprocessor` packs them."""
 
@@ -221,13 +212,7 @@ def draw_pictures(
             f"and {top_k}"
         )
     pictures: PictureTokens = model.pictures
-    seed = secrets.randbits(63) if seed is None else seed
-    occurred: Counter[str] = Counter()
-    generators = []
-    for text in texts:
-        key = blake2b(f"{seed}/{occurred[text]}/{text}".encode(), digest_size=7).digest()
-        generators.append(torch.Generator().manual_seed(int.from_bytes(key, "big")))
-        occurred[text] += 1
+    generators = row_generators(texts, secrets.randbits(63) if seed is None else seed)
     was_training = model.training
     model.eval()
     found: list[Drawn] = []
@@ -257,6 +242,17 @@ def draw_pictures(
         pixels = pictures.tokenizer.decode(codes).cpu()
         found += list(pixels.permute(0, 2, 3, 1).contiguous().numpy())
     model.train(was_training)
+    return found
+
+
+def row_generators(texts: Sequence[str], seed: int) -> list[torch.Generator]:
+    """One per text, the same for the same text, occurrence and seed."""
+    occurred: Counter[str] = Counter()
+    found = []
+    for text in texts:
+        key = blake2b(f"{seed}/{occurred[text]}/{text}".encode(), digest_size=7).digest()
+        found.append(torch.Generator().manual_seed(int.from_bytes(key, "big")))
+        occurred[text] += 1
     return found
 
 
