@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from small_models import Painter, Records, embedder, speaker
+from small_models import Records, embedder, painter, speaker
 
 from amodal.search.embed import embed_source
 from amodal.search.store import VectorStore
@@ -16,6 +16,14 @@ def speaking_run(tmp_path_factory):
     recipe = {"model": {"kind": "multimodal_transformer", "tasks": ["vqa", "caption", "dialogue"]}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "metrics.json").write_text('{"vqa/exact": 0.5, "vqa/nothing": NaN}')
+    return folder
+
+
+@pytest.fixture(scope="session")
+def drawing_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawing") / "painter"
+    painter().save_pretrained(folder)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"model": {"tasks": ["draw"]}}))
     return folder
 
 
@@ -48,6 +56,6 @@ def everything(index):
         store=VectorStore.open(index),
         speaks=model,
         says=("ask", "caption", "chat"),
-        draws=Painter(),
+        draws=painter(),
         parameters=sum(p.numel() for p in model.parameters()),
     )

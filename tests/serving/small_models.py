@@ -9,6 +9,11 @@ from PIL import Image
 from amodal.encoders.small_cnn import SmallCNNConfig
 from amodal.encoders.small_transformer import SmallTransformerConfig
 from amodal.encoders.tokenizer import TrainedTokenizerConfig
+from amodal.models.image_tokenizer import (
+    ImageTokenizer,
+    ImageTokenizerConfig,
+    TokenizerArchitecture,
+)
 from amodal.models.joint_embedding import Architecture, build_joint_embedding
 from amodal.models.multimodal_transformer import (
     TransformerArchitecture,
@@ -56,14 +61,20 @@ def embedder():
     ).eval()
 
 
-class Painter:
-    """A stand-in for a model that draws: the seed as a shade, a text without words refused."""
-
-    def draw(self, texts, *, guidance=3.0, temperature=1.0, top_k=None, seed=None):
-        if len(texts[0].split()) > 20:
-            raise ValueError("the text has more than 20 words")
-        shades = np.random.default_rng(seed).integers(0, 255, len(texts))
-        return [np.full((8, 8, 3), shade, np.uint8) for shade in shades]
+def painter():
+    """Draws without having learned it."""
+    torch.manual_seed(0)
+    sizes = {"size": 16, "patch": 4, "widths": (8,), "codes": 12, "code_width": 4, "blocks": 0}
+    tokenizer = ImageTokenizer(ImageTokenizerConfig(TokenizerArchitecture(**sizes).model_dump()))
+    architecture = TransformerArchitecture(
+        width=32,
+        heads=2,
+        encoder_layers=0,
+        decoder_layers=2,
+        max_length=24,
+        tokenizer=TrainedTokenizerConfig(model="word"),
+    )
+    return build_multimodal_transformer(architecture, [TEXT], image_tokenizer=tokenizer).eval()
 
 
 class Records:

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from small_models import WORDS, picture, png, speaker
 
 from amodal.serving.app import MAX_FIELDS, MAX_PICTURE, create_app
+from amodal.serving.pictures import png_url
 
 PICTURE = png(picture())
 LONG = " ".join(WORDS * 2)
@@ -89,12 +90,14 @@ def test_a_failing_conversation_says_so_in_its_last_line(everything):
     assert talk(TestClient(app), question="what ?") == [{"error": "out of memory"}]
 
 
-def test_drawing_follows_its_seed(client):
+def test_drawing_follows_its_seed(client, everything):
     first = post(client, "/api/draw", None, text="a star", seed=3, count=2).json()["pictures"]
     again = post(client, "/api/draw", None, text="a star", seed=3, count=2).json()["pictures"]
     assert first == again
     assert len(first) == 2
-    assert first[0].startswith("data:image/png;base64,")
+    assert first[0] != first[1]
+    (alone,) = everything.draws.draw(["a star"], seed=3)
+    assert first[0] == png_url(alone)
 
 
 def test_words_and_pictures_find_rows_with_thumbnails(client, everything):
@@ -143,7 +146,7 @@ def test_without_an_index_texts_are_compared_with_a_picture(everything):
         ("/api/caption", b"x" * (MAX_PICTURE + 2 * MAX_FIELDS), {}, 413, "21 MiB"),
         ("/api/chat", PICTURE, {"question": "what ?", "history": "[1]"}, 422, "history"),
         ("/api/chat", b"nothing", {"question": "what ?"}, 422, "begins with b'nothing'"),
-        ("/api/draw", None, {"text": "a " * 30}, 422, "more than 20 words"),
+        ("/api/draw", None, {"text": "a " * 30}, 422, "text: has 30 tokens"),
         ("/api/draw", None, {"text": "star", "count": 99}, 422, "count"),
         ("/api/draw", None, {"text": "star", "guidance": "nan"}, 422, "guidance"),
         ("/api/search", None, {"text": " "}, 422, "a text, a picture, or both"),

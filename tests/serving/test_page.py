@@ -151,7 +151,7 @@ def test_pictures_are_drawn(page):
     page.fill("#draw-text", "star " * 30)
     page.click("#panel-draw button[type=submit]")
     page.wait_for_selector("#panel-draw .problem:visible")
-    assert "more than 20 words" in page.inner_text("#panel-draw .problem")
+    assert "shorten it" in page.inner_text("#panel-draw .problem")
 
 
 def test_a_search_shows_thumbnails_and_explains_a_wrong_filter(page):

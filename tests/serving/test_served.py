@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import yaml
 from pydantic import TypeAdapter
-from small_models import Painter, embedder, picture, speaker
+from small_models import embedder, painter, picture, speaker
 
-import amodal.serving.served as serving
 from amodal.data.record import DataError
 from amodal.models.fusion_model import FusionArchitecture, build_fusion_model
 from amodal.models.image_tokenizer import (
@@ -53,32 +52,22 @@ def test_tasks_become_abilities(tasks, abilities, tmp_path):
     assert open_served(tmp_path).abilities == abilities
 
 
-def test_a_model_that_draws_is_offered_to_draw(speaking_run, monkeypatch):
-    monkeypatch.setattr(serving.MultimodalTransformer, "draws", True, raising=False)
-    served = open_served(speaking_run)
-    assert served.abilities == ("ask", "caption", "chat", "draw")
-    assert served.draws is served.speaks
+def test_a_run_that_draws_draws_and_nothing_else(drawing_run):
+    served = open_served(drawing_run)
+    assert served.abilities == ("draw",)
+    (drawn,) = served.draws.draw(["a red star"], seed=1)
+    np.testing.assert_array_equal(drawn, painter().draw(["a red star"], seed=1)[0])
 
 
-def test_a_painter_draws_beside_an_index(index, speaking_run, monkeypatch):
+def test_a_painter_draws_beside_an_index_and_beside_a_speaker(index, speaking_run, drawing_run):
+    assert open_served(index, painter=drawing_run).abilities == ("search", "draw")
+    both = open_served(speaking_run, painter=drawing_run)
+    assert both.abilities == ("ask", "caption", "chat", "draw")
+    assert both.parameters == sum(
+        p.numel() for model in (speaker(), painter()) for p in model.parameters()
+    )
     with pytest.raises(DataError, match="--painter needs"):
         open_served(index, painter=speaking_run)
-    real = serving.open_run
-
-    class Artist(Painter):
-        draws = True
-
-        def to(self, device):
-            return self
-
-        def eval(self):
-            return self
-
-        def parameters(self):
-            return iter(())
-
-    monkeypatch.setattr(serving, "open_run", lambda f: Artist() if f == speaking_run else real(f))
-    assert open_served(index, painter=speaking_run).abilities == ("search", "draw")
 
 
 def test_an_index_of_other_weights_or_without_its_run_is_refused(index, speaking_run, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import mimetypes
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -40,6 +41,8 @@ except ImportError as error:
         f"pip install 'amodal[serve]' ({error})"
     ) from None
 
+# A registry of Windows may call scripts plain text, which browsers then do not run.
+mimetypes.add_type("text/javascript", ".js")
 PAGE = Path(__file__).parent / "page"
 MAX_PICTURE = 20 << 20  # bytes of an upload
 MAX_FIELDS = 1 << 20  # bytes of everything that comes with it
@@ -52,7 +55,7 @@ LOCAL = ("127.0.0.1", "localhost")
 Result = TypeVar("Result")
 Picture = Annotated[UploadFile, File(description="JPEG, PNG, WEBP, BMP, GIF or TIFF, to 20 MiB.")]
 MaybePicture = Annotated[UploadFile | None, File(description="A picture to look for.")]
-Question = Annotated[str, Form(min_length=1, max_length=MAX_CHARACTERS)]
+Text = Annotated[str, Form(min_length=1, max_length=MAX_CHARACTERS)]
 MaybeText = Annotated[str | None, Form(max_length=MAX_CHARACTERS)]
 ROUNDS: TypeAdapter[list[tuple[str, str]]] = TypeAdapter(list[tuple[str, str]])
 
@@ -191,9 +194,9 @@ def _offer_zero_shot(app: FastAPI, work: Worker, model: EmbeddingModel) -> None:
 
 def _offer_ask(app: FastAPI, work: Worker, model: Speaks) -> None:
     @app.post("/api/ask")
-    async def ask(picture: Picture, question: Question) -> dict[str, Any]:
+    async def ask(picture: Picture, question: Text) -> dict[str, Any]:
         """The answer to a question about a picture, and where the model looked for it."""
-        asked = _fitting(question, model.turns)
+        asked = _fitting("question", question, model.turns.ids, _room(model.turns))
 
         def answer() -> dict[str, Any]:
             pixels = _pixels(picture)
@@ -218,7 +221,7 @@ def _offer_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
     @app.post("/api/chat")
     async def chat(
         picture: Picture,
-        question: Question,
+        question: Text,
         history: Annotated[
             str, Form(description='Rounds before, as JSON: [["question", "answer"], …].')
         ] = "[]",
@@ -228,7 +231,7 @@ def _offer_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
         Lines of JSON: `{"said": …}` with the text so far, and at the end `{"answer": …,
         "rounds_read": …}` with how many rounds before it there was room for, or `{"error": …}`.
         """
-        asked = _fitting(question, model.turns)
+        asked = _fitting("question", question, model.turns.ids, _room(model.turns))
         try:
             before = ROUNDS.validate_json(history)
         except ValidationError:
@@ -290,27 +293,29 @@ def _log_failure(task: asyncio.Future[None]) -> None:
 def _offer_draw(app: FastAPI, work: Worker, model: Draws) -> None:
     @app.post("/api/draw")
     async def draw(
-        text: Question,
+        text: Text,
         guidance: Annotated[float, Form(ge=0, le=20, description="How closely to follow.")] = 3.0,
-        temperature: Annotated[float, Form(gt=0, le=5, description="How freely to draw.")] = 1.0,
+        temperature: Annotated[
+            float, Form(ge=0, le=5, description="How freely; 0: likeliest.")
+        ] = 1.0,
         top_k: Annotated[int | None, Form(ge=1, description="Likeliest codes.")] = None,
         seed: Annotated[int | None, Form(ge=0, lt=2**63, description="Repeats a picture.")] = None,
         count: Annotated[int, Form(ge=1, le=9, description="How many pictures.")] = 1,
     ) -> dict[str, Any]:
         """Pictures of what a text says, as PNG data URLs."""
+        limit = model.turns.max_length - 3  # of two roles and an end
+        asked = _fitting("text", text, model.turns.ids, limit)
 
         def paint() -> list[str]:
-            texts = [text.strip()] * count
-            try:
-                pictures = model.draw(
-                    texts, guidance=guidance, temperature=temperature, top_k=top_k, seed=seed
-                )
-            except ValueError as failure:  # such as a text that is too long
-                raise HTTPException(422, str(failure)) from failure
+            pictures = model.draw(
+                [asked] * count,
+                guidance=guidance,
+                temperature=temperature,
+                top_k=top_k,
+                seed=seed,
+            )
             return [png_url(pixels) for pixels in pictures]
 
-        if not text.strip():
-            raise HTTPException(422, "text: is empty")
         return {"pictures": await work(paint)}
 
 
@@ -321,15 +326,15 @@ def _pixels(picture: UploadFile) -> np.ndarray:
     return decode_image(data, "the picture")
 
 
-def _fitting(question: str, turns: Turns) -> str:
-    """The question without spaces around it, where the model can read the whole of it."""
-    asked = question.strip()
+def _fitting(name: str, text: str, ids: Callable[[str], list[int]], limit: int) -> str:
+    """The text without spaces around it, where a model that reads `limit` tokens reads it whole."""
+    asked = text.strip()
     if not asked:
-        raise HTTPException(422, "question: is empty")
-    length, limit = len(turns.ids(asked)), _room(turns)
+        raise HTTPException(422, f"{name}: is empty")
+    length = len(ids(asked))
     if length > limit:
         raise HTTPException(
-            422, f"question: has {length} tokens, this model reads at most {limit}; shorten it"
+            422, f"{name}: has {length} tokens, this model reads at most {limit}; shorten it"
         )
     return asked
 

@@ -58,6 +58,8 @@ class Speaks(Protocol):
 class Draws(Protocol):
     """A model that draws what a text says: uint8 (S, S, 3), one picture per text."""
 
+    @property
+    def turns(self) -> Turns: ...
     def draw(
         self,
         texts: Sequence[str],
@@ -170,7 +172,7 @@ def _run(folder: Path) -> dict[str, Any]:
         why = REFUSED[kind].format(run=folder)
         raise DataError(f"{folder}: holds a {kind}, which is not served: {why}")
     says = _says(folder) if "image" in model.modalities else ()
-    draws = bool(getattr(model, "draws", False))
+    draws = model.draws
     if not says and not draws:
         raise DataError(f"{folder}: neither speaks about pictures nor draws; nothing to serve")
     placed = _on_device(model)
