@@ -1,5 +1,6 @@
 """The REST interface: what models say comes through whole, and every refusal says why."""
 
+import asyncio
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -8,12 +9,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("fastapi", reason="needs amodal[serve]")
 from fastapi.testclient import TestClient
 from small_models import WORDS, picture, png, speaker
 
-from amodal.serving.app import MAX_FIELDS, MAX_PICTURE, create_app
+from amodal.serving.app import MAX_FIELDS, MAX_PICTURE, Worker, conversation, create_app
 from amodal.serving.pictures import png_url
 
 PICTURE = png(picture())
@@ -60,7 +62,7 @@ def test_answers_are_those_of_the_model(client, everything):
     assert said == model.caption([picture()], num_beams=3)[0]
 
 
-def test_conversations_come_word_by_word_and_know_what_was_said(client, everything):
+def testconversations_come_word_by_word_and_know_what_was_said(client, everything):
     history = [("is there a star ?", "yes")]
     lines = talk(client, question="what colour ?", history=json.dumps(history))
     want = everything.speaks.chat(picture(), history, "what colour ?")
@@ -79,7 +81,7 @@ def test_rounds_for_which_there_is_no_room_are_left_out_whole(client, everything
     assert lines[-1]["answer"] == everything.speaks.chat(picture(), history[-read:], "what ?")
 
 
-def test_a_failing_conversation_says_so_in_its_last_line(everything):
+def test_a_failingconversation_says_so_in_its_last_line(everything):
     class Failing:
         turns = everything.speaks.turns
 
@@ -88,6 +90,29 @@ def test_a_failing_conversation_says_so_in_its_last_line(everything):
 
     app = create_app(replace(everything, speaks=Failing()), hosts=["*"])
     assert talk(TestClient(app), question="what ?") == [{"error": "out of memory"}]
+
+
+def test_who_leaves_aconversation_frees_the_model(everything):
+    heard = threading.Event()
+
+    class Endless:
+        turns = everything.speaks.turns
+
+        def chat(self, image, history, question, *, streamer, stopping_criteria):
+            ids = torch.tensor([[1]])
+            streamer.put(ids)
+            while not stopping_criteria(ids, None).all():
+                streamer.put(ids)
+            heard.set()
+            return ""
+
+    async def listen_once():
+        lines = conversation(Worker(), Endless(), picture(), [], "what ?")
+        assert "said" in json.loads(await anext(lines))
+        await lines.aclose()
+        assert await asyncio.to_thread(heard.wait, 20)
+
+    asyncio.run(listen_once())
 
 
 def test_drawing_follows_its_seed(client, everything):

@@ -98,7 +98,6 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
     @app.get("/api/about")
     async def about() -> dict[str, Any]:
         """What is served, what it can do, and how well it did."""
-        store = served.store
         return {
             "name": served.name,
             "kind": served.kind,
@@ -110,15 +109,13 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
                 "characters": MAX_CHARACTERS,
                 "labels": MAX_LABELS,
             },
-            "index": None
-            if store is None
-            else {"rows": await work(store.counts), "columns": store.columns},
+            "index": None if served.store is None else await work(_index, served.store),
         }
 
     @app.get("/api/examples")
     async def example_pictures() -> list[dict[str, Any]]:
         """Scenes of the built-in world, with what can be said and asked about them."""
-        return await work(examples)
+        return await asyncio.to_thread(examples)
 
     if served.embeds is not None and served.store is not None:
         _offer_search(app, work, served.embeds, served.store)
@@ -140,6 +137,10 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
 
     app.mount("/page", StaticFiles(directory=PAGE))
     return app
+
+
+def _index(store: VectorStore) -> dict[str, Any]:
+    return {"rows": store.counts(), "columns": store.columns}
 
 
 def _offer_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: VectorStore) -> None:
@@ -241,13 +242,14 @@ def _offer_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
         rounds = _recent(before[-MAX_ROUNDS:], asked, model.turns)
         pixels = await work(_pixels, picture)
         return StreamingResponse(
-            _conversation(work, model, pixels, rounds, asked), media_type="application/x-ndjson"
+            conversation(work, model, pixels, rounds, asked), media_type="application/x-ndjson"
         )
 
 
-async def _conversation(
+async def conversation(
     work: Worker, model: Speaks, pixels: np.ndarray, rounds: list[tuple[str, str]], asked: str
 ) -> AsyncIterator[str]:
+    """The lines of `/api/chat` as a model says them; who stops listening stops the model."""
     loop = asyncio.get_running_loop()
     told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
     gone = Gone()
