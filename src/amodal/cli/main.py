@@ -9,7 +9,7 @@ import warnings
 
 import typer
 
-from amodal.cli import data, draw, evaluate, fusion, quickstart, say, search, train
+from amodal.cli import data, draw, evaluate, fusion, quickstart, say, search, serve, train
 from amodal.cli.console import errors
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.training.recipe import RecipeError
@@ -47,6 +47,7 @@ app.command()(draw.draw)
 app.command()(search.embed)
 app.command()(search.index)
 app.command()(search.search)
+app.command()(serve.serve)
 
 
 def main() -> None:

@@ -62,6 +62,7 @@ def quickstart(
 
     commands = [
         f'amodal search {out}/index "a yellow ring" # search the index',
+        f"amodal serve {out}/index # search it on a page",
         f"amodal evaluate {out} --on scenes:split=count,part=test,size=500 # more objects",
         "amodal data inspect YOUR_TABLE.csv # your own data",
         "amodal train recipes/own-data-finetune.yaml # fine-tune a public model on it",
@@ -73,6 +74,7 @@ def quickstart(
     console.print(f"\nOpen the report: [link={page.resolve().as_uri()}]{page}[/link]")
     console.print(f"  {page.resolve().as_uri()}", soft_wrap=True, highlight=False)
     console.print(f'Search on:       amodal search {out}/index "a yellow ring"', soft_wrap=True)
+    console.print(f"or on a page:    amodal serve {out}/index", soft_wrap=True)
 
 
 def quickstart_recipe() -> Path:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 import typer
 from rich.markup import escape
@@ -24,6 +23,7 @@ from amodal.search.description import StoreError
 from amodal.search.embed import embed_source
 from amodal.search.indexing import fill_index
 from amodal.search.parquet import write_parquet, written_keys
+from amodal.search.query import query_vector, returned_modality
 from amodal.search.store import Hit, VectorStore
 
 SHOWN_BROKEN = 5
@@ -142,8 +142,8 @@ def search(
     model = open_model(folder)
     store.check_fingerprint(model.fingerprint())
     values: dict[str, Any] = {"text": query, "image": image}
-    vector = _query_vector(model, {name: v for name, v in values.items() if v is not None})
-    wanted = _returned(modality, store.counts(), alone="image" if query is None else "text")
+    vector = query_vector(model, {name: v for name, v in values.items() if v is not None})
+    wanted = returned_modality(modality, store.counts(), alone="image" if query is None else "text")
     hits = store.search(vector, k, where=where, modality=wanted)
     if as_json:
         _print_json(index, query, image, hits)
@@ -159,26 +159,6 @@ def open_model(run: Path) -> JointEmbedding:
         raise DataError(f"{run}: holds a fusion, which predicts; this needs a joint embedding")
     placed: Any = model
     return placed.to(device)
-
-
-def _query_vector(model: JointEmbedding, values: dict[str, Any]) -> np.ndarray:
-    """(E,) mean of the unit embeddings of the parts of a query."""
-    for name in values:
-        if name not in model.modalities:
-            raise StoreError(
-                f"the model has no {name} encoder; it takes {', '.join(model.modalities)}"
-            )
-    encode: Any = model.encode
-    parts = [encode(**{name: [value]})[0] for name, value in values.items()]
-    return np.asarray(np.mean(parts, axis=0))
-
-
-def _returned(asked: str | None, counts: dict[str, int], alone: str) -> str | None:
-    """The modality to return: across modalities by default, None for all."""
-    if asked is not None:
-        return None if asked == "all" else asked
-    other = "image" if alone == "text" else "text"
-    return other if other in counts else None
 
 
 def _print_json(index: Path, query: str | None, image: Path | None, hits: Sequence[Hit]) -> None:

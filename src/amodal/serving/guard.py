@@ -1,0 +1,54 @@
+"""What holds for every request: how large it may be, and what a page may load."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data: blob:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # a new version of the package has a new page
+}
+
+
+class Guard:
+    """Refuses bodies larger than `limit` bytes, and lets nothing of another origin into the page.
+
+    Bodies are counted as they come, for those that do not say how long they are.
+    """
+
+    def __init__(self, app: ASGIApp, *, limit: int) -> None:
+        self.app, self.limit = app, limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        message = f"larger than {self.limit / 2**20:.0f} MiB; send a smaller picture"
+        read = 0
+
+        async def counted() -> Message:
+            nonlocal read
+            part = await receive()
+            read += len(part.get("body", b""))
+            if read > self.limit:
+                raise HTTPException(413, message)
+            return part
+
+        async def guarded(part: Message) -> None:
+            if part["type"] == "http.response.start":
+                MutableHeaders(scope=part).update(HEADERS)
+            await send(part)
+
+        said = Headers(scope=scope).get("content-length", "")
+        if said.isdigit() and int(said) > self.limit:
+            await JSONResponse({"detail": message}, 413)(scope, receive, guarded)
+            return
+        await self.app(scope, counted, guarded)

@@ -1,0 +1,26 @@
+import { examples, made, offer, onSubmit, request } from "./api.js";
+
+export async function startDraw(panel) {
+  const form = panel.querySelector("form"), text = form.elements.text;
+  onSubmit(form, "drawing", async () => {
+    const asked = text.value.trim();
+    if (!asked) throw new Error("type what is to be drawn first");
+    const { pictures } = await request("api/draw", Object.fromEntries(new FormData(form)));
+    panel.querySelector(".pictures").replaceChildren(
+      ...pictures.map((url, index) => {
+        const image = new Image();
+        image.src = url;
+        image.alt = `${asked}, picture ${index + 1}`;
+        const save = made("a", "", "Save");
+        save.href = url;
+        save.download = `drawn-${index + 1}.png`;
+        save.setAttribute("aria-label", `Save picture ${index + 1}`);
+        const item = made("li");
+        item.append(image, save);
+        return item;
+      }),
+    );
+  });
+  const captions = (await examples).map((example) => example.caption);
+  offer(panel.querySelector(".chips"), captions.slice(0, 3), text);
+}

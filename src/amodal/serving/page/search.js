@@ -1,0 +1,41 @@
+import { made, offer, onSubmit, request } from "./api.js";
+import { picture } from "./picture.js";
+
+export function startSearch(panel, about) {
+  const form = panel.querySelector("form"), { text, modality } = form.elements;
+  const rows = Object.entries(about.index.rows);
+  const count = rows.map(([name, n]) => `${n.toLocaleString("en")} ${name}`).join(", ");
+  panel.querySelector("#rows").textContent = rows.length
+    ? `It holds ${count} rows.` : "It is empty.";
+  panel.querySelector("#columns").textContent =
+    `Columns: ${Object.keys(about.index.columns).join(", ")}. Text goes in single quotes.`;
+  for (const [name] of rows) modality.append(new Option(`${name} rows`, name));
+  if (rows.length > 1) modality.append(new Option("everything", "all"));
+  picture.addEventListener("change", () => {
+    offer(panel.querySelector(".chips"), picture.example ? [picture.example.caption] : [], text);
+  });
+
+  onSubmit(form, "searching", async () => {
+    if (!text.value.trim() && !picture.file) throw new Error("type some words or choose a picture");
+    const fields = { ...Object.fromEntries(new FormData(form)), picture: picture.file };
+    const { hits } = await request("api/search", fields);
+    panel.querySelector(".hits").replaceChildren(...hits.map(shown));
+    return hits.length ? "" : "nothing found";
+  });
+}
+
+function shown(hit) {
+  const item = made("li");
+  if (hit.thumbnail) {
+    const image = new Image();
+    image.src = hit.thumbnail;
+    image.alt = hit.text ?? hit.id;
+    item.append(image);
+  }
+  const known = Object.entries(hit.metadata).map(([name, value]) => `${name} ${value}`);
+  item.title = [hit.text ?? "", ...known.slice(0, 12)].join("\n");
+  item.append(made("div", "place", `${hit.rank}. ${hit.score.toFixed(3)}`));
+  if (hit.text) item.append(made("div", "text", hit.text));
+  item.append(made("div", "file", hit.path ?? hit.id));
+  return item;
+}

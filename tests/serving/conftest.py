@@ -1,0 +1,61 @@
+"""Folders that can be served: runs of untrained models and an index."""
+
+import pytest
+import yaml
+from small_models import Records, embedder, painter, speaker
+
+from amodal.search.embed import embed_source
+from amodal.search.store import VectorStore
+from amodal.serving.served import Served
+
+
+@pytest.fixture(scope="session")
+def speaking_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("speaking") / "talker"
+    speaker().save_pretrained(folder)
+    recipe = {"model": {"kind": "multimodal_transformer", "tasks": ["vqa", "caption", "dialogue"]}}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "metrics.json").write_text('{"vqa/exact": 0.5, "vqa/nothing": NaN}')
+    return folder
+
+
+@pytest.fixture(scope="session")
+def drawing_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawing") / "painter"
+    painter().save_pretrained(folder)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"model": {"tasks": ["draw"]}}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def embedding_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("embedding") / "embedder"
+    embedder().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def index(embedding_run, tmp_path_factory):
+    model = embedder()
+    folder = tmp_path_factory.mktemp("index") / "things"
+    store = VectorStore.create(
+        folder, model.dim, fingerprint=model.fingerprint(), model_path=embedding_run
+    )
+    store.add(embed_source(model, Records(), thumbnails=True))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def everything(index):
+    """Search, questions, captions, conversations and pictures at once."""
+    model = speaker()
+    return Served(
+        name="everything",
+        kind="several models",
+        embeds=embedder(),
+        store=VectorStore.open(index),
+        speaks=model,
+        says=("ask", "caption", "chat"),
+        draws=painter(),
+        parameters=sum(p.numel() for p in model.parameters()),
+    )

@@ -1,0 +1,129 @@
+"""What a folder can do is found in the folder; what cannot be served says what to do instead."""
+
+import numpy as np
+import pytest
+import yaml
+from pydantic import TypeAdapter
+from small_models import embedder, painter, picture, speaker
+
+from amodal.data.record import DataError
+from amodal.models.fusion_model import FusionArchitecture, build_fusion_model
+from amodal.models.image_tokenizer import (
+    ImageTokenizer,
+    ImageTokenizerConfig,
+    TokenizerArchitecture,
+)
+from amodal.search.description import StoreError
+from amodal.search.store import VectorStore
+from amodal.serving.served import open_served
+
+
+def test_an_index_is_searched(index):
+    served = open_served(index)
+    assert (served.name, served.kind, served.abilities) == ("things", "search index", ("search",))
+    assert served.parameters == sum(p.numel() for p in embedder().parameters())
+
+
+def test_a_joint_embedding_compares(embedding_run):
+    served = open_served(embedding_run)
+    assert served.abilities == ("zero-shot",)
+    want = embedder().encode(image=[picture()])
+    np.testing.assert_allclose(served.embeds.encode(image=[picture()]), want, atol=1e-6)
+
+
+def test_a_transformer_does_what_its_recipe_trained(speaking_run):
+    served = open_served(speaking_run)
+    assert served.abilities == ("ask", "caption", "chat")
+    assert served.figures == {"vqa/exact": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "abilities"),
+    [
+        (["caption"], ("caption",)),
+        (["dialogue", "vqa"], ("ask", "chat")),
+        (None, ("ask", "caption", "chat")),
+    ],
+)
+def test_tasks_become_abilities(tasks, abilities, tmp_path):
+    speaker().save_pretrained(tmp_path)
+    if tasks is not None:
+        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": {"tasks": tasks}}))
+    assert open_served(tmp_path).abilities == abilities
+
+
+def test_a_run_that_draws_draws_and_nothing_else(drawing_run):
+    served = open_served(drawing_run)
+    assert served.abilities == ("draw",)
+    (drawn,) = served.draws.draw(["a red star"], seed=1)
+    np.testing.assert_array_equal(drawn, painter().draw(["a red star"], seed=1)[0])
+
+
+def test_a_painter_draws_beside_an_index_and_beside_a_speaker(index, speaking_run, drawing_run):
+    assert open_served(index, painter=drawing_run).abilities == ("search", "draw")
+    both = open_served(speaking_run, painter=drawing_run)
+    assert both.abilities == ("ask", "caption", "chat", "draw")
+    assert both.parameters == sum(
+        p.numel() for model in (speaker(), painter()) for p in model.parameters()
+    )
+    with pytest.raises(DataError, match="--painter needs"):
+        open_served(index, painter=speaking_run)
+
+
+def test_an_index_of_other_weights_or_without_its_run_is_refused(index, speaking_run, tmp_path):
+    with pytest.raises(DataError, match="need a joint embedding"):
+        open_served(index, run=speaking_run)
+    VectorStore.create(tmp_path / "orphan", 8, fingerprint="x")
+    with pytest.raises(StoreError, match="--run"):
+        open_served(tmp_path / "orphan")
+    model = embedder()
+    next(model.parameters()).data.add_(1)
+    model.save_pretrained(tmp_path / "other")
+    with pytest.raises(StoreError, match="other weights"):
+        open_served(index, run=tmp_path / "other")
+
+
+def test_what_is_no_run_says_how_to_make_one(tmp_path):
+    with pytest.raises(ValueError, match="amodal train"):
+        open_served(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("model: [", "model.tasks"), ("model: {}", "model.tasks")]
+)
+def test_a_damaged_recipe_is_named(text, message, tmp_path):
+    speaker().save_pretrained(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(DataError, match=message):
+        open_served(tmp_path)
+
+
+def test_damaged_figures_are_named(tmp_path):
+    speaker().save_pretrained(tmp_path)
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(DataError, match=r"metrics\.json"):
+        open_served(tmp_path)
+
+
+def test_a_fusion_is_not_served_and_says_what_is_there_instead(tmp_path):
+    parts = {
+        "image": {"kind": "small_cnn", "size": 16, "widths": [8, 16]},
+        "vector": {"kind": "vector", "column": "z", "width": 8},
+        "fusion": {"kind": "concat", "dim": 8, "hidden": 8},
+    }
+    rows = [
+        {"id": str(i), "origin": "", "image": picture(i), "z": [i, 1.0], "label": "ab"[i % 2]}
+        for i in range(4)
+    ]
+    architecture = TypeAdapter(FusionArchitecture).validate_python(parts)
+    build_fusion_model(architecture, lambda: iter(rows)).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="amodal predict"):
+        open_served(tmp_path)
+
+
+def test_an_image_tokenizer_is_not_served(tmp_path):
+    sizes = {"size": 16, "widths": (8, 16), "codes": 12, "code_width": 4, "blocks": 1}
+    config = ImageTokenizerConfig(TokenizerArchitecture(**sizes).model_dump())
+    ImageTokenizer(config).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="a run whose tasks have `draw`"):
+        open_served(tmp_path)
