@@ -1,6 +1,6 @@
 """Captions of Flickr8k photos from random weights, beside captions that hardly look.
 
-    python benchmarks/flickr8k_captions.py                         # about 20 minutes
+    python benchmarks/flickr8k_captions.py                         # 40 minutes of processor time
     python benchmarks/flickr8k_captions.py --photos 200 --set train.epochs=1
 
 Trains recipes/flickr8k-captions.yaml and lets it describe the dev photos by beam search. Beside it,
