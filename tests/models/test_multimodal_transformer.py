@@ -84,8 +84,9 @@ def answers_of(model, records=RECORDS):
     return model.say(model.turns.prompts(prompts), looked, do_sample=False)
 
 
-def test_cached_decoding_equals_full_decoding():
-    model = made()
+@pytest.mark.parametrize("unimodal_layers", [0, 1])
+def test_cached_decoding_equals_full_decoding(unimodal_layers):
+    model = made(unimodal_layers=unimodal_layers)
     memory = memory_of(model, RECORDS[:3])
     ids = torch.randint(0, model.turns.vocabulary, (3, 12))
     segment = torch.ones_like(ids)
@@ -102,8 +103,9 @@ def test_cached_decoding_equals_full_decoding():
     torch.testing.assert_close(stepwise[there], whole[there], rtol=0, atol=1e-5)
 
 
-def test_packed_exchanges_equal_exchanges_on_their_own():
-    model = made()
+@pytest.mark.parametrize("unimodal_layers", [0, 1])
+def test_packed_exchanges_equal_exchanges_on_their_own(unimodal_layers):
+    model = made(unimodal_layers=unimodal_layers)
     whole = model(batch_of(model, RECORDS[:4], vqa=None, caption=None))
     for i, record in enumerate(RECORDS[:4]):
         alone = [t for task in ("vqa", "caption") for t in exchanges(record, task)]
@@ -142,8 +144,9 @@ def test_where_prompts_are_read_every_answer_is_a_row_of_its_own(fusion):
             assert start == len(got)
 
 
-def test_padding_on_either_side_changes_nothing():
-    model = made()
+@pytest.mark.parametrize("unimodal_layers", [0, 1])
+def test_padding_on_either_side_changes_nothing(unimodal_layers):
+    model = made(unimodal_layers=unimodal_layers)
     memory = memory_of(model, RECORDS[:1])
     ids = torch.randint(0, model.turns.vocabulary, (1, 6))
     plain = model.decode(ids, torch.ones_like(ids), memory)
@@ -177,9 +180,10 @@ def test_an_item_without_a_picture_is_legal_and_sees_nothing():
     )
 
 
-def test_beam_search_equals_the_search_through_all_texts():
+@pytest.mark.parametrize("unimodal_layers", [0, 1])
+def test_beam_search_equals_the_search_through_all_texts(unimodal_layers):
     records = [{**RECORDS[0], "question": ["a ?"], "answer": ["b"], "text": ["a b"], "dialog": []}]
-    model = made(records, max_length=12)
+    model = made(records, max_length=12, unimodal_layers=unimodal_layers)
     model.embedding.weight.data.normal_(std=0.8)  # opinions, so that nothing ties
     turns = model.turns
     prompts = turns.prompts([exchanges(records[0], "vqa")[0]])
@@ -274,9 +278,11 @@ def test_sampling_beams_and_streams_are_options():
     assert heard
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_where_it_looks_is_a_share_of_the_picture(fusion):
-    model = made(fusion=fusion)
+@pytest.mark.parametrize(
+    ("fusion", "unimodal_layers"), [*((fusion, 0) for fusion in FUSIONS), ("projection", 1)]
+)
+def test_where_it_looks_is_a_share_of_the_picture(fusion, unimodal_layers):
+    model = made(fusion=fusion, unimodal_layers=unimodal_layers)
     shares = model.look(RECORDS[0]["image"], "what is red ?", "blue")
     assert shares.shape == (16,)
     assert float(shares.sum()) == pytest.approx(1, abs=1e-5)

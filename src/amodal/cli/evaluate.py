@@ -25,6 +25,7 @@ from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.opening import RunModel, open_run
 from amodal.training.answering import SpokenSource, saying_metrics
+from amodal.training.contrastive_captioning import embed_captioned
 from amodal.training.drawing import DrawnSource, drawing_metrics
 from amodal.training.recipe import load_recipe
 from amodal.training.validation import EmbeddedSource, embed_items, retrieval_metrics
@@ -114,14 +115,14 @@ def evaluate(
     if isinstance(model, FusionModel):
         metrics = _of_fusion(model, source, task, limit, file, f"{task.value} of {run} on {where}")
         return _write(file, where, task, metrics)
-    if isinstance(model, MultimodalTransformer):
+    if isinstance(model, MultimodalTransformer) and task is not Task.retrieval:
         train = load_recipe(run / "recipe.yaml").data.train if task is Task.draw else None
         metrics = _of_transformer(
             model, source, task, limit, open_random_access(train, "data.train") if train else None
         )
         _show(metrics, f"{task.value} of {run} on {where}")
         return _write(file, where, task, metrics)
-    assert isinstance(model, JointEmbedding)
+    assert isinstance(model, JointEmbedding | MultimodalTransformer)
     embedded = _embed(model, source, captions, limit)
     if task is Task.retrieval:
         if len(embedded.rows) < 2:
@@ -153,7 +154,8 @@ def _tasks_of(model: RunModel) -> tuple[str, Sequence[Task]]:
     if isinstance(model, FusionModel):
         return "a fusion", OF_FUSIONS
     if isinstance(model, MultimodalTransformer):
-        return "a multimodal Transformer", OF_TRANSFORMERS
+        embeds = (Task.retrieval,) if model.contrast is not None else ()
+        return "a multimodal Transformer", (*OF_TRANSFORMERS, *embeds)
     if isinstance(model, ImageTokenizer):
         raise DataError("an image tokenizer is measured as it is trained: see metrics.json")
     others = (*OF_FUSIONS, *OF_TRANSFORMERS)
@@ -209,12 +211,19 @@ def _write(file: Path, where: str, task: Task, metrics: dict[str, float]) -> Non
 
 
 def _embed(
-    model: JointEmbedding, source: Source, captions: int | None, limit: int | None
+    model: JointEmbedding | MultimodalTransformer,
+    source: Source,
+    captions: int | None,
+    limit: int | None,
 ) -> EmbeddedSource:
     count = min(limit or len(source), len(source))
+    rows = range(count)
     with progress_watcher() as watch:
         watch.stage("embedding", count)
-        return embed_items(model, source, items=range(count), captions=captions, tick=watch.advance)
+        tick = watch.advance
+        if isinstance(model, MultimodalTransformer):
+            return embed_captioned(model, source, items=rows, captions=captions, tick=tick)
+        return embed_items(model, source, items=rows, captions=captions, tick=tick)
 
 
 def _labels(source: Source, embedded: EmbeddedSource) -> list[str]:
@@ -234,7 +243,9 @@ def _labels(source: Source, embedded: EmbeddedSource) -> list[str]:
     return [str(label) for label in labels]
 
 
-def _zero_shot(model: JointEmbedding, source: Source, embedded: EmbeddedSource) -> dict[str, float]:
+def _zero_shot(
+    model: JointEmbedding | MultimodalTransformer, source: Source, embedded: EmbeddedSource
+) -> dict[str, float]:
     labels = _labels(source, embedded)
     classes = sorted(set(labels))
     templates = zero_shot_figures.TEMPLATES["en"]

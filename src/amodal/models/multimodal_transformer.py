@@ -23,12 +23,14 @@ from amodal.encoders.specification import ImageEncoderConfig
 from amodal.encoders.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.encoders.turns import IGNORED, TurnsPreprocessor
 from amodal.fusion.cross_attention import CrossAttentionConfig, Together
+from amodal.models.contrastive_heads import ContrastiveHeads, caption_ends
 from amodal.models.drawing import Drawn, Packed, PictureTokens, draw_pictures
 from amodal.models.image_tokenizer import (
     ImageTokenizer,
     ImageTokenizerConfig,
     TokenizerArchitecture,
 )
+from amodal.models.joint_embedding import Embeddings
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
 from amodal.models.transformer_layers import (
     DecoderLayer,
@@ -37,6 +39,7 @@ from amodal.models.transformer_layers import (
     places,
     readable,
 )
+from amodal.projection import LinearConfig, ProjectionConfig
 
 
 class TransformerArchitecture(BaseModel):
@@ -52,6 +55,9 @@ class TransformerArchitecture(BaseModel):
             both have streams of their own in the encoder, which look at each other.
         encoder_layers: that mix the tokens of the modalities before the decoder looks at them.
         decoder_layers: that read the text so far and look at the tokens of the encoder.
+        unimodal_layers: the first so many of them read the text alone, and their captions can be
+            compared with pictures; 0: every layer looks.
+        projection: of pictures and captions into one space, where there are unimodal layers.
         dropout: of every sub-layer.
         max_length: tokens of text.
         tokenizer: of all text.
@@ -69,6 +75,8 @@ class TransformerArchitecture(BaseModel):
     heads: int = Field(6, ge=1)
     encoder_layers: int = Field(2, ge=0)
     decoder_layers: int = Field(3, ge=1)
+    unimodal_layers: int = Field(0, ge=0)
+    projection: ProjectionConfig = LinearConfig(dim=128)
     dropout: float = Field(0.0, ge=0, lt=1)
     max_length: int = Field(64, ge=4)
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
@@ -86,6 +94,21 @@ class TransformerArchitecture(BaseModel):
     def _heads_fit(self) -> TransformerArchitecture:
         if self.width % self.heads:
             raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
+        return self
+
+    @model_validator(mode="after")
+    def _some_layers_look(self) -> TransformerArchitecture:
+        if not self.unimodal_layers:
+            return self
+        if self.image is None:
+            raise ValueError("unimodal_layers: there are no pictures without an image encoder")
+        if self.fusion != "projection":
+            raise ValueError(f"unimodal_layers needs fusion: projection, got {self.fusion}")
+        if self.unimodal_layers >= self.decoder_layers:
+            raise ValueError(
+                f"unimodal_layers: {self.unimodal_layers} of {self.decoder_layers} decoder_layers "
+                "leave none that looks at the picture"
+            )
         return self
 
 
@@ -107,12 +130,14 @@ class Said(NamedTuple):
         labels: (T,) int64, the tokens that were said.
         item: (T,) int64 which item of the batch each is said about.
         exchange: (T,) int64 in which exchange about the item, from 1 on.
+        embedded: the pictures and whole captions of the batch, where the model embeds them.
     """
 
     logits: Tensor
     labels: Tensor
     item: Tensor
     exchange: Tensor
+    embedded: dict[str, Embeddings] | None = None
 
 
 class MultimodalTransformer(PreTrainedModel, GenerationMixin):
@@ -181,8 +206,16 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         self.embedding = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(0.02 * torch.randn(architecture.max_length, width))
         self.decoder = nn.ModuleList(
-            DecoderLayer(architecture, looks=bool(self.encoders))
-            for _ in range(architecture.decoder_layers)
+            DecoderLayer(
+                architecture,
+                looks=bool(self.encoders) and index >= architecture.unimodal_layers,
+            )
+            for index in range(architecture.decoder_layers)
+        )
+        self.contrast = (
+            ContrastiveHeads(width, architecture.projection)
+            if architecture.unimodal_layers
+            else None
         )
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
@@ -345,13 +378,16 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
             ids, segment, labels = self.pictures.filled(batch, Packed(ids, segment, labels))
         seen = self.seen(batch)
         if not self.reads_prompts:
-            hidden = self.decode(ids, segment, self.fused(seen, None))
+            memory = self.fused(seen, None)
+            read = self._read(ids, segment)
+            hidden = self._continue(read, segment, memory)
             chosen = labels != IGNORED
             return Said(
                 self.scores(hidden[chosen]),
                 labels[chosen],
                 chosen.nonzero()[:, 0],
                 segment[chosen],
+                self._embedded(batch, read, memory) if self.contrast is not None else None,
             )
         rows = _unpacked(ids, segment, labels, self.turns.pad_id)
         looked = None if seen is None else Memory(seen.tokens[rows.item], seen.keep[rows.item])
@@ -365,6 +401,76 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
             rows.item[place],
             rows.exchange[place],
         )
+
+    def _embedded(self, batch: Batch, read: Tensor, memory: Memory | None) -> dict[str, Embeddings]:
+        assert self.contrast is not None
+        assert memory is not None
+        named = batch.tensors["turns"]
+        ends = caption_ends(
+            named["input_ids"], named["segment"], self.turns.role_ids["caption"], self.turns.end_id
+        )
+        there = memory.keep.any(1)
+        about = (ends & batch.present["turns"]).nonzero()
+        z = self.contrast.embed_captions(read[about[:, 0], about[:, 1]])
+        pictures = self.contrast.embed_pictures(memory)[there]
+        return {
+            "image": Embeddings(pictures, batch.item[there], None),
+            "text": Embeddings(z, batch.item[about[:, 0]], None),
+        }
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        *,
+        batch_size: int = 64,
+        output: Literal["numpy", "torch"] = "numpy",
+        **values: Sequence[Any],
+    ) -> Any:
+        """Embeddings of pictures or of captions in the space that they share.
+
+        Args:
+            batch_size: values encoded at once.
+            output: type of the result; torch tensors are on the CPU.
+            values: exactly one of `image=` and `text=`, as of `caption`.
+
+        Returns:
+            (N, E) float32 unit rows.
+
+        Raises:
+            ValueError: the model does not embed, or not exactly one list was given.
+            BrokenRecordError: a picture that cannot be read.
+        """
+        if self.contrast is None:
+            raise ValueError(
+                "this model embeds nothing; train with model.unimodal_layers: 1 and the objective "
+                "info_nce"
+            )
+        if len(values) != 1 or not values.keys() <= {"image", "text"}:
+            raise ValueError(
+                f"encode takes exactly one of image=, text=; got {', '.join(values) or 'none'}"
+            )
+        ((modality, items),) = values.items()
+        if isinstance(items, str | bytes | Path):
+            raise ValueError(f"{modality}= takes a list, got one {type(items).__name__}")
+        was_training = self.training
+        self.eval()
+        rows = []
+        for start in range(0, len(items), batch_size):
+            part = items[start : start + batch_size]
+            if modality == "image":
+                memory = self.fused(self.seen(self._pictures(part)), None)
+                assert memory is not None
+                z = self.contrast.embed_pictures(memory)
+            else:
+                named = self.turns([[(Turn("caption", str(text), True),)] for text in part])
+                segment = named["segment"].to(self.device)
+                read = self._read(named["input_ids"].to(self.device), segment)
+                last = segment.sum(1) - 1  # one exchange, whose number is 1
+                z = self.contrast.embed_captions(read[torch.arange(len(read)), last])
+            rows.append(z.float().cpu())
+        self.train(was_training)
+        found = torch.cat(rows) if rows else torch.zeros(0, self.contrast.image.dim)
+        return found.numpy() if output == "numpy" else found
 
     def scores(self, hidden: Tensor) -> Tensor:
         """(..., D) → (..., V), the embeddings being the output weights."""
@@ -390,6 +496,18 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
             picture_places: (B, L) places within a picture, -1 where a token is text; found in the
                 ids where left out, which must then hold pictures from their beginning.
         """
+        read = self._read(ids, segment, cache, position_ids, picture_places)
+        return self._continue(read, segment, memory, cache)
+
+    def _read(
+        self,
+        ids: Tensor,
+        segment: Tensor,
+        cache: Cache | None = None,
+        position_ids: Tensor | None = None,
+        picture_places: Tensor | None = None,
+    ) -> Tensor:
+        """(B, L, D) after the layers that read the text alone; the arguments are of `decode`."""
         length = ids.shape[1]
         if position_ids is None:
             position_ids = places(segment)[:, -length:]
@@ -404,9 +522,19 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         if self.pictures is not None and picture_places is not None:
             drawn = picture_places[..., None] >= 0
             position = torch.where(drawn, self.pictures.position(picture_places), position)
-        x = self.dropout(self.embedding(ids) + position)
+        x: Tensor = self.dropout(self.embedding(ids) + position)
         mask = readable(segment, length)
-        for index, layer in enumerate(self.decoder):
+        for index, layer in enumerate(self.decoder[: self.architecture.unimodal_layers]):
+            x = layer(x, mask, None, cache, index)
+        return x
+
+    def _continue(
+        self, x: Tensor, segment: Tensor, memory: Memory | None, cache: Cache | None = None
+    ) -> Tensor:
+        """(B, L, D) of `_read` → (B, L, D) after the layers that look."""
+        mask = readable(segment, x.shape[1])
+        first = self.architecture.unimodal_layers
+        for index, layer in enumerate(self.decoder[first:], start=first):
             x = layer(x, mask, memory, cache, index)
         return cast(Tensor, self.norm(x))
 
@@ -508,7 +636,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
 
         Returns:
             (N,) share of attention on each token of the picture, row by row of its grid; the mean
-            over heads and layers of the decoder. They sum to 1.
+            over heads and layers of the decoder that look. They sum to 1.
         """
         turns = (*_asked([], question)[:-1], Turn("answer", answer, True))
         tensors = self.turns([[turns]])
@@ -525,8 +653,10 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         found = []
         for layer in self.decoder:
             assert isinstance(layer, DecoderLayer)
-            assert layer.looking is not None
             read = layer.attention(x, mask)
+            if layer.looking is None:
+                x = layer.feed(read)
+                continue
             shares = layer.looking.weights(read, memory)[0, :, place].mean(0)
             shares = shares[: seen.tokens.shape[1]]  # of the picture, what is asked aside
             found.append(shares / shares.sum())

@@ -32,7 +32,8 @@ from amodal.losses.reconstruction import ReconstructionConfig
 from amodal.models.fusion_model import HeadConfig
 from amodal.models.image_tokenizer import TokenizerArchitecture
 from amodal.models.target import TargetConfig
-from amodal.projection import MLPConfig, ProjectionConfig
+from amodal.projection import LinearConfig, MLPConfig, ProjectionConfig
+from amodal.training.contrastive_captioning import misfit
 from amodal.training.objectives import ObjectiveConfig
 from amodal.training.prediction_objective import PredictionConfig
 from amodal.training.progressive import ProgressiveSize
@@ -152,6 +153,8 @@ class MultimodalTransformerRecipe(StrictModel):
     heads: int = Field(4, ge=1)
     encoder_layers: int = Field(2, ge=0)
     decoder_layers: int = Field(3, ge=1)
+    unimodal_layers: int = Field(0, ge=0)  # the first of them read the text alone, for info_nce
+    projection: ProjectionConfig = LinearConfig(dim=128)  # of what info_nce compares
     dropout: float = Field(0.0, ge=0, lt=1)
     max_length: int = Field(64, ge=4)  # tokens of one exchange
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
@@ -268,11 +271,31 @@ class Recipe(StrictModel):
         )
         for model, objective, kind, name in alone:
             fits = [isinstance(o, objective) for o in self.objectives]
+            if isinstance(self.model, model) and self._is_contrastive_captioning():
+                continue
             if isinstance(self.model, model) and fits != [True]:
                 raise ValueError(f"a model of kind {kind} has one objective, {{kind: {name}}}")
             if not isinstance(self.model, model) and any(fits):
                 raise ValueError(f"the objective {name} needs a model of kind {kind}")
         return self
+
+    def _is_contrastive_captioning(self) -> bool:
+        if not isinstance(self.model, MultimodalTransformerRecipe):
+            return False
+        comparisons = [o for o in self.objectives if isinstance(o, InfoNCEConfig)]
+        said = [o for o in self.objectives if isinstance(o, LanguageModelingConfig)]
+        if len(comparisons) + len(said) < len(self.objectives) or len(said) != 1:
+            return False
+        wrong = misfit(
+            comparisons,
+            unimodal_layers=self.model.unimodal_layers,
+            has_pictures=self.model.encoders.image is not None,
+            tasks=self.model.tasks,
+            micro_batch_size=self.train.micro_batch_size,
+        )
+        if wrong is not None:
+            raise ValueError(wrong)
+        return True
 
     @model_validator(mode="after")
     def _modalities_are_dropped_where_they_are_fused(self) -> Recipe:

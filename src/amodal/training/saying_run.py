@@ -9,6 +9,7 @@ from pathlib import Path
 from amodal.data.collate import Collator
 from amodal.data.exchange import exchanges
 from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.multimodal_transformer import (
@@ -18,10 +19,13 @@ from amodal.models.multimodal_transformer import (
 )
 from amodal.training.answering import SpokenSource, saying_metrics
 from amodal.training.augmenter import RecipeAugment
+from amodal.training.contrastive_captioning import embed_captioned
 from amodal.training.drawing import DrawnSource, drawing_metrics
+from amodal.training.objectives import Objectives
 from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, RecipeError
 from amodal.training.saying_task import SayingTask
 from amodal.training.trainer import Trained
+from amodal.training.validation import retrieval_metrics
 from amodal.training.watcher import Watcher
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -77,19 +81,23 @@ class SayingRun:
             tasks={task: recipe.data.exchanges(task) for task in options.tasks},
         )
         (objective,) = (o for o in recipe.objectives if isinstance(o, LanguageModelingConfig))
+        compared = [o for o in recipe.objectives if isinstance(o, InfoNCEConfig)]
+        heads = self.model.contrast
+        self.contrast = Objectives(compared, dim=heads.image.dim) if heads is not None else None
         self.task = SayingTask(
             objective,
             options.tasks,
             chunk=recipe.train.micro_batch_size,
             validation=validation,
             validation_items=recipe.data.validation_items,
+            contrast=self.contrast,
         )
 
     def trained(self) -> Trained:
         """What the optimizer sees."""
         from torch import nn
 
-        return Trained(self.model, nn.Module(), self.recipe.train.ema)
+        return Trained(self.model, self.contrast or nn.Module(), self.recipe.train.ema)
 
     def complete(self, folder: Path, autocast: Autocast, watch: Watcher) -> None:
         """Nothing is fitted after the weights."""
@@ -114,11 +122,15 @@ class SayingRun:
             )
             metrics |= saying_metrics(spoken, seed=self.recipe.train.seed)
             found.append(spoken)
+        if kept.contrast is not None:
+            rows = embed_captioned(kept, self.validation, items=range(len(self.validation))).rows
+            metrics |= retrieval_metrics(rows, bootstrap=1000, seed=self.recipe.train.seed)
         return metrics, tuple(found)
 
     def shown(self, metrics: dict[str, float]) -> dict[str, float]:
         """The figures that a model card shows."""
-        return {n: v for n, v in metrics.items() if n.split("/")[0] in self.options.tasks}
+        names = (*self.options.tasks, "retrieval")
+        return {n: v for n, v in metrics.items() if n.split("/")[0] in names}
 
 
 def _image_tokenizer(options: MultimodalTransformerRecipe) -> ImageTokenizer | None:

@@ -15,6 +15,7 @@ from amodal.data.record import Source
 from amodal.losses.language_modeling import LanguageModelingConfig, language_modeling_loss
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.opening import RunModel
+from amodal.training.objectives import Objectives
 from amodal.training.saying import check
 from amodal.training.trainer import Step, Trained
 
@@ -31,6 +32,7 @@ class SayingTask:
         chunk: items at once; None: the whole batch.
         validation: source to measure on, or None.
         validation_items: so many of its first items; None: all.
+        contrast: objectives over what the model embeds, added to the loss; needs a whole batch.
     """
 
     def __init__(
@@ -41,13 +43,16 @@ class SayingTask:
         chunk: int | None = None,
         validation: Source | None = None,
         validation_items: int | None = None,
+        contrast: Objectives | None = None,
     ) -> None:
         self.config, self.tasks, self.chunk = config, tuple(tasks), chunk
         self.validation = validation
         self.measures = validation is not None
         self.validation_items = validation_items
         self.score_name = "score"
+        self.contrast = contrast
         self.right: list[Tensor] = []
+        self.compared: list[Tensor] = []
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
         """Gradients of one batch; parts count by what is to be said in them."""
@@ -66,15 +71,19 @@ class SayingTask:
                     smoothing=self.config.smoothing,
                     per=self.config.per,
                 )
-            share = self.config.weight * count / total
-            loss_of_all = loss_of_all + share * loss.detach()
+            loss = self.config.weight * count / total * loss
+            if self.contrast is not None:
+                compared, _ = self.contrast(said.embedded)
+                self.compared.append(compared.detach())
+                loss = loss + compared
+            loss_of_all = loss_of_all + loss.detach()
             with torch.no_grad():
                 self.right.append((said.logits.argmax(1) == said.labels).float().mean())
             if i < len(parts) - 1:
                 with step.no_sync():
-                    step.backward(share * loss)
+                    step.backward(loss)
             else:
-                step.backward(share * loss)
+                step.backward(loss)
         return loss_of_all
 
     def _count(self, part: Batch) -> int:
@@ -85,13 +94,21 @@ class SayingTask:
         return sum(len(segment[i][said[i]].unique()) for i in range(len(part)))
 
     def after_step(self, trained: Trained) -> None:
-        """Nothing has to be put back into bounds."""
+        """Put learned temperatures back into their bounds."""
+        if self.contrast is not None:
+            self.contrast.constrain_()
 
     def figures(self) -> dict[str, float]:
         """Share of tokens that were most likely, since the last call."""
         found = torch.stack(self.right).nanmean() if self.right else torch.tensor(0.0)
         self.right.clear()
-        return {"token_accuracy": float(found)}
+        values = {"token_accuracy": float(found)}
+        if self.contrast is not None:
+            if self.compared:
+                values["contrast"] = float(torch.stack(self.compared).mean())
+                self.compared.clear()
+            values |= self.contrast.temperatures()
+        return values
 
     def measure(
         self, model: RunModel, autocast: Callable[[], AbstractContextManager[object]]

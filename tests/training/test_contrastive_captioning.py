@@ -1,0 +1,109 @@
+"""Captions said and compared in one step: the loss, whole runs, recipes that do not fit."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import amodal
+from amodal.cli.main import app
+from amodal.losses.info_nce import InfoNCEConfig
+from amodal.models.joint_embedding import Embeddings
+from amodal.training.objectives import Objectives
+from amodal.training.recipe import RecipeError, parse_recipe
+from amodal.training.run import train_run
+
+SCENES = {"kind": "scenes", "image_size": 32, "min_objects": 2, "captions_per_scene": 2}
+RECIPE = {
+    "data": {
+        "train": {**SCENES, "size": 48},
+        "validation": {**SCENES, "part": "validation", "size": 8},
+        "captions": 2,
+    },
+    "model": {
+        "kind": "multimodal_transformer",
+        "tasks": ["caption"],
+        "encoders": {"image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]}},
+        "width": 32,
+        "heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "unimodal_layers": 1,
+        "max_length": 96,
+        "tokenizer": {"kind": "trained", "model": "word"},
+    },
+    "objectives": [{"kind": "language_modeling"}, {"kind": "info_nce", "weight": 0.5}],
+    "train": {"epochs": 2, "batch_size": 12, "precision": "fp32", "log_every": 1},
+}
+
+
+def test_captions_of_one_picture_are_not_negatives_of_each_other():
+    g = torch.Generator().manual_seed(0)
+    z = [torch.randn(n, 5, generator=g, dtype=torch.float64) for n in (3, 6)]
+    image, text = (rows / rows.norm(dim=1, keepdim=True) for rows in z)
+    about = [0, 0, 1, 1, 2, 2]
+    s = (image @ text.T / 0.1).tolist()
+    forth, back = [], []
+    for i in range(3):
+        rivals = sum(math.exp(s[i][j]) for j in range(6) if about[j] != i)
+        own = [j for j in range(6) if about[j] == i]
+        forth.append(sum(math.log1p(rivals / math.exp(s[i][j])) for j in own) / 2)
+    for j in range(6):
+        rivals = sum(math.exp(s[i][j]) for i in range(3) if i != about[j])
+        back.append(math.log1p(rivals / math.exp(s[about[j]][j])))
+    want = 0.5 * (sum(forth) / 3 + sum(back) / 6) / 2
+    objectives = Objectives([InfoNCEConfig(weight=0.5, temperature=0.1)], dim=5).double()
+    objectives.losses[0].log_scale.data.fill_(math.log(10))
+    keys = torch.arange(3)
+    got, _ = objectives(
+        {
+            "image": Embeddings(image, keys, None),
+            "text": Embeddings(text, keys.repeat_interleave(2), None),
+        }
+    )
+    assert float(got.detach()) == pytest.approx(want, rel=1e-9)
+
+
+def test_a_run_says_captions_and_finds_pictures(tmp_path):
+    folder = tmp_path / "run"
+    result = train_run(parse_recipe(RECIPE, "test"), folder)
+    assert {"caption/cider", "retrieval/image_to_text/recall@1"} <= result.metrics.keys()
+    log = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
+    first, last = log[0], [line for line in log if "loss" in line][-1]
+    assert first["contrast"] > 0
+    assert 0.01 <= last["temperature/info_nce"] != first["temperature/info_nce"]
+    model = amodal.load(folder, device="cpu")
+    z = model.encode(text=["a red circle", "two stars"], output="torch")
+    torch.testing.assert_close(z.norm(dim=1), torch.ones(2))
+    command = ["evaluate", str(folder), "--on", "scenes:size=8", "--task", "retrieval"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    (file,) = (folder / "evaluation").glob("retrieval*.json")
+    found = json.loads(file.read_text())
+    assert 0 <= found["retrieval/text_to_image/recall@1"] <= 1
+    assert found["data/items"] == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": {"unimodal_layers": 0}}, "have not looked"),
+        ({"model": {"encoders": {}}}, "give model.encoders.image"),
+        ({"model": {"tasks": ["vqa"]}}, "needs the task caption"),
+        ({"train": {"micro_batch_size": 4}}, "micro_batch_size"),
+        ({"objectives": [{"kind": "language_modeling"}]}, "add the objective"),
+        (
+            {"objectives": [{"kind": "language_modeling"}, {"kind": "info_nce", "momentum": 0.9}]},
+            "neither queue_size nor momentum",
+        ),
+    ],
+)
+def test_recipes_that_do_not_fit_are_refused(change, message):
+    recipe = copy.deepcopy(RECIPE)
+    for key, value in change.items():
+        recipe[key] = {**recipe[key], **value} if isinstance(value, dict) else value
+    with pytest.raises(RecipeError, match=message):
+        parse_recipe(recipe, "test")
