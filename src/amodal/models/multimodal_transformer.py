@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -23,6 +23,7 @@ from amodal.encoders.specification import ImageEncoderConfig
 from amodal.encoders.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.encoders.turns import IGNORED, TurnsPreprocessor
 from amodal.fusion.cross_attention import CrossAttentionConfig, Together
+from amodal.models.answer_head import AnswerHead, Classified
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
 from amodal.models.transformer_layers import (
     DecoderLayer,
@@ -50,6 +51,7 @@ class TransformerArchitecture(BaseModel):
         max_length: tokens of text.
         tokenizer: of all text.
         vocabulary: tokens of text; found when the tokenizer is built.
+        answers: from which those to questions are chosen; empty: they are said token by token.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +66,7 @@ class TransformerArchitecture(BaseModel):
     max_length: int = Field(64, ge=4)
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
     vocabulary: int | None = None
+    answers: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _heads_fit(self) -> TransformerArchitecture:
@@ -90,12 +93,14 @@ class Said(NamedTuple):
         labels: (T,) int64, the tokens that were said.
         item: (T,) int64 which item of the batch each is said about.
         exchange: (T,) int64 in which exchange about the item, from 1 on.
+        classified: answers that are chosen from a list instead.
     """
 
     logits: Tensor
     labels: Tensor
     item: Tensor
     exchange: Tensor
+    classified: Classified | None = None
 
 
 class MultimodalTransformer(PreTrainedModel, GenerationMixin):
@@ -172,6 +177,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self.dropout = nn.Dropout(architecture.dropout)
+        self.answer_head = AnswerHead(width, architecture.answers) if architecture.answers else None
         nn.init.normal_(self.embedding.weight, std=0.02)
         config.architecture = architecture.model_dump(mode="json")
         # What `generate` asks of a configuration.
@@ -303,25 +309,62 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         seen = self.seen(batch)
         if not self.reads_prompts:
             hidden = self.decode(ids, segment, self.fused(seen, None))
+            item = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)
+            classified, labels = self._classified(named, hidden, labels, item, segment)
             chosen = labels != IGNORED
             return Said(
                 self.scores(hidden[chosen]),
                 labels[chosen],
                 chosen.nonzero()[:, 0],
                 segment[chosen],
+                classified,
             )
         rows = _unpacked(ids, segment, labels, self.turns.pad_id)
         looked = None if seen is None else Memory(seen.tokens[rows.item], seen.keep[rows.item])
         memory = self.fused(looked, {"input_ids": rows.prompt, "attention_mask": rows.read})
         hidden = self.decode(rows.ids, rows.mask, memory)
-        chosen = rows.labels != IGNORED
+        item, exchange = (t[:, None].expand_as(rows.ids) for t in (rows.item, rows.exchange))
+        classified, labels = self._classified(named, hidden, rows.labels, item, exchange)
+        chosen = labels != IGNORED
         place = chosen.nonzero()[:, 0]
         return Said(
             self.scores(hidden[chosen]),
-            rows.labels[chosen],
+            labels[chosen],
             rows.item[place],
             rows.exchange[place],
+            classified,
         )
+
+    def _classified(
+        self,
+        named: Mapping[str, Tensor],
+        hidden: Tensor,
+        labels: Tensor,
+        item: Tensor,
+        exchange: Tensor,
+    ) -> tuple[Classified | None, Tensor]:
+        if self.answer_head is None or "asked" not in named:
+            return None, labels
+        return self.answer_head.classified(hidden, labels, item, exchange, named["asked"])
+
+    @torch.no_grad()
+    def answer_scores(self, prompts: Mapping[str, Tensor], seen: Memory | None) -> Tensor:
+        """(R, A) scores of the listed answers after each of R prompts; see `say`."""
+        if self.answer_head is None:
+            raise ValueError("this model has no list of answers; it says them")
+        given = {n: t.to(self.device) for n, t in prompts.items()}
+        memory = self.fused(seen, given)
+        hidden = self.decode(given["input_ids"], given["attention_mask"], memory)
+        return cast(Tensor, self.answer_head(hidden[:, -1]).float())
+
+    def answer(
+        self, prompts: Mapping[str, Tensor], seen: Memory | None, **options: Any
+    ) -> list[str]:
+        """The answer to each question: the best of the list, or what is said without one."""
+        if self.answer_head is None:
+            return self.say(prompts, seen, **options)
+        best = self.answer_scores(prompts, seen).argmax(1).tolist()
+        return [self.answer_head.answers[i] for i in best]
 
     def scores(self, hidden: Tensor) -> Tensor:
         """(..., D) → (..., V), the embeddings being the output weights."""
@@ -409,7 +452,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         """The answer to a question about a picture; a list of answers to a list of questions."""
         questions = [question] if isinstance(question, str) else list(question)
         prompts = [_asked([], one) for one in questions]
-        answers = self._say_about([image] * len(prompts), prompts, **options)
+        answers = self._say_about([image] * len(prompts), prompts, self.answer, **options)
         return answers[0] if isinstance(question, str) else answers
 
     def chat(
@@ -455,14 +498,19 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
 
     @torch.inference_mode()
     def _say_about(
-        self, images: Sequence[Any], prompts: Sequence[Exchange], **options: Any
+        self,
+        images: Sequence[Any],
+        prompts: Sequence[Exchange],
+        speak: Callable[..., list[str]] | None = None,
+        **options: Any,
     ) -> list[str]:
         if isinstance(images, str | bytes | Path):
             raise ValueError(f"expected a list of pictures, got one {type(images).__name__}")
         was_training = self.training
         self.eval()
         options = {"do_sample": False, **options}
-        said = self.say(self.turns.prompts(prompts), self.seen(self._pictures(images)), **options)
+        speak = speak or self.say
+        said = speak(self.turns.prompts(prompts), self.seen(self._pictures(images)), **options)
         self.train(was_training)
         return said
 

@@ -29,6 +29,7 @@ from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.losses.reconstruction import ReconstructionConfig
+from amodal.models.answer_head import AnswersConfig, GeneratedAnswers
 from amodal.models.fusion_model import HeadConfig
 from amodal.models.image_tokenizer import TokenizerArchitecture
 from amodal.models.target import TargetConfig
@@ -152,6 +153,15 @@ class MultimodalTransformerRecipe(StrictModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     max_length: int = Field(64, ge=4)  # tokens of one exchange
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
+    answers: AnswersConfig = GeneratedAnswers()  # to the questions of vqa
+
+    @model_validator(mode="after")
+    def _answers_to_questions(self) -> MultimodalTransformerRecipe:
+        if self.answers.kind == "classified" and "vqa" not in self.tasks:
+            raise ValueError(
+                f"answers are classified for the task vqa; tasks: {', '.join(self.tasks)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pictures_alone(self) -> MultimodalTransformerRecipe:

@@ -10,6 +10,7 @@ from amodal.data.collate import Collator
 from amodal.data.exchange import exchanges
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.losses.language_modeling import LanguageModelingConfig
+from amodal.models.answer_head import ClassifiedAnswers
 from amodal.models.multimodal_transformer import (
     MultimodalTransformer,
     TransformerArchitecture,
@@ -18,6 +19,7 @@ from amodal.models.multimodal_transformer import (
 from amodal.training.answering import SpokenSource, saying_metrics
 from amodal.training.augmenter import RecipeAugment
 from amodal.training.recipe import MultimodalTransformerRecipe, Recipe
+from amodal.training.saying import listed_answers
 from amodal.training.saying_task import SayingTask
 from amodal.training.trainer import Trained
 from amodal.training.watcher import Watcher
@@ -57,10 +59,13 @@ class SayingRun:
         assert isinstance(options, MultimodalTransformerRecipe)
         self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
         self.pipeline, self.usage = PIPELINES[options.tasks[0]], USAGE[options.tasks[0]]
-        values = options.model_dump(exclude={"kind", "tasks", "encoders"})
+        values = options.model_dump(exclude={"kind", "tasks", "encoders", "answers"})
         architecture = TransformerArchitecture(image=options.encoders.image, **values)
         names = " or ".join(options.tasks)
         try:
+            if isinstance(options.answers, ClassifiedAnswers):
+                values["answers"] = options.answers.listed(_answers(train))
+                architecture = TransformerArchitecture(image=options.encoders.image, **values)
             self.model: MultimodalTransformer = build_multimodal_transformer(
                 architecture, _texts(train, options)
             )
@@ -70,6 +75,7 @@ class SayingRun:
             self.model.preprocessors,
             augment=RecipeAugment(recipe.augment, self.model.preprocessors),
             tasks={task: recipe.data.exchanges(task) for task in options.tasks},
+            answers=listed_answers(self.model),
         )
         (objective,) = (o for o in recipe.objectives if isinstance(o, LanguageModelingConfig))
         self.task = SayingTask(
@@ -111,6 +117,16 @@ class SayingRun:
     def shown(self, metrics: dict[str, float]) -> dict[str, float]:
         """The figures that a model card shows."""
         return {n: v for n, v in metrics.items() if n.split("/")[0] in self.options.tasks}
+
+
+def _answers(source: Source) -> Iterator[str]:
+    for i in range(len(source)):
+        try:
+            found = exchanges(source[i], "vqa")
+        except BrokenRecordError:
+            continue  # reported when training draws the row
+        for turns in found:
+            yield turns[-1].text
 
 
 def _texts(source: Source, options: MultimodalTransformerRecipe) -> Iterator[str]:

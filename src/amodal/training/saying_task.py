@@ -11,7 +11,9 @@ from torch import Tensor
 
 from amodal.data.batch import Batch
 from amodal.data.exchange import Task as What
+from amodal.data.listed_answers import OTHER
 from amodal.data.record import Source
+from amodal.losses.answer_classification import answer_classification_loss
 from amodal.losses.language_modeling import LanguageModelingConfig, language_modeling_loss
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.opening import RunModel
@@ -48,12 +50,14 @@ class SayingTask:
         self.validation_items = validation_items
         self.score_name = "score"
         self.right: list[Tensor] = []
+        self.outside: list[Tensor] = []
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
         """Gradients of one batch; parts count by what is to be said in them."""
         parts = batch.split(self.chunk or len(batch))
         counts = [self._count(part) for part in parts]
         total = max(sum(counts), 1)
+        listed = [_listed(part) for part in parts]
         loss_of_all = torch.zeros((), device=batch.item.device)
         for i, (part, count) in enumerate(zip(parts, counts, strict=True)):
             with step.autocast():
@@ -66,20 +70,32 @@ class SayingTask:
                     smoothing=self.config.smoothing,
                     per=self.config.per,
                 )
-            share = self.config.weight * count / total
-            loss_of_all = loss_of_all + share * loss.detach()
+                weighted = self.config.weight * count / total * loss
+                if said.classified is not None:
+                    chosen = answer_classification_loss(
+                        said.classified.logits, said.classified.targets
+                    )
+                    share = self.config.weight * listed[i] / max(sum(listed), 1)
+                    weighted = weighted + share * chosen
+                    inside = (said.classified.targets > 0).any(1)
+                    self.outside.append((~inside).float())
+            loss_of_all = loss_of_all + weighted.detach()
             with torch.no_grad():
                 self.right.append((said.logits.argmax(1) == said.labels).float().mean())
             if i < len(parts) - 1:
                 with step.no_sync():
-                    step.backward(share * loss)
+                    step.backward(weighted)
             else:
-                step.backward(share * loss)
+                step.backward(weighted)
         return loss_of_all
 
     def _count(self, part: Batch) -> int:
         labels, segment = part.tensors["turns"]["labels"], part.tensors["turns"]["segment"]
         said = labels >= 0
+        asked = part.tensors["turns"].get("asked")
+        if asked is not None:
+            item = torch.arange(len(labels), device=labels.device)[:, None]
+            said &= asked[..., 0][item, (segment - 1).clamp(min=0)] == OTHER
         if self.config.per == "token":
             return int(said.sum())
         return sum(len(segment[i][said[i]].unique()) for i in range(len(part)))
@@ -91,7 +107,11 @@ class SayingTask:
         """Share of tokens that were most likely, since the last call."""
         found = torch.stack(self.right).nanmean() if self.right else torch.tensor(0.0)
         self.right.clear()
-        return {"token_accuracy": float(found)}
+        figures = {"token_accuracy": float(found)}
+        if self.outside:
+            figures["vqa/answers_outside_list"] = float(torch.cat(self.outside).mean())
+            self.outside.clear()
+        return figures
 
     def measure(
         self, model: RunModel, autocast: Callable[[], AbstractContextManager[object]]
@@ -108,3 +128,9 @@ class SayingTask:
             values[f"{task}/likelihood"] = -found.nats
             scores.append(math.exp(-found.nats) if task == "caption" else values[f"{task}/exact"])
         return {**values, self.score_name: sum(scores) / len(scores)}
+
+
+def _listed(part: Batch) -> int:
+    """How many questions have an answer in the list."""
+    asked = part.tensors["turns"].get("asked")
+    return int((asked[..., 1:] > 0).any(2).sum()) if asked is not None else 0
