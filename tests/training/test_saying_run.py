@@ -98,8 +98,8 @@ def test_rounds_are_asked_with_the_true_history(finished):
     first = source[0]["dialog"][0]
     assert [turn.text for turn in second.prompt[:2]] == [first["question"], first["answer"]]
     scores = rank_candidates(model, source, range(3))
-    assert {row: tuple(found.shape) for row, found in scores.items()} == {
-        i: (rounds[i], 20) for i in range(3)
+    assert {row: [len(one) for one in found.values()] for row, found in scores.items()} == {
+        i: [20] * rounds[i] for i in range(3)
     }
 
 
@@ -163,4 +163,36 @@ def test_recipes_that_do_not_fit_are_refused(change, message):
 def test_language_modeling_belongs_to_the_transformer():
     recipe = values() | {"objectives": [{"kind": "info_nce"}]}
     with pytest.raises(RecipeError, match=r"one objective, \{kind: language_modeling\}"):
+        parse_recipe(recipe, "test")
+
+
+def test_answers_are_chosen_while_captions_are_said(tmp_path):
+    recipe = values(tasks=("vqa", "caption"))
+    recipe["model"]["answers"] = {"kind": "classified", "most": 5}
+    result = train_run(parse_recipe(recipe, "test"), tmp_path)
+    model = amodal.load(tmp_path, device="cpu")
+    assert len(model.answer_head.answers) == 5
+    assert 0 < log_of(tmp_path)[0]["vqa/answers_outside_list"] < 1
+    assert {"vqa/exact", "caption/cider"} <= result.metrics.keys()
+    source = ScenesConfig(size=4, part="test", image_size=32, questions_per_scene=2).open()
+    records = [{**source[i], "multiple_choices": [["yes", "no", "nowhere"]] * 2} for i in range(4)]
+    assert {u.text for u in say_about(model, source, "vqa")} <= set(model.answer_head.answers)
+
+    class Choices:
+        name, modalities = source.name, source.modalities
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return records[index]
+
+    scores = rank_candidates(model, Choices(), range(4), "vqa")
+    assert all(found[n][2] == -float("inf") for found in scores.values() for n in range(2))
+
+
+def test_a_list_of_answers_without_questions_is_refused():
+    recipe = values(tasks=("caption",))
+    recipe["model"]["answers"] = {"kind": "classified"}
+    with pytest.raises(RecipeError, match="classified for the task vqa"):
         parse_recipe(recipe, "test")

@@ -15,8 +15,10 @@ from amodal.data.batch import Batch, key64
 from amodal.data.decode import decode_image
 from amodal.data.decode_audio import decode_audio
 from amodal.data.exchange import Exchange, Task, exchanges
+from amodal.data.listed_answers import ListedAnswers
 from amodal.data.record import BrokenRecordError, Record, Source, sample_rng
 from amodal.data.samplers import Draw
+from amodal.data.vqa import people_of
 
 Rngs = Sequence[np.random.Generator]
 CHUNK = 64  # records that a process reads at once
@@ -113,6 +115,7 @@ class Collator:
         target: what is to be predicted, or None.
         tasks: what is said about an item, where the inputs have `turns`, and the most exchanges of
             each per item and step; None: all that there are.
+        answers: the list from which answers to questions are chosen, or None.
     """
 
     def __init__(
@@ -124,12 +127,14 @@ class Collator:
         augment: Augment | None = None,
         target: TargetInput | None = None,
         tasks: Mapping[Task, int | None] | None = None,
+        answers: ListedAnswers | None = None,
     ) -> None:
         self.inputs = dict(inputs)
         known = ("image", "text", "audio", "turns")
         self.others = {m: i for m, i in self.inputs.items() if m not in known}
         self.tasks = dict(tasks or {}) if "turns" in self.inputs else {}
         self.target = target
+        self.answers = answers
         self.captions = captions
         self.views = views
         self.augment = augment
@@ -199,7 +204,7 @@ class Collator:
             )
         if self.tasks:
             tensors["turns"], present["turns"], truncated["turns"] = self._turns(
-                said, mirrored, [rng for _, rng in kept]
+                [record for record, _ in kept], said, mirrored, [rng for _, rng in kept]
             )
         for modality, values_of in others.items():
             tensors[modality], present[modality] = _values(self.others[modality], values_of)
@@ -272,25 +277,46 @@ class Collator:
         return chosen, present
 
     def _turns(
-        self, said: list[list[list[Exchange]]], mirrored: np.ndarray, rngs: Rngs
+        self,
+        records: Sequence[Record],
+        said: list[list[list[Exchange]]],
+        mirrored: np.ndarray,
+        rngs: Rngs,
     ) -> tuple[dict[str, Tensor], Tensor, int]:
         chosen: list[list[Exchange]] = []
+        asked: list[list[tuple[str, list[str]] | None]] = []
         for i, by_task in enumerate(said):
             kept: list[Exchange] = []
-            for found, most in zip(by_task, self.tasks.values(), strict=True):
+            listed: list[tuple[str, list[str]] | None] = []
+            for found, (task, most) in zip(by_task, self.tasks.items(), strict=True):
+                order = list(range(len(found)))[:most]
+                people = [people_of(records[i], j) if task == "vqa" else [] for j in order]
                 if self.augment is not None:
-                    order = rngs[i].permutation(len(found))[:most]
+                    order = rngs[i].permutation(len(found))[:most].tolist()
                     follow, flipped = self.augment.caption, bool(mirrored[i, 0])
                     found = [
                         tuple(turn._replace(text=follow(turn.text, flipped)) for turn in found[j])
                         for j in order
                     ]
+                    if task == "vqa":
+                        people = [
+                            [follow(text, flipped) for text in people_of(records[i], j)]
+                            for j in order
+                        ]
                 kept += found[:most]
+                listed += [
+                    (turns[-1].text, those) if task == "vqa" else None
+                    for turns, those in zip(found[:most], people, strict=True)
+                ]
             chosen.append(kept)
+            asked.append(listed)
         encoder_input: TurnsInput = self.inputs["turns"]
         present = torch.tensor([bool(found) for found in chosen], dtype=torch.bool)[:, None]
         truncated = encoder_input.count_truncated([turns for found in chosen for turns in found])
-        return encoder_input(chosen), present, truncated
+        tensors = encoder_input(chosen)
+        if self.answers is not None:
+            tensors["asked"] = self.answers(asked)
+        return tensors, present, truncated
 
     def _texts(
         self, chosen: list[list[str]], most: int, rngs: Rngs

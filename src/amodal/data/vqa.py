@@ -217,6 +217,26 @@ class VqaSource:
         return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
 
 
+def choices_of(record: Record, questions: int) -> list[list[str]]:
+    """The candidate answers of each question of a record; empty where a question has none."""
+    given = record.get("multiple_choices") or []
+    if given and isinstance(given[0], str):  # a record of one question
+        given = [given]
+    if given and len(given) != questions:
+        raise BrokenRecordError(
+            record["origin"], f"{questions} questions and {len(given)} lists of choices"
+        )
+    return [[str(text) for text in one or ()] for one in given or [None] * questions]
+
+
+def people_of(record: Record, number: int) -> list[str]:
+    """The answers that people gave to one question of a record."""
+    answers = record.get("answers") or []
+    if answers and isinstance(answers[0], list):  # a record of several questions
+        answers = answers[number]
+    return [str(answer) for answer in answers]
+
+
 def near(file: Path, name: str) -> Path | None:
     """What is called `name` beside the file or one level up; None where there is nothing."""
     for folder in (file.parent, file.parent.parent):
@@ -263,6 +283,9 @@ def _wrong_question(entry: Any, seen: set[str]) -> str:
         return f"question id occurs twice: {entry['question_id']}"
     if not _is_number(entry.get("image_id")):
         return f"expected `image_id`, a number, got {entry.get('image_id')!r}"
+    choices = entry.get("multiple_choices", [])
+    if not isinstance(choices, list) or not all(isinstance(text, str) for text in choices):
+        return f"expected `multiple_choices`, a list of strings, got {str(choices)[:80]!r}"
     if not isinstance(entry.get("question"), str) or not entry["question"].strip():
         return "expected a `question` of type string that is not empty"
     return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -23,6 +23,7 @@ from amodal.encoders.specification import ImageEncoderConfig
 from amodal.encoders.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.encoders.turns import IGNORED, TurnsPreprocessor
 from amodal.fusion.cross_attention import CrossAttentionConfig, Together
+from amodal.models.answer_head import AnswerHead, Classified
 from amodal.models.contrastive_heads import ContrastiveHeads, caption_ends
 from amodal.models.drawing import Drawn, Packed, PictureTokens, draw_pictures
 from amodal.models.image_tokenizer import (
@@ -65,6 +66,7 @@ class TransformerArchitecture(BaseModel):
         image_tokenizer: whose codes the model says where it draws; None: it does not draw.
         unconditional: share of the pictures that are drawn without their caption in training, which
             guidance needs.
+        answers: from which those to questions are chosen; empty: they are said token by token.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,6 +83,7 @@ class TransformerArchitecture(BaseModel):
     max_length: int = Field(64, ge=4)
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
     vocabulary: int | None = None
+    answers: tuple[str, ...] = ()
     image_tokenizer: TokenizerArchitecture | None = None
     unconditional: float = Field(0.1, ge=0, lt=1)
 
@@ -131,6 +134,7 @@ class Said(NamedTuple):
         item: (T,) int64 which item of the batch each is said about.
         exchange: (T,) int64 in which exchange about the item, from 1 on.
         embedded: the pictures and whole captions of the batch, where the model embeds them.
+        classified: answers that are chosen from a list instead.
     """
 
     logits: Tensor
@@ -138,6 +142,7 @@ class Said(NamedTuple):
     item: Tensor
     exchange: Tensor
     embedded: dict[str, Embeddings] | None = None
+    classified: Classified | None = None
 
 
 class MultimodalTransformer(PreTrainedModel, GenerationMixin):
@@ -220,6 +225,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         self.norm = nn.LayerNorm(width)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
         self.dropout = nn.Dropout(architecture.dropout)
+        self.answer_head = AnswerHead(width, architecture.answers) if architecture.answers else None
         nn.init.normal_(self.embedding.weight, std=0.02)
         config.architecture = architecture.model_dump(mode="json")
         # What `generate` asks of a configuration.
@@ -381,25 +387,31 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
             memory = self.fused(seen, None)
             read = self._read(ids, segment)
             hidden = self._continue(read, segment, memory)
+            item = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)
+            classified, labels = self._classified(named, hidden, labels, item, segment)
             chosen = labels != IGNORED
             return Said(
                 self.scores(hidden[chosen]),
                 labels[chosen],
                 chosen.nonzero()[:, 0],
                 segment[chosen],
-                self._embedded(batch, read, memory) if self.contrast is not None else None,
+                classified=classified,
+                embedded=self._embedded(batch, read, memory) if self.contrast is not None else None,
             )
         rows = _unpacked(ids, segment, labels, self.turns.pad_id)
         looked = None if seen is None else Memory(seen.tokens[rows.item], seen.keep[rows.item])
         memory = self.fused(looked, {"input_ids": rows.prompt, "attention_mask": rows.read})
         hidden = self.decode(rows.ids, rows.mask, memory)
-        chosen = rows.labels != IGNORED
+        item, exchange = (t[:, None].expand_as(rows.ids) for t in (rows.item, rows.exchange))
+        classified, labels = self._classified(named, hidden, rows.labels, item, exchange)
+        chosen = labels != IGNORED
         place = chosen.nonzero()[:, 0]
         return Said(
             self.scores(hidden[chosen]),
-            rows.labels[chosen],
+            labels[chosen],
             rows.item[place],
             rows.exchange[place],
+            classified=classified,
         )
 
     def _embedded(self, batch: Batch, read: Tensor, memory: Memory | None) -> dict[str, Embeddings]:
@@ -471,6 +483,37 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         self.train(was_training)
         found = torch.cat(rows) if rows else torch.zeros(0, self.contrast.image.dim)
         return found.numpy() if output == "numpy" else found
+
+    def _classified(
+        self,
+        named: Mapping[str, Tensor],
+        hidden: Tensor,
+        labels: Tensor,
+        item: Tensor,
+        exchange: Tensor,
+    ) -> tuple[Classified | None, Tensor]:
+        if self.answer_head is None or "asked" not in named:
+            return None, labels
+        return self.answer_head.classified(hidden, labels, item, exchange, named["asked"])
+
+    @torch.no_grad()
+    def answer_scores(self, prompts: Mapping[str, Tensor], seen: Memory | None) -> Tensor:
+        """(R, A) scores of the listed answers after each of R prompts; see `say`."""
+        if self.answer_head is None:
+            raise ValueError("this model has no list of answers; it says them")
+        given = {n: t.to(self.device) for n, t in prompts.items()}
+        memory = self.fused(seen, given)
+        hidden = self.decode(given["input_ids"], given["attention_mask"], memory)
+        return cast(Tensor, self.answer_head(hidden[:, -1]).float())
+
+    def answer(
+        self, prompts: Mapping[str, Tensor], seen: Memory | None, **options: Any
+    ) -> list[str]:
+        """The answer to each question: the best of the list, or what is said without one."""
+        if self.answer_head is None:
+            return self.say(prompts, seen, **options)
+        best = self.answer_scores(prompts, seen).argmax(1).tolist()
+        return [self.answer_head.answers[i] for i in best]
 
     def scores(self, hidden: Tensor) -> Tensor:
         """(..., D) → (..., V), the embeddings being the output weights."""
@@ -591,7 +634,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         """The answer to a question about a picture; a list of answers to a list of questions."""
         questions = [question] if isinstance(question, str) else list(question)
         prompts = [_asked([], one) for one in questions]
-        answers = self._say_about([image] * len(prompts), prompts, **options)
+        answers = self._say_about([image] * len(prompts), prompts, self.answer, **options)
         return answers[0] if isinstance(question, str) else answers
 
     def chat(
@@ -665,14 +708,19 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
 
     @torch.inference_mode()
     def _say_about(
-        self, images: Sequence[Any], prompts: Sequence[Exchange], **options: Any
+        self,
+        images: Sequence[Any],
+        prompts: Sequence[Exchange],
+        speak: Callable[..., list[str]] | None = None,
+        **options: Any,
     ) -> list[str]:
         if isinstance(images, str | bytes | Path):
             raise ValueError(f"expected a list of pictures, got one {type(images).__name__}")
         was_training = self.training
         self.eval()
         options = {"do_sample": False, **options}
-        said = self.say(self.turns.prompts(prompts), self.seen(self._pictures(images)), **options)
+        speak = speak or self.say
+        said = speak(self.turns.prompts(prompts), self.seen(self._pictures(images)), **options)
         self.train(was_training)
         return said
 

@@ -12,12 +12,13 @@ from amodal.data.exchange import Task, exchanges
 from amodal.data.record import Record, Source
 from amodal.data.scenes.reading import read_caption, tuples_expected, tuples_of_claims
 from amodal.data.scenes.world import Scene
+from amodal.data.vqa import choices_of, people_of
 from amodal.evaluation.bootstrap import flatten, intervals, resampled
 from amodal.evaluation.caption_tokens import tokenize
 from amodal.evaluation.captioning import caption_scores
 from amodal.evaluation.dialogue import dialogue_ranking
 from amodal.evaluation.scene_graph import scene_graph_scores
-from amodal.evaluation.vqa import vqa_accuracy
+from amodal.evaluation.vqa import answer_accuracy, vqa_accuracy
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.training.saying import Utterance, rank_candidates, say_about
 
@@ -30,13 +31,13 @@ class SpokenSource:
         task: what was asked for.
         utterances: in the order of the source.
         truth: row number -> record, without pictures.
-        scores: row -> (rounds, C) log-likelihoods of the candidates of a dialogue.
+        scores: row -> round or question -> (C,) log-likelihoods of its candidates.
     """
 
     task: Task
     utterances: list[Utterance]
     truth: dict[int, Record]
-    scores: dict[int, torch.Tensor]
+    scores: dict[int, dict[int, torch.Tensor]]
 
     @classmethod
     def of(
@@ -75,8 +76,8 @@ class SpokenSource:
         kept = dict.fromkeys(one.row for one in said)
         truth = {row: {k: v for k, v in source[row].items() if k != "image"} for row in kept}
         scores = (
-            rank_candidates(model, source, list(kept), autocast=autocast)
-            if task == "dialogue"
+            rank_candidates(model, source, list(kept), task, autocast=autocast)
+            if task in ("dialogue", "vqa")
             else {}
         )
         return cls(task, said, truth, scores)
@@ -95,7 +96,7 @@ def saying_metrics(
         return _of_captions(spoken, bootstrap, seed)
     found = _exact(spoken, bootstrap, seed)
     if spoken.task == "vqa":
-        return found | _of_people(spoken, bootstrap, seed)
+        return found | _of_people(spoken, bootstrap, seed) | _of_choices(spoken, bootstrap, seed)
     return found | _of_rankings(spoken, bootstrap, seed)
 
 
@@ -131,7 +132,7 @@ def _kind(spoken: SpokenSource, one: Utterance) -> str:
 
 def _of_people(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
     """The official accuracy, where several people answered."""
-    people = [_people(spoken.truth[one.row], one.exchange) for one in spoken.utterances]
+    people = [people_of(spoken.truth[one.row], one.exchange) for one in spoken.utterances]
     if not people or any(len(answers) < 2 for answers in people):
         return {}
     texts = [one.text for one in spoken.utterances]
@@ -150,12 +151,34 @@ def _of_people(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, flo
     return found
 
 
-def _people(record: Record, exchange: int) -> list[str]:
-    """The answers that people gave to one question of a record."""
-    answers = record.get("answers") or []
-    if answers and isinstance(answers[0], list):  # a record of several questions
-        answers = answers[exchange]
-    return [str(answer) for answer in answers]
+def _of_choices(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
+    """What the most likely candidate is worth; of several that are equal, the mean."""
+    values, rows = [], []
+    graded = True
+    for row, of_record in spoken.scores.items():
+        record = spoken.truth[row]
+        about = exchanges(record, "vqa")
+        choices = choices_of(record, len(about))
+        for number, scores in of_record.items():
+            best = [choices[number][i] for i in (scores == scores.max()).nonzero()[:, 0].tolist()]
+            true = _plain(about[number][-1].text)
+            people = people_of(record, number)
+            graded &= len(people) > 1
+            exact = sum(_plain(text) == true for text in best) / len(best)
+            worth = sum(answer_accuracy(text, people or [true]) for text in best) / len(best)
+            values.append((exact, worth))
+            rows.append(row)
+    if not values:
+        return {}
+    generator = torch.Generator().manual_seed(seed)
+    drawn = resampled(
+        torch.tensor(values, dtype=torch.float64), torch.tensor(rows), bootstrap, generator
+    )
+    names = [f"vqa/multiple_choice/{name}" for name in ("exact", "accuracy")]
+    found = intervals(names, *drawn)
+    if not graded:
+        del found[names[1]]
+    return flatten(found) | {"vqa/multiple_choice/questions": len(values)}
 
 
 def _of_captions(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
@@ -179,7 +202,11 @@ def _of_captions(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, f
 def _of_rankings(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
     rows, places, scores, relevance, number = [], [], [], [], []
     for row, found in spoken.scores.items():
-        for at, one in enumerate(spoken.truth[row]["dialog"]):
+        rounds = spoken.truth[row]["dialog"]
+        # Ranks of different lengths do not compare.
+        if len(found) < len(rounds) or len({len(one) for one in found.values()}) > 1:
+            continue
+        for at, one in enumerate(rounds):
             if one["answer"] not in one["candidates"]:
                 continue
             rows.append(row)

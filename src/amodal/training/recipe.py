@@ -29,6 +29,7 @@ from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.losses.reconstruction import ReconstructionConfig
+from amodal.models.answer_head import AnswersConfig, GeneratedAnswers
 from amodal.models.fusion_model import HeadConfig
 from amodal.models.image_tokenizer import TokenizerArchitecture
 from amodal.models.target import TargetConfig
@@ -158,6 +159,7 @@ class MultimodalTransformerRecipe(StrictModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     max_length: int = Field(64, ge=4)  # tokens of one exchange
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
+    answers: AnswersConfig = GeneratedAnswers()  # to the questions of vqa
     image_tokenizer: str | None = None  # run of an image tokenizer; what is drawn are its codes
     unconditional: float = Field(0.1, ge=0, lt=1)  # share drawn without caption, for guidance
 
@@ -175,6 +177,14 @@ class MultimodalTransformerRecipe(StrictModel):
         if self.image_tokenizer is None:
             raise ValueError(
                 "draw needs image_tokenizer: RUN, which a recipe of kind image_tokenizer trains"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _answers_to_questions(self) -> MultimodalTransformerRecipe:
+        if self.answers.kind == "classified" and "vqa" not in self.tasks:
+            raise ValueError(
+                f"answers are classified for the task vqa; tasks: {', '.join(self.tasks)}"
             )
         return self
 

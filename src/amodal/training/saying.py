@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +14,12 @@ from torch import Tensor
 from amodal.data.batch import Batch, key64
 from amodal.data.collate import BatchReader, Collator
 from amodal.data.exchange import Exchange, Task, Turn, exchanges
+from amodal.data.listed_answers import ListedAnswers
 from amodal.data.record import BrokenRecordError, DataError, Record, Source, sample_rng
 from amodal.data.samplers import Draw
+from amodal.data.vqa import choices_of
+from amodal.losses.answer_classification import answer_classification_loss
+from amodal.models.answer_head import Classified
 from amodal.models.multimodal_transformer import MultimodalTransformer, Said
 from amodal.models.transformer_layers import Memory
 
@@ -61,7 +66,9 @@ def check(
     """
     rows = list(items) if items is not None else list(range(len(source)))
     reader = BatchReader(
-        _Numbered(source), Collator(model.preprocessors, tasks={task: None}), seed=0
+        _Numbered(source),
+        Collator(model.preprocessors, tasks={task: None}, answers=listed_answers(model)),
+        seed=0,
     )
     was_training = model.training
     model.eval()
@@ -75,19 +82,27 @@ def check(
         if len(batch):
             with autocast():
                 said = model(batch.to(model.device))
+            chunk = rows[start : start + batch_size]
+            if task == "vqa" and said.classified is not None:
+                of_list = said.classified
+                loss = answer_classification_loss(of_list.logits, of_list.targets)
+                inside = int((of_list.targets > 0).any(1).sum())
+                nats += float(loss) * inside
+                tokens += inside
+                found.append(_chosen(of_list, _numbers(batch, chunk)))
+                continue
             log_p = said.logits.float().log_softmax(1)
             nats -= float(log_p.gather(1, said.labels[:, None]).sum())
             tokens += len(said.labels)
-            chunk = rows[start : start + batch_size]
             found.append(_answers(said, log_p.argmax(1), end, _numbers(batch, chunk)))
         if tick is not None:
             tick(min(start + batch_size, len(rows)))
     model.train(was_training)
-    if not tokens:
+    if not found or not any(len(part[0]) for part in found):
         first = f"; the first: {broken[0]}" if broken else ""
         raise DataError(f"{source.name}: no record has anything to be said for {task}{first}")
     exact, item, exchange, turn = (torch.cat(part) for part in zip(*found, strict=True))
-    return Checked(exact, item, exchange, turn, nats / tokens, tuple(broken))
+    return Checked(exact, item, exchange, turn, nats / max(tokens, 1), tuple(broken))
 
 
 @torch.inference_mode()
@@ -140,7 +155,8 @@ def say_about(
                 )
                 prompts = model.turns.prompts([prompt for _, _, prompt in part])
                 with autocast():
-                    texts = model.say(prompts, looked, **options)
+                    speak = model.answer if task == "vqa" else model.say
+                    texts = speak(prompts, looked, **options)
                 found += [
                     Utterance(int(numbers[place]), number, prompt, text)
                     for (place, number, prompt), text in zip(part, texts, strict=True)
@@ -158,45 +174,76 @@ def rank_candidates(
     model: MultimodalTransformer,
     source: Source,
     items: Sequence[int],
+    task: Literal["dialogue", "vqa"] = "dialogue",
     *,
     autocast: Autocast = nullcontext,
-) -> dict[int, Tensor]:
-    """How likely each candidate answer of each round of a dialogue is, given the true history.
+) -> dict[int, dict[int, Tensor]]:
+    """How likely each candidate answer is: of each round given the true history, or of a question.
 
     Returns:
-        row number -> (rounds, C) float32 log-likelihoods per token, for records whose rounds all
-        have equally many `candidates`.
+        row number -> number of the round or question -> (C,) float32 log-likelihoods per token,
+        where there are `candidates` or `multiple_choices`.
     """
     seen = {m: p for m, p in model.preprocessors.items() if m != "turns"}
     collate = Collator(seen)
     was_training = model.training
     model.eval()
-    found: dict[int, Tensor] = {}
+    found: dict[int, dict[int, Tensor]] = {}
     for row in items:
         record = source[row]
-        rounds = record.get("dialog") or []
-        sizes = {len(one.get("candidates") or ()) for one in rounds}
-        if len(sizes) != 1 or sizes == {0}:
+        offered = _offered(record, task)
+        if not offered:
             continue
-        (turns,) = exchanges(record, "dialogue")
+        numbers = list(offered)
         rows: list[list[Exchange]] = []
-        for number, one in enumerate(rounds):
-            before = tuple(turn._replace(learned=False) for turn in turns[: 2 * number + 1])
-            rows.append([(*before, Turn("answer", str(c), True)) for c in one["candidates"]])
+        for before, candidates in offered.values():
+            rows.append([(*before, Turn("answer", text, True)) for text in candidates])
         batch = collate([record] * len(rows), [sample_rng(0, 0, 0)] * len(rows))
         if len(batch) < len(rows):
             continue  # the picture is broken
+        if task == "vqa" and model.answer_head is not None:
+            with autocast():
+                seen_once = model.seen(batch.to(model.device))
+                asked = model.turns.prompts([one[0] for one in rows])
+                scores = model.answer_scores(asked, seen_once).cpu()
+            place = {text: i for i, text in enumerate(model.answer_head.answers)}
+            found[row] = {
+                n: torch.tensor(
+                    [float(scores[i, place[t]]) if t in place else -math.inf for t in texts]
+                )
+                for i, (n, (_, texts)) in enumerate(offered.items())
+            }
+            continue
         tensors = {**batch.tensors, "turns": model.turns(rows)}
         there = torch.ones(len(rows), 1, dtype=torch.bool)
         whole = replace(batch, tensors=tensors, present={**batch.present, "turns": there})
         with autocast():
             said = model(whole.to(model.device))
         log_p = said.logits.float().log_softmax(1).gather(1, said.labels[:, None])[:, 0].cpu()
-        place = (said.item * next(iter(sizes)) + said.exchange - 1).cpu()
-        total = torch.zeros(len(rows) * next(iter(sizes)))
+        most = max(len(candidates) for candidates in rows)
+        place = (said.item * most + said.exchange - 1).cpu()
+        total = torch.zeros(len(rows) * most)
         count = torch.zeros_like(total).index_add_(0, place, torch.ones_like(log_p))
-        found[row] = (total.index_add_(0, place, log_p) / count.clamp(min=1)).view(len(rows), -1)
+        mean = (total.index_add_(0, place, log_p) / count.clamp(min=1)).view(len(rows), -1)
+        found[row] = {n: mean[i, : len(rows[i])] for i, n in enumerate(numbers)}
     model.train(was_training)
+    return found
+
+
+def _offered(
+    record: Record, task: Literal["dialogue", "vqa"]
+) -> dict[int, tuple[Exchange, list[str]]]:
+    """Number of a round or question -> the turns before its answer, and the candidates."""
+    about = exchanges(record, task)
+    if task == "vqa":
+        choices = choices_of(record, len(about))
+        return {n: (about[n][:-1], found) for n, found in enumerate(choices) if found}
+    rounds = record.get("dialog") or []
+    found = {}
+    for number, one in enumerate(rounds):
+        if one.get("candidates"):
+            before = tuple(turn._replace(learned=False) for turn in about[0][: 2 * number + 1])
+            found[number] = (before, [str(text) for text in one["candidates"]])
     return found
 
 
@@ -217,6 +264,18 @@ class Utterance(NamedTuple):
     exchange: int
     prompt: Exchange
     text: str
+
+
+def listed_answers(model: MultimodalTransformer) -> ListedAnswers | None:
+    """What makes targets for the list of answers of a model; None where it says them."""
+    return ListedAnswers(model.answer_head.answers) if model.answer_head is not None else None
+
+
+def _chosen(found: Classified, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Whether each answer chosen from the list is right, and where it stands."""
+    right = (found.logits.argmax(1) == found.true).cpu()
+    exchange = found.exchange.cpu() - 1
+    return right, numbers[found.item.cpu()], exchange, torch.zeros_like(exchange)
 
 
 def _prompts(turns: Exchange) -> list[Exchange]:

@@ -11,6 +11,7 @@ from amodal.data.exchange import exchanges
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.language_modeling import LanguageModelingConfig
+from amodal.models.answer_head import ClassifiedAnswers
 from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.multimodal_transformer import (
     MultimodalTransformer,
@@ -23,6 +24,7 @@ from amodal.training.contrastive_captioning import embed_captioned
 from amodal.training.drawing import DrawnSource, drawing_metrics
 from amodal.training.objectives import Objectives
 from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, RecipeError
+from amodal.training.saying import listed_answers
 from amodal.training.saying_task import SayingTask
 from amodal.training.trainer import Trained
 from amodal.training.validation import retrieval_metrics
@@ -65,11 +67,16 @@ class SayingRun:
         assert isinstance(options, MultimodalTransformerRecipe)
         self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
         self.pipeline, self.usage = PIPELINES[options.tasks[0]], USAGE[options.tasks[0]]
-        values = options.model_dump(exclude={"kind", "tasks", "encoders", "image_tokenizer"})
+        values = options.model_dump(
+            exclude={"kind", "tasks", "encoders", "answers", "image_tokenizer"}
+        )
         architecture = TransformerArchitecture(image=options.encoders.image, **values)
         names = " or ".join(options.tasks)
         pictures = _image_tokenizer(options)
         try:
+            if isinstance(options.answers, ClassifiedAnswers):
+                values["answers"] = options.answers.listed(_answers(train))
+                architecture = TransformerArchitecture(image=options.encoders.image, **values)
             self.model: MultimodalTransformer = build_multimodal_transformer(
                 architecture, _texts(train, options), image_tokenizer=pictures
             )
@@ -79,6 +86,7 @@ class SayingRun:
             self.model.preprocessors,
             augment=RecipeAugment(recipe.augment, self.model.preprocessors),
             tasks={task: recipe.data.exchanges(task) for task in options.tasks},
+            answers=listed_answers(self.model),
         )
         (objective,) = (o for o in recipe.objectives if isinstance(o, LanguageModelingConfig))
         compared = [o for o in recipe.objectives if isinstance(o, InfoNCEConfig)]
@@ -143,6 +151,16 @@ def _image_tokenizer(options: MultimodalTransformerRecipe) -> ImageTokenizer | N
             f"model.image_tokenizer: {error}; `amodal train recipes/scenes-tokenizer.yaml` trains "
             "one"
         ) from None
+
+
+def _answers(source: Source) -> Iterator[str]:
+    for i in range(len(source)):
+        try:
+            found = exchanges(source[i], "vqa")
+        except BrokenRecordError:
+            continue  # reported when training draws the row
+        for turns in found:
+            yield turns[-1].text
 
 
 def _texts(source: Source, options: MultimodalTransformerRecipe) -> Iterator[str]:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from amodal.data.batch import Batch
 from amodal.data.exchange import Task as What
+from amodal.data.listed_answers import OTHER
 from amodal.data.record import Source
+from amodal.losses.answer_classification import answer_classification_loss
 from amodal.losses.language_modeling import LanguageModelingConfig, language_modeling_loss
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.opening import RunModel
@@ -53,12 +55,14 @@ class SayingTask:
         self.contrast = contrast
         self.right: list[Tensor] = []
         self.compared: list[Tensor] = []
+        self.outside: list[Tensor] = []
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
         """Gradients of one batch; parts count by what is to be said in them."""
         parts = batch.split(self.chunk or len(batch))
         counts = [self._count(part) for part in parts]
         total = max(sum(counts), 1)
+        listed = [_listed(part) for part in parts]
         loss_of_all = torch.zeros((), device=batch.item.device)
         for i, (part, count) in enumerate(zip(parts, counts, strict=True)):
             with step.autocast():
@@ -71,24 +75,37 @@ class SayingTask:
                     smoothing=self.config.smoothing,
                     per=self.config.per,
                 )
-            loss = self.config.weight * count / total * loss
-            if self.contrast is not None:
-                compared, _ = self.contrast(said.embedded)
-                self.compared.append(compared.detach())
-                loss = loss + compared
-            loss_of_all = loss_of_all + loss.detach()
-            with torch.no_grad():
-                self.right.append((said.logits.argmax(1) == said.labels).float().mean())
+                weighted = self.config.weight * count / total * loss
+                if said.classified is not None:
+                    chosen = answer_classification_loss(
+                        said.classified.logits, said.classified.targets
+                    )
+                    share = self.config.weight * listed[i] / max(sum(listed), 1)
+                    weighted = weighted + share * chosen
+                    inside = (said.classified.targets > 0).any(1)
+                    self.outside.append((~inside).float())
+                if self.contrast is not None:
+                    compared, _ = self.contrast(said.embedded)
+                    self.compared.append(compared.detach())
+                    weighted = weighted + compared
+            loss_of_all = loss_of_all + weighted.detach()
+            if len(said.labels):
+                with torch.no_grad():
+                    self.right.append((said.logits.argmax(1) == said.labels).float().mean())
             if i < len(parts) - 1:
                 with step.no_sync():
-                    step.backward(loss)
+                    step.backward(weighted)
             else:
-                step.backward(loss)
+                step.backward(weighted)
         return loss_of_all
 
     def _count(self, part: Batch) -> int:
         labels, segment = part.tensors["turns"]["labels"], part.tensors["turns"]["segment"]
         said = labels >= 0
+        asked = part.tensors["turns"].get("asked")
+        if asked is not None:
+            item = torch.arange(len(labels), device=labels.device)[:, None]
+            said &= asked[..., 0][item, (segment - 1).clamp(min=0)] == OTHER
         if self.config.per == "token":
             return int(said.sum())
         return sum(len(segment[i][said[i]].unique()) for i in range(len(part)))
@@ -100,15 +117,18 @@ class SayingTask:
 
     def figures(self) -> dict[str, float]:
         """Share of tokens that were most likely, since the last call."""
-        found = torch.stack(self.right).nanmean() if self.right else torch.tensor(0.0)
+        found = torch.stack(self.right).mean() if self.right else torch.tensor(0.0)
         self.right.clear()
-        values = {"token_accuracy": float(found)}
+        figures = {"token_accuracy": float(found)}
+        if self.outside:
+            figures["vqa/answers_outside_list"] = float(torch.cat(self.outside).mean())
+            self.outside.clear()
         if self.contrast is not None:
             if self.compared:
-                values["contrast"] = float(torch.stack(self.compared).mean())
+                figures["contrast"] = float(torch.stack(self.compared).mean())
                 self.compared.clear()
-            values |= self.contrast.temperatures()
-        return values
+            figures |= self.contrast.temperatures()
+        return figures
 
     def measure(
         self, model: RunModel, autocast: Callable[[], AbstractContextManager[object]]
@@ -126,3 +146,9 @@ class SayingTask:
             likely = task in ("caption", "draw")
             scores.append(math.exp(-found.nats) if likely else values[f"{task}/exact"])
         return {**values, self.score_name: sum(scores) / len(scores)}
+
+
+def _listed(part: Batch) -> int:
+    """How many questions have an answer in the list."""
+    asked = part.tensors["turns"].get("asked")
+    return int((asked[..., 1:] > 0).any(2).sum()) if asked is not None else 0

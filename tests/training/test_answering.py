@@ -1,0 +1,58 @@
+"""Multiple choice: the most likely candidate counts, equal ones by their mean."""
+
+import pytest
+import torch
+
+from amodal.data.exchange import Turn
+from amodal.training.answering import SpokenSource, saying_metrics
+from amodal.training.saying import Utterance
+
+
+def spoken(scores, **more):
+    people = ["red"] * 8 + ["blue"] * 2
+    record = {
+        "origin": "here",
+        "question": ["what colour?"],
+        "answer": ["red"],
+        "answers": people,
+        **more,
+    }
+    prompt = (Turn("ask", "what colour?", False), Turn("answer", "", True))
+    said = [Utterance(0, 0, prompt, "red")]
+    return SpokenSource("vqa", said, {0: record}, scores)
+
+
+def test_the_most_likely_choice_is_measured_by_the_official_accuracy():
+    choices = ["red", "blue", "4"]
+    found = saying_metrics(
+        spoken({0: {0: torch.tensor([-3.0, -1.0, -2.0])}}, multiple_choices=choices), bootstrap=0
+    )
+    assert found["vqa/multiple_choice/exact"] == 0
+    assert found["vqa/multiple_choice/accuracy"] == pytest.approx(0.6)
+    assert found["vqa/multiple_choice/questions"] == 1
+
+
+def test_equal_choices_count_by_their_mean_in_any_order():
+    scores = torch.tensor([-1.0, -2.0, -1.0])
+    for choices, order in ((["red", "4", "blue"], [0, 1, 2]), (["4", "blue", "red"], [1, 0, 2])):
+        found = saying_metrics(
+            spoken({0: {0: scores[order]}}, multiple_choices=choices), bootstrap=0
+        )
+        assert found["vqa/multiple_choice/exact"] == 0.5
+        assert found["vqa/multiple_choice/accuracy"] == pytest.approx(0.8)
+
+
+def test_without_choices_there_are_no_figures_of_multiple_choice():
+    assert not any("multiple_choice" in n for n in saying_metrics(spoken({}), bootstrap=0))
+
+
+def test_questions_of_one_picture_may_have_choices_or_none():
+    record = {
+        "question": ["what colour?", "how many?"],
+        "answer": ["red", "2"],
+        "answers": [["red"] * 10, ["2"] * 10],
+        "multiple_choices": [None, ["2", "3"]],
+    }
+    found = saying_metrics(spoken({0: {1: torch.tensor([0.0, -1.0])}}, **record), bootstrap=0)
+    assert found["vqa/multiple_choice/exact"] == 1
+    assert found["vqa/multiple_choice/questions"] == 1
