@@ -129,6 +129,10 @@ class SayingRun:
                 kept, self.validation, task, autocast=autocast, tick=watch.advance
             )
             metrics |= saying_metrics(spoken, seed=self.recipe.train.seed)
+            if task == "vqa" and kept.answer_head is not None:
+                listed = set(kept.answer_head.answers)
+                lost = [spoken.true(one) not in listed for one in spoken.utterances]
+                metrics["vqa/answers_outside_list"] = sum(lost) / len(lost)
             found.append(spoken)
         if kept.contrast is not None:
             rows = embed_captioned(kept, self.validation, items=range(len(self.validation))).rows

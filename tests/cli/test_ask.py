@@ -1,0 +1,68 @@
+"""`amodal ask` with a run that chooses its answers from a list."""
+
+import json
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from amodal.cli.main import app
+from amodal.data.scenes.source import ScenesConfig
+from amodal.training.recipe import parse_recipe
+from amodal.training.run import train_run
+
+SCENES = {"kind": "scenes", "image_size": 32, "questions_per_scene": 4, "captions_per_scene": 1}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    values = {
+        "data": {
+            "train": {**SCENES, "size": 32},
+            "validation": {**SCENES, "part": "validation", "size": 8},
+        },
+        "model": {
+            "kind": "multimodal_transformer", "tasks": ["vqa", "caption"],
+            "answers": {"kind": "classified", "most": 5},
+            "encoders": {"image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]}},
+            "width": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "max_length": 96,
+            "tokenizer": {"kind": "trained", "model": "word"},
+        },
+        "train": {"epochs": 1, "batch_size": 8, "micro_batch_size": 4, "precision": "fp32"},
+    }  # fmt: skip
+    train_run(parse_recipe(values, "test"), folder)
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path):
+    file = tmp_path / "picture.png"
+    Image.fromarray(ScenesConfig(**SCENES).open()[0]["image"]).save(file)
+    return file
+
+
+def test_an_answer_comes_from_the_list_and_shows_where_it_looked(run, picture, tmp_path):
+    listed = json.loads((run / "config.json").read_text())["architecture"]["answers"]
+    look = tmp_path / "look.png"
+    arguments = ["ask", str(run), str(picture), "is there a star?", "--look", str(look)]
+    said = CliRunner().invoke(app, arguments)
+    assert said.exit_code == 0, said.output
+    assert said.output.splitlines()[0] in listed
+    assert len(listed) == 5
+    with Image.open(look) as shown:
+        assert min(shown.size) > 100
+
+
+def test_answers_outside_the_list_are_counted_in_the_figures(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert 0 < metrics["vqa/answers_outside_list"] < 1
+    assert metrics["vqa/exact"] <= 1 - metrics["vqa/answers_outside_list"]
+
+
+def test_a_run_with_a_list_is_evaluated_and_still_describes(run, picture):
+    said = CliRunner().invoke(app, ["evaluate", str(run), "--task", "vqa"])
+    assert said.exit_code == 0, said.output
+    measured = json.loads((run / "evaluation" / "vqa.json").read_text())
+    assert measured["vqa/exact"] == json.loads((run / "metrics.json").read_text())["vqa/exact"]
+    assert CliRunner().invoke(app, ["caption", str(run), str(picture)]).exit_code == 0
