@@ -14,9 +14,9 @@ from amodal.encoders.tokenizer import TrainedTokenizerConfig
 from amodal.losses.answer_classification import answer_classification_loss
 from amodal.models.answer_head import ClassifiedAnswers
 from amodal.models.multimodal_transformer import (
-    TransformerArchitecture,
     build_multimodal_transformer,
 )
+from amodal.models.transformer_architecture import TransformerArchitecture
 
 RNG = np.random.default_rng(0)
 WORDS = ["red", "blue", "green", "star", "circle", "square", "left", "right"]

@@ -8,7 +8,7 @@ import amodal
 from amodal.losses.info_nce import info_nce
 from amodal.losses.language_modeling import language_modeling_loss
 from amodal.models.contrastive_heads import caption_ends
-from amodal.models.multimodal_transformer import TransformerArchitecture
+from amodal.models.transformer_architecture import TransformerArchitecture
 
 IMAGES = [r["image"] for r in RECORDS[:6]]
 TEXTS = [r["text"][0] for r in RECORDS[:6]]

@@ -15,9 +15,9 @@ from amodal.losses.language_modeling import language_modeling_loss
 from amodal.models.drawing import Packed, PictureSampler, best_matches
 from amodal.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from amodal.models.multimodal_transformer import (
-    TransformerArchitecture,
     build_multimodal_transformer,
 )
+from amodal.models.transformer_architecture import TransformerArchitecture
 
 SIZE, GRID, CODES = 16, 4, 12
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3}

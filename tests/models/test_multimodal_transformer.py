@@ -16,9 +16,9 @@ from amodal.encoders.small_cnn import SmallCNNConfig
 from amodal.encoders.tokenizer import TrainedTokenizerConfig
 from amodal.losses.language_modeling import language_modeling_loss
 from amodal.models.multimodal_transformer import (
-    TransformerArchitecture,
     build_multimodal_transformer,
 )
+from amodal.models.transformer_architecture import TransformerArchitecture
 from amodal.models.transformer_layers import Memory
 
 RNG = np.random.default_rng(0)

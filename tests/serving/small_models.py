@@ -16,9 +16,9 @@ from amodal.models.image_tokenizer import (
 )
 from amodal.models.joint_embedding import Architecture, build_joint_embedding
 from amodal.models.multimodal_transformer import (
-    TransformerArchitecture,
     build_multimodal_transformer,
 )
+from amodal.models.transformer_architecture import TransformerArchitecture
 from amodal.projection import MLPConfig
 
 TEXT = "is there a red blue green star circle square left right what colour yes no ?"

@@ -8,9 +8,8 @@ from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -19,8 +18,6 @@ from amodal.data.collate import Collator
 from amodal.data.exchange import Exchange, Turn
 from amodal.data.record import sample_rng
 from amodal.encoders.adaptation import adapt
-from amodal.encoders.specification import ImageEncoderConfig
-from amodal.encoders.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.encoders.turns import IGNORED, TurnsPreprocessor
 from amodal.fusion.cross_attention import CrossAttentionConfig, Together
 from amodal.models.answer_head import AnswerHead, Classified
@@ -29,10 +26,13 @@ from amodal.models.drawing import Drawn, Packed, PictureTokens, draw_pictures
 from amodal.models.image_tokenizer import (
     ImageTokenizer,
     ImageTokenizerConfig,
-    TokenizerArchitecture,
 )
 from amodal.models.joint_embedding import Embeddings
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
+from amodal.models.transformer_architecture import (
+    MultimodalTransformerConfig,
+    TransformerArchitecture,
+)
 from amodal.models.transformer_layers import (
     DecoderLayer,
     EncoderLayer,
@@ -40,89 +40,7 @@ from amodal.models.transformer_layers import (
     places,
     readable,
 )
-from amodal.projection import LinearConfig, ProjectionConfig
-
-
-class TransformerArchitecture(BaseModel):
-    """Everything that is needed to build the model without its weights.
-
-    Args:
-        image: encoder whose tokens the model sees; None for a model of text alone.
-        width: of the tokens inside.
-        heads: of attention.
-        fusion: how text and pictures meet. projection: pictures are mixed among themselves, the
-            decoder looks at them from every token of the text, and several exchanges share them.
-            concat: what is asked joins the picture in one sequence of the encoder. co_attention:
-            both have streams of their own in the encoder, which look at each other.
-        encoder_layers: that mix the tokens of the modalities before the decoder looks at them.
-        decoder_layers: that read the text so far and look at the tokens of the encoder.
-        unimodal_layers: the first so many of them read the text alone, and their captions can be
-            compared with pictures; 0: every layer looks.
-        projection: of pictures and captions into one space, where there are unimodal layers.
-        dropout: of every sub-layer.
-        max_length: tokens of text.
-        tokenizer: of all text.
-        vocabulary: tokens of text; found when the tokenizer is built.
-        image_tokenizer: whose codes the model says where it draws; None: it does not draw.
-        unconditional: share of the pictures that are drawn without their caption in training, which
-            guidance needs.
-        answers: from which those to questions are chosen; empty: they are said token by token.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    image: ImageEncoderConfig | None = None
-    fusion: Literal["projection", "concat", "co_attention"] = "projection"
-    width: int = Field(192, ge=8)
-    heads: int = Field(6, ge=1)
-    encoder_layers: int = Field(2, ge=0)
-    decoder_layers: int = Field(3, ge=1)
-    unimodal_layers: int = Field(0, ge=0)
-    projection: ProjectionConfig = LinearConfig(dim=128)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    max_length: int = Field(64, ge=4)
-    tokenizer: TokenizerConfig = TrainedTokenizerConfig()
-    vocabulary: int | None = None
-    answers: tuple[str, ...] = ()
-    image_tokenizer: TokenizerArchitecture | None = None
-    unconditional: float = Field(0.1, ge=0, lt=1)
-
-    @model_validator(mode="after")
-    def _sees_or_draws(self) -> TransformerArchitecture:
-        if self.image is not None and self.image_tokenizer is not None:
-            raise ValueError("a model that draws cannot look at the picture: leave one of them out")
-        return self
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> TransformerArchitecture:
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
-        return self
-
-    @model_validator(mode="after")
-    def _some_layers_look(self) -> TransformerArchitecture:
-        if not self.unimodal_layers:
-            return self
-        if self.image is None:
-            raise ValueError("unimodal_layers: there are no pictures without an image encoder")
-        if self.fusion != "projection":
-            raise ValueError(f"unimodal_layers needs fusion: projection, got {self.fusion}")
-        if self.unimodal_layers >= self.decoder_layers:
-            raise ValueError(
-                f"unimodal_layers: {self.unimodal_layers} of {self.decoder_layers} decoder_layers "
-                "leave none that looks at the picture"
-            )
-        return self
-
-
-class MultimodalTransformerConfig(PretrainedConfig):
-    """`config.json` of a run: the architecture as a plain mapping."""
-
-    model_type = "amodal_multimodal_transformer"
-
-    def __init__(self, architecture: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.architecture = architecture or {}
+from amodal.models.unpacking import unpacked
 
 
 class Said(NamedTuple):
@@ -398,7 +316,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
                 classified=classified,
                 embedded=self._embedded(batch, read, memory) if self.contrast is not None else None,
             )
-        rows = _unpacked(ids, segment, labels, self.turns.pad_id)
+        rows = unpacked(ids, segment, labels, self.turns.pad_id)
         looked = None if seen is None else Memory(seen.tokens[rows.item], seen.keep[rows.item])
         memory = self.fused(looked, {"input_ids": rows.prompt, "attention_mask": rows.read})
         hidden = self.decode(rows.ids, rows.mask, memory)
@@ -799,47 +717,3 @@ def build_multimodal_transformer(
     if image_tokenizer is not None and model.pictures is not None:
         model.pictures.tokenizer.load_state_dict(image_tokenizer.state_dict())
     return model
-
-
-class _Rows(NamedTuple):
-    """One row per answer: ids and labels to its end, and what is asked, which ends before it."""
-
-    ids: Tensor
-    mask: Tensor
-    labels: Tensor
-    prompt: Tensor
-    read: Tensor
-    item: Tensor
-    exchange: Tensor
-
-
-def _unpacked(ids: Tensor, segment: Tensor, labels: Tensor, pad: int) -> _Rows:
-    """Packed exchanges, (B, L) each, as rows of their own, one for each answer that is learned."""
-    rows: list[tuple[list[int], list[int], int]] = []  # ids, labels, length of what is asked
-    where: list[tuple[int, int]] = []
-    lists = (ids.tolist(), segment.tolist(), labels.tolist())
-    for b, (tokens, numbers, said) in enumerate(zip(*lists, strict=True)):
-        start = 0
-        for place, number in enumerate(numbers):
-            if place and number != numbers[place - 1]:
-                start = place
-            if said[place] == IGNORED or (place > start and said[place - 1] != IGNORED):
-                continue  # nothing begins here
-            stop = place
-            while stop < len(said) and said[stop] != IGNORED and numbers[stop] == number:
-                stop += 1
-            before = place - start
-            rows.append((tokens[start:stop], [IGNORED] * before + said[place:stop], before + 1))
-            where.append((b, number))
-    length = max((len(row) for row, _, _ in rows), default=1)
-    asked = max((first for _, _, first in rows), default=1)
-    whole, target = torch.full((len(rows), length), pad), torch.full((len(rows), length), IGNORED)
-    prompt, mask = torch.full((len(rows), asked), pad), torch.zeros_like(whole)
-    read = torch.zeros_like(prompt)
-    for r, (row, learned, first) in enumerate(rows):
-        whole[r, : len(row)], target[r, : len(row)] = torch.tensor(row), torch.tensor(learned)
-        prompt[r, :first] = torch.tensor(row[:first])
-        mask[r, : len(row)], read[r, :first] = 1, 1
-    about = torch.tensor(where, dtype=torch.int64).view(-1, 2)
-    found = _Rows(whole, mask, target, prompt, read, about[:, 0], about[:, 1])
-    return _Rows(*(tensor.to(ids.device) for tensor in found))

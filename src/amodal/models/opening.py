@@ -9,9 +9,9 @@ from amodal.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from amodal.models.joint_embedding import JointEmbedding, JointEmbeddingConfig
 from amodal.models.multimodal_transformer import (
     MultimodalTransformer,
-    MultimodalTransformerConfig,
 )
 from amodal.models.run_folder import found_folder, model_type
+from amodal.models.transformer_architecture import MultimodalTransformerConfig
 
 RunModel = (
     JointEmbedding | FusionModel | MultimodalTransformer | ImageTokenizer

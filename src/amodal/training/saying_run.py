@@ -15,9 +15,9 @@ from amodal.models.answer_head import ClassifiedAnswers
 from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.multimodal_transformer import (
     MultimodalTransformer,
-    TransformerArchitecture,
     build_multimodal_transformer,
 )
+from amodal.models.transformer_architecture import TransformerArchitecture
 from amodal.training.answering import SpokenSource, saying_metrics
 from amodal.training.augmenter import RecipeAugment
 from amodal.training.contrastive_captioning import embed_captioned
