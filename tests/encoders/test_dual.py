@@ -148,8 +148,13 @@ def test_a_folder_written_by_transformers_is_loaded(tmp_path):
     first = TransformersDualConfig(architecture=ARCHITECTURES["clip"]).build().eval()
     first.model.save_pretrained(tmp_path)
     second = TransformersDualConfig(name=str(tmp_path)).build().eval()
+    kept = second.state_dict()
+    assert all(tensor.equal(kept[name]) for name, tensor in first.state_dict().items())
+    # Where weights lie in memory decides in which order some processors add: outputs are close.
     x = torch.randn(1, 3, 32, 32)
-    assert torch.equal(first("image", pixel_values=x)[0], second("image", pixel_values=x)[0])
+    torch.testing.assert_close(
+        first("image", pixel_values=x)[0], second("image", pixel_values=x)[0], atol=1e-6, rtol=1e-6
+    )
 
 
 SENTENCES = ["a red circle above a blue square", "two small green stars", "一个红色的圆形"]

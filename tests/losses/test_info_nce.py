@@ -383,5 +383,6 @@ def test_queued_rows_count_from_the_step_that_was_asked_for():
         left, right = unit(6, 4, seed=step), unit(6, 4, seed=step + 50)
         item = torch.arange(6) + 100 * step
         values.append((queued(left, right, left_item=item, right_item=item), plain(left, right)))
-    assert all(torch.equal(a, b) for a, b in values[:2])
+    for a, b in values[:2]:  # not to the last bit: the order of sums is the processor's
+        assert a.item() == pytest.approx(b.item(), rel=1e-6)
     assert values[2][0] > values[2][1]  # 12 further negatives
