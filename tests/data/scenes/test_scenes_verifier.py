@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from amodal.data.scenes.render import render
+from amodal.data.scenes.source import ScenesConfig
 from amodal.data.scenes.verifier import compare, read_scene
 from amodal.data.scenes.world import Object, Scene, sample_scene
 
@@ -80,3 +81,20 @@ def test_an_empty_picture_holds_nothing():
 def test_a_picture_of_another_form_is_refused():
     with pytest.raises(ValueError, match="square picture"):
         read_scene(np.zeros((64, 32, 3), np.uint8))
+
+
+def test_a_smear_that_is_lighter_than_its_ground_is_no_object_and_hides_none():
+    """What a model paints need not be a mixture of the ground with a colour."""
+    from amodal.data.scenes.source import ScenesConfig
+
+    source = ScenesConfig(size=40, image_size=64, min_objects=1, max_objects=1).open()
+    for i in range(40):
+        picture, scene = source[i]["image"].copy(), source.scene(i)
+        if scene.background == "grey" and scene.objects[0].y > 0.5:
+            picture[2:12, 2:12] = 255
+            found = read_scene(picture).objects
+            assert [(o.shape, o.colour) for o in found if o.y > 0.4] == [
+                (o.shape, o.colour) for o in scene.objects
+            ]
+            return
+    raise AssertionError("no scene of the kind that this needs")

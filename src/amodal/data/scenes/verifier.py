@@ -46,8 +46,9 @@ def read_scene(image: NDArray[np.uint8]) -> Scene:
     # A blob smaller than half of the smallest shape is a speck.
     smallest = 0.75 * (RADIUS["small"] * size) ** 2
     for colour, mask in _blobs(pixels, foreground, ground):
-        if mask.sum() >= smallest:
-            objects.append(_read_object(pixels, mask, ground, colour))
+        found = _read_object(pixels, mask, ground, colour) if mask.sum() >= smallest else None
+        if found is not None:
+            objects.append(found)
     return Scene(tuple(sorted(objects, key=lambda o: (o.y, o.x))), background)
 
 
@@ -147,13 +148,16 @@ def _unmix(pixels: Pixels, ground: Pixels, rgb: tuple[int, int, int]) -> tuple[P
     return np.clip(solution[:, 0], 0.0, 1.0), np.clip(solution[:, 1], 0.0, 1.0)
 
 
-def _read_object(pixels: Pixels, mask: Mask, ground: Pixels, colour: str) -> Object:
+def _read_object(pixels: Pixels, mask: Mask, ground: Pixels, colour: str) -> Object | None:
+    """The object that a blob shows; None where its pixels are no mixture with its colour."""
     size = len(pixels)
     near = ndimage.binary_dilation(mask, _NEIGHBOURS)
     cover = np.zeros((size, size), np.float32)
     light = np.zeros((size, size), np.float32)
     cover[near], light[near] = _unmix(pixels[near], ground, COLOURS[colour])
     weight = cover.sum()
+    if weight < 1:  # less than a pixel: only pictures that were not drawn by this world have it
+        return None
     grid = np.arange(size) + 0.5
     middle_y = float(cover.sum(axis=1) @ grid / weight)
     middle_x = float(cover.sum(axis=0) @ grid / weight)
