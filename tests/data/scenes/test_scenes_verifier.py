@@ -85,8 +85,6 @@ def test_a_picture_of_another_form_is_refused():
 
 def test_a_smear_that_is_lighter_than_its_ground_is_no_object_and_hides_none():
     """What a model paints need not be a mixture of the ground with a colour."""
-    from amodal.data.scenes.source import ScenesConfig
-
     source = ScenesConfig(size=40, image_size=64, min_objects=1, max_objects=1).open()
     for i in range(40):
         picture, scene = source[i]["image"].copy(), source.scene(i)
