@@ -34,9 +34,10 @@ from numpy.typing import NDArray
 
 import amodal
 from amodal.data.scenes.source import ScenesConfig
-from amodal.data.scenes.verifier import compare, read_scene
+from amodal.data.scenes.verifier import compare
 from amodal.data.scenes.world import Scene
 from amodal.models.image_tokenizer import ImageTokenizer
+from amodal.training.drawing import scene_of
 from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run
 
@@ -51,10 +52,7 @@ def read_back(scenes: Iterable[Scene], pictures: Iterable[NDArray[np.uint8]]) ->
     named = exact = objects = perfect = total = 0
     shifts = []
     for truth, picture in zip(scenes, pictures, strict=True):
-        try:
-            found = read_scene(picture)
-        except ValueError:  # a blob of no colour of this world: nothing that could be read
-            found = Scene(())
+        found = scene_of(picture)
         agreement = compare(truth, found)
         named += agreement.named
         exact += agreement.exact

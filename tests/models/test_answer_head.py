@@ -1,53 +1,16 @@
 """Answers from a list: learned by heart, padding changes nothing, and a reload is bit-equal."""
 
-import numpy as np
 import pytest
 import torch
+from test_multimodal_transformer import RECORDS, made
 
 import amodal
 from amodal.data.collate import Collator
 from amodal.data.exchange import exchanges
 from amodal.data.listed_answers import ListedAnswers
 from amodal.data.record import sample_rng
-from amodal.encoders.small_cnn import SmallCNNConfig
-from amodal.encoders.tokenizer import TrainedTokenizerConfig
 from amodal.losses.answer_classification import answer_classification_loss
 from amodal.models.answer_head import ClassifiedAnswers
-from amodal.models.multimodal_transformer import (
-    build_multimodal_transformer,
-)
-from amodal.models.transformer_architecture import TransformerArchitecture
-
-RNG = np.random.default_rng(0)
-WORDS = ["red", "blue", "green", "star", "circle", "square", "left", "right"]
-RECORDS = [
-    {
-        "id": str(i),
-        "origin": f"record {i}",
-        "image": RNG.integers(0, 255, (16, 16, 3)).astype(np.uint8),
-        "question": [f"what is {WORDS[i % 8]} ?", f"is it {WORDS[(i + 3) % 8]} there ?"],
-        "answer": [WORDS[(5 * i) % 8], f"{WORDS[(3 * i + 1) % 8]} and {WORDS[i % 8]}"],
-        "text": [f"a {WORDS[(7 * i) % 8]} {WORDS[(i + 2) % 8]}"],
-    }
-    for i in range(32)
-]
-
-
-def made(**options):
-    torch.manual_seed(0)
-    architecture = TransformerArchitecture(
-        image=SmallCNNConfig(size=16, widths=(8, 16), grid=4),
-        width=32,
-        heads=2,
-        encoder_layers=1,
-        decoder_layers=2,
-        max_length=32,
-        tokenizer=TrainedTokenizerConfig(model="word"),
-        **options,
-    )
-    texts = [t for r in RECORDS for name in ("question", "answer", "text") for t in r[name]]
-    return build_multimodal_transformer(architecture, texts).eval()
-
 
 ANSWERS = ClassifiedAnswers().listed(a for r in RECORDS for a in r["answer"])
 

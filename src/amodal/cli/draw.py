@@ -10,10 +10,10 @@ import typer
 from PIL import Image
 
 from amodal.cli.console import console
+from amodal.cli.search import open_model
 from amodal.data.record import DataError
 from amodal.models.diffusion import HUB, DiffusionPainter, is_pipeline
 from amodal.models.drawing import best_matches
-from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.opening import open_run
 
@@ -88,7 +88,7 @@ def draw(
     pictures = draws([text] * (count * candidates), seed=seed, **given)
     if judge is not None:
         groups = [pictures[i : i + candidates] for i in range(0, len(pictures), candidates)]
-        best = best_matches(_judge(judge, device), [text] * count, groups)
+        best = best_matches(open_model(judge), [text] * count, groups)
         pictures = [group[i] for group, i in zip(groups, best, strict=True)]
     scale = scale or -(-LEAST // len(pictures[0]))
     side = scale * len(pictures[0])
@@ -106,14 +106,5 @@ def _run(run: str, device: torch.device) -> MultimodalTransformer:
     if not isinstance(model, MultimodalTransformer) or not model.draws:
         raise DataError(
             f"{run}: does not draw; train one with recipes/scenes-draw.yaml (model.tasks: [draw])"
-        )
-    return model.to(device)  # type: ignore[arg-type]
-
-
-def _judge(run: Path, device: torch.device) -> JointEmbedding:
-    model = open_run(run)
-    if not isinstance(model, JointEmbedding):
-        raise DataError(
-            f"{run}: holds a {type(model).__name__}; --judge needs a run of a joint embedding"
         )
     return model.to(device)  # type: ignore[arg-type]

@@ -47,7 +47,8 @@ class Task(StrEnum):
 
 
 OF_FUSIONS = (Task.prediction, Task.robustness)
-OF_TRANSFORMERS = (Task.vqa, Task.caption, Task.dialogue, Task.draw)
+OF_TRANSFORMERS = (Task.vqa, Task.caption, Task.dialogue)
+OF_DRAWING = (Task.draw,)
 NAMES: dict[Task, What] = {
     Task.vqa: "vqa",
     Task.caption: "caption",
@@ -57,6 +58,7 @@ WITHOUT_ON = (
     Task.geometry,
     *OF_FUSIONS,
     *OF_TRANSFORMERS,
+    *OF_DRAWING,
 )  # they fall back on the run's validation data
 
 
@@ -116,9 +118,10 @@ def evaluate(
         metrics = _of_fusion(model, source, task, limit, file, f"{task.value} of {run} on {where}")
         return _write(file, where, task, metrics)
     if isinstance(model, MultimodalTransformer) and task is not Task.retrieval:
-        train = load_recipe(run / "recipe.yaml").data.train if task is Task.draw else None
-        metrics = _of_transformer(
-            model, source, task, limit, open_random_access(train, "data.train") if train else None
+        metrics = (
+            _of_drawing(model, source, run, limit)
+            if task is Task.draw
+            else _of_transformer(model, source, task, limit)
         )
         _show(metrics, f"{task.value} of {run} on {where}")
         return _write(file, where, task, metrics)
@@ -129,6 +132,7 @@ def evaluate(
             raise DataError(f"{on}: retrieval needs two modalities, it has {list(embedded.rows)}")
         metrics = retrieval_metrics(embedded.rows, bootstrap=1000, folds=folds)
     elif task is Task.zero_shot:
+        assert isinstance(model, JointEmbedding)  # the tasks of a Transformer have no such
         metrics = _zero_shot(model, source, embedded)
     elif task is Task.geometry:
         metrics = geometry.measure(embedded.rows, file.with_suffix(""))
@@ -153,12 +157,14 @@ def evaluate(
 def _tasks_of(model: RunModel) -> tuple[str, Sequence[Task]]:
     if isinstance(model, FusionModel):
         return "a fusion", OF_FUSIONS
+    if isinstance(model, MultimodalTransformer) and model.draws:
+        return "a Transformer that draws", OF_DRAWING
     if isinstance(model, MultimodalTransformer):
         embeds = (Task.retrieval,) if model.contrast is not None else ()
         return "a multimodal Transformer", (*OF_TRANSFORMERS, *embeds)
     if isinstance(model, ImageTokenizer):
         raise DataError("an image tokenizer is measured as it is trained: see metrics.json")
-    others = (*OF_FUSIONS, *OF_TRANSFORMERS)
+    others = (*OF_FUSIONS, *OF_TRANSFORMERS, *OF_DRAWING)
     return "a joint embedding", [task for task in Task if task not in others]
 
 
@@ -169,27 +175,26 @@ def _first_task(run: Path, tasks: Sequence[Task]) -> Task:
 
 
 def _of_transformer(
-    model: MultimodalTransformer,
-    source: Source,
-    task: Task,
-    limit: int | None,
-    train: Source | None,
+    model: MultimodalTransformer, source: Source, task: Task, limit: int | None
 ) -> dict[str, float]:
     count = min(limit or len(source), len(source))
-    if model.draws != (task is Task.draw):
-        can = "draws" if model.draws else "does not draw"
-        raise typer.BadParameter(f"this run {can}; --task {task.value} is not for it")
-    if task is Task.draw:
-        with progress_watcher() as watch:
-            watch.stage("drawing", count)
-            drawn = DrawnSource.of(model, source, items=range(count), tick=watch.advance)
-        return drawing_metrics(drawn, train)
     with progress_watcher() as watch:
         watch.stage("asking", count)
         spoken = SpokenSource.of(model, source, NAMES[task], items=range(count), tick=watch.advance)
     metrics = saying_metrics(spoken)
     metrics["data/items"] = len(spoken.truth)
     return metrics
+
+
+def _of_drawing(
+    model: MultimodalTransformer, source: Source, run: Path, limit: int | None
+) -> dict[str, float]:
+    count = min(limit or len(source), len(source))
+    train = open_random_access(load_recipe(run / "recipe.yaml").data.train, "data.train")
+    with progress_watcher() as watch:
+        watch.stage("drawing", count)
+        drawn = DrawnSource.of(model, source, items=range(count), tick=watch.advance)
+    return drawing_metrics(drawn, train)
 
 
 def _of_fusion(
@@ -243,9 +248,7 @@ def _labels(source: Source, embedded: EmbeddedSource) -> list[str]:
     return [str(label) for label in labels]
 
 
-def _zero_shot(
-    model: JointEmbedding | MultimodalTransformer, source: Source, embedded: EmbeddedSource
-) -> dict[str, float]:
+def _zero_shot(model: JointEmbedding, source: Source, embedded: EmbeddedSource) -> dict[str, float]:
     labels = _labels(source, embedded)
     classes = sorted(set(labels))
     templates = zero_shot_figures.TEMPLATES["en"]

@@ -156,7 +156,7 @@ def open_model(run: Path) -> JointEmbedding:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: Any = open_run(run)
     if not isinstance(model, JointEmbedding):
-        raise DataError(f"{run}: holds a fusion, which predicts; this needs a joint embedding")
+        raise DataError(f"{run}: holds a {type(model).__name__}; this needs a joint embedding")
     placed: Any = model
     return placed.to(device)
 

@@ -289,25 +289,20 @@ class Collator:
             kept: list[Exchange] = []
             listed: list[tuple[str, list[str]] | None] = []
             for found, (task, most) in zip(by_task, self.tasks.items(), strict=True):
-                order = list(range(len(found)))[:most]
-                people = [people_of(records[i], j) if task == "vqa" else [] for j in order]
+                order = list(range(len(found)))
                 if self.augment is not None:
-                    order = rngs[i].permutation(len(found))[:most].tolist()
-                    follow, flipped = self.augment.caption, bool(mirrored[i, 0])
-                    found = [
-                        tuple(turn._replace(text=follow(turn.text, flipped)) for turn in found[j])
-                        for j in order
-                    ]
-                    if task == "vqa":
-                        people = [
-                            [follow(text, flipped) for text in people_of(records[i], j)]
-                            for j in order
-                        ]
-                kept += found[:most]
-                listed += [
-                    (turns[-1].text, those) if task == "vqa" else None
-                    for turns, those in zip(found[:most], people, strict=True)
-                ]
+                    order = rngs[i].permutation(len(found)).tolist()
+                for j in order[:most]:
+                    texts = self._following([turn.text for turn in found[j]], mirrored[i, 0])
+                    turns = zip(found[j], texts, strict=True)
+                    kept.append(tuple(turn._replace(text=text) for turn, text in turns))
+                    if self.answers is None:
+                        continue
+                    if task != "vqa":
+                        listed.append(None)
+                        continue
+                    people = self._following(people_of(records[i], j), mirrored[i, 0])
+                    listed.append((texts[-1], people))
             chosen.append(kept)
             asked.append(listed)
         encoder_input: TurnsInput = self.inputs["turns"]
@@ -317,6 +312,12 @@ class Collator:
         if self.answers is not None:
             tensors["asked"] = self.answers(asked)
         return tensors, present, truncated
+
+    def _following(self, texts: list[str], mirrored: bool) -> list[str]:
+        """The texts, still true of a picture that was mirrored."""
+        if self.augment is None:
+            return texts
+        return [self.augment.caption(text, bool(mirrored)) for text in texts]
 
     def _texts(
         self, chosen: list[list[str]], most: int, rngs: Rngs

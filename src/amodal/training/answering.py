@@ -20,7 +20,7 @@ from amodal.evaluation.dialogue import dialogue_ranking
 from amodal.evaluation.scene_graph import scene_graph_scores
 from amodal.evaluation.vqa import answer_accuracy, vqa_accuracy
 from amodal.models.multimodal_transformer import MultimodalTransformer
-from amodal.training.saying import Utterance, rank_candidates, say_about
+from amodal.training.saying import Utterance, offered, rank_candidates, say_about
 
 
 @dataclass(frozen=True)
@@ -75,11 +75,10 @@ class SpokenSource:
         )
         kept = dict.fromkeys(one.row for one in said)
         truth = {row: {k: v for k, v in source[row].items() if k != "image"} for row in kept}
-        scores = (
-            rank_candidates(model, source, list(kept), task, autocast=autocast)
-            if task in ("dialogue", "vqa")
-            else {}
-        )
+        scores = {}
+        if task == "dialogue" or task == "vqa":
+            rows_of_candidates = [row for row, record in truth.items() if offered(record, task)]
+            scores = rank_candidates(model, source, rows_of_candidates, task, autocast=autocast)
         return cls(task, said, truth, scores)
 
     def true(self, one: Utterance) -> str:

@@ -57,8 +57,6 @@ class DrawnSource:
         temperature: float = 1.0,
         top_k: int | None = None,
         seed: int = 0,
-        choose: Callable[[Sequence[str], Sequence[Sequence[Drawn]]], list[int]] | None = None,
-        candidates: int = 1,
         tick: Callable[[int], None] | None = None,
     ) -> DrawnSource:
         """Draw.
@@ -66,12 +64,12 @@ class DrawnSource:
         Args:
             items: row numbers; None: the first 500.
             guidance, temperature, top_k, seed: see `MultimodalTransformer.draw`.
-            choose: of the candidates for each text, which one is kept.
-            candidates: drawn per text.
 
         Raises:
             DataError: no record has a caption.
         """
+        prepare = model.preprocessors["image"]
+        assert isinstance(prepare, ImagePreprocessor)
         found = cls([], [], [], [], [])
         chosen = items if items is not None else range(min(len(source), PICTURES))
         for start in range(0, len(chosen), BATCH):
@@ -84,17 +82,19 @@ class DrawnSource:
                 if record.get("text"):
                     rows.append(row)
                     texts.append(str(record["text"][0]))
-                    found.true.append(_read(model, record))
+                    found.true.append(_read(prepare, record))
                     found.truth.append({k: v for k, v in record.items() if k != "image"})
-            repeated = [text for text in texts for _ in range(candidates)]
-            drawn = model.draw(
-                repeated, guidance=guidance, temperature=temperature, top_k=top_k, seed=seed + start
-            )
-            groups = [drawn[i : i + candidates] for i in range(0, len(drawn), candidates)]
-            best = choose(texts, groups) if choose is not None else [0] * len(groups)
             found.rows.extend(rows)
             found.texts.extend(texts)
-            found.pictures.extend(group[i] for group, i in zip(groups, best, strict=True))
+            found.pictures.extend(
+                model.draw(
+                    texts,
+                    guidance=guidance,
+                    temperature=temperature,
+                    top_k=top_k,
+                    seed=seed + start,
+                )
+            )
             if tick is not None:
                 tick(min(start + BATCH, len(chosen)))
         if not found.rows:
@@ -133,12 +133,10 @@ def drawing_metrics(
     claims = [_claims(record, text) for record, text in zip(drawn.truth, drawn.texts, strict=True)]
     if all(one is not None for one in claims):
         known = [one for one in claims if one is not None]
-        found |= _verified(drawn.pictures, known, "draw", bootstrap, seed)
+        found |= _verified(drawn.pictures, known, bootstrap, seed)
         if all(picture is not None for picture in drawn.true):
             true = [picture for picture in drawn.true if picture is not None]
-            found["draw/true_pictures/right"] = _verified(true, known, "draw", 0, seed)[
-                "draw/right"
-            ]
+            found["draw/true_pictures/right"] = _verified(true, known, 0, seed)["draw/right"]
     if train is not None:
         gallery = _small(_pictures(train, drawn.pictures[0].shape[0]))
         distance, _ = nearest_distance(_small(drawn.pictures), gallery)
@@ -160,7 +158,7 @@ def scene_of(picture: Drawn) -> Scene:
 
 
 def _verified(
-    pictures: Sequence[Drawn], claims: Sequence[Claims], name: str, bootstrap: int, seed: int
+    pictures: Sequence[Drawn], claims: Sequence[Claims], bootstrap: int, seed: int
 ) -> dict[str, float]:
     rows = []
     for picture, claim in zip(pictures, claims, strict=True):
@@ -193,7 +191,7 @@ def _verified(
             continue
         generator = torch.Generator().manual_seed(seed)
         drawn = resampled(kept, torch.arange(len(kept)), bootstrap, generator)
-        found |= flatten(intervals([f"{name}/{column}"], *drawn))
+        found |= flatten(intervals([f"draw/{column}"], *drawn))
     return {n: v for n, v in found.items() if v == v}
 
 
@@ -201,9 +199,8 @@ def _claims(record: Record, text: str) -> Claims | None:
     return read_caption(text) if "objects" in record else None
 
 
-def _read(model: MultimodalTransformer, record: Record) -> Drawn | None:
-    prepare = model.preprocessors["image"]
-    assert isinstance(prepare, ImagePreprocessor)
+def _read(prepare: ImagePreprocessor, record: Record) -> Drawn | None:
+    """The picture of a record as the model gets it; None where it cannot be read."""
     try:
         image = decode_image(record["image"], record["origin"], min_size=prepare.size)
     except (BrokenRecordError, KeyError):
@@ -219,11 +216,11 @@ def _pictures(source: Source, side: int) -> list[Drawn]:
     found: list[Drawn] = []
     for row in places.tolist():
         try:
-            record = source[row]
-            image = decode_image(record["image"], record["origin"], min_size=side)
-        except (BrokenRecordError, KeyError):
+            picture = _read(prepare, source[row])
+        except BrokenRecordError:
             continue
-        found.append(prepare.resize([image])[0].permute(1, 2, 0).numpy())
+        if picture is not None:
+            found.append(picture)
     return found
 
 

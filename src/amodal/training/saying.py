@@ -191,12 +191,11 @@ def rank_candidates(
     found: dict[int, dict[int, Tensor]] = {}
     for row in items:
         record = source[row]
-        offered = _offered(record, task)
-        if not offered:
+        about = offered(record, task)
+        if not about:
             continue
-        numbers = list(offered)
         rows: list[list[Exchange]] = []
-        for before, candidates in offered.values():
+        for before, candidates in about.values():
             rows.append([(*before, Turn("answer", text, True)) for text in candidates])
         batch = collate([record] * len(rows), [sample_rng(0, 0, 0)] * len(rows))
         if len(batch) < len(rows):
@@ -211,7 +210,7 @@ def rank_candidates(
                 n: torch.tensor(
                     [float(scores[i, place[t]]) if t in place else -math.inf for t in texts]
                 )
-                for i, (n, (_, texts)) in enumerate(offered.items())
+                for i, (n, (_, texts)) in enumerate(about.items())
             }
             continue
         tensors = {**batch.tensors, "turns": model.turns(rows)}
@@ -225,12 +224,12 @@ def rank_candidates(
         total = torch.zeros(len(rows) * most)
         count = torch.zeros_like(total).index_add_(0, place, torch.ones_like(log_p))
         mean = (total.index_add_(0, place, log_p) / count.clamp(min=1)).view(len(rows), -1)
-        found[row] = {n: mean[i, : len(rows[i])] for i, n in enumerate(numbers)}
+        found[row] = {n: mean[i, : len(rows[i])] for i, n in enumerate(about)}
     model.train(was_training)
     return found
 
 
-def _offered(
+def offered(
     record: Record, task: Literal["dialogue", "vqa"]
 ) -> dict[int, tuple[Exchange, list[str]]]:
     """Number of a round or question -> the turns before its answer, and the candidates."""

@@ -75,8 +75,8 @@ class SayingRun:
         pictures = _image_tokenizer(options)
         try:
             if isinstance(options.answers, ClassifiedAnswers):
-                values["answers"] = options.answers.listed(_answers(train))
-                architecture = TransformerArchitecture(image=options.encoders.image, **values)
+                listed = options.answers.listed(_answers(train))
+                architecture = architecture.model_copy(update={"answers": listed})
             self.model: MultimodalTransformer = build_multimodal_transformer(
                 architecture, _texts(train, options), image_tokenizer=pictures
             )
