@@ -12,7 +12,7 @@ from amodal.encoders.small_cnn import SmallCNNConfig
 from amodal.encoders.tokenizer import TrainedTokenizerConfig
 from amodal.encoders.turns import IGNORED
 from amodal.losses.language_modeling import language_modeling_loss
-from amodal.models.drawing import Packed, PictureSampler, best_matches
+from amodal.models.drawing import Packed, PictureContext, PictureSampler, best_matches
 from amodal.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from amodal.models.multimodal_transformer import (
     build_multimodal_transformer,
@@ -132,6 +132,24 @@ def test_hidden_captions_leave_the_pictures_and_the_other_exchanges_alone():
     assert torch.equal(filled(model.eval(), batch).segment, whole)
 
 
+def test_a_code_is_said_with_those_that_touch_it_from_above_in_view():
+    model = made()
+    packed = filled(model, batch_of(model, RECORDS[:3]))
+    codes = codes_of(model, batch_of(model, RECORDS[:3])) + model.pictures.first
+    places, above = model.pictures.context(packed.ids)
+    for i in range(3):
+        grid = codes[i].view(GRID, GRID)
+        drawn = packed.ids[i] >= model.pictures.first
+        assert bool((places[i][~drawn] == -1).all()) and bool((above[i][~drawn] == -1).all())
+        assert places[i][drawn].tolist() == 2 * list(range(GRID**2))
+        for found, place in zip(above[i][drawn].tolist(), places[i][drawn].tolist(), strict=True):
+            row, column = divmod(place + 1, GRID)
+            touching = [(row - 1, column), (row - 1, column - 1), (row - 1, column + 1)]
+            assert found == [
+                int(grid[r, c]) if 0 <= r < GRID - 1 and 0 <= c < GRID else -1 for r, c in touching
+            ]
+
+
 def test_packed_captions_do_not_read_each_other():
     model = made()
     both = model(batch_of(model, RECORDS[:4]))
@@ -144,14 +162,14 @@ def test_cached_drawing_equals_full_decoding():
     packed = filled(model, batch_of(model, RECORDS[:3], captions=1))
     whole = model.decode(packed.ids, packed.segment, None)
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    places = model.pictures.places(packed.ids)
+    context = model.pictures.context(packed.ids)
     parts = [
         model.decode(
             packed.ids[:, at : at + 1],
             packed.segment[:, : at + 1],
             None,
             cache,
-            picture_places=places[:, at : at + 1],
+            pictured=PictureContext(*(part[:, at : at + 1] for part in context)),
         )
         for at in range(packed.ids.shape[1])
     ]

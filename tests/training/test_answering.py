@@ -56,3 +56,43 @@ def test_questions_of_one_picture_may_have_choices_or_none():
     found = saying_metrics(spoken({0: {1: torch.tensor([0.0, -1.0])}}, **record), bootstrap=0)
     assert found["vqa/multiple_choice/exact"] == 1
     assert found["vqa/multiple_choice/questions"] == 1
+
+
+@pytest.mark.parametrize("task", ["dialogue", "rounds"])
+def test_another_wording_of_the_answer_means_the_same(task):
+    rounds = [
+        {
+            "question": "is there a star?",
+            "answer": "yes",
+            "candidates": ["yes", "yes, there is", "no", "nope"],
+            "relevance": [1.0, 1.0, 0.0, 0.0],
+            "refers_back": False,
+        },
+        {
+            "question": "what is its colour?",
+            "answer": "red",
+            "candidates": ["blue", "red", "it is red", "it is blue"],
+            "relevance": [0.0, 1.0, 1.0, 0.0],
+            "refers_back": True,
+        },
+    ]
+    said = []
+    for number, text in enumerate(("Yes, there is", "it is blue")):
+        before = [
+            turn
+            for one in rounds[: number if task == "dialogue" else 0]
+            for turn in (Turn("ask", one["question"], False), Turn("answer", one["answer"], True))
+        ]
+        asked = (Turn("ask", rounds[number]["question"], False), Turn("answer", "", True))
+        said.append(Utterance(0, number if task == "rounds" else 0, (*before, *asked), text))
+    found = saying_metrics(
+        SpokenSource(task, said, {0: {"origin": "here", "dialog": rounds}}, {}), bootstrap=0
+    )
+    assert found[f"{task}/exact"] == 0
+    assert found[f"{task}/meaning"] == 0.5
+    assert found[f"{task}/meaning/refers_back"] == 0
+    del rounds[0]["relevance"]
+    found = saying_metrics(
+        SpokenSource(task, said, {0: {"origin": "here", "dialog": rounds}}, {}), bootstrap=0
+    )
+    assert f"{task}/meaning" not in found

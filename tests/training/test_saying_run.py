@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 import amodal
 from amodal.data.record import DataError
@@ -101,6 +102,24 @@ def test_rounds_are_asked_with_the_true_history(finished):
     assert {row: [len(one) for one in found.values()] for row, found in scores.items()} == {
         i: [20] * rounds[i] for i in range(3)
     }
+
+
+def test_rounds_by_themselves_know_nothing_of_what_was_said(finished):
+    folder, _ = finished
+    model = amodal.load(folder, device="cpu")
+    source = ScenesConfig(size=3, part="test", image_size=32, min_objects=3, dialogue=True).open()
+    said = say_about(model, source, "rounds", max_new_tokens=8)
+    rounds = [one for i in range(3) for one in source[i]["dialog"]]
+    assert [one.prompt[0].text for one in said] == [one["question"] for one in rounds]
+    assert all(len(one.prompt) == 2 for one in said)
+    told = rank_candidates(model, source, range(3))
+    alone = rank_candidates(model, source, range(3), "rounds")
+    for row in range(3):
+        torch.testing.assert_close(alone[row][0], told[row][0], rtol=0, atol=1e-5)
+        assert not torch.allclose(alone[row][1], told[row][1], atol=1e-5)
+    metrics = saying_metrics(SpokenSource.of(model, source, "rounds"), bootstrap=50)
+    assert metrics["rounds/answers"] == len(rounds)
+    assert {"rounds/mrr", "rounds/meaning", "rounds/exact/round_6"} <= set(metrics)
 
 
 class _Stop(Exception):

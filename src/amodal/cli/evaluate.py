@@ -43,16 +43,18 @@ class Task(StrEnum):
     vqa = "vqa"
     caption = "caption"
     dialogue = "dialogue"
+    rounds = "rounds"
     draw = "draw"
 
 
 OF_FUSIONS = (Task.prediction, Task.robustness)
-OF_TRANSFORMERS = (Task.vqa, Task.caption, Task.dialogue)
+OF_TRANSFORMERS = (Task.vqa, Task.caption, Task.dialogue, Task.rounds)
 OF_DRAWING = (Task.draw,)
 NAMES: dict[Task, What] = {
     Task.vqa: "vqa",
     Task.caption: "caption",
     Task.dialogue: "dialogue",
+    Task.rounds: "rounds",
 }
 WITHOUT_ON = (
     Task.geometry,

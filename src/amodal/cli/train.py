@@ -84,6 +84,7 @@ def _to_say(result: RunResult, recipe: Recipe) -> list[str]:
     known = {
         "vqa": f'amodal ask {result.folder} PICTURE "QUESTION" # an answer, and where it looked',
         "caption": f"amodal caption {result.folder} PICTURE # describe any picture",
+        "rounds": f'amodal ask {result.folder} PICTURE "QUESTION" # without a history',
         "dialogue": f"amodal chat {result.folder} PICTURE # a conversation that keeps its history",
         "draw": f'amodal draw {result.folder} "TEXT" --out drawn.png # a picture of any text',
     }

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from amodal.data.record import BrokenRecordError, Record
 
-Task = Literal["vqa", "caption", "dialogue", "draw"]
+Task = Literal["vqa", "caption", "dialogue", "rounds", "draw"]
 Role = Literal["ask", "answer", "caption", "draw"]
 
 
@@ -28,6 +28,7 @@ def exchanges(record: Record, task: Task) -> list[Exchange]:
     - vqa: one exchange per question; several answers count as the most common one.
     - caption: one per caption.
     - dialogue: all rounds in one, every answer learned.
+    - rounds: each round of a dialogue by itself, as if nothing had been said before.
     - draw: one per caption, which is given; the picture itself is what is to be said.
 
     Raises:
@@ -51,15 +52,16 @@ def exchanges(record: Record, task: Task) -> list[Exchange]:
             for question, answer in zip(questions, answers, strict=True)
         ]
     rounds = record.get("dialog") or []
-    turns = [
-        turn
-        for one in rounds
-        for turn in (
+    apart: list[Exchange] = [
+        (
             Turn("ask", _text(one, "question", record), False),
             Turn("answer", _text(one, "answer", record), True),
         )
+        for one in rounds
     ]
-    return [tuple(turns)] if turns else []
+    if task == "rounds":
+        return apart
+    return [tuple(turn for turns in apart for turn in turns)] if apart else []
 
 
 def _listed(value: Any) -> list[str]:

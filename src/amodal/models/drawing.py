@@ -22,6 +22,7 @@ from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.joint_embedding import JointEmbedding
 
 Drawn = NDArray[np.uint8]  # (S, S, 3)
+FEATURES = 128  # of a code, from which its embedding is made
 
 
 class Packed(NamedTuple):
@@ -32,10 +33,29 @@ class Packed(NamedTuple):
     labels: Tensor
 
 
+class PictureContext(NamedTuple):
+    """Where the tokens of a row stand in their pictures, and what is around.
+
+    Args:
+        places: (B, L) place of each token within its picture, row by row; -1 where it is text.
+        above: (B, L, 3) ids of the codes that touch the next place from above: straight above it,
+            to the left and to the right of that; -1 where there is none.
+    """
+
+    places: Tensor
+    above: Tensor
+
+    def last(self, length: int) -> PictureContext:
+        """Of the last so many tokens."""
+        return PictureContext(self.places[:, -length:], self.above[:, -length:])
+
+
 class PictureTokens(nn.Module):
     """What a Transformer needs to say pictures: an image tokenizer that stays as it is, and places.
 
-    Ids from `first` on are the codes of the tokenizer, ids below are text.
+    Ids from `first` on are the codes of the tokenizer, ids below are text. Codes that the tokenizer
+    holds to be alike begin with like embeddings, and a code is said with those that touch it from
+    above in view, so that neither has to be found out from the pictures again.
 
     Args:
         tokenizer: of pictures; its weights are kept with the model and do not learn.
@@ -53,6 +73,12 @@ class PictureTokens(nn.Module):
         self.first, self.start, self.unconditional = first, start, unconditional
         self.row = nn.Parameter(0.02 * torch.randn(tokenizer.grid, width))
         self.column = nn.Parameter(0.02 * torch.randn(tokenizer.grid, width))
+        self.above = nn.Linear(3 * width, width, bias=False)
+        last = nn.Linear(FEATURES, width)
+        nn.init.normal_(last.weight, std=0.02)
+        self.of_codes = nn.Sequential(
+            nn.Linear(tokenizer.architecture.code_width, FEATURES), nn.GELU(), last
+        )
 
     def train(self, mode: bool = True) -> PictureTokens:
         """The tokenizer always evaluates: its codes would move under the Transformer."""
@@ -60,19 +86,38 @@ class PictureTokens(nn.Module):
         self.tokenizer.eval()
         return self
 
-    def places(self, ids: Tensor) -> Tensor:
-        """(B, L) ids → (B, L) place of each token within its picture, -1 where it is text."""
+    def context(self, ids: Tensor) -> PictureContext:
+        """Of (B, L) ids, which hold every picture from its beginning."""
+        places, grid = self._places(ids), self.tokenizer.grid
+        following = places + 1
+        inside = (places >= 0) & (following >= grid) & (following < grid**2)
+        above = []
+        for aside in (0, -1, 1):
+            column = following % grid + aside
+            there = inside & (column >= 0) & (column < grid)
+            above.append(torch.where(there, ids.roll(grid - 1 - aside, 1), -1))
+        return PictureContext(places, torch.stack(above, dim=2))
+
+    def embeddings(self, learned: Tensor) -> Tensor:
+        """(first + K, D) what is learned of each token by itself → with what codes share."""
+        shared = self.of_codes(self.tokenizer.quantizer.book)
+        return torch.cat([learned[: self.first], learned[self.first :] + shared])
+
+    def around(self, context: PictureContext, embeddings: Tensor) -> Tensor:
+        """(B, L, D) of the next place: where the token stands, and what touches it from above."""
+        place, grid = context.places.clamp(min=0), self.tokenizer.grid
+        known = nn.functional.embedding(context.above.clamp(min=0), embeddings)
+        known = known * (context.above >= 0)[..., None]
+        found: Tensor = self.row[place // grid] + self.column[place % grid]
+        return found + self.above(known.flatten(2))
+
+    def _places(self, ids: Tensor) -> Tensor:
         drawn = ids >= self.first
         order = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         starts = drawn.clone()
         starts[:, 1:] &= ~drawn[:, :-1]  # two pictures never touch: a token says what is next
         begun = torch.where(starts, order, 0).cummax(1).values
         return torch.where(drawn, order - begun, -1)
-
-    def position(self, places: Tensor) -> Tensor:
-        """(B, L) places → (B, L, D); of text too, where the caller does not look."""
-        place, grid = places.clamp(min=0), self.tokenizer.grid
-        return self.row[place // grid] + self.column[place % grid]
 
     def filled(self, batch: Batch, packed: Packed) -> Packed:
         """The codes of the batch's pictures in their places, in ids and labels.
@@ -84,7 +129,7 @@ class PictureTokens(nn.Module):
         pixels = batch.tensors["image"]["pixel_values"]
         with torch.autocast(pixels.device.type, enabled=False):
             codes = self.tokenizer.encode(pixels.float()) + self.first  # (B, N)
-        place = self.places(ids)
+        place = self._places(ids)
         after = torch.cat([place[:, 1:], torch.full_like(place[:, :1], -1)], dim=1)
         said = (labels == self.first) & (after >= 0)
         whole = torch.where(place >= 0, codes.gather(1, place.clamp(min=0)), ids)
@@ -109,7 +154,7 @@ class Decoder(Protocol):
         memory: None,
         cache: Cache | None = None,
         position_ids: Tensor | None = None,
-        picture_places: Tensor | None = None,
+        pictured: PictureContext | None = None,
     ) -> Tensor: ...
 
     def scores(self, hidden: Tensor) -> Tensor: ...
@@ -155,7 +200,7 @@ class PictureSampler(LogitsProcessor):
         first = self.pictures.first
         told = scores[:, first:].float()
         if self.guidance != 1:
-            free = self._without_caption(input_ids[:, -1:])[:, first:].float()
+            free = self._without_caption(input_ids)[:, first:].float()
             told = free + self.guidance * (told - free)
         if self.top_k is not None and self.top_k < told.shape[1]:
             least = told.topk(self.top_k, dim=1).values[:, -1:]
@@ -168,15 +213,16 @@ class PictureSampler(LogitsProcessor):
         self.steps += 1
         return torch.full_like(scores, -torch.inf).scatter_(1, code[:, None] + first, 0.0)
 
-    def _without_caption(self, last: Tensor) -> Tensor:
-        """(R, 1) token said last → (R, V) scores of a model that has not been told anything."""
+    def _without_caption(self, ids: Tensor) -> Tensor:
+        """(R, L) ids so far → (R, V) scores of a model that has not been told anything."""
+        last = ids[:, -1:]
         hidden = self.decoder.decode(
             last,
             last.new_ones(len(last), self.steps + 1),
             None,
             self.cache,
             torch.zeros_like(last),
-            torch.full_like(last, self.steps - 1),
+            self.pictures.context(ids).last(1),
         )
         return self.decoder.scores(hidden[:, -1])
 

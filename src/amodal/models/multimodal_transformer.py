@@ -22,7 +22,13 @@ from amodal.encoders.turns import IGNORED, TurnsPreprocessor
 from amodal.fusion.cross_attention import CrossAttentionConfig, Together
 from amodal.models.answer_head import AnswerHead, Classified
 from amodal.models.contrastive_heads import ContrastiveHeads, caption_ends
-from amodal.models.drawing import Drawn, Packed, PictureTokens, draw_pictures
+from amodal.models.drawing import (
+    Drawn,
+    Packed,
+    PictureContext,
+    PictureTokens,
+    draw_pictures,
+)
 from amodal.models.image_tokenizer import (
     ImageTokenizer,
     ImageTokenizerConfig,
@@ -264,7 +270,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         cache: Cache | None = None,
         memory_tokens: Tensor | None = None,
         memory_keep: Tensor | None = None,
-        picture_places: Tensor | None = None,
+        pictured: PictureContext | None = None,
         **ignored: Any,
     ) -> Said | CausalLMOutputWithPast:
         """Scores of what a batch says, or of the next tokens where `generate` goes on from ids.
@@ -277,7 +283,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
             position_ids: (B, L); counted from the mask where left out.
             cache: keys and values of what was read before.
             memory_tokens: (B, N, D) and memory_keep, (B, N) bool: what `fused` returned.
-            picture_places: (B, L), see `decode`.
+            pictured: see `decode`.
         """
         if batch is not None:
             return self._said(batch)
@@ -289,7 +295,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         past = cache.get_seq_length() if cache is not None else 0
         if attention_mask is None:
             attention_mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1])
-        hidden = self.decode(input_ids, attention_mask, memory, cache, position_ids, picture_places)
+        hidden = self.decode(input_ids, attention_mask, memory, cache, position_ids, pictured)
         return CausalLMOutputWithPast(  # type: ignore[call-arg]
             logits=self.scores(hidden), cache=cache
         )
@@ -435,7 +441,12 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
 
     def scores(self, hidden: Tensor) -> Tensor:
         """(..., D) → (..., V), the embeddings being the output weights."""
-        return F.linear(hidden, self.embedding.weight, self.bias)
+        return F.linear(hidden, self._embeddings(), self.bias)
+
+    def _embeddings(self) -> Tensor:
+        """(V, D) of every token, text and codes of pictures."""
+        learned: Tensor = self.embedding.weight
+        return learned if self.pictures is None else self.pictures.embeddings(learned)
 
     def decode(
         self,
@@ -444,7 +455,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         memory: Memory | None,
         cache: Cache | None = None,
         position_ids: Tensor | None = None,
-        picture_places: Tensor | None = None,
+        pictured: PictureContext | None = None,
     ) -> Tensor:
         """(B, L) ids → (B, L, D) states of the last layer.
 
@@ -454,10 +465,10 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
             memory: of the B items.
             cache: read and extended.
             position_ids: (B, L) places within the exchange; counted where left out.
-            picture_places: (B, L) places within a picture, -1 where a token is text; found in the
-                ids where left out, which must then hold pictures from their beginning.
+            pictured: of a model that draws; found in the ids where left out, which must then hold
+                pictures from their beginning.
         """
-        read = self._read(ids, segment, cache, position_ids, picture_places)
+        read = self._read(ids, segment, cache, position_ids, pictured)
         return self._continue(read, segment, memory, cache)
 
     def _read(
@@ -466,24 +477,23 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         segment: Tensor,
         cache: Cache | None = None,
         position_ids: Tensor | None = None,
-        picture_places: Tensor | None = None,
+        pictured: PictureContext | None = None,
     ) -> Tensor:
         """(B, L, D) after the layers that read the text alone; the arguments are of `decode`."""
         length = ids.shape[1]
         if position_ids is None:
             position_ids = places(segment)[:, -length:]
         if self.pictures is not None:
-            if picture_places is None:
-                picture_places = self.pictures.places(ids)
-            position_ids = position_ids.masked_fill(picture_places >= 0, 0)
+            pictured = pictured or self.pictures.context(ids)
+            position_ids = position_ids.masked_fill(pictured.places >= 0, 0)
         limit = len(self.position)
         if position_ids.shape[1] and int(position_ids.max()) >= limit:
             raise ValueError(f"{int(position_ids.max()) + 1} tokens; max_length is {limit}")
-        position = self.position[position_ids]
-        if self.pictures is not None and picture_places is not None:
-            drawn = picture_places[..., None] >= 0
-            position = torch.where(drawn, self.pictures.position(picture_places), position)
-        x: Tensor = self.dropout(self.embedding(ids) + position)
+        position, embeddings = self.position[position_ids], self._embeddings()
+        if self.pictures is not None and pictured is not None:
+            around = self.pictures.around(pictured, embeddings)
+            position = torch.where(pictured.places[..., None] >= 0, around, position)
+        x: Tensor = self.dropout(F.embedding(ids, embeddings) + position)
         mask = readable(segment, length)
         for index, layer in enumerate(self.decoder[: self.architecture.unimodal_layers]):
             x = layer(x, mask, None, cache, index)
@@ -588,7 +598,7 @@ class MultimodalTransformer(PreTrainedModel, GenerationMixin):
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[no-untyped-call]
         if self.pictures is not None:
             length = inputs["input_ids"].shape[1]
-            inputs["picture_places"] = self.pictures.places(input_ids)[:, -length:]
+            inputs["pictured"] = self.pictures.context(input_ids).last(length)
         return inputs
 
     @torch.inference_mode()

@@ -24,7 +24,12 @@ from amodal.search.store import VectorStore
 
 Ability = Literal["search", "ask", "caption", "chat", "draw", "zero-shot"]
 # Tasks of a recipe, by what a person does with them.
-SAYING: dict[str, Ability] = {"vqa": "ask", "caption": "caption", "dialogue": "chat"}
+SAYING: dict[str, Ability] = {
+    "vqa": "ask",
+    "caption": "caption",
+    "dialogue": "chat",
+    "rounds": "ask",
+}
 REFUSED = {
     "FusionModel": "it predicts for rows of several modalities; use `amodal predict {run} SOURCE`",
     "ImageTokenizer": "it is a part of models that draw; serve a run whose tasks have `draw`",

@@ -76,7 +76,7 @@ class SpokenSource:
         kept = dict.fromkeys(one.row for one in said)
         truth = {row: {k: v for k, v in source[row].items() if k != "image"} for row in kept}
         scores = {}
-        if task == "dialogue" or task == "vqa":
+        if task == "dialogue" or task == "rounds" or task == "vqa":
             rows_of_candidates = [row for row, record in truth.items() if offered(record, task)]
             scores = rank_candidates(model, source, rows_of_candidates, task, autocast=autocast)
         return cls(task, said, truth, scores)
@@ -96,7 +96,7 @@ def saying_metrics(
     found = _exact(spoken, bootstrap, seed)
     if spoken.task == "vqa":
         return found | _of_people(spoken, bootstrap, seed) | _of_choices(spoken, bootstrap, seed)
-    return found | _of_rankings(spoken, bootstrap, seed)
+    return found | _of_meanings(spoken, bootstrap, seed) | _of_rankings(spoken, bootstrap, seed)
 
 
 def _exact(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
@@ -119,9 +119,37 @@ def _exact(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
     return found
 
 
+def _of_meanings(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
+    """Share of answers that mean the same as the true one, where candidates say which do."""
+    values, rows, back = [], [], []
+    for one in spoken.utterances:
+        number = one.exchange if spoken.task == "rounds" else len(one.prompt) // 2 - 1
+        about = spoken.truth[one.row]["dialog"][number]
+        graded = about.get("relevance")
+        if not graded:
+            return {}
+        alike = zip(about.get("candidates") or [], graded, strict=True)
+        meant = {_plain(str(text)) for text, worth in alike if worth >= 1}
+        values.append(_plain(one.text) in meant | {_plain(spoken.true(one))})
+        rows.append(one.row)
+        back.append(bool(about.get("refers_back")))
+    right, row = torch.tensor(values).double(), torch.tensor(rows)
+    kinds = {"": torch.ones(len(right), dtype=torch.bool), "/refers_back": torch.tensor(back)}
+    found: dict[str, float] = {}
+    for suffix, chosen in kinds.items():
+        if not chosen.any():
+            continue
+        generator = torch.Generator().manual_seed(seed)
+        drawn = resampled(right[chosen, None], row[chosen], bootstrap, generator)
+        found |= flatten(intervals([f"{spoken.task}/meaning{suffix}"], *drawn))
+    return found
+
+
 def _kind(spoken: SpokenSource, one: Utterance) -> str:
     if spoken.task == "dialogue":
         return f"round_{sum(turn.role == 'ask' for turn in one.prompt)}"
+    if spoken.task == "rounds":
+        return f"round_{one.exchange + 1}"
     record = spoken.truth[one.row]
     family = record.get("question_family") or record.get("question_type")
     if isinstance(family, list | tuple):
@@ -225,7 +253,7 @@ def _of_rankings(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, f
         bootstrap=bootstrap,
         seed=seed,
     )
-    return {f"dialogue/{n}": v for n, v in flatten(result.metrics).items() if v == v}
+    return {f"{spoken.task}/{n}": v for n, v in flatten(result.metrics).items() if v == v}
 
 
 def _plain(text: str) -> str:

@@ -58,7 +58,9 @@ class DataRecipe(StrictModel):
 
     def exchanges(self, task: str) -> int:
         """How many exchanges of a task are learned per item and step."""
-        return {"vqa": self.questions, "caption": self.captions, "draw": self.captions}.get(task, 1)
+        if task in ("vqa", "rounds"):
+            return self.questions
+        return self.captions if task in ("caption", "draw") else 1
 
     @model_validator(mode="before")
     @classmethod
@@ -137,7 +139,7 @@ class FusionRecipe(StrictModel):
         return self
 
 
-SayingTaskName = Literal["vqa", "caption", "dialogue", "draw"]
+SayingTaskName = Literal["vqa", "caption", "dialogue", "rounds", "draw"]
 
 
 class MultimodalTransformerRecipe(StrictModel):

@@ -24,6 +24,7 @@ from amodal.models.multimodal_transformer import MultimodalTransformer, Said
 from amodal.models.transformer_layers import Memory
 
 Autocast = Callable[[], AbstractContextManager[object]]
+Ranked = Literal["dialogue", "rounds", "vqa"]  # tasks that may offer candidates
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def rank_candidates(
     model: MultimodalTransformer,
     source: Source,
     items: Sequence[int],
-    task: Literal["dialogue", "vqa"] = "dialogue",
+    task: Ranked = "dialogue",
     *,
     autocast: Autocast = nullcontext,
 ) -> dict[int, dict[int, Tensor]]:
@@ -229,9 +230,7 @@ def rank_candidates(
     return found
 
 
-def offered(
-    record: Record, task: Literal["dialogue", "vqa"]
-) -> dict[int, tuple[Exchange, list[str]]]:
+def offered(record: Record, task: Ranked) -> dict[int, tuple[Exchange, list[str]]]:
     """Number of a round or question -> the turns before its answer, and the candidates."""
     about = exchanges(record, task)
     if task == "vqa":
@@ -241,7 +240,8 @@ def offered(
     found = {}
     for number, one in enumerate(rounds):
         if one.get("candidates"):
-            before = tuple(turn._replace(learned=False) for turn in about[0][: 2 * number + 1])
+            said = about[0][: 2 * number + 1] if task == "dialogue" else about[number][:1]
+            before = tuple(turn._replace(learned=False) for turn in said)
             found[number] = (before, [str(text) for text in one["candidates"]])
     return found
 

@@ -22,6 +22,7 @@ DOES = {
     "vqa": "answers questions about pictures",
     "caption": "describes pictures",
     "dialogue": "talks about pictures, minding what was said before",
+    "rounds": "answers the questions of dialogues, each by itself",
 }
 
 

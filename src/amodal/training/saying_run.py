@@ -35,11 +35,13 @@ PIPELINES = {
     "vqa": "visual-question-answering",
     "caption": "image-to-text",
     "dialogue": "image-text-to-text",
+    "rounds": "visual-question-answering",
     "draw": "text-to-image",
 }
 USAGE = {
     "vqa": 'model.ask("a.jpg", "what colour is the star?")',
     "caption": 'model.caption(["a.jpg"])',
+    "rounds": 'model.ask("a.jpg", "what colour is the star?")',
     "dialogue": 'model.chat("a.jpg", [("is there a star?", "yes")], "what is its colour?")',
     "draw": 'pictures = model.draw(["a red star above a blue circle"], seed=0)',
 }

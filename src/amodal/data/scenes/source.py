@@ -18,7 +18,15 @@ from amodal.data.scenes.english import NUMBERS
 from amodal.data.scenes.question_words import CHINESE_ANSWERS
 from amodal.data.scenes.questions import write_questions
 from amodal.data.scenes.render import render
-from amodal.data.scenes.world import MAX_OBJECTS, Part, Scene, Split, sample_scene
+from amodal.data.scenes.world import (
+    MAX_OBJECTS,
+    Part,
+    Scene,
+    Size,
+    Split,
+    Texture,
+    sample_scene,
+)
 
 YES_NO = {word for name in ("yes", "no") for word in (name, CHINESE_ANSWERS[name])}
 
@@ -39,6 +47,7 @@ class ScenesConfig(StrictModel):
         image_size: side of the picture in pixels.
         min_objects, max_objects: left out, they are 1 and 4, or what the split `count` says.
         max_overlap: how deep two objects may enter each other, as a share of their reach.
+        sizes, textures: which occur, each equally often; all of them where left out.
         captions_per_scene: in all; languages take turns.
         questions_per_scene: in all, see `questions.write_questions`; 0 leaves them out.
         dialogue: whether to hold a dialogue, see `dialogues.write_dialogue`. It needs 2 objects,
@@ -55,6 +64,8 @@ class ScenesConfig(StrictModel):
     min_objects: int | None = Field(None, ge=1, le=MAX_OBJECTS)
     max_objects: int | None = Field(None, ge=1, le=MAX_OBJECTS)
     max_overlap: float = Field(0.0, ge=0.0, le=0.5)
+    sizes: tuple[Size, ...] = Field(("small", "medium", "large"), min_length=1)
+    textures: tuple[Texture, ...] = Field(("solid", "striped", "dotted"), min_length=1)
     languages: tuple[Language, ...] = Field(("en",), min_length=1)
     captions_per_scene: int = Field(5, ge=1, le=20)
     caption_style: CaptionStyle = "complete"
@@ -102,7 +113,8 @@ class ScenesSource:
     With questions it also holds the parallel lists `question`, `answer`, `question_family`
     ("attribute"), `question_type` ("attribute/colour") and `question_language`. With a dialogue
     it holds `dialog`, a list of rounds: `question`, `answer`, `candidates` (20 answers, the true
-    one among them) and `relevance` (of each, 1.0 where it means the same as the answer).
+    one among them), `relevance` (of each, 1.0 where it means the same as the answer) and
+    `refers_back`, whether the question needs the rounds before it.
     """
 
     modalities = frozenset({"image", "text"})
@@ -128,6 +140,8 @@ class ScenesSource:
             min_objects=low,
             max_objects=high,
             max_overlap=c.max_overlap,
+            sizes=c.sizes,
+            textures=c.textures,
         )
 
     def __getitem__(self, index: int) -> Record:
@@ -174,6 +188,7 @@ class ScenesSource:
                     "answer": r.answer,
                     "candidates": list(r.candidates),
                     "relevance": list(r.relevance),
+                    "refers_back": r.refers_back,
                 }
                 for r in write_dialogue(scene, key, rounds=c.dialogue_rounds)
             ]

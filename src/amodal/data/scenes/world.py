@@ -49,6 +49,8 @@ COLUMNS = ("left", "centre", "right")
 ROWS = ("top", "centre", "bottom")
 MAX_OBJECTS = 6
 
+Size = Literal["small", "medium", "large"]
+Texture = Literal["solid", "striped", "dotted"]
 Split = Literal["iid", "attribute-pair", "count", "relation"]
 Part = Literal["train", "validation", "test"]
 
@@ -285,6 +287,8 @@ def sample_scene(
     min_objects: int = 1,
     max_objects: int = 4,
     max_overlap: float = 0.0,
+    sizes: Sequence[str] = tuple(RADIUS),
+    textures: Sequence[str] = TEXTURES,
 ) -> Scene:
     """Scene `index` of a part, a pure function of its arguments.
 
@@ -294,6 +298,7 @@ def sample_scene(
 
     Args:
         max_overlap: bound on `overlap` of any two objects; at 0 they also keep a small gap.
+        sizes, textures: which occur, each equally often.
     """
     draw = Draw(f"scene/{seed}/{split}/{part}/{index}")
     wants_held_out = part == "test" and split in ("attribute-pair", "relation")
@@ -301,7 +306,7 @@ def sample_scene(
         min_objects = max(min_objects, 2)
     count = min_objects + int(draw.random() * (max_objects - min_objects + 1))
     background = draw.choice(_BACKGROUND_NAMES)
-    layout = _sample_layout(draw, count, max_overlap)
+    layout = _sample_layout(draw, count, max_overlap, [s for s in RADIUS if s in sizes])
     while True:
         # Geometry is settled, so a redraw for the sake of the split is cheap.
         objects = tuple(
@@ -309,7 +314,7 @@ def sample_scene(
                 draw.choice(SHAPES),
                 draw.choice(_COLOUR_NAMES),
                 size,
-                draw.choice(TEXTURES),
+                draw.choice(textures),
                 x,
                 y,
                 rotation,
@@ -326,7 +331,7 @@ def sample_scene(
 
 
 def _sample_layout(
-    draw: Draw, count: int, max_overlap: float
+    draw: Draw, count: int, max_overlap: float, sizes: Sequence[str]
 ) -> list[tuple[str, float, float, float]]:
     """(size, x, y, rotation) of `count` objects in `count` different cells, largest first."""
     gap = 0.04 if max_overlap == 0 else 0.0
@@ -334,8 +339,8 @@ def _sample_layout(
         layout: list[tuple[str, float, float, float]] = []
         taken: set[tuple[int, int]] = set()
         # The largest go first: they still find room, and smaller ones come to lie on top.
-        sizes = sorted((draw.choice(_SIZE_NAMES) for _ in range(count)), key=_SIZE_NAMES.index)
-        for size in reversed(sizes):
+        drawn = sorted((draw.choice(sizes) for _ in range(count)), key=sizes.index)
+        for size in reversed(drawn):
             radius = RADIUS[size]
             for _ in range(20):
                 x = round(draw.between(radius + 0.02, 0.98 - radius), 3)
@@ -369,6 +374,5 @@ def _clear_of_borders(value: float) -> bool:
 
 _COLOUR_NAMES = tuple(COLOURS)
 _BACKGROUND_NAMES = tuple(BACKGROUNDS)
-_SIZE_NAMES = tuple(RADIUS)
 _SHAPE_INDEX = {name: i for i, name in enumerate(SHAPES)}
 _COLOUR_INDEX = {name: i for i, name in enumerate(COLOURS)}
