@@ -140,7 +140,8 @@ def test_a_code_is_said_with_those_that_touch_it_from_above_in_view():
     for i in range(3):
         grid = codes[i].view(GRID, GRID)
         drawn = packed.ids[i] >= model.pictures.first
-        assert bool((places[i][~drawn] == -1).all()) and bool((above[i][~drawn] == -1).all())
+        assert bool((places[i][~drawn] == -1).all())
+        assert bool((above[i][~drawn] == -1).all())
         assert places[i][drawn].tolist() == 2 * list(range(GRID**2))
         for found, place in zip(above[i][drawn].tolist(), places[i][drawn].tolist(), strict=True):
             row, column = divmod(place + 1, GRID)
