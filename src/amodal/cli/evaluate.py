@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -15,6 +15,7 @@ from rich.table import Column, Table
 import amodal.evaluation.zero_shot as zero_shot_figures
 from amodal.cli import fusion, geometry
 from amodal.cli.console import console, progress_watcher
+from amodal.cli.search import open_model
 from amodal.data.exchange import Task as What
 from amodal.data.record import DataError, Source
 from amodal.data.source import open_random_access, parse_source
@@ -91,6 +92,14 @@ def evaluate(
         int, typer.Option(help="retrieval: mean over so many parts; 5 is COCO's 1K protocol.")
     ] = 1,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many items.")] = None,
+    guidance: Annotated[float, typer.Option(min=0, help="draw: see `amodal draw`.")] = 3.0,
+    temperature: Annotated[float, typer.Option(min=0, help="draw: see `amodal draw`.")] = 1.0,
+    candidates: Annotated[
+        int, typer.Option(min=1, help="draw: drawn for each caption; --judge chooses the best.")
+    ] = 1,
+    judge: Annotated[
+        Path | None, typer.Option(help="draw: run of a joint embedding that chooses.")
+    ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the result file.")] = None,
 ) -> None:
     """Measure a run on a source; prints a table and writes RUN/evaluation/NAME.json.
@@ -114,17 +123,27 @@ def evaluate(
         else geometry.validation_source(run)
     )
     where = on if on is not None else "its validation data"
+    if candidates > 1 and judge is None:
+        raise typer.BadParameter("--candidates needs --judge RUN, a joint embedding")
     file = run / "evaluation" / f"{name or _file_name(task.value, on)}.json"
     metrics: dict[str, float]
     if isinstance(model, FusionModel):
         metrics = _of_fusion(model, source, task, limit, file, f"{task.value} of {run} on {where}")
         return _write(file, where, task, metrics)
     if isinstance(model, MultimodalTransformer) and task is not Task.retrieval:
-        metrics = (
-            _of_drawing(model, source, run, limit)
-            if task is Task.draw
-            else _of_transformer(model, source, task, limit)
-        )
+        if task is Task.draw:
+            metrics = _of_drawing(
+                model,
+                source,
+                run,
+                limit,
+                guidance=guidance,
+                temperature=temperature,
+                candidates=candidates,
+                judge=open_model(judge) if judge is not None else None,
+            )
+        else:
+            metrics = _of_transformer(model, source, task, limit)
         _show(metrics, f"{task.value} of {run} on {where}")
         return _write(file, where, task, metrics)
     assert isinstance(model, JointEmbedding | MultimodalTransformer)
@@ -189,13 +208,13 @@ def _of_transformer(
 
 
 def _of_drawing(
-    model: MultimodalTransformer, source: Source, run: Path, limit: int | None
+    model: MultimodalTransformer, source: Source, run: Path, limit: int | None, **how: Any
 ) -> dict[str, float]:
     count = min(limit or len(source), len(source))
     train = open_random_access(load_recipe(run / "recipe.yaml").data.train, "data.train")
     with progress_watcher() as watch:
         watch.stage("drawing", count)
-        drawn = DrawnSource.of(model, source, items=range(count), tick=watch.advance)
+        drawn = DrawnSource.of(model, source, items=range(count), tick=watch.advance, **how)
     return drawing_metrics(drawn, train)
 
 

@@ -119,22 +119,38 @@ def _exact(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
     return found
 
 
-def _of_meanings(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
-    """Share of answers that mean the same as the true one, where candidates say which do."""
-    values, rows, back = [], [], []
+def right_in_meaning(spoken: SpokenSource) -> torch.Tensor | None:
+    """(U,) bool: which answers mean the same as the true one; None where no candidates tell."""
+    values = []
     for one in spoken.utterances:
-        number = one.exchange if spoken.task == "rounds" else len(one.prompt) // 2 - 1
-        about = spoken.truth[one.row]["dialog"][number]
+        about = _round_of(spoken, one)
         graded = about.get("relevance")
         if not graded:
-            return {}
+            return None
         alike = zip(about.get("candidates") or [], graded, strict=True)
         meant = {_plain(str(text)) for text, worth in alike if worth >= 1}
         values.append(_plain(one.text) in meant | {_plain(spoken.true(one))})
-        rows.append(one.row)
-        back.append(bool(about.get("refers_back")))
-    right, row = torch.tensor(values).double(), torch.tensor(rows)
-    kinds = {"": torch.ones(len(right), dtype=torch.bool), "/refers_back": torch.tensor(back)}
+    return torch.tensor(values)
+
+
+def refer_back(spoken: SpokenSource) -> torch.Tensor:
+    """(U,) bool: which questions need the rounds before them, as far as the source says so."""
+    return torch.tensor([bool(_round_of(spoken, o).get("refers_back")) for o in spoken.utterances])
+
+
+def _round_of(spoken: SpokenSource, one: Utterance) -> Record:
+    number = one.exchange if spoken.task == "rounds" else len(one.prompt) // 2 - 1
+    found: Record = spoken.truth[one.row]["dialog"][number]
+    return found
+
+
+def _of_meanings(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
+    """Share of answers that mean the same as the true one, and of those that refer back."""
+    meant = right_in_meaning(spoken)
+    if meant is None:
+        return {}
+    right, row = meant.double(), torch.tensor([one.row for one in spoken.utterances])
+    kinds = {"": torch.ones(len(right), dtype=torch.bool), "/refers_back": refer_back(spoken)}
     found: dict[str, float] = {}
     for suffix, chosen in kinds.items():
         if not chosen.any():

@@ -19,7 +19,8 @@ from amodal.data.scenes.world import Scene
 from amodal.encoders.preprocessing import ImagePreprocessor
 from amodal.evaluation.bootstrap import flatten, intervals, resampled
 from amodal.evaluation.drawing import nearest_distance
-from amodal.models.drawing import Drawn
+from amodal.models.drawing import Drawn, best_matches
+from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer import MultimodalTransformer
 
 BATCH = 64
@@ -56,6 +57,8 @@ class DrawnSource:
         guidance: float = 3.0,
         temperature: float = 1.0,
         top_k: int | None = None,
+        candidates: int = 1,
+        judge: JointEmbedding | None = None,
         seed: int = 0,
         tick: Callable[[int], None] | None = None,
     ) -> DrawnSource:
@@ -64,10 +67,15 @@ class DrawnSource:
         Args:
             items: row numbers; None: the first 500.
             guidance, temperature, top_k, seed: see `MultimodalTransformer.draw`.
+            candidates: drawn for each caption; the judge keeps the one nearest to it.
+            judge: of pictures and texts.
 
         Raises:
             DataError: no record has a caption.
+            ValueError: several candidates and no judge.
         """
+        if candidates < 1 or (candidates > 1 and judge is None):
+            raise ValueError(f"{candidates} candidates need a judge to choose among them")
         prepare = model.preprocessors["image"]
         assert isinstance(prepare, ImagePreprocessor)
         found = cls([], [], [], [], [])
@@ -86,15 +94,18 @@ class DrawnSource:
                     found.truth.append({k: v for k, v in record.items() if k != "image"})
             found.rows.extend(rows)
             found.texts.extend(texts)
-            found.pictures.extend(
-                model.draw(
-                    texts,
-                    guidance=guidance,
-                    temperature=temperature,
-                    top_k=top_k,
-                    seed=seed + start,
-                )
+            pictures = model.draw(
+                [text for text in texts for _ in range(candidates)],
+                guidance=guidance,
+                temperature=temperature,
+                top_k=top_k,
+                seed=seed + start,
             )
+            if judge is not None:
+                groups = [pictures[i * candidates : (i + 1) * candidates] for i in range(len(rows))]
+                best = best_matches(judge, texts, groups)
+                pictures = [group[i] for group, i in zip(groups, best, strict=True)]
+            found.pictures.extend(pictures)
             if tick is not None:
                 tick(min(start + BATCH, len(chosen)))
         if not found.rows:

@@ -26,6 +26,7 @@ from amodal.data.samplers import RunSampler
 from amodal.distributed import is_main, rank, world_size
 from amodal.models.opening import RunModel
 from amodal.training.averaging import moving_average
+from amodal.training.muon import MuonWithAdamW, matrices_of_layers
 from amodal.training.precision import resolve_precision
 from amodal.training.progressive import shrink, side_at
 from amodal.training.recipe import TrainRecipe
@@ -239,28 +240,33 @@ class RunTrainer(Trainer):
         )
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with a learning rate per encoder; vectors and scalars are not decayed."""
+        """A learning rate per encoder; vectors and scalars are not decayed."""
         if self.optimizer is None:
-            groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+            muon = self.recipe.optimizer == "muon"
+            matrices = matrices_of_layers(self.trained) if muon else set()
+            groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
             scales = self.trained.network.learning_rate_scales()
             for name, parameter in self.trained.named_parameters():
                 if parameter.requires_grad:
                     scale = next((s for p, s in scales.items() if name.startswith(p)), 1.0)
-                    groups.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+                    group = (scale, parameter.ndim > 1, parameter in matrices)
+                    groups.setdefault(group, []).append(parameter)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
             rate = options.pop("lr")
-            self.optimizer = kind(
-                [
-                    {
-                        "params": parameters,
-                        "lr": rate * scale,
-                        "weight_decay": self.args.weight_decay if decayed else 0.0,
-                    }
-                    for (scale, decayed), parameters in groups.items()
-                ],
-                lr=rate,
-                **options,
-            )
+            values: list[dict[str, Any]] = [
+                {
+                    "params": parameters,
+                    "lr": rate * scale,
+                    "weight_decay": self.args.weight_decay if decayed else 0.0,
+                }
+                for (scale, decayed, _), parameters in groups.items()
+            ]
+            if muon:
+                for value, (_, _, matrix) in zip(values, groups, strict=True):
+                    value["muon"] = matrix
+                self.optimizer = MuonWithAdamW(values, lr=rate, betas=self.recipe.betas)
+            else:
+                self.optimizer = kind(values, lr=rate, **options)
         return self.optimizer
 
     def training_step(  # type: ignore[override]

@@ -1,0 +1,132 @@
+"""Does a dialogue model mind what was said before? Beside the same model without a history.
+
+    python benchmarks/scenes_dialogue.py                              # two trainings, an hour
+    python benchmarks/scenes_dialogue.py --run runs/scenes-dialogue --blind runs/rounds
+
+recipes/scenes-dialogue.yaml is trained twice, with the same pictures, questions, answers and steps:
+as it stands, and with `model.tasks=[rounds,caption]`, where every question stands by itself. Both
+then answer every question of held-out dialogues. An answer counts where it means the same as the
+true one, whatever the wording. The difference is that of the same questions, with an interval from
+resampled dialogues. Writes benchmarks/results/scenes_dialogue.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import amodal
+from amodal.data.exchange import Task
+from amodal.data.scenes.source import ScenesConfig
+from amodal.evaluation.bootstrap import flatten, intervals, resampled
+from amodal.models.multimodal_transformer import MultimodalTransformer
+from amodal.training.answering import SpokenSource, refer_back, right_in_meaning, saying_metrics
+from amodal.training.recipe import load_recipe
+from amodal.training.run import train_run
+
+HERE = Path(__file__).parent
+RESULT = HERE / "results" / "scenes_dialogue.json"
+RECIPE = HERE.parent / "recipes" / "scenes-dialogue.yaml"
+DIALOGUES = 500
+
+
+def spoken_by(run: Path, task: Task) -> SpokenSource:
+    """What a run answers to the held-out dialogues."""
+    config = load_recipe(run / "recipe.yaml").data.validation
+    assert isinstance(config, ScenesConfig)
+    model = amodal.load(run)
+    assert isinstance(model, MultimodalTransformer)
+    return SpokenSource.of(model, config.model_copy(update={"size": DIALOGUES}).open(), task)
+
+
+def commonest_answers(source: ScenesConfig) -> float:
+    """Share of questions right by the commonest answer to their wording, the history unread."""
+    known: dict[str, Counter[str]] = {}
+    for record in map(source.open().__getitem__, range(5000)):
+        for one in record["dialog"]:
+            known.setdefault(one["question"], Counter())[_meaning(one)] += 1
+    held_out = source.model_copy(update={"part": "validation", "size": DIALOGUES}).open()
+    right = [
+        one["question"] in known and known[one["question"]].most_common(1)[0][0] == _meaning(one)
+        for record in map(held_out.__getitem__, range(DIALOGUES))
+        for one in record["dialog"]
+    ]
+    return sum(right) / len(right)
+
+
+def _meaning(one: dict[str, Any]) -> str:
+    """One wording for all that mean the same."""
+    graded = zip(one["candidates"], one["relevance"], strict=True)
+    return min(text for text, worth in graded if worth >= 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--set", action="append", default=[], help="change the recipe: a.b=c")
+    parser.add_argument("--run", type=Path, help="use this run instead of training one")
+    parser.add_argument("--blind", type=Path, help="use this run without a history")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        runs: dict[Task, Path] = {}
+        for task, known in (("dialogue", given.run), ("rounds", given.blind)):
+            runs[task] = known or Path(folder) / task
+            if known is None:
+                changed = [f"model.tasks=[{task},caption]", *given.set]
+                train_run(load_recipe(RECIPE, changed), runs[task])
+        spoken = {task: spoken_by(run, task) for task, run in runs.items()}
+        logs = {
+            task: json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+            for task, run in runs.items()
+        }
+        recipe = load_recipe(runs["dialogue"] / "recipe.yaml")
+    right = {task: right_in_meaning(one) for task, one in spoken.items()}
+    assert all(one is not None for one in right.values())
+    values = torch.stack([one.double() for one in right.values() if one is not None], dim=1)
+    values = torch.cat([values, values[:, :1] - values[:, 1:]], dim=1)
+    row = torch.tensor([one.row for one in spoken["dialogue"].utterances])
+    back = refer_back(spoken["dialogue"])
+    results: dict[str, dict[str, float]] = {}
+    for name, chosen in (("all questions", torch.ones_like(back)), ("that refer back", back)):
+        generator = torch.Generator().manual_seed(0)
+        drawn = resampled(values[chosen], row[chosen], 1000, generator)
+        results[name] = flatten(intervals(["full", "history-blind", "difference"], *drawn))
+        results[name]["questions"] = int(chosen.sum())
+    assert isinstance(recipe.data.train, ScenesConfig)
+    document = {
+        "setting": {
+            "recipe": recipe.model_dump(mode="json"),
+            "seconds of training": {t: m.get("train/seconds") for t, m in logs.items()},
+            "steps": {t: m.get("train/steps") for t, m in logs.items()},
+        },
+        "hardware": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} "
+        f"threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}",
+        "results": {
+            **results,
+            "commonest answer to the question's wording": commonest_answers(recipe.data.train),
+            "ranking": {
+                task: {
+                    name: value
+                    for name, value in saying_metrics(one, bootstrap=200).items()
+                    if any(f"{task}/{n}" in name for n in ("mrr", "recall", "ndcg", "mean_rank"))
+                }
+                for task, one in spoken.items()
+            },
+        },
+    }
+    print(json.dumps(document["results"], indent=1))
+    given.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
