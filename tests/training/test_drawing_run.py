@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -137,10 +138,36 @@ def test_the_command_draws_a_sheet_and_evaluates(finished, tmp_path):
     assert json.loads((folder / "evaluation" / "draw.json").read_text())["draw/pictures"] == 4
 
 
+class Judge:
+    """Holds the darkest picture to be the best."""
+
+    def encode(self, *, text=None, image=None, output):
+        if text is not None:
+            return torch.ones(len(text), 1)
+        return torch.tensor([[-float(one.mean())] for one in image])
+
+
+def test_the_judge_keeps_one_candidate_of_each_caption(finished):
+    folder, _ = finished
+    model = amodal.load(folder, device="cpu")
+    source = ScenesConfig(part="test", image_size=32, size=5, max_objects=2).open()
+    best = DrawnSource.of(model, source, candidates=3, judge=Judge(), seed=2)
+    texts = [source[i]["text"][0] for i in range(5)]
+    every = model.draw([text for text in texts for _ in range(3)], seed=2)
+    assert len(best.pictures) == 5
+    for i, picture in enumerate(best.pictures):
+        darkest = min(every[3 * i : 3 * i + 3], key=lambda one: one.mean())
+        assert np.array_equal(picture, darkest)
+    with pytest.raises(ValueError, match="need a judge"):
+        DrawnSource.of(model, source, candidates=3)
+
+
 def test_wrong_usage_of_draw_is_told(finished, tokenizer, tmp_path):
     folder, _ = finished
     run = CliRunner().invoke
     said = run(app, ["draw", str(folder), "a star", "--candidates", "4"])
+    assert said.exit_code == 2
+    said = run(app, ["evaluate", str(folder), "--task", "draw", "--candidates", "4"])
     assert said.exit_code == 2
     said = run(app, ["draw", str(folder), "a star", "--out", str(tmp_path / "a.exe")])
     assert said.exit_code == 2

@@ -63,6 +63,6 @@ class MuonWithAdamW(torch.optim.Optimizer):
             first += count
 
 
-def matrices_of_layers(model: nn.Module) -> set[nn.Parameter]:
+def matrices_of_layers(model: nn.Module) -> set[torch.Tensor]:
     """Weights of the linear layers, which Muon is for; embeddings and filters are not."""
     return {module.weight for module in model.modules() if isinstance(module, nn.Linear)}

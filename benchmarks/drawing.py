@@ -1,0 +1,141 @@
+"""Does a drawing show what its caption says? Held-out pairs of colour and shape, by the verifier.
+
+    python benchmarks/drawing.py                              # three trainings, an hour and a half
+    python benchmarks/drawing.py --run runs/scenes-draw --judge runs/scenes-judge
+
+How freely to draw (guidance, temperature) is chosen on scenes like those of training. Then captions
+of scenes that each hold a pair of colour and shape that never occurred are drawn: once each, and
+the best of several by a joint embedding that has never seen those pairs either. The verifier knows
+how scenes are drawn and nothing of the models. Beside it stand what it says of the true pictures,
+and of the same after their way through the tokens, which is the most that can be drawn. Writes
+benchmarks/results/drawing.json, and some of the drawings with --sheet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import amodal
+from amodal.data.scenes.source import ScenesConfig
+from amodal.models.joint_embedding import JointEmbedding
+from amodal.models.multimodal_transformer import MultimodalTransformer
+from amodal.training.drawing import DrawnSource, drawing_metrics
+from amodal.training.recipe import load_recipe
+from amodal.training.run import train_run
+
+HERE = Path(__file__).parent
+RESULT = HERE / "results" / "drawing.json"
+RECIPES = HERE.parent / "recipes"
+CHOSEN_ON, PICTURES = 150, 500
+GUIDANCE, TEMPERATURE = (1.0, 1.5, 2.5, 4.0), (0.4, 0.7, 1.0)
+CANDIDATES = (4, 16)
+
+
+def trained(folder: Path, changes: list[str]) -> tuple[Path, Path]:
+    """The run that draws and the one that judges, with the recipes as they stand."""
+    tokenizer, drawing, judge = (folder / name for name in ("tokenizer", "draw", "judge"))
+    train_run(load_recipe(RECIPES / "scenes-tokenizer.yaml", []), tokenizer)
+    changes = [f"model.image_tokenizer={tokenizer}", *changes]
+    train_run(load_recipe(RECIPES / "scenes-draw.yaml", changes), drawing)
+    train_run(load_recipe(RECIPES / "scenes-judge.yaml", []), judge)
+    return drawing, judge
+
+
+def figures(found: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in found.items()}
+
+
+def through_tokens(model: MultimodalTransformer, drawn: DrawnSource) -> DrawnSource:
+    """The true pictures, as the tokens give them back."""
+    assert model.pictures is not None
+    prepare, tokenizer = model.preprocessors["image"], model.pictures.tokenizer
+    true = [picture for picture in drawn.true if picture is not None]
+    codes = tokenizer.encode(prepare(true)["pixel_values"])
+    back = tokenizer.decode(codes).permute(0, 2, 3, 1).contiguous().numpy()
+    return replace(drawn, pictures=list(back))
+
+
+def sheet(drawn: DrawnSource, file: Path, count: int = 8, scale: int = 4) -> None:
+    """The first pictures side by side."""
+    row = np.concatenate([np.pad(p, ((1, 1), (1, 1), (0, 0))) for p in drawn.pictures[:count]], 1)
+    large = Image.fromarray(row)
+    large.resize((row.shape[1] * scale, row.shape[0] * scale), Image.Resampling.NEAREST).save(file)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--set", action="append", default=[], help="change scenes-draw.yaml")
+    parser.add_argument("--run", type=Path, help="a run that draws, in the place of training one")
+    parser.add_argument("--judge", type=Path, help="a run of a joint embedding")
+    parser.add_argument("--sheet", type=Path, help="write some of the drawings to this .png")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    given = parser.parse_args()
+    if (given.run is None) != (given.judge is None):
+        parser.error("give both --run and --judge, or neither")
+    with tempfile.TemporaryDirectory() as folder:
+        run, judged_by = given.run, given.judge
+        if run is None:
+            run, judged_by = trained(Path(folder), given.set)
+        model, judge = amodal.load(run), amodal.load(judged_by)
+        recipe = load_recipe(run / "recipe.yaml")
+        metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
+    assert isinstance(model, MultimodalTransformer)
+    assert isinstance(judge, JointEmbedding)
+    held_out = recipe.data.validation
+    assert isinstance(held_out, ScenesConfig)
+    familiar = held_out.model_copy(update={"part": "validation"}).open()
+    chosen: list[dict[str, float]] = []
+    for guidance in GUIDANCE:
+        for temperature in TEMPERATURE:
+            how: dict[str, Any] = {"guidance": guidance, "temperature": temperature}
+            drawn = DrawnSource.of(model, familiar, items=range(CHOSEN_ON), seed=1, **how)
+            chosen.append(how | figures(drawing_metrics(drawn, None, bootstrap=0)))
+            print(json.dumps(chosen[-1]), flush=True)
+    best = max(chosen, key=lambda one: one["draw/right"])
+    how = {name: best[name] for name in ("guidance", "temperature")}
+    source, train = held_out.model_copy(update={"size": PICTURES}).open(), recipe.data.train
+    assert isinstance(train, ScenesConfig)
+    once = DrawnSource.of(model, source, **how)
+    results = {
+        "once": figures(drawing_metrics(once, train.open())),
+        "true pictures through their tokens": figures(
+            drawing_metrics(through_tokens(model, once), None)
+        ),
+    }
+    print(json.dumps(results, indent=1), flush=True)
+    for count in CANDIDATES:
+        drawn = DrawnSource.of(model, source, candidates=count, judge=judge, **how)
+        name = f"best of {count} by the joint embedding"
+        results[name] = figures(drawing_metrics(drawn, train.open()))
+        print(name, json.dumps(results[name], indent=1), flush=True)
+    if given.sheet is not None:
+        sheet(drawn, given.sheet)
+    document = {
+        "setting": {
+            "recipe": recipe.model_dump(mode="json"),
+            "seconds of training": metrics.get("train/seconds"),
+            "chosen on scenes like those of training": chosen,
+            "drawn with": how,
+        },
+        "hardware": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} "
+        f"threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}",
+        "results": results,
+    }
+    given.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
