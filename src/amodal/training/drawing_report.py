@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from amodal.evaluation.plots import score_curve
-from amodal.evaluation.report import Example, Metric, Plot, Report
+from amodal.evaluation.report import Example, Plot, Report
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.training.drawing import DrawnSource
 from amodal.training.recipe import Recipe
-from amodal.training.report_frame import framed, read_log
+from amodal.training.report_frame import framed, read_log, with_intervals
 from amodal.training.run import RunResult
 
 SHOWN = 24  # pictures
+SHARES = ("named", "objects", "right", "true", "relations")
 LEAST = 96  # pixels that a shown picture is wide
 
 
@@ -46,13 +47,9 @@ def drawing_report(
             f"weights beside those of the image tokenizer, trained for {result.steps} steps in "
             f"{result.train_seconds:.0f} seconds."
         ),
-        metrics={
-            name: Metric(
-                value, result.metrics.get(f"{name}/low"), result.metrics.get(f"{name}/high")
-            )
-            for name, value in result.metrics.items()
-            if not name.endswith(("/low", "/high"))
-        },
+        metrics=with_intervals(
+            result.metrics, percent=lambda name: True if name.split("/")[-1] in SHARES else None
+        ),
         commands=commands,
         plots=[
             Plot(

@@ -18,7 +18,7 @@ from amodal.models.fusion_model import FusionModel
 from amodal.models.target import TargetConfig
 from amodal.training.predicting import PredictedSource, known, score_name
 from amodal.training.recipe import Recipe
-from amodal.training.report_frame import framed, read_log
+from amodal.training.report_frame import framed, read_log, with_intervals
 from amodal.training.run import RunResult
 
 SHOWN = 12  # examples
@@ -92,20 +92,13 @@ def truth(value: Tensor, target: TargetConfig) -> str:
 
 def _metrics(
     values: dict[str, float], target: TargetConfig, predicted: PredictedSource | None
-) -> dict[str, Metric | float]:
+) -> dict[str, Metric]:
     score = score_name(target)
     first = [n for n in values if n.endswith(f"/{score}")]
     chance = majority_share(predicted) if predicted is not None else None
-    return {
-        name: Metric(
-            values[name],
-            values.get(f"{name}/low"),
-            values.get(f"{name}/high"),
-            chance if name.endswith("/accuracy") else None,
-        )
-        for name in dict.fromkeys([*first, *values])
-        if not name.endswith(("/low", "/high"))
-    }
+    return with_intervals(
+        values, first, chance=lambda name: chance if name.endswith("/accuracy") else None
+    )
 
 
 def _plots(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,35 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's log."""
     lines = (folder / LOG).read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def with_intervals(
+    values: Mapping[str, float],
+    first: Iterable[str] = (),
+    *,
+    chance: Callable[[str], float | None] = lambda name: None,
+    percent: Callable[[str], bool | None] = lambda name: None,
+) -> dict[str, Metric]:
+    """Flat figures, each with the interval that stands beside it as `/low` and `/high`.
+
+    Args:
+        values: name -> figure.
+        first: names that lead, where there are such figures.
+        chance: of a name, what guessing gives.
+        percent: of a name, whether the figure is a fraction; None guesses from the name.
+    """
+    names = dict.fromkeys([*(n for n in first if n in values), *values])
+    return {
+        name: Metric(
+            values[name],
+            values.get(f"{name}/low"),
+            values.get(f"{name}/high"),
+            chance(name),
+            percent(name),
+        )
+        for name in names
+        if not name.endswith(("/low", "/high"))
+    }
 
 
 def framed(

@@ -20,7 +20,7 @@ from amodal.evaluation.report import (
 )
 from amodal.models.joint_embedding import Embeddings
 from amodal.training.recipe import Recipe
-from amodal.training.report_frame import framed
+from amodal.training.report_frame import framed, with_intervals
 from amodal.training.run import RunResult
 from amodal.training.validation import EmbeddedSource
 
@@ -28,7 +28,7 @@ SEARCHES = 3
 SHOWN = 5  # pictures per search
 SQUARE = 10  # captions and pictures of the similarity map
 ON_MAP = 300  # pairs
-NOT_SHOWN = ("low", "high", "queries", "queries_without_positive", "gallery", "mean_rank")
+NOT_SHOWN = ("queries", "queries_without_positive", "gallery", "mean_rank")
 HEADLINES = (
     "retrieval/text_to_image/recall@1",
     "retrieval/text_to_image/recall@10",
@@ -163,18 +163,9 @@ def _content(rows: Embeddings, row: int) -> int:
     return int(rows.content[row]) if rows.content is not None else 0
 
 
-def _metrics(values: Mapping[str, float]) -> dict[str, Metric | float]:
-    order = [*[n for n in HEADLINES if n in values], *[n for n in values if n not in HEADLINES]]
-    return {
-        name: Metric(
-            values[name],
-            values.get(f"{name}/low"),
-            values.get(f"{name}/high"),
-            _chance(name, values),
-        )
-        for name in order
-        if name.split("/")[-1] not in NOT_SHOWN
-    }
+def _metrics(values: Mapping[str, float]) -> dict[str, Metric]:
+    found = with_intervals(values, HEADLINES, chance=lambda name: _chance(name, values))
+    return {name: one for name, one in found.items() if name.split("/")[-1] not in NOT_SHOWN}
 
 
 def _chance(name: str, values: Mapping[str, float]) -> float | None:

@@ -10,11 +10,11 @@ from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError, Source
 from amodal.evaluation.plots import score_curve
 from amodal.evaluation.prediction_plots import bars_figure
-from amodal.evaluation.report import Example, Metric, Picture, Plot, Report
+from amodal.evaluation.report import Example, Picture, Plot, Report
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.training.answering import SpokenSource
 from amodal.training.recipe import Recipe
-from amodal.training.report_frame import framed, read_log
+from amodal.training.report_frame import framed, read_log, with_intervals
 from amodal.training.run import RunResult
 
 SHOWN = 12  # examples
@@ -52,24 +52,14 @@ def saying_report(
         recipe,
         title=title,
         summary=_summary(result, model, spoken),
-        metrics=_metrics(result.metrics),
+        metrics=with_intervals(
+            result.metrics,
+            percent=lambda name: True if "/exact" in name or "/meaning" in name else None,
+        ),
         commands=commands,
         plots=_plots(result.metrics, log),
         examples=[e for s in spoken for e in _examples(s, source)] if source is not None else (),
     )
-
-
-def _metrics(values: dict[str, float]) -> dict[str, Metric | float]:
-    return {
-        name: Metric(
-            value,
-            values.get(f"{name}/low"),
-            values.get(f"{name}/high"),
-            percent=True if "/exact" in name else None,
-        )
-        for name, value in values.items()
-        if not name.endswith(("/low", "/high"))
-    }
 
 
 def _plots(values: dict[str, float], log: Sequence[dict[str, float]]) -> list[Plot]:
