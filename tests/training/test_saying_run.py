@@ -1,6 +1,7 @@
 """Runs of the multimodal Transformer: whole folders, resume, mixed tasks, unfit data."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from amodal.training.answering import SpokenSource, saying_metrics
 from amodal.training.recipe import RecipeError, parse_recipe
 from amodal.training.run import train_run
 from amodal.training.saying import check, rank_candidates, say_about
+from amodal.training.saying_run import SayingRun
 from amodal.training.watcher import Watcher
 
 
@@ -195,7 +197,11 @@ def test_answers_are_chosen_while_captions_are_said(tmp_path):
     assert {"vqa/exact", "caption/cider"} <= result.metrics.keys()
     source = ScenesConfig(size=4, part="test", image_size=32, questions_per_scene=2).open()
     records = [{**source[i], "multiple_choices": [["yes", "no", "nowhere"]] * 2} for i in range(4)]
-    assert {u.text for u in say_about(model, source, "vqa")} <= set(model.answer_head.answers)
+    spoken = SpokenSource.of(model, source, "vqa")
+    assert {u.text for u in spoken.utterances} <= set(model.answer_head.answers)
+    lost = [spoken.true(one) not in model.answer_head.answers for one in spoken.utterances]
+    outside = saying_metrics(spoken, bootstrap=0)["vqa/answers_outside_list"]
+    assert outside == pytest.approx(sum(lost) / len(lost))
 
     class Choices:
         name, modalities = source.name, source.modalities
@@ -208,6 +214,82 @@ def test_answers_are_chosen_while_captions_are_said(tmp_path):
 
     scores = rank_candidates(model, Choices(), range(4), "vqa")
     assert all(found[n][2] == -float("inf") for found in scores.values() for n in range(2))
+
+
+@pytest.fixture(scope="module")
+def embedding(tmp_path_factory):
+    """A run of a joint embedding that has learned for a moment."""
+    folder = tmp_path_factory.mktemp("runs") / "embedding"
+    recipe = values()
+    recipe["model"] = {
+        "kind": "joint_embedding",
+        "encoders": {
+            "image": {"kind": "small_cnn", "size": 24, "widths": [8, 12, 16]},
+            "text": {
+                "kind": "small_transformer",
+                "width": 16,
+                "layers": 1,
+                "heads": 2,
+                "tokenizer": {"kind": "trained", "model": "word"},
+            },
+        },
+        "projection": {"kind": "linear", "dim": 16},
+    }
+    del recipe["data"]["questions"]
+    train_run(parse_recipe(recipe, "test"), folder)
+    return folder
+
+
+def started(run, **options):
+    recipe = values(tasks=("caption",))
+    recipe["model"]["encoders"] = {}
+    recipe["model"]["start"] = {"run": str(run), **options}
+    return recipe
+
+
+def test_a_transformer_begins_with_what_a_joint_embedding_has_seen(embedding, tmp_path):
+    seen = amodal.load(embedding, device="cpu")
+    recipe = parse_recipe(started(embedding, freeze="all"), "test")
+    run = SayingRun(recipe, recipe.data.train.open(), None, resume=False)
+    image = ScenesConfig(size=1, part="test").open()[0]["image"]
+    prepared = seen.preprocessors["image"]([image])
+    assert run.model.preprocessors["image"]([image])["pixel_values"].shape[-1] == 24
+    for name, value in seen.encoders["image"].state_dict().items():
+        assert torch.equal(run.model.encoders["image"].state_dict()[name], value), name
+    train_run(recipe, tmp_path / "run")
+    shutil.move(embedding, tmp_path / "elsewhere")  # the run is complete without where it began
+    try:
+        model = amodal.load(tmp_path / "run", device="cpu")
+    finally:
+        shutil.move(tmp_path / "elsewhere", embedding)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            model.encoders["image"](**prepared)[0], seen.encoders["image"](**prepared)[0]
+        )
+
+
+def test_a_start_that_is_not_frozen_learns(embedding, tmp_path):
+    recipe = parse_recipe(started(embedding, learning_rate_scale=0.1), "test")
+    train_run(recipe, tmp_path / "run")
+    model, seen = (amodal.load(p, device="cpu") for p in (tmp_path / "run", embedding))
+    moved = [
+        (a - b).abs().max()
+        for a, b in zip(
+            model.encoders["image"].parameters(), seen.encoders["image"].parameters(), strict=True
+        )
+    ]
+    assert max(moved) > 0
+    assert model.learning_rate_scales() == {"network.encoders.image.": 0.1}
+
+
+def test_a_start_without_an_image_encoder_is_named(embedding, tmp_path):
+    recipe = parse_recipe(started(tmp_path / "nowhere"), "test")
+    with pytest.raises(RecipeError, match=r"model\.start\.run.*nowhere"):
+        train_run(recipe, tmp_path / "run")
+    both = started(embedding)
+    both["model"]["encoders"] = {"image": {"kind": "small_cnn"}}
+    with pytest.raises(RecipeError, match=r"leave encoders\.image out"):
+        parse_recipe(both, "test")
 
 
 def test_a_list_of_answers_without_questions_is_refused():

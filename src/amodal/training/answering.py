@@ -32,12 +32,14 @@ class SpokenSource:
         utterances: in the order of the source.
         truth: row number -> record, without pictures.
         scores: row -> round or question -> (C,) log-likelihoods of its candidates.
+        listed: the answers that the model chooses from; empty where it says them.
     """
 
     task: Task
     utterances: list[Utterance]
     truth: dict[int, Record]
     scores: dict[int, dict[int, torch.Tensor]]
+    listed: frozenset[str] = frozenset()
 
     @classmethod
     def of(
@@ -79,7 +81,8 @@ class SpokenSource:
         if task == "dialogue" or task == "rounds" or task == "vqa":
             rows_of_candidates = [row for row, record in truth.items() if offered(record, task)]
             scores = rank_candidates(model, source, rows_of_candidates, task, autocast=autocast)
-        return cls(task, said, truth, scores)
+        head = model.answer_head if task == "vqa" else None
+        return cls(task, said, truth, scores, frozenset(head.answers if head is not None else ()))
 
     def true(self, one: Utterance) -> str:
         """The true answer that an utterance is compared with."""
@@ -95,6 +98,9 @@ def saying_metrics(
         return _of_captions(spoken, bootstrap, seed)
     found = _exact(spoken, bootstrap, seed)
     if spoken.task == "vqa":
+        if spoken.listed:
+            lost = [spoken.true(one) not in spoken.listed for one in spoken.utterances]
+            found["vqa/answers_outside_list"] = sum(lost) / len(lost)
         return found | _of_people(spoken, bootstrap, seed) | _of_choices(spoken, bootstrap, seed)
     return found | _of_meanings(spoken, bootstrap, seed) | _of_rankings(spoken, bootstrap, seed)
 

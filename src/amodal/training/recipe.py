@@ -142,6 +142,14 @@ class FusionRecipe(StrictModel):
 SayingTaskName = Literal["vqa", "caption", "dialogue", "rounds", "draw"]
 
 
+class StartRecipe(StrictModel):
+    """A run whose image encoder, as it has learned to see, is where another begins."""
+
+    run: str  # of a joint embedding, a fusion or a Transformer that sees
+    freeze: Literal["none", "all"] | Annotated[int, Field(ge=0, strict=True)] = "none"
+    learning_rate_scale: float = Field(1.0, ge=0)
+
+
 class MultimodalTransformerRecipe(StrictModel):
     """A Transformer that looks at pictures and says answers, captions or its part of a dialogue.
 
@@ -151,6 +159,7 @@ class MultimodalTransformerRecipe(StrictModel):
     kind: Literal["multimodal_transformer"] = "multimodal_transformer"
     tasks: tuple[SayingTaskName, ...] = Field(min_length=1)  # the first names the run
     encoders: EncodersRecipe = EncodersRecipe()
+    start: StartRecipe | None = None  # in the place of encoders.image
     fusion: Literal["projection", "concat", "co_attention"] = "projection"
     width: int = Field(192, ge=8)
     heads: int = Field(4, ge=1)
@@ -165,13 +174,24 @@ class MultimodalTransformerRecipe(StrictModel):
     image_tokenizer: str | None = None  # run of an image tokenizer; what is drawn are its codes
     unconditional: float = Field(0.1, ge=0, lt=1)  # share drawn without caption, for guidance
 
+    @property
+    def sees(self) -> bool:
+        """Whether the model looks at pictures."""
+        return self.encoders.image is not None or self.start is not None
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> MultimodalTransformerRecipe:
+        if self.start is not None and self.encoders.image is not None:
+            raise ValueError("start brings an image encoder: leave encoders.image out")
+        return self
+
     @model_validator(mode="after")
     def _draws_or_looks(self) -> MultimodalTransformerRecipe:
         if "draw" not in self.tasks:
             if self.image_tokenizer is not None:
                 raise ValueError("image_tokenizer is for tasks: [draw]; leave it out")
             return self
-        if self.tasks != ("draw",) or self.encoders.image is not None:
+        if self.tasks != ("draw",) or self.sees:
             raise ValueError(
                 "draw stands alone, without encoders.image: a model that looks at the picture "
                 "would copy it"
@@ -302,7 +322,7 @@ class Recipe(StrictModel):
         wrong = misfit(
             comparisons,
             unimodal_layers=self.model.unimodal_layers,
-            has_pictures=self.model.encoders.image is not None,
+            has_pictures=self.model.sees,
             tasks=self.model.tasks,
             micro_batch_size=self.train.micro_batch_size,
         )

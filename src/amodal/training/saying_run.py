@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from amodal.data.collate import Collator
 from amodal.data.exchange import exchanges
@@ -14,16 +15,18 @@ from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.models.answer_head import ClassifiedAnswers
 from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.multimodal_transformer import (
+    ImageStart,
     MultimodalTransformer,
     build_multimodal_transformer,
 )
+from amodal.models.opening import open_run
 from amodal.models.transformer_architecture import TransformerArchitecture
 from amodal.training.answering import SpokenSource, saying_metrics
 from amodal.training.augmenter import RecipeAugment
 from amodal.training.contrastive_captioning import embed_captioned
 from amodal.training.drawing import DrawnSource, drawing_metrics
 from amodal.training.objectives import Objectives
-from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, RecipeError
+from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, RecipeError, StartRecipe
 from amodal.training.saying import listed_answers
 from amodal.training.saying_task import SayingTask
 from amodal.training.trainer import Trained
@@ -70,9 +73,11 @@ class SayingRun:
         self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
         self.pipeline, self.usage = PIPELINES[options.tasks[0]], USAGE[options.tasks[0]]
         values = options.model_dump(
-            exclude={"kind", "tasks", "encoders", "answers", "image_tokenizer"}
+            exclude={"kind", "tasks", "encoders", "start", "answers", "image_tokenizer"}
         )
-        architecture = TransformerArchitecture(image=options.encoders.image, **values)
+        begun = _start(options.start) if options.start is not None else None
+        image = options.encoders.image if begun is None else begun.config
+        architecture = TransformerArchitecture(image=image, **values)
         names = " or ".join(options.tasks)
         pictures = _image_tokenizer(options)
         try:
@@ -80,7 +85,7 @@ class SayingRun:
                 listed = options.answers.listed(_answers(train))
                 architecture = architecture.model_copy(update={"answers": listed})
             self.model: MultimodalTransformer = build_multimodal_transformer(
-                architecture, _texts(train, options), image_tokenizer=pictures
+                architecture, _texts(train, options), image_tokenizer=pictures, start=begun
             )
         except ValueError as error:
             raise DataError(f"{train.name}: nothing to say for {names}: {error}") from None
@@ -131,10 +136,6 @@ class SayingRun:
                 kept, self.validation, task, autocast=autocast, tick=watch.advance
             )
             metrics |= saying_metrics(spoken, seed=self.recipe.train.seed)
-            if task == "vqa" and kept.answer_head is not None:
-                listed = set(kept.answer_head.answers)
-                lost = [spoken.true(one) not in listed for one in spoken.utterances]
-                metrics["vqa/answers_outside_list"] = sum(lost) / len(lost)
             found.append(spoken)
         if kept.contrast is not None:
             rows = embed_captioned(kept, self.validation, items=range(len(self.validation))).rows
@@ -145,6 +146,23 @@ class SayingRun:
         """The figures that a model card shows."""
         names = (*self.options.tasks, "retrieval")
         return {n: v for n, v in metrics.items() if n.split("/")[0] in names}
+
+
+def _start(start: StartRecipe) -> ImageStart:
+    """The image encoder of a run, with the options that training has for it here."""
+    try:
+        model = open_run(start.run)
+    except ValueError as error:
+        raise RecipeError(f"model.start.run: {error}") from None
+    if isinstance(model, ImageTokenizer) or "image" not in model.encoders:
+        raise RecipeError(
+            f"model.start.run: {start.run} has no image encoder; expected a run whose recipe has "
+            "model.encoders.image"
+        )
+    encoder: Any = model.encoders["image"]
+    own = {"freeze": start.freeze, "learning_rate_scale": start.learning_rate_scale}
+    config = encoder.config.model_copy(update=own)
+    return ImageStart(config, model.preprocessors["image"], encoder.state_dict())
 
 
 def _image_tokenizer(options: MultimodalTransformerRecipe) -> ImageTokenizer | None:
