@@ -14,10 +14,8 @@ from amodal.encoders.turns import IGNORED
 from amodal.losses.language_modeling import language_modeling_loss
 from amodal.models.drawing import Packed, PictureContext, PictureSampler, best_matches
 from amodal.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
-from amodal.models.multimodal_transformer import (
-    build_multimodal_transformer,
-)
 from amodal.models.transformer_architecture import TransformerArchitecture
+from amodal.models.transformer_building import build_multimodal_transformer
 
 SIZE, GRID, CODES = 16, 4, 12
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3}

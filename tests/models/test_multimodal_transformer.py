@@ -15,10 +15,8 @@ from amodal.data.record import BrokenRecordError, sample_rng
 from amodal.encoders.small_cnn import SmallCNNConfig
 from amodal.encoders.tokenizer import TrainedTokenizerConfig
 from amodal.losses.language_modeling import language_modeling_loss
-from amodal.models.multimodal_transformer import (
-    build_multimodal_transformer,
-)
 from amodal.models.transformer_architecture import TransformerArchitecture
+from amodal.models.transformer_building import build_multimodal_transformer
 from amodal.models.transformer_layers import Memory
 
 RNG = np.random.default_rng(0)

@@ -15,10 +15,8 @@ from amodal.models.image_tokenizer import (
     TokenizerArchitecture,
 )
 from amodal.models.joint_embedding import Architecture, build_joint_embedding
-from amodal.models.multimodal_transformer import (
-    build_multimodal_transformer,
-)
 from amodal.models.transformer_architecture import TransformerArchitecture
+from amodal.models.transformer_building import build_multimodal_transformer
 from amodal.projection import MLPConfig
 
 TEXT = "is there a red blue green star circle square left right what colour yes no ?"

@@ -20,8 +20,9 @@ from amodal.data.samplers import Draw
 from amodal.data.vqa import choices_of
 from amodal.losses.answer_classification import answer_classification_loss
 from amodal.models.answer_head import Classified
-from amodal.models.multimodal_transformer import MultimodalTransformer, Said
+from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.transformer_layers import Memory
+from amodal.models.transformer_network import Said
 
 Autocast = Callable[[], AbstractContextManager[object]]
 Ranked = Literal["dialogue", "rounds", "vqa"]  # tasks that may offer candidates

@@ -14,13 +14,10 @@ from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.models.answer_head import ClassifiedAnswers
 from amodal.models.image_tokenizer import ImageTokenizer
-from amodal.models.multimodal_transformer import (
-    ImageStart,
-    MultimodalTransformer,
-    build_multimodal_transformer,
-)
+from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.opening import open_run
 from amodal.models.transformer_architecture import TransformerArchitecture
+from amodal.models.transformer_building import ImageStart, build_multimodal_transformer
 from amodal.training.answering import SpokenSource, saying_metrics
 from amodal.training.augmenter import RecipeAugment
 from amodal.training.contrastive_captioning import embed_captioned
