@@ -111,7 +111,7 @@ def test_questions_and_dialogues_are_there_only_where_they_are_asked_for():
         assert record["question_language"] == ["en", "zh", "en", "zh"]
         assert len(record["dialog"]) == 6
         for turn in record["dialog"]:
-            assert set(turn) == {"question", "answer", "candidates", "relevance"}
+            assert set(turn) == {"question", "answer", "candidates", "relevance", "refers_back"}
         for key in ("id", "objects", "label"):
             assert record[key] == plain[i][key]
 
@@ -164,3 +164,28 @@ def test_an_interrupted_data_set_is_a_valid_smaller_one(tmp_path):
         write_dataset(ScenesConfig(size=6).open(), tmp_path, track=two_and_stop)
     assert sorted(COCO(tmp_path / "captions.json").imgs) == [0, 1]
     assert len((tmp_path / "scenes.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+
+
+def test_sizes_and_textures_that_are_left_out_never_occur():
+    options = {"sizes": ["medium", "large"], "textures": ["solid"], "max_objects": 3}
+    source = ScenesConfig(size=200, questions_per_scene=4, **options).open()
+    things = [o for i in range(200) for o in source.scene(i).objects]
+    assert {o.size for o in things} == {"medium", "large"}
+    assert {o.texture for o in things} == {"solid"}
+    assert len({o.shape for o in things}) == 10
+    assert all(len(source[i]["question"]) == 4 for i in range(20))
+    every = ScenesConfig(size=50).open()
+    named = ScenesConfig(
+        size=50, sizes=["large", "small", "medium"], textures=["solid", "striped", "dotted"]
+    ).open()
+    assert [every.scene(i) for i in range(50)] == [named.scene(i) for i in range(50)]
+
+
+def test_more_large_objects_than_there_is_room_for_are_refused():
+    assert len(ScenesConfig(sizes=["large"], min_objects=4, size=2).open().scene(1).objects) == 4
+    with pytest.raises(ValueError, match="room for 4 large objects, max_objects is 5"):
+        ScenesConfig(sizes=["large"], max_objects=5)
+    with pytest.raises(ValueError, match="sizes"):
+        ScenesConfig(sizes=["huge"])
+    with pytest.raises(ValueError, match="textures"):
+        ScenesConfig(textures=[])

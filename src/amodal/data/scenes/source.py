@@ -28,6 +28,7 @@ from amodal.data.scenes.world import (
     sample_scene,
 )
 
+MOST_LARGE = 4
 YES_NO = {word for name in ("yes", "no") for word in (name, CHINESE_ANSWERS[name])}
 
 
@@ -90,6 +91,11 @@ class ScenesConfig(StrictModel):
         low, high = self.object_counts()
         if low > high:
             raise ValueError(f"min_objects is {low}, more than max_objects, {high}")
+        if set(self.sizes) == {"large"} and high > MOST_LARGE:
+            raise ValueError(
+                f"a scene has room for {MOST_LARGE} large objects, max_objects is {high}: lower "
+                "it, or allow other sizes"
+            )
         if self.split == "relation" and self.part == "test" and high < 2:
             raise ValueError("test scenes of the split `relation` need max_objects of at least 2")
         if self.dialogue and low < 2:
