@@ -7,7 +7,7 @@ from test_multimodal_transformer import RECORDS, batch_of, made
 import amodal
 from amodal.losses.info_nce import info_nce
 from amodal.losses.language_modeling import language_modeling_loss
-from amodal.models.contrastive_heads import caption_ends
+from amodal.models.contrastive_heads import caption_ends, exchange_keys
 from amodal.models.transformer_architecture import TransformerArchitecture
 
 IMAGES = [r["image"] for r in RECORDS[:6]]
@@ -19,6 +19,37 @@ def test_only_whole_captions_have_an_end():
     segment = torch.tensor([[1, 1, 1, 2, 2, 2, 3, 3, 3, 0], [1, 1, 2, 2, 2, 2, 3, 3, 3, 3]])
     found = caption_ends(ids, segment, caption=7, end=9)
     assert found.nonzero().tolist() == [[0, 2], [0, 5], [1, 5]]
+
+
+def test_a_key_stands_for_the_ids_of_an_exchange_wherever_it_stands():
+    torch.manual_seed(0)
+    said = [torch.randint(1, 300, (n,)).tolist() for n in (5, 7, 5, 1)]
+    said += [[*said[0][:4], 299 - said[0][4] % 7], said[1][::-1]]
+    rows = [[0, 1, 2], [2, 0], [3, 3, 1], [4, 5]]
+    ids, segment = torch.zeros(4, 20).long(), torch.zeros(4, 20).long()
+    ends, kinds = [], []
+    for i, row in enumerate(rows):
+        at = 0
+        for number, kind in enumerate(row, start=1):
+            length = len(said[kind])
+            ids[i, at : at + length] = torch.tensor(said[kind])
+            segment[i, at : at + length] = number
+            at += length
+            ends.append((i, at - 1))
+            kinds.append(kind)
+    keys = exchange_keys(ids, segment)
+    found = [int(keys[i, j]) for i, j in ends]
+    for a, one in zip(kinds, found, strict=True):
+        for b, other in zip(kinds, found, strict=True):
+            assert (one == other) == (a == b)
+
+
+def test_equal_captions_of_two_pictures_are_not_held_against_each_other():
+    model = made(unimodal_layers=1)
+    records = [RECORDS[0], {**RECORDS[1], "text": RECORDS[0]["text"]}, RECORDS[2]]
+    text = model(batch_of(model, records, vqa=None, caption=1)).embedded["text"]
+    assert text.content[0] == text.content[1]
+    assert text.content[0] != text.content[2]
 
 
 def test_a_batch_embeds_what_encode_embeds_and_rows_have_unit_length():

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,11 +11,14 @@ from typer.testing import CliRunner
 
 import amodal
 from amodal.cli.main import app
+from amodal.data.record import sample_rng
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.models.joint_embedding import Embeddings
 from amodal.training.objectives import Objectives
 from amodal.training.recipe import RecipeError, parse_recipe
 from amodal.training.run import train_run
+from amodal.training.saying_run import SayingRun
+from amodal.training.trainer import Step
 
 SCENES = {"kind": "scenes", "image_size": 32, "min_objects": 2, "captions_per_scene": 2}
 RECIPE = {
@@ -65,6 +69,56 @@ def test_captions_of_one_picture_are_not_negatives_of_each_other():
         }
     )
     assert float(got.detach()) == pytest.approx(want, rel=1e-9)
+
+
+def test_the_loss_of_a_step_is_the_sum_of_both_in_double_precision():
+    recipe = parse_recipe(RECIPE, "test")
+    run = SayingRun(recipe, recipe.data.train.open(), None, resume=False)
+    model = run.model.double()
+    source = recipe.data.train.open()
+    records = [source[i] for i in range(6)]
+    records[4] = {**records[4], "text": records[1]["text"]}  # said of two pictures
+    batch = run.collator(records, [sample_rng(0, 0, i) for i in range(6)])
+    pixels = batch.tensors["image"]["pixel_values"]
+    batch.tensors["image"]["pixel_values"] = pixels.double()
+    trained = run.trained().double()
+    step = Step(
+        model=trained,
+        trained=trained,
+        backward=lambda loss: loss.backward(),
+        no_sync=nullcontext,
+        autocast=nullcontext,
+        number=0,
+        steps=1,
+        logged=True,
+    )
+    got = float(run.task.backward(batch, step))
+    with torch.inference_mode():
+        said = model(batch)
+    log_p = said.logits - said.logits.exp().sum(1, keepdim=True).log()
+    language = -float(log_p[torch.arange(len(said.labels)), said.labels].mean())
+    image, text = said.embedded["image"], said.embedded["text"]
+    scale = math.exp(float(run.contrast.losses[0].log_scale.detach()))
+    s = (scale * image.z @ text.z.T).tolist()
+    of, words = text.item.tolist(), text.content.tolist()
+    keys = image.item.tolist()
+    has = {key: {w for w, k in zip(words, of, strict=True) if k == key} for key in keys}
+    positive = [[of[j] == keys[i] or words[j] in has[keys[i]] for j in range(12)] for i in range(6)]
+    assert sum(map(sum, positive)) == 16  # two captions of two pictures count for both
+    way = []
+    for rows, own in (
+        (s, positive),
+        ([list(c) for c in zip(*s, strict=True)], [list(c) for c in zip(*positive, strict=True)]),
+    ):
+        of_rows = []
+        for row, right in zip(rows, own, strict=True):
+            rivals = sum(math.exp(v) for v, yes in zip(row, right, strict=True) if not yes)
+            each = [
+                math.log1p(rivals / math.exp(v)) for v, yes in zip(row, right, strict=True) if yes
+            ]
+            of_rows.append(sum(each) / len(each))
+        way.append(sum(of_rows) / len(of_rows))
+    assert got == pytest.approx(language + 0.5 * sum(way) / 2, rel=1e-9)
 
 
 def test_a_run_says_captions_and_finds_pictures(tmp_path):

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from amodal.encoders.pooling import AttentionPooling
-from amodal.models.transformer_layers import Memory
+from amodal.models.transformer_layers import Memory, places
 from amodal.projection import ProjectionConfig
+
+FACTOR = 0x2545F4914F6CDD1D  # odd, of even bits
 
 
 class ContrastiveHeads(nn.Module):
@@ -37,6 +39,22 @@ class ContrastiveHeads(nn.Module):
         """(P, D) states of the end tokens, before anything has looked → (P, E) unit rows."""
         found: Tensor = self.text(self.norm(ends))
         return found
+
+
+def exchange_keys(ids: Tensor, segment: Tensor) -> Tensor:
+    """(B, L) int64: at each token a key of its exchange up to it, equal where the ids are.
+
+    Args:
+        ids: (B, L) packed exchanges.
+        segment: (B, L) number of the exchange, 0 at padding.
+    """
+    place = places(segment)
+    # Powers of an odd number, which wrap around: a polynomial of the ids modulo 2 to the 64.
+    power = torch.full((ids.shape[1],), FACTOR, device=ids.device).cumprod(0)
+    terms = ids * power[place]
+    running = terms.cumsum(1)
+    before = (running - terms).gather(1, torch.arange(ids.shape[1], device=ids.device) - place)
+    return (running - before) * FACTOR + place
 
 
 def caption_ends(ids: Tensor, segment: Tensor, caption: int, end: int) -> Tensor:

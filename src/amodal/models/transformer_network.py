@@ -17,7 +17,7 @@ from amodal.encoders.adaptation import adapt
 from amodal.encoders.turns import IGNORED, TurnsPreprocessor
 from amodal.fusion.cross_attention import CrossAttentionConfig, Together
 from amodal.models.answer_head import AnswerHead, Classified
-from amodal.models.contrastive_heads import ContrastiveHeads, caption_ends
+from amodal.models.contrastive_heads import ContrastiveHeads, caption_ends, exchange_keys
 from amodal.models.drawing import (
     Packed,
     PictureContext,
@@ -342,10 +342,11 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         there = memory.keep.any(1)
         about = (ends & batch.present["turns"]).nonzero()
         z = self.contrast.embed_captions(read[about[:, 0], about[:, 1]])
+        keys = exchange_keys(named["input_ids"], named["segment"])
         pictures = self.contrast.embed_pictures(memory)[there]
         return {
             "image": Embeddings(pictures, batch.item[there], None),
-            "text": Embeddings(z, batch.item[about[:, 0]], None),
+            "text": Embeddings(z, batch.item[about[:, 0]], keys[about[:, 0], about[:, 1]]),
         }
 
     def _classified(
