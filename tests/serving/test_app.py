@@ -13,8 +13,9 @@ import torch
 
 pytest.importorskip("fastapi", reason="needs amodal[serve]")
 from fastapi.testclient import TestClient
-from small_models import WORDS, picture, png, speaker
+from small_models import WORDS, embedder, picture, png, speaker
 
+from amodal.models.drawing import best_matches
 from amodal.serving.app import MAX_FIELDS, MAX_PICTURE, Worker, conversation, create_app
 from amodal.serving.pictures import png_url
 
@@ -123,6 +124,23 @@ def test_drawing_follows_its_seed(client, everything):
     assert first[0] != first[1]
     (alone,) = everything.draws.draw(["a star"], seed=3)
     assert first[0] == png_url(alone)
+
+
+def test_a_judge_chooses_among_drawings(client, everything):
+    refused = post(client, "/api/draw", None, text="a star", candidates=3)
+    assert refused.status_code == 422
+    assert "--judge" in refused.json()["detail"]
+    assert client.get("/api/about").json()["judged"] is False
+    judged = TestClient(
+        create_app(replace(everything, judge=embedder(), texts=("a star",)), hosts=["*"])
+    )
+    about = judged.get("/api/about").json()
+    assert about["judged"] is True
+    assert about["texts"] == ["a star"]
+    found = post(judged, "/api/draw", None, text="a star", seed=3, candidates=5).json()["pictures"]
+    drawn = everything.draws.draw(["a star"] * 5, seed=3)
+    (best,) = best_matches(embedder(), ["a star"], [drawn])
+    assert found == [png_url(drawn[best])]
 
 
 def test_words_and_pictures_find_rows_with_thumbnails(client, everything):

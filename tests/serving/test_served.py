@@ -1,5 +1,7 @@
 """What a folder can do is found in the folder; what cannot be served says what to do instead."""
 
+import shutil
+
 import numpy as np
 import pytest
 import yaml
@@ -68,6 +70,25 @@ def test_a_painter_draws_beside_an_index_and_beside_a_speaker(index, speaking_ru
     )
     with pytest.raises(DataError, match="--painter needs"):
         open_served(index, painter=speaking_run)
+
+
+def test_a_judge_stands_beside_a_painter_and_knows_what_it_draws(
+    drawing_run, embedding_run, speaking_run, tmp_path
+):
+    served = open_served(drawing_run, judge=embedding_run)
+    assert served.judge is not None
+    assert served.texts == ()  # it has no recipe
+    for folder, judge in ((drawing_run, speaking_run), (speaking_run, embedding_run)):
+        with pytest.raises(DataError, match="--judge is a run of a joint embedding"):
+            open_served(folder, judge=judge)
+    shutil.copytree(drawing_run, tmp_path / "run")
+    scenes = "kind: scenes, textures: [solid], sizes: [large], max_objects: 1"
+    (tmp_path / "run" / "recipe.yaml").write_text(
+        f"data: {{train: {{{scenes}}}}}\nmodel: {{tasks: [draw]}}\n"
+    )
+    texts = open_served(tmp_path / "run").texts
+    assert len(texts) == 3
+    assert not any(word in text for text in texts for word in ("dotted", "striped", "small"))
 
 
 def test_an_index_of_other_weights_or_without_its_run_is_refused(index, speaking_run, tmp_path):

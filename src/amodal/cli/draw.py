@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -13,7 +13,7 @@ from amodal.cli.console import console
 from amodal.cli.search import open_model
 from amodal.data.record import DataError
 from amodal.models.diffusion import HUB, DiffusionPainter, is_pipeline
-from amodal.models.drawing import best_matches
+from amodal.models.drawing import Painter, draw_best
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.opening import open_run
 
@@ -76,7 +76,7 @@ def draw(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options = {"guidance": guidance, "temperature": temperature, "top_k": top_k}
     given = {name: value for name, value in options.items() if value is not None}
-    painter: DiffusionPainter | MultimodalTransformer
+    painter: Painter
     if run.startswith(HUB) or is_pipeline(Path(run)):
         unfit = sorted(set(given) - {"guidance"})
         if unfit:
@@ -84,12 +84,14 @@ def draw(
         painter = DiffusionPainter.from_pretrained(run.removeprefix(HUB), device=device)
     else:
         painter = _run(run, device)
-    draws: Any = painter.draw
-    pictures = draws([text] * (count * candidates), seed=seed, **given)
-    if judge is not None:
-        groups = [pictures[i : i + candidates] for i in range(0, len(pictures), candidates)]
-        best = best_matches(open_model(judge), [text] * count, groups)
-        pictures = [group[i] for group, i in zip(groups, best, strict=True)]
+    pictures = draw_best(
+        painter,
+        [text] * count,
+        candidates=candidates,
+        judge=open_model(judge) if judge is not None else None,
+        seed=seed,
+        **given,
+    )
     scale = scale or -(-LEAST // len(pictures[0]))
     side = scale * len(pictures[0])
     sheet = Image.new("RGB", (count * side + (count - 1) * scale, side), "white")

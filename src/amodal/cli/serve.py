@@ -21,6 +21,10 @@ def serve(
     painter: Annotated[
         Path | None, typer.Option(metavar="RUN", help="A run that draws, beside the folder.")
     ] = None,
+    judge: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="A joint embedding that chooses among drawings."),
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Run folder of an index, if it moved since.")
     ] = None,
@@ -35,7 +39,7 @@ def serve(
         import uvicorn
     except ImportError as error:
         raise ImportError(f"serving needs uvicorn: pip install 'amodal[serve]' ({error})") from None
-    served = open_served(folder, run=run, painter=painter)
+    served = open_served(folder, run=run, painter=painter, judge=judge)
     local = host in LOCAL or _loopback(host)
     if not local:
         console.print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -160,6 +160,13 @@ class Decoder(Protocol):
     def scores(self, hidden: Tensor) -> Tensor: ...
 
 
+class Painter(Protocol):
+    """Draws a picture of each text."""
+
+    @property
+    def draw(self) -> Callable[..., list[Drawn]]: ...
+
+
 class PictureSampler(LogitsProcessor):
     """Leaves one code per row: guided, tempered, and drawn by the row's own generator.
 
@@ -300,6 +307,36 @@ def row_generators(texts: Sequence[str], seed: int) -> list[torch.Generator]:
         found.append(torch.Generator().manual_seed(int.from_bytes(key, "big")))
         occurred[text] += 1
     return found
+
+
+def draw_best(
+    painter: Painter,
+    texts: Sequence[str],
+    *,
+    candidates: int = 1,
+    judge: JointEmbedding | None = None,
+    **options: Any,
+) -> list[Drawn]:
+    """One picture per text: of several that are drawn, the one that the judge likes best.
+
+    Args:
+        painter: a model that draws.
+        texts: T.
+        candidates: drawn for each text.
+        judge: of pictures and texts; None where there is one candidate.
+        options: of the painter's `draw`.
+
+    Raises:
+        ValueError: several candidates and no judge.
+    """
+    if candidates < 1 or (candidates > 1 and judge is None):
+        raise ValueError(f"{candidates} candidates need a judge to choose among them")
+    pictures = painter.draw([text for text in texts for _ in range(candidates)], **options)
+    if judge is None or candidates == 1:
+        return pictures
+    groups = [pictures[i : i + candidates] for i in range(0, len(pictures), candidates)]
+    best = best_matches(judge, texts, groups)
+    return [group[i] for group, i in zip(groups, best, strict=True)]
 
 
 def best_matches(

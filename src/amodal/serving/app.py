@@ -18,6 +18,8 @@ from transformers import StoppingCriteriaList
 
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError
+from amodal.models.drawing import draw_best
+from amodal.models.joint_embedding import JointEmbedding
 from amodal.search.description import StoreError
 from amodal.search.embed import EmbeddingModel
 from amodal.search.query import query_vector, returned_modality
@@ -104,6 +106,8 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
             "abilities": served.abilities,
             "parameters": served.parameters,
             "figures": served.figures,
+            "texts": served.texts,
+            "judged": served.judge is not None,
             "limits": {
                 "picture_bytes": MAX_PICTURE,
                 "characters": MAX_CHARACTERS,
@@ -129,7 +133,7 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
         if "chat" in served.says:
             _offer_chat(app, work, served.speaks)
     if served.draws is not None:
-        _offer_draw(app, work, served.draws)
+        _offer_draw(app, work, served.draws, served.judge)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -292,7 +296,7 @@ def _log_failure(task: asyncio.Future[None]) -> None:
         )
 
 
-def _offer_draw(app: FastAPI, work: Worker, model: Draws) -> None:
+def _offer_draw(app: FastAPI, work: Worker, model: Draws, judge: JointEmbedding | None) -> None:
     @app.post("/api/draw")
     async def draw(
         text: Text,
@@ -303,14 +307,24 @@ def _offer_draw(app: FastAPI, work: Worker, model: Draws) -> None:
         top_k: Annotated[int | None, Form(ge=1, description="Likeliest codes.")] = None,
         seed: Annotated[int | None, Form(ge=0, lt=2**63, description="Repeats a picture.")] = None,
         count: Annotated[int, Form(ge=1, le=9, description="How many pictures.")] = 1,
+        candidates: Annotated[
+            int, Form(ge=1, le=16, description="Drawn for each; the judge chooses.")
+        ] = 1,
     ) -> dict[str, Any]:
         """Pictures of what a text says, as PNG data URLs."""
+        if candidates > 1 and judge is None:
+            raise HTTPException(
+                422, "candidates: nothing chooses among them; `amodal serve … --judge RUN` does"
+            )
         limit = model.turns.max_length - 3  # of two roles and an end
         asked = _fitting("text", text, model.turns.ids, limit)
 
         def paint() -> list[str]:
-            pictures = model.draw(
+            pictures = draw_best(
+                model,
                 [asked] * count,
+                candidates=candidates,
+                judge=judge,
                 guidance=guidance,
                 temperature=temperature,
                 top_k=top_k,

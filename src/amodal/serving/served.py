@@ -15,6 +15,7 @@ import yaml
 from torch import Tensor
 
 from amodal.data.record import DataError
+from amodal.data.scenes.source import ScenesConfig
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.opening import open_run
@@ -30,6 +31,7 @@ SAYING: dict[str, Ability] = {
     "dialogue": "chat",
     "rounds": "ask",
 }
+TEXTS = 3  # to try drawing with
 REFUSED = {
     "FusionModel": "it predicts for rows of several modalities; use `amodal predict {run} SOURCE`",
     "ImageTokenizer": "it is a part of models that draw; serve a run whose tasks have `draw`",
@@ -88,6 +90,8 @@ class Served:
         speaks: for questions, captions and conversations.
         says: which of these it was trained for.
         draws: for pictures.
+        judge: chooses among drawings.
+        texts: to try drawing with; such as the model has learned to draw.
         figures: `metrics.json` of the run.
         parameters: numbers that were learned, of all models.
     """
@@ -99,6 +103,8 @@ class Served:
     speaks: Speaks | None = None
     says: tuple[Ability, ...] = ()
     draws: Draws | None = None
+    judge: JointEmbedding | None = None
+    texts: tuple[str, ...] = ()
     figures: dict[str, float] = field(default_factory=dict)
     parameters: int = 0
 
@@ -116,13 +122,20 @@ class Served:
         return tuple(found)
 
 
-def open_served(folder: Path, *, run: Path | None = None, painter: Path | None = None) -> Served:
+def open_served(
+    folder: Path,
+    *,
+    run: Path | None = None,
+    painter: Path | None = None,
+    judge: Path | None = None,
+) -> Served:
     """Open an index or a run with everything that it needs, on the GPU if there is one.
 
     Args:
         folder: an index, or a run.
         run: of the index, where it moved.
         painter: a run that draws, beside what the folder does itself.
+        judge: run of a joint embedding that chooses among its drawings.
 
     Raises:
         DataError: the folder cannot be served; says why, and what to do with it.
@@ -139,6 +152,16 @@ def open_served(folder: Path, *, run: Path | None = None, painter: Path | None =
             )
         models.append(artist)
         parts["draws"] = artist
+    if parts.get("draws") is not None:
+        parts["texts"] = _texts(painter or folder)
+    if judge is not None:
+        critic = open_run(judge)
+        if not isinstance(critic, JointEmbedding) or parts.get("draws") is None:
+            raise DataError(
+                f"{judge}: --judge is a run of a joint embedding, beside a model that draws"
+            )
+        models.append(_on_device(critic))
+        parts["judge"] = critic
     distinct = {id(model): model for model in models if model is not None}
     count = sum(p.numel() for model in distinct.values() for p in model.parameters())
     return Served(name=folder.resolve().name, parameters=count, **parts)
@@ -200,12 +223,23 @@ def _says(run: Path) -> tuple[Ability, ...]:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
         tasks = set(recipe["model"]["tasks"])
     except FileNotFoundError:
-        return tuple(SAYING.values())
+        return tuple(dict.fromkeys(SAYING.values()))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         raise DataError(
             f"{run / 'recipe.yaml'}: has no model.tasks that can be read: {error}"
         ) from None
-    return tuple(ability for task, ability in SAYING.items() if task in tasks)
+    return tuple(dict.fromkeys(ability for task, ability in SAYING.items() if task in tasks))
+
+
+def _texts(run: Path) -> tuple[str, ...]:
+    """Captions of scenes like those that the run learned to draw; none where it drew others."""
+    try:
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+        config = ScenesConfig.model_validate({**recipe["data"]["train"], "part": "validation"})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
+        return ()
+    source = config.model_copy(update={"size": TEXTS}).open()
+    return tuple(str(source[i]["text"][0]) for i in range(TEXTS))
 
 
 def _figures(run: Path) -> dict[str, float]:

@@ -19,7 +19,7 @@ from amodal.data.scenes.world import Scene
 from amodal.encoders.preprocessing import ImagePreprocessor
 from amodal.evaluation.bootstrap import flatten, intervals, resampled
 from amodal.evaluation.drawing import nearest_distance
-from amodal.models.drawing import Drawn, best_matches
+from amodal.models.drawing import Drawn, draw_best
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer import MultimodalTransformer
 
@@ -74,8 +74,6 @@ class DrawnSource:
             DataError: no record has a caption.
             ValueError: several candidates and no judge.
         """
-        if candidates < 1 or (candidates > 1 and judge is None):
-            raise ValueError(f"{candidates} candidates need a judge to choose among them")
         prepare = model.preprocessors["image"]
         assert isinstance(prepare, ImagePreprocessor)
         found = cls([], [], [], [], [])
@@ -94,18 +92,18 @@ class DrawnSource:
                     found.truth.append({k: v for k, v in record.items() if k != "image"})
             found.rows.extend(rows)
             found.texts.extend(texts)
-            pictures = model.draw(
-                [text for text in texts for _ in range(candidates)],
-                guidance=guidance,
-                temperature=temperature,
-                top_k=top_k,
-                seed=seed + start,
+            found.pictures.extend(
+                draw_best(
+                    model,
+                    texts,
+                    candidates=candidates,
+                    judge=judge,
+                    guidance=guidance,
+                    temperature=temperature,
+                    top_k=top_k,
+                    seed=seed + start,
+                )
             )
-            if judge is not None:
-                groups = [pictures[i * candidates : (i + 1) * candidates] for i in range(len(rows))]
-                best = best_matches(judge, texts, groups)
-                pictures = [group[i] for group, i in zip(groups, best, strict=True)]
-            found.pictures.extend(pictures)
             if tick is not None:
                 tick(min(start + BATCH, len(chosen)))
         if not found.rows:

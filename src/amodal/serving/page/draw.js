@@ -1,7 +1,9 @@
 import { examples, made, offer, onSubmit, request } from "./api.js";
 
-export async function startDraw(panel) {
+export async function startDraw(panel, about) {
   const form = panel.querySelector("form"), text = form.elements.text;
+  const { candidates } = form.elements;
+  candidates.closest("label").hidden = candidates.disabled = !about.judged;
   onSubmit(form, "drawing", async () => {
     const asked = text.value.trim();
     if (!asked) throw new Error("type what is to be drawn first");
@@ -21,6 +23,6 @@ export async function startDraw(panel) {
       }),
     );
   });
-  const captions = (await examples).map((example) => example.caption);
-  offer(panel.querySelector(".chips"), captions.slice(0, 3), text);
+  const known = about.texts.length ? about.texts : (await examples).map((one) => one.caption);
+  offer(panel.querySelector(".chips"), known.slice(0, 3), text);
 }
