@@ -44,6 +44,7 @@ def test_a_transformer_does_what_its_recipe_trained(speaking_run):
     [
         (["caption"], ("caption",)),
         (["dialogue", "vqa"], ("ask", "chat")),
+        (["rounds", "vqa"], ("ask",)),
         (None, ("ask", "caption", "chat")),
     ],
 )
