@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -15,7 +16,7 @@ pytest.importorskip("fastapi", reason="needs amodal[serve]")
 from fastapi.testclient import TestClient
 from small_models import WORDS, embedder, picture, png, speaker
 
-from amodal.models.drawing import best_matches
+from amodal.models.drawing import GUIDANCE, TEMPERATURE, best_matches
 from amodal.serving.app import MAX_FIELDS, MAX_PICTURE, Worker, conversation, create_app
 from amodal.serving.pictures import png_url
 
@@ -124,6 +125,13 @@ def test_drawing_follows_its_seed(client, everything):
     assert first[0] != first[1]
     (alone,) = everything.draws.draw(["a star"], seed=3)
     assert first[0] == png_url(alone)
+
+
+def test_the_page_draws_as_the_command_does(client):
+    page = client.get("/").text
+    for name, value in (("guidance", GUIDANCE), ("temperature", TEMPERATURE)):
+        (field,) = re.findall(rf'<input [^>]*name="{name}"[^>]*>', page)
+        assert f'value="{value:g}"' in field
 
 
 def test_a_judge_chooses_among_drawings(client, everything):

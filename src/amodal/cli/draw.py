@@ -13,7 +13,7 @@ from amodal.cli.console import console
 from amodal.cli.search import open_model
 from amodal.data.record import DataError
 from amodal.models.diffusion import HUB, DiffusionPainter, is_pipeline
-from amodal.models.drawing import Painter, draw_best
+from amodal.models.drawing import GUIDANCE, TEMPERATURE, Painter, draw_best
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.opening import open_run
 
@@ -37,13 +37,13 @@ def draw(
         float | None,
         typer.Option(
             min=0,
-            help="How closely to follow the text; 1 is no guidance. By default 3 for a run, and "
-            "what a pipeline does by itself.",
+            help="How closely to follow the text; 1 is no guidance. By default "
+            f"{GUIDANCE:g} for a run, and what a pipeline does by itself.",
         ),
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0, help="How freely to draw, 1 by default; 0 takes what is likeliest."),
+        typer.Option(min=0, help=f"How freely to draw, {TEMPERATURE} by default; 0: likeliest."),
     ] = None,
     top_k: Annotated[
         int | None, typer.Option(min=1, help="Choose among the likeliest so many codes.")

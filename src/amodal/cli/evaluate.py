@@ -20,6 +20,7 @@ from amodal.data.exchange import Task as What
 from amodal.data.record import DataError, Source
 from amodal.data.source import open_random_access, parse_source
 from amodal.evaluation.probe import linear_probe
+from amodal.models.drawing import GUIDANCE, TEMPERATURE
 from amodal.models.fusion_model import FusionModel
 from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.joint_embedding import JointEmbedding
@@ -92,8 +93,10 @@ def evaluate(
         int, typer.Option(help="retrieval: mean over so many parts; 5 is COCO's 1K protocol.")
     ] = 1,
     limit: Annotated[int | None, typer.Option(help="Use only the first so many items.")] = None,
-    guidance: Annotated[float, typer.Option(min=0, help="draw: see `amodal draw`.")] = 3.0,
-    temperature: Annotated[float, typer.Option(min=0, help="draw: see `amodal draw`.")] = 1.0,
+    guidance: Annotated[float, typer.Option(min=0, help="draw: see `amodal draw`.")] = GUIDANCE,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="draw: see `amodal draw`.")
+    ] = TEMPERATURE,
     candidates: Annotated[
         int, typer.Option(min=1, help="draw: drawn for each caption; --judge chooses the best.")
     ] = 1,

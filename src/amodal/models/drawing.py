@@ -22,6 +22,7 @@ from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.joint_embedding import JointEmbedding
 
 Drawn = NDArray[np.uint8]  # (S, S, 3)
+GUIDANCE, TEMPERATURE = 2.0, 0.7  # how closely to follow the caption, and how freely
 FEATURES = 128  # of a code, from which its embedding is made
 
 
@@ -239,8 +240,8 @@ def draw_pictures(
     model: Any,
     texts: Sequence[str],
     *,
-    guidance: float = 3.0,
-    temperature: float = 1.0,
+    guidance: float = GUIDANCE,
+    temperature: float = TEMPERATURE,
     top_k: int | None = None,
     seed: int | None = None,
     batch_size: int = 64,

@@ -15,10 +15,7 @@ from amodal.data.collate import Collator
 from amodal.data.exchange import Exchange, Turn
 from amodal.data.record import sample_rng
 from amodal.encoders.turns import IGNORED
-from amodal.models.drawing import (
-    Drawn,
-    draw_pictures,
-)
+from amodal.models.drawing import GUIDANCE, TEMPERATURE, Drawn, draw_pictures
 from amodal.models.run_folder import found_folder, read_model, write_model
 from amodal.models.transformer_layers import (
     DecoderLayer,
@@ -178,8 +175,8 @@ class MultimodalTransformer(TransformerNetwork):
         self,
         texts: Sequence[str],
         *,
-        guidance: float = 3.0,
-        temperature: float = 1.0,
+        guidance: float = GUIDANCE,
+        temperature: float = TEMPERATURE,
         top_k: int | None = None,
         seed: int | None = None,
     ) -> list[Drawn]:

@@ -18,7 +18,7 @@ from transformers import StoppingCriteriaList
 
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError
-from amodal.models.drawing import draw_best
+from amodal.models.drawing import GUIDANCE, TEMPERATURE, draw_best
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.search.description import StoreError
 from amodal.search.embed import EmbeddingModel
@@ -300,10 +300,12 @@ def _offer_draw(app: FastAPI, work: Worker, model: Draws, judge: JointEmbedding 
     @app.post("/api/draw")
     async def draw(
         text: Text,
-        guidance: Annotated[float, Form(ge=0, le=20, description="How closely to follow.")] = 3.0,
+        guidance: Annotated[
+            float, Form(ge=0, le=20, description="How closely to follow.")
+        ] = GUIDANCE,
         temperature: Annotated[
             float, Form(ge=0, le=5, description="How freely; 0: likeliest.")
-        ] = 1.0,
+        ] = TEMPERATURE,
         top_k: Annotated[int | None, Form(ge=1, description="Likeliest codes.")] = None,
         seed: Annotated[int | None, Form(ge=0, lt=2**63, description="Repeats a picture.")] = None,
         count: Annotated[int, Form(ge=1, le=9, description="How many pictures.")] = 1,

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig
+from amodal.models.drawing import GUIDANCE, TEMPERATURE
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.models.opening import open_run
@@ -71,8 +72,8 @@ class Draws(Protocol):
         self,
         texts: Sequence[str],
         *,
-        guidance: float = 3.0,
-        temperature: float = 1.0,
+        guidance: float = GUIDANCE,
+        temperature: float = TEMPERATURE,
         top_k: int | None = None,
         seed: int | None = None,
     ) -> list[np.ndarray]: ...

@@ -19,7 +19,7 @@ from amodal.data.scenes.world import Scene
 from amodal.encoders.preprocessing import ImagePreprocessor
 from amodal.evaluation.bootstrap import flatten, intervals, resampled
 from amodal.evaluation.drawing import nearest_distance
-from amodal.models.drawing import Drawn, draw_best
+from amodal.models.drawing import GUIDANCE, TEMPERATURE, Drawn, draw_best
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer import MultimodalTransformer
 
@@ -54,8 +54,8 @@ class DrawnSource:
         source: Source,
         *,
         items: range | None = None,
-        guidance: float = 3.0,
-        temperature: float = 1.0,
+        guidance: float = GUIDANCE,
+        temperature: float = TEMPERATURE,
         top_k: int | None = None,
         candidates: int = 1,
         judge: JointEmbedding | None = None,
