@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import amodal
 from amodal.cli.main import app
 from amodal.data.scenes.source import ScenesConfig
 from amodal.training.recipe import parse_recipe
@@ -52,6 +53,18 @@ def test_an_answer_comes_from_the_list_and_shows_where_it_looked(run, picture, t
     assert len(listed) == 5
     with Image.open(look) as shown:
         assert min(shown.size) > 100
+
+
+def test_words_that_the_model_cannot_read_are_told(run, picture):
+    said = CliRunner().invoke(app, ["ask", str(run), str(picture), "is there a Zebra or a [b]?"])
+    assert said.exit_code == 0, said.output
+    told, answer = said.output.splitlines()
+    assert told.startswith("note the model has never read Zebra")
+    assert answer
+    said = CliRunner().invoke(app, ["ask", str(run), str(picture), "is there a star?"])
+    assert "never read" not in said.output
+    turns = amodal.load(run).turns
+    assert turns.unknown("a zebra, a star: zebra") == ["zebra"]
 
 
 def test_answers_outside_the_list_are_counted_in_the_figures(run):

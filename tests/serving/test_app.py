@@ -60,6 +60,10 @@ def test_answers_are_those_of_the_model(client, everything):
     want = model.look(picture(), "is there a red star ?", found["answer"]).tolist()
     assert (look["side"], look["of"]) == (4, "whole")
     np.testing.assert_allclose(look["shares"], want, atol=1e-6)
+    assert found["unknown"] == []
+    assert post(client, "/api/ask", question="a zebra ?").json()["unknown"] == ["zebra"]
+    drawn = post(client, "/api/draw", None, text="a zebra", seed=0).json()
+    assert drawn["unknown"] == ["zebra"]
     said = post(client, "/api/caption").json()["caption"]
     assert said == model.caption([picture()], num_beams=3)[0]
 

@@ -148,6 +148,12 @@ def test_pictures_are_drawn(page):
     page.fill("#draw-text", "a red star")
     page.click("#panel-draw button[type=submit]")
     page.wait_for_selector("#panel-draw .pictures img >> nth=3")
+    assert not page.is_visible("#panel-draw .note")
+    assert not page.is_visible("#draw-candidates")  # nothing here judges
+    page.fill("#draw-text", "a red zebra")
+    page.click("#panel-draw button[type=submit]")
+    page.wait_for_selector("#panel-draw .note:visible")
+    assert page.inner_text("#panel-draw .note") == "The model has never read: zebra"
     page.fill("#draw-text", "star " * 30)
     page.click("#panel-draw button[type=submit]")
     page.wait_for_selector("#panel-draw .problem:visible")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -81,3 +82,13 @@ def progress_watcher() -> Iterator[Watcher]:
     )
     with Progress(*columns, console=console) as progress:
         yield ProgressWatcher(progress).watcher()
+
+
+def tell_unknown(words: Sequence[str]) -> None:
+    """Say which words a model cannot read, where there are any."""
+    if words:
+        console.print(
+            f"[yellow]note[/] the model has never read {', '.join(map(escape, words))}",
+            soft_wrap=True,
+            highlight=False,
+        )

@@ -9,7 +9,7 @@ import torch
 import typer
 from PIL import Image
 
-from amodal.cli.console import console
+from amodal.cli.console import console, tell_unknown
 from amodal.cli.search import open_model
 from amodal.data.record import DataError
 from amodal.models.diffusion import HUB, DiffusionPainter, is_pipeline
@@ -84,6 +84,9 @@ def draw(
         painter = DiffusionPainter.from_pretrained(run.removeprefix(HUB), device=device)
     else:
         painter = _run(run, device)
+    turns = getattr(painter, "turns", None)
+    if turns is not None:
+        tell_unknown(turns.unknown(text))
     pictures = draw_best(
         painter,
         [text] * count,

@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 import typer
 
-from amodal.cli.console import console
+from amodal.cli.console import console, tell_unknown
 from amodal.data.decode import decode_image
 from amodal.data.record import DataError
 from amodal.evaluation.attention_plots import save_attention
@@ -45,6 +45,7 @@ def ask(
 ) -> None:
     """Answer a question about a picture."""
     model = _opened(run)
+    tell_unknown(model.turns.unknown(question))
     said = model.ask(image, question, num_beams=beams)
     console.print(said, soft_wrap=True, highlight=False, markup=False)
     if look is not None:
@@ -65,6 +66,7 @@ def chat(run: Run, image: Image, beams: Beams = 1) -> None:
             break
         if question.strip().lower() in LEAVE:
             break
+        tell_unknown(model.turns.unknown(question))
         said = model.chat(image, history, question.strip(), num_beams=beams)
         history.append((question.strip(), said))
         console.print(f"model {said}", soft_wrap=True, highlight=False, markup=False)

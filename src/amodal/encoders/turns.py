@@ -78,6 +78,17 @@ class TurnsPreprocessor:
             self._known[text] = found
         return found
 
+    def unknown(self, text: str) -> list[str]:
+        """Words that the tokenizer has no token for, as they are written; each once."""
+        tokenizer = self.tokenizer
+        if tokenizer.unk_token_id is None or not tokenizer.is_fast:
+            return []
+        found = tokenizer(
+            text, add_special_tokens=False, verbose=False, return_offsets_mapping=True
+        )
+        places = zip(found["input_ids"], found["offset_mapping"], strict=True)
+        return list(dict.fromkeys(text[a:b] for i, (a, b) in places if i == tokenizer.unk_token_id))
+
     def sequence(
         self, turns: Sequence[Turn], *, complete: bool = True
     ) -> tuple[list[int], list[bool]]:

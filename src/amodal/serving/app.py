@@ -206,7 +206,8 @@ def _offer_ask(app: FastAPI, work: Worker, model: Speaks) -> None:
         def answer() -> dict[str, Any]:
             pixels = _pixels(picture)
             said = model.ask(pixels, asked)
-            return {"answer": said, "look": _look(model, pixels, asked, said)}
+            look = _look(model, pixels, asked, said)
+            return {"answer": said, "look": look, "unknown": model.turns.unknown(asked)}
 
         return await work(answer)
 
@@ -334,7 +335,7 @@ def _offer_draw(app: FastAPI, work: Worker, model: Draws, judge: JointEmbedding 
             )
             return [png_url(pixels) for pixels in pictures]
 
-        return {"pictures": await work(paint)}
+        return {"pictures": await work(paint), "unknown": model.turns.unknown(asked)}
 
 
 def _pixels(picture: UploadFile) -> np.ndarray:

@@ -24,6 +24,9 @@ export async function request(path, fields, { signal, onLine } = {}) {
   return onLine ? lines(response, onLine) : response.json();
 }
 
+/** A note on words that a model has no token for. */
+export const neverRead = (words) => `The model has never read: ${words.join(", ")}`;
+
 /** Scenes to try the page with; none where they cannot be had. */
 export const examples = request("api/examples").catch(() => []);
 

@@ -1,4 +1,4 @@
-import { made, offer, onSubmit, request } from "./api.js";
+import { made, neverRead, offer, onSubmit, request } from "./api.js";
 import { needed, picture, showLook } from "./picture.js";
 
 export function startAsk(panel) {
@@ -14,6 +14,7 @@ export function startAsk(panel) {
     if (picture.file !== about) return; // another picture has come in the meantime
     const item = made("li");
     item.append(made("div", "query", asked), made("div", "answer", found.answer || "(nothing)"));
+    if (found.unknown.length) item.append(made("div", "note", neverRead(found.unknown)));
     said.prepend(item);
     item.scrollIntoView({ block: "nearest" });
     showLook(found.look);

@@ -1,4 +1,4 @@
-import { examples, made, offer, onSubmit, request } from "./api.js";
+import { examples, made, neverRead, offer, onSubmit, request } from "./api.js";
 
 export async function startDraw(panel, about) {
   const form = panel.querySelector("form"), text = form.elements.text;
@@ -7,7 +7,10 @@ export async function startDraw(panel, about) {
   onSubmit(form, "drawing", async () => {
     const asked = text.value.trim();
     if (!asked) throw new Error("type what is to be drawn first");
-    const { pictures } = await request("api/draw", Object.fromEntries(new FormData(form)));
+    const { pictures, unknown } = await request("api/draw", Object.fromEntries(new FormData(form)));
+    const note = panel.querySelector(".note");
+    note.hidden = !unknown.length;
+    note.textContent = unknown.length ? neverRead(unknown) : "";
     panel.querySelector(".pictures").replaceChildren(
       ...pictures.map((url, index) => {
         const image = new Image();
