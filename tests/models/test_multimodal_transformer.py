@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -332,3 +333,42 @@ def test_what_is_said_is_written_as_people_write():
     turns = made(records).turns
     ids = turns.ids("a medium-sized star, it's (red)!")
     assert turns.text([*ids, turns.end_id, *ids]) == "a medium-sized star, it's (red)!"
+
+
+ANSWERS = [["red", "a red star and blue"], ["yes", "", "no no"], ["is it there ?"]]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("at_once", [1, 256])
+def test_likelihoods_of_answers_are_those_of_reading_each_whole(fusion, at_once, monkeypatch):
+    """A prompt is read once and its answers from there on; here each is read from its beginning."""
+    monkeypatch.setattr("amodal.models.multimodal_transformer.ANSWERS_AT_ONCE", at_once)
+    model = made(fusion=fusion, max_length=48)
+    asked = [exchanges(RECORDS[0], "vqa")[0], exchanges(RECORDS[1], "dialogue")[0]]
+    asked.append(exchanges(RECORDS[2], "vqa")[1])
+    seen = model.seen(batch_of(model, RECORDS[:3], vqa=None))
+    got = model.likelihoods(model.turns.prompts(asked), seen, ANSWERS)
+    for i, texts in enumerate(ANSWERS):
+        for text, value in zip(texts, got[i].tolist(), strict=True):
+            before = tuple(turn._replace(learned=False) for turn in asked[i][:-1])
+            turns = (*before, Turn("answer", text, True))
+            batch = batch_of(model, [RECORDS[i]], vqa=None)
+            tensors = {**batch.tensors, "turns": model.turns([[turns]])}
+            said = model(replace(batch, tensors=tensors))
+            log_p = said.logits.double().log_softmax(1)
+            want = log_p[torch.arange(len(said.labels)), said.labels].mean()
+            assert value == pytest.approx(float(want.detach()), abs=1e-5)
+
+
+def test_prompts_are_cut_on_the_left_where_their_answers_need_the_room():
+    model = made(max_length=16)
+    asked = [exchanges(RECORDS[1], "dialogue")[0]]  # longer than there is room for with an answer
+    seen = model.seen(batch_of(model, RECORDS[1:2], vqa=None))
+    prompts = model.turns.prompts(asked)
+    (whole,) = model.likelihoods(prompts, seen, [["red red red", "yes"]])
+    room = 16 - 4 + 1
+    assert prompts["input_ids"].shape[1] > room
+    cut = {name: tensor[:, -room:] for name, tensor in prompts.items()}
+    (short,) = model.likelihoods(cut, seen, [["red red red", "yes"]])
+    assert torch.equal(whole, short)
+    assert bool(whole.isfinite().all())

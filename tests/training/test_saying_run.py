@@ -11,9 +11,10 @@ from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig
 from amodal.models.multimodal_transformer import MultimodalTransformer
 from amodal.training.answering import SpokenSource, saying_metrics
+from amodal.training.ranking import rank_candidates
 from amodal.training.recipe import RecipeError, parse_recipe
 from amodal.training.run import train_run
-from amodal.training.saying import check, rank_candidates, say_about
+from amodal.training.saying import check, say_about
 from amodal.training.saying_run import SayingRun
 from amodal.training.watcher import Watcher
 

@@ -25,6 +25,8 @@ from amodal.models.transformer_layers import (
 )
 from amodal.models.transformer_network import TransformerNetwork
 
+ANSWERS_AT_ONCE = 256  # whose keys and values are kept
+
 
 class MultimodalTransformer(TransformerNetwork):
     """Looks at pictures, reads text, and says what comes next: for people and for run folders.
@@ -95,6 +97,65 @@ class MultimodalTransformer(TransformerNetwork):
         memory = self.fused(seen, given)
         hidden = self.decode(given["input_ids"], given["attention_mask"], memory)
         return cast(Tensor, self.answer_head(hidden[:, -1]).float())
+
+    @torch.inference_mode()
+    def likelihoods(
+        self, prompts: Mapping[str, Tensor], seen: Memory | None, answers: Sequence[Sequence[str]]
+    ) -> list[Tensor]:
+        """How likely each of some answers is after each of R prompts.
+
+        A prompt is read once, whatever the number of answers.
+
+        Args:
+            prompts: of `TurnsPreprocessor.prompts`, R rows; what has no room before the longest
+                answer is cut off on the left.
+            seen: tokens of R items, of `seen`.
+            answers: R lists of texts.
+
+        Returns:
+            R tensors (C,) float32 on the CPU: log-likelihood per token, the end included.
+        """
+        found: list[Tensor] = []
+        start = 0
+        while start < len(answers):
+            end, count = start + 1, len(answers[start])
+            while end < len(answers) and count + len(answers[end]) <= ANSWERS_AT_ONCE:
+                count += len(answers[end])
+                end += 1
+            part = {n: t[start:end].to(self.device) for n, t in prompts.items()}
+            looked = Memory(seen.tokens[start:end], seen.keep[start:end]) if seen else None
+            found += self._likelihoods(part, looked, answers[start:end])
+            start = end
+        return found
+
+    def _likelihoods(
+        self, prompts: Mapping[str, Tensor], seen: Memory | None, answers: Sequence[Sequence[str]]
+    ) -> list[Tensor]:
+        counts = [len(texts) for texts in answers]
+        said = [[*self.turns.ids(t), self.turns.end_id] for texts in answers for t in texts]
+        if not said:
+            return [torch.zeros(0) for _ in counts]
+        length = max(map(len, said))
+        room = max(1, len(self.position) - length + 1)
+        asked = {n: t[:, -room:] for n, t in prompts.items()}
+        memory = self.fused(seen, asked)
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        read = asked["attention_mask"]
+        hidden = self.decode(asked["input_ids"], read, memory, cache)
+        of = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(self.device)
+        padded = [row + [self.turns.pad_id] * (length - len(row)) for row in said]
+        tokens = torch.tensor(padded, device=self.device)
+        there = torch.arange(length) < torch.tensor([[len(row)] for row in said])
+        there = there.to(self.device)
+        scores = self.scores(hidden[:, -1:])[of]
+        if length > 1:
+            cache.batch_select_indices(of)
+            looked = Memory(memory.tokens[of], memory.keep[of]) if memory is not None else None
+            whole = torch.cat([read[of], there[:, :-1].to(read.dtype)], dim=1)
+            later = self.decode(tokens[:, :-1], whole, looked, cache)
+            scores = torch.cat([scores, self.scores(later)], dim=1)
+        log_p = scores.float().log_softmax(2).gather(2, tokens[..., None])[..., 0] * there
+        return list((log_p.sum(1) / there.sum(1)).cpu().split(counts))
 
     def answer(
         self, prompts: Mapping[str, Tensor], seen: Memory | None, **options: Any

@@ -20,7 +20,8 @@ from amodal.evaluation.dialogue import dialogue_ranking
 from amodal.evaluation.scene_graph import scene_graph_scores
 from amodal.evaluation.vqa import answer_accuracy, vqa_accuracy
 from amodal.models.multimodal_transformer import MultimodalTransformer
-from amodal.training.saying import Utterance, offered, rank_candidates, say_about
+from amodal.training.ranking import offered, rank_candidates
+from amodal.training.saying import Utterance, say_about
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +14,8 @@ from amodal.data.batch import Batch, key64
 from amodal.data.collate import BatchReader, Collator
 from amodal.data.exchange import Exchange, Task, Turn, exchanges
 from amodal.data.listed_answers import ListedAnswers
-from amodal.data.record import BrokenRecordError, DataError, Record, Source, sample_rng
+from amodal.data.record import BrokenRecordError, DataError, Record, Source
 from amodal.data.samplers import Draw
-from amodal.data.vqa import choices_of
 from amodal.losses.answer_classification import answer_classification_loss
 from amodal.models.answer_head import Classified
 from amodal.models.multimodal_transformer import MultimodalTransformer
@@ -25,7 +23,6 @@ from amodal.models.transformer_layers import Memory
 from amodal.models.transformer_network import Said
 
 Autocast = Callable[[], AbstractContextManager[object]]
-Ranked = Literal["dialogue", "rounds", "vqa"]  # tasks that may offer candidates
 
 
 @dataclass(frozen=True)
@@ -68,7 +65,7 @@ def check(
     """
     rows = list(items) if items is not None else list(range(len(source)))
     reader = BatchReader(
-        _Numbered(source),
+        Numbered(source),
         Collator(model.preprocessors, tasks={task: None}, answers=listed_answers(model)),
         seed=0,
     )
@@ -91,12 +88,12 @@ def check(
                 inside = int((of_list.targets > 0).any(1).sum())
                 nats += float(loss) * inside
                 tokens += inside
-                found.append(_chosen(of_list, _numbers(batch, chunk)))
+                found.append(_chosen(of_list, row_numbers(batch, chunk)))
                 continue
             log_p = said.logits.float().log_softmax(1)
             nats -= float(log_p.gather(1, said.labels[:, None]).sum())
             tokens += len(said.labels)
-            found.append(_answers(said, log_p.argmax(1), end, _numbers(batch, chunk)))
+            found.append(_answers(said, log_p.argmax(1), end, row_numbers(batch, chunk)))
         if tick is not None:
             tick(min(start + batch_size, len(rows)))
     model.train(was_training)
@@ -133,7 +130,7 @@ def say_about(
     """
     rows = list(items) if items is not None else list(range(len(source)))
     pictures = {m: p for m, p in model.preprocessors.items() if m != "turns"}
-    reader = BatchReader(_Numbered(source), Collator(pictures), seed=0)
+    reader = BatchReader(Numbered(source), Collator(pictures), seed=0)
     was_training = model.training
     model.eval()
     found: list[Utterance] = []
@@ -143,7 +140,7 @@ def say_about(
         if len(batch):
             with autocast():
                 seen = model.seen(batch.to(model.device))
-            numbers = _numbers(batch, chunk)
+            numbers = row_numbers(batch, chunk)
             asked: list[tuple[int, int, Exchange]] = []
             for place, row in enumerate(numbers.tolist()):
                 about = exchanges(source[row], task) if task != "caption" else [CAPTION]
@@ -168,82 +165,6 @@ def say_about(
     model.train(was_training)
     if not found:
         raise DataError(f"{source.name}: no record has anything to be said for {task}")
-    return found
-
-
-@torch.inference_mode()
-def rank_candidates(
-    model: MultimodalTransformer,
-    source: Source,
-    items: Sequence[int],
-    task: Ranked = "dialogue",
-    *,
-    autocast: Autocast = nullcontext,
-) -> dict[int, dict[int, Tensor]]:
-    """How likely each candidate answer is: of each round given the true history, or of a question.
-
-    Returns:
-        row number -> number of the round or question -> (C,) float32 log-likelihoods per token,
-        where there are `candidates` or `multiple_choices`.
-    """
-    seen = {m: p for m, p in model.preprocessors.items() if m != "turns"}
-    collate = Collator(seen)
-    was_training = model.training
-    model.eval()
-    found: dict[int, dict[int, Tensor]] = {}
-    for row in items:
-        record = source[row]
-        about = offered(record, task)
-        if not about:
-            continue
-        rows: list[list[Exchange]] = []
-        for before, candidates in about.values():
-            rows.append([(*before, Turn("answer", text, True)) for text in candidates])
-        batch = collate([record] * len(rows), [sample_rng(0, 0, 0)] * len(rows))
-        if len(batch) < len(rows):
-            continue  # the picture is broken
-        if task == "vqa" and model.answer_head is not None:
-            with autocast():
-                seen_once = model.seen(batch.to(model.device))
-                asked = model.turns.prompts([one[0] for one in rows])
-                scores = model.answer_scores(asked, seen_once).cpu()
-            place = {text: i for i, text in enumerate(model.answer_head.answers)}
-            found[row] = {
-                n: torch.tensor(
-                    [float(scores[i, place[t]]) if t in place else -math.inf for t in texts]
-                )
-                for i, (n, (_, texts)) in enumerate(about.items())
-            }
-            continue
-        tensors = {**batch.tensors, "turns": model.turns(rows)}
-        there = torch.ones(len(rows), 1, dtype=torch.bool)
-        whole = replace(batch, tensors=tensors, present={**batch.present, "turns": there})
-        with autocast():
-            said = model(whole.to(model.device))
-        log_p = said.logits.float().log_softmax(1).gather(1, said.labels[:, None])[:, 0].cpu()
-        most = max(len(candidates) for candidates in rows)
-        place = (said.item * most + said.exchange - 1).cpu()
-        total = torch.zeros(len(rows) * most)
-        count = torch.zeros_like(total).index_add_(0, place, torch.ones_like(log_p))
-        mean = (total.index_add_(0, place, log_p) / count.clamp(min=1)).view(len(rows), -1)
-        found[row] = {n: mean[i, : len(rows[i])] for i, n in enumerate(about)}
-    model.train(was_training)
-    return found
-
-
-def offered(record: Record, task: Ranked) -> dict[int, tuple[Exchange, list[str]]]:
-    """Number of a round or question -> the turns before its answer, and the candidates."""
-    about = exchanges(record, task)
-    if task == "vqa":
-        choices = choices_of(record, len(about))
-        return {n: (about[n][:-1], found) for n, found in enumerate(choices) if found}
-    rounds = record.get("dialog") or []
-    found = {}
-    for number, one in enumerate(rounds):
-        if one.get("candidates"):
-            said = about[0][: 2 * number + 1] if task == "dialogue" else about[number][:1]
-            before = tuple(turn._replace(learned=False) for turn in said)
-            found[number] = (before, [str(text) for text in one["candidates"]])
     return found
 
 
@@ -306,7 +227,7 @@ def _answers(
     return wrong == 0, numbers[item], exchange, place - begun
 
 
-class _Numbered:
+class Numbered:
     """A source whose records have their row number as id, so that batches can name them."""
 
     def __init__(self, source: Source) -> None:
@@ -320,7 +241,7 @@ class _Numbered:
         return {**self.source[index], "id": str(index)}
 
 
-def _numbers(batch: Batch, rows: Sequence[int]) -> Tensor:
+def row_numbers(batch: Batch, rows: Sequence[int]) -> Tensor:
     """(B,) row numbers of the items of a batch."""
     known = {key64(str(row)): row for row in rows}
     return torch.tensor([known[key] for key in batch.item.tolist()])
