@@ -5,9 +5,10 @@
 
 recipes/scenes-dialogue.yaml is trained twice, with the same pictures, questions, answers and steps:
 as it stands, and with `model.tasks=[rounds,caption]`, where every question stands by itself. Both
-then answer every question of held-out dialogues. An answer counts where it means the same as the
-true one, whatever the wording. The difference is that of the same questions, with an interval from
-resampled dialogues. Writes benchmarks/results/scenes_dialogue.json.
+then choose among 20 answers to every question of held-out dialogues: ten meanings in two wordings
+each. A choice is right where it means the same as the true answer, whatever the wording; chance is
+one in ten. The difference is that of the same questions, with an interval from resampled dialogues.
+Writes benchmarks/results/scenes_dialogue.json.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from amodal.data.exchange import Task
 from amodal.data.scenes.source import ScenesConfig
 from amodal.evaluation.bootstrap import flatten, intervals, resampled
 from amodal.models.multimodal_transformer import MultimodalTransformer
-from amodal.training.answering import SpokenSource, refer_back, right_in_meaning, saying_metrics
+from amodal.training.answering import SpokenSource, refer_back, relevance_at_1, saying_metrics
 from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run
 
@@ -90,7 +91,7 @@ def main() -> None:
             for task, run in runs.items()
         }
         recipe = load_recipe(runs["dialogue"] / "recipe.yaml")
-    right = {task: right_in_meaning(one) for task, one in spoken.items()}
+    right = {task: relevance_at_1(one) for task, one in spoken.items()}
     assert all(one is not None for one in right.values())
     values = torch.stack([one.double() for one in right.values() if one is not None], dim=1)
     values = torch.cat([values, values[:, :1] - values[:, 1:]], dim=1)

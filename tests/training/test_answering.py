@@ -59,7 +59,7 @@ def test_questions_of_one_picture_may_have_choices_or_none():
 
 
 @pytest.mark.parametrize("task", ["dialogue", "rounds"])
-def test_another_wording_of_the_answer_means_the_same(task):
+def test_the_likeliest_candidate_counts_by_what_it_means(task):
     rounds = [
         {
             "question": "is there a star?",
@@ -71,28 +71,30 @@ def test_another_wording_of_the_answer_means_the_same(task):
         {
             "question": "what is its colour?",
             "answer": "red",
-            "candidates": ["blue", "red", "it is red", "it is blue"],
-            "relevance": [0.0, 1.0, 1.0, 0.0],
+            "candidates": ["blue", "red", "it is red", "crimson"],
+            "relevance": [0.0, 1.0, 1.0, 0.5],
             "refers_back": True,
         },
     ]
     said = []
-    for number, text in enumerate(("Yes, there is", "it is blue")):
+    for number in range(2):
         before = [
             turn
             for one in rounds[: number if task == "dialogue" else 0]
             for turn in (Turn("ask", one["question"], False), Turn("answer", one["answer"], True))
         ]
         asked = (Turn("ask", rounds[number]["question"], False), Turn("answer", "", True))
-        said.append(Utterance(0, number if task == "rounds" else 0, (*before, *asked), text))
-    found = saying_metrics(
-        SpokenSource(task, said, {0: {"origin": "here", "dialog": rounds}}, {}), bootstrap=0
-    )
+        exchange = number if task == "rounds" else 0
+        said.append(Utterance(0, exchange, (*before, *asked), "whatever"))
+    scores = {0: torch.tensor([-3.0, -1.0, -2.0, -4.0]), 1: torch.tensor([-2.0, -3, -3, -2])}
+
+    def figures():
+        truth = {0: {"origin": "here", "dialog": rounds}}
+        return saying_metrics(SpokenSource(task, said, truth, {0: scores}), bootstrap=0)
+
+    found = figures()
     assert found[f"{task}/exact"] == 0
-    assert found[f"{task}/meaning"] == 0.5
-    assert found[f"{task}/meaning/refers_back"] == 0
+    assert found[f"{task}/relevance@1"] == pytest.approx((1 + 0.25) / 2)
+    assert found[f"{task}/relevance@1/refers_back"] == pytest.approx(0.25)  # two are equal
     del rounds[0]["relevance"]
-    found = saying_metrics(
-        SpokenSource(task, said, {0: {"origin": "here", "dialog": rounds}}, {}), bootstrap=0
-    )
-    assert f"{task}/meaning" not in found
+    assert f"{task}/relevance@1" not in figures()

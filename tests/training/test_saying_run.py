@@ -122,7 +122,7 @@ def test_rounds_by_themselves_know_nothing_of_what_was_said(finished):
         assert not torch.allclose(alone[row][1], told[row][1], atol=1e-5)
     metrics = saying_metrics(SpokenSource.of(model, source, "rounds"), bootstrap=50)
     assert metrics["rounds/answers"] == len(rounds)
-    assert {"rounds/mrr", "rounds/meaning", "rounds/exact/round_6"} <= set(metrics)
+    assert {"rounds/mrr", "rounds/relevance@1", "rounds/exact/round_6"} <= set(metrics)
 
 
 class _Stop(Exception):

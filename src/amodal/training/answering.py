@@ -103,7 +103,7 @@ def saying_metrics(
             lost = [spoken.true(one) not in spoken.listed for one in spoken.utterances]
             found["vqa/answers_outside_list"] = sum(lost) / len(lost)
         return found | _of_people(spoken, bootstrap, seed) | _of_choices(spoken, bootstrap, seed)
-    return found | _of_meanings(spoken, bootstrap, seed) | _of_rankings(spoken, bootstrap, seed)
+    return found | _of_relevances(spoken, bootstrap, seed) | _of_rankings(spoken, bootstrap, seed)
 
 
 def _exact(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
@@ -126,18 +126,20 @@ def _exact(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
     return found
 
 
-def right_in_meaning(spoken: SpokenSource) -> torch.Tensor | None:
-    """(U,) bool: which answers mean the same as the true one; None where no candidates tell."""
+def relevance_at_1(spoken: SpokenSource) -> torch.Tensor | None:
+    """(U,) float64 relevance of the likeliest candidate; None where no relevances are known.
+
+    Unlike what is said, which can be true and still not what was expected, candidates tell the
+    wordings of one meaning apart from those of others. Of several that are equal, the mean.
+    """
     values = []
     for one in spoken.utterances:
-        about = _round_of(spoken, one)
-        graded = about.get("relevance")
-        if not graded:
+        graded = _round_of(spoken, one).get("relevance")
+        scores = spoken.scores.get(one.row, {}).get(_number(spoken, one))
+        if not graded or scores is None:
             return None
-        alike = zip(about.get("candidates") or [], graded, strict=True)
-        meant = {_plain(str(text)) for text, worth in alike if worth >= 1}
-        values.append(_plain(one.text) in meant | {_plain(spoken.true(one))})
-    return torch.tensor(values)
+        values.append(torch.tensor(graded, dtype=torch.float64)[scores == scores.max()].mean())
+    return torch.stack(values)
 
 
 def refer_back(spoken: SpokenSource) -> torch.Tensor:
@@ -145,26 +147,29 @@ def refer_back(spoken: SpokenSource) -> torch.Tensor:
     return torch.tensor([bool(_round_of(spoken, o).get("refers_back")) for o in spoken.utterances])
 
 
+def _number(spoken: SpokenSource, one: Utterance) -> int:
+    return one.exchange if spoken.task == "rounds" else len(one.prompt) // 2 - 1
+
+
 def _round_of(spoken: SpokenSource, one: Utterance) -> Record:
-    number = one.exchange if spoken.task == "rounds" else len(one.prompt) // 2 - 1
-    found: Record = spoken.truth[one.row]["dialog"][number]
+    found: Record = spoken.truth[one.row]["dialog"][_number(spoken, one)]
     return found
 
 
-def _of_meanings(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
-    """Share of answers that mean the same as the true one, and of those that refer back."""
-    meant = right_in_meaning(spoken)
-    if meant is None:
+def _of_relevances(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str, float]:
+    """Mean relevance of the likeliest candidate, of all rounds and of those that refer back."""
+    worth = relevance_at_1(spoken)
+    if worth is None:
         return {}
-    right, row = meant.double(), torch.tensor([one.row for one in spoken.utterances])
-    kinds = {"": torch.ones(len(right), dtype=torch.bool), "/refers_back": refer_back(spoken)}
+    row = torch.tensor([one.row for one in spoken.utterances])
+    kinds = {"": torch.ones(len(worth), dtype=torch.bool), "/refers_back": refer_back(spoken)}
     found: dict[str, float] = {}
     for suffix, chosen in kinds.items():
         if not chosen.any():
             continue
         generator = torch.Generator().manual_seed(seed)
-        drawn = resampled(right[chosen, None], row[chosen], bootstrap, generator)
-        found |= flatten(intervals([f"{spoken.task}/meaning{suffix}"], *drawn))
+        drawn = resampled(worth[chosen, None], row[chosen], bootstrap, generator)
+        found |= flatten(intervals([f"{spoken.task}/relevance@1{suffix}"], *drawn))
     return found
 
 

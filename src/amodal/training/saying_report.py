@@ -54,7 +54,7 @@ def saying_report(
         summary=_summary(result, model, spoken),
         metrics=with_intervals(
             result.metrics,
-            percent=lambda name: True if "/exact" in name or "/meaning" in name else None,
+            percent=lambda name: True if "/exact" in name or "/relevance@1" in name else None,
         ),
         commands=commands,
         plots=_plots(result.metrics, log),
