@@ -22,7 +22,7 @@ from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.joint_embedding import JointEmbedding
 
 Drawn = NDArray[np.uint8]  # (S, S, 3)
-GUIDANCE, TEMPERATURE = 2.0, 0.7  # how closely to follow the caption, and how freely
+GUIDANCE, TEMPERATURE = 1.5, 0.7  # how closely to follow the caption, and how freely
 FEATURES = 128  # of a code, from which its embedding is made
 
 
