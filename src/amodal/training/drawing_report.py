@@ -15,6 +15,7 @@ from amodal.training.report_frame import framed, read_log, with_intervals
 from amodal.training.run import RunResult
 
 SHOWN = 24  # pictures
+HEADLINES = ("draw/right", "draw/named", "draw/relations", "draw/nearest_training")
 SHARES = ("named", "objects", "right", "true", "relations")
 LEAST = 96  # pixels that a shown picture is wide
 
@@ -48,7 +49,9 @@ def drawing_report(
             f"{result.train_seconds:.0f} seconds."
         ),
         metrics=with_intervals(
-            result.metrics, percent=lambda name: True if name.split("/")[-1] in SHARES else None
+            result.metrics,
+            HEADLINES,
+            percent=lambda name: True if name.split("/")[-1] in SHARES else None,
         ),
         commands=commands,
         plots=[

@@ -18,6 +18,22 @@ from amodal.training.report_frame import framed, read_log, with_intervals
 from amodal.training.run import RunResult
 
 SHOWN = 12  # examples
+HEADLINES = (
+    "vqa/accuracy",
+    "vqa/exact",
+    "dialogue/relevance@1",
+    "dialogue/relevance@1/refers_back",
+    "dialogue/mrr",
+    "dialogue/ndcg",
+    "caption/scene_graph/f1",
+    "caption/cider_d",
+)
+SAID = {
+    "vqa": "answers",
+    "caption": "descriptions",
+    "dialogue": "answers in dialogues",
+    "rounds": "answers to questions of dialogues",
+}
 DOES = {
     "vqa": "answers questions about pictures",
     "caption": "describes pictures",
@@ -54,6 +70,7 @@ def saying_report(
         summary=_summary(result, model, spoken),
         metrics=with_intervals(
             result.metrics,
+            HEADLINES,
             percent=lambda name: True if "/exact" in name or "/relevance@1" in name else None,
         ),
         commands=commands,
@@ -132,7 +149,7 @@ def _summary(
 ) -> str:
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     does = " and ".join(DOES[s.task] for s in spoken) or "says what it sees"
-    counts = ", ".join(f"{len(s.utterances)} of them" for s in spoken)
+    counts = ", ".join(f"{len(s.utterances):,} {SAID[s.task]}" for s in spoken)
     return (
         f"{does[0].upper()}{does[1:]}: {millions:.2f} million weights, trained for {result.steps} "
         f"steps in {result.train_seconds:.0f} seconds."
