@@ -93,7 +93,7 @@ def main() -> None:
         recipe = load_recipe(runs["dialogue"] / "recipe.yaml")
     right = {task: relevance_at_1(one) for task, one in spoken.items()}
     assert all(one is not None for one in right.values())
-    values = torch.stack([one.double() for one in right.values() if one is not None], dim=1)
+    values = torch.stack([one for one in right.values() if one is not None], dim=1)
     values = torch.cat([values, values[:, :1] - values[:, 1:]], dim=1)
     row = torch.tensor([one.row for one in spoken["dialogue"].utterances])
     back = refer_back(spoken["dialogue"])

@@ -148,6 +148,7 @@ def refer_back(spoken: SpokenSource) -> torch.Tensor:
 
 
 def _number(spoken: SpokenSource, one: Utterance) -> int:
+    """Which round of its dialogue was answered, from 0 on."""
     return one.exchange if spoken.task == "rounds" else len(one.prompt) // 2 - 1
 
 
@@ -174,10 +175,8 @@ def _of_relevances(spoken: SpokenSource, bootstrap: int, seed: int) -> dict[str,
 
 
 def _kind(spoken: SpokenSource, one: Utterance) -> str:
-    if spoken.task == "dialogue":
-        return f"round_{sum(turn.role == 'ask' for turn in one.prompt)}"
-    if spoken.task == "rounds":
-        return f"round_{one.exchange + 1}"
+    if spoken.task in ("dialogue", "rounds"):
+        return f"round_{_number(spoken, one) + 1}"
     record = spoken.truth[one.row]
     family = record.get("question_family") or record.get("question_type")
     if isinstance(family, list | tuple):
