@@ -34,7 +34,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from amodal.data.corruption import only
-from amodal.training.predicting import predict_batches, read_batches
+from amodal.evaluators.prediction import predict_batches, read_batches
 from amodal.training.recipe import load_recipe
 from amodal.training.run import open_sources, train_run
 

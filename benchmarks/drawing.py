@@ -29,9 +29,9 @@ from PIL import Image
 
 import amodal
 from amodal.data.scenes.source import ScenesConfig
+from amodal.evaluators.text_to_image import DrawnSource, drawing_metrics
 from amodal.models.joint_embedding import JointEmbedding
-from amodal.models.multimodal_transformer import MultimodalTransformer
-from amodal.training.drawing import DrawnSource, drawing_metrics
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run
 

@@ -31,16 +31,17 @@ import torch
 from torch import Tensor
 
 import amodal
-from amodal.data.collate import BatchReader, Collator
+from amodal.data.collate import Collator
+from amodal.data.reader import BatchReader
 from amodal.data.record import Source
 from amodal.data.samplers import Draw
-from amodal.encoders.preprocessing import ImagePreprocessor
-from amodal.evaluation.caption_tokens import tokenize
-from amodal.evaluation.captioning import DocumentFrequency, caption_scores, cider
-from amodal.models.multimodal_transformer import MultimodalTransformer
+from amodal.encoders.image.preprocessing import ImagePreprocessor
+from amodal.evaluators.generation import say_about
+from amodal.metrics.caption_tokens import tokenize
+from amodal.metrics.captioning import DocumentFrequency, caption_scores, cider
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run
-from amodal.training.saying import say_about
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "flickr8k_captions.json"

@@ -36,8 +36,8 @@ import amodal
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.scenes.verifier import compare
 from amodal.data.scenes.world import Scene
+from amodal.evaluators.text_to_image import scene_of
 from amodal.models.image_tokenizer import ImageTokenizer
-from amodal.training.drawing import scene_of
 from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run
 

@@ -41,8 +41,8 @@ from scipy.stats import t
 from torch import Tensor
 
 from amodal.alignment.normalization import Normalization, csls, dual_softmax, querybank_softmax
-from amodal.evaluation.bootstrap import intervals, resampled
-from amodal.evaluation.hubness import hubness, mixed_gallery, neighbour_shares
+from amodal.metrics.bootstrap import intervals, resampled
+from amodal.metrics.hubness import hubness, mixed_gallery, neighbour_shares
 
 RESULT = Path(__file__).parent / "results" / "modality_gap.json"
 N, DIM, LATENT, NOISE, OFFSET, K = 2000, 64, 32, 1.003, 1.85, 10
@@ -189,10 +189,10 @@ def known_latent(seeds: int) -> dict[str, Any]:
 
 
 def trained_run(folder: Path) -> dict[str, Any]:
+    from amodal.evaluators.retrieval import embed_items
     from amodal.models.joint_embedding import JointEmbedding
     from amodal.training.recipe import load_recipe
     from amodal.training.run import open_sources
-    from amodal.training.validation import embed_items
 
     recipe = load_recipe(folder / "recipe.yaml")
     model = JointEmbedding.from_pretrained(folder)

@@ -45,12 +45,12 @@ from amodal.augment.modality import drop_modalities
 from amodal.data.batch import Batch
 from amodal.data.record import Record, sample_rng
 from amodal.data.samplers import RunSampler
+from amodal.evaluators.prediction import predict_batches, prediction_metrics
+from amodal.evaluators.robustness import only
 from amodal.losses.balance import GradientBlendingConfig
 from amodal.models.fusion_model import FusionModel
-from amodal.training.fusion_run import FusionRun
-from amodal.training.predicting import predict_batches, prediction_metrics
 from amodal.training.recipe import parse_recipe
-from amodal.training.robustness import only
+from amodal.training.tasks.fusion_run import FusionRun
 from amodal.training.trainer import Step
 
 RESULT = Path(__file__).parent / "results" / "modality_imbalance.json"

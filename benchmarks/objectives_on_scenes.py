@@ -113,7 +113,7 @@ def taught(given: argparse.Namespace, folder: Path) -> str:
 
 def run_one(name: str, given: argparse.Namespace) -> Any:
     """Train and measure in this process."""
-    from amodal.evaluation.geometry import Cloud, GeometryOptions, geometry
+    from amodal.metrics.geometry import Cloud, GeometryOptions, geometry
     from amodal.training.run import train_run
 
     with tempfile.TemporaryDirectory() as folder:

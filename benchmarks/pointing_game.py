@@ -23,7 +23,7 @@ from amodal.data.collate import Collator
 from amodal.data.record import Record, sample_rng
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.scenes.world import RADIUS
-from amodal.evaluation.pointing import pointing_game
+from amodal.metrics.pointing import pointing_game
 from amodal.models.fusion_model import FusionModel
 from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run

@@ -25,11 +25,16 @@ from typing import Any
 import torch
 
 import amodal
-from amodal.data.exchange import Task
+from amodal.data.conversation import Task
 from amodal.data.scenes.source import ScenesConfig
-from amodal.evaluation.bootstrap import flatten, intervals, resampled
-from amodal.models.multimodal_transformer import MultimodalTransformer
-from amodal.training.answering import SpokenSource, refer_back, relevance_at_1, saying_metrics
+from amodal.evaluators.generation_metrics import (
+    SpokenSource,
+    refer_back,
+    relevance_at_1,
+    saying_metrics,
+)
+from amodal.metrics.bootstrap import flatten, intervals, resampled
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run
 

@@ -23,9 +23,9 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from amodal.evaluation.retrieval import retrieval
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.triplet import TripletConfig
+from amodal.metrics.retrieval import retrieval
 
 RESULT = Path(__file__).parent / "results" / "triplet_collapse.json"
 TRAIN, BATCH, WIDTH, DIM = 1200, 256, 256, 64

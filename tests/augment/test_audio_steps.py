@@ -23,7 +23,7 @@ from amodal.augment.config import (
 )
 from amodal.data.collate import Collator
 from amodal.data.record import sample_rng
-from amodal.encoders.audio import AudioPreprocessor
+from amodal.encoders.audio.preprocessing import AudioPreprocessor
 from amodal.training.augmenter import RecipeAugment
 
 EVERY = (

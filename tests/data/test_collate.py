@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from amodal.data.batch import key64
-from amodal.data.collate import BatchReader, CachedSource, Collator
+from amodal.data.cache import CachedSource
+from amodal.data.collate import Collator
+from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, sample_rng
 from amodal.data.samplers import Draw
-from amodal.encoders.preprocessing import ImagePreprocessor, TextPreprocessor
-from amodal.encoders.tokenizer import train_tokenizer
+from amodal.encoders.image.preprocessing import ImagePreprocessor
+from amodal.encoders.text.preprocessing import TextPreprocessor
+from amodal.encoders.text.tokenizer import train_tokenizer
 
 TEXTS = ["a red circle", "two blue squares on the left", "nothing"]
 

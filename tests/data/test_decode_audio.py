@@ -9,9 +9,9 @@ import pytest
 from scipy import signal
 
 from amodal.data.decode_audio import MAX_SECONDS, decode_audio, load_audio, resample
-from amodal.data.folder import FolderConfig
 from amodal.data.inspection import inspect
 from amodal.data.record import BrokenRecordError
+from amodal.data.sources.folder import FolderConfig
 
 
 def tone(hertz, rate, seconds=0.5, amplitude=0.5):

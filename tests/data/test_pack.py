@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from amodal.data.coco_captions import CocoCaptionsConfig
 from amodal.data.decode import decode_image
 from amodal.data.pack import pack
 from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig, write_dataset
-from amodal.data.source import parse_source
+from amodal.data.sources.coco_captions import CocoCaptionsConfig
+from amodal.data.sources.specification import parse_source
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ import torch
 import torchvision
 from pydantic import TypeAdapter, ValidationError
 
-from amodal.encoders.adaptation import adapt
+from amodal.encoders.fine_tuning import adapt
 from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextConfig
+from amodal.encoders.image.small_cnn import SmallCNNConfig
+from amodal.encoders.image.timm import TimmConfig
+from amodal.encoders.image.torchvision import TorchvisionConfig
 from amodal.encoders.pooling import build_pooling
-from amodal.encoders.small_cnn import SmallCNNConfig
-from amodal.encoders.small_transformer import SmallTransformerConfig
 from amodal.encoders.specification import ImageEncoderConfig, TextEncoderConfig
-from amodal.encoders.timm_image import TimmConfig
-from amodal.encoders.torchvision_image import TorchvisionConfig
+from amodal.encoders.text.small_transformer import SmallTransformerConfig
 
 TINY = {
     "hidden_size": 16,
@@ -423,7 +423,7 @@ def test_true_is_no_number_of_layers():
 
 
 def test_a_trained_tokenizer_and_its_special_ids_fit_every_text_model():
-    from amodal.encoders.tokenizer import train_tokenizer
+    from amodal.encoders.text.tokenizer import train_tokenizer
 
     tokenizer = train_tokenizer(["a red circle"] * 3, 50)
     for name in ("bert", "roberta"):

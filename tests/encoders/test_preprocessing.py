@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from amodal.encoders.preprocessing import ImagePreprocessor, TextPreprocessor
-from amodal.encoders.tokenizer import train_tokenizer
+from amodal.encoders.image.preprocessing import ImagePreprocessor
+from amodal.encoders.text.preprocessing import TextPreprocessor
+from amodal.encoders.text.tokenizer import train_tokenizer
 
 ENGLISH = ["a red circle above a blue square", "two small green stars, near a triangle"]
 CHINESE = ["一个红色的圆形在蓝色方形的上面", "两个绿色的小星星"]

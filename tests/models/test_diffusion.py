@@ -130,7 +130,7 @@ def test_without_the_extra_the_error_names_it(folder, monkeypatch):
 
 
 def test_the_command_draws_with_a_pipeline(folder, tmp_path, monkeypatch):
-    import amodal.cli.draw as command
+    import amodal.cli.text_to_image as command
 
     opened = DiffusionPainter.from_pretrained
 

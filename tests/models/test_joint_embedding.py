@@ -9,9 +9,9 @@ from PIL import Image
 
 from amodal.data.collate import Collator
 from amodal.data.record import BrokenRecordError, sample_rng
-from amodal.encoders.dual import TransformersDualConfig
-from amodal.encoders.small_cnn import SmallCNNConfig
-from amodal.encoders.small_transformer import SmallTransformerConfig
+from amodal.encoders.dual.transformers import TransformersDualConfig
+from amodal.encoders.image.small_cnn import SmallCNNConfig
+from amodal.encoders.text.small_transformer import SmallTransformerConfig
 from amodal.models.joint_embedding import Architecture, JointEmbedding, build_joint_embedding
 from amodal.projection import IdentityConfig, MLPConfig
 

@@ -6,17 +6,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from amodal.encoders.small_cnn import SmallCNNConfig
-from amodal.encoders.small_transformer import SmallTransformerConfig
-from amodal.encoders.tokenizer import TrainedTokenizerConfig
+from amodal.encoders.image.small_cnn import SmallCNNConfig
+from amodal.encoders.text.small_transformer import SmallTransformerConfig
+from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
 from amodal.models.image_tokenizer import (
     ImageTokenizer,
     ImageTokenizerConfig,
     TokenizerArchitecture,
 )
 from amodal.models.joint_embedding import Architecture, build_joint_embedding
-from amodal.models.transformer_architecture import TransformerArchitecture
-from amodal.models.transformer_building import build_multimodal_transformer
+from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
+from amodal.models.multimodal_transformer.build import build_multimodal_transformer
 from amodal.projection import MLPConfig
 
 TEXT = "is there a red blue green star circle square left right what colour yes no ?"

@@ -16,9 +16,13 @@ pytest.importorskip("fastapi", reason="needs amodal[serve]")
 from fastapi.testclient import TestClient
 from small_models import WORDS, embedder, picture, png, speaker
 
-from amodal.models.drawing import GUIDANCE, TEMPERATURE, best_matches
+from amodal.models.multimodal_transformer.image_generation import (
+    GUIDANCE,
+    TEMPERATURE,
+    best_matches,
+)
 from amodal.serving.app import MAX_FIELDS, MAX_PICTURE, Worker, conversation, create_app
-from amodal.serving.pictures import png_url
+from amodal.serving.images import png_url
 
 PICTURE = png(picture())
 LONG = " ".join(WORDS * 2)

@@ -6,7 +6,7 @@ import torch
 from amodal.augment.config import AugmentConfig
 from amodal.data.collate import Collator
 from amodal.data.record import sample_rng
-from amodal.encoders.preprocessing import ImagePreprocessor
+from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.training.augmenter import RecipeAugment
 
 

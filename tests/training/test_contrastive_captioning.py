@@ -17,7 +17,7 @@ from amodal.models.joint_embedding import Embeddings
 from amodal.training.objectives import Objectives
 from amodal.training.recipe import RecipeError, parse_recipe
 from amodal.training.run import train_run
-from amodal.training.saying_run import SayingRun
+from amodal.training.tasks.multimodal_transformer_run import SayingRun
 from amodal.training.trainer import Step
 
 SCENES = {"kind": "scenes", "image_size": 32, "min_objects": 2, "captions_per_scene": 2}

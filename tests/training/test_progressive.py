@@ -5,8 +5,8 @@ import torch
 from pydantic import ValidationError
 
 from amodal.data.batch import Batch
-from amodal.encoders.small_cnn import SmallCNNConfig
-from amodal.encoders.timm_image import TimmConfig
+from amodal.encoders.image.small_cnn import SmallCNNConfig
+from amodal.encoders.image.timm import TimmConfig
 from amodal.training.progressive import ProgressiveSize, shrink, side_at, takes_pictures_of
 
 

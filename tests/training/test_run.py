@@ -257,7 +257,7 @@ def test_growing_pictures_and_started_words_train_and_resume_reads_them(tmp_path
     }
     recipe["model"]["encoders"]["text"]["word_vectors"] = "cooccurrence"
     sides = []
-    from amodal.encoders.timm_image import TimmEncoder
+    from amodal.encoders.image.timm import TimmEncoder
 
     forward = TimmEncoder.forward
     with pytest.MonkeyPatch.context() as patch:

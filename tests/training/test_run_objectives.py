@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from amodal.data.record import DataError
-from amodal.data.source import open_random_access
+from amodal.data.sources.specification import open_random_access
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.search.embed import embed_source
 from amodal.search.parquet import write_parquet

@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from amodal.training.watcher import Watcher
+from amodal.training.progress import Watcher
 
 console = Console()
 errors = Console(stderr=True)

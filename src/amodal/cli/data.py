@@ -17,7 +17,7 @@ from amodal.data.inspection import Inspection, Lengths, Repeated, inspect
 from amodal.data.pack import pack
 from amodal.data.record import DataError, Source, StreamingSource
 from amodal.data.scenes.source import ScenesConfig, write_dataset
-from amodal.data.source import checked_source, parse_source
+from amodal.data.sources.specification import checked_source, parse_source
 
 app = typer.Typer(help="Make, describe and pack data sets.", no_args_is_help=True)
 

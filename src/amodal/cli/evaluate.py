@@ -12,25 +12,25 @@ import torch
 import typer
 from rich.table import Column, Table
 
-import amodal.evaluation.zero_shot as zero_shot_figures
-from amodal.cli import fusion, geometry
+import amodal.metrics.zero_shot as zero_shot_figures
+from amodal.cli import geometry, prediction
 from amodal.cli.console import console, progress_watcher
 from amodal.cli.search import open_model
-from amodal.data.exchange import Task as What
+from amodal.data.conversation import Task as What
 from amodal.data.record import DataError, Source
-from amodal.data.source import open_random_access, parse_source
-from amodal.evaluation.probe import linear_probe
-from amodal.models.drawing import GUIDANCE, TEMPERATURE
+from amodal.data.sources.specification import open_random_access, parse_source
+from amodal.evaluators.generation_metrics import SpokenSource, saying_metrics
+from amodal.evaluators.retrieval import EmbeddedSource, embed_items, retrieval_metrics
+from amodal.evaluators.text_to_image import DrawnSource, drawing_metrics
+from amodal.metrics.probe import linear_probe
 from amodal.models.fusion_model import FusionModel
 from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.joint_embedding import JointEmbedding
-from amodal.models.multimodal_transformer import MultimodalTransformer
+from amodal.models.multimodal_transformer.image_generation import GUIDANCE, TEMPERATURE
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.models.opening import RunModel, open_run
-from amodal.training.answering import SpokenSource, saying_metrics
 from amodal.training.contrastive_captioning import embed_captioned
-from amodal.training.drawing import DrawnSource, drawing_metrics
 from amodal.training.recipe import load_recipe
-from amodal.training.validation import EmbeddedSource, embed_items, retrieval_metrics
 
 
 class Task(StrEnum):
@@ -225,8 +225,8 @@ def _of_fusion(
     model: FusionModel, source: Source, task: Task, limit: int | None, file: Path, title: str
 ) -> dict[str, float]:
     if task is Task.robustness:
-        return fusion.robustness(model, source, limit, file.with_suffix(""))
-    metrics, broken = fusion.prediction(model, source, limit)
+        return prediction.robustness(model, source, limit, file.with_suffix(""))
+    metrics, broken = prediction.prediction(model, source, limit)
     _show(metrics, title)
     for error in broken[:5]:
         console.print(f"[yellow]skipped[/] {error}", soft_wrap=True)

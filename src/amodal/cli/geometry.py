@@ -9,10 +9,10 @@ from rich.table import Column, Table
 
 from amodal.cli.console import console
 from amodal.data.record import DataError, Source
-from amodal.data.source import open_random_access
-from amodal.evaluation.geometry import Cloud, geometry
-from amodal.evaluation.geometry_plots import write_plots
+from amodal.data.sources.specification import open_random_access
+from amodal.metrics.geometry import Cloud, geometry
 from amodal.models.joint_embedding import Embeddings
+from amodal.reports.geometry_plots import write_plots
 from amodal.training.recipe import load_recipe
 
 EXTRAS = ("low", "high", "chance", "p")  # last parts of names that belong to another figure

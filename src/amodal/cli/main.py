@@ -9,7 +9,7 @@ import warnings
 
 import typer
 
-from amodal.cli import data, draw, evaluate, fusion, quickstart, say, search, serve, train
+from amodal.cli import data, evaluate, generation, prediction, quickstart, search, serve, text_to_image, train
 from amodal.cli.console import errors
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.training.recipe import RecipeError
@@ -39,11 +39,11 @@ app.command()(quickstart.quickstart)
 app.add_typer(data.app, name="data")
 app.command()(train.train)
 app.command()(evaluate.evaluate)
-app.command()(fusion.predict)
-app.command()(say.caption)
-app.command()(say.ask)
-app.command()(say.chat)
-app.command()(draw.draw)
+app.command()(prediction.predict)
+app.command()(generation.caption)
+app.command()(generation.ask)
+app.command()(generation.chat)
+app.command()(text_to_image.draw)
 app.command()(search.embed)
 app.command()(search.index)
 app.command()(search.search)

@@ -14,14 +14,14 @@ from amodal.cli.console import console, progress_watcher
 from amodal.cli.train import show_result, stopped
 from amodal.data.record import Source
 from amodal.data.scenes.source import ScenesConfig
-from amodal.evaluation.report import write_report
+from amodal.evaluators.retrieval import embed_items, retrieval_metrics
 from amodal.models.joint_embedding import JointEmbedding
+from amodal.reports.joint_embedding import run_report
+from amodal.reports.report import write_report
 from amodal.search.embed import embed_source
 from amodal.search.indexing import fill_index
 from amodal.search.store import VectorStore
 from amodal.training.run import open_sources, train_run
-from amodal.training.run_report import run_report
-from amodal.training.validation import embed_items, retrieval_metrics
 
 EXAMPLES = (
     "a large red circle in the top left corner",

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from amodal.cli.console import console, errors
 from amodal.data.record import DataError, Source, StreamingSource
-from amodal.data.source import parse_source
+from amodal.data.sources.specification import parse_source
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.opening import open_run
 from amodal.search.description import StoreError

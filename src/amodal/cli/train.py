@@ -9,19 +9,19 @@ import typer
 
 from amodal.cli.console import console, progress_watcher
 from amodal.data.record import Source
-from amodal.data.source import open_random_access
+from amodal.data.sources.specification import open_random_access
 from amodal.distributed import is_main
-from amodal.evaluation.report import Report, write_report
 from amodal.models.fusion_model import FusionModel
 from amodal.models.image_tokenizer import ImageTokenizer
-from amodal.models.multimodal_transformer import MultimodalTransformer
-from amodal.training.drawing_report import drawing_report
-from amodal.training.fusion_report import fusion_report
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
+from amodal.reports.fusion import fusion_report
+from amodal.reports.generation import saying_report
+from amodal.reports.image_tokenizer import tokenizer_report
+from amodal.reports.joint_embedding import run_report
+from amodal.reports.report import Report, write_report
+from amodal.reports.text_to_image import drawing_report
 from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, load_recipe
 from amodal.training.run import RunResult, train_run
-from amodal.training.run_report import run_report
-from amodal.training.saying_report import saying_report
-from amodal.training.tokenizer_report import tokenizer_report
 
 SHOWN = (
     "prediction/",

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from amodal.data.answer_vocabulary import ListedAnswers
 from amodal.data.batch import Batch, key64
+from amodal.data.conversation import Exchange, Task, exchanges
 from amodal.data.decode import decode_image
 from amodal.data.decode_audio import decode_audio
-from amodal.data.exchange import Exchange, Task, exchanges
-from amodal.data.listed_answers import ListedAnswers
-from amodal.data.record import BrokenRecordError, Record, Source, sample_rng
-from amodal.data.samplers import Draw
-from amodal.data.vqa import people_of
+from amodal.data.record import BrokenRecordError, Record
+from amodal.data.sources.vqa import people_of
 
 Rngs = Sequence[np.random.Generator]
-CHUNK = 64  # records that a process reads at once
-PARALLEL_FROM = 2000  # records; fewer are read before processes have started
 
 
 class ImageInput(Protocol):
@@ -357,137 +352,3 @@ def _labels(records: Sequence[Record]) -> Tensor | None:
         return None
     keys = [str(r["id"]) if r.get("label") is None else f"label\0{r['label']}" for r in records]
     return torch.tensor([key64(key) for key in keys], dtype=torch.int64)
-
-
-class BatchReader(torch.utils.data.Dataset[Batch]):
-    """Reads the draws of one batch at once, so that decoding and augmentation are batched.
-
-    Give it to a `DataLoader` with `RunSampler` as batch sampler and `take_batch` as collate
-    function.
-    """
-
-    def __init__(self, source: Source, collate: Collator, seed: int) -> None:
-        self.source = source
-        self.collate = collate
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, draw: Draw) -> Batch:
-        return self.__getitems__([draw])
-
-    def __getitems__(self, draws: list[Draw]) -> Batch:
-        records: list[Any] = []
-        for draw in draws:
-            try:
-                records.append(self.source[draw.row])
-            except BrokenRecordError as error:
-                records.append(error)
-        rngs = [sample_rng(self.seed, draw.epoch, draw.row) for draw in draws]
-        return self.collate(records, rngs)
-
-
-def take_batch(batch: Batch) -> Batch:
-    """The collate function for `BatchReader`, which has already made the batch."""
-    return batch
-
-
-class CachedSource:
-    """Keeps the records of a source in memory, pictures decoded to at most `min_size`.
-
-    Args:
-        source: where records come from.
-        min_size: pictures are kept at the smallest size that is still at least this, in pixels.
-        limit_bytes: stop caching pictures beyond this many bytes; the rest is read each time.
-    """
-
-    def __init__(self, source: Source, *, min_size: int, limit_bytes: int = 8 << 30) -> None:
-        self.source = source
-        self.name = source.name
-        self.modalities = source.modalities
-        self.broken_rows: tuple[BrokenRecordError, ...] = getattr(source, "broken_rows", ())
-        self.min_size = min_size
-        self.limit_bytes = limit_bytes
-        self.bytes = 0
-        self._records: list[Record | BrokenRecordError | None] = [None] * len(source)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def fill(self, tick: Callable[[int], None] | None = None, *, processes: int = 1) -> None:
-        """Read every record now, so that worker processes share the memory.
-
-        Args:
-            tick: called with the number of records read.
-            processes: that read beside this one, which then only collects.
-        """
-        forks = "fork" in multiprocessing.get_all_start_methods()
-        if processes < 2 or len(self) < PARALLEL_FROM or not forks:
-            for i in range(len(self)):
-                # A broken row is remembered in its place and raised again when it is drawn.
-                with suppress(BrokenRecordError):
-                    self[i]
-                if tick is not None:
-                    tick(i + 1)
-            return
-        # Each process counts what it keeps.
-        whole, self.limit_bytes = self.limit_bytes, self.limit_bytes // processes
-        chunks = [range(i, min(i + CHUNK, len(self))) for i in range(0, len(self), CHUNK)]
-        loader = torch.utils.data.DataLoader(
-            _Chunks(self, chunks),
-            batch_size=None,
-            collate_fn=_as_it_is,
-            num_workers=processes,
-            multiprocessing_context="fork",  # the source need not be sent to the processes
-        )
-        for chunk, records in zip(chunks, loader, strict=True):
-            for i, record in zip(chunk, records, strict=True):
-                self._records[i] = record
-                image = None if isinstance(record, BrokenRecordError) else record.get("image")
-                if isinstance(image, np.ndarray):
-                    self.bytes += image.nbytes
-            if tick is not None:
-                tick(chunk.stop)
-        self.limit_bytes = whole
-
-    def read(self, index: int) -> Record | BrokenRecordError:
-        """The record as it is kept, whatever is wrong with it."""
-        try:
-            return self[index]
-        except BrokenRecordError as error:
-            return error
-
-    def __getitem__(self, index: int) -> Record:
-        found = self._records[index]
-        if found is None:
-            try:
-                found = dict(self.source[index])
-                if found.get("image") is not None:
-                    image = decode_image(found["image"], found["origin"], min_size=self.min_size)
-                    if self.bytes + image.nbytes <= self.limit_bytes:
-                        found["image"] = image
-                        self.bytes += image.nbytes
-            except BrokenRecordError as error:
-                found = error
-            self._records[index] = found
-        if isinstance(found, BrokenRecordError):
-            raise found
-        return found
-
-
-def _as_it_is(records: list[Any]) -> list[Any]:
-    return records
-
-
-class _Chunks(torch.utils.data.Dataset[list[Any]]):
-    """Runs of records of a source, each read as a whole."""
-
-    def __init__(self, source: CachedSource, chunks: Sequence[range]) -> None:
-        self.source, self.chunks = source, chunks
-
-    def __len__(self) -> int:
-        return len(self.chunks)
-
-    def __getitem__(self, index: int) -> list[Any]:
-        return [self.source.read(i) for i in self.chunks[index]]

@@ -14,11 +14,12 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from amodal.encoders.adaptation import freeze_unused
 from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
+from amodal.encoders.fine_tuning import freeze_unused
 from amodal.encoders.hub import load_named
-from amodal.encoders.preprocessing import ImagePreprocessor, TextPreprocessor
-from amodal.encoders.tokenizer import (
+from amodal.encoders.image.preprocessing import ImagePreprocessor
+from amodal.encoders.text.preprocessing import TextPreprocessor
+from amodal.encoders.text.tokenizer import (
     SPECIAL,
     PretrainedTokenizerConfig,
     TokenizerConfig,

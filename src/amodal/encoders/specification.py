@@ -6,14 +6,15 @@ from typing import Annotated
 
 from pydantic import Field
 
-from amodal.encoders.audio import SmallAudioCNNConfig
-from amodal.encoders.dual import SentenceTransformersDualConfig, TransformersDualConfig
+from amodal.encoders.audio.small_cnn import SmallAudioCNNConfig
+from amodal.encoders.dual.open_clip import OpenClipDualConfig
+from amodal.encoders.dual.sentence_transformers import SentenceTransformersDualConfig
+from amodal.encoders.dual.transformers import TransformersDualConfig
 from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextConfig
-from amodal.encoders.open_clip_dual import OpenClipDualConfig
-from amodal.encoders.small_cnn import SmallCNNConfig
-from amodal.encoders.small_transformer import SmallTransformerConfig
-from amodal.encoders.timm_image import TimmConfig
-from amodal.encoders.torchvision_image import TorchvisionConfig
+from amodal.encoders.image.small_cnn import SmallCNNConfig
+from amodal.encoders.image.timm import TimmConfig
+from amodal.encoders.image.torchvision import TorchvisionConfig
+from amodal.encoders.text.small_transformer import SmallTransformerConfig
 
 ImageEncoderConfig = Annotated[
     TorchvisionConfig | TimmConfig | HuggingFaceImageConfig | SmallCNNConfig,

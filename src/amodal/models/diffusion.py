@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from amodal.models.drawing import Drawn, row_generators
+from amodal.models.multimodal_transformer.image_generation import Drawn, row_generators
 
 INDEX = "model_index.json"
 HUB = "diffusers:"  # before the name of a pipeline of the hub

@@ -14,15 +14,15 @@ from transformers import PretrainedConfig, PreTrainedModel
 from amodal.data.batch import Batch
 from amodal.data.collate import Collator
 from amodal.data.record import DataError, Record, sample_rng
-from amodal.encoders.adaptation import adapt
-from amodal.encoders.columns import ColumnsConfig
+from amodal.encoders.fine_tuning import adapt
 from amodal.encoders.pooling import AttentionPooling, build_pooling
-from amodal.encoders.preprocessing import TextPreprocessor
 from amodal.encoders.specification import (
     AudioEncoderConfig,
     ImageEncoderConfig,
     TextEncoderConfig,
 )
+from amodal.encoders.tabular import ColumnsConfig
+from amodal.encoders.text.preprocessing import TextPreprocessor
 from amodal.encoders.vector import VectorConfig
 from amodal.fusion.gated import Gated, PrecisionGated
 from amodal.fusion.specification import FusionConfig

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from amodal.data.batch import Batch
-from amodal.encoders.preprocessing import ImagePreprocessor
-from amodal.encoders.quantizer import VectorQuantizer
+from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
+from amodal.models.vector_quantizer import VectorQuantizer
 
 
 class TokenizerArchitecture(BaseModel):

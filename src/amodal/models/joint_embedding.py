@@ -16,14 +16,15 @@ from transformers import PretrainedConfig, PreTrainedModel
 from amodal.alignment.normalization import Normalization
 from amodal.data.batch import Batch
 from amodal.data.decode import decode_image
-from amodal.encoders.adaptation import adapt
+from amodal.encoders.fine_tuning import adapt
+from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.encoders.pooling import build_pooling
-from amodal.encoders.preprocessing import ImagePreprocessor, TextPreprocessor
 from amodal.encoders.specification import (
     DualEncoderConfig,
     ImageEncoderConfig,
     TextEncoderConfig,
 )
+from amodal.encoders.text.preprocessing import TextPreprocessor
 from amodal.models.run_folder import (
     Preprocessor,
     Preprocessors,

@@ -7,9 +7,9 @@ from pathlib import Path
 from amodal.models.fusion_model import FusionModel, FusionModelConfig
 from amodal.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from amodal.models.joint_embedding import JointEmbedding, JointEmbeddingConfig
-from amodal.models.multimodal_transformer import MultimodalTransformer
+from amodal.models.multimodal_transformer.architecture import MultimodalTransformerConfig
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.models.run_folder import found_folder, model_type
-from amodal.models.transformer_architecture import MultimodalTransformerConfig
 
 RunModel = (
     JointEmbedding | FusionModel | MultimodalTransformer | ImageTokenizer

@@ -11,10 +11,11 @@ import safetensors.torch
 from pydantic import ValidationError
 from transformers import PretrainedConfig, PreTrainedModel
 
-from amodal.encoders.audio import AudioPreprocessor
-from amodal.encoders.columns import ColumnsPreprocessor
-from amodal.encoders.preprocessing import ImagePreprocessor, TextPreprocessor
-from amodal.encoders.turns import TurnsPreprocessor
+from amodal.encoders.audio.preprocessing import AudioPreprocessor
+from amodal.encoders.image.preprocessing import ImagePreprocessor
+from amodal.encoders.tabular import ColumnsPreprocessor
+from amodal.encoders.text.chat_template import TurnsPreprocessor
+from amodal.encoders.text.preprocessing import TextPreprocessor
 from amodal.encoders.vector import VectorPreprocessor
 
 WEIGHTS = "model.safetensors"

@@ -18,13 +18,13 @@ from transformers import StoppingCriteriaList
 
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError
-from amodal.models.drawing import GUIDANCE, TEMPERATURE, draw_best
 from amodal.models.joint_embedding import JointEmbedding
+from amodal.models.multimodal_transformer.image_generation import GUIDANCE, TEMPERATURE, draw_best
 from amodal.search.description import StoreError
 from amodal.search.embed import EmbeddingModel
 from amodal.search.query import query_vector, returned_modality
 from amodal.search.store import Hit, VectorStore
-from amodal.serving.pictures import data_url, examples, png_url
+from amodal.serving.images import data_url, examples, png_url
 from amodal.serving.served import Draws, Served, Speaks, Turns
 from amodal.serving.streaming import Gone, TextSoFar
 
@@ -36,7 +36,7 @@ try:
     from starlette.exceptions import HTTPException as AnyHTTPException
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from amodal.serving.guard import Guard
+    from amodal.serving.middleware import Guard
 except ImportError as error:
     raise ImportError(
         "serving needs fastapi, uvicorn and python-multipart: "

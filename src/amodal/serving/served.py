@@ -16,9 +16,9 @@ from torch import Tensor
 
 from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig
-from amodal.models.drawing import GUIDANCE, TEMPERATURE
 from amodal.models.joint_embedding import JointEmbedding
-from amodal.models.multimodal_transformer import MultimodalTransformer
+from amodal.models.multimodal_transformer.image_generation import GUIDANCE, TEMPERATURE
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.models.opening import open_run
 from amodal.search.description import FILE, StoreError
 from amodal.search.embed import EmbeddingModel

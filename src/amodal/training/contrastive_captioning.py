@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 
 from amodal.data.batch import key64
-from amodal.data.collate import BatchReader, Collator
+from amodal.data.collate import Collator
+from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.data.samplers import Draw
+from amodal.evaluators.retrieval import EmbeddedSource
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.models.joint_embedding import Embeddings, concatenate
-from amodal.models.multimodal_transformer import MultimodalTransformer
-from amodal.training.validation import EmbeddedSource
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
 
 def misfit(

@@ -23,7 +23,7 @@ from amodal.losses.nt_xent import NTXentConfig
 from amodal.losses.sigmoid import SigmoidConfig
 from amodal.losses.triplet import TripletConfig
 from amodal.models.joint_embedding import Embeddings
-from amodal.training.comparison import (
+from amodal.training.pairing import (
     Compare,
     Seen,
     Taught,

@@ -13,15 +13,15 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from amodal.alignment.normalization import Step
 from amodal.augment.config import AugmentConfig
 from amodal.data.record import StrictModel
-from amodal.data.source import SourceConfig
-from amodal.encoders.columns import ColumnsConfig
+from amodal.data.sources.specification import SourceConfig
 from amodal.encoders.specification import (
     AudioEncoderConfig,
     DualEncoderConfig,
     ImageEncoderConfig,
     TextEncoderConfig,
 )
-from amodal.encoders.tokenizer import TokenizerConfig, TrainedTokenizerConfig
+from amodal.encoders.tabular import ColumnsConfig
+from amodal.encoders.text.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.encoders.vector import VectorConfig
 from amodal.fusion.specification import FusionConfig
 from amodal.losses.balance import GradientBlendingConfig
@@ -29,9 +29,9 @@ from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.losses.reconstruction import ReconstructionConfig
-from amodal.models.answer_head import AnswersConfig, GeneratedAnswers
 from amodal.models.fusion_model import HeadConfig
 from amodal.models.image_tokenizer import TokenizerArchitecture
+from amodal.models.multimodal_transformer.answer_head import AnswersConfig, GeneratedAnswers
 from amodal.models.target import TargetConfig
 from amodal.projection import LinearConfig, MLPConfig, ProjectionConfig
 from amodal.training.contrastive_captioning import misfit
@@ -65,7 +65,7 @@ class DataRecipe(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _source_strings(cls, values: Any) -> Any:
-        from amodal.data.source import parse_source
+        from amodal.data.sources.specification import parse_source
 
         if isinstance(values, dict):
             for key in ("train", "validation"):

@@ -16,17 +16,18 @@ from typing import Any
 import yaml
 from transformers import set_seed
 
-from amodal.data.collate import BatchReader, CachedSource
+from amodal.data.cache import CachedSource
+from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
-from amodal.data.source import open_random_access
+from amodal.data.sources.specification import open_random_access
 from amodal.distributed import barrier, is_main
+from amodal.evaluators.generation_metrics import SpokenSource
+from amodal.evaluators.prediction import PredictedSource
+from amodal.evaluators.retrieval import EmbeddedSource
+from amodal.evaluators.text_to_image import DrawnSource
 from amodal.models.opening import RunModel
 from amodal.models.run_folder import WEIGHTS
-from amodal.training.answering import SpokenSource
-from amodal.training.drawing import DrawnSource
-from amodal.training.embedding_run import EmbeddingRun
-from amodal.training.fusion_run import FusionRun
-from amodal.training.predicting import PredictedSource
+from amodal.training.progress import Watcher
 from amodal.training.progressive import takes_pictures_of
 from amodal.training.recipe import (
     FusionRecipe,
@@ -35,11 +36,11 @@ from amodal.training.recipe import (
     Recipe,
     RecipeError,
 )
-from amodal.training.saying_run import SayingRun
-from amodal.training.tokenizer_run import TokenizerRun
+from amodal.training.tasks.fusion_run import FusionRun
+from amodal.training.tasks.image_tokenizer_run import TokenizerRun
+from amodal.training.tasks.joint_embedding_run import EmbeddingRun
+from amodal.training.tasks.multimodal_transformer_run import SayingRun
 from amodal.training.trainer import BEST, RunTrainer, complete_checkpoints
-from amodal.training.validation import EmbeddedSource
-from amodal.training.watcher import Watcher
 
 Measured = EmbeddedSource | PredictedSource | tuple[SpokenSource, ...] | DrawnSource
 AnyRun = EmbeddingRun | FusionRun | SayingRun | TokenizerRun

@@ -20,14 +20,14 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer_callback import TrainerControl, TrainerState
 
 from amodal.data.batch import Batch
-from amodal.data.collate import BatchReader, take_batch
+from amodal.data.reader import BatchReader, take_batch
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.data.samplers import RunSampler
 from amodal.distributed import is_main, rank, world_size
 from amodal.models.opening import RunModel
-from amodal.training.averaging import moving_average
-from amodal.training.muon import MuonWithAdamW, matrices_of_layers
-from amodal.training.precision import resolve_precision
+from amodal.training.optim.ema import moving_average
+from amodal.training.optim.muon import MuonWithAdamW, matrices_of_layers
+from amodal.training.optim.precision import resolve_precision
 from amodal.training.progressive import shrink, side_at
 from amodal.training.recipe import TrainRecipe
 

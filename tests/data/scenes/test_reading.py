@@ -15,8 +15,8 @@ from amodal.data.scenes.reading import (
     tuples_of_scene,
 )
 from amodal.data.scenes.world import COLOURS, RELATIONS, Object, Scene, sample_scene
-from amodal.evaluation.caption_tokens import tokenize
-from amodal.evaluation.scene_graph import scene_graph_f1, scene_graph_scores
+from amodal.metrics.caption_tokens import tokenize
+from amodal.metrics.scene_graph import scene_graph_f1, scene_graph_scores
 
 STAR = Object("star", "red", "large", "striped", 0.15, 0.2)
 RING = Object("ring", "blue", "small", "solid", 0.8, 0.25)

@@ -1,0 +1,149 @@
+"""Waveforms to log-mel features."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.audio_utils import mel_filter_bank
+
+from amodal.encoders.audio.masked_norm import masked_moments
+
+Normalization = Literal["utterance", "channel", "none"]
+
+
+DYNAMIC_RANGE = 8.0  # decades of power below the loudest feature of a sound, as in Whisper
+
+
+ROUND = 16  # frames; batches of few different lengths, since kernels are made for each
+
+
+SILENCE = 1e-10  # power below which a sound has no features
+
+
+class AudioPreprocessor:
+    """Waveforms to log-mel features.
+
+    The power of a Hann window around every hop is summed in triangular bands that are equally wide
+    in mel; its natural logarithm, at most `DYNAMIC_RANGE` decades below the loudest band of the
+    sound, is normalised. Frame t is centred at sample t hop; what lies outside the sound is 0, so
+    that the features of a sound do not depend on what it is batched with.
+
+    Args:
+        sample_rate: of the waveforms, in Hz.
+        mels: bands M.
+        window_ms, hop_ms: in milliseconds.
+        f_min, f_max: edges of the lowest and the highest band, in Hz; None: half the rate.
+        max_seconds: longer sounds are cut.
+        normalize: `utterance` takes the mean and divides by the deviation of all the features of
+            a sound, which removes how loud it is; `channel` does so band by band, which also
+            removes the spectrum of microphone and room, and of a short word some of its own;
+            `none` leaves the logarithm.
+
+    References:
+        Davis and Mermelstein 1980, IEEE Transactions ASSP 28(4) (mel bands).
+        Radford et al. 2022, arXiv:2212.04356, section 2.2 (window, hop and dynamic range).
+    """
+
+    FILE = "audio_config.json"
+
+    def __init__(
+        self,
+        sample_rate: int = 16000,
+        *,
+        mels: int = 64,
+        window_ms: float = 25.0,
+        hop_ms: float = 10.0,
+        f_min: float = 20.0,
+        f_max: float | None = None,
+        max_seconds: float = 30.0,
+        normalize: Normalization = "utterance",
+    ) -> None:
+        self.sample_rate = sample_rate
+        self.mels = mels
+        self.window_ms, self.hop_ms = window_ms, hop_ms
+        self.f_min, self.f_max = f_min, f_max
+        self.max_seconds = max_seconds
+        self.normalize: Normalization = normalize
+        self.window = max(1, round(sample_rate * window_ms / 1000))  # samples
+        self.hop = max(1, round(sample_rate * hop_ms / 1000))  # samples
+        self.size = 1 << (self.window - 1).bit_length()  # of the Fourier transform
+        self.longest = max(1, round(max_seconds * sample_rate))  # samples
+        # Periodic, so that frames of a steady tone have equal power.
+        self._hann = torch.hann_window(self.window, periodic=True)
+        bank = mel_filter_bank(
+            num_frequency_bins=self.size // 2 + 1,
+            num_mel_filters=mels,
+            min_frequency=f_min,
+            max_frequency=sample_rate / 2 if f_max is None else f_max,
+            sampling_rate=sample_rate,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self._bank = torch.from_numpy(np.asarray(bank, dtype=np.float32))  # (size / 2 + 1, M)
+
+    def __call__(self, waveforms: list[np.ndarray]) -> dict[str, Tensor]:
+        """(T,) float32 waveforms → `features` (B, T', M) float32, `keep` (B, T') bool."""
+        cut = [waveform[: self.longest] for waveform in waveforms]
+        lengths = torch.tensor([1 + len(waveform) // self.hop for waveform in cut])
+        count = -(-int(lengths.max()) // ROUND) * ROUND if cut else 1
+        keep = torch.arange(count) < lengths[:, None] if cut else torch.zeros(0, 1).bool()
+        if not cut:
+            return {"features": torch.zeros(0, 1, self.mels), "keep": keep}
+        # The half window on either side is silence; the rest of the padding is never kept.
+        padded = torch.zeros(len(cut), (count - 1) * self.hop + self.size)
+        for row, waveform in zip(padded, cut, strict=True):
+            row[self.size // 2 : self.size // 2 + len(waveform)] = torch.from_numpy(
+                np.ascontiguousarray(waveform, dtype=np.float32)
+            )
+        spectrum = torch.stft(
+            padded,
+            self.size,
+            hop_length=self.hop,
+            win_length=self.window,
+            window=self._hann,
+            center=False,
+            return_complex=True,
+        )  # (B, size / 2 + 1, T')
+        power = spectrum.real.square() + spectrum.imag.square()
+        mel = power.transpose(1, 2) @ self._bank  # (B, T', M)
+        features = _normalized(_log(mel, keep), keep, self.normalize)
+        return {"features": features.masked_fill(~keep.unsqueeze(-1), 0), "keep": keep}
+
+    def count_truncated(self, waveforms: list[np.ndarray]) -> int:
+        """How many of the waveforms are longer than `max_seconds`."""
+        return sum(len(waveform) > self.longest for waveform in waveforms)
+
+    def save(self, folder: str | Path) -> None:
+        """Write `audio_config.json`."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        names = ("mels", "window_ms", "hop_ms", "f_min", "f_max", "max_seconds", "normalize")
+        values = {name: getattr(self, name) for name in ("sample_rate", *names)}
+        (path / self.FILE).write_text(json.dumps(values, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> AudioPreprocessor:
+        """Read what `save` has written."""
+        return cls(**json.loads((Path(folder) / cls.FILE).read_text(encoding="utf-8")))
+
+
+def _log(mel: Tensor, keep: Tensor) -> Tensor:
+    """Natural logarithm of (B, T', M) power, with the dynamic range of each sound limited."""
+    loudest = mel.masked_fill(~keep.unsqueeze(-1), 0).amax(dim=(1, 2), keepdim=True)
+    floor = loudest.clamp(min=SILENCE) * 10**-DYNAMIC_RANGE
+    return torch.maximum(mel, floor).log()
+
+
+def _normalized(x: Tensor, keep: Tensor, how: Normalization) -> Tensor:
+    """(B, T', M) less its mean and over its deviation, of the frames that are kept."""
+    if how == "none":
+        return x
+    axes = (1,) if how == "channel" else (1, 2)
+    mean, variance = masked_moments(x, keep.unsqueeze(-1), axes)
+    # A hundredth of a neper of deviation is silence or a steady tone, not speech.
+    return (x - mean) / (variance + 1e-4).sqrt()

@@ -1,0 +1,185 @@
+"""Sounds: log-mel features, and a small convolutional network that never sees its padding."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from amodal.encoders.audio.masked_norm import MaskedBatchNorm, MaskedGroupNorm
+from amodal.encoders.audio.preprocessing import AudioPreprocessor, Normalization
+from amodal.encoders.checkpointing import checkpointed
+from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
+
+
+class SmallAudioCNNConfig(EncoderConfig):
+    """What `SmallAudioCNN` hears, and its sizes."""
+
+    kind: Literal["small_audio_cnn"] = "small_audio_cnn"
+    sample_rate: int = Field(16000, ge=1000)  # Hz; files of other rates are resampled
+    mels: int = Field(64, ge=8)
+    window_ms: float = Field(25.0, gt=0)
+    hop_ms: float = Field(10.0, gt=0)
+    f_min: float = Field(20.0, ge=0)  # Hz
+    f_max: float | None = Field(None, gt=0)  # Hz; None: half the sample rate
+    max_seconds: float = Field(30.0, gt=0)  # longer sounds are cut
+    normalize: Normalization = "utterance"
+    widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=2)  # stem, then the stages
+    width: int = Field(256, ge=1)  # of a token
+    blocks: int = Field(1, ge=1)  # residual blocks per stage
+    token_frames: int = Field(4, ge=1)  # frames per token, a power of 2
+    norm: Literal["batch", "group"] = "batch"
+    dropout: float = Field(0.0, ge=0, lt=1)  # of whole channels, before the tokens are made
+
+    @model_validator(mode="after")
+    def _fits(self) -> SmallAudioCNNConfig:
+        top = self.sample_rate / 2 if self.f_max is None else self.f_max
+        if not self.f_min < top <= self.sample_rate / 2:
+            raise ValueError(
+                f"need f_min < f_max <= sample_rate / 2, got {self.f_min}, {top} and "
+                f"{self.sample_rate / 2}"
+            )
+        halvings = len(self.widths)
+        if self.token_frames & (self.token_frames - 1) or self.token_frames > 2**halvings:
+            raise ValueError(
+                f"token_frames: expected a power of 2 up to {2**halvings}, one halving per width, "
+                f"got {self.token_frames}"
+            )
+        if self.mels % 2**halvings:
+            raise ValueError(
+                f"mels: every width halves them, so {2**halvings} must divide them, got {self.mels}"
+            )
+        return self
+
+    def build(self, pretrained: bool = True) -> SmallAudioCNN:
+        """The encoder with random weights; there are no pretrained ones."""
+        return SmallAudioCNN(self)
+
+    def preprocessor(self) -> AudioPreprocessor:
+        return AudioPreprocessor(
+            self.sample_rate,
+            mels=self.mels,
+            window_ms=self.window_ms,
+            hop_ms=self.hop_ms,
+            f_min=self.f_min,
+            f_max=self.f_max,
+            max_seconds=self.max_seconds,
+            normalize=self.normalize,
+        )
+
+
+class SmallAudioCNN(nn.Module):
+    """Residual 2-D convolutions over time and mel; one token per `token_frames` frames.
+
+    Frames that are not kept are zero before every convolution, which is what lies beyond the end
+    of an unpadded sound too, so that padding changes nothing. The mel axis, halved by the stem and
+    by every stage, is folded into the channels at the end, and a layer makes tokens of that.
+
+    References:
+        He et al. 2015, arXiv:1512.03385 (residual blocks, fig. 5 left).
+    """
+
+    pooling: PoolingName = "attention"
+
+    def __init__(self, config: SmallAudioCNNConfig) -> None:
+        super().__init__()
+        self.config, self.width = config, config.width
+        halvings = int(math.log2(config.token_frames))
+        # Time is halved as early as it goes: what follows costs half as much.
+        strides = [(2 if i < halvings else 1, 2) for i in range(len(config.widths))]
+        stem, *stages = config.widths
+        self.stem = nn.Conv2d(1, stem, 5, stride=strides[0], padding=2, bias=False)
+        self.stem_stride = strides[0][0]
+        self.stem_norm = _norm(config, stem)
+        self.stages = nn.ModuleList()
+        width = stem
+        for out, stride in zip(stages, strides[1:], strict=True):
+            blocks = [
+                AudioBlock(config, width if i == 0 else out, out, stride if i == 0 else (1, 1))
+                for i in range(config.blocks)
+            ]
+            self.stages.append(AudioStage(blocks))
+            width = out
+        self.dropout = nn.Dropout1d(config.dropout)
+        self.fold = nn.Linear(width * (config.mels >> len(config.widths)), config.width)
+        self.fold_norm = nn.LayerNorm(config.width)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, features: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T', M) log-mel and (B, T') bool → tokens (B, N, D) and (B, N) bool."""
+        x = features.masked_fill(~keep.unsqueeze(-1), 0).unsqueeze(1)  # (B, 1, T', M)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        keep = keep[:, :: self.stem_stride]
+        x = torch.relu(self.stem_norm(x, keep))
+        for stage in self.stages:
+            keep = keep[:, :: cast(int, stage.time_stride)]
+            if self.config.gradient_checkpointing and self.training:
+                x = checkpointed(stage, x, keep)
+            else:
+                x = stage(x, keep)
+        folded = x.transpose(1, 2).flatten(2)  # (B, N, C M')
+        dropped = self.dropout(folded.transpose(1, 2)).transpose(1, 2)
+        tokens = F.gelu(self.fold_norm(self.fold(dropped)))
+        return tokens.masked_fill(~keep.unsqueeze(-1), 0), keep
+
+    def layer_groups(self) -> LayerGroups:
+        """Stem, then the stages, the last with what makes tokens: what `freeze: n` counts."""
+        *first, last = self.stages
+        return [
+            [self.stem, self.stem_norm],
+            *[[stage] for stage in first],
+            [last, self.fold, self.fold_norm],
+        ]
+
+
+class AudioStage(nn.Module):
+    """Residual blocks, one after another."""
+
+    def __init__(self, blocks: list[AudioBlock]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.time_stride = blocks[0].stride[0]
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        """(B, C, T, M) and the (B, T') bool of what comes out → (B, C', T', M')."""
+        for block in self.blocks:
+            x = block(x, keep)
+        return x
+
+
+class AudioBlock(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, over (time, mel)."""
+
+    def __init__(
+        self, config: SmallAudioCNNConfig, width: int, out: int, stride: tuple[int, int]
+    ) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, out, 3, stride=stride, padding=1, bias=False)
+        self.first_norm = _norm(config, out)
+        self.second = nn.Conv2d(out, out, 3, padding=1, bias=False)
+        self.second_norm = _norm(config, out)
+        # Sliced, not strided: see `small_cnn.ResidualBlock` for what oneDNN does otherwise.
+        self.stride = stride
+        self.shortcut: nn.Conv2d | None = None
+        if stride != (1, 1) or width != out:
+            self.shortcut = nn.Conv2d(width, out, 1, bias=False)
+            self.shortcut_norm = _norm(config, out)
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        """(B, C, T, M) and the (B, T') bool of what comes out → (B, C', T', M')."""
+        y = torch.relu(self.first_norm(self.first(x), keep))
+        y = self.second_norm(self.second(y), keep)
+        if self.shortcut is None:
+            return torch.relu(y + x)
+        seen = x[..., :: self.stride[0], :: self.stride[1]]
+        return torch.relu(y + self.shortcut_norm(self.shortcut(seen), keep))
+
+
+def _norm(config: SmallAudioCNNConfig, width: int) -> nn.Module:
+    if config.norm == "group":
+        return MaskedGroupNorm(min(8, width), width)
+    return MaskedBatchNorm(width)

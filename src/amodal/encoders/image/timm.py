@@ -1,0 +1,124 @@
+"""Any timm model as a picture encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+from pydantic import Field
+from timm.data.config import resolve_data_config
+from timm.models import group_parameters
+from torch import Tensor, nn
+
+from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
+from amodal.encoders.fine_tuning import freeze_unused
+from amodal.encoders.image.preprocessing import ImagePreprocessor
+
+
+class TimmConfig(EncoderConfig):
+    """Which model, with which weights."""
+
+    kind: Literal["timm"] = "timm"
+    name: str
+    weights: bool | str = True  # true: timm's own; false: random; or a .safetensors file
+    size: int | None = Field(None, ge=16)  # pixels; None means what the model was made for
+    arguments: dict[str, Any] = Field(
+        default_factory=dict
+    )  # of the model's constructor, such as drop_path_rate
+
+    def build(self, pretrained: bool = True) -> TimmEncoder:
+        """The encoder; `pretrained=False` touches neither network nor files.
+
+        Raises:
+            ValueError: timm has no such model, or its weights cannot be had.
+        """
+        return TimmEncoder(self, pretrained=pretrained)
+
+    def preprocessor(self) -> ImagePreprocessor:
+        data = resolve_data_config({}, pretrained_cfg=_known(self.name).to_dict())
+        return ImagePreprocessor(self.size or data["input_size"][1], data["mean"], data["std"])
+
+
+class TimmEncoder(nn.Module):
+    """The features of a timm model before its pooling, as tokens."""
+
+    def __init__(self, config: TimmConfig, *, pretrained: bool) -> None:
+        super().__init__()
+        self.config = config
+        _known(config.name)
+        options: dict[str, Any] = {}
+        if pretrained and isinstance(config.weights, str):
+            if not Path(config.weights).is_file():
+                raise ValueError(f"{config.weights}: no such file with weights of {config.name}")
+            options["pretrained_cfg_overlay"] = {"file": config.weights}
+        wanted = pretrained and config.weights is not False
+        model = self._create(config, wanted, options)
+        if config.gradient_checkpointing:
+            model.set_grad_checkpointing(True)
+        self.model = model
+        self.width = int(model.num_features)
+        self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+        self.prefix = int(getattr(model, "num_prefix_tokens", 0))
+        first = getattr(model, "global_pool", "") == "token"
+        self.pooling: PoolingName = "cls" if first else "mean"
+        side = config.preprocessor().size
+        freeze_unused(self, lambda: self(torch.zeros(1, 3, side, side))[0])
+        # Channels last is the layout in which CPU and GPU kernels are quickest.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @staticmethod
+    def _create(config: TimmConfig, pretrained: bool, options: dict[str, Any]) -> Any:
+        options = {**config.arguments, **options}
+        try:
+            try:
+                size: dict[str, Any] = {} if config.size is None else {"img_size": config.size}
+                return timm.create_model(
+                    config.name, pretrained=pretrained, num_classes=0, **size, **options
+                )
+            except TypeError:  # networks without positions take any size and know no `img_size`
+                return timm.create_model(
+                    config.name, pretrained=pretrained, num_classes=0, **options
+                )
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"timm {config.name}: its weights cannot be loaded ({error}); give "
+                "`weights: FILE.safetensors`, or `weights: false` for random ones"
+            ) from None
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, None]:
+        """(B, 3, S, S) → tokens (B, N, D); prefix tokens only where they are pooled."""
+        x = self.model.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
+        if x.ndim == 4:
+            return (x.flatten(1, 2) if self.channels_last else x.flatten(2).transpose(1, 2)), None
+        return (x if self.pooling == "cls" else x[:, self.prefix :]), None
+
+    def layer_groups(self) -> LayerGroups:
+        """Stem, then blocks or stages: what `freeze: n` counts."""
+        modules = dict(self.model.named_modules())
+        groups = []
+        # timm itself says which parameters are the stem and which belong to stage i.
+        for names in group_parameters(self.model, self.model.group_matcher(coarse=True)).values():
+            owners: dict[str, nn.Module | nn.Parameter] = {}
+            for name in names:
+                owner, _, leaf = name.rpartition(".")
+                prefix = f"{owner}." if owner else ""
+                if all(f"{prefix}{n}" in names for n, _ in modules[owner].named_parameters()):
+                    owners[owner] = modules[owner]  # whole, so that BatchNorm can be stilled
+                else:
+                    owners[name] = getattr(modules[owner], leaf)
+            groups.append(list(owners.values()))
+        return groups
+
+
+def _known(name: str) -> Any:
+    if not timm.is_model(name.split(".")[0]):
+        near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:5]
+        raise ValueError(f"timm has no model {name!r}; similar: {', '.join(near) or 'none'}")
+    found = timm.get_pretrained_cfg(name)
+    if found is None:  # a model without published weights
+        found = timm.models.PretrainedCfg(
+            input_size=(3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+        )
+    return found

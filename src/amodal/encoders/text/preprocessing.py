@@ -1,0 +1,116 @@
+"""Texts to the token ids that encoders take."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+KNOWN = 1 << 17  # texts whose ids are kept, about 30 MB
+
+
+class TextPreprocessor:
+    """Captions to token ids with their mask.
+
+    Args:
+        tokenizer: any Hugging Face tokenizer with a padding token.
+        max_length: tokens kept per caption, special ones included.
+        padding: to the longest caption of a batch, or always to `max_length`.
+    """
+
+    FILE = "text_config.json"
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        padding: Literal["longest", "max_length"] = "longest",
+    ) -> None:
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        # Decoders for generation pad on the left, which would move every position here.
+        tokenizer.padding_side = tokenizer.truncation_side = "right"
+        self.tokenizer = tokenizer
+        self.max_length = max_length
+        self.padding: Literal["longest", "max_length"] = padding
+        self._known: dict[str, np.ndarray] = {}  # text -> its ids
+
+    @property
+    def mask_id(self) -> int:
+        """The id that stands for a hidden token; the unknown token where there is no mask."""
+        found = self.tokenizer.mask_token_id
+        if found is None:
+            found = self.tokenizer.unk_token_id
+        return int(found if found is not None else self.tokenizer.pad_token_id)
+
+    @property
+    def special_ids(self) -> frozenset[int]:
+        return frozenset(int(i) for i in self.tokenizer.all_special_ids)
+
+    def __call__(self, texts: list[str]) -> dict[str, Tensor]:
+        """`input_ids` and `attention_mask`, (B, T) int64."""
+        rows = self._ids(texts)
+        length = max(map(len, rows), default=1) if self.padding == "longest" else self.max_length
+        ids = np.full((len(rows), length), self.tokenizer.pad_token_id, np.int64)
+        mask = np.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+
+    def _ids(self, texts: list[str]) -> list[np.ndarray]:
+        # Training shows the same captions in every epoch.
+        unknown = list(dict.fromkeys(t for t in texts if t not in self._known))
+        new: dict[str, np.ndarray] = {}
+        if unknown:
+            encoded = self.tokenizer(
+                unknown,
+                truncation=True,
+                max_length=self.max_length,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            for text, ids in zip(unknown, encoded["input_ids"], strict=True):
+                new[text] = np.array(ids, np.int32)
+        found = [new[t] if t in new else self._known[t] for t in texts]
+        if len(self._known) + len(new) > KNOWN:
+            self._known.clear()
+        self._known.update(new)
+        return found
+
+    def count_truncated(self, texts: list[str]) -> int:
+        """How many of the texts are longer than `max_length`."""
+        # An ASCII character is at most a token and the mark of a word before it, so short texts
+        # need no second look; one Chinese character may be several tokens.
+        special = self.tokenizer.num_special_tokens_to_add()
+        long = [t for t in texts if not t.isascii() or 2 * len(t) + special > self.max_length]
+        if not long:
+            return 0
+        lengths = self.tokenizer(
+            long,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            verbose=False,  # it would warn of each text that is counted here
+        )
+        return sum(len(ids) > self.max_length for ids in lengths["input_ids"])
+
+    def save(self, folder: str | Path) -> None:
+        """Write the tokenizer's files and the maximum length."""
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        self.tokenizer.save_pretrained(str(path))
+        values: dict[str, Any] = {"max_length": self.max_length, "padding": self.padding}
+        (path / self.FILE).write_text(json.dumps(values), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> TextPreprocessor:
+        """Read what `save` has written; no network."""
+        path = Path(folder)
+        values = json.loads((path / cls.FILE).read_text(encoding="utf-8"))
+        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        return cls(tokenizer, **values)

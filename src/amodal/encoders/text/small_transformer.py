@@ -1,0 +1,128 @@
+"""A small Transformer for captions, quick on a CPU."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from amodal.encoders.attention import attend
+from amodal.encoders.checkpointing import checkpointed
+from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
+from amodal.encoders.text.preprocessing import TextPreprocessor
+from amodal.encoders.text.tokenizer import TokenizerConfig, TrainedTokenizerConfig, build_tokenizer
+
+SPREAD = 0.02  # standard deviation of the first embeddings
+
+
+class SmallTransformerConfig(EncoderConfig):
+    """Sizes of `SmallTransformer`."""
+
+    kind: Literal["small_transformer"] = "small_transformer"
+    width: int = Field(256, ge=8)
+    layers: int = Field(2, ge=0)
+    heads: int = Field(4, ge=1)
+    max_length: int = Field(64, ge=4)  # tokens, special ones included
+    dropout: float = Field(0.0, ge=0, lt=1)
+    # cooccurrence: tokens start where the training captions put them, which helps small data
+    word_vectors: Literal["random", "cooccurrence"] = "random"
+    tokenizer: TokenizerConfig = TrainedTokenizerConfig()
+    vocab_size: int | None = None  # filled in from the tokenizer
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> SmallTransformerConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} does not divide by heads {self.heads}")
+        return self
+
+    def build(self, pretrained: bool = True) -> SmallTransformer:
+        """The encoder with random weights; there are no pretrained ones."""
+        return SmallTransformer(self)
+
+    def preprocessor(self, texts: Iterable[str] | None) -> TextPreprocessor:
+        return TextPreprocessor(build_tokenizer(self.tokenizer, texts), self.max_length)
+
+
+class SmallTransformer(nn.Module):
+    """Pre-norm Transformer encoder with learned positions.
+
+    References:
+        Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020, arXiv:2002.04745 (pre-norm).
+    """
+
+    pooling: PoolingName = "mean"
+
+    def __init__(self, config: SmallTransformerConfig) -> None:
+        super().__init__()
+        if config.vocab_size is None:
+            raise ValueError("small_transformer: vocab_size is unknown; build it with a tokenizer")
+        self.config = config
+        self.width = config.width
+        self.embedding = nn.Embedding(config.vocab_size, config.width)
+        self.position = nn.Parameter(torch.randn(config.max_length, config.width) * 0.02)
+        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        nn.init.normal_(self.embedding.weight, std=SPREAD)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, N) ids and mask → tokens (B, N, D), keep (B, N) bool."""
+        if input_ids.shape[1] > len(self.position):
+            raise ValueError(
+                f"texts of {input_ids.shape[1]} tokens; max_length is {len(self.position)}"
+            )
+        keep = attention_mask.bool()
+        x = self.dropout(self.embedding(input_ids) + self.position[: input_ids.shape[1]])
+        # A row without tokens attends to its padding, so that the softmax is over something.
+        mask = (keep | ~keep.any(dim=1, keepdim=True))[:, None, None, :]  # (B, 1, 1, N)
+        for layer in self.layers:
+            if self.config.gradient_checkpointing and self.training:
+                x = checkpointed(layer, x, mask)
+            else:
+                x = layer(x, mask)
+        return self.norm(x), keep
+
+    @torch.no_grad()
+    def start_from(self, vectors: Tensor) -> None:
+        """Begin with (V, D) unit vectors of the tokens; rows of zeros stay random."""
+        known = vectors.norm(dim=1) > 0
+        # As long as a random row is on average, so that positions weigh as much as before.
+        self.embedding.weight[known] = vectors[known] * SPREAD * math.sqrt(self.width)
+
+    def layer_groups(self) -> LayerGroups:
+        """Embedding, then the layers: what `freeze: n` counts."""
+        return [[self.embedding, self.position], *[[layer] for layer in self.layers]]
+
+
+class TransformerLayer(nn.Module):
+    """Self-attention, then a feed-forward network, each on normalised input."""
+
+    def __init__(self, config: SmallTransformerConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.attention_norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed_in = nn.Linear(width, 4 * width)
+        self.feed_out = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, N, D), (B, 1, 1, N) bool → (B, N, D)."""
+        batch, count, width = x.shape
+        query, key, value = (
+            self.query_key_value(self.attention_norm(x))
+            .view(batch, count, 3, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
+        attended = attend(query, key, value, mask)
+        attended = attended.transpose(1, 2).reshape(batch, count, width)
+        x = x + self.dropout(self.attention_out(attended))
+        return x + self.dropout(self.feed_out(F.gelu(self.feed_in(self.feed_norm(x)))))

@@ -1,0 +1,104 @@
+"""How likely a multimodal Transformer holds each of the candidate answers that a source offers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from amodal.data.collate import Collator
+from amodal.data.conversation import Exchange, Turn, exchanges
+from amodal.data.reader import BatchReader
+from amodal.data.record import Record, Source
+from amodal.data.samplers import Draw
+from amodal.data.sources.vqa import choices_of
+from amodal.evaluators.generation import Numbered, row_numbers
+from amodal.models.multimodal_transformer.layers import Memory
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
+
+Ranked = Literal["dialogue", "rounds", "vqa"]  # tasks that may offer candidates
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+@torch.inference_mode()
+def rank_candidates(
+    model: MultimodalTransformer,
+    source: Source,
+    items: Sequence[int],
+    task: Ranked = "dialogue",
+    *,
+    batch_size: int = 32,
+    autocast: Autocast = nullcontext,
+) -> dict[int, dict[int, Tensor]]:
+    """How likely each candidate answer is: of each round given the true history, or of a question.
+
+    Returns:
+        row number -> number of the round or question -> (C,) float32 log-likelihoods per token
+        (scores, where the model has a list of answers), where there are `candidates` or
+        `multiple_choices`.
+    """
+    pictures = {m: p for m, p in model.preprocessors.items() if m != "turns"}
+    reader = BatchReader(Numbered(source), Collator(pictures), seed=0)
+    was_training = model.training
+    model.eval()
+    found: dict[int, dict[int, Tensor]] = {}
+    for start in range(0, len(items), batch_size):
+        chunk = items[start : start + batch_size]
+        batch = reader.__getitems__([Draw(0, row) for row in chunk])
+        if not len(batch):
+            continue  # all of them are broken
+        asked: list[tuple[int, int, int, Exchange, list[str]]] = []
+        for place, row in enumerate(row_numbers(batch, chunk).tolist()):
+            about = offered(source[row], task)
+            asked += [(place, row, n, before, texts) for n, (before, texts) in about.items()]
+        if not asked:
+            continue
+        prompts = model.turns.prompts(
+            [(*before, Turn("answer", "", True)) for _, _, _, before, _ in asked]
+        )
+        answers = [texts for _, _, _, _, texts in asked]
+        with autocast():
+            seen = model.seen(batch.to(model.device))
+            if seen is not None:
+                places = torch.tensor([place for place, *_ in asked], device=model.device)
+                seen = Memory(seen.tokens[places], seen.keep[places])
+            if task == "vqa" and model.answer_head is not None:
+                scores = _of_listed(model, model.answer_scores(prompts, seen).cpu(), answers)
+            else:
+                scores = model.likelihoods(prompts, seen, answers)
+        for (_, row, number, _, _), values in zip(asked, scores, strict=True):
+            found.setdefault(row, {})[number] = values
+    model.train(was_training)
+    return found
+
+
+def _of_listed(
+    model: MultimodalTransformer, scores: Tensor, answers: Sequence[Sequence[str]]
+) -> list[Tensor]:
+    """Of (R, A) scores those of the given answers; minus infinity where one is not listed."""
+    assert model.answer_head is not None
+    place = {text: i for i, text in enumerate(model.answer_head.answers)}
+    return [
+        torch.tensor([float(row[place[t]]) if t in place else -math.inf for t in texts])
+        for row, texts in zip(scores, answers, strict=True)
+    ]
+
+
+def offered(record: Record, task: Ranked) -> dict[int, tuple[Exchange, list[str]]]:
+    """Number of a round or question -> the turns before its answer, and the candidates."""
+    about = exchanges(record, task)
+    if task == "vqa":
+        choices = choices_of(record, len(about))
+        return {n: (about[n][:-1], found) for n, found in enumerate(choices) if found}
+    rounds = record.get("dialog") or []
+    found = {}
+    for number, one in enumerate(rounds):
+        if one.get("candidates"):
+            said = about[0][: 2 * number + 1] if task == "dialogue" else about[number][:1]
+            before = tuple(turn._replace(learned=False) for turn in said)
+            found[number] = (before, [str(text) for text in one["candidates"]])
+    return found

@@ -1,0 +1,248 @@
+"""What a multimodal Transformer says about a source, and how right that is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from amodal.data.answer_vocabulary import ListedAnswers
+from amodal.data.batch import Batch, key64
+from amodal.data.collate import Collator
+from amodal.data.conversation import Exchange, Task, Turn, exchanges
+from amodal.data.reader import BatchReader
+from amodal.data.record import BrokenRecordError, DataError, Record, Source
+from amodal.data.samplers import Draw
+from amodal.losses.answer_classification import answer_classification_loss
+from amodal.models.multimodal_transformer.answer_head import Classified
+from amodal.models.multimodal_transformer.layers import Memory
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
+from amodal.models.multimodal_transformer.network import Said
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How well a model goes on from the truth, token by token.
+
+    Args:
+        exact: (E,) bool, for every answer (caption) whether every token of it was the most
+            likely one: what greedy decoding then says.
+        item: (E,) int64 row number in the source.
+        exchange: (E,) int64 which exchange about the item, from 0 on.
+        turn: (E,) int64 which answer within the exchange, from 0 on.
+        nats: mean -log p per token.
+        broken: records that were skipped.
+    """
+
+    exact: Tensor
+    item: Tensor
+    exchange: Tensor
+    turn: Tensor
+    nats: float
+    broken: tuple[BrokenRecordError, ...] = ()
+
+
+@torch.inference_mode()
+def check(
+    model: MultimodalTransformer,
+    source: Source,
+    task: Task,
+    *,
+    items: Sequence[int] | None = None,
+    batch_size: int = 64,
+    autocast: Autocast = nullcontext,
+    tick: Callable[[int], None] | None = None,
+) -> Checked:
+    """Compare what is most likely with what was said, given the truth so far.
+
+    Raises:
+        DataError: no record has anything to be said.
+    """
+    rows = list(items) if items is not None else list(range(len(source)))
+    reader = BatchReader(
+        Numbered(source),
+        Collator(model.preprocessors, tasks={task: None}, answers=listed_answers(model)),
+        seed=0,
+    )
+    was_training = model.training
+    model.eval()
+    found: list[tuple[Tensor, ...]] = []
+    broken: list[BrokenRecordError] = []
+    nats, tokens = 0.0, 0
+    end = model.turns.end_id
+    for start in range(0, len(rows), batch_size):
+        batch = reader.__getitems__([Draw(0, row) for row in rows[start : start + batch_size]])
+        broken += batch.broken
+        if len(batch):
+            with autocast():
+                said = model(batch.to(model.device))
+            chunk = rows[start : start + batch_size]
+            if task == "vqa" and said.classified is not None:
+                of_list = said.classified
+                loss = answer_classification_loss(of_list.logits, of_list.targets)
+                inside = int((of_list.targets > 0).any(1).sum())
+                nats += float(loss) * inside
+                tokens += inside
+                found.append(_chosen(of_list, row_numbers(batch, chunk)))
+                continue
+            log_p = said.logits.float().log_softmax(1)
+            nats -= float(log_p.gather(1, said.labels[:, None]).sum())
+            tokens += len(said.labels)
+            found.append(_answers(said, log_p.argmax(1), end, row_numbers(batch, chunk)))
+        if tick is not None:
+            tick(min(start + batch_size, len(rows)))
+    model.train(was_training)
+    if not found or not any(len(part[0]) for part in found):
+        first = f"; the first: {broken[0]}" if broken else ""
+        raise DataError(f"{source.name}: no record has anything to be said for {task}{first}")
+    exact, item, exchange, turn = (torch.cat(part) for part in zip(*found, strict=True))
+    return Checked(exact, item, exchange, turn, nats / max(tokens, 1), tuple(broken))
+
+
+@torch.inference_mode()
+def say_about(
+    model: MultimodalTransformer,
+    source: Source,
+    task: Task,
+    *,
+    items: Sequence[int] | None = None,
+    batch_size: int = 64,
+    exchanges_per_item: int | None = None,
+    autocast: Autocast = nullcontext,
+    tick: Callable[[int], None] | None = None,
+    **options: Any,
+) -> list[Utterance]:
+    """What the model says by itself: an answer per question, or a caption per picture.
+
+    Args:
+        items: row numbers; None means all.
+        exchanges_per_item: the first so many questions of each; None: all. A caption is asked for
+            once, whatever the number of true ones.
+        options: of `generate`: num_beams, max_new_tokens, ...
+
+    Raises:
+        DataError: no record can be used.
+    """
+    rows = list(items) if items is not None else list(range(len(source)))
+    pictures = {m: p for m, p in model.preprocessors.items() if m != "turns"}
+    reader = BatchReader(Numbered(source), Collator(pictures), seed=0)
+    was_training = model.training
+    model.eval()
+    found: list[Utterance] = []
+    for start in range(0, len(rows), batch_size):
+        chunk = rows[start : start + batch_size]
+        batch = reader.__getitems__([Draw(0, row) for row in chunk])
+        if len(batch):
+            with autocast():
+                seen = model.seen(batch.to(model.device))
+            numbers = row_numbers(batch, chunk)
+            asked: list[tuple[int, int, Exchange]] = []
+            for place, row in enumerate(numbers.tolist()):
+                about = exchanges(source[row], task) if task != "caption" else [CAPTION]
+                for number, turns in enumerate(about[:exchanges_per_item]):
+                    asked += [(place, number, prompt) for prompt in _prompts(turns)]
+            for at in range(0, len(asked), 4 * batch_size):
+                part = asked[at : at + 4 * batch_size]
+                places = torch.tensor([place for place, _, _ in part], device=model.device)
+                looked = (
+                    Memory(seen.tokens[places], seen.keep[places]) if seen is not None else None
+                )
+                prompts = model.turns.prompts([prompt for _, _, prompt in part])
+                with autocast():
+                    speak = model.answer if task == "vqa" else model.say
+                    texts = speak(prompts, looked, **options)
+                found += [
+                    Utterance(int(numbers[place]), number, prompt, text)
+                    for (place, number, prompt), text in zip(part, texts, strict=True)
+                ]
+        if tick is not None:
+            tick(min(start + batch_size, len(rows)))
+    model.train(was_training)
+    if not found:
+        raise DataError(f"{source.name}: no record has anything to be said for {task}")
+    return found
+
+
+CAPTION: Exchange = (Turn("caption", "", True),)
+
+
+class Utterance(NamedTuple):
+    """What was said.
+
+    Args:
+        row: number of the record in the source.
+        exchange: which exchange about it, from 0 on.
+        prompt: the turns before, the last of them what was asked for.
+        text: what the model said.
+    """
+
+    row: int
+    exchange: int
+    prompt: Exchange
+    text: str
+
+
+def listed_answers(model: MultimodalTransformer) -> ListedAnswers | None:
+    """What makes targets for the list of answers of a model; None where it says them."""
+    return ListedAnswers(model.answer_head.answers) if model.answer_head is not None else None
+
+
+def _chosen(found: Classified, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Whether each answer chosen from the list is right, and where it stands."""
+    right = (found.logits.argmax(1) == found.true).cpu()
+    exchange = found.exchange.cpu() - 1
+    return right, numbers[found.item.cpu()], exchange, torch.zeros_like(exchange)
+
+
+def _prompts(turns: Exchange) -> list[Exchange]:
+    """The exchange up to each turn that is to be said, with the true turns before it."""
+    return [turns[: i + 1] for i, turn in enumerate(turns) if turn.learned]
+
+
+def _answers(
+    said: Said, guess: Tensor, end: int, numbers: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Whether each answer is right to its end, and where it stands."""
+    right = (guess == said.labels).cpu()
+    item, exchange = said.item.cpu(), said.exchange.cpu()
+    done = (said.labels == end).cpu()
+    # Tokens stand in order; an answer ends with its end token, a picture with its exchange.
+    done[:-1] |= (item[1:] != item[:-1]) | (exchange[1:] != exchange[:-1])
+    number = torch.cat([torch.zeros(1, dtype=torch.int64), done.cumsum(0)[:-1]])
+    count = int(number[-1]) + 1 if len(number) else 0
+    wrong = torch.zeros(count, dtype=torch.int64).index_add_(0, number, (~right).long())
+    first = torch.full((count,), len(number)).scatter_reduce_(
+        0, number, torch.arange(len(number)), "amin"
+    )
+    item, exchange = item[first], exchange[first] - 1
+    same = torch.zeros(count, dtype=torch.bool)
+    same[1:] = (item[1:] == item[:-1]) & (exchange[1:] == exchange[:-1])
+    place = torch.arange(count)
+    begun = torch.where(same, 0, place).cummax(0).values
+    return wrong == 0, numbers[item], exchange, place - begun
+
+
+class Numbered:
+    """A source whose records have their row number as id, so that batches can name them."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.name, self.modalities = source.name, source.modalities
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        return {**self.source[index], "id": str(index)}
+
+
+def row_numbers(batch: Batch, rows: Sequence[int]) -> Tensor:
+    """(B,) row numbers of the items of a batch."""
+    known = {key64(str(row)): row for row in rows}
+    return torch.tensor([known[key] for key in batch.item.tolist()])

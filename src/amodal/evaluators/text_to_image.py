@@ -1,0 +1,244 @@
+"""What a model draws for the captions of a source, and whether it shows what they say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amodal.data.decode import decode_image
+from amodal.data.record import BrokenRecordError, DataError, Record, Source
+from amodal.data.scenes.claims import Claims
+from amodal.data.scenes.reading import read_caption
+from amodal.data.scenes.verifier import read_scene
+from amodal.data.scenes.world import Scene
+from amodal.encoders.image.preprocessing import ImagePreprocessor
+from amodal.metrics.bootstrap import flatten, intervals, resampled
+from amodal.metrics.image_distance import nearest_distance
+from amodal.models.joint_embedding import JointEmbedding
+from amodal.models.multimodal_transformer.image_generation import (
+    GUIDANCE,
+    TEMPERATURE,
+    Drawn,
+    draw_best,
+)
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
+
+BATCH = 64
+COMPARED = 5000  # training pictures that drawn ones are compared with
+SIDE = 16  # pixels; of the pictures that are compared
+PICTURES = 500  # captions that are drawn at the end of a run
+
+
+@dataclass(frozen=True)
+class DrawnSource:
+    """A picture for the first caption of each record.
+
+    Args:
+        rows: numbers of the records in the source.
+        texts: what was asked for.
+        pictures: what was drawn.
+        truth: the records, without pictures.
+        true: their own pictures, at the size of those drawn; None where it cannot be read.
+    """
+
+    rows: list[int]
+    texts: list[str]
+    pictures: list[Drawn]
+    truth: list[Record]
+    true: list[Drawn | None]
+
+    @classmethod
+    def of(
+        cls,
+        model: MultimodalTransformer,
+        source: Source,
+        *,
+        items: range | None = None,
+        guidance: float = GUIDANCE,
+        temperature: float = TEMPERATURE,
+        top_k: int | None = None,
+        candidates: int = 1,
+        judge: JointEmbedding | None = None,
+        seed: int = 0,
+        tick: Callable[[int], None] | None = None,
+    ) -> DrawnSource:
+        """Draw.
+
+        Args:
+            items: row numbers; None: the first 500.
+            guidance, temperature, top_k, seed: see `MultimodalTransformer.draw`.
+            candidates: drawn for each caption; the judge keeps the one nearest to it.
+            judge: of pictures and texts.
+
+        Raises:
+            DataError: no record has a caption.
+            ValueError: several candidates and no judge.
+        """
+        prepare = model.preprocessors["image"]
+        assert isinstance(prepare, ImagePreprocessor)
+        found = cls([], [], [], [], [])
+        chosen = items if items is not None else range(min(len(source), PICTURES))
+        for start in range(0, len(chosen), BATCH):
+            rows, texts = [], []
+            for row in chosen[start : start + BATCH]:
+                try:
+                    record = source[row]
+                except BrokenRecordError:
+                    continue
+                if record.get("text"):
+                    rows.append(row)
+                    texts.append(str(record["text"][0]))
+                    found.true.append(_read(prepare, record))
+                    found.truth.append({k: v for k, v in record.items() if k != "image"})
+            found.rows.extend(rows)
+            found.texts.extend(texts)
+            found.pictures.extend(
+                draw_best(
+                    model,
+                    texts,
+                    candidates=candidates,
+                    judge=judge,
+                    guidance=guidance,
+                    temperature=temperature,
+                    top_k=top_k,
+                    seed=seed + start,
+                )
+            )
+            if tick is not None:
+                tick(min(start + BATCH, len(chosen)))
+        if not found.rows:
+            raise DataError(f"{source.name}: no record has a caption to draw")
+        return found
+
+
+def drawing_metrics(
+    drawn: DrawnSource, train: Source | None, *, bootstrap: int = 1000, seed: int = 0
+) -> dict[str, float]:
+    """Flat `draw/…` figures.
+
+    On scenes, by the verifier, which knows how pictures are drawn and nothing of the model:
+
+    - named: share of the objects that are asked for whose shape and colour are there, mean over
+      pictures.
+    - objects: share of the pictures with exactly the shapes and colours that are asked for.
+    - right: of these, those in which every relation that the caption names holds as well.
+    - true: share of the pictures of which the caption holds in full: sizes, textures, cells and
+      background too.
+    - relations: share of the captions with relations in whose pictures all of them hold; one
+      whose objects are missing counts as wrong.
+    - true_pictures/right: the same of the true pictures, what is missing from 1 is the verifier's.
+
+    Wherever the pictures come from:
+
+    - nearest_training: mean root-mean-square difference, in grey levels, to the most alike of up
+      to 5,000 training pictures, all at 16 pixels; nearest_training_of_true: the same of the true
+      pictures. A model that copied its training pictures would be far below.
+
+    Args:
+        train: whose pictures are compared with; None leaves that out.
+        bootstrap: resamples for the intervals.
+    """
+    found: dict[str, float] = {"draw/pictures": len(drawn.pictures)}
+    claims = [_claims(record, text) for record, text in zip(drawn.truth, drawn.texts, strict=True)]
+    if all(one is not None for one in claims):
+        known = [one for one in claims if one is not None]
+        found |= _verified(drawn.pictures, known, bootstrap, seed)
+        if all(picture is not None for picture in drawn.true):
+            true = [picture for picture in drawn.true if picture is not None]
+            found["draw/true_pictures/right"] = _verified(true, known, 0, seed)["draw/right"]
+    if train is not None:
+        gallery = _small(_pictures(train, drawn.pictures[0].shape[0]))
+        distance, _ = nearest_distance(_small(drawn.pictures), gallery)
+        found["draw/nearest_training"] = float(distance.mean())
+        found["draw/nearest_training/smallest"] = float(distance.min())
+        true = [picture for picture in drawn.true if picture is not None]
+        if true:
+            of_true, _ = nearest_distance(_small(true), gallery)
+            found["draw/nearest_training_of_true"] = float(of_true.mean())
+    return found
+
+
+def scene_of(picture: Drawn) -> Scene:
+    """What the verifier reads; nothing where there is no colour of this world."""
+    try:
+        return read_scene(picture)
+    except ValueError:
+        return Scene(())
+
+
+def _verified(
+    pictures: Sequence[Drawn], claims: Sequence[Claims], bootstrap: int, seed: int
+) -> dict[str, float]:
+    rows = []
+    for picture, claim in zip(pictures, claims, strict=True):
+        scene = scene_of(picture)
+        asked = Counter((m.shape, m.colour) for m in claim.mentions)
+        there = Counter((o.shape, o.colour) for o in scene.objects)
+        plain = replace(
+            claim,
+            mentions=tuple(replace(m, size=None, texture=None, cell=None) for m in claim.mentions),
+            background=None,
+        )
+        rows.append(
+            [
+                (asked & there).total() / asked.total(),
+                float(asked == there),
+                float(plain.hold_in(scene)),
+                float(claim.hold_in(scene)),
+                float(replace(plain, complete=False).hold_in(scene))
+                if claim.relations
+                else float("nan"),
+            ]
+        )
+    values = torch.tensor(rows, dtype=torch.float64)
+    columns = ("named", "objects", "right", "true", "relations")
+    found: dict[str, float] = {}
+    for place, column in enumerate(columns):
+        kept = values[:, place : place + 1]
+        kept = kept[~kept.isnan()[:, 0]]
+        if not len(kept):
+            continue
+        generator = torch.Generator().manual_seed(seed)
+        drawn = resampled(kept, torch.arange(len(kept)), bootstrap, generator)
+        found |= flatten(intervals([f"draw/{column}"], *drawn))
+    return {n: v for n, v in found.items() if v == v}
+
+
+def _claims(record: Record, text: str) -> Claims | None:
+    return read_caption(text) if "objects" in record else None
+
+
+def _read(prepare: ImagePreprocessor, record: Record) -> Drawn | None:
+    """The picture of a record as the model gets it; None where it cannot be read."""
+    try:
+        image = decode_image(record["image"], record["origin"], min_size=prepare.size)
+    except (BrokenRecordError, KeyError):
+        return None
+    pixels: Drawn = prepare.resize([image])[0].permute(1, 2, 0).numpy()
+    return pixels
+
+
+def _pictures(source: Source, side: int) -> list[Drawn]:
+    """Pictures of a source, spread over it, at one size; those that cannot be read are left out."""
+    prepare = ImagePreprocessor(side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    places = np.unique(np.linspace(0, len(source) - 1, min(COMPARED, len(source))).astype(int))
+    found: list[Drawn] = []
+    for row in places.tolist():
+        try:
+            picture = _read(prepare, source[row])
+        except BrokenRecordError:
+            continue
+        if picture is not None:
+            found.append(picture)
+    return found
+
+
+def _small(pictures: Sequence[Drawn]) -> Tensor:
+    """(P, 3, 16, 16) float32."""
+    whole = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
+    return torch.nn.functional.adaptive_avg_pool2d(whole, SIDE)

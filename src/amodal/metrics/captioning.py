@@ -1,0 +1,322 @@
+"""Captions against references: BLEU, ROUGE-L, CIDEr and CIDEr-D, as coco-caption computes them.
+
+All take tokens (see `caption_tokens`): one caption per picture, and one or more references.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from amodal.metrics.bootstrap import Estimate, flatten, intervals, resampled
+
+Tokens = Sequence[str]
+Gram = tuple[str, ...]
+
+ORDERS = 4  # n-grams of one to four tokens
+BETA = 1.2  # weight of recall in ROUGE-L
+SIGMA = 6.0  # of the length penalty of CIDEr-D, in tokens
+# Of coco-caption, so that nothing is divided by zero; they move scores by less than 1e-8, but
+# for captions that share no n-gram, whose BLEU is tiny and not zero.
+TINY, SMALL = 1e-15, 1e-9
+
+
+@dataclass(frozen=True)
+class CaptionScores:
+    """Figures of a set of captions, each with a 95 % bootstrap interval where asked for.
+
+    Args:
+        metrics: bleu_1 to bleu_4, rouge_l, cider, cider_d.
+        per_picture: the same for each picture, (P,) float64. BLEU of the set is not their mean.
+        pictures: P.
+    """
+
+    metrics: dict[str, Estimate]
+    per_picture: dict[str, Tensor]
+    pictures: int
+
+    def __getitem__(self, name: str) -> float:
+        return self.metrics[name].value
+
+    def to_dict(self) -> dict[str, float]:
+        """Flat figures: `bleu_1`, `bleu_1/low`, `bleu_1/high`, ..., and the number of pictures."""
+        return flatten(self.metrics) | {"pictures": self.pictures}
+
+
+@dataclass(frozen=True)
+class DocumentFrequency:
+    """In the references of how many of `documents` pictures each n-gram occurs."""
+
+    counts: Mapping[Gram, float]
+    documents: int
+
+    @classmethod
+    def of(cls, references: Sequence[Sequence[Tokens]]) -> DocumentFrequency:
+        """Counted in the references of pictures; a picture counts once."""
+        counts: Counter[Gram] = Counter()
+        for texts in references:
+            counts.update({gram for text in texts for gram in _grams(text)})
+        return cls(counts, len(references))
+
+    def weight(self, gram: Gram) -> float:
+        """Inverse document frequency, ln(documents / pictures with it); unseen ones count as 1."""
+        return math.log(self.documents) - math.log(max(1.0, self.counts.get(gram, 0.0)))
+
+
+def caption_scores(
+    captions: Sequence[Tokens],
+    references: Sequence[Sequence[Tokens]],
+    *,
+    frequency: DocumentFrequency | None = None,
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> CaptionScores:
+    """All metrics of this module.
+
+    Args:
+        captions: tokens of the caption of each of P pictures.
+        references: for each picture the tokens of its references, at least one.
+        frequency: for CIDEr; None: counted in `references`.
+        bootstrap: resamples of pictures for the intervals; 0 leaves them out. Document
+            frequencies are not counted anew.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: there are no pictures, a picture has no reference, or text was not split.
+    """
+    counts = _bleu_counts(captions, references)
+    by_picture = _bleu_of(counts)
+    columns = {f"bleu_{n}": by_picture[:, n - 1] for n in range(1, ORDERS + 1)}
+    columns["rouge_l"] = rouge_l(captions, references)
+    columns["cider"], columns["cider_d"] = _both_ciders(
+        captions, references, _usable(frequency, references)
+    )
+    # BLEU of a set is a function of sums of counts; the other metrics are means.
+    means = torch.stack([columns[name] for name in ("rouge_l", "cider", "cider_d")], dim=1)
+    generator = torch.Generator().manual_seed(seed)
+    every = torch.arange(len(counts))
+    figures, draws = resampled(torch.cat([counts, means], dim=1), every, bootstrap, generator)
+
+    def measured(rows: Tensor) -> Tensor:
+        sums = rows[:, : counts.shape[1]] * len(counts)
+        return torch.cat([_bleu_of(sums), rows[:, counts.shape[1] :]], dim=1)
+
+    return CaptionScores(
+        metrics=intervals(list(columns), measured(figures[None])[0], measured(draws)),
+        per_picture=columns,
+        pictures=len(counts),
+    )
+
+
+def bleu(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Tensor:
+    """BLEU-1 to BLEU-4 of a set of captions: (4,) float64.
+
+    With c_n the n-grams of all captions that occur in their references (each at most as often
+    as in the reference where it is most frequent) and g_n all their n-grams,
+
+        BLEU_N = min(1, exp(1 - r / l)) (prod_{n <= N} c_n / g_n)^(1/N)
+
+    where l is the length of all captions and r the sum over captions of the length of the
+    reference that is nearest to theirs, the shorter of two. Where c_n is 0, coco-caption's 1e-15
+    takes its place: there is no other smoothing.
+
+    References:
+        Papineni et al. 2002, "BLEU: a method for automatic evaluation of machine translation".
+        Chen et al. 2015, arXiv:1504.00325, section 3.1.
+    """
+    return _bleu_of(_bleu_counts(captions, references).sum(0, keepdim=True))[0]
+
+
+def rouge_l(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Tensor:
+    """ROUGE-L of each picture: (P,) float64.
+
+    With the longest common subsequence of caption and reference, P = its length over the
+    caption's and R = its length over the reference's, both the greatest over the references
+    (perhaps not of the same one): (1 + b^2) P R / (R + b^2 P), b = 1.2. A text without tokens
+    counts, as in coco-caption, as one empty token.
+
+    References:
+        Lin 2004, "ROUGE: a package for automatic evaluation of summaries", section 3.
+        Chen et al. 2015, arXiv:1504.00325, section 3.2.
+    """
+    _check(captions, references)
+    scores = []
+    for caption, texts in zip(captions, references, strict=True):
+        caption = caption or [""]
+        texts = [text or [""] for text in texts]
+        common = [_common_subsequence(caption, text) for text in texts]
+        precision = max(common) / len(caption)
+        recall = max(c / len(text) for c, text in zip(common, texts, strict=True))
+        below = recall + BETA**2 * precision
+        scores.append((1 + BETA**2) * precision * recall / below if below else 0.0)
+    return torch.tensor(scores, dtype=torch.float64)
+
+
+def cider(
+    captions: Sequence[Tokens],
+    references: Sequence[Sequence[Tokens]],
+    *,
+    variant: Literal["plain", "d"] = "d",
+    frequency: DocumentFrequency | None = None,
+) -> Tensor:
+    """CIDEr or CIDEr-D of each picture: (P,) float64. The figure of a set is their mean.
+
+    Texts become vectors with count times `DocumentFrequency.weight` for each n-gram. For each
+    length n from 1 to 4 caption and reference are compared, then averaged over the lengths and
+    the references and multiplied by 10:
+
+        plain: cos(c, r).
+        d:     exp(-(l_c - l_r)^2 / 72) sum_g min(c_g, r_g) r_g / (|c| |r|).
+
+    where l is the number of tokens. As in the authors' programs no word is stemmed and both
+    variants have the factor 10. coco-caption and its Python package report CIDEr-D under the name
+    CIDEr.
+
+    Args:
+        variant: "plain" or "d".
+        frequency: None: counted in `references`. With one picture every weight is then 0, and so
+            is every score; a warning says so.
+
+    References:
+        Vedantam et al. 2015, arXiv:1411.5726, eqs. 1 to 5.
+    """
+    _check(captions, references)
+    if variant not in ("plain", "d"):
+        raise ValueError(f'variant must be "plain" or "d", got {variant!r}')
+    plain, d = _both_ciders(captions, references, _usable(frequency, references))
+    return plain if variant == "plain" else d
+
+
+def _usable(
+    frequency: DocumentFrequency | None, references: Sequence[Sequence[Tokens]]
+) -> DocumentFrequency:
+    if frequency is None:
+        frequency = DocumentFrequency.of(references)
+    if frequency.documents < 2:
+        warnings.warn(
+            "CIDEr is 0 whatever the captions are: document frequencies counted in one picture "
+            "make no n-gram rarer than another; measure more pictures together, or pass "
+            "`frequency`",
+            stacklevel=3,
+        )
+    return frequency
+
+
+def _both_ciders(
+    captions: Sequence[Tokens],
+    references: Sequence[Sequence[Tokens]],
+    frequency: DocumentFrequency,
+) -> tuple[Tensor, Tensor]:
+    """(P,) CIDEr and (P,) CIDEr-D."""
+    scores = torch.zeros(len(captions), 2, dtype=torch.float64)
+    for row, (caption, texts) in enumerate(zip(captions, references, strict=True)):
+        said = _Vector(caption, frequency)
+        pairs = [said.likeness(_Vector(text, frequency)) for text in texts]
+        scores[row] = 10.0 * torch.tensor(pairs, dtype=torch.float64).mean(0)
+    return scores[:, 0], scores[:, 1]
+
+
+class _Vector:
+    """Weights of the n-grams of one text, and their norm for each n."""
+
+    def __init__(self, text: Tokens, frequency: DocumentFrequency) -> None:
+        counts = _grams(text)
+        self.weights = {gram: n * frequency.weight(gram) for gram, n in counts.items()}
+        self.length = len(text)
+        squares = [0.0] * ORDERS
+        for gram, weight in self.weights.items():
+            squares[len(gram) - 1] += weight * weight
+        self.norms = [math.sqrt(square) for square in squares]
+
+    def likeness(self, reference: _Vector) -> tuple[float, float]:
+        """Mean over n of the similarity to a reference, as of CIDEr and of CIDEr-D."""
+        plain, clipped = [0.0] * ORDERS, [0.0] * ORDERS
+        for gram, weight in self.weights.items():
+            other = reference.weights.get(gram)
+            if other is not None:
+                plain[len(gram) - 1] += weight * other
+                clipped[len(gram) - 1] += min(weight, other) * other
+        norms = [a * b for a, b in zip(self.norms, reference.norms, strict=True)]
+        longer = self.length - reference.length
+        penalty = math.exp(-(longer**2) / (2 * SIGMA**2))
+        return _mean_ratio(plain, norms), penalty * _mean_ratio(clipped, norms)
+
+
+def _mean_ratio(products: list[float], norms: list[float]) -> float:
+    ratios = [p / n if n else 0.0 for p, n in zip(products, norms, strict=True)]
+    return sum(ratios) / ORDERS
+
+
+def _grams(text: Tokens) -> Counter[Gram]:
+    return Counter(
+        tuple(text[i : i + n]) for n in range(1, ORDERS + 1) for i in range(len(text) - n + 1)
+    )
+
+
+def _bleu_counts(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Tensor:
+    """(P, 10) float64: found n-grams of each n, all n-grams of each n, length, wanted length."""
+    _check(captions, references)
+    rows = []
+    for caption, texts in zip(captions, references, strict=True):
+        most: Counter[Gram] = Counter()
+        for text in texts:
+            most |= _grams(text)
+        found = [0] * ORDERS
+        for gram, count in _grams(caption).items():
+            found[len(gram) - 1] += min(count, most[gram])
+        length = len(caption)
+        wanted = min((abs(len(text) - length), len(text)) for text in texts)[1]
+        rows.append([*found, *(max(0, length - n) for n in range(ORDERS)), length, wanted])
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _bleu_of(counts: Tensor) -> Tensor:
+    """(S, 4) BLEU of (S, 10) sums of counts."""
+    found, said, lengths = counts.split([ORDERS, ORDERS, 2], dim=1)
+    precision = ((found + TINY) / (said + SMALL)).cumprod(1)
+    roots = precision ** (1.0 / torch.arange(1, ORDERS + 1, dtype=torch.float64))
+    ratio = (lengths[:, :1] + TINY) / (lengths[:, 1:] + SMALL)
+    return roots * torch.where(ratio < 1, torch.exp(1 - 1 / ratio), 1.0)
+
+
+def _common_subsequence(a: Tokens, b: Tokens) -> int:
+    """Length of the longest common subsequence.
+
+    Bit i of `open_ends` is 0 where the best length grows at token i of a.
+
+    References:
+        Hyyrö 2004, "Bit-parallel LCS-length computation revisited".
+    """
+    where: dict[str, int] = {}
+    for i, token in enumerate(a):
+        where[token] = where.get(token, 0) | 1 << i
+    full = (1 << len(a)) - 1
+    open_ends = full
+    for token in b:
+        matched = open_ends & where.get(token, 0)
+        open_ends = (open_ends + matched | open_ends - matched) & full
+    return len(a) - open_ends.bit_count()
+
+
+def _check(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
+    if len(captions) != len(references) or not len(captions):
+        raise ValueError(
+            f"expected captions and references of the same pictures, got {len(captions)} "
+            f"captions and references of {len(references)} pictures"
+        )
+    for row, (caption, texts) in enumerate(zip(captions, references, strict=True)):
+        if isinstance(texts, str) or not len(texts):
+            raise ValueError(f"picture {row}: expected a list of references, got {texts!r}")
+        for text in (caption, *texts):
+            if isinstance(text, str):
+                raise ValueError(
+                    f"picture {row}: expected tokens, got the text {text[:40]!r}; "
+                    "split it with amodal.metrics.caption_tokens.tokenize"
+                )

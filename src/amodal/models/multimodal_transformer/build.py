@@ -1,0 +1,71 @@
+"""Multimodal Transformers that are ready for training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from amodal.encoders.text.chat_template import TurnsPreprocessor
+from amodal.models.image_tokenizer import (
+    ImageTokenizer,
+)
+from amodal.models.multimodal_transformer.architecture import (
+    MultimodalTransformerConfig,
+    TransformerArchitecture,
+)
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
+
+
+class ImageStart(NamedTuple):
+    """An image encoder that has learned elsewhere.
+
+    Args:
+        config: what builds it.
+        preprocessor: what makes its tensors of pictures.
+        weights: its state.
+    """
+
+    config: Any
+    preprocessor: Any
+    weights: Mapping[str, Tensor]
+
+
+def build_multimodal_transformer(
+    architecture: TransformerArchitecture,
+    texts: Iterable[str],
+    *,
+    image_tokenizer: ImageTokenizer | None = None,
+    start: ImageStart | None = None,
+) -> MultimodalTransformer:
+    """A model ready for training, its tokenizer trained on `texts` where the recipe says so.
+
+    Args:
+        image_tokenizer: whose codes the model is to say; None: it does not draw.
+        start: of `architecture.image`; None: pretrained or random weights, as the encoder says.
+
+    Raises:
+        ValueError: there is no text to train a tokenizer on.
+    """
+    tokens = image_tokenizer.tokens if image_tokenizer is not None else 0
+    preprocessors: dict[str, Any] = {
+        "turns": TurnsPreprocessor.fitted(
+            architecture.tokenizer, texts, architecture.max_length, tokens
+        )
+    }
+    update: dict[str, Any] = {"vocabulary": preprocessors["turns"].vocabulary}
+    if architecture.image is not None:
+        given = start.preprocessor if start is not None else None
+        preprocessors["image"] = given or architecture.image.preprocessor()
+    if image_tokenizer is not None:
+        preprocessors["image"] = image_tokenizer.preprocessors["image"]
+        update["image_tokenizer"] = image_tokenizer.architecture
+    known = architecture.model_copy(update=update)
+    config = MultimodalTransformerConfig(known.model_dump(mode="json"))
+    model = MultimodalTransformer(config, preprocessors, pretrained=start is None)
+    if start is not None:
+        model.encoders["image"].load_state_dict(start.weights)
+    if image_tokenizer is not None and model.pictures is not None:
+        model.pictures.tokenizer.load_state_dict(image_tokenizer.state_dict())
+    return model

@@ -1,0 +1,180 @@
+"""Layers of Transformers: attention with a cache, a look at other tokens, what may be read."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.cache_utils import Cache, EncoderDecoderCache
+
+from amodal.encoders.attention import attend
+
+
+class LayerSizes(Protocol):
+    """What every layer needs to know."""
+
+    @property
+    def width(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def dropout(self) -> float: ...
+
+
+class Memory(NamedTuple):
+    """What the decoder looks at.
+
+    Args:
+        tokens: (B, N, D).
+        keep: (B, N) bool.
+    """
+
+    tokens: Tensor
+    keep: Tensor
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention of a sequence to itself, on normalised input, with a cache."""
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__()
+        width = sizes.width
+        self.heads = sizes.heads
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, cache: Cache | None = None, layer: int = 0
+    ) -> Tensor:
+        """(B, L, D), (B, 1, L, S) bool → (B, L, D)."""
+        batch, count, width = x.shape
+        query, key, value = (
+            self.query_key_value(self.norm(x))
+            .view(batch, count, 3, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
+        if cache is not None:
+            own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+            key, value = own.update(key, value, layer)
+        attended = attend(query, key, value, mask)
+        attended = attended.transpose(1, 2).reshape(batch, count, width)
+        return x + cast(Tensor, self.dropout(self.out(attended)))
+
+
+class Looking(nn.Module):
+    """Multi-head attention of a sequence to the tokens of the encoder, on normalised input."""
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__()
+        width = sizes.width
+        self.heads = sizes.heads
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(
+        self, x: Tensor, memory: Memory, cache: Cache | None = None, layer: int = 0
+    ) -> Tensor:
+        """(B, L, D) and what the items hold → (B, L, D); items without anything pass."""
+        batch, length, width = x.shape
+        key, value = self._keys(memory, cache, layer)
+        query = self.query(self.norm(x)).view(batch, length, self.heads, -1).transpose(1, 2)
+        some = memory.keep.any(1)
+        mask = (memory.keep | ~some[:, None])[:, None, None, :]
+        attended = attend(query, key, value, mask).transpose(1, 2).reshape(batch, length, width)
+        return x + cast(Tensor, self.dropout(self.out(attended))) * some[:, None, None]
+
+    def weights(self, x: Tensor, memory: Memory) -> Tensor:
+        """(B, H, L, N) where each place of the sequence looks."""
+        batch, length, width = x.shape
+        key, _ = self._keys(memory, None, 0)
+        query = self.query(self.norm(x)).view(batch, length, self.heads, -1).transpose(1, 2)
+        scores = query @ key.transpose(2, 3) * (width // self.heads) ** -0.5
+        mask = (memory.keep | ~memory.keep.any(1, keepdim=True))[:, None, None, :]
+        return scores.masked_fill(~mask, -torch.inf).softmax(-1)
+
+    def _keys(self, memory: Memory, cache: Cache | None, layer: int) -> tuple[Tensor, Tensor]:
+        if isinstance(cache, EncoderDecoderCache) and cache.is_updated.get(layer):
+            kept: Any = cache.cross_attention_cache.layers[layer]
+            return kept.keys, kept.values
+        batch, count, width = memory.tokens.shape
+        key, value = (
+            self.key_value(memory.tokens)
+            .view(batch, count, 2, self.heads, width // self.heads)
+            .permute(2, 0, 3, 1, 4)
+        )
+        if isinstance(cache, EncoderDecoderCache):
+            key, value = cache.cross_attention_cache.update(key, value, layer)
+            cache.is_updated[layer] = True
+        return key, value
+
+
+class FeedForward(nn.Module):
+    """x + W' gelu(W LN(x)), four times as wide inside."""
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__()
+        width = sizes.width
+        self.norm = nn.LayerNorm(width)
+        self.inside = nn.Linear(width, 4 * width)
+        self.out = nn.Linear(4 * width, width)
+        self.dropout = nn.Dropout(sizes.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) → (..., D)."""
+        return x + cast(Tensor, self.dropout(self.out(F.gelu(self.inside(self.norm(x))))))
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then a feed-forward network."""
+
+    def __init__(self, sizes: LayerSizes) -> None:
+        super().__init__()
+        self.attention, self.feed = SelfAttention(sizes), FeedForward(sizes)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """(B, N, D), bool (B, 1, 1, N) → (B, N, D)."""
+        return cast(Tensor, self.feed(self.attention(x, mask)))
+
+
+class DecoderLayer(nn.Module):
+    """Causal self-attention, a look at the encoder's tokens, a feed-forward network."""
+
+    def __init__(self, sizes: LayerSizes, *, looks: bool) -> None:
+        super().__init__()
+        self.attention = SelfAttention(sizes)
+        self.looking = Looking(sizes) if looks else None
+        self.feed = FeedForward(sizes)
+
+    def forward(
+        self, x: Tensor, mask: Tensor, memory: Memory | None, cache: Cache | None, layer: int
+    ) -> Tensor:
+        """(B, L, D), bool (B, 1, L, S) → (B, L, D)."""
+        x = self.attention(x, mask, cache, layer)
+        if self.looking is not None and memory is not None:
+            x = self.looking(x, memory, cache, layer)
+        return cast(Tensor, self.feed(x))
+
+
+def places(segment: Tensor) -> Tensor:
+    """(B, L) numbers of exchanges, 0 at padding → (B, L) places within each, from 0 on."""
+    place = torch.arange(segment.shape[1], device=segment.device).expand_as(segment)
+    starts = torch.ones_like(segment, dtype=torch.bool)
+    starts[:, 1:] = segment[:, 1:] != segment[:, :-1]
+    begun = torch.where(starts, place, 0).cummax(1).values
+    return torch.where(segment > 0, place - begun, 0)
+
+
+def readable(segment: Tensor, length: int) -> Tensor:
+    """(B, S) → (B, 1, L, S) bool: what each of the last L places may read."""
+    whole = segment.shape[1]
+    order = torch.ones(length, whole, dtype=torch.bool, device=segment.device).tril(whole - length)
+    same = segment[:, -length:, None] == segment[:, None, :]
+    # Padding reads padding: a softmax over nothing is NaN.
+    return (same & order)[:, None]

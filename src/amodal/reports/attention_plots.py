@@ -1,0 +1,36 @@
+"""Where a model looked, drawn over the picture."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from amodal.reports.plots import ON_PAPER, new_figure, save_png
+
+
+def save_attention(file: Path, picture: np.ndarray, shares: Tensor, title: str) -> None:
+    """A PNG of the picture beside the same with the shares of attention over it.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        shares: (N,) of a square grid, row by row.
+        title: above.
+
+    Raises:
+        ValueError: the shares are of no square grid.
+    """
+    side = math.isqrt(len(shares))
+    if side * side != len(shares):
+        raise ValueError(f"expected the shares of a square grid, got {len(shares)}")
+    figure, axes = new_figure(ON_PAPER, (4.2, 4.4))
+    axes.grid(False)
+    axes.set_axis_off()
+    extent = (0, picture.shape[1], picture.shape[0], 0)
+    axes.imshow(picture, extent=extent)
+    grid = shares.view(side, side).numpy()
+    axes.imshow(grid, extent=extent, cmap="inferno", alpha=0.55, interpolation="bilinear", vmin=0.0)
+    axes.set_title(title, color=ON_PAPER.ink, fontsize=11, wrap=True)
+    save_png(figure, file)

@@ -1,0 +1,90 @@
+"""The page of a run of an image tokenizer: figures, curves, pictures before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from amodal.data.collate import Collator
+from amodal.data.record import BrokenRecordError, Source, sample_rng
+from amodal.models.image_tokenizer import ImageTokenizer
+from amodal.reports.frame import framed, read_log
+from amodal.reports.plots import score_curve
+from amodal.reports.report import Example, Plot, Report
+from amodal.training.recipe import Recipe
+from amodal.training.run import RunResult
+
+SHOWN = 12  # pictures
+
+
+def tokenizer_report(
+    result: RunResult,
+    recipe: Recipe,
+    source: Source | None,
+    *,
+    title: str,
+    commands: Sequence[str] = (),
+) -> Report:
+    """What the page of a run of an image tokenizer shows.
+
+    Args:
+        result: a run that went to its end.
+        recipe: what it was trained with.
+        source: the validation source, whose pictures are shown.
+        title: heading of the page.
+        commands: what to try next.
+    """
+    model = result.model
+    assert isinstance(model, ImageTokenizer)
+    log = read_log(result.folder)
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    return framed(
+        result,
+        recipe,
+        title=title,
+        summary=(
+            f"Turns a picture of {model.architecture.size} pixels into {model.tokens} tokens out "
+            f"of {model.vocabulary}, and back: {millions:.2f} million weights, trained for "
+            f"{result.steps} steps in {result.train_seconds:.0f} seconds."
+        ),
+        metrics=dict(result.metrics),
+        commands=commands,
+        plots=[
+            Plot(
+                "psnr",
+                "Peak signal-to-noise ratio of validation pictures, in dB.",
+                lambda palette: score_curve(log, ["eval/reconstruction/psnr"], palette, label="dB"),
+            ),
+            Plot(
+                "perplexity",
+                "How many codes are in use, as a perplexity.",
+                lambda palette: score_curve(
+                    log, ["perplexity", "eval/reconstruction/perplexity"], palette, label="codes"
+                ),
+            ),
+        ],
+        examples=_examples(model, source) if source is not None else (),
+    )
+
+
+@torch.inference_mode()
+def _examples(model: ImageTokenizer, source: Source) -> list[Example]:
+    """Pictures beside what came back."""
+    collate = Collator(model.preprocessors)
+    chosen = np.unique(np.linspace(0, len(source) - 1, min(SHOWN, len(source))).astype(int))
+    examples = []
+    for row in chosen.tolist():
+        try:
+            batch = collate([source[row]], [sample_rng(0, 0, 0)])
+        except BrokenRecordError:
+            continue
+        if not len(batch):
+            continue
+        pixels = batch.tensors["image"]["pixel_values"].to(model.device)
+        back = model.decode(model.encode(pixels))[0].cpu()
+        before = ((pixels[0].cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        both = torch.cat([before, back], dim=2).permute(1, 2, 0).numpy()
+        examples.append(Example([("left", "the picture"), ("right", "from its tokens")], both))
+    return examples

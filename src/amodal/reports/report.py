@@ -1,0 +1,318 @@
+"""One page that says what a run has learned: numbers, curves, pictures, and what to try next."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from amodal.reports.plots import (
+    ON_PAGE,
+    ON_PAPER,
+    JointMap,
+    Palette,
+    loss_curve,
+    map_plot,
+    readable,
+    recall_curve,
+    save_png,
+    similarity_plot,
+    to_svg,
+)
+
+TEMPLATES = Path(__file__).parent / "templates"
+PICTURE_SIZE = 256  # pixels of the longer side
+SMALL_PICTURE = 128  # up to here pictures are kept without loss
+HEADLINES = 4
+Picture = NDArray[np.uint8] | Image.Image
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One result.
+
+    Args:
+        value: the result itself.
+        low: lower end of its 95 % confidence interval.
+        high: upper end.
+        chance: what guessing gives.
+        percent: the value is a fraction and reads best in per cent; guessed from the name if
+            None.
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    chance: float | None = None
+    percent: bool | None = None
+
+
+@dataclass(frozen=True)
+class FoundPicture:
+    """A picture that a search returned; `true` if it is the one that was meant."""
+
+    image: Picture
+    score: float
+    true: bool = False
+
+
+@dataclass(frozen=True)
+class SearchExample:
+    """A query and its best pictures, best first; `true_rank` counts from 1."""
+
+    query: str
+    pictures: Sequence[FoundPicture]
+    true_rank: int | None = None
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Cosine similarities `scores`, (T, I), of T texts and I pictures; pair i is (i, i)."""
+
+    scores: NDArray[np.floating[Any]]
+    texts: Sequence[str]
+    images: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure of the page.
+
+    Args:
+        name: of its file in `plots/`.
+        caption: what it shows, one sentence.
+        draw: draws it in the colours of the page or of paper; None where there is nothing to draw.
+    """
+
+    name: str
+    caption: str
+    draw: Callable[[Palette], Figure | None]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item: its picture, if it has one, and lines of (what, text); `right` frames it."""
+
+    lines: Sequence[tuple[str, str]]
+    image: Picture | None = None
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page shows; a part that is empty is left out.
+
+    Args:
+        title: names the run.
+        summary: one paragraph.
+        metrics: name ("retrieval/text_to_image/recall@1") -> result; the first four are shown
+            large.
+        log: lines of `train_log.jsonl`: step, loss, `eval/…`.
+        searches: examples.
+        heatmap: similarities of a few captions and pictures.
+        map_points: see `plots.joint_map`.
+        plots: further figures, under a heading of their own.
+        examples: items with what the model makes of them.
+        recipe: the resolved recipe, YAML.
+        broken: origin and reason of every record that was skipped.
+        records: how many records were read in all.
+        commands: what to try next, one shell command each; an optional comment follows " # ".
+    """
+
+    title: str
+    summary: str
+    metrics: Mapping[str, Metric | float] = field(default_factory=dict)
+    log: Sequence[Mapping[str, Any]] = ()
+    searches: Sequence[SearchExample] = ()
+    heatmap: Heatmap | None = None
+    map_points: JointMap | None = None
+    plots: Sequence[Plot] = ()
+    examples: Sequence[Example] = ()
+    recipe: str = ""
+    broken: Sequence[tuple[str, str]] = ()
+    records: int | None = None
+    commands: Sequence[str] = ()
+
+
+def write_report(run: Path | str, report: Report) -> Path:
+    """Write `report.html` and `plots/*.png` into the run folder.
+
+    The page is one file that needs no network: styles and pictures are inside.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: the heat map's scores do not fit its texts and pictures.
+    """
+    run = Path(run)
+    heatmap = report.heatmap
+    if heatmap is not None and heatmap.scores.shape != (len(heatmap.texts), len(heatmap.images)):
+        raise ValueError(
+            f"heat map: expected scores of shape ({len(heatmap.texts)}, {len(heatmap.images)}), "
+            f"got {heatmap.scores.shape}"
+        )
+    _save_plots(run / "plots", report)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters["picture"] = data_uri
+    rows = [_metric_row(name, metric) for name, metric in report.metrics.items()]
+    loss, recall = loss_curve(report.log, ON_PAGE), recall_curve(report.log, ON_PAGE)
+    points = report.map_points
+    page = environment.get_template("report.html.jinja").render(
+        report=report,
+        metrics=rows,
+        headlines=rows[:HEADLINES],
+        loss=Markup(to_svg(loss, "loss")) if loss is not None else None,
+        recall=Markup(to_svg(recall, "recall")) if recall is not None else None,
+        seconds=_training_time(report.log),
+        heatmap=_heatmap_rows(heatmap) if heatmap is not None else None,
+        map=Markup(to_svg(map_plot(points, ON_PAGE), "map")) if points is not None else None,
+        plots=_on_page(report.plots),
+        commands=[_command(line) for line in report.commands],
+    )
+    run.mkdir(parents=True, exist_ok=True)
+    temporary = run / "report.html.tmp"
+    temporary.write_text(page, encoding="utf-8")
+    return temporary.replace(run / "report.html")
+
+
+def _on_page(plots: Sequence[Plot]) -> list[dict[str, Any]]:
+    drawn = [(plot, plot.draw(ON_PAGE)) for plot in plots]
+    return [
+        {"caption": plot.caption, "svg": Markup(to_svg(figure, plot.name))}
+        for plot, figure in drawn
+        if figure is not None
+    ]
+
+
+def _save_plots(folder: Path, report: Report) -> None:
+    figures = {
+        "loss": loss_curve(report.log, ON_PAPER),
+        "recall": recall_curve(report.log, ON_PAPER),
+        "map": map_plot(report.map_points, ON_PAPER) if report.map_points is not None else None,
+        "similarity": similarity_plot(report.heatmap.scores, report.heatmap.texts, ON_PAPER)
+        if report.heatmap is not None
+        else None,
+        **{plot.name: plot.draw(ON_PAPER) for plot in report.plots},
+    }
+    for name, figure in figures.items():
+        if figure is not None:
+            save_png(figure, folder / f"{name}.png")
+
+
+def data_uri(picture: Picture) -> str:
+    """A picture of at most `PICTURE_SIZE` pixels as a `data:` address."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    image = image.convert("RGB")
+    image.thumbnail((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
+    kind = "PNG" if max(image.size) <= SMALL_PICTURE else "JPEG"
+    stream = io.BytesIO()
+    image.save(stream, format=kind, **({"quality": 85} if kind == "JPEG" else {"optimize": True}))
+    content = base64.b64encode(stream.getvalue()).decode("ascii")
+    return f"data:image/{kind.lower()};base64,{content}"
+
+
+@dataclass(frozen=True)
+class _MetricRow:
+    name: str
+    value: str
+    interval: str
+    chance: str
+    times_chance: str
+    bar: Mapping[str, float] | None  # ends in per cent of the bar's width
+
+
+def _metric_row(name: str, metric: Metric | float) -> _MetricRow:
+    if not isinstance(metric, Metric):
+        metric = Metric(float(metric))
+    percent = metric.percent
+    if percent is None:
+        percent = re.search(r"recall|accuracy|precision|map\b|top-?\d", name.lower()) is not None
+        percent = percent and 0 <= metric.value <= 1
+
+    def show(value: float | None) -> str:
+        if value is None:
+            return ""
+        if not math.isfinite(value):
+            return "not a number"
+        if percent:
+            return f"{100 * value:.{1 if abs(value) >= 0.01 or value == 0 else 2}f}"
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+    unit = " %" if percent else ""
+    known = metric.low is not None and metric.high is not None
+    bar = None
+    if percent and math.isfinite(metric.value):
+        low = metric.low if known and metric.low is not None else metric.value
+        high = metric.high if known and metric.high is not None else metric.value
+        bar = {"value": 100 * metric.value, "low": 100 * low, "width": 100 * (high - low)}
+        if metric.chance is not None:
+            bar["chance"] = 100 * metric.chance
+    times = ""
+    if percent and metric.chance and metric.value >= 2 * metric.chance:
+        times = (
+            f"{metric.value / metric.chance:,.{0 if metric.value >= 10 * metric.chance else 1}f}"
+        )
+    return _MetricRow(
+        name=readable(name),
+        value=show(metric.value) + unit,
+        interval=f"{show(metric.low)} – {show(metric.high)}" if known else "",
+        chance=show(metric.chance) + unit if metric.chance is not None else "",
+        times_chance=times,
+        bar=bar,
+    )
+
+
+def _heatmap_rows(heatmap: Heatmap) -> list[dict[str, Any]]:
+    scores = np.asarray(heatmap.scores, dtype=np.float64)
+    low, high = float(np.nanmin(scores)), float(np.nanmax(scores))
+    strength = (scores - low) / (high - low) if high > low else np.zeros_like(scores)
+    return [
+        {
+            "text": text,
+            "cells": [
+                {
+                    "score": f"{scores[row, column]:.2f}",
+                    "strength": round(float(np.nan_to_num(strength[row, column])) * 100),
+                    "best": column == int(np.nanargmax(scores[row])),
+                    "pair": row == column,
+                }
+                for column in range(scores.shape[1])
+            ],
+        }
+        for row, text in enumerate(heatmap.texts)
+    ]
+
+
+def _training_time(log: Sequence[Mapping[str, Any]]) -> str:
+    seconds = [line["seconds"] for line in log if isinstance(line.get("seconds"), int | float)]
+    if not seconds:
+        return ""
+    minutes, rest = divmod(round(max(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _command(line: str) -> tuple[str, str]:
+    command, _, comment = line.partition(" # ")
+    return command.strip(), comment.strip()

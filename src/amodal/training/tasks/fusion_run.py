@@ -1,0 +1,118 @@
+"""What a run that learns to predict from several modalities is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from amodal.data.collate import Collator
+from amodal.data.record import BrokenRecordError, DataError, Record, Source
+from amodal.evaluators.prediction import (
+    PredictedSource,
+    predict_items,
+    prediction_metrics,
+    score_name,
+)
+from amodal.models.fusion_model import FusionArchitecture, FusionModel, build_fusion_model
+from amodal.training.augmenter import RecipeAugment
+from amodal.training.prediction_objective import PredictionConfig, PredictionObjective
+from amodal.training.progress import Watcher
+from amodal.training.recipe import FusionRecipe, Recipe
+from amodal.training.tasks.fusion_task import FusionTask
+from amodal.training.trainer import Trained
+
+Autocast = Callable[[], AbstractContextManager[object]]
+IN_EVERY_RECORD = ("vector", "columns")  # read columns, which a source does not announce
+
+
+class FusionRun:
+    """Model, batches and task of a fusion, and what is left to do at the end.
+
+    Args:
+        recipe: with a model of kind fusion.
+        train: training source.
+        validation: held-out source, or None.
+        resume: weights will come from a checkpoint.
+
+    Raises:
+        DataError: the training source lacks a modality, a column or the target.
+    """
+
+    title = "A fusion"
+    usage = 'said = model.predict([{"image": "a.jpg", "text": ["a caption"]}])'
+    pipeline = "other"
+
+    def __init__(
+        self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
+    ) -> None:
+        options = recipe.model
+        assert isinstance(options, FusionRecipe)
+        self.recipe, self.train, self.validation = recipe, train, validation
+        _check_modalities(options, train)
+        encoders = {m: getattr(options.encoders, m) for m in options.modalities}
+        architecture = FusionArchitecture(
+            **encoders, fusion=options.fusion, head=options.head, target=options.target
+        )
+        self.model: FusionModel = build_fusion_model(architecture, lambda: _records(train))
+        (config,) = (o for o in recipe.objectives if isinstance(o, PredictionConfig))
+        heads = tuple(self.model.unimodal)
+        self.objective = PredictionObjective(config, self.model.target, heads)
+        self.model.unimodal_reaches_encoders = self.objective.reaches_encoders
+        self.collator = Collator(
+            self.model.preprocessors,
+            augment=RecipeAugment(recipe.augment, self.model.preprocessors),
+            target=self.model.target,
+        )
+        self.task = FusionTask(
+            self.objective,
+            train,
+            chunk=recipe.train.micro_batch_size,
+            validation=validation,
+            validation_items=recipe.data.validation_items,
+        )
+
+    def trained(self) -> Trained:
+        """What the optimizer sees."""
+        return Trained(self.model, self.objective, self.recipe.train.ema)
+
+    def complete(self, folder: Path, autocast: Autocast, watch: Watcher) -> None:
+        """Nothing is fitted after the weights."""
+
+    def reopened(self, folder: Path) -> FusionModel:
+        """The model that the folder now holds."""
+        return FusionModel.from_pretrained(folder)
+
+    def measured(
+        self, kept: FusionModel, autocast: Autocast, watch: Watcher
+    ) -> tuple[dict[str, float], PredictedSource]:
+        """How right the predictions of the validation source are, with intervals."""
+        assert self.validation is not None
+        predicted = predict_items(kept, self.validation, tick=watch.advance, autocast=autocast)
+        return prediction_metrics(
+            predicted, kept.target, bootstrap=1000, seed=self.recipe.train.seed
+        ), predicted
+
+    def shown(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The figures that a model card shows."""
+        score = score_name(self.model.target)
+        return {n: v for n, v in metrics.items() if n.count("/") == 1 or n.endswith(f"/{score}")}
+
+
+def _check_modalities(options: FusionRecipe, train: Source) -> None:
+    wanted = [m for m in options.modalities if m not in IN_EVERY_RECORD]
+    missing = [modality for modality in wanted if modality not in train.modalities]
+    if missing:
+        raise DataError(
+            f"{train.name}: model.encoders has {' and '.join(wanted)}, but no record has "
+            f"{' or '.join(missing)}; the source gives "
+            f"{', '.join(sorted(train.modalities)) or 'columns alone'}"
+        )
+
+
+def _records(source: Source) -> Iterator[Record]:
+    for i in range(len(source)):
+        try:
+            yield source[i]
+        except BrokenRecordError:
+            continue  # reported when training draws the row

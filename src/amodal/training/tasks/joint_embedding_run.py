@@ -1,0 +1,175 @@
+"""What a run that learns a joint embedding is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from amodal.alignment.normalization import Normalization
+from amodal.data.collate import Collator
+from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.encoders.text.preprocessing import TextPreprocessor
+from amodal.encoders.text.small_transformer import SmallTransformer
+from amodal.encoders.text.word_vectors import cooccurrence_vectors
+from amodal.evaluators.retrieval import EmbeddedSource, embed_items, retrieval_metrics
+from amodal.losses.language_modeling import LanguageModelingConfig
+from amodal.losses.reconstruction import ReconstructionConfig
+from amodal.models.joint_embedding import (
+    NORMALIZATION,
+    Architecture,
+    JointEmbedding,
+    build_joint_embedding,
+)
+from amodal.training.augmenter import RecipeAugment
+from amodal.training.objectives import ObjectiveConfig, Objectives
+from amodal.training.prediction_objective import PredictionConfig
+from amodal.training.progress import Watcher
+from amodal.training.recipe import JointEmbeddingRecipe, Recipe
+from amodal.training.tasks.joint_embedding_task import EmbeddingTask
+from amodal.training.trainer import Trained
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+class EmbeddingRun:
+    """Model, batches and task of a joint embedding, and what is left to do at the end.
+
+    Args:
+        recipe: with a model of kind joint_embedding.
+        train: training source.
+        validation: held-out source, or None.
+        resume: weights will come from a checkpoint.
+
+    Raises:
+        DataError: the training source lacks a modality that the model wants.
+    """
+
+    title = "A joint embedding"
+
+    def __init__(
+        self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
+    ) -> None:
+        assert isinstance(recipe.model, JointEmbeddingRecipe)
+        self.recipe, self.options, self.train, self.validation = (
+            recipe,
+            recipe.model,
+            train,
+            validation,
+        )
+        _check_modalities(self.options, train)
+        architecture = Architecture(
+            image=self.options.encoders.image,
+            text=self.options.encoders.text,
+            dual_encoder=self.options.dual_encoder,
+            projection=self.options.projection,
+        )
+        self.model: JointEmbedding = build_joint_embedding(architecture, _captions(train))
+        if not resume:
+            _start_word_vectors(self.model, train)
+        self.collator = Collator(
+            self.model.preprocessors,
+            captions=recipe.data.captions,
+            views=recipe.data.views,
+            augment=RecipeAugment(recipe.augment, self.model.preprocessors),
+        )
+        dual = self.model.dual
+        self.objectives = Objectives(
+            _objectives(recipe),
+            dim=self.model.dim,
+            initial_log_scale=getattr(dual, "initial_log_scale", None) if dual else None,
+        )
+        self.task = EmbeddingTask(
+            self.objectives,
+            chunk=recipe.train.micro_batch_size,
+            validation=validation,
+            validation_items=recipe.data.validation_items,
+        )
+
+    def trained(self) -> Trained:
+        """What the optimizer sees."""
+        ema = self.recipe.train.ema
+        return Trained(self.model, self.objectives, ema, self.objectives.momentum)
+
+    def complete(self, folder: Path, autocast: Autocast, watch: Watcher) -> None:
+        """Fit the recipe's normalization on the training rows and keep it with the run."""
+        if not self.options.normalization:
+            return
+        watch.stage("normalization", len(self.train))
+        model = JointEmbedding.from_pretrained(folder)
+        model.to(self.model.device)  # type: ignore[arg-type]
+        embedded = embed_items(model, self.train, tick=watch.advance, autocast=autocast)
+        fitted = Normalization(self.options.normalization)
+        fitted.fit(
+            {modality: rows.z for modality, rows in embedded.rows.items()},
+            {modality: rows.item for modality, rows in embedded.rows.items()},
+        )
+        fitted.save(folder / NORMALIZATION)
+
+    def reopened(self, folder: Path) -> JointEmbedding:
+        """The model that the folder now holds."""
+        return JointEmbedding.from_pretrained(folder)
+
+    def measured(
+        self, kept: JointEmbedding, autocast: Autocast, watch: Watcher
+    ) -> tuple[dict[str, float], EmbeddedSource]:
+        """Retrieval on the validation source, with intervals."""
+        assert self.validation is not None
+        embedded = embed_items(kept, self.validation, tick=watch.advance, autocast=autocast)
+        return retrieval_metrics(
+            embedded.rows, bootstrap=1000, seed=self.recipe.train.seed
+        ), embedded
+
+    def shown(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The figures that a model card shows."""
+        return {n: v for n, v in metrics.items() if n.startswith("retrieval/") and "@" in n}
+
+    usage = 'z = model.encode(text=["a caption"])'
+    pipeline = "feature-extraction"
+
+
+def _objectives(recipe: Recipe) -> list[ObjectiveConfig]:
+    others = PredictionConfig | LanguageModelingConfig | ReconstructionConfig
+    return [o for o in recipe.objectives if not isinstance(o, others)]
+
+
+def _check_modalities(options: JointEmbeddingRecipe, train: Source) -> None:
+    if options.dual_encoder is not None:
+        return
+    encoders = options.encoders
+    wanted = [m for m in type(encoders).model_fields if getattr(encoders, m) is not None]
+    missing = [modality for modality in wanted if modality not in train.modalities]
+    if missing:
+        raise DataError(
+            f"{train.name}: model.encoders has {' and '.join(wanted)}, but no record has "
+            f"{' or '.join(missing)}; the source gives "
+            f"{', '.join(sorted(train.modalities)) or 'columns alone'}"
+        )
+
+
+def _start_word_vectors(model: JointEmbedding, train: Source) -> None:
+    encoder = dict(model.encoders.items()).get("text")
+    prepare = model.preprocessors.get("text")
+    if not isinstance(encoder, SmallTransformer) or not isinstance(prepare, TextPreprocessor):
+        return
+    if encoder.config.word_vectors == "cooccurrence":
+        vectors = cooccurrence_vectors(
+            (prepare(texts)["input_ids"].flatten().tolist() for texts in _captions_by_item(train)),
+            len(encoder.embedding.weight),
+            encoder.width,
+            special_ids=prepare.special_ids,
+        )
+        encoder.start_from(vectors)
+
+
+def _captions(source: Source) -> Iterator[str]:
+    for texts in _captions_by_item(source):
+        yield from texts
+
+
+def _captions_by_item(source: Source) -> Iterator[list[str]]:
+    for i in range(len(source)):
+        try:
+            yield source[i].get("text") or []
+        except BrokenRecordError:
+            continue  # reported when training draws the row

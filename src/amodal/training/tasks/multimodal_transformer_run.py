@@ -1,0 +1,196 @@
+"""What a run of the multimodal Transformer is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from amodal.data.collate import Collator
+from amodal.data.conversation import exchanges
+from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.evaluators.generation import listed_answers
+from amodal.evaluators.generation_metrics import SpokenSource, saying_metrics
+from amodal.evaluators.retrieval import retrieval_metrics
+from amodal.evaluators.text_to_image import DrawnSource, drawing_metrics
+from amodal.losses.info_nce import InfoNCEConfig
+from amodal.losses.language_modeling import LanguageModelingConfig
+from amodal.models.image_tokenizer import ImageTokenizer
+from amodal.models.multimodal_transformer.answer_head import ClassifiedAnswers
+from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
+from amodal.models.multimodal_transformer.build import ImageStart, build_multimodal_transformer
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
+from amodal.models.opening import open_run
+from amodal.training.augmenter import RecipeAugment
+from amodal.training.contrastive_captioning import embed_captioned
+from amodal.training.objectives import Objectives
+from amodal.training.progress import Watcher
+from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, RecipeError, StartRecipe
+from amodal.training.tasks.multimodal_transformer_task import SayingTask
+from amodal.training.trainer import Trained
+
+Autocast = Callable[[], AbstractContextManager[object]]
+PIPELINES = {
+    "vqa": "visual-question-answering",
+    "caption": "image-to-text",
+    "dialogue": "image-text-to-text",
+    "rounds": "visual-question-answering",
+    "draw": "text-to-image",
+}
+USAGE = {
+    "vqa": 'model.ask("a.jpg", "what colour is the star?")',
+    "caption": 'model.caption(["a.jpg"])',
+    "rounds": 'model.ask("a.jpg", "what colour is the star?")',
+    "dialogue": 'model.chat("a.jpg", [("is there a star?", "yes")], "what is its colour?")',
+    "draw": 'pictures = model.draw(["a red star above a blue circle"], seed=0)',
+}
+
+
+class SayingRun:
+    """Model, batches and task of a multimodal Transformer.
+
+    Args:
+        recipe: with a model of kind multimodal_transformer.
+        train: training source.
+        validation: held-out source, or None.
+        resume: weights will come from a checkpoint.
+
+    Raises:
+        DataError: no training record has anything to be said for the task.
+    """
+
+    title = "A multimodal Transformer"
+
+    def __init__(
+        self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
+    ) -> None:
+        options = recipe.model
+        assert isinstance(options, MultimodalTransformerRecipe)
+        self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
+        self.pipeline, self.usage = PIPELINES[options.tasks[0]], USAGE[options.tasks[0]]
+        values = options.model_dump(
+            exclude={"kind", "tasks", "encoders", "start", "answers", "image_tokenizer"}
+        )
+        begun = _start(options.start) if options.start is not None else None
+        image = options.encoders.image if begun is None else begun.config
+        architecture = TransformerArchitecture(image=image, **values)
+        names = " or ".join(options.tasks)
+        pictures = _image_tokenizer(options)
+        try:
+            if isinstance(options.answers, ClassifiedAnswers):
+                listed = options.answers.listed(_answers(train))
+                architecture = architecture.model_copy(update={"answers": listed})
+            self.model: MultimodalTransformer = build_multimodal_transformer(
+                architecture, _texts(train, options), image_tokenizer=pictures, start=begun
+            )
+        except ValueError as error:
+            raise DataError(f"{train.name}: nothing to say for {names}: {error}") from None
+        self.collator = Collator(
+            self.model.preprocessors,
+            augment=RecipeAugment(recipe.augment, self.model.preprocessors),
+            tasks={task: recipe.data.exchanges(task) for task in options.tasks},
+            answers=listed_answers(self.model),
+        )
+        (objective,) = (o for o in recipe.objectives if isinstance(o, LanguageModelingConfig))
+        compared = [o for o in recipe.objectives if isinstance(o, InfoNCEConfig)]
+        heads = self.model.contrast
+        self.contrast = Objectives(compared, dim=heads.image.dim) if heads is not None else None
+        self.task = SayingTask(
+            objective,
+            options.tasks,
+            chunk=recipe.train.micro_batch_size,
+            validation=validation,
+            validation_items=recipe.data.validation_items,
+            contrast=self.contrast,
+        )
+
+    def trained(self) -> Trained:
+        """What the optimizer sees."""
+        from torch import nn
+
+        return Trained(self.model, self.contrast or nn.Module(), self.recipe.train.ema)
+
+    def complete(self, folder: Path, autocast: Autocast, watch: Watcher) -> None:
+        """Nothing is fitted after the weights."""
+
+    def reopened(self, folder: Path) -> MultimodalTransformer:
+        """The model that the folder now holds."""
+        return MultimodalTransformer.from_pretrained(folder)
+
+    def measured(
+        self, kept: MultimodalTransformer, autocast: Autocast, watch: Watcher
+    ) -> tuple[dict[str, float], tuple[SpokenSource, ...] | DrawnSource]:
+        """What the model says about the validation source, and how right it is."""
+        assert self.validation is not None
+        if self.options.tasks == ("draw",):
+            drawn = DrawnSource.of(kept, self.validation, tick=watch.advance)
+            return drawing_metrics(drawn, self.train, seed=self.recipe.train.seed), drawn
+        found = []
+        metrics: dict[str, float] = {}
+        for task in self.options.tasks:
+            spoken = SpokenSource.of(
+                kept, self.validation, task, autocast=autocast, tick=watch.advance
+            )
+            metrics |= saying_metrics(spoken, seed=self.recipe.train.seed)
+            found.append(spoken)
+        if kept.contrast is not None:
+            rows = embed_captioned(kept, self.validation, items=range(len(self.validation))).rows
+            metrics |= retrieval_metrics(rows, bootstrap=1000, seed=self.recipe.train.seed)
+        return metrics, tuple(found)
+
+    def shown(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The figures that a model card shows."""
+        names = (*self.options.tasks, "retrieval")
+        return {n: v for n, v in metrics.items() if n.split("/")[0] in names}
+
+
+def _start(start: StartRecipe) -> ImageStart:
+    """The image encoder of a run, with the options that training has for it here."""
+    try:
+        model = open_run(start.run)
+    except ValueError as error:
+        raise RecipeError(f"model.start.run: {error}") from None
+    if isinstance(model, ImageTokenizer) or "image" not in model.encoders:
+        raise RecipeError(
+            f"model.start.run: {start.run} has no image encoder; expected a run whose recipe has "
+            "model.encoders.image"
+        )
+    encoder: Any = model.encoders["image"]
+    own = {"freeze": start.freeze, "learning_rate_scale": start.learning_rate_scale}
+    config = encoder.config.model_copy(update=own)
+    return ImageStart(config, model.preprocessors["image"], encoder.state_dict())
+
+
+def _image_tokenizer(options: MultimodalTransformerRecipe) -> ImageTokenizer | None:
+    if options.image_tokenizer is None:
+        return None
+    try:
+        return ImageTokenizer.from_pretrained(options.image_tokenizer)
+    except ValueError as error:
+        raise RecipeError(
+            f"model.image_tokenizer: {error}; `amodal train recipes/scenes-tokenizer.yaml` trains "
+            "one"
+        ) from None
+
+
+def _answers(source: Source) -> Iterator[str]:
+    for i in range(len(source)):
+        try:
+            found = exchanges(source[i], "vqa")
+        except BrokenRecordError:
+            continue  # reported when training draws the row
+        for turns in found:
+            yield turns[-1].text
+
+
+def _texts(source: Source, options: MultimodalTransformerRecipe) -> Iterator[str]:
+    for i in range(len(source)):
+        try:
+            record = source[i]
+            found = [turns for task in options.tasks for turns in exchanges(record, task)]
+        except BrokenRecordError:
+            continue  # reported when training draws the row
+        for turns in found:
+            for turn in turns:
+                yield turn.text

@@ -1,0 +1,100 @@
+"""Multiple choice: the most likely candidate counts, equal ones by their mean."""
+
+import pytest
+import torch
+
+from amodal.data.conversation import Turn
+from amodal.evaluators.generation import Utterance
+from amodal.evaluators.generation_metrics import SpokenSource, saying_metrics
+
+
+def spoken(scores, **more):
+    people = ["red"] * 8 + ["blue"] * 2
+    record = {
+        "origin": "here",
+        "question": ["what colour?"],
+        "answer": ["red"],
+        "answers": people,
+        **more,
+    }
+    prompt = (Turn("ask", "what colour?", False), Turn("answer", "", True))
+    said = [Utterance(0, 0, prompt, "red")]
+    return SpokenSource("vqa", said, {0: record}, scores)
+
+
+def test_the_most_likely_choice_is_measured_by_the_official_accuracy():
+    choices = ["red", "blue", "4"]
+    found = saying_metrics(
+        spoken({0: {0: torch.tensor([-3.0, -1.0, -2.0])}}, multiple_choices=choices), bootstrap=0
+    )
+    assert found["vqa/multiple_choice/exact"] == 0
+    assert found["vqa/multiple_choice/accuracy"] == pytest.approx(0.6)
+    assert found["vqa/multiple_choice/questions"] == 1
+
+
+def test_equal_choices_count_by_their_mean_in_any_order():
+    scores = torch.tensor([-1.0, -2.0, -1.0])
+    for choices, order in ((["red", "4", "blue"], [0, 1, 2]), (["4", "blue", "red"], [1, 0, 2])):
+        found = saying_metrics(
+            spoken({0: {0: scores[order]}}, multiple_choices=choices), bootstrap=0
+        )
+        assert found["vqa/multiple_choice/exact"] == 0.5
+        assert found["vqa/multiple_choice/accuracy"] == pytest.approx(0.8)
+
+
+def test_without_choices_there_are_no_figures_of_multiple_choice():
+    assert not any("multiple_choice" in n for n in saying_metrics(spoken({}), bootstrap=0))
+
+
+def test_questions_of_one_picture_may_have_choices_or_none():
+    record = {
+        "question": ["what colour?", "how many?"],
+        "answer": ["red", "2"],
+        "answers": [["red"] * 10, ["2"] * 10],
+        "multiple_choices": [None, ["2", "3"]],
+    }
+    found = saying_metrics(spoken({0: {1: torch.tensor([0.0, -1.0])}}, **record), bootstrap=0)
+    assert found["vqa/multiple_choice/exact"] == 1
+    assert found["vqa/multiple_choice/questions"] == 1
+
+
+@pytest.mark.parametrize("task", ["dialogue", "rounds"])
+def test_the_likeliest_candidate_counts_by_what_it_means(task):
+    rounds = [
+        {
+            "question": "is there a star?",
+            "answer": "yes",
+            "candidates": ["yes", "yes, there is", "no", "nope"],
+            "relevance": [1.0, 1.0, 0.0, 0.0],
+            "refers_back": False,
+        },
+        {
+            "question": "what is its colour?",
+            "answer": "red",
+            "candidates": ["blue", "red", "it is red", "crimson"],
+            "relevance": [0.0, 1.0, 1.0, 0.5],
+            "refers_back": True,
+        },
+    ]
+    said = []
+    for number in range(2):
+        before = [
+            turn
+            for one in rounds[: number if task == "dialogue" else 0]
+            for turn in (Turn("ask", one["question"], False), Turn("answer", one["answer"], True))
+        ]
+        asked = (Turn("ask", rounds[number]["question"], False), Turn("answer", "", True))
+        exchange = number if task == "rounds" else 0
+        said.append(Utterance(0, exchange, (*before, *asked), "whatever"))
+    scores = {0: torch.tensor([-3.0, -1.0, -2.0, -4.0]), 1: torch.tensor([-2.0, -3, -3, -2])}
+
+    def figures():
+        truth = {0: {"origin": "here", "dialog": rounds}}
+        return saying_metrics(SpokenSource(task, said, truth, {0: scores}), bootstrap=0)
+
+    found = figures()
+    assert found[f"{task}/exact"] == 0
+    assert found[f"{task}/relevance@1"] == pytest.approx((1 + 0.25) / 2)
+    assert found[f"{task}/relevance@1/refers_back"] == pytest.approx(0.25)  # two are equal
+    del rounds[0]["relevance"]
+    assert f"{task}/relevance@1" not in figures()

@@ -1,0 +1,66 @@
+"""Answers from a list: learned by heart, padding changes nothing, and a reload is bit-equal."""
+
+import pytest
+import torch
+from test_multimodal_transformer import RECORDS, made
+
+import amodal
+from amodal.data.answer_vocabulary import ListedAnswers
+from amodal.data.collate import Collator
+from amodal.data.conversation import exchanges
+from amodal.data.record import sample_rng
+from amodal.losses.answer_classification import answer_classification_loss
+from amodal.models.multimodal_transformer.answer_head import ClassifiedAnswers
+
+ANSWERS = ClassifiedAnswers().listed(a for r in RECORDS for a in r["answer"])
+
+
+def batch_of(model, records=RECORDS, **tasks):
+    tasks = tasks or {"vqa": None}
+    collate = Collator(model.preprocessors, tasks=tasks, answers=ListedAnswers(ANSWERS))
+    return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])
+
+
+def test_the_list_holds_the_most_frequent_answers():
+    some = ClassifiedAnswers(most=2, at_least=2)
+    assert some.listed(["b", "a", "c", "c", "c", "a", "b", "d"]) == ("c", "a")
+    with pytest.raises(ValueError, match="no answer occurs 2 times"):
+        some.listed(["a", "b"])
+
+
+def test_targets_are_a_third_per_person():
+    table = ListedAnswers(["a", "b"])([[("a", ["a"] * 9 + ["b"]), None, ("z", [])], []])
+    want = [[0, 1, 1 / 3], [-2, 0, 0], [-1, 0, 0]]
+    torch.testing.assert_close(table[0], torch.tensor(want))
+
+
+@pytest.mark.parametrize("fusion", ["projection", "concat", "co_attention"])
+def test_answers_in_a_batch_equal_answers_on_their_own(fusion):
+    model = made(fusion=fusion, answers=ANSWERS)
+    whole = model(batch_of(model, RECORDS[:4], vqa=None, caption=None)).classified
+    for logits, item, exchange in zip(whole.logits, whole.item, whole.exchange, strict=True):
+        record = RECORDS[item]
+        seen = model.seen(batch_of(model, [record]))
+        prompt = model.turns.prompts([exchanges(record, "vqa")[exchange - 1]])
+        torch.testing.assert_close(model.answer_scores(prompt, seen)[0], logits, rtol=0, atol=1e-5)
+
+
+def test_64_answers_are_learned_by_heart_and_survive_a_reload(tmp_path):
+    model = made(answers=ANSWERS)
+    batch = batch_of(model)
+    optimizer = torch.optim.AdamW(model.train().parameters(), lr=4e-3, weight_decay=0)
+    for step in range(250):
+        found = model.train()(batch).classified
+        optimizer.zero_grad()
+        answer_classification_loss(found.logits, found.targets).backward()
+        optimizer.step()
+        if step % 10 == 9:
+            found = model.eval()(batch).classified
+            if bool((found.logits.argmax(1) == found.true).all()):
+                break
+    model.eval().save_pretrained(tmp_path)
+    again = amodal.load(tmp_path, device="cpu")
+    assert again.answer_head.answers == ANSWERS
+    assert torch.equal(again(batch).classified.logits, model(batch).classified.logits)
+    for record in RECORDS[:4]:
+        assert again.ask(record["image"], record["question"]) == record["answer"]

@@ -1,0 +1,374 @@
+"""The multimodal Transformer: caches, padding, packing and beams change nothing; it can learn."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+import amodal
+from amodal.data.collate import Collator
+from amodal.data.conversation import Turn, exchanges
+from amodal.data.record import BrokenRecordError, sample_rng
+from amodal.encoders.image.small_cnn import SmallCNNConfig
+from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
+from amodal.losses.language_modeling import language_modeling_loss
+from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
+from amodal.models.multimodal_transformer.build import build_multimodal_transformer
+from amodal.models.multimodal_transformer.layers import Memory
+
+RNG = np.random.default_rng(0)
+WORDS = ["red", "blue", "green", "star", "circle", "square", "left", "right"]
+RECORDS = [
+    {
+        "id": str(i),
+        "origin": f"record {i}",
+        "image": RNG.integers(0, 255, (16, 16, 3)).astype(np.uint8),
+        "question": [f"what is {WORDS[i % 8]} ?", f"is it {WORDS[(i + 3) % 8]} there ?"],
+        "answer": [WORDS[(5 * i) % 8], f"{WORDS[(3 * i + 1) % 8]} and {WORDS[i % 8]}"],
+        "text": [f"a {WORDS[(7 * i) % 8]} {WORDS[(i + 2) % 8]}"],
+        "dialog": [
+            {"question": f"is there a {WORDS[i % 8]} ?", "answer": "yes"},
+            {"question": "what is it ?", "answer": WORDS[(i * i) % 8]},
+        ],
+    }
+    for i in range(32)
+]
+
+
+FUSIONS = ("projection", "concat", "co_attention")
+
+
+def made(records=RECORDS, **options):
+    torch.manual_seed(0)
+    architecture = TransformerArchitecture(
+        image=SmallCNNConfig(size=16, widths=(8, 16), grid=4),
+        **{
+            "width": 32,
+            "heads": 2,
+            "encoder_layers": 1,
+            "decoder_layers": 2,
+            "max_length": 32,
+            "tokenizer": TrainedTokenizerConfig(model="word"),
+            **options,
+        },
+    )
+    texts = [
+        turn.text
+        for r in records
+        for task in ("vqa", "caption", "dialogue")
+        for turns in exchanges(r, task)
+        for turn in turns
+    ]
+    return build_multimodal_transformer(architecture, texts).eval()
+
+
+def batch_of(model, records=RECORDS, **tasks):
+    collate = Collator(model.preprocessors, tasks=tasks or {"vqa": None})
+    return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])
+
+
+def memory_of(model, records=RECORDS, prompts=None):
+    return model.fused(model.seen(batch_of(model, records)), prompts)
+
+
+def answers_of(model, records=RECORDS):
+    seen = model.seen(batch_of(model, records, vqa=None))
+    prompts = [turns for r in records for turns in exchanges(r, "vqa")]
+    rows = torch.arange(len(records)).repeat_interleave(2)
+    looked = Memory(seen.tokens[rows], seen.keep[rows])
+    return model.say(model.turns.prompts(prompts), looked, do_sample=False)
+
+
+@pytest.mark.parametrize("unimodal_layers", [0, 1])
+def test_cached_decoding_equals_full_decoding(unimodal_layers):
+    model = made(unimodal_layers=unimodal_layers)
+    memory = memory_of(model, RECORDS[:3])
+    ids = torch.randint(0, model.turns.vocabulary, (3, 12))
+    segment = torch.ones_like(ids)
+    segment[1, :4] = 0  # padding on the left, as prompts have it
+    whole = model.scores(model.decode(ids, segment, memory))
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    parts = [model.decode(ids[:, :5], segment[:, :5], memory, cache)]
+    parts += [
+        model.decode(ids[:, at : at + 1], segment[:, : at + 1], memory, cache)
+        for at in range(5, 12)
+    ]
+    stepwise = model.scores(torch.cat(parts, 1))
+    there = segment.bool()
+    torch.testing.assert_close(stepwise[there], whole[there], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("unimodal_layers", [0, 1])
+def test_packed_exchanges_equal_exchanges_on_their_own(unimodal_layers):
+    model = made(unimodal_layers=unimodal_layers)
+    whole = model(batch_of(model, RECORDS[:4], vqa=None, caption=None))
+    for i, record in enumerate(RECORDS[:4]):
+        alone = [t for task in ("vqa", "caption") for t in exchanges(record, task)]
+        for number, turns in enumerate(alone, start=1):
+            tensors = model.turns([[turns]])
+            memory = memory_of(model, [record])
+            hidden = model.decode(tensors["input_ids"], tensors["segment"], memory)
+            want = model.scores(hidden[tensors["labels"] >= 0])
+            rows = (whole.item == i) & (whole.exchange == number)
+            assert torch.equal(whole.labels[rows], tensors["labels"][tensors["labels"] >= 0])
+            torch.testing.assert_close(whole.logits[rows], want, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("fusion", ["concat", "co_attention"])
+def test_where_prompts_are_read_every_answer_is_a_row_of_its_own(fusion):
+    model = made(fusion=fusion)
+    whole = model(batch_of(model, RECORDS[:3], vqa=None, dialogue=None))
+    for i, record in enumerate(RECORDS[:3]):
+        alone = [t for task in ("vqa", "dialogue") for t in exchanges(record, task)]
+        for number, turns in enumerate(alone, start=1):
+            rows = (whole.item == i) & (whole.exchange == number)
+            got = whole.logits[rows]
+            start = 0
+            for last, turn in enumerate(turns):
+                if not turn.learned:
+                    continue
+                asked = tuple(one._replace(learned=False) for one in turns[:last])
+                tensors = model.turns([[(*asked, turn)]])
+                prompts = model.turns.prompts([(*asked, turn)])
+                memory = memory_of(model, [record], prompts)
+                hidden = model.decode(tensors["input_ids"], tensors["segment"], memory)
+                want = model.scores(hidden[tensors["labels"] >= 0])
+                part = got[start : start + len(want)]
+                torch.testing.assert_close(part, want, rtol=0, atol=1e-5)
+                start += len(want)
+            assert start == len(got)
+
+
+@pytest.mark.parametrize("unimodal_layers", [0, 1])
+def test_padding_on_either_side_changes_nothing(unimodal_layers):
+    model = made(unimodal_layers=unimodal_layers)
+    memory = memory_of(model, RECORDS[:1])
+    ids = torch.randint(0, model.turns.vocabulary, (1, 6))
+    plain = model.decode(ids, torch.ones_like(ids), memory)
+    pad = torch.full((1, 3), model.turns.pad_id)
+    for padded, mask, part in (
+        (torch.cat([pad, ids], 1), [0] * 3 + [1] * 6, slice(3, None)),
+        (torch.cat([ids, pad], 1), [1] * 6 + [0] * 3, slice(0, 6)),
+    ):
+        got = model.decode(padded, torch.tensor([mask]), memory)[:, part]
+        torch.testing.assert_close(got, plain, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_answers_do_not_depend_on_who_else_is_asked(fusion):
+    model = made(fusion=fusion)
+    together = answers_of(model, RECORDS[:6])
+    assert together == [a for r in RECORDS[:6] for a in answers_of(model, [r])]
+
+
+def test_an_item_without_a_picture_is_legal_and_sees_nothing():
+    model = made()
+    records = [RECORDS[0], {**RECORDS[1], "image": None}]
+    said = model(batch_of(model, records))
+    assert said.logits.isfinite().all()
+    shifted = [RECORDS[5], {**RECORDS[1], "image": None}]
+    other = model(batch_of(model, shifted))
+    assert torch.equal(other.logits[other.item == 1], said.logits[said.item == 1])
+    nobody = model(batch_of(model, [{**r, "image": None} for r in RECORDS[:2]]))
+    torch.testing.assert_close(
+        nobody.logits[nobody.item == 1], said.logits[said.item == 1], rtol=0, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("unimodal_layers", [0, 1])
+def test_beam_search_equals_the_search_through_all_texts(unimodal_layers):
+    records = [{**RECORDS[0], "question": ["a ?"], "answer": ["b"], "text": ["a b"], "dialog": []}]
+    model = made(records, max_length=12, unimodal_layers=unimodal_layers)
+    model.embedding.weight.data.normal_(std=0.8)  # opinions, so that nothing ties
+    turns = model.turns
+    prompts = turns.prompts([exchanges(records[0], "vqa")[0]])
+    memory = memory_of(model, records)
+    vocabulary, steps = turns.vocabulary, 3
+
+    def log_p(ids):
+        whole = torch.cat([prompts["input_ids"], torch.tensor([ids], dtype=torch.int64)], 1)
+        hidden = model.decode(whole, torch.ones_like(whole), memory)
+        return model.scores(hidden)[0, -1].log_softmax(0).tolist()
+
+    best, found = -math.inf, None
+    seen = {(): log_p([])}
+    for length in range(1, steps + 1):
+        for ids in itertools.product(range(vocabulary), repeat=length):
+            if turns.end_id in ids[:-1]:
+                continue
+            if ids[-1] != turns.end_id and length < steps:
+                seen[ids] = log_p(list(ids))
+                continue
+            score = sum(seen[ids[:i]][ids[i]] for i in range(length))
+            if score > best:
+                best, found = score, ids
+    said = model.generate(
+        input_ids=prompts["input_ids"],
+        attention_mask=prompts["attention_mask"],
+        memory_tokens=memory.tokens,
+        memory_keep=memory.keep,
+        cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
+        num_beams=vocabulary**2,
+        max_new_tokens=steps,
+        length_penalty=0.0,
+        do_sample=False,
+        eos_token_id=turns.end_id,
+        pad_token_id=turns.pad_id,
+    )[0, prompts["input_ids"].shape[1] :].tolist()
+    assert said[: len(found)] == list(found)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_every_parameter_gets_a_gradient_and_is_saved(tmp_path, fusion):
+    model = made(fusion=fusion).train()
+    said = model(batch_of(model, vqa=None, dialogue=None))
+    language_modeling_loss(said.logits, said.labels, said.item).backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+    model.eval().save_pretrained(tmp_path / "run")
+    again = amodal.load(tmp_path / "run", device="cpu")
+    assert answers_of(again, RECORDS[:4]) == answers_of(model, RECORDS[:4])
+    batch = batch_of(model)
+    assert torch.equal(again(batch).logits, model(batch).logits)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_it_learns_32_items_by_heart(fusion):
+    model = made(fusion=fusion).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    batch = batch_of(model, vqa=None, caption=None, dialogue=None)
+    for _ in range(250):
+        said = model(batch)
+        loss = language_modeling_loss(said.logits, said.labels, said.item)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if float(loss.detach()) < 0.01:
+            break
+    model.eval()
+    assert answers_of(model) == [a for r in RECORDS for a in r["answer"]]
+    images = [r["image"] for r in RECORDS]
+    assert model.caption(images) == [r["text"][0] for r in RECORDS]
+    for r in RECORDS[:8]:
+        first, second = ((one["question"], one["answer"]) for one in r["dialog"])
+        assert model.chat(r["image"], [first], second[0]) == second[1]
+        assert model.ask(r["image"], r["question"]) == r["answer"]
+
+
+def test_sampling_beams_and_streams_are_options():
+    from transformers import TextStreamer
+
+    model = made()
+    said = model.caption([RECORDS[0]["image"]], num_beams=3, max_new_tokens=5)
+    assert isinstance(said[0], str)
+    several = model.caption([RECORDS[0]["image"]], do_sample=True, num_return_sequences=3)
+    assert len(several) == 3
+    heard = []
+
+    class Listener(TextStreamer):
+        def on_finalized_text(self, text, stream_end=False):
+            heard.append(text)
+
+    model.caption([RECORDS[0]["image"]], streamer=Listener(model.turns.tokenizer))
+    assert heard
+
+
+@pytest.mark.parametrize(
+    ("fusion", "unimodal_layers"), [*((fusion, 0) for fusion in FUSIONS), ("projection", 1)]
+)
+def test_where_it_looks_is_a_share_of_the_picture(fusion, unimodal_layers):
+    model = made(fusion=fusion, unimodal_layers=unimodal_layers)
+    shares = model.look(RECORDS[0]["image"], "what is red ?", "blue")
+    assert shares.shape == (16,)
+    assert float(shares.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_broken_picture_is_named():
+    with pytest.raises(BrokenRecordError, match=r"nowhere\.png"):
+        made().caption(["nowhere.png"])
+    with pytest.raises(ValueError, match="list of pictures"):
+        made().caption("a.png")
+
+
+def test_too_long_a_text_is_refused_with_the_limit():
+    model = made(max_length=8)
+    ids = torch.zeros(1, 9, dtype=torch.int64)
+    with pytest.raises(ValueError, match="max_length is 8"):
+        model.decode(ids, torch.ones_like(ids), None)
+
+
+def test_old_turns_are_cut_off_first():
+    turns = made(max_length=8).turns
+    long = tuple(Turn("ask" if i % 2 == 0 else "answer", "red blue", False) for i in range(6))
+    row = turns.prompts([(*long, Turn("ask", "star", False), Turn("answer", "", True))])
+    ids = row["input_ids"][0].tolist()
+    assert len(ids) == 8
+    assert ids[-1] == turns.role_ids["answer"]
+    assert turns.count_truncated([long]) == 1
+
+
+def test_the_loss_counts_tokens_or_exchanges():
+    g = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 7, generator=g, dtype=torch.float64)
+    labels = torch.tensor([1, 2, 3, 4, 6])
+    exchange = torch.tensor([0, 0, 0, 1, 1])
+    each = []
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        top = max(row)
+        each.append(top + math.log(sum(math.exp(x - top) for x in row)) - row[label])
+    got = language_modeling_loss(logits, labels, exchange)
+    assert float(got) == pytest.approx(sum(each) / 5, rel=1e-9)
+    per = language_modeling_loss(logits, labels, exchange, per="exchange")
+    assert float(per) == pytest.approx((sum(each[:3]) / 3 + sum(each[3:]) / 2) / 2, rel=1e-9)
+    nothing = language_modeling_loss(logits[:0].requires_grad_(), labels[:0], exchange[:0])
+    assert float(nothing.detach()) == 0
+
+
+def test_what_is_said_is_written_as_people_write():
+    records = [{**RECORDS[0], "text": ["a medium-sized star, it's (red)!"]}]
+    turns = made(records).turns
+    ids = turns.ids("a medium-sized star, it's (red)!")
+    assert turns.text([*ids, turns.end_id, *ids]) == "a medium-sized star, it's (red)!"
+
+
+ANSWERS = [["red", "a red star and blue"], ["yes", "", "no no"], ["is it there ?"]]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("at_once", [1, 256])
+def test_likelihoods_of_answers_are_those_of_reading_each_whole(fusion, at_once, monkeypatch):
+    """A prompt is read once and its answers from there on; here each is read from its beginning."""
+    monkeypatch.setattr("amodal.models.multimodal_transformer.model.ANSWERS_AT_ONCE", at_once)
+    model = made(fusion=fusion, max_length=48)
+    asked = [exchanges(RECORDS[0], "vqa")[0], exchanges(RECORDS[1], "dialogue")[0]]
+    asked.append(exchanges(RECORDS[2], "vqa")[1])
+    seen = model.seen(batch_of(model, RECORDS[:3], vqa=None))
+    got = model.likelihoods(model.turns.prompts(asked), seen, ANSWERS)
+    for i, texts in enumerate(ANSWERS):
+        for text, value in zip(texts, got[i].tolist(), strict=True):
+            before = tuple(turn._replace(learned=False) for turn in asked[i][:-1])
+            turns = (*before, Turn("answer", text, True))
+            batch = batch_of(model, [RECORDS[i]], vqa=None)
+            tensors = {**batch.tensors, "turns": model.turns([[turns]])}
+            said = model(replace(batch, tensors=tensors))
+            log_p = said.logits.double().log_softmax(1)
+            want = log_p[torch.arange(len(said.labels)), said.labels].mean()
+            assert value == pytest.approx(float(want.detach()), abs=1e-5)
+
+
+def test_prompts_are_cut_on_the_left_where_their_answers_need_the_room():
+    model = made(max_length=16)
+    asked = [exchanges(RECORDS[1], "dialogue")[0]]  # longer than there is room for with an answer
+    seen = model.seen(batch_of(model, RECORDS[1:2], vqa=None))
+    prompts = model.turns.prompts(asked)
+    (whole,) = model.likelihoods(prompts, seen, [["red red red", "yes"]])
+    room = 16 - 4 + 1
+    assert prompts["input_ids"].shape[1] > room
+    cut = {name: tensor[:, -room:] for name, tensor in prompts.items()}
+    (short,) = model.likelihoods(cut, seen, [["red red red", "yes"]])
+    assert torch.equal(whole, short)
+    assert bool(whole.isfinite().all())
