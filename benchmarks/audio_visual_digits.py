@@ -1,13 +1,13 @@
-"""Digits from pictures and speech, both noisy: how much fewer errors two modalities make than one.
+"""Digits from images and speech, both noisy: how much fewer errors two modalities make than one.
 
     python benchmarks/audio_visual_digits.py --make digits [--image-noise S --sound-noise DB]
     python benchmarks/audio_visual_digits.py           # the study; some tens of minutes
 
-Pictures are scikit-learn's digits (8 x 8), sounds the Free Spoken Digit Dataset (8 kHz, 6 speakers;
-its folder is $AMODAL_DATA/fsdd). Two speakers are held out, and the last 597 pictures, which other
-people wrote (the file is in the order of its writers). An item is a recording with a picture of the
+Images are scikit-learn's digits (8 x 8), sounds the Free Spoken Digit Dataset (8 kHz, 6 speakers;
+its folder is $AMODAL_DATA/fsdd). Two speakers are held out, and the last 597 images, which other
+people wrote (the file is in the order of its writers). An item is a recording with an image of the
 same digit, drawn at random: 2,000 to train on, 1,000 to test. White noise is added to both, in
-training and in testing: to pictures with a deviation given in grey levels of 16, to sounds at a
+training and in testing: to images with a deviation given in grey levels of 16, to sounds at a
 ratio of signal to noise in dB.
 
 The study first looks for the noise at which each modality alone is right in about 90 % of the test
@@ -43,7 +43,7 @@ RESULT = HERE / "results" / "audio_visual_digits.json"
 RECIPE = HERE.parent / "recipes" / "audio-visual-digits.yaml"
 DATA = Path(os.environ.get("AMODAL_DATA", HERE.parents[1] / "shared" / "data"))
 HELD_OUT = ("theo", "yweweler")  # speakers
-WRITTEN = 1200  # pictures to train on; those after them are held out
+WRITTEN = 1200  # images to train on; those after them are held out
 IMAGE_NOISE = (2.0, 3.0, 4.0)  # grey levels of 16
 SOUND_NOISE = (60.0, 30.0, 20.0, 10.0)  # dB
 AIM = 0.90
@@ -52,10 +52,10 @@ ALONE = {"image": "{audio: 1.0}", "audio": "{image: 1.0}"}  # the other one is n
 
 
 def make(folder: Path, image_noise: float, sound_noise: float, seed: int = 0) -> None:
-    """Write pictures, sounds, train.csv and test.csv."""
+    """Write images, sounds, train.csv and test.csv."""
     rng = np.random.default_rng(seed)
     digits = load_digits()
-    pictures = {
+    images = {
         "train": [np.flatnonzero(digits.target[:WRITTEN] == d) for d in range(10)],
         "test": [WRITTEN + np.flatnonzero(digits.target[WRITTEN:] == d) for d in range(10)],
     }
@@ -67,7 +67,7 @@ def make(folder: Path, image_noise: float, sound_noise: float, seed: int = 0) ->
     for recording in recordings:
         part = "test" if recording["speaker"] in HELD_OUT else "train"
         digit = int(recording["digit"])
-        chosen = int(rng.choice(pictures[part][digit]))
+        chosen = int(rng.choice(images[part][digit]))
         grey = digits.images[chosen] + image_noise * rng.normal(size=(8, 8))
         name = Path(recording["file"]).stem
         pixels = (np.clip(grey, -8, 24) + 8) * (255 / 32)  # noise is not cut off at black
@@ -89,7 +89,7 @@ def trained(folder: Path, dropout: str, seed: int, epochs: float) -> dict[str, f
     """Test accuracy of the recipe with both modalities there, and with each alone.
 
     Args:
-        dropout: of the recipe, such as "0.2", or "{audio: 1.0}" for pictures alone.
+        dropout: of the recipe, such as "0.2", or "{audio: 1.0}" for images alone.
     """
     changes = [
         f"data.train.path={folder}/train.csv",

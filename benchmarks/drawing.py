@@ -6,7 +6,7 @@
 How freely to draw (guidance, temperature) is chosen on scenes like those of training. Then captions
 of scenes that each hold a pair of colour and shape that never occurred are drawn: once each, and
 the best of several by a joint embedding that has never seen those pairs either. The verifier knows
-how scenes are drawn and nothing of the models. Beside it stand what it says of the true pictures,
+how scenes are drawn and nothing of the models. Beside it stand what it says of the true images,
 and of the same after their way through the tokens, which is the most that can be drawn; and what
 becomes of captions in a style that was not learned, which name colour and shape alone. Writes
 benchmarks/results/drawing.json, and some of the drawings with --sheet.
@@ -29,7 +29,7 @@ from PIL import Image
 
 import amodal
 from amodal.data.scenes.source import ScenesConfig
-from amodal.evaluators.text_to_image import DrawnSource, drawing_metrics
+from amodal.evaluators.text_to_image import TextToImageResult, text_to_image_metrics
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.training.recipe import load_recipe
@@ -38,38 +38,38 @@ from amodal.training.run import train_run
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "drawing.json"
 RECIPES = HERE.parent / "recipes"
-CHOSEN_ON, PICTURES = 150, 500
+CHOSEN_ON, MAX_IMAGES = 150, 500
 GUIDANCE, TEMPERATURE = (1.0, 1.5, 2.5), (0.4, 0.7, 1.0)
 CANDIDATES = 8
 
 
 def trained(folder: Path, changes: list[str]) -> tuple[Path, Path]:
     """The run that draws and the one that judges, with the recipes as they stand."""
-    tokenizer, drawing, judge = (folder / name for name in ("tokenizer", "draw", "judge"))
+    tokenizer, drawing, reranker = (folder / name for name in ("tokenizer", "draw", "judge"))
     train_run(load_recipe(RECIPES / "scenes-tokenizer.yaml", []), tokenizer)
     changes = [f"model.image_tokenizer={tokenizer}", *changes]
     train_run(load_recipe(RECIPES / "scenes-draw.yaml", changes), drawing)
-    train_run(load_recipe(RECIPES / "scenes-judge.yaml", []), judge)
-    return drawing, judge
+    train_run(load_recipe(RECIPES / "scenes-judge.yaml", []), reranker)
+    return drawing, reranker
 
 
 def figures(found: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def through_tokens(model: MultimodalTransformer, drawn: DrawnSource) -> DrawnSource:
-    """The true pictures, as the tokens give them back."""
-    assert model.pictures is not None
-    prepare, tokenizer = model.preprocessors["image"], model.pictures.tokenizer
-    true = [picture for picture in drawn.true if picture is not None]
+def through_tokens(model: MultimodalTransformer, drawn: TextToImageResult) -> TextToImageResult:
+    """The true images, as the tokens give them back."""
+    assert model.images is not None
+    prepare, tokenizer = model.preprocessors["image"], model.images.tokenizer
+    true = [image for image in drawn.true if image is not None]
     codes = tokenizer.encode(prepare(true)["pixel_values"])
     back = tokenizer.decode(codes).permute(0, 2, 3, 1).contiguous().numpy()
-    return replace(drawn, pictures=list(back))
+    return replace(drawn, images=list(back))
 
 
-def sheet(drawn: DrawnSource, file: Path, count: int = 8, scale: int = 4) -> None:
-    """The first pictures side by side."""
-    row = np.concatenate([np.pad(p, ((1, 1), (1, 1), (0, 0))) for p in drawn.pictures[:count]], 1)
+def sheet(drawn: TextToImageResult, file: Path, count: int = 8, scale: int = 4) -> None:
+    """The first images side by side."""
+    row = np.concatenate([np.pad(p, ((1, 1), (1, 1), (0, 0))) for p in drawn.images[:count]], 1)
     large = Image.fromarray(row)
     large.resize((row.shape[1] * scale, row.shape[0] * scale), Image.Resampling.NEAREST).save(file)
 
@@ -84,17 +84,17 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="write some of the drawings to this .png")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
-    if (given.run is None) != (given.judge is None):
+    if (given.run is None) != (given.reranker is None):
         parser.error("give both --run and --judge, or neither")
     with tempfile.TemporaryDirectory() as folder:
-        run, judged_by = given.run, given.judge
+        run, reranked_by = given.run, given.reranker
         if run is None:
-            run, judged_by = trained(Path(folder), given.set)
-        model, judge = amodal.load(run), amodal.load(judged_by)
+            run, reranked_by = trained(Path(folder), given.set)
+        model, reranker = amodal.load(run), amodal.load(reranked_by)
         recipe = load_recipe(run / "recipe.yaml")
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert isinstance(model, MultimodalTransformer)
-    assert isinstance(judge, JointEmbedding)
+    assert isinstance(reranker, JointEmbedding)
     held_out = recipe.data.validation
     assert isinstance(held_out, ScenesConfig)
     familiar = held_out.model_copy(update={"part": "validation"}).open()
@@ -102,28 +102,28 @@ def main() -> None:
     for guidance in GUIDANCE:
         for temperature in TEMPERATURE:
             how: dict[str, Any] = {"guidance": guidance, "temperature": temperature}
-            drawn = DrawnSource.of(model, familiar, items=range(CHOSEN_ON), seed=1, **how)
-            chosen.append(how | figures(drawing_metrics(drawn, None, bootstrap=0)))
+            drawn = TextToImageResult.of(model, familiar, items=range(CHOSEN_ON), seed=1, **how)
+            chosen.append(how | figures(text_to_image_metrics(drawn, None, bootstrap=0)))
             print(json.dumps(chosen[-1]), flush=True)
     best = max(chosen, key=lambda one: one["draw/right"])
     how = {name: best[name] for name in ("guidance", "temperature")}
-    source, train = held_out.model_copy(update={"size": PICTURES}).open(), recipe.data.train
+    source, train = held_out.model_copy(update={"size": MAX_IMAGES}).open(), recipe.data.train
     assert isinstance(train, ScenesConfig)
-    once = DrawnSource.of(model, source, **how)
+    once = TextToImageResult.of(model, source, **how)
     results = {
-        "once": figures(drawing_metrics(once, train.open())),
-        "true pictures through their tokens": figures(
-            drawing_metrics(through_tokens(model, once), None)
+        "once": figures(text_to_image_metrics(once, train.open())),
+        "true images through their tokens": figures(
+            text_to_image_metrics(through_tokens(model, once), None)
         ),
     }
     print(json.dumps(results, indent=1), flush=True)
-    drawn = DrawnSource.of(model, source, candidates=CANDIDATES, judge=judge, **how)
+    drawn = TextToImageResult.of(model, source, candidates=CANDIDATES, reranker=reranker, **how)
     name = f"best of {CANDIDATES} by the joint embedding"
-    results[name] = figures(drawing_metrics(drawn, train.open()))
+    results[name] = figures(text_to_image_metrics(drawn, train.open()))
     print(name, json.dumps(results[name], indent=1), flush=True)
     brief = held_out.model_copy(update={"size": CHOSEN_ON, "caption_style": "brief"}).open()
     results["once, from brief captions, which are not learned"] = figures(
-        drawing_metrics(DrawnSource.of(model, brief, **how), None)
+        text_to_image_metrics(TextToImageResult.of(model, brief, **how), None)
     )
     if given.sheet is not None:
         sheet(once, given.sheet)

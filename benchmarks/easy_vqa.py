@@ -1,11 +1,11 @@
-"""easy-VQA from random weights: accuracy on pictures that were held out, beside the question alone.
+"""easy-VQA from random weights: accuracy on images that were held out, beside the question alone.
 
     python benchmarks/easy_vqa.py                      # some minutes
     python benchmarks/easy_vqa.py --set train.epochs=10
 
-A tenth of the pictures, drawn with a fixed seed, is held out with all the questions about them. The
+A tenth of the images, drawn with a fixed seed, is held out with all the questions about them. The
 data lie in $AMODAL_DATA/easy_vqa/train. Beside recipes/easy-vqa.yaml stand two answers without the
-picture: the most frequent answer of all, and the most frequent one to the same question.
+image: the most frequent answer of all, and the most frequent one to the same question.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ Row = list[str | int]
 
 
 def split(rows: list[Row]) -> tuple[list[Row], list[Row]]:
-    """Questions to train on, and those about a tenth of the pictures."""
-    pictures = sorted({int(row[2]) for row in rows})
-    random.Random(0).shuffle(pictures)
-    held_out = set(pictures[: len(pictures) // 10])
+    """Questions to train on, and those about a tenth of the images."""
+    images = sorted({int(row[2]) for row in rows})
+    random.Random(0).shuffle(images)
+    held_out = set(images[: len(images) // 10])
     return (
         [row for row in rows if row[2] not in held_out],
         [row for row in rows if row[2] in held_out],
     )
 
 
-def without_picture(train: list[Row], test: list[Row]) -> dict[str, float]:
+def without_image(train: list[Row], test: list[Row]) -> dict[str, float]:
     """Accuracy of the most frequent answer, of all and of the same question."""
     every = Counter(row[1] for row in train).most_common(1)[0][0]
     by_question: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -76,7 +76,7 @@ def main() -> None:
     document = {
         "setting": {"questions": {part: len(kept) for part, kept in parts.items()}},
         "results": {name: result.metrics[name] for name in names},
-        "without the picture": without_picture(parts["train"], parts["validation"]),
+        "without the image": without_image(parts["train"], parts["validation"]),
     }
     print(json.dumps(document, indent=1))
     given.out.write_text(json.dumps(document, indent=1) + "\n")

@@ -11,7 +11,7 @@ recipes/flickr8k-captions.yaml is trained on the 6,000 training photos of Flickr
   photos.
 - nearest photo, pixels: the first caption of the training photo whose pixels, at 16 x 16, are most
   alike.
-- nearest photo, features: the same by the mean of the picture tokens of the trained model itself.
+- nearest photo, features: the same by the mean of the image tokens of the trained model itself.
 
 The data lie in $AMODAL_DATA/flickr8k. Writes benchmarks/results/flickr8k_captions.json.
 """
@@ -36,7 +36,7 @@ from amodal.data.reader import BatchReader
 from amodal.data.record import Source
 from amodal.data.samplers import Draw
 from amodal.encoders.image.preprocessing import ImagePreprocessor
-from amodal.evaluators.generation import say_about
+from amodal.evaluators.generation import generate_for
 from amodal.metrics.caption_tokens import tokenize
 from amodal.metrics.captioning import DocumentFrequency, caption_scores, cider
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
@@ -123,7 +123,7 @@ def main() -> None:
         model = amodal.load(run)
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert isinstance(model, MultimodalTransformer)
-    said = say_about(
+    said = generate_for(
         model, test, "caption", num_beams=given.beams, do_sample=False, max_new_tokens=30
     )
     assert [one.row for one in said] == list(range(len(test)))

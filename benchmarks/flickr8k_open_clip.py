@@ -77,9 +77,9 @@ model.eval()
 tokenize = open_clip.get_tokenizer("peer")
 data = json.load(open(captions))
 with torch.no_grad():
-    pictures = [transform(Image.open(f"{images}/{i['file_name']}")) for i in data["images"]]
-    z = [model.encode_image(torch.stack(pictures[k:k+100]), normalize=True)
-         for k in range(0, len(pictures), 100)]
+    images = [transform(Image.open(f"{images}/{i['file_name']}")) for i in data["images"]]
+    z = [model.encode_image(torch.stack(images[k:k+100]), normalize=True)
+         for k in range(0, len(images), 100)]
     texts = [a["caption"] for a in data["annotations"]]
     t = [model.encode_text(tokenize(texts[k:k+500]), normalize=True)
          for k in range(0, len(texts), 500)]

@@ -1,18 +1,18 @@
-"""What 64 tokens keep of a picture of the built-in world: an independent reader reads it back.
+"""What 64 tokens keep of an image of the built-in world: an independent reader reads it back.
 
     python benchmarks/image_tokenizer.py                       # ten minutes on a core
     python benchmarks/image_tokenizer.py --run runs/scenes-tokenizer
 
-recipes/scenes-tokenizer.yaml is trained on pictures of one to three objects, without some pairs of
-colour and shape. Held-out pictures then go through their tokens and back, and
-`amodal.data.scenes.verifier`, which knows how pictures are drawn and nothing of the model, reads
+recipes/scenes-tokenizer.yaml is trained on images of one to three objects, without some pairs of
+colour and shape. Held-out images then go through their tokens and back, and
+`amodal.data.scenes.verifier`, which knows how images are drawn and nothing of the model, reads
 the objects from what comes out: on scenes like those of training, and on scenes that each hold a
-pair that never occurred. Its figures on the true pictures stand beside: what is missing from 1
+pair that never occurred. Its figures on the true images stand beside: what is missing from 1
 there is the reader's own error. Writes benchmarks/results/image_tokenizer.json.
 
 - named: share of the objects whose shape and colour are right.
 - exact: whose size, texture and cell of a 3 x 3 grid are right as well.
-- scenes: share of the pictures with exactly the true objects and no other.
+- scenes: share of the images with exactly the true objects and no other.
 - shift: mean distance in pixels of an exact object from where it is.
 """
 
@@ -44,15 +44,15 @@ from amodal.training.run import train_run
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "image_tokenizer.json"
 RECIPE = HERE.parent / "recipes" / "scenes-tokenizer.yaml"
-PICTURES = 500
+MAX_IMAGES = 500
 
 
-def read_back(scenes: Iterable[Scene], pictures: Iterable[NDArray[np.uint8]]) -> dict[str, float]:
-    """Figures of what the verifier reads from (S, S, 3) pictures of scenes."""
+def read_back(scenes: Iterable[Scene], images: Iterable[NDArray[np.uint8]]) -> dict[str, float]:
+    """Figures of what the verifier reads from (S, S, 3) images of scenes."""
     named = exact = objects = perfect = total = 0
     shifts = []
-    for truth, picture in zip(scenes, pictures, strict=True):
-        found = scene_of(picture)
+    for truth, image in zip(scenes, images, strict=True):
+        found = scene_of(image)
         agreement = compare(truth, found)
         named += agreement.named
         exact += agreement.exact
@@ -63,7 +63,7 @@ def read_back(scenes: Iterable[Scene], pictures: Iterable[NDArray[np.uint8]]) ->
             there = {(o.shape, o.colour, o.size, o.texture, o.cell): o for o in found.objects}
             for o in truth.objects:
                 seen = there[(o.shape, o.colour, o.size, o.texture, o.cell)]
-                shifts.append(math.hypot(o.x - seen.x, o.y - seen.y) * len(picture))
+                shifts.append(math.hypot(o.x - seen.x, o.y - seen.y) * len(image))
     return {
         "named": round(named / objects, 4),
         "exact": round(exact / objects, 4),
@@ -74,12 +74,12 @@ def read_back(scenes: Iterable[Scene], pictures: Iterable[NDArray[np.uint8]]) ->
 
 @torch.inference_mode()
 def back_from_tokens(
-    model: ImageTokenizer, pictures: list[NDArray[np.uint8]]
+    model: ImageTokenizer, images: list[NDArray[np.uint8]]
 ) -> list[NDArray[np.uint8]]:
-    """The pictures that the tokens of `pictures` give."""
+    """The images that the tokens of `images` give."""
     back: list[NDArray[np.uint8]] = []
-    for start in range(0, len(pictures), 50):
-        pixels = model.preprocessors["image"](pictures[start : start + 50])["pixel_values"]
+    for start in range(0, len(images), 50):
+        pixels = model.preprocessors["image"](images[start : start + 50])["pixel_values"]
         seen = model.decode(model.encode(pixels.to(model.device))).cpu()
         back += list(seen.permute(0, 2, 3, 1).contiguous().numpy())
     return back
@@ -109,7 +109,7 @@ def main() -> None:
             "model": recipe.model.model_dump(mode="json"),
             "objectives": [o.model_dump(mode="json") for o in recipe.objectives],
             "train": recipe.train.model_dump(mode="json"),
-            "training pictures": recipe.data.train.size,
+            "training images": recipe.data.train.size,
             "tokens": model.tokens,
             "weights": sum(p.numel() for p in model.parameters()),
         },
@@ -123,14 +123,14 @@ def main() -> None:
     }
     for split in ("iid", "attribute-pair"):
         config = recipe.data.train.model_copy(
-            update={"split": split, "part": "test", "size": PICTURES}
+            update={"split": split, "part": "test", "size": MAX_IMAGES}
         )
         source = config.open()
-        scenes = [source.scene(i) for i in range(PICTURES)]
-        pictures = [source[i]["image"] for i in range(PICTURES)]
+        scenes = [source.scene(i) for i in range(MAX_IMAGES)]
+        images = [source[i]["image"] for i in range(MAX_IMAGES)]
         document["results"][split] = {
-            "true pictures": read_back(scenes, pictures),
-            "from tokens": read_back(scenes, back_from_tokens(model, pictures)),
+            "true images": read_back(scenes, images),
+            "from tokens": read_back(scenes, back_from_tokens(model, images)),
         }
     print(json.dumps(document, indent=1))
     given.out.write_text(json.dumps(document, indent=1) + "\n")

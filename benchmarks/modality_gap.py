@@ -4,7 +4,7 @@
     python benchmarks/modality_gap.py --run RUN         # the same table on a trained run
 
 Known latent: u ~ N(0, 2 P), P the projection onto a random subspace of 32 of the 64 dimensions;
-picture x = u + 1.003 e + b, text y = u + 1.003 e' + b' with independent e, e' ~ N(0, I) in all 64
+image x = u + 1.003 e + b, text y = u + 1.003 e' + b' with independent e, e' ~ N(0, I) in all 64
 and fixed offsets b, b' of length c * 8 in two random directions (a constant per modality); rows at
 unit length. c = 0 is the case without a gap, c = 1.85 the one with. 2,000 items to fit the
 normalizations and 2,000 others as gallery. The noise was set so that raw R@1 without a gap is
@@ -17,8 +17,8 @@ A run: embeddings of its training source fit the normalizations (and are the ban
 bank softmax); its validation source is measured. Intervals are bootstrap over items, and
 "against raw" is the paired difference of R@1.
 
-R@1 is from text to picture; equal scores share the first place. "skew" is that of N_10, how often a
-picture is among the first ten of a text; "own share" is the share of a text's ten nearest rows, in
+R@1 is from text to image; equal scores share the first place. "skew" is that of N_10, how often a
+image is among the first ten of a text; "own share" is the share of a text's ten nearest rows, in
 a gallery of both modalities, that are texts. Scores that are not inner products of rows have no
 mixed gallery. What is called transductive looks at all test queries together: its figures are not
 those of single queries.
@@ -63,7 +63,7 @@ REFERENCE = {
     },
 }
 Rows = dict[str, Tensor]  # modality -> (N, E) unit rows
-Score = Callable[[Rows, Rows], Tensor]  # test and training rows to (texts, pictures)
+Score = Callable[[Rows, Rows], Tensor]  # test and training rows to (texts, images)
 
 
 def plain(test: Rows, train: Rows) -> Tensor:
@@ -147,7 +147,7 @@ def latent(seed: int, offset: float) -> tuple[Rows, Rows]:
 def measured(
     test: Rows, train: Rows, test_item: Rows, train_item: Rows, name: str
 ) -> dict[str, Any]:
-    """The figures of one method; `hits` is per text whether its picture comes first."""
+    """The figures of one method; `hits` is per text whether its image comes first."""
     steps, score = METHODS[name]
     if steps:
         chain = Normalization(steps).fit(train, train_item)

@@ -3,11 +3,11 @@
     python benchmarks/objectives_on_scenes.py --jobs 4
 
 Data, text encoder, batch size and optimizer are those of `recipes/quickstart.yaml`, with a
-picture encoder of half the width at 32 px; only the objective differs. Each runs in a process of
+image encoder of half the width at 32 px; only the objective differs. Each runs in a process of
 its own with one thread, so that its peak memory is its own. Prints a line each, and writes JSON to
 --out. The gallery is 1,000 held-out scenes, one caption each. Losses that match clouds cannot tell
 items apart; alone they are controls, which should score chance, and so should a loss of views of
-pictures, which never sees a caption. The teacher of the distillation is InfoNCE under the same
+images, which never sees a caption. The teacher of the distillation is InfoNCE under the same
 budget.
 """
 
@@ -113,7 +113,7 @@ def taught(given: argparse.Namespace, folder: Path) -> str:
 
 def run_one(name: str, given: argparse.Namespace) -> Any:
     """Train and measure in this process."""
-    from amodal.metrics.geometry import Cloud, GeometryOptions, geometry
+    from amodal.metrics.geometry import EmbeddingSet, GeometryOptions, geometry
     from amodal.training.run import train_run
 
     with tempfile.TemporaryDirectory() as folder:
@@ -126,8 +126,8 @@ def run_one(name: str, given: argparse.Namespace) -> Any:
         recipe = recipe_of(objectives, MORE.get(name, []), given)
         result = train_run(recipe, Path(folder) / "run")
     assert result.validation is not None
-    clouds = {m: Cloud(r.z, r.item) for m, r in result.validation.rows.items()}
-    shape = geometry(clouds, GeometryOptions(permutations=20, bootstrap=0, max_items=500)).metrics
+    samples = {m: EmbeddingSet(r.z, r.item) for m, r in result.validation.rows.items()}
+    shape = geometry(samples, GeometryOptions(permutations=20, bootstrap=0, max_items=500)).metrics
     return {
         "recall@1": result.metrics["retrieval/text_to_image/recall@1"],
         "recall@1/low": result.metrics["retrieval/text_to_image/recall@1/low"],

@@ -3,7 +3,7 @@
     python benchmarks/pointing_game.py                 # some minutes
 
 Trains recipes/scenes-fusion.yaml with a fusion whose tokens are pooled by attention, and plays the
-pointing game on 1,000 test scenes of two objects or more: the cell of the picture with the largest
+pointing game on 1,000 test scenes of two objects or more: the cell of the image with the largest
 share of attention should touch the largest object. Beside it, the share of the attention that lies
 on that object, what a map without preference gets, and the same for an untrained model.
 """

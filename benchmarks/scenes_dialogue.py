@@ -3,7 +3,7 @@
     python benchmarks/scenes_dialogue.py                              # two trainings, an hour
     python benchmarks/scenes_dialogue.py --run runs/scenes-dialogue --blind runs/rounds
 
-recipes/scenes-dialogue.yaml is trained twice, with the same pictures, questions, answers and steps:
+recipes/scenes-dialogue.yaml is trained twice, with the same images, questions, answers and steps:
 as it stands, and with `model.tasks=[rounds,caption]`, where every question stands by itself. Both
 then choose among 20 answers to every question of held-out dialogues: ten meanings in two wordings
 each. A choice is right where it means the same as the true answer, whatever the wording; chance is
@@ -28,10 +28,10 @@ import amodal
 from amodal.data.conversation import Task
 from amodal.data.scenes.source import ScenesConfig
 from amodal.evaluators.generation_metrics import (
-    SpokenSource,
+    GenerationResult,
+    generation_metrics,
     refer_back,
     relevance_at_1,
-    saying_metrics,
 )
 from amodal.metrics.bootstrap import flatten, intervals, resampled
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
@@ -44,13 +44,13 @@ RECIPE = HERE.parent / "recipes" / "scenes-dialogue.yaml"
 DIALOGUES = 500
 
 
-def spoken_by(run: Path, task: Task) -> SpokenSource:
+def spoken_by(run: Path, task: Task) -> GenerationResult:
     """What a run answers to the held-out dialogues."""
     config = load_recipe(run / "recipe.yaml").data.validation
     assert isinstance(config, ScenesConfig)
     model = amodal.load(run)
     assert isinstance(model, MultimodalTransformer)
-    return SpokenSource.of(model, config.model_copy(update={"size": DIALOGUES}).open(), task)
+    return GenerationResult.of(model, config.model_copy(update={"size": DIALOGUES}).open(), task)
 
 
 def commonest_answers(source: ScenesConfig) -> float:
@@ -90,18 +90,18 @@ def main() -> None:
             if known is None:
                 changed = [f"model.tasks=[{task},caption]", *given.set]
                 train_run(load_recipe(RECIPE, changed), runs[task])
-        spoken = {task: spoken_by(run, task) for task, run in runs.items()}
+        generated = {task: spoken_by(run, task) for task, run in runs.items()}
         logs = {
             task: json.loads((run / "metrics.json").read_text(encoding="utf-8"))
             for task, run in runs.items()
         }
         recipe = load_recipe(runs["dialogue"] / "recipe.yaml")
-    right = {task: relevance_at_1(one) for task, one in spoken.items()}
+    right = {task: relevance_at_1(one) for task, one in generated.items()}
     assert all(one is not None for one in right.values())
     values = torch.stack([one for one in right.values() if one is not None], dim=1)
     values = torch.cat([values, values[:, :1] - values[:, 1:]], dim=1)
-    row = torch.tensor([one.row for one in spoken["dialogue"].utterances])
-    back = refer_back(spoken["dialogue"])
+    row = torch.tensor([one.row for one in generated["dialogue"].generations])
+    back = refer_back(generated["dialogue"])
     results: dict[str, dict[str, float]] = {}
     for name, chosen in (("all questions", torch.ones_like(back)), ("that refer back", back)):
         generator = torch.Generator().manual_seed(0)
@@ -123,10 +123,10 @@ def main() -> None:
             "ranking": {
                 task: {
                     name: value
-                    for name, value in saying_metrics(one, bootstrap=200).items()
+                    for name, value in generation_metrics(one, bootstrap=200).items()
                     if any(f"{task}/{n}" in name for n in ("mrr", "recall", "ndcg", "mean_rank"))
                 }
-                for task, one in spoken.items()
+                for task, one in generated.items()
             },
         },
     }

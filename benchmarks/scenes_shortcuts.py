@@ -1,4 +1,4 @@
-"""Shortcuts in the questions of the scenes world: how far the words alone or the picture alone go.
+"""Shortcuts in the questions of the scenes world: how far the words alone or the image alone go.
 
 `python benchmarks/scenes_shortcuts.py` prints a table and writes
 `benchmarks/results/scenes_shortcuts.json`. About 15 minutes on one core.
@@ -6,13 +6,13 @@
 For every type of question, on scenes of the test part: accuracy of
   majority  the commonest answer of the type in train;
   words     logistic regression on the question's words and pairs of neighbouring words;
-  picture   the better of logistic regression and a small multilayer perceptron on what is in the
-            picture: 12 x 12 pixels, and as a perfect eye the number of things with every colour,
+  image   the better of logistic regression and a small multilayer perceptron on what is in the
+            image: 12 x 12 pixels, and as a perfect eye the number of things with every colour,
             shape, size, texture and cell;
-  shown     one of the values that the scene shows, drawn blindly: the least that a picture gives
+  shown     one of the values that the scene shows, drawn blindly: the least that an image gives
             away where the answer is something in it. For yes, no and numbers this is the majority.
 Regularization and model are chosen on the validation part. `+-` is the standard error of the gain
-over the majority (words) and over the larger of majority and shown (picture). Rows of `dialogue`
+over the majority (words) and over the larger of majority and shown (image). Rows of `dialogue`
 are the rounds of dialogues that refer back, read without the history.
 """
 
@@ -95,7 +95,7 @@ def chance(scene: Scene, program: Any) -> float:
 
 
 def seen(scene: Scene) -> np.ndarray:
-    """What a picture holds, as numbers."""
+    """What an image holds, as numbers."""
     tally = Counter(value_of(o, a) for o in scene.objects for a in ATTRIBUTES)
     pixels = render(scene, 48).reshape(12, 4, 12, 4, 3).mean(axis=(1, 3)) / 255
     counts = [tally[name] for name in ANSWERS] + [len(scene.objects)]
@@ -133,7 +133,7 @@ def words_models() -> list[Any]:
     ]
 
 
-def picture_models() -> list[Any]:
+def image_models() -> list[Any]:
     linear = [
         make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=100))
         for c in (1e-5, 1e-4, 1e-3)
@@ -175,9 +175,9 @@ def audit(parts: dict[str, tuple[dict[str, Rows], np.ndarray]], kind: str) -> di
     )
     majority = (y2 == Counter(y0).most_common(1)[0][0]).astype(float)
     words = best_hits(words_models(), (w0, y0), (w1, y1), (w2, y2))
-    picture = best_hits(picture_models(), (x0, y0), (x1, y1), (x2, y2))
+    image = best_hits(image_models(), (x0, y0), (x1, y1), (x2, y2))
     floor = majority if majority.mean() >= shown.mean() else shown
-    words_gain, picture_gain = gain(words, majority), gain(picture, floor)
+    words_gain, image_gain = gain(words, majority), gain(image, floor)
     return {
         "type": kind,
         "train": len(y0),
@@ -188,9 +188,9 @@ def audit(parts: dict[str, tuple[dict[str, Rows], np.ndarray]], kind: str) -> di
         "words_gain": round(words_gain[0], 2),
         "words_error": round(words_gain[1], 2),
         "shown": round(100 * shown.mean(), 2),
-        "picture": round(100 * picture.mean(), 2),
-        "picture_gain": round(picture_gain[0], 2),
-        "picture_error": round(picture_gain[1], 2),
+        "image": round(100 * image.mean(), 2),
+        "picture_gain": round(image_gain[0], 2),
+        "picture_error": round(image_gain[1], 2),
     }
 
 
@@ -227,8 +227,8 @@ def main() -> None:
         print(
             f"{kind:20} {row['train']:6} {row['test']:6} {row['majority']:6.1f} "
             f"{row['words']:6.1f} {row['words_gain']:+5.1f} +-{row['words_error']:4.1f}  "
-            f"{row['shown']:6.1f} {row['picture']:6.1f} {row['picture_gain']:+5.1f} "
-            f"+-{row['picture_error']:4.1f}{'  <' if high else ''}",
+            f"{row['shown']:6.1f} {row['image']:6.1f} {row['image_gain']:+5.1f} "
+            f"+-{row['image_error']:4.1f}{'  <' if high else ''}",
             flush=True,
         )
     commit = subprocess.run(

@@ -1,6 +1,6 @@
 """Speed of the built-in world on one core: `python benchmarks/scenes_speed.py`.
 
-Prints pictures, whole records and readings per second of processor time, all threads counted
+Prints images, whole records and readings per second of processor time, all threads counted
 together, after a warm-up that fills the caches, and how long the warm-up took.
 """
 
@@ -36,15 +36,15 @@ def main() -> None:
     source = ScenesConfig(size=n, image_size=size, languages=("en", "zh")).open()
     scenes = [source.scene(i) for i in range(n)]
     start = time.process_time()
-    pictures = [render(scene, size) for scene in scenes]
-    read_scene(pictures[0])
+    images = [render(scene, size) for scene in scenes]
+    read_scene(images[0])
     print(f"one core, {size} px, 1-4 objects, {n} scenes, 3 passes (slowest - fastest)")
     print(f"warm-up            {time.process_time() - start:9.2f} s")
     for name, work, count in (
         ("scenes", source.scene, n),
-        ("pictures", lambda i: render(scenes[i], size), n),
+        ("images", lambda i: render(scenes[i], size), n),
         ("records", source.__getitem__, n),
-        ("pictures read back", lambda i: read_scene(pictures[i]), min(n, 300)),
+        ("images read back", lambda i: read_scene(images[i]), min(n, 300)),
     ):
         slow, fast = rate(work, count)
         print(f"{name:18s} {slow:9,.0f} - {fast:,.0f} per second")

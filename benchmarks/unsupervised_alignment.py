@@ -70,7 +70,7 @@ STARTS: dict[str, Start] = {
 }
 
 
-def clouds(
+def samples(
     shape: str, anisotropy: float, noise: float, rows: int, seed: int, overlap: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Left (N, 50), right (N, 50), and the right row of each of the first overlap * N left rows."""
@@ -106,7 +106,7 @@ def with_pairs(left: Tensor, right: Tensor, truth: Tensor) -> float:
     return precision(csls_neighbours(fit.transform(left) - mean, right - mean).of_left, truth)
 
 
-def judged(
+def reranked(
     result: UnsupervisedAlignment, left: Tensor, right: Tensor, truth: Tensor
 ) -> dict[str, Any]:
     """P@1 of every restart and of the one that the criterion chose."""
@@ -133,7 +133,7 @@ def judged(
 
 def case(starts: list[Start], restarts: int, seed: int, **settings: Any) -> dict[str, Any]:
     """One pair of clouds, aligned without pairs and judged with them."""
-    left, right, truth = clouds(seed=seed, **settings)
+    left, right, truth = samples(seed=seed, **settings)
     begin = time.perf_counter()
     result = unsupervised_alignment(
         left,
@@ -145,7 +145,7 @@ def case(starts: list[Start], restarts: int, seed: int, **settings: Any) -> dict
     seconds = round(time.perf_counter() - begin, 1)
     record = {**settings, "seed": seed, "seconds": seconds}
     record["with_pairs"] = with_pairs(left, right, truth)
-    return {**record, **judged(result, left, right, truth)}
+    return {**record, **reranked(result, left, right, truth)}
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:

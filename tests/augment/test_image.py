@@ -1,4 +1,4 @@
-"""Pictures are changed as drawn, each from its own generator, and exactly where it can be exact."""
+"""Images are changed as drawn, each from its own generator, and exactly where it can be exact."""
 
 import math
 
@@ -30,7 +30,7 @@ EVERYTHING = (
 )
 
 
-def pictures(*shapes, seed=0):
+def photos(*shapes, seed=0):
     rng = np.random.default_rng(seed)
     return [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes]
 
@@ -40,7 +40,7 @@ def rngs(n, epoch=0):
 
 
 def test_a_result_depends_on_its_own_generator_alone():
-    images = pictures(*[(40, 30), (64, 64), (33, 50)] * 7)  # more than one chunk
+    images = photos(*[(40, 30), (64, 64), (33, 50)] * 7)  # more than one chunk
     augment = ImageAugmentation(EVERYTHING, 32)
     together, flags = augment(images, rngs(21))
     again, _ = augment(images, rngs(21))
@@ -54,8 +54,8 @@ def test_a_result_depends_on_its_own_generator_alone():
 
 
 def test_the_views_of_a_record_do_not_depend_on_its_place_in_the_batch():
-    # Views share a generator; 3 do not divide the number of pictures that are changed at once.
-    images = [i for i in pictures(*[(30, 30)] * 12) for _ in range(3)]
+    # Views share a generator; 3 do not divide the number of images that are changed at once.
+    images = [i for i in photos(*[(30, 30)] * 12) for _ in range(3)]
     augment = ImageAugmentation(EVERYTHING, 16)
     together, _ = augment(images, [rng for rng in rngs(12) for _ in range(3)])
     for i in range(12):
@@ -66,7 +66,7 @@ def test_the_views_of_a_record_do_not_depend_on_its_place_in_the_batch():
 
 
 def test_steps_that_may_change_nothing_change_nothing():
-    images = pictures(*[(24, 24)] * 20)
+    images = photos(*[(24, 24)] * 20)
     steps = (
         RandomResizedCrop(scale=(1, 1), ratio=(1, 1)),
         HorizontalFlip(probability=0),
@@ -80,33 +80,33 @@ def test_steps_that_may_change_nothing_change_nothing():
     assert not mirrored.any()
 
 
-def test_a_batch_without_pictures_is_empty_and_too_few_generators_are_refused():
+def test_a_batch_without_images_is_empty_and_too_few_generators_are_refused():
     augment = ImageAugmentation(EVERYTHING, 16)
     pixels, mirrored = augment([], [])
     assert pixels.shape == (0, 3, 16, 16)
     assert mirrored.shape == (0,)
-    with pytest.raises(ValueError, match="2 pictures, but 1 generator"):
-        augment(pictures((16, 16), (16, 16)), rngs(1))
+    with pytest.raises(ValueError, match="2 images, but 1 generator"):
+        augment(photos((16, 16), (16, 16)), rngs(1))
 
 
-def test_without_steps_pictures_are_only_resized():
-    images = pictures((32, 32), (64, 40))
+def test_without_steps_images_are_only_resized():
+    images = photos((32, 32), (64, 40))
     pixels, mirrored = ImageAugmentation((), 32)(images, rngs(2))
     assert torch.equal(pixels[0], torch.from_numpy(images[0]).permute(2, 0, 1))
     assert not mirrored.any()
 
 
-def test_mirrored_pictures_are_flagged_and_only_they():
-    images = pictures(*[(32, 32)] * 40)
+def test_mirrored_images_are_flagged_and_only_they():
+    images = photos(*[(32, 32)] * 40)
     pixels, mirrored = ImageAugmentation((HorizontalFlip(),), 32)(images, rngs(40))
     assert 8 < mirrored.sum() < 32
-    for picture, out, flag in zip(images, pixels, mirrored, strict=True):
-        plain = torch.from_numpy(picture).permute(2, 0, 1)
+    for image, out, flag in zip(images, pixels, mirrored, strict=True):
+        plain = torch.from_numpy(image).permute(2, 0, 1)
         assert torch.equal(out, plain.flip(-1) if flag else plain)
 
 
 def test_a_crop_is_the_box_resized():
-    (image,) = pictures((50, 70))
+    (image,) = photos((50, 70))
     crop = RandomResizedCrop(scale=(0.2, 0.6))
     pixels, _ = ImageAugmentation((crop,), 32)([image], rngs(1))
     top, left, height, width = crop_box(50, 70, crop, sample_rng(1, 0, 0))
@@ -125,7 +125,7 @@ def test_boxes_lie_inside_and_have_the_area_that_was_asked_for():
 
 
 def test_turning_by_a_quarter_is_exact_and_by_nothing_changes_nothing():
-    (image,) = pictures((16, 16))
+    (image,) = photos((16, 16))
     values = torch.from_numpy(image).permute(2, 0, 1)[None].float()
     assert torch.equal(turn(values, torch.zeros(1)).round(), values)
     quarter = turn(values, torch.tensor([math.pi / 2]))
@@ -142,14 +142,14 @@ def test_turning_by_a_quarter_is_exact_and_by_nothing_changes_nothing():
     ids=["brightness", "contrast", "saturation"],
 )
 def test_colour_changes_agree_with_torchvision(jitter, reference):
-    (image,) = pictures((24, 24))
+    (image,) = photos((24, 24))
     spread = (jitter.brightness, jitter.contrast, jitter.saturation)
     rng = sample_rng(1, 0, 0)
     factor = next(f for x in spread if (f := rng.uniform(1 - x, 1 + x)) != 1)
     pixels, _ = ImageAugmentation((jitter,), 24)([image], rngs(1))
     want = reference(torch.from_numpy(image).permute(2, 0, 1), factor)
     difference = (pixels[0].int() - want.int()).abs()
-    assert difference.max() <= 2  # torchvision rounds the grey picture on the way
+    assert difference.max() <= 2  # torchvision rounds the grey image on the way
 
 
 def test_hue_turns_keep_greys_and_a_third_of_a_turn_exchanges_the_primaries():
@@ -160,7 +160,7 @@ def test_hue_turns_keep_greys_and_a_third_of_a_turn_exchanges_the_primaries():
 
 
 def test_a_third_of_a_turn_of_hue_is_that_of_torchvision():
-    (image,) = pictures((24, 24))
+    (image,) = photos((24, 24))
     plain = torch.from_numpy(image).permute(2, 0, 1)
     for turns in (1 / 3, -1 / 3):
         turned = recolour(
@@ -171,21 +171,21 @@ def test_a_third_of_a_turn_of_hue_is_that_of_torchvision():
 
 
 def test_the_identity_map_keeps_every_colour():
-    values = torch.from_numpy(pictures((8, 8))[0]).permute(2, 0, 1)[None].float()
+    values = torch.from_numpy(photos((8, 8))[0]).permute(2, 0, 1)[None].float()
     assert torch.equal(recolour(values, torch.eye(3)[None], torch.zeros(1, 3, 1)), values)
 
 
-def test_grey_pictures_have_equal_channels():
-    pixels, _ = ImageAugmentation((Grayscale(probability=1),), 16)(pictures((16, 16)), rngs(1))
+def test_grey_images_have_equal_channels():
+    pixels, _ = ImageAugmentation((Grayscale(probability=1),), 16)(photos((16, 16)), rngs(1))
     assert torch.equal(pixels[:, 0], pixels[:, 1])
     assert torch.equal(pixels[:, 1], pixels[:, 2])
-    plain = torch.from_numpy(pictures((16, 16))[0]).permute(2, 0, 1)
+    plain = torch.from_numpy(photos((16, 16))[0]).permute(2, 0, 1)
     assert (pixels[0].int() - vision.rgb_to_grayscale(plain, 3).int()).abs().max() <= 1
 
 
 def test_erasing_covers_one_box_of_the_area_asked_for():
     step = RandomErasing(probability=1, scale=(0.1, 0.1))
-    images = pictures((64, 64))
+    images = photos((64, 64))
     pixels, _ = ImageAugmentation((step,), 64)(images, rngs(1))
     changed = (pixels[0] != torch.from_numpy(images[0]).permute(2, 0, 1)).any(dim=0)
     rows, columns = changed.any(1).nonzero(), changed.any(0).nonzero()

@@ -1,4 +1,4 @@
-"""Captions stay true of mirrored pictures; tokens are hidden without losing a caption."""
+"""Captions stay true of mirrored images; tokens are hidden without losing a caption."""
 
 import re
 
@@ -107,14 +107,14 @@ The words " Look Right " with an arrow painted on a city street
 def test_sides_are_exchanged_and_back(marked):
     opposite = {k: v for pair in PAIRS for k, v in (pair, pair[::-1])}
 
-    def exchange(match):
+    def conversation(match):
         word, plain = match[1], match[1].lower()
         side = next(k for k in sorted(opposite, key=len, reverse=True) if plain.startswith(k))
         new = opposite[side] + word[len(side) :]
         return new.upper() if word.isupper() else new.capitalize() if word.istitle() else new
 
     text = marked.replace("^", "")
-    mirrored = re.sub(r"\^([a-zA-Z]+|[左右]|顺时针)", exchange, marked)
+    mirrored = re.sub(r"\^([a-zA-Z]+|[左右]|顺时针)", conversation, marked)
     assert swap_left_right(text) == mirrored
     assert swap_left_right(mirrored) == text
 

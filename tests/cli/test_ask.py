@@ -37,16 +37,16 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture
-def picture(tmp_path):
-    file = tmp_path / "picture.png"
+def image(tmp_path):
+    file = tmp_path / "image.png"
     Image.fromarray(ScenesConfig(**SCENES).open()[0]["image"]).save(file)
     return file
 
 
-def test_an_answer_comes_from_the_list_and_shows_where_it_looked(run, picture, tmp_path):
+def test_an_answer_comes_from_the_list_and_shows_where_it_looked(run, image, tmp_path):
     listed = json.loads((run / "config.json").read_text())["architecture"]["answers"]
     look = tmp_path / "look.png"
-    arguments = ["ask", str(run), str(picture), "is there a star?", "--look", str(look)]
+    arguments = ["ask", str(run), str(image), "is there a star?", "--look", str(look)]
     said = CliRunner().invoke(app, arguments)
     assert said.exit_code == 0, said.output
     assert said.output.splitlines()[0] in listed
@@ -55,13 +55,13 @@ def test_an_answer_comes_from_the_list_and_shows_where_it_looked(run, picture, t
         assert min(shown.size) > 100
 
 
-def test_words_that_the_model_cannot_read_are_told(run, picture):
-    said = CliRunner().invoke(app, ["ask", str(run), str(picture), "is there a Zebra or a [b]?"])
+def test_words_that_the_model_cannot_read_are_told(run, image):
+    said = CliRunner().invoke(app, ["ask", str(run), str(image), "is there a Zebra or a [b]?"])
     assert said.exit_code == 0, said.output
     told, answer = said.output.splitlines()
     assert told.startswith("note the model has never read Zebra")
     assert answer
-    said = CliRunner().invoke(app, ["ask", str(run), str(picture), "is there a star?"])
+    said = CliRunner().invoke(app, ["ask", str(run), str(image), "is there a star?"])
     assert "never read" not in said.output
     turns = amodal.load(run).turns
     assert turns.unknown("a zebra, a star: zebra") == ["zebra"]
@@ -73,9 +73,9 @@ def test_answers_outside_the_list_are_counted_in_the_figures(run):
     assert metrics["vqa/exact"] <= 1 - metrics["vqa/answers_outside_list"]
 
 
-def test_a_run_with_a_list_is_evaluated_and_still_describes(run, picture):
+def test_a_run_with_a_list_is_evaluated_and_still_describes(run, image):
     said = CliRunner().invoke(app, ["evaluate", str(run), "--task", "vqa"])
     assert said.exit_code == 0, said.output
     measured = json.loads((run / "evaluation" / "vqa.json").read_text())
     assert measured["vqa/exact"] == json.loads((run / "metrics.json").read_text())["vqa/exact"]
-    assert CliRunner().invoke(app, ["caption", str(run), str(picture)]).exit_code == 0
+    assert CliRunner().invoke(app, ["caption", str(run), str(image)]).exit_code == 0

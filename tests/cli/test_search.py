@@ -15,7 +15,7 @@ COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 
 
 class Model:
-    """Pictures by their mean colour, texts by the colour they name."""
+    """Images by their mean colour, texts by the colour they name."""
 
     modalities = ("image", "text")
     dim = 3
@@ -84,7 +84,7 @@ def test_indexing_says_what_it_did_and_names_what_is_broken(place):
     assert json.loads((place / "index" / "broken.json").read_text())[0]["origin"]
 
 
-def test_words_find_pictures_and_pictures_find_words(place):
+def test_words_find_images_and_images_find_words(place):
     indexed()
     best = hits("something green")[0]
     assert (best["rank"], best["id"], best["modality"]) == (1, "green.png", "image")

@@ -16,7 +16,7 @@ from amodal.data.record import DataError
 from amodal.serving.served import Served
 
 
-class Painter:
+class ImageGenerator:
     def draw(self, texts, **options):
         return []
 
@@ -25,7 +25,7 @@ class Painter:
 def started(monkeypatch):
     """Sockets that a server was started with."""
     sockets = []
-    served = Served(name="painter", kind="a model", draws=Painter())
+    served = Served(name="painter", kind="a model", draws=ImageGenerator())
     monkeypatch.setattr(command, "open_served", lambda folder, **options: served)
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: started_with(sockets))
 

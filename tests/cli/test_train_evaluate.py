@@ -55,7 +55,7 @@ def test_a_run_is_trained_evaluated_and_described(amodal):
     assert code == 0
     figures = json.loads(Path("run/evaluation/held.json").read_text())
     assert figures["data/items"] == 12
-    assert figures["retrieval/text_to_image/recall@10"] >= 0.5  # 10 of 12 pictures
+    assert figures["retrieval/text_to_image/recall@10"] >= 0.5  # 10 of 12 images
     low = figures["retrieval/text_to_image/recall@1/low"]
     assert low <= figures["retrieval/text_to_image/recall@1"]
     code, out, _ = amodal(
@@ -101,7 +101,7 @@ def test_labels_that_are_not_there_are_asked_for(amodal, tmp_path):
     rows = ["image,caption"]
     for i in range(3):
         Image.fromarray(np.full((32, 32, 3), 60 * i, np.uint8)).save(tmp_path / f"{i}.png")
-        rows.append(f"{i}.png,picture {i}")
+        rows.append(f"{i}.png,image {i}")
     Path("table.csv").write_text("\n".join(rows))
     code, _, err = amodal("evaluate", "run", "--on", "table.csv", "--task", "zero-shot")
     assert code == 1

@@ -7,7 +7,7 @@ from PIL import Image
 
 @pytest.fixture
 def write_image():
-    """Writes a picture of its own for every seed, and returns its path."""
+    """Writes an image of its own for every seed, and returns its path."""
 
     def write(path, seed=0, size=(20, 16)):
         path.parent.mkdir(parents=True, exist_ok=True)

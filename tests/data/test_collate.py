@@ -42,7 +42,7 @@ def inputs():
     return {"image": image, "text": TextPreprocessor(train_tokenizer(TEXTS, vocab_size=60), 16)}
 
 
-def picture(value):
+def image(value):
     return np.full((8, 8, 3), value, np.uint8)
 
 
@@ -50,7 +50,7 @@ def record(i, **kwargs):
     return {
         "id": f"item{i}",
         "origin": f"row {i}",
-        "image": picture(10 * i),
+        "image": image(10 * i),
         "text": TEXTS,
         **kwargs,
     }
@@ -131,11 +131,11 @@ def test_several_processes_fill_the_cache_with_the_same_records():
         cached[1234]
 
 
-def test_the_cache_keeps_no_picture_beyond_its_limit(tmp_path):
+def test_the_cache_keeps_no_image_beyond_its_limit(tmp_path):
     from PIL import Image
 
     path = tmp_path / "a.png"
-    Image.fromarray(picture(9)).save(path)
+    Image.fromarray(image(9)).save(path)
     cached = CachedSource(Listed([record(0, image=str(path))]), min_size=8, limit_bytes=10)
     assert cached[0]["image"] == str(path)
     assert cached.bytes == 0

@@ -13,7 +13,7 @@ from amodal.data.decode import MAX_PIXELS, decode_image, load_image, suffix_of
 from amodal.data.record import BrokenRecordError
 
 
-def picture(height=48, width=64, seed=0):
+def image(height=48, width=64, seed=0):
     """Smooth colours, so that JPEG changes little."""
     g = np.random.default_rng(seed)
     small = Image.fromarray(g.integers(0, 256, (4, 4, 3), dtype=np.uint8))
@@ -42,7 +42,7 @@ def png_with_header(width, height):
 
 def jpeg_with_header(width, height):
     """A small JPEG whose header claims another size."""
-    data = bytearray(encoded(picture(), "JPEG"))
+    data = bytearray(encoded(image(), "JPEG"))
     at = data.index(b"\xff\xc0") + 5
     data[at : at + 4] = struct.pack(">HH", height, width)
     return bytes(data)
@@ -50,7 +50,7 @@ def jpeg_with_header(width, height):
 
 @pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF"])
 def test_lossless_formats_give_the_very_pixels(format, tmp_path):
-    want = picture()
+    want = image()
     (tmp_path / "a.bin").write_bytes(encoded(want, format))
     for value in (tmp_path / "a.bin", str(tmp_path / "a.bin"), encoded(want, format)):
         got = decode_image(value, "here")
@@ -59,20 +59,20 @@ def test_lossless_formats_give_the_very_pixels(format, tmp_path):
 
 
 def test_webp_and_gif_are_read():
-    want = picture()
+    want = image()
     np.testing.assert_array_equal(decode_image(encoded(want, "WEBP", lossless=True), "here"), want)
     assert decode_image(encoded(want, "GIF"), "here").shape == want.shape
 
 
 def test_jpeg_agrees_with_another_decoder():
-    data = encoded(picture(), "JPEG", quality=95)
+    data = encoded(image(), "JPEG", quality=95)
     want = np.array(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
     assert np.abs(decode_image(data, "here").astype(int) - want).max() <= 3
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}])
 def test_min_size_makes_large_jpegs_cheaper_but_never_too_small(options):
-    data = encoded(picture(480, 640), "JPEG", **options)
+    data = encoded(image(480, 640), "JPEG", **options)
     got = decode_image(data, "here", min_size=100)
     assert 100 <= min(got.shape[:2]) < 200
     assert got.shape[1] / got.shape[0] == pytest.approx(640 / 480, rel=0.02)
@@ -83,19 +83,19 @@ def test_min_size_makes_large_jpegs_cheaper_but_never_too_small(options):
 def test_exif_orientation_is_applied(orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(picture(), "JPEG", quality=95, exif=exif)
+    data = encoded(image(), "JPEG", quality=95, exif=exif)
     want = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))).astype(int)
     got = decode_image(data, "here")
     assert got.shape == want.shape
     assert np.abs(got.astype(int) - want).max() <= 3
-    png = encoded(picture(), "PNG", exif=exif)
+    png = encoded(image(), "PNG", exif=exif)
     want = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(png))))
     np.testing.assert_array_equal(decode_image(png, "here"), want)
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF"])
 def test_grey_becomes_three_equal_channels(format):
-    grey = picture()[:, :, 0]
+    grey = image()[:, :, 0]
     got = decode_image(encoded(grey, format), "here")
     assert got.shape == (48, 64, 3)
     assert (got == got[:, :, :1]).all()
@@ -109,7 +109,7 @@ def test_cmyk_jpeg_keeps_its_colours():
 
 
 def test_a_cmyk_jpeg_cut_short_is_refused():
-    data = encoded(Image.fromarray(picture(200, 200)).convert("CMYK"), "JPEG")
+    data = encoded(Image.fromarray(image(200, 200)).convert("CMYK"), "JPEG")
     with pytest.raises(BrokenRecordError, match="damaged"):
         decode_image(data[: len(data) // 2], "here")
 
@@ -156,8 +156,8 @@ def test_an_animation_gives_its_first_frame():
     assert (decode_image(data, "here") == (255, 0, 0)).all()
 
 
-def test_arrays_and_pictures_pass_through():
-    pixels = picture()
+def test_arrays_and_images_pass_through():
+    pixels = image()
     assert decode_image(pixels, "here") is pixels
     np.testing.assert_array_equal(decode_image(Image.fromarray(pixels), "here"), pixels)
     assert decode_image(pixels[:, :, 0], "here").shape == (48, 64, 3)
@@ -177,28 +177,28 @@ def test_a_file_cut_short_is_refused(format, kept, min_size, tmp_path):
 
 
 def test_a_progressive_jpeg_cut_short_is_refused():
-    data = encoded(picture(200, 200), "JPEG", progressive=True)
+    data = encoded(image(200, 200), "JPEG", progressive=True)
     for kept in (0.4, 0.9):
         with pytest.raises(BrokenRecordError, match="damaged JPEG"):
             decode_image(data[: int(len(data) * kept)], "here")
 
 
 def test_bytes_after_the_end_of_a_jpeg_do_no_harm():
-    data = encoded(picture(), "JPEG")
+    data = encoded(image(), "JPEG")
     np.testing.assert_array_equal(
         decode_image(data + b"a trailer of some camera", "here"), decode_image(data, "here")
     )
 
 
 def test_spare_bytes_before_the_end_marker_do_no_harm():
-    data = encoded(picture(), "JPEG")
+    data = encoded(image(), "JPEG")
     padded = data[:-2] + bytes(5) + data[-2:]
     assert decode_image(padded, "here").shape == (48, 64, 3)
 
 
 def test_scrambled_jpegs_never_crash():
     g = np.random.default_rng(0)
-    data = encoded(picture(), "JPEG")
+    data = encoded(image(), "JPEG")
     for _ in range(200):
         damaged = bytearray(data)
         for at in g.integers(2, len(data), 3):
@@ -240,7 +240,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(data):
 
 def test_formats_beyond_the_list_are_not_tried():
     with pytest.raises(BrokenRecordError, match="not a JPEG"):
-        decode_image(encoded(picture(), "PPM"), "here")
+        decode_image(encoded(image(), "PPM"), "here")
 
 
 @pytest.mark.parametrize(
@@ -273,15 +273,15 @@ def test_the_limit_is_that_of_pillow():
 
 def test_the_suffix_follows_from_the_content():
     for format, suffix in [("JPEG", "jpg"), ("PNG", "png"), ("WEBP", "webp"), ("TIFF", "tif")]:
-        assert suffix_of(encoded(picture(), format)) == suffix
+        assert suffix_of(encoded(image(), format)) == suffix
     assert suffix_of(b"hello") is None
 
 
 def test_the_content_comes_beside_the_pixels(tmp_path):
-    data = encoded(picture(), "PNG")
+    data = encoded(image(), "PNG")
     (tmp_path / "a.png").write_bytes(data)
     for value in (tmp_path / "a.png", data):
         pixels, content = load_image(value, "here")
         assert content == data
-        np.testing.assert_array_equal(pixels, picture())
-    assert load_image(picture(), "here")[1] is None
+        np.testing.assert_array_equal(pixels, image())
+    assert load_image(image(), "here")[1] is None

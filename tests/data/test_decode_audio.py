@@ -223,7 +223,7 @@ def test_folders_of_sounds_are_a_source_and_can_be_inspected(tmp_path):
     assert found.audio_milliseconds.median == 500
 
 
-def test_a_folder_with_pictures_is_read_as_pictures(tmp_path, write_image):
+def test_a_folder_with_images_is_read_as_images(tmp_path, write_image):
     write_image(tmp_path / "cat" / "1.png")
     (tmp_path / "cat" / "1.wav").write_bytes(wav(np.zeros(9)))
     source = FolderConfig(path=str(tmp_path)).open()

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from pydantic import TypeAdapter, ValidationError
 
-from amodal.encoders.fine_tuning import adapt
+from amodal.encoders.fine_tuning import apply_fine_tuning
 from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextConfig
 from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.image.timm import TimmConfig
@@ -70,7 +70,7 @@ def ids(batch=2, length=6):
 
 
 @pytest.mark.parametrize("config", IMAGES.values(), ids=IMAGES.keys())
-def test_pictures_become_tokens_and_a_rebuild_is_bit_equal(config):
+def test_images_become_tokens_and_a_rebuild_is_bit_equal(config):
     torch.manual_seed(0)
     encoder = config.build(pretrained=False).eval()
     x = torch.randn(2, 3, 32, 32)
@@ -133,7 +133,9 @@ def test_the_mean_of_resnet_50_tokens_is_its_own_average_pooling():
 
 @pytest.mark.parametrize("config", IMAGES.values(), ids=IMAGES.keys())
 def test_a_frozen_encoder_gets_no_gradient_and_keeps_its_statistics(config):
-    encoder = adapt(config.model_copy(update={"freeze": "all"}).build(pretrained=False)).train()
+    encoder = apply_fine_tuning(
+        config.model_copy(update={"freeze": "all"}).build(pretrained=False)
+    ).train()
     before = {n: b.clone() for n, b in encoder.named_buffers()}
     encoder(pixel_values=torch.randn(2, 3, 32, 32))
     assert not any(p.requires_grad for p in encoder.parameters())
@@ -141,7 +143,9 @@ def test_a_frozen_encoder_gets_no_gradient_and_keeps_its_statistics(config):
 
 
 def test_the_first_groups_are_frozen_and_the_rest_learns():
-    encoder = adapt(SmallTransformerConfig(width=16, layers=2, vocab_size=50, freeze=1).build())
+    encoder = apply_fine_tuning(
+        SmallTransformerConfig(width=16, layers=2, vocab_size=50, freeze=1).build()
+    )
     assert not any(p.requires_grad for p in encoder.embedding.parameters())
     assert not encoder.position.requires_grad
     assert not any(p.requires_grad for p in encoder.layers[0].parameters())
@@ -150,13 +154,15 @@ def test_the_first_groups_are_frozen_and_the_rest_learns():
 
 def test_more_frozen_groups_than_there_are_is_refused():
     with pytest.raises(ValueError, match="0 to 2"):
-        adapt(SmallTransformerConfig(width=16, layers=2, vocab_size=50, freeze=3).build())
+        apply_fine_tuning(
+            SmallTransformerConfig(width=16, layers=2, vocab_size=50, freeze=3).build()
+        )
 
 
 @pytest.mark.parametrize("name", ["bert", "small_transformer"])
 def test_low_rank_adapters_are_all_that_learns(name):
     config = TEXTS[name].model_copy(update={"lora": _lora(rank=2)})
-    encoder = adapt(config.build(pretrained=False))
+    encoder = apply_fine_tuning(config.build(pretrained=False))
     learning = [n for n, p in encoder.named_parameters() if p.requires_grad]
     assert learning
     assert all("lora_" in n for n in learning)
@@ -174,12 +180,12 @@ def _lora(**values):
 def test_adapters_for_layers_that_do_not_exist_are_refused():
     config = TEXTS["bert"].model_copy(update={"lora": _lora(targets=("q_proj",))})
     with pytest.raises(ValueError, match=r"no layer matches q_proj.*query"):
-        adapt(config.build(pretrained=False))
+        apply_fine_tuning(config.build(pretrained=False))
 
 
 def test_frozen_batch_norm_stays_asleep():
     config = SmallCNNConfig(widths=(8, 16), size=32, batch_norm="frozen")
-    encoder = adapt(config.build()).train()
+    encoder = apply_fine_tuning(config.build()).train()
     norms = [m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert norms
     assert not any(m.training for m in norms)
@@ -271,7 +277,7 @@ def test_pooled_tokens_are_what_the_classifier_reads(name):
     torch.testing.assert_close(pooled, read[0], rtol=1e-5, atol=1e-5)
 
 
-def test_positions_of_a_vit_are_stretched_to_the_pictures(tmp_path):
+def test_positions_of_a_vit_are_stretched_to_the_images(tmp_path):
     from safetensors.torch import save_file
 
     model = torchvision.models.vit_b_32(weights=None, image_size=64)
@@ -339,7 +345,7 @@ def inputs_of(encoder):
 def test_all_that_learns_gets_a_gradient(config, options):
     torch.manual_seed(0)
     config = type(config)(**{**config.model_dump(), **options})
-    encoder = adapt(config.build(pretrained=False)).train()
+    encoder = apply_fine_tuning(config.build(pretrained=False)).train()
     encoder(**inputs_of(encoder))[0].square().sum().backward()
     learning = {n for n, p in encoder.named_parameters() if p.requires_grad}
     assert learning
@@ -359,7 +365,7 @@ def test_the_stem_and_so_many_layers_are_frozen_with_their_statistics(config):
     first = [p for g in groups[:2] for m in g for p in parameters_of(m)]
     later = [p for g in groups[2:] for m in g for p in parameters_of(m) if p.requires_grad]
     encoder = type(config).model_validate({**config.model_dump(), "freeze": 1}).build(False)
-    adapt(encoder).train()
+    apply_fine_tuning(encoder).train()
     stilled = encoder.layer_groups()
     assert sum(p.requires_grad for g in stilled[:2] for m in g for p in parameters_of(m)) == 0
     assert sum(p.requires_grad for g in stilled[2:] for m in g for p in parameters_of(m)) == len(
@@ -386,7 +392,7 @@ def test_low_rank_adapters_start_at_nothing_and_are_rebuilt(kind):
     torch.manual_seed(0)
     plain = EVERY[kind].build(pretrained=False).eval()
     config = type(EVERY[kind])(**{**EVERY[kind].model_dump(), "lora": {"rank": 2}})
-    encoder = adapt(config.build(pretrained=False)).eval()
+    encoder = apply_fine_tuning(config.build(pretrained=False)).eval()
     base = {n.replace(".base_layer", ""): p for n, p in encoder.state_dict().items()}
     own = plain.state_dict()
     assert set(own) <= set(base)
@@ -398,7 +404,7 @@ def test_low_rank_adapters_start_at_nothing_and_are_rebuilt(kind):
             p.data.normal_()
     moved = encoder(**x)[0]
     assert not torch.allclose(moved, plain(**x)[0], atol=1e-3)
-    again = adapt(encoder.config.build(pretrained=False)).eval()
+    again = apply_fine_tuning(encoder.config.build(pretrained=False)).eval()
     again.load_state_dict(encoder.state_dict())
     assert torch.equal(again(**x)[0], moved)
 

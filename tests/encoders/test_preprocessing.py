@@ -1,4 +1,4 @@
-"""Pictures and texts become tensors, exactly as saved, and nothing is cut in silence."""
+"""Images and texts become tensors, exactly as saved, and nothing is cut in silence."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ ENGLISH = ["a red circle above a blue square", "two small green stars, near a tr
 CHINESE = ["一个红色的圆形在蓝色方形的上面", "两个绿色的小星星"]
 
 
-def picture(height=40, width=60, seed=0):
+def photo(height=40, width=60, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -25,8 +25,8 @@ def test_normalised_pixels_have_the_stated_mean_and_deviation():
     torch.testing.assert_close(pixels[0, :, 0, 0], torch.tensor(want))
 
 
-def test_a_picture_of_the_right_size_keeps_every_pixel():
-    image = picture(16, 16)
+def test_a_image_of_the_right_size_keeps_every_pixel():
+    image = photo(16, 16)
     for how in ("squash", "crop"):
         found = ImagePreprocessor(16, resize=how).resize([image])[0]
         assert torch.equal(found, torch.from_numpy(image).permute(2, 0, 1))
@@ -44,14 +44,14 @@ def test_squash_shows_the_border_and_crop_keeps_proportions():
 @pytest.mark.parametrize("shape", [(1, 500), (500, 1), (33, 32), (7, 7)])
 def test_any_proportion_becomes_the_square(shape):
     for how in ("squash", "crop"):
-        assert ImagePreprocessor(32, resize=how).resize([picture(*shape)]).shape == (1, 3, 32, 32)
+        assert ImagePreprocessor(32, resize=how).resize([photo(*shape)]).shape == (1, 3, 32, 32)
 
 
-def test_a_saved_picture_preprocessor_is_the_same(tmp_path):
+def test_a_saved_image_preprocessor_is_the_same(tmp_path):
     prepare = ImagePreprocessor(24, resize="crop", interpolation="bicubic")
     prepare.save(tmp_path)
     again = ImagePreprocessor.load(tmp_path)
-    images = [picture(seed=1), picture(30, 90, seed=2)]
+    images = [photo(seed=1), photo(30, 90, seed=2)]
     assert torch.equal(again(images)["pixel_values"], prepare(images)["pixel_values"])
 
 
@@ -103,7 +103,7 @@ def test_the_crop_is_that_of_torchvision(shape, interpolation):
             reference.CenterCrop(32),
         ]
     )
-    image = picture(*shape)
+    image = photo(*shape)
     want = pipeline(torch.from_numpy(image).permute(2, 0, 1))
     prepare = ImagePreprocessor(32, resize="crop", interpolation=interpolation)
     assert torch.equal(prepare.resize([image])[0], want)

@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from amodal.data.conversation import Turn
-from amodal.evaluators.generation import Utterance
-from amodal.evaluators.generation_metrics import SpokenSource, saying_metrics
+from amodal.evaluators.generation import GeneratedText
+from amodal.evaluators.generation_metrics import GenerationResult, generation_metrics
 
 
-def spoken(scores, **more):
+def generated(scores, **more):
     people = ["red"] * 8 + ["blue"] * 2
     record = {
         "origin": "here",
@@ -18,14 +18,14 @@ def spoken(scores, **more):
         **more,
     }
     prompt = (Turn("ask", "what colour?", False), Turn("answer", "", True))
-    said = [Utterance(0, 0, prompt, "red")]
-    return SpokenSource("vqa", said, {0: record}, scores)
+    said = [GeneratedText(0, 0, prompt, "red")]
+    return GenerationResult("vqa", said, {0: record}, scores)
 
 
 def test_the_most_likely_choice_is_measured_by_the_official_accuracy():
     choices = ["red", "blue", "4"]
-    found = saying_metrics(
-        spoken({0: {0: torch.tensor([-3.0, -1.0, -2.0])}}, multiple_choices=choices), bootstrap=0
+    found = generation_metrics(
+        generated({0: {0: torch.tensor([-3.0, -1.0, -2.0])}}, multiple_choices=choices), bootstrap=0
     )
     assert found["vqa/multiple_choice/exact"] == 0
     assert found["vqa/multiple_choice/accuracy"] == pytest.approx(0.6)
@@ -35,25 +35,27 @@ def test_the_most_likely_choice_is_measured_by_the_official_accuracy():
 def test_equal_choices_count_by_their_mean_in_any_order():
     scores = torch.tensor([-1.0, -2.0, -1.0])
     for choices, order in ((["red", "4", "blue"], [0, 1, 2]), (["4", "blue", "red"], [1, 0, 2])):
-        found = saying_metrics(
-            spoken({0: {0: scores[order]}}, multiple_choices=choices), bootstrap=0
+        found = generation_metrics(
+            generated({0: {0: scores[order]}}, multiple_choices=choices), bootstrap=0
         )
         assert found["vqa/multiple_choice/exact"] == 0.5
         assert found["vqa/multiple_choice/accuracy"] == pytest.approx(0.8)
 
 
 def test_without_choices_there_are_no_figures_of_multiple_choice():
-    assert not any("multiple_choice" in n for n in saying_metrics(spoken({}), bootstrap=0))
+    assert not any("multiple_choice" in n for n in generation_metrics(generated({}), bootstrap=0))
 
 
-def test_questions_of_one_picture_may_have_choices_or_none():
+def test_questions_of_one_image_may_have_choices_or_none():
     record = {
         "question": ["what colour?", "how many?"],
         "answer": ["red", "2"],
         "answers": [["red"] * 10, ["2"] * 10],
         "multiple_choices": [None, ["2", "3"]],
     }
-    found = saying_metrics(spoken({0: {1: torch.tensor([0.0, -1.0])}}, **record), bootstrap=0)
+    found = generation_metrics(
+        generated({0: {1: torch.tensor([0.0, -1.0])}}, **record), bootstrap=0
+    )
     assert found["vqa/multiple_choice/exact"] == 1
     assert found["vqa/multiple_choice/questions"] == 1
 
@@ -84,13 +86,13 @@ def test_the_likeliest_candidate_counts_by_what_it_means(task):
             for turn in (Turn("ask", one["question"], False), Turn("answer", one["answer"], True))
         ]
         asked = (Turn("ask", rounds[number]["question"], False), Turn("answer", "", True))
-        exchange = number if task == "rounds" else 0
-        said.append(Utterance(0, exchange, (*before, *asked), "whatever"))
+        conversation = number if task == "rounds" else 0
+        said.append(GeneratedText(0, conversation, (*before, *asked), "whatever"))
     scores = {0: torch.tensor([-3.0, -1.0, -2.0, -4.0]), 1: torch.tensor([-2.0, -3, -3, -2])}
 
     def figures():
         truth = {0: {"origin": "here", "dialog": rounds}}
-        return saying_metrics(SpokenSource(task, said, truth, {0: scores}), bootstrap=0)
+        return generation_metrics(GenerationResult(task, said, truth, {0: scores}), bootstrap=0)
 
     found = figures()
     assert found[f"{task}/exact"] == 0

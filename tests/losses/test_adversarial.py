@@ -18,13 +18,13 @@ from amodal.losses.adversarial import (
 )
 
 
-def cloud(n, d=4, *, seed, shift=0.0):
+def sample(n, d=4, *, seed, shift=0.0):
     g = torch.Generator().manual_seed(seed)
     return torch.randn(n, d, generator=g, dtype=torch.float64) + shift
 
 
 def test_the_gradient_is_reversed_and_scaled():
-    x = cloud(3, seed=0).requires_grad_()
+    x = sample(3, seed=0).requires_grad_()
     y = reverse_gradient(x, 0.25)
     assert torch.equal(y, x)
     (y**2).sum().backward()
@@ -38,7 +38,7 @@ def test_the_reversal_grows_from_nothing():
 
 
 def test_discrimination_confusion_and_accuracy_equal_their_definitions():
-    logits = [cloud(3, 3, seed=0), cloud(5, 3, seed=1), cloud(0, 3, seed=2)]
+    logits = [sample(3, 3, seed=0), sample(5, 3, seed=1), sample(0, 3, seed=2)]
 
     def share(row, k):
         return math.exp(row[k]) / sum(math.exp(v) for v in row)
@@ -60,7 +60,10 @@ def test_discrimination_confusion_and_accuracy_equal_their_definitions():
 def test_layers_descend_and_embeddings_ascend_by_finite_differences():
     torch.manual_seed(0)
     loss = AdversarialConfig(hidden=8, spectral_norm=False, ramp_steps=0, strength=0.5).build(4)
-    x, y = cloud(6, seed=0).float().requires_grad_(), cloud(4, seed=1).float().requires_grad_()
+    x, y = (
+        sample(6, seed=0).float().requires_grad_(),
+        sample(4, seed=1).float().requires_grad_(),
+    )
     loss([x, y]).backward()
     plain = [z.detach().clone().requires_grad_() for z in (x, y)]
     logits = [loss.discriminator(z) for z in plain]
@@ -74,17 +77,17 @@ def test_layers_descend_and_embeddings_ascend_by_finite_differences():
 def test_the_penalty_is_the_mean_squared_gradient():
     torch.manual_seed(0)
     net = Discriminator(4, 2, hidden=8, spectral=False).double()
-    clouds = [cloud(3, seed=0), cloud(2, seed=1)]
+    samples = [sample(3, seed=0), sample(2, seed=1)]
     want = []
-    for m, z in enumerate(clouds):
+    for m, z in enumerate(samples):
         for row in z:
 
             def named(r, m=m):
                 return net(r[None]).log_softmax(1)[0, m]
 
             want.append(torch.autograd.functional.jacobian(named, row).square().sum().item())
-    assert gradient_penalty(net, clouds).item() == pytest.approx(sum(want) / 5)
-    gradient_penalty(net, clouds).backward()
+    assert gradient_penalty(net, samples).item() == pytest.approx(sum(want) / 5)
+    gradient_penalty(net, samples).backward()
     assert net.layers[0].weight.grad.isfinite().all()
 
 
@@ -99,10 +102,10 @@ def test_spectral_norm_bounds_every_layer():
 
 def test_the_game_closes_a_gap():
     torch.manual_seed(0)
-    base = F.normalize(cloud(256, 8, seed=0).float(), dim=1)
+    base = F.normalize(sample(256, 8, seed=0).float(), dim=1)
     shift = torch.nn.Parameter(0.8 * F.normalize(torch.ones(8), dim=0))
     loss = AdversarialConfig(hidden=32, ramp_steps=100).build(8).train()
-    other = F.normalize(cloud(256, 8, seed=1).float(), dim=1)
+    other = F.normalize(sample(256, 8, seed=1).float(), dim=1)
     optimizer = torch.optim.Adam(
         [{"params": [shift], "lr": 0.003}, {"params": loss.parameters(), "lr": 0.01}],
         betas=(0.5, 0.99),
@@ -134,10 +137,10 @@ def test_degenerate_clouds_stay_finite(n, penalty):
 
 def test_the_ramp_is_remembered_and_wrong_input_is_refused():
     loss = AdversarialConfig(hidden=8).build(4).train()
-    loss([cloud(3, seed=0), cloud(3, seed=1)])
+    loss([sample(3, seed=0), sample(3, seed=1)])
     assert int(loss.state_dict()["step"]) == 1
     with pytest.raises(ValueError, match="built for 2 modalities, got 3"):
-        loss([cloud(3, seed=0)] * 3)
+        loss([sample(3, seed=0)] * 3)
     with pytest.raises(ValueError, match="needs the width"):
         AdversarialConfig().build()
 
@@ -155,10 +158,10 @@ def test_alternating_updates_move_one_side_at_a_time():
     g = torch.Generator().manual_seed(1)
     turns = []
     for _ in range(6):
-        clouds = [torch.randn(5, 4, generator=g).requires_grad_() for _ in range(2)]
+        samples = [torch.randn(5, 4, generator=g).requires_grad_() for _ in range(2)]
         loss.zero_grad()
-        loss(clouds).backward()
-        of_rows = max(float(z.grad.abs().max()) for z in clouds)
+        loss(samples).backward()
+        of_rows = max(float(z.grad.abs().max()) for z in samples)
         of_layers = max(float(p.grad.abs().max()) for p in loss.discriminator.parameters())
         turns.append((of_rows > 0, of_layers > 0))
     assert turns == [(False, True), (False, True), (True, False)] * 2
@@ -167,9 +170,9 @@ def test_alternating_updates_move_one_side_at_a_time():
 def test_the_embeddings_turn_is_the_confusion_of_the_discriminator_as_it_stands():
     loss = alternating(spectral_norm=False)
     loss.step += 2
-    clouds = [torch.randn(5, 4).requires_grad_(), torch.randn(3, 4).requires_grad_()]
-    logits = [loss.discriminator(z) for z in clouds]
-    assert torch.allclose(loss(clouds), confusion(logits))
+    samples = [torch.randn(5, 4).requires_grad_(), torch.randn(3, 4).requires_grad_()]
+    logits = [loss.discriminator(z) for z in samples]
+    assert torch.allclose(loss(samples), confusion(logits))
 
 
 def test_alternating_updates_make_two_clouds_indistinguishable():

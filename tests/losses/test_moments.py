@@ -26,14 +26,19 @@ CONFIGS = {
 every_loss = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 
-def cloud(n, d=3, *, seed, shift=0.0, scale=1.0):
+def sample(n, d=3, *, seed, shift=0.0, scale=1.0):
     g = torch.Generator().manual_seed(seed)
     return torch.randn(n, d, generator=g, dtype=torch.float64) * scale + shift
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
 def test_mmd_equals_its_definition(unbiased):
-    x, y, h, factors = cloud(5, seed=0), cloud(7, seed=1, shift=0.5), 0.8, (0.5, 2.0)
+    x, y, h, factors = (
+        sample(5, seed=0),
+        sample(7, seed=1, shift=0.5),
+        0.8,
+        (0.5, 2.0),
+    )
 
     def kernel(a, b):
         square = sum((p - q) ** 2 for p, q in zip(a.tolist(), b.tolist(), strict=True))
@@ -54,7 +59,7 @@ def test_mmd_equals_its_definition(unbiased):
 
 
 def test_the_bandwidth_is_the_median_distance():
-    x, y = cloud(4, seed=0), cloud(3, seed=1)
+    x, y = sample(4, seed=0), sample(3, seed=1)
     rows = torch.cat([x, y])
     every = sorted(math.dist(a, b) for a, b in itertools.combinations(rows.tolist(), 2))
     assert median_distance(x, y).item() == pytest.approx(every[(len(every) - 1) // 2])
@@ -63,7 +68,7 @@ def test_the_bandwidth_is_the_median_distance():
 
 
 def test_coral_equals_its_definition_and_ignores_means():
-    x, y = cloud(6, seed=0), cloud(9, seed=1, scale=2)
+    x, y = sample(6, seed=0), sample(9, seed=1, scale=2)
 
     def covariance(rows):
         means = [sum(c) / len(rows) for c in zip(*rows, strict=True)]
@@ -82,7 +87,7 @@ def test_coral_equals_its_definition_and_ignores_means():
 
 
 def test_coral_vanishes_after_whitening_and_colouring():
-    x, y = cloud(50, seed=0), cloud(60, seed=1, scale=3) @ cloud(3, seed=2)
+    x, y = sample(50, seed=0), sample(60, seed=1, scale=3) @ sample(3, seed=2)
     values, vectors = torch.linalg.eigh(torch.cov(x.T))
     white = (x - x.mean(0)) @ vectors / values.sqrt()
     coloured = white @ torch.linalg.cholesky(torch.cov(y.T)).T
@@ -91,7 +96,7 @@ def test_coral_vanishes_after_whitening_and_colouring():
 
 
 def test_cmd_equals_its_definition():
-    x, y = cloud(6, seed=0), cloud(4, seed=1, shift=0.3)
+    x, y = sample(6, seed=0), sample(4, seed=1, shift=0.3)
 
     def central(rows, k):
         columns = list(zip(*rows.tolist(), strict=True))
@@ -109,14 +114,17 @@ def test_gradients_are_those_of_finite_differences(config):
     # The median heuristic is detached, so its bandwidth must not move here.
     config = MMDConfig(bandwidth=0.7) if config.kind == "mmd" and config.unbiased else config
     loss = config.build()
-    arguments = [cloud(5, seed=0).requires_grad_(), cloud(4, seed=1, shift=1).requires_grad_()]
+    arguments = [
+        sample(5, seed=0).requires_grad_(),
+        sample(4, seed=1, shift=1).requires_grad_(),
+    ]
     assert torch.autograd.gradcheck(lambda x, y: loss([x, y]), arguments)
 
 
 @every_loss
 def test_only_the_clouds_count_not_the_order_of_rows_or_modalities(config):
     loss = config.build()
-    x, y, z = cloud(5, seed=0), cloud(4, seed=1), cloud(6, seed=2)
+    x, y, z = sample(5, seed=0), sample(4, seed=1), sample(6, seed=2)
     want = loss([x, y, z]).item()
     assert loss([x[torch.randperm(5)], y, z]).item() == pytest.approx(want)
     assert loss([z, x, y]).item() == pytest.approx(want)
@@ -127,7 +135,7 @@ def test_only_the_clouds_count_not_the_order_of_rows_or_modalities(config):
 @every_loss
 def test_it_grows_with_the_distance_of_the_clouds(config):
     loss = config.build()
-    x, y = cloud(200, seed=0), cloud(200, seed=1)
+    x, y = sample(200, seed=0), sample(200, seed=1)
     stretch = [1.0, 1.5, 3.0]
     values = [loss([x, y * s + (s - 1)]).item() for s in stretch]
     assert values == sorted(values)
@@ -170,11 +178,11 @@ def test_no_batch_gives_a_loss_or_gradient_that_is_not_finite(config):
 @every_loss
 def test_wrong_input_is_refused(config):
     with pytest.raises(ValueError, match="2 or more modalities"):
-        config.build()([cloud(3, seed=0)])
+        config.build()([sample(3, seed=0)])
     with pytest.raises(ValueError, match="expected"):
-        config.build()([cloud(3, seed=0), cloud(3, 4, seed=0)])
+        config.build()([sample(3, seed=0), sample(3, 4, seed=0)])
     with pytest.raises(ValueError, match="bandwidth must be above 0"):
-        mmd(cloud(3, seed=0), cloud(3, seed=1), 0.0)
+        mmd(sample(3, seed=0), sample(3, seed=1), 0.0)
 
 
 @pytest.mark.slow

@@ -160,20 +160,20 @@ TOKENIZED_BY_JAVA = [
 ]
 
 
-def fuzzed(seed, pictures, words="a b c d e f"):
+def fuzzed(seed, images, words="a b c d e f"):
     draw = random.Random(seed)
 
     def text():
         return [draw.choice(words.split()) for _ in range(draw.choice((0, 1, 2, 3, 5, 8, 13)))]
 
-    references = [[text() for _ in range(draw.choice((1, 2, 5)))] for _ in range(pictures)]
+    references = [[text() for _ in range(draw.choice((1, 2, 5)))] for _ in range(images)]
     captions = [list(draw.choice(r)) if draw.random() < 0.3 else text() for r in references]
     return captions, references
 
 
-def scene_captions(pictures):
+def scene_captions(images):
     captions, references = [], []
-    for index in range(pictures):
+    for index in range(images):
         scene = sample_scene(0, "iid", "train", index, max_objects=3)
         texts = [tokenize(c.text) for c in write_captions(scene, f"{index}", style="mixed")]
         captions.append(texts[0])
@@ -198,16 +198,16 @@ def compare_with_coco(captions, references):
     close(bleu(captions, references), corpus)
     for n in range(4):
         assert found[f"bleu_{n + 1}"] == pytest.approx(corpus[n], abs=1e-9)
-        close(found.per_picture[f"bleu_{n + 1}"], each[n])
+        close(found.per_image[f"bleu_{n + 1}"], each[n])
     for name, scorer in (("rouge_l", Rouge()), ("cider_d", Cider())):
         mean, each = scorer.compute_score(true, said)
         assert found[name] == pytest.approx(mean, abs=1e-9)
-        close(found.per_picture[name], each)
+        close(found.per_image[name], each)
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_fuzzed_captions_score_as_in_coco_caption(seed):
-    compare_with_coco(*fuzzed(seed, pictures=2 + seed))
+    compare_with_coco(*fuzzed(seed, images=2 + seed))
 
 
 def test_captions_of_scenes_score_as_in_coco_caption():
@@ -246,7 +246,7 @@ def plain_cider(captions, references):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_plain_cider_equals_explicit_vectors(seed):
-    captions, references = fuzzed(seed, pictures=6)
+    captions, references = fuzzed(seed, images=6)
     close(cider(captions, references, variant="plain"), plain_cider(captions, references))
 
 
@@ -269,8 +269,8 @@ def test_repeating_a_rare_word_pays_in_cider_and_not_in_cider_d():
     assert clipped[1] < clipped[0] / 4
 
 
-def test_order_of_pictures_and_references_does_not_matter():
-    captions, references = fuzzed(3, pictures=20)
+def test_order_of_images_and_references_does_not_matter():
+    captions, references = fuzzed(3, images=20)
     order = list(range(20))
     random.Random(0).shuffle(order)
     there = caption_scores(captions, references)
@@ -280,13 +280,13 @@ def test_order_of_pictures_and_references_does_not_matter():
 
 
 def test_given_document_frequencies_replace_those_of_the_references():
-    captions, references = fuzzed(1, pictures=30)
+    captions, references = fuzzed(1, images=30)
     every = DocumentFrequency.of(references)
     part = cider(captions[:1], references[:1], frequency=every)
     close(part, cider(captions, references)[:1])
 
 
-def test_cider_of_one_picture_is_zero_and_warns():
+def test_cider_of_one_image_is_zero_and_warns():
     text = ["a", "red", "dog", "runs", "far"]
     with pytest.warns(UserWarning, match="CIDEr is 0 whatever the captions are"):
         found = caption_scores([text], [[text]])
@@ -306,18 +306,18 @@ def test_intervals_hold_the_figures_and_resample_bleu_as_a_set():
     same = caption_scores(captions[:1] * 20, references[:1] * 20, bootstrap=20).metrics["bleu_4"]
     assert same.high - same.low < 1e-6
     flat = found.to_dict()
-    assert flat["pictures"] == 60
+    assert flat["images"] == 60
     assert flat["bleu_4/low"] == found.metrics["bleu_4"].low
 
 
 def test_text_that_was_not_split_is_refused():
-    with pytest.raises(ValueError, match="picture 0: expected tokens, got the text 'a dog'"):
+    with pytest.raises(ValueError, match="image 0: expected tokens, got the text 'a dog'"):
         bleu(["a dog"], [[["a", "dog"]]])
-    with pytest.raises(ValueError, match="picture 0: expected tokens"):
+    with pytest.raises(ValueError, match="image 0: expected tokens"):
         rouge_l([["a", "dog"]], [["a dog"]])
-    with pytest.raises(ValueError, match="picture 1: expected a list of references"):
+    with pytest.raises(ValueError, match="image 1: expected a list of references"):
         cider([["a"], ["b"]], [[["a"]], []])
-    with pytest.raises(ValueError, match="2 captions and references of 1 pictures"):
+    with pytest.raises(ValueError, match="2 captions and references of 1 images"):
         bleu([["a"], ["b"]], [[["a"]]])
     with pytest.raises(ValueError, match='"plain" or "d"'):
         cider([["a"]], [[["a"]]], variant="D")

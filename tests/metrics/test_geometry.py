@@ -11,7 +11,7 @@ from scipy.stats import skew, spearmanr
 from sklearn.linear_model import LogisticRegression
 
 from amodal.metrics.geometry import (
-    Cloud,
+    EmbeddingSet,
     GeometryOptions,
     effective_rank,
     geometry,
@@ -404,23 +404,23 @@ def test_a_constant_gallery_has_no_hub():
 
 @pytest.mark.parametrize("chunk", [2, None])
 def test_the_mixed_gallery_leaves_out_the_query_alone(chunk):
-    clouds = {"a": X, "b": Y, "c": torch.cat([X[:2], Y[:2]])}
-    every = torch.cat(list(clouds.values()))
+    samples = {"a": X, "b": Y, "c": torch.cat([X[:2], Y[:2]])}
+    every = torch.cat(list(samples.values()))
     kind = np.repeat([0, 1, 2], [9, 14, 4])
     scores = (every @ every.T).numpy().round(12)
     np.fill_diagonal(scores, -np.inf)
     shares = brute_shares(scores, 5)
-    got = mixed_gallery(clouds, 5, chunk=chunk)
-    for number, name in enumerate(clouds):
+    got = mixed_gallery(samples, 5, chunk=chunk)
+    for number, name in enumerate(samples):
         want = shares[kind == number][:, kind == number].sum(1) / 5
         np.testing.assert_allclose(got[name][0].numpy(), want, atol=1e-12)
 
 
 def test_a_constant_embedding_mixes_by_chance_and_separate_clouds_not_at_all():
-    clouds = {"a": torch.ones(4, 3), "b": torch.ones(7, 3)}
-    for share, chance in mixed_gallery(clouds, 3).values():
+    samples = {"a": torch.ones(4, 3), "b": torch.ones(7, 3)}
+    for share, chance in mixed_gallery(samples, 3).values():
         np.testing.assert_allclose(share.numpy(), chance)
-    assert mixed_gallery(clouds, 3)["b"][1] == pytest.approx(6 / 10)
+    assert mixed_gallery(samples, 3)["b"][1] == pytest.approx(6 / 10)
     apart = {"a": torch.eye(2)[:1].expand(9, 2), "b": torch.eye(2)[1:].expand(9, 2)}
     assert all(bool((share == 1).all()) for share, _ in mixed_gallery(apart, 3).values())
 
@@ -464,12 +464,12 @@ def test_effective_rank_of_known_shapes():
 
 def test_items_with_several_rows_give_their_mean_or_one_of_them():
     items = torch.tensor([10, 20, 60])
-    cloud = Cloud(Y, Y_ITEM)
+    sample = EmbeddingSet(Y, Y_ITEM)
     want = torch.stack([Y[i == Y_ITEM].mean(0) for i in items])
-    torch.testing.assert_close(item_means(cloud, items), want)
+    torch.testing.assert_close(item_means(sample, items), want)
     seen = set()
     for seed in range(20):
-        drawn = one_row_each(cloud, items, seeded(seed))
+        drawn = one_row_each(sample, items, seeded(seed))
         assert drawn.item.tolist() == [10, 20, 60]
         places = [int((z == Y).all(1).nonzero()) for z in drawn.z]
         assert Y_ITEM[places].tolist() == [10, 20, 60]
@@ -492,34 +492,34 @@ def test_the_histogram_holds_every_pair_once():
 def three_clouds(seed=0):
     x = unit(30, 6, seed=seed)
     return {
-        "image": Cloud(x, torch.arange(30)),
-        "text": Cloud(
+        "image": EmbeddingSet(x, torch.arange(30)),
+        "text": EmbeddingSet(
             F.normalize(x.repeat_interleave(2, 0) + 0.3 * normal(60, 6, seed=seed + 1), dim=1),
             torch.arange(30).repeat_interleave(2),
         ),
-        "audio": Cloud(unit(25, 6, seed=seed + 2), torch.arange(5, 30)),
+        "audio": EmbeddingSet(unit(25, 6, seed=seed + 2), torch.arange(5, 30)),
     }
 
 
 def test_the_report_covers_each_modality_pair_and_direction():
-    clouds = three_clouds()
-    result = geometry(clouds, FAST)
+    samples = three_clouds()
+    result = geometry(samples, FAST)
     pairs = ["image_text", "image_audio", "text_audio"]
     assert {n.split("/")[1] for n in result.metrics if n.startswith("cka")} == set(pairs)
     assert {n.split("/")[1] for n in result.metrics if n.startswith("hubness")} == {
-        f"{a}_to_{b}" for a in clouds for b in clouds if a != b
+        f"{a}_to_{b}" for a in samples for b in samples if a != b
     }
     assert {n.split("/")[1] for n in result.metrics if n.startswith("effective")} == {
-        *clouds,
+        *samples,
         "joint",
     }
     assert result["shared_items/text_audio"] == 25
     assert all(math.isfinite(value) for value in result.to_dict().values())
-    image, text = clouds["image"], clouds["text"]
+    image, text = samples["image"], samples["text"]
     assert result["alignment/image_text"] == pytest.approx(alignment(*image, *text)[0].mean())
     assert result["uniformity/text"] == uniformity(*text)
     estimate = result.metrics["mixed_gallery/text/own"]
-    shares = mixed_gallery({name: cloud.z for name, cloud in clouds.items()}, 10)
+    shares = mixed_gallery({name: sample.z for name, sample in samples.items()}, 10)
     assert estimate.value == pytest.approx(shares["text"][0].mean())
     assert estimate.low < estimate.value < estimate.high
 
@@ -531,13 +531,16 @@ def test_equal_seeds_give_equal_reports():
 
 
 def test_the_order_of_the_rows_changes_no_figure_without_chance():
-    clouds = three_clouds()
+    samples = three_clouds()
     shuffled = {}
-    for name, (z, item) in clouds.items():
+    for name, (z, item) in samples.items():
         order = torch.randperm(len(z), generator=seeded(9))
-        shuffled[name] = Cloud(z[order], item[order])
+        shuffled[name] = EmbeddingSet(z[order], item[order])
     options = GeometryOptions(permutations=1, bootstrap=0)
-    first, second = geometry(clouds, options).to_dict(), geometry(shuffled, options).to_dict()
+    first, second = (
+        geometry(samples, options).to_dict(),
+        geometry(shuffled, options).to_dict(),
+    )
     drawn = ("energy", "probe", "/p")  # rows, folds and permutations are drawn
     for name, value in first.items():
         if not any(part in name for part in drawn):
@@ -545,8 +548,8 @@ def test_the_order_of_the_rows_changes_no_figure_without_chance():
 
 
 def test_identical_clouds_have_no_gap():
-    cloud = Cloud(unit(40, 5, seed=1).float(), torch.arange(40))
-    result = geometry({"a": cloud, "b": cloud}, FAST)
+    sample = EmbeddingSet(unit(40, 5, seed=1).float(), torch.arange(40))
+    result = geometry({"a": sample, "b": sample}, FAST)
     assert result["alignment/a_b"] == 0
     assert result["gap/a_b/centroid"] == 0
     assert result["gap/a_b/energy"] == pytest.approx(0, abs=1e-6)
@@ -559,8 +562,11 @@ def test_identical_clouds_have_no_gap():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_collapsed_embeddings_give_finite_figures(dtype):
     point = F.normalize(torch.full((20, 5), 0.3), dim=1).to(dtype)
-    clouds = {"a": Cloud(point, torch.arange(20)), "b": Cloud(0 * point, torch.arange(20))}
-    result = geometry(clouds, FAST)
+    samples = {
+        "a": EmbeddingSet(point, torch.arange(20)),
+        "b": EmbeddingSet(0 * point, torch.arange(20)),
+    }
+    result = geometry(samples, FAST)
     assert all(math.isfinite(value) for value in result.to_dict().values())
     assert result["effective_rank/a"] == 0
     assert result["cka/a_b/debiased"] == 0
@@ -568,8 +574,8 @@ def test_collapsed_embeddings_give_finite_figures(dtype):
 
 
 def test_modalities_that_share_no_item_are_still_compared_as_clouds():
-    clouds = {"a": Cloud(X, X_ITEM), "b": Cloud(Y, Y_ITEM + 1000)}
-    result = geometry(clouds, FAST)
+    samples = {"a": EmbeddingSet(X, X_ITEM), "b": EmbeddingSet(Y, Y_ITEM + 1000)}
+    result = geometry(samples, FAST)
     assert result["shared_items/a_b"] == 0
     assert "gap/a_b/centroid" in result.metrics
     assert "modality_probe/a_b/accuracy" in result.metrics
@@ -578,29 +584,29 @@ def test_modalities_that_share_no_item_are_still_compared_as_clouds():
 
 
 def test_more_items_than_the_limit_are_drawn_from():
-    clouds = three_clouds()
+    samples = three_clouds()
     options = GeometryOptions(permutations=9, bootstrap=0, max_items=12, folds=3)
-    result = geometry(clouds, options)
+    result = geometry(samples, options)
     assert all(math.isfinite(value) for value in result.to_dict().values())
-    image, text = clouds["image"], clouds["text"]
-    means = [item_means(cloud, torch.arange(30)) for cloud in (image, text)]
+    image, text = samples["image"], samples["text"]
+    means = [item_means(sample, torch.arange(30)) for sample in (image, text)]
     assert result["cka/image_text/biased"] == pytest.approx(linear_cka(*means).biased)  # of all
 
 
 def test_bad_input_is_refused():
-    cloud = Cloud(X, X_ITEM)
+    sample = EmbeddingSet(X, X_ITEM)
     with pytest.raises(ValueError, match="two modalities"):
-        geometry({"a": cloud})
+        geometry({"a": sample})
     with pytest.raises(ValueError, match="widths"):
-        geometry({"a": cloud, "b": Cloud(X[:, :3], X_ITEM)})
+        geometry({"a": sample, "b": EmbeddingSet(X[:, :3], X_ITEM)})
     bad = X.clone()
     bad[2, 1] = torch.nan
     with pytest.raises(ValueError, match="b: 1 of 9 embeddings are not finite"):
-        geometry({"a": cloud, "b": Cloud(bad, X_ITEM)})
+        geometry({"a": sample, "b": EmbeddingSet(bad, X_ITEM)})
     with pytest.raises(ValueError, match="5 folds need at least as many items, got 3"):
-        geometry({"a": cloud, "b": Cloud(X[:3], X_ITEM[:3])})
+        geometry({"a": sample, "b": EmbeddingSet(X[:3], X_ITEM[:3])})
     with pytest.raises(ValueError, match="as many items"):
-        geometry({"a": cloud, "b": Cloud(X, X_ITEM[:3])})
+        geometry({"a": sample, "b": EmbeddingSet(X, X_ITEM[:3])})
     with pytest.raises(ValueError, match="folds must be at least 2"):
         GeometryOptions(folds=1)
     with pytest.raises(ValueError, match="positive"):
@@ -623,16 +629,16 @@ def test_the_drawn_similarities_have_an_area_of_one(low):
 
 
 def test_plots_are_written_for_each_pair(tmp_path):
-    clouds = three_clouds()
-    clouds["point"] = Cloud(torch.zeros(6, 6, dtype=torch.float64), torch.arange(6))
-    files = write_plots(tmp_path / "plots", clouds, geometry(clouds, FAST))
+    samples = three_clouds()
+    samples["point"] = EmbeddingSet(torch.zeros(6, 6, dtype=torch.float64), torch.arange(6))
+    files = write_plots(tmp_path / "plots", samples, geometry(samples, FAST))
     names = {file.name for file in files}
     assert {"map.png", "spectrum.png", "gap_image_text.png", "k_occurrence_text_audio.png"} <= names
     assert len(names) == 2 + 3 * 6
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
     colours = modality_colours(["image", *"abcdefgh", "text"], ON_PAPER)
     assert (colours["image"], colours["text"]) == (ON_PAPER.image, ON_PAPER.text)
-    json.dumps(geometry(clouds, FAST).to_dict(), allow_nan=False)
+    json.dumps(geometry(samples, FAST).to_dict(), allow_nan=False)
 
 
 # Held-out correlation
@@ -646,11 +652,11 @@ def test_held_out_correlation_sees_what_two_clouds_share_and_nothing_where_they_
     item = torch.arange(n)
 
     def found(other):
-        clouds = {
-            name: Cloud(F.normalize(z, dim=1), item)
+        samples = {
+            name: EmbeddingSet(F.normalize(z, dim=1), item)
             for name, z in (("image", view), ("text", other))
         }
-        return geometry(clouds, FAST, seed=0)
+        return geometry(samples, FAST, seed=0)
 
     close, apart = found(related), found(normal(n, 8, seed=5))
     name = "held_out_correlation/image_text/total"
@@ -663,8 +669,8 @@ def test_held_out_correlation_sees_what_two_clouds_share_and_nothing_where_they_
 
 def test_held_out_correlation_of_a_constant_cloud_is_nothing():
     item = torch.arange(20)
-    clouds = {
-        "image": Cloud(unit(20, 4, seed=0), item),
-        "text": Cloud(torch.ones(20, 4).double() / 2, item),
+    samples = {
+        "image": EmbeddingSet(unit(20, 4, seed=0), item),
+        "text": EmbeddingSet(torch.ones(20, 4).double() / 2, item),
     }
-    assert geometry(clouds, FAST)["held_out_correlation/image_text/total"] == 0
+    assert geometry(samples, FAST)["held_out_correlation/image_text/total"] == 0

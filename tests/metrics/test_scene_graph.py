@@ -38,10 +38,10 @@ def test_two_objects_of_one_name_must_be_named_twice():
     assert scene_graph_f1(two, [("star",)]).precision == 0.5
 
 
-def drawn(seed, pictures=30):
+def drawn(seed, images=30):
     draw = random.Random(seed)
     kinds = [("a",), ("b",), ("a", "x"), ("b", "x"), ("b", "y"), ("a", "r", "b"), ("b", "r", "a")]
-    return [[draw.choice(kinds) for _ in range(draw.randrange(7))] for _ in range(pictures)]
+    return [[draw.choice(kinds) for _ in range(draw.randrange(7))] for _ in range(images)]
 
 
 def loop(predicted, true):
@@ -94,5 +94,5 @@ def test_bad_input_is_refused():
         scene_graph_f1(["star"], TRUE)
     with pytest.raises(ValueError, match="one to three words"):
         scene_graph_f1([()], TRUE)
-    with pytest.raises(ValueError, match="same pictures, got 1 and 0"):
+    with pytest.raises(ValueError, match="same images, got 1 and 0"):
         scene_graph_scores([TRUE], [])

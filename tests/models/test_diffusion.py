@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from amodal.cli.main import app
-from amodal.models.diffusion import DiffusionPainter, is_pipeline
+from amodal.models.diffusion import DiffusionGenerator, is_pipeline
 
 diffusers = pytest.importorskip("diffusers", reason="the extra `diffusion` is not installed")
 WORDS = ["a</w>", "red</w>", "star</w>", "blue</w>", "<|startoftext|>", "<|endoftext|>"]
@@ -54,26 +54,26 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def painter(folder):
-    return DiffusionPainter.from_pretrained(folder, device="cpu")
+def image_generator(folder):
+    return DiffusionGenerator.from_pretrained(folder, device="cpu")
 
 
-def test_a_seed_draws_the_same_picture_whatever_stands_beside_it(painter):
-    (alone,) = painter.draw(["a red star"], seed=1, steps=2, size=16)
+def test_a_seed_draws_the_same_image_whatever_stands_beside_it(image_generator):
+    (alone,) = image_generator.draw(["a red star"], seed=1, steps=2, size=16)
     assert alone.dtype == np.uint8
     assert alone.shape[2] == 3
     others = ["a blue star", "a red star", "a red star"]
-    among = painter.draw(others, seed=1, steps=2, size=16, batch_size=2)
+    among = image_generator.draw(others, seed=1, steps=2, size=16, batch_size=2)
     # Products of another batch size round differently: a grey level, no more.
     assert np.abs(alone.astype(int) - among[1]).max() <= 1
     assert np.abs(alone.astype(int) - among[2]).max() > 1
-    (other,) = painter.draw(["a red star"], seed=2, steps=2, size=16)
+    (other,) = image_generator.draw(["a red star"], seed=2, steps=2, size=16)
     assert np.abs(alone.astype(int) - other).max() > 1
 
 
-def test_guidance_and_what_is_not_wanted_change_the_picture(painter):
+def test_guidance_and_what_is_not_wanted_change_the_image(image_generator):
     plain, guided, without = (
-        painter.draw(["a red star"], seed=1, steps=2, size=16, **options)[0]
+        image_generator.draw(["a red star"], seed=1, steps=2, size=16, **options)[0]
         for options in (
             {"guidance": 1.0},
             {"guidance": 30.0},
@@ -92,24 +92,24 @@ def test_weights_that_are_pickles_are_refused_by_name(folder, tmp_path):
     for weights in (copy / "unet").glob("*.safetensors"):
         weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(ValueError, match=r"unet: .*\.bin is a pickle"):
-        DiffusionPainter.from_pretrained(copy)
+        DiffusionGenerator.from_pretrained(copy)
 
 
 def test_what_is_no_pipeline_is_refused(folder, tmp_path):
     assert is_pipeline(folder)
     assert not is_pipeline(tmp_path)
     with pytest.raises(ValueError, match=r"model_index\.json is missing"):
-        DiffusionPainter.from_pretrained(tmp_path)
+        DiffusionGenerator.from_pretrained(tmp_path)
     (tmp_path / "model_index.json").write_text("[]")
     with pytest.raises(ValueError, match="mapping of parts"):
-        DiffusionPainter.from_pretrained(tmp_path)
+        DiffusionGenerator.from_pretrained(tmp_path)
 
     class Mute:
         def __call__(self, image):
             raise AssertionError
 
     with pytest.raises(ValueError, match="takes no text"):
-        DiffusionPainter(Mute())
+        DiffusionGenerator(Mute())
 
 
 def test_arguments_that_a_pipeline_does_not_have_are_named():
@@ -118,33 +118,33 @@ def test_arguments_that_a_pipeline_does_not_have_are_named():
             raise AssertionError
 
     with pytest.raises(ValueError, match="Plain does not take num_inference_steps"):
-        DiffusionPainter(Plain()).draw(["a star"], steps=3)
+        DiffusionGenerator(Plain()).draw(["a star"], steps=3)
     with pytest.raises(ValueError, match="list of texts"):
-        DiffusionPainter(Plain()).draw("a star")
+        DiffusionGenerator(Plain()).draw("a star")
 
 
 def test_without_the_extra_the_error_names_it(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ImportError, match=r"amodal\[diffusion\]"):
-        DiffusionPainter.from_pretrained(folder)
+        DiffusionGenerator.from_pretrained(folder)
 
 
 def test_the_command_draws_with_a_pipeline(folder, tmp_path, monkeypatch):
     import amodal.cli.text_to_image as command
 
-    opened = DiffusionPainter.from_pretrained
+    opened = DiffusionGenerator.from_pretrained
 
     def quick(name, **options):
-        painter = opened(name, **options)
-        draws = painter.draw
-        painter.draw = lambda texts, **given: draws(texts, steps=2, **given)
-        return painter
+        image_generator = opened(name, **options)
+        draws = image_generator.draw
+        image_generator.draw = lambda texts, **given: draws(texts, steps=2, **given)
+        return image_generator
 
-    monkeypatch.setattr(command.DiffusionPainter, "from_pretrained", quick)
+    monkeypatch.setattr(command.DiffusionGenerator, "from_pretrained", quick)
     out = tmp_path / "drawn.png"
     said = CliRunner().invoke(app, ["draw", str(folder), "a red star", "--out", str(out)])
     assert said.exit_code == 0, said.output
-    with Image.open(out) as picture:
-        assert min(picture.size) >= 128
+    with Image.open(out) as image:
+        assert min(image.size) >= 128
     said = CliRunner().invoke(app, ["draw", str(folder), "a star", "--top-k", "3"])
     assert said.exit_code == 2

@@ -1,4 +1,4 @@
-"""The image tokenizer: pictures to codes and back, the same after it was saved."""
+"""The image tokenizer: images to codes and back, the same after it was saved."""
 
 import pytest
 import torch
@@ -33,16 +33,16 @@ def test_in_evaluation_the_book_stays_as_it_is():
     assert int(model.quantizer.steps) == 0
 
 
-def test_codes_give_the_picture_that_went_through():
+def test_codes_give_the_image_that_went_through():
     model = made().eval()
     found = model(batch())
     codes = model.encode(batch().tensors["image"]["pixel_values"])
     assert torch.equal(codes, found.codes)
     assert codes.shape == (6, 64)
-    pictures = model.decode(codes)
-    assert pictures.shape == (6, 3, 16, 16)
+    images = model.decode(codes)
+    assert images.shape == (6, 3, 16, 16)
     want = ((found.pixels + 1) * 127.5).round().clamp(0, 255)
-    assert (pictures.float() - want).abs().max() <= 1
+    assert (images.float() - want).abs().max() <= 1
 
 
 def test_it_learns_and_every_parameter_gets_a_gradient():
@@ -117,7 +117,7 @@ def test_codes_that_do_not_fit_are_refused():
         model.decode(torch.arange(64)[None] % 13)
 
 
-def test_pictures_that_are_missing_are_left_out():
+def test_images_that_are_missing_are_left_out():
     model = made().eval()
     whole = batch()
     present = whole.present["image"].clone()
@@ -147,7 +147,7 @@ def test_vectors_have_one_scale():
     torch.testing.assert_close(vectors.square().mean(2), torch.ones(6, 64))
 
 
-def test_the_warm_up_writes_pictures_without_codes():
+def test_the_warm_up_writes_images_without_codes():
     model = made(warmup=2).train()
     pixels = batch().tensors["image"]["pixel_values"]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The joint embedding: unit rows, missing rows, folders that open again, pictures of any kind."""
+"""The joint embedding: unit rows, missing rows, folders that open again, images of any kind."""
 
 import json
 
@@ -53,7 +53,7 @@ def dual():
     ).eval()
 
 
-def picture(seed=0, shape=(40, 48)):
+def image(seed=0, shape=(40, 48)):
     return np.random.default_rng(seed).integers(0, 256, (*shape, 3), np.uint8)
 
 
@@ -64,7 +64,7 @@ def test_a_saved_model_opens_bit_equal(make, tmp_path):
     again = JointEmbedding.from_pretrained(tmp_path)
     assert again.modalities == model.modalities
     assert again.dim == model.dim == 8
-    for values in ({"text": TEXTS}, {"image": [picture()]}):
+    for values in ({"text": TEXTS}, {"image": [image()]}):
         assert np.array_equal(model.encode(**values), again.encode(**values))
     assert again.fingerprint() == model.fingerprint()
     names = {path.name for path in tmp_path.iterdir()}
@@ -74,14 +74,14 @@ def test_a_saved_model_opens_bit_equal(make, tmp_path):
 
 def test_encoding_does_not_depend_on_the_batch_size():
     model = small()
-    images = [picture(i) for i in range(5)]
+    images = [image(i) for i in range(5)]
     one, all_ = model.encode(image=images, batch_size=1), model.encode(image=images)
     np.testing.assert_allclose(one, all_, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(all_, axis=1), 1, rtol=1e-5)
 
 
-def test_a_picture_may_be_a_path_bytes_an_array_or_a_pil_image(tmp_path):
-    model, array = small(), picture(shape=(32, 32))
+def test_a_image_may_be_a_path_bytes_an_array_or_a_pil_image(tmp_path):
+    model, array = small(), image(shape=(32, 32))
     path = tmp_path / "a.png"
     Image.fromarray(array).save(path)
     rows = model.encode(
@@ -95,9 +95,9 @@ def test_nothing_to_encode_gives_no_rows():
     assert small().encode(text=[]).shape == (0, 8)
 
 
-def test_a_broken_picture_is_named(tmp_path):
+def test_a_broken_image_is_named(tmp_path):
     path = tmp_path / "a.jpg"
-    path.write_text("no picture")
+    path.write_text("no image")
     with pytest.raises(BrokenRecordError, match=r"a\.jpg"):
         small().encode(image=[path])
 
@@ -116,9 +116,9 @@ def test_one_text_in_the_place_of_a_list_is_refused():
 def test_missing_rows_are_not_computed_and_deleting_them_is_bit_equal():
     model = small()
     records = [
-        {"id": "a", "origin": "a", "image": picture(1), "text": [TEXTS[0]]},
+        {"id": "a", "origin": "a", "image": image(1), "text": [TEXTS[0]]},
         {"id": "b", "origin": "b", "image": None, "text": [TEXTS[1]]},
-        {"id": "c", "origin": "c", "image": picture(2), "text": []},
+        {"id": "c", "origin": "c", "image": image(2), "text": []},
     ]
     collate = Collator(model.preprocessors)
     rngs = [sample_rng(0, 0, i) for i in range(3)]
@@ -129,7 +129,7 @@ def test_missing_rows_are_not_computed_and_deleting_them_is_bit_equal():
     assert torch.equal(out["image"].item, images.item)
 
 
-def test_a_batch_without_any_picture_has_no_picture_rows():
+def test_a_batch_without_any_image_has_no_image_rows():
     model = small()
     records = [{"id": "a", "origin": "a", "image": None, "text": [TEXTS[0]]}]
     out = model(Collator(model.preprocessors)(records, [sample_rng(0, 0, 0)]))

@@ -97,8 +97,8 @@ def test_dead_codes_come_back_to_life_the_same_way_each_time():
         quantizer = made(16, 2, decay=0.5, restart=0.1).train()
         quantizer.book[:12] += 100
         quantizer.sums.copy_(quantizer.book)
-        restarted = [int(quantizer(rows(64, 2, seed=s)).restarted) for s in range(30)]
-        assert sum(restarted) >= 12
+        revived = [int(quantizer(rows(64, 2, seed=s)).revived) for s in range(30)]
+        assert sum(revived) >= 12
         assert len(quantizer.nearest(rows(4000, 2)).unique()) >= 14
         books.append(quantizer.book.clone())
     assert torch.equal(*books)
@@ -109,7 +109,7 @@ def test_without_restarts_dead_codes_stay_dead():
     quantizer.book[:12] += 100
     quantizer.sums.copy_(quantizer.book)
     for step in range(30):
-        assert int(quantizer(rows(64, 2, seed=step)).restarted) == 0
+        assert int(quantizer(rows(64, 2, seed=step)).revived) == 0
     assert len(quantizer.nearest(rows(4000, 2)).unique()) <= 4
 
 
@@ -131,7 +131,7 @@ def test_a_resumed_book_learns_on_as_if_nothing_had_happened():
     torch.rand(3)  # the global generator has no part in it
     dead = 0
     for step in range(6, 20):
-        dead += int(whole(rows(20, 2, seed=step)).restarted)
+        dead += int(whole(rows(20, 2, seed=step)).revived)
         resumed(rows(20, 2, seed=step))
     assert dead > 0
     for name, value in whole.state_dict().items():
@@ -201,12 +201,12 @@ def learned(parts, wrap):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.eye(2) if parameter.ndim == 2 else torch.zeros(2))
-    restarted = 0
+    revived = 0
     for step in range(10):
         found = model(rows(24, 2, seed=step)[parts])
         found.commitment.backward()
-        restarted += int(found.restarted)
-    return {**quantizer.state_dict(), "restarted": torch.tensor(restarted)}
+        revived += int(found.revived)
+    return {**quantizer.state_dict(), "restarted": torch.tensor(revived)}
 
 
 def run(process, file, folder):

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from amodal.reports.plots import joint_map, readable, series
+from amodal.reports.plots import joint_map, segment_mask, series
 from amodal.reports.report import (
-    FoundPicture,
+    FoundImage,
     Heatmap,
     Metric,
     Report,
@@ -63,7 +63,7 @@ class Page(HTMLParser):
         return " ".join("".join(self.words).split())
 
 
-def picture(seed, size=32):
+def image(seed, size=32):
     return np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
 
 
@@ -87,12 +87,12 @@ def full_report():
         searches=[
             SearchExample(
                 "<script>alert(1)</script> 红色的圆",
-                [FoundPicture(picture(i), 0.9 - 0.1 * i, true=i == 1) for i in range(5)],
+                [FoundImage(image(i), 0.9 - 0.1 * i, true=i == 1) for i in range(5)],
                 true_rank=2,
             ),
-            SearchExample("not found", [FoundPicture(Image.new("RGB", (9, 9)), 0.1)], true_rank=41),
+            SearchExample("not found", [FoundImage(Image.new("RGB", (9, 9)), 0.1)], true_rank=41),
         ],
-        heatmap=Heatmap(np.eye(3), ["a", "b", "c"], [picture(i) for i in range(3)]),
+        heatmap=Heatmap(np.eye(3), ["a", "b", "c"], [image(i) for i in range(3)]),
         map_points=joint_map(z, z.roll(1, 1)),
         recipe="data: {kind: scenes}\n",
         broken=[("captions.json row 7", "no such file: <x>.jpg")],
@@ -139,7 +139,7 @@ def test_text_of_others_is_shown_and_never_run(written):
     assert "<title>A run &lt;b&gt;&amp;&lt;/b&gt;</title>" in written.read_text("utf-8")
 
 
-def test_the_true_picture_alone_is_outlined(written):
+def test_the_true_image_alone_is_outlined(written):
     items = re.findall(r'<li( class="true")?><img', written.read_text("utf-8"))
     assert [bool(item) for item in items] == [False, True, False, False, False, False]
 
@@ -163,14 +163,14 @@ def test_a_report_without_anything_is_a_page(tmp_path):
 
 
 def test_a_heat_map_that_does_not_fit_is_refused(tmp_path):
-    heatmap = Heatmap(np.eye(3), ["a", "b"], [picture(i) for i in range(3)])
+    heatmap = Heatmap(np.eye(3), ["a", "b"], [image(i) for i in range(3)])
     with pytest.raises(ValueError, match=r"\(2, 3\), got \(3, 3\)"):
         write_report(tmp_path, Report("x", "y", heatmap=heatmap))
 
 
 @pytest.mark.parametrize(("size", "kind", "want"), [(64, "PNG", 64), (700, "JPEG", 256)])
-def test_small_pictures_are_kept_exactly_and_large_ones_shrink(size, kind, want):
-    array = picture(0, size)
+def test_small_images_are_kept_exactly_and_large_ones_shrink(size, kind, want):
+    array = image(0, size)
     head, content = data_uri(array).split(",")
     decoded = Image.open(io.BytesIO(base64.b64decode(content)))
     assert head == f"data:image/{kind.lower()};base64"
@@ -208,5 +208,5 @@ def test_lines_without_a_number_are_left_out_of_curves():
 
 
 def test_metric_names_read_like_words():
-    assert readable("retrieval/image_to_text/recall@5") == "image → text recall@5"
-    assert readable("zero_shot/accuracy") == "zero shot accuracy"
+    assert segment_mask("retrieval/image_to_text/recall@5") == "image → text recall@5"
+    assert segment_mask("zero_shot/accuracy") == "zero shot accuracy"

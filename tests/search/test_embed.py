@@ -19,7 +19,7 @@ from amodal.search.store import VectorStore
 
 
 class Model:
-    """Embeds the mean colour of a picture, and the letters of a text."""
+    """Embeds the mean colour of an image, and the letters of a text."""
 
     modalities = ("image", "text")
     dim = 3
@@ -72,7 +72,7 @@ class Stream:
         return iter(self.records)
 
 
-def picture(red, size=8):
+def photo(red, size=8):
     return np.full((size, size, 3), (red, 90, 30), np.uint8)
 
 
@@ -80,7 +80,7 @@ def record(number, **more):
     return {
         "id": f"item{number}",
         "origin": f"list row {number}",
-        "image": picture(number * 5),
+        "image": photo(number * 5),
         "text": [f"red {number}", f"green {number}"],
         "size": number,
         **more,
@@ -105,7 +105,7 @@ def test_every_value_becomes_one_row_with_its_own_embedding(kind):
     }
     for row in rows:
         number = int(row.id[4:])
-        value = picture(number * 5) if row.modality == "image" else row.text
+        value = photo(number * 5) if row.modality == "image" else row.text
         np.testing.assert_array_equal(row.embedding, model.encode(**{row.modality: [value]})[0])
         assert row.metadata == {"size": number}
         assert row.origin == f"list row {number}"
@@ -114,7 +114,7 @@ def test_every_value_becomes_one_row_with_its_own_embedding(kind):
 
 
 def test_broken_values_are_named_and_the_rest_goes_on(tmp_path):
-    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 not a picture")
+    (tmp_path / "bad.jpg").write_bytes(b"\xff\xd8 not an image")
     records = [
         record(0),
         BrokenRecordError("list row 1", "no id"),
@@ -134,7 +134,7 @@ def test_broken_values_are_named_and_the_rest_goes_on(tmp_path):
         assert {r.id for r in rows if r.modality == "image"} == {"item0", "item3", "item5"}
 
 
-def test_records_of_one_item_share_its_picture_and_continue_its_captions():
+def test_records_of_one_item_share_its_image_and_continue_its_captions():
     records = [record(1, text=[text]) for text in ("one", "two", "one", "three")]
     rows, _ = split(embed_source(Model(), ListSource(records)))
     assert [(r.modality, r.row) for r in rows if r.modality == "image"] == [("image", 0)]
@@ -146,7 +146,7 @@ def test_records_of_one_item_share_its_picture_and_continue_its_captions():
 
 
 def test_files_keep_their_path_and_thumbnails_are_small(tmp_path):
-    Image.fromarray(picture(200, size=600)).save(tmp_path / "a.jpg")
+    Image.fromarray(photo(200, size=600)).save(tmp_path / "a.jpg")
     rows, _ = split(
         embed_source(Model(), ListSource([record(1, image=tmp_path / "a.jpg")]), thumbnails=True)
     )
@@ -277,7 +277,7 @@ def test_filling_an_index_can_be_stopped_and_goes_on(tmp_path):
     assert json.loads((tmp_path / "index" / "broken.json").read_text()) == [
         {"origin": "list row 10", "reason": "bad"}
     ]
-    assert store.search(model.encode(image=[picture(30)]), 1, modality="image")[0].id == "item6"
+    assert store.search(model.encode(image=[photo(30)]), 1, modality="image")[0].id == "item6"
 
 
 def test_an_addition_that_was_interrupted_is_not_repeated(tmp_path, monkeypatch):

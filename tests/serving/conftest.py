@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from small_models import Records, embedder, painter, speaker
+from small_models import Records, embedder, image_generator, speaker
 
 from amodal.search.embed import embed_source
 from amodal.search.store import VectorStore
@@ -10,7 +10,7 @@ from amodal.serving.served import Served
 
 
 @pytest.fixture(scope="session")
-def speaking_run(tmp_path_factory):
+def generation_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("speaking") / "talker"
     speaker().save_pretrained(folder)
     recipe = {"model": {"kind": "multimodal_transformer", "tasks": ["vqa", "caption", "dialogue"]}}
@@ -20,9 +20,9 @@ def speaking_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def drawing_run(tmp_path_factory):
+def text_to_image_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawing") / "painter"
-    painter().save_pretrained(folder)
+    image_generator().save_pretrained(folder)
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"model": {"tasks": ["draw"]}}))
     return folder
 
@@ -47,7 +47,7 @@ def index(embedding_run, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def everything(index):
-    """Search, questions, captions, conversations and pictures at once."""
+    """Search, questions, captions, conversations and images at once."""
     model = speaker()
     return Served(
         name="everything",
@@ -56,6 +56,6 @@ def everything(index):
         store=VectorStore.open(index),
         speaks=model,
         says=("ask", "caption", "chat"),
-        draws=painter(),
+        draws=image_generator(),
         parameters=sum(p.numel() for p in model.parameters()),
     )

@@ -1,4 +1,4 @@
-"""Small untrained models, a picture, and a source to index."""
+"""Small untrained models, an image, and a source to index."""
 
 import io
 
@@ -23,7 +23,7 @@ TEXT = "is there a red blue green star circle square left right what colour yes 
 WORDS = TEXT.split()
 
 
-def picture(seed=0, shape=(20, 24)):
+def photo(seed=0, shape=(20, 24)):
     return np.random.default_rng(seed).integers(0, 255, (*shape, 3)).astype(np.uint8)
 
 
@@ -59,7 +59,7 @@ def embedder():
     ).eval()
 
 
-def painter():
+def image_generator():
     """Draws without having learned it."""
     torch.manual_seed(0)
     sizes = {"size": 16, "patch": 4, "widths": (8,), "codes": 12, "code_width": 4, "blocks": 0}
@@ -86,7 +86,7 @@ class Records:
         return {
             "id": f"item-{index}",
             "origin": f"records row {index}",
-            "image": picture(index),
+            "image": photo(index),
             "text": [f"a {WORDS[3 + index]} thing"],
             "size": index,
             "ratio": float("nan") if index == 0 else index / 2,

@@ -14,17 +14,17 @@ import torch
 
 pytest.importorskip("fastapi", reason="needs amodal[serve]")
 from fastapi.testclient import TestClient
-from small_models import WORDS, embedder, picture, png, speaker
+from small_models import WORDS, embedder, photo, png, speaker
 
 from amodal.models.multimodal_transformer.image_generation import (
     GUIDANCE,
     TEMPERATURE,
     best_matches,
 )
-from amodal.serving.app import MAX_FIELDS, MAX_PICTURE, Worker, conversation, create_app
+from amodal.serving.app import MAX_FIELDS, MAX_IMAGE, Worker, conversation, create_app
 from amodal.serving.images import png_url
 
-PICTURE = png(picture())
+IMAGE = png(photo())
 LONG = " ".join(WORDS * 2)
 
 
@@ -33,8 +33,8 @@ def client(everything):
     return TestClient(create_app(everything, hosts=["*"]), raise_server_exceptions=False)
 
 
-def post(client, path, content=PICTURE, **fields):
-    files = {} if content is None else {"picture": ("picture.png", content)}
+def post(client, path, content=IMAGE, **fields):
+    files = {} if content is None else {"image": ("image.png", content)}
     return client.post(path, data=fields, files=files or None)
 
 
@@ -59,9 +59,9 @@ def test_it_says_what_it_is(client, everything):
 def test_answers_are_those_of_the_model(client, everything):
     model = everything.speaks
     found = post(client, "/api/ask", question=" is there a red star ? ").json()
-    assert found["answer"] == model.ask(picture(), "is there a red star ?")
+    assert found["answer"] == model.ask(photo(), "is there a red star ?")
     look = found["look"]
-    want = model.look(picture(), "is there a red star ?", found["answer"]).tolist()
+    want = model.look(photo(), "is there a red star ?", found["answer"]).tolist()
     assert (look["side"], look["of"]) == (4, "whole")
     np.testing.assert_allclose(look["shares"], want, atol=1e-6)
     assert found["unknown"] == []
@@ -69,13 +69,13 @@ def test_answers_are_those_of_the_model(client, everything):
     drawn = post(client, "/api/draw", None, text="a zebra", seed=0).json()
     assert drawn["unknown"] == ["zebra"]
     said = post(client, "/api/caption").json()["caption"]
-    assert said == model.caption([picture()], num_beams=3)[0]
+    assert said == model.caption([photo()], num_beams=3)[0]
 
 
 def testconversations_come_word_by_word_and_know_what_was_said(client, everything):
     history = [("is there a star ?", "yes")]
     lines = talk(client, question="what colour ?", history=json.dumps(history))
-    want = everything.speaks.chat(picture(), history, "what colour ?")
+    want = everything.speaks.chat(photo(), history, "what colour ?")
     assert lines[-1] == {"answer": want, "rounds_read": 1}
     texts = [line["said"] for line in lines[:-1]]
     assert len(texts) > 1
@@ -88,7 +88,7 @@ def test_rounds_for_which_there_is_no_room_are_left_out_whole(client, everything
     lines = talk(client, question="what ?", history=json.dumps(history))
     read = lines[-1]["rounds_read"]
     assert 0 < read < len(history)
-    assert lines[-1]["answer"] == everything.speaks.chat(picture(), history[-read:], "what ?")
+    assert lines[-1]["answer"] == everything.speaks.chat(photo(), history[-read:], "what ?")
 
 
 def test_a_failingconversation_says_so_in_its_last_line(everything):
@@ -117,7 +117,7 @@ def test_who_leaves_aconversation_frees_the_model(everything):
             return ""
 
     async def listen_once():
-        lines = conversation(Worker(), Endless(), picture(), [], "what ?")
+        lines = conversation(Worker(), Endless(), photo(), [], "what ?")
         assert "said" in json.loads(await anext(lines))
         await lines.aclose()
         assert await asyncio.to_thread(heard.wait, 20)
@@ -126,8 +126,8 @@ def test_who_leaves_aconversation_frees_the_model(everything):
 
 
 def test_drawing_follows_its_seed(client, everything):
-    first = post(client, "/api/draw", None, text="a star", seed=3, count=2).json()["pictures"]
-    again = post(client, "/api/draw", None, text="a star", seed=3, count=2).json()["pictures"]
+    first = post(client, "/api/draw", None, text="a star", seed=3, count=2).json()["images"]
+    again = post(client, "/api/draw", None, text="a star", seed=3, count=2).json()["images"]
     assert first == again
     assert len(first) == 2
     assert first[0] != first[1]
@@ -147,19 +147,19 @@ def test_a_judge_chooses_among_drawings(client, everything):
     assert refused.status_code == 422
     assert "--judge" in refused.json()["detail"]
     assert client.get("/api/about").json()["judged"] is False
-    judged = TestClient(
-        create_app(replace(everything, judge=embedder(), texts=("a star",)), hosts=["*"])
+    reranked = TestClient(
+        create_app(replace(everything, reranker=embedder(), texts=("a star",)), hosts=["*"])
     )
-    about = judged.get("/api/about").json()
+    about = reranked.get("/api/about").json()
     assert about["judged"] is True
     assert about["texts"] == ["a star"]
-    found = post(judged, "/api/draw", None, text="a star", seed=3, candidates=5).json()["pictures"]
+    found = post(reranked, "/api/draw", None, text="a star", seed=3, candidates=5).json()["images"]
     drawn = everything.draws.draw(["a star"] * 5, seed=3)
     (best,) = best_matches(embedder(), ["a star"], [drawn])
     assert found == [png_url(drawn[best])]
 
 
-def test_words_and_pictures_find_rows_with_thumbnails(client, everything):
+def test_words_and_images_find_rows_with_thumbnails(client, everything):
     hits = post(client, "/api/search", None, text="a red thing").json()["hits"]
     vector = everything.embeds.encode(text=["a red thing"])[0]
     want = [hit.id for hit in everything.store.search(vector, 12, modality="image")]
@@ -167,21 +167,21 @@ def test_words_and_pictures_find_rows_with_thumbnails(client, everything):
     assert {hit["modality"] for hit in hits} == {"image"}
     assert hits[0]["thumbnail"].startswith("data:image/jpeg;base64,")
     assert all("ratio" not in hit["metadata"] for hit in hits if hit["id"] == "item-0")
-    by_picture = post(client, "/api/search", png(picture(2)), modality="image", k=1).json()["hits"]
-    assert by_picture[0]["id"] == "item-2"
+    by_image = post(client, "/api/search", png(photo(2)), modality="image", k=1).json()["hits"]
+    assert by_image[0]["id"] == "item-2"
     assert post(client, "/api/search").json()["hits"][0]["modality"] == "text"
     few = post(client, "/api/search", None, text="red", where="size > 3").json()["hits"]
     assert {hit["metadata"]["size"] for hit in few} == {4, 5}
 
 
-def test_without_an_index_texts_are_compared_with_a_picture(everything):
+def test_without_an_index_texts_are_compared_with_a_image(everything):
     served = replace(everything, store=None, speaks=None, says=(), draws=None)
     client = TestClient(create_app(served, hosts=["*"]))
     assert client.get("/api/about").json()["abilities"] == ["zero-shot"]
     response = post(client, "/api/zero-shot", labels="a red star\n\n blue circle \na red star")
     ranking = response.json()["ranking"]
     assert {row["text"] for row in ranking} == {"a red star", "blue circle"}
-    image = served.embeds.encode(image=[picture()])[0]
+    image = served.embeds.encode(image=[photo()])[0]
     for row in ranking:
         want = float(served.embeds.encode(text=[row["text"]])[0] @ image)
         assert row["score"] == pytest.approx(want, abs=1e-5)
@@ -193,22 +193,22 @@ def test_without_an_index_texts_are_compared_with_a_picture(everything):
 @pytest.mark.parametrize(
     ("path", "content", "fields", "status", "message"),
     [
-        ("/api/ask", None, {"question": "what ?"}, 422, "picture: field required"),
-        ("/api/ask", PICTURE, {}, 422, "question: field required"),
-        ("/api/ask", PICTURE, {"question": "  "}, 422, "question: is empty"),
-        ("/api/ask", PICTURE, {"question": LONG}, 422, "shorten it"),
-        ("/api/ask", PICTURE, {"question": "x" * 3000}, 422, "2000 characters"),
-        ("/api/ask", b"no picture", {"question": "what ?"}, 422, "begins with b'no picture'"),
-        ("/api/ask", PICTURE[:200], {"question": "what ?"}, 422, "damaged image"),
+        ("/api/ask", None, {"question": "what ?"}, 422, "image: field required"),
+        ("/api/ask", IMAGE, {}, 422, "question: field required"),
+        ("/api/ask", IMAGE, {"question": "  "}, 422, "question: is empty"),
+        ("/api/ask", IMAGE, {"question": LONG}, 422, "shorten it"),
+        ("/api/ask", IMAGE, {"question": "x" * 3000}, 422, "2000 characters"),
+        ("/api/ask", b"no image", {"question": "what ?"}, 422, "begins with b'no image'"),
+        ("/api/ask", IMAGE[:200], {"question": "what ?"}, 422, "damaged image"),
         ("/api/caption", b"", {}, 422, "empty image"),
-        ("/api/caption", b"x" * (MAX_PICTURE + 1), {}, 413, "20 MiB"),
-        ("/api/caption", b"x" * (MAX_PICTURE + 2 * MAX_FIELDS), {}, 413, "21 MiB"),
-        ("/api/chat", PICTURE, {"question": "what ?", "history": "[1]"}, 422, "history"),
+        ("/api/caption", b"x" * (MAX_IMAGE + 1), {}, 413, "20 MiB"),
+        ("/api/caption", b"x" * (MAX_IMAGE + 2 * MAX_FIELDS), {}, 413, "21 MiB"),
+        ("/api/chat", IMAGE, {"question": "what ?", "history": "[1]"}, 422, "history"),
         ("/api/chat", b"nothing", {"question": "what ?"}, 422, "begins with b'nothing'"),
         ("/api/draw", None, {"text": "a " * 30}, 422, "text: has 30 tokens"),
         ("/api/draw", None, {"text": "star", "count": 99}, 422, "count"),
         ("/api/draw", None, {"text": "star", "guidance": "nan"}, 422, "guidance"),
-        ("/api/search", None, {"text": " "}, 422, "a text, a picture, or both"),
+        ("/api/search", None, {"text": " "}, 422, "a text, an image, or both"),
         ("/api/search", None, {"text": "red", "where": "nope = 1"}, 422, "The columns are"),
         ("/api/search", None, {"text": "red", "modality": "audio"}, 422, "it has image, text"),
         ("/api/search", None, {"text": "red", "k": 1000}, 422, "k: "),
@@ -222,16 +222,16 @@ def test_refusals_say_what_is_wrong(client, path, content, fields, status, messa
     assert message in response.json()["detail"]
 
 
-def test_a_path_is_no_picture(client, tmp_path):
-    file = tmp_path / "picture.png"
-    file.write_bytes(PICTURE)
-    response = client.post("/api/caption", data={"picture": str(file)})
+def test_a_path_is_no_image(client, tmp_path):
+    file = tmp_path / "image.png"
+    file.write_bytes(IMAGE)
+    response = client.post("/api/caption", data={"image": str(file)})
     assert response.status_code == 422
 
 
 def test_bodies_of_unknown_length_are_counted(client):
     def body():
-        for _ in range(MAX_PICTURE // MAX_FIELDS + 3):
+        for _ in range(MAX_IMAGE // MAX_FIELDS + 3):
             yield b"x" * MAX_FIELDS
 
     kind = {"content-type": "multipart/form-data; boundary=b"}
@@ -263,7 +263,7 @@ def test_other_names_of_this_machine_are_refused(everything):
 
 
 def test_requests_at_once_are_answered_as_one_after_the_other(client):
-    asked = [(png(picture(i)), f"is there a {WORDS[3 + i % 6]} ?") for i in range(8)]
+    asked = [(png(photo(i)), f"is there a {WORDS[3 + i % 6]} ?") for i in range(8)]
 
     def answer(one):
         return post(client, "/api/ask", one[0], question=one[1]).json()
@@ -300,7 +300,7 @@ def test_examples_are_scenes_with_what_can_be_asked(client):
     found = client.get("/api/examples").json()
     assert len(found) == 6
     for example in found:
-        assert example["picture"].startswith("data:image/png")
+        assert example["image"].startswith("data:image/png")
         assert example["caption"]
         assert len(example["questions"]) == 3
 

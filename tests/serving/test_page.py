@@ -13,7 +13,7 @@ pytest.importorskip("uvicorn", reason="needs amodal[serve]")
 pytest.importorskip("playwright", reason="needs playwright")
 import uvicorn
 from playwright.sync_api import sync_playwright
-from small_models import picture, png
+from small_models import photo, png
 
 from amodal.serving.app import create_app
 
@@ -82,7 +82,7 @@ def test_there_is_a_tab_for_everything_that_can_be_done(page):
 def test_a_question_about_an_example_is_answered_with_where_it_looked(page, everything):
     page.click("#tab-ask")
     page.click("#panel-ask button[type=submit]")
-    assert "choose a picture first" in page.inner_text("#panel-ask .problem")
+    assert "choose an image first" in page.inner_text("#panel-ask .problem")
     page.click("#examples button")
     page.fill("#ask-question", "is there a star ?")
     page.keyboard.press("Enter")
@@ -95,13 +95,13 @@ def test_a_question_about_an_example_is_answered_with_where_it_looked(page, ever
     assert page.eval_on_selector("#overlay", painted) == 0
 
 
-def test_an_own_picture_is_described_and_a_broken_one_explained(page, everything):
+def test_an_own_image_is_described_and_a_broken_one_explained(page, everything):
     page.click("#tab-caption")
-    own = {"name": "own.png", "mimeType": "image/png", "buffer": png(picture(3))}
+    own = {"name": "own.png", "mimeType": "image/png", "buffer": png(photo(3))}
     page.set_input_files("#file", own)
     page.click("#panel-caption button[type=submit]")
     page.wait_for_selector("#panel-caption .answer")
-    want = everything.speaks.caption([picture(3)], num_beams=3)[0]
+    want = everything.speaks.caption([photo(3)], num_beams=3)[0]
     assert page.inner_text("#panel-caption .answer") == want
     page.set_input_files("#file", {**own, "buffer": b"nothing"})
     assert page.query_selector("#panel-caption .answer") is None
@@ -110,7 +110,7 @@ def test_an_own_picture_is_described_and_a_broken_one_explained(page, everything
     assert "begins with b'nothing'" in page.inner_text("#panel-caption .problem")
 
 
-def test_a_picture_can_be_dropped_and_pasted(page):
+def test_a_image_can_be_dropped_and_pasted(page):
     give = """(kind) => {
         const pixels = new OffscreenCanvas(4, 4);
         pixels.getContext("2d").fillRect(0, 0, 4, 4);
@@ -128,7 +128,7 @@ def test_a_picture_can_be_dropped_and_pasted(page):
         page.wait_for_selector(f"#preview[alt$='{kind}.png']")
 
 
-def test_a_conversation_goes_on_and_ends_with_another_picture(page):
+def test_a_conversation_goes_on_and_ends_with_another_image(page):
     page.click("#tab-chat")
     page.click("#examples button")
     for number, question in enumerate(["what colour ?", "is it red ?"], start=1):
@@ -142,12 +142,12 @@ def test_a_conversation_goes_on_and_ends_with_another_picture(page):
     assert page.query_selector("#conversation li") is None
 
 
-def test_pictures_are_drawn(page):
+def test_images_are_drawn(page):
     page.click("#tab-draw")
-    assert not page.is_visible("#picture")
+    assert not page.is_visible("#image")
     page.fill("#draw-text", "a red star")
     page.click("#panel-draw button[type=submit]")
-    page.wait_for_selector("#panel-draw .pictures img >> nth=3")
+    page.wait_for_selector("#panel-draw .images img >> nth=3")
     assert not page.is_visible("#panel-draw .note")
     assert not page.is_visible("#draw-candidates")  # nothing here judges
     page.fill("#draw-text", "a red zebra")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from pydantic import TypeAdapter
-from small_models import embedder, painter, picture, speaker
+from small_models import embedder, image_generator, photo, speaker
 
 from amodal.data.record import DataError
 from amodal.models.fusion_model import FusionArchitecture, build_fusion_model
@@ -29,12 +29,12 @@ def test_an_index_is_searched(index):
 def test_a_joint_embedding_compares(embedding_run):
     served = open_served(embedding_run)
     assert served.abilities == ("zero-shot",)
-    want = embedder().encode(image=[picture()])
-    np.testing.assert_allclose(served.embeds.encode(image=[picture()]), want, atol=1e-6)
+    want = embedder().encode(image=[photo()])
+    np.testing.assert_allclose(served.embeds.encode(image=[photo()]), want, atol=1e-6)
 
 
-def test_a_transformer_does_what_its_recipe_trained(speaking_run):
-    served = open_served(speaking_run)
+def test_a_transformer_does_what_its_recipe_trained(generation_run):
+    served = open_served(generation_run)
     assert served.abilities == ("ask", "caption", "chat")
     assert served.figures == {"vqa/exact": 0.5}
 
@@ -55,34 +55,36 @@ def test_tasks_become_abilities(tasks, abilities, tmp_path):
     assert open_served(tmp_path).abilities == abilities
 
 
-def test_a_run_that_draws_draws_and_nothing_else(drawing_run):
-    served = open_served(drawing_run)
+def test_a_run_that_draws_draws_and_nothing_else(text_to_image_run):
+    served = open_served(text_to_image_run)
     assert served.abilities == ("draw",)
     (drawn,) = served.draws.draw(["a red star"], seed=1)
-    np.testing.assert_array_equal(drawn, painter().draw(["a red star"], seed=1)[0])
+    np.testing.assert_array_equal(drawn, image_generator().draw(["a red star"], seed=1)[0])
 
 
-def test_a_painter_draws_beside_an_index_and_beside_a_speaker(index, speaking_run, drawing_run):
-    assert open_served(index, painter=drawing_run).abilities == ("search", "draw")
-    both = open_served(speaking_run, painter=drawing_run)
+def test_a_painter_draws_beside_an_index_and_beside_a_speaker(
+    index, generation_run, text_to_image_run
+):
+    assert open_served(index, image_generator=text_to_image_run).abilities == ("search", "draw")
+    both = open_served(generation_run, image_generator=text_to_image_run)
     assert both.abilities == ("ask", "caption", "chat", "draw")
     assert both.parameters == sum(
-        p.numel() for model in (speaker(), painter()) for p in model.parameters()
+        p.numel() for model in (speaker(), image_generator()) for p in model.parameters()
     )
     with pytest.raises(DataError, match="--painter needs"):
-        open_served(index, painter=speaking_run)
+        open_served(index, image_generator=generation_run)
 
 
 def test_a_judge_stands_beside_a_painter_and_knows_what_it_draws(
-    drawing_run, embedding_run, speaking_run, tmp_path
+    text_to_image_run, embedding_run, generation_run, tmp_path
 ):
-    served = open_served(drawing_run, judge=embedding_run)
-    assert served.judge is not None
+    served = open_served(text_to_image_run, reranker=embedding_run)
+    assert served.reranker is not None
     assert served.texts == ()  # it has no recipe
-    for folder, judge in ((drawing_run, speaking_run), (speaking_run, embedding_run)):
+    for folder, reranker in ((text_to_image_run, generation_run), (generation_run, embedding_run)):
         with pytest.raises(DataError, match="--judge is a run of a joint embedding"):
-            open_served(folder, judge=judge)
-    shutil.copytree(drawing_run, tmp_path / "run")
+            open_served(folder, reranker=reranker)
+    shutil.copytree(text_to_image_run, tmp_path / "run")
     scenes = "kind: scenes, textures: [solid], sizes: [large], max_objects: 1"
     (tmp_path / "run" / "recipe.yaml").write_text(
         f"data: {{train: {{{scenes}}}}}\nmodel: {{tasks: [draw]}}\n"
@@ -92,9 +94,9 @@ def test_a_judge_stands_beside_a_painter_and_knows_what_it_draws(
     assert not any(word in text for text in texts for word in ("dotted", "striped", "small"))
 
 
-def test_an_index_of_other_weights_or_without_its_run_is_refused(index, speaking_run, tmp_path):
+def test_an_index_of_other_weights_or_without_its_run_is_refused(index, generation_run, tmp_path):
     with pytest.raises(DataError, match="need a joint embedding"):
-        open_served(index, run=speaking_run)
+        open_served(index, run=generation_run)
     VectorStore.create(tmp_path / "orphan", 8, fingerprint="x")
     with pytest.raises(StoreError, match="--run"):
         open_served(tmp_path / "orphan")
@@ -134,7 +136,7 @@ def test_a_fusion_is_not_served_and_says_what_is_there_instead(tmp_path):
         "fusion": {"kind": "concat", "dim": 8, "hidden": 8},
     }
     rows = [
-        {"id": str(i), "origin": "", "image": picture(i), "z": [i, 1.0], "label": "ab"[i % 2]}
+        {"id": str(i), "origin": "", "image": photo(i), "z": [i, 1.0], "label": "ab"[i % 2]}
         for i in range(4)
     ]
     architecture = TypeAdapter(FusionArchitecture).validate_python(parts)

@@ -1,7 +1,7 @@
 """Words come as they are said, and a model stops when nobody listens."""
 
 import torch
-from small_models import picture, speaker
+from small_models import photo, speaker
 from transformers import StoppingCriteriaList
 
 from amodal.serving.streaming import Gone, TextSoFar
@@ -26,7 +26,7 @@ def test_who_leaves_stops_the_model():
             gone.left.set()
 
     model.chat(
-        picture(),
+        photo(),
         [],
         "what colour ?",
         streamer=TextSoFar(model.turns.text, tell),

@@ -39,19 +39,19 @@ def augment(inputs, **steps):
 
 def test_without_image_steps_training_sees_what_evaluation_sees():
     image = ImagePreprocessor(size=16, resize="crop")
-    pictures = [np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)]
+    images = [np.random.default_rng(0).integers(0, 256, (20, 40, 3), np.uint8)]
     for steps in ([], [{"kind": "color_jitter", "brightness": 0, "contrast": 0, "saturation": 0}]):
-        pixels, mirrored = augment({"image": image}, image=steps).images(pictures, rngs(1))
-        assert torch.equal(pixels, image.resize(pictures))
+        pixels, mirrored = augment({"image": image}, image=steps).images(images, rngs(1))
+        assert torch.equal(pixels, image.resize(images))
         assert not mirrored.any()
 
 
-def test_the_caption_of_a_mirrored_picture_names_the_other_side():
+def test_the_caption_of_a_mirrored_image_names_the_other_side():
     words, image = Words(), ImagePreprocessor(size=8)
-    picture = np.zeros((8, 8, 3), np.uint8)
-    picture[:, :4] = 255  # light on the left
+    photo = np.zeros((8, 8, 3), np.uint8)
+    photo[:, :4] = 255  # light on the left
     records = [
-        {"id": str(i), "origin": str(i), "image": picture, "text": ["light to the left"]}
+        {"id": str(i), "origin": str(i), "image": photo, "text": ["light to the left"]}
         for i in range(40)
     ]
     inputs = {"image": image, "text": words}

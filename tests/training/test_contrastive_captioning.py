@@ -17,7 +17,7 @@ from amodal.models.joint_embedding import Embeddings
 from amodal.training.objectives import Objectives
 from amodal.training.recipe import RecipeError, parse_recipe
 from amodal.training.run import train_run
-from amodal.training.tasks.multimodal_transformer_run import SayingRun
+from amodal.training.tasks.multimodal_transformer_run import MultimodalTransformerRun
 from amodal.training.trainer import Step
 
 SCENES = {"kind": "scenes", "image_size": 32, "min_objects": 2, "captions_per_scene": 2}
@@ -44,7 +44,7 @@ RECIPE = {
 }
 
 
-def test_captions_of_one_picture_are_not_negatives_of_each_other():
+def test_captions_of_one_image_are_not_negatives_of_each_other():
     g = torch.Generator().manual_seed(0)
     z = [torch.randn(n, 5, generator=g, dtype=torch.float64) for n in (3, 6)]
     image, text = (rows / rows.norm(dim=1, keepdim=True) for rows in z)
@@ -73,11 +73,11 @@ def test_captions_of_one_picture_are_not_negatives_of_each_other():
 
 def test_the_loss_of_a_step_is_the_sum_of_both_in_double_precision():
     recipe = parse_recipe(RECIPE, "test")
-    run = SayingRun(recipe, recipe.data.train.open(), None, resume=False)
+    run = MultimodalTransformerRun(recipe, recipe.data.train.open(), None, resume=False)
     model = run.model.double()
     source = recipe.data.train.open()
     records = [source[i] for i in range(6)]
-    records[4] = {**records[4], "text": records[1]["text"]}  # said of two pictures
+    records[4] = {**records[4], "text": records[1]["text"]}  # said of two images
     batch = run.collator(records, [sample_rng(0, 0, i) for i in range(6)])
     pixels = batch.tensors["image"]["pixel_values"]
     batch.tensors["image"]["pixel_values"] = pixels.double()
@@ -104,7 +104,7 @@ def test_the_loss_of_a_step_is_the_sum_of_both_in_double_precision():
     keys = image.item.tolist()
     has = {key: {w for w, k in zip(words, of, strict=True) if k == key} for key in keys}
     positive = [[of[j] == keys[i] or words[j] in has[keys[i]] for j in range(12)] for i in range(6)]
-    assert sum(map(sum, positive)) == 16  # two captions of two pictures count for both
+    assert sum(map(sum, positive)) == 16  # two captions of two images count for both
     way = []
     for rows, own in (
         (s, positive),
@@ -121,7 +121,7 @@ def test_the_loss_of_a_step_is_the_sum_of_both_in_double_precision():
     assert got == pytest.approx(language + 0.5 * sum(way) / 2, rel=1e-9)
 
 
-def test_a_run_says_captions_and_finds_pictures(tmp_path):
+def test_a_run_says_captions_and_finds_images(tmp_path):
     folder = tmp_path / "run"
     result = train_run(parse_recipe(RECIPE, "test"), folder)
     assert {"caption/cider", "retrieval/image_to_text/recall@1"} <= result.metrics.keys()

@@ -1,4 +1,4 @@
-"""Training pictures that grow."""
+"""Training images that grow."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from amodal.data.batch import Batch
 from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.image.timm import TimmConfig
-from amodal.training.progressive import ProgressiveSize, shrink, side_at, takes_pictures_of
+from amodal.training.progressive import ProgressiveSize, accepts_image_size, shrink, side_at
 
 
 def test_sides_grow_in_sixteens_and_end_full():
@@ -20,7 +20,7 @@ def test_sides_grow_in_sixteens_and_end_full():
     assert side_at(ProgressiveSize(start=64), 64, 0, 10) == 64
 
 
-def test_pictures_are_scaled_and_the_rest_is_untouched():
+def test_images_are_scaled_and_the_rest_is_untouched():
     pixels = torch.randn(3, 3, 32, 32)
     ids = torch.ones(3, 4, dtype=torch.int64)
     batch = Batch(
@@ -38,8 +38,8 @@ def test_pictures_are_scaled_and_the_rest_is_untouched():
 
 
 def test_networks_with_learned_positions_are_told_from_those_without():
-    assert takes_pictures_of(TimmConfig(name="resnet18", weights=False, size=32).build(), 16)
-    assert not takes_pictures_of(SmallCNNConfig(widths=(8, 16), size=32).build(), 16)
+    assert accepts_image_size(TimmConfig(name="resnet18", weights=False, size=32).build(), 16)
+    assert not accepts_image_size(SmallCNNConfig(widths=(8, 16), size=32).build(), 16)
 
 
 def test_a_start_below_sixteen_pixels_is_refused():

@@ -84,8 +84,8 @@ def test_a_reopened_run_embeds_bit_equally(finished):
     folder, _, result = finished
     model = amodal.load(folder)
     text = ["a red circle", "a blue square to the left of a star"]
-    picture = [np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)]
-    for values_ in ({"text": text}, {"image": picture}):
+    image = [np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)]
+    for values_ in ({"text": text}, {"image": image}):
         one, two = result.model.encode(**values_), model.encode(**values_)
         assert np.array_equal(one, two)
         np.testing.assert_allclose(np.linalg.norm(one, axis=1), 1, rtol=1e-5)
@@ -144,7 +144,7 @@ def test_a_batch_of_one_row_is_refused(tmp_path):
 
 
 def coco(folder, n, *, broken=()):
-    """A COCO-layout data set of n coloured pictures with two captions each."""
+    """A COCO-layout data set of n coloured images with two captions each."""
     (folder / "images").mkdir(parents=True)
     images, annotations = [], []
     for i in range(n):
@@ -153,7 +153,7 @@ def coco(folder, n, *, broken=()):
             Image.fromarray(np.full((40, 60, 3), 7 * i, np.uint8)).save(folder / "images" / name)
         images.append({"id": i, "file_name": name})
         annotations += [
-            {"id": 2 * i + j, "image_id": i, "caption": f"picture number {i}, said {j}"}
+            {"id": 2 * i + j, "image_id": i, "caption": f"image number {i}, said {j}"}
             for j in range(2)
         ]
     path = folder / "captions.json"
@@ -161,12 +161,12 @@ def coco(folder, n, *, broken=()):
     return {"kind": "coco_captions", "images": str(folder / "images"), "annotations": str(path)}
 
 
-def test_broken_pictures_are_skipped_counted_and_listed(tmp_path):
+def test_broken_images_are_skipped_counted_and_listed(tmp_path):
     recipe = values(epochs=2)
     source = coco(tmp_path / "data", 24, broken=(3, 5))
     truncated = tmp_path / "data/images/7.jpg"
     truncated.write_bytes(truncated.read_bytes()[:300])
-    (tmp_path / "data/images/8.jpg").write_text("this is not a picture")
+    (tmp_path / "data/images/8.jpg").write_text("this is not an image")
     recipe["data"]["train"] = source
     result = train_run(parse_recipe(recipe, "test"), tmp_path / "run")
     listed = json.loads((tmp_path / "run/broken_rows.json").read_text())
@@ -245,7 +245,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_losses(tmp_path, how):
     assert amodal.load(whole).fingerprint() == amodal.load(cut).fingerprint()
 
 
-def test_growing_pictures_and_started_words_train_and_resume_reads_them(tmp_path):
+def test_growing_images_and_started_words_train_and_resume_reads_them(tmp_path):
     recipe = values(
         epochs=1, batch_size=12, progressive_size={"start": 16, "full_at": 0.5}, log_every=1
     )
@@ -276,9 +276,9 @@ def test_growing_pictures_and_started_words_train_and_resume_reads_them(tmp_path
     assert lengths.std() < 0.02  # random rows of width 16 would spread by a sixth of their length
 
 
-def test_growing_pictures_are_refused_where_positions_are_learned(tmp_path):
+def test_growing_images_are_refused_where_positions_are_learned(tmp_path):
     recipe = parse_recipe(values(progressive_size={"start": 16}), "test")
-    with pytest.raises(RecipeError, match="progressive_size: small_cnn takes pictures of 32"):
+    with pytest.raises(RecipeError, match="progressive_size: small_cnn takes images of 32"):
         train_run(recipe, tmp_path / "run")
 
 

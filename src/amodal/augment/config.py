@@ -12,7 +12,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class RandomResizedCrop(StrictModel):
-    """A random part of the picture, resized to the encoder's square."""
+    """A random part of the image, resized to the encoder's square."""
 
     kind: Literal["random_resized_crop"] = "random_resized_crop"
     scale: tuple[float, float] = (0.5, 1.0)  # smallest and largest area, as a fraction
@@ -28,14 +28,14 @@ class RandomResizedCrop(StrictModel):
 
 
 class HorizontalFlip(StrictModel):
-    """Mirrors the picture; its captions swap left and right."""
+    """Mirrors the image; its captions swap left and right."""
 
     kind: Literal["horizontal_flip"] = "horizontal_flip"
     probability: Fraction = 0.5
 
 
 class Rotate(StrictModel):
-    """Turns the picture by up to so many degrees either way."""
+    """Turns the image by up to so many degrees either way."""
 
     kind: Literal["rotate"] = "rotate"
     degrees: float = Field(10, ge=0, le=180)
@@ -59,7 +59,7 @@ class Grayscale(StrictModel):
 
 
 class RandomErasing(StrictModel):
-    """Covers a random box with the picture's mean colour (Zhong et al. 2017, arXiv:1708.04896)."""
+    """Covers a random box with the image's mean colour (Zhong et al. 2017, arXiv:1708.04896)."""
 
     kind: Literal["random_erasing"] = "random_erasing"
     probability: Fraction = 0.25

@@ -1,4 +1,4 @@
-"""Pictures: drawn per sample, applied to the whole batch at once."""
+"""Images: drawn per sample, applied to the whole batch at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from amodal.augment.config import (
     Rotate,
 )
 
-CHUNK = 16  # pictures recoloured at once: their floats fit a core's cache, a batch's do not
+CHUNK = 16  # images recoloured at once: their floats fit a core's cache, a batch's do not
 LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
 Step = TypeVar("Step")
 
@@ -32,7 +32,7 @@ Box = tuple[int, int, int, int]  # top, left, height, width, in pixels
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to one picture."""
+    """What is done to one image."""
 
     crop: Box | None = None
     mirrored: bool = False
@@ -46,17 +46,17 @@ class Change:
 
 
 class ImageAugmentation:
-    """Crops, mirrors, turns, recolours and covers a batch of pictures.
+    """Crops, mirrors, turns, recolours and covers a batch of images.
 
     Whatever the order of the steps in the recipe, geometry comes first, then colour, then
     covering, and colours are cut to 0…255 once, at the end. Each sample draws from its own
-    generator and from nothing else, so that a result depends neither on the other pictures of the
+    generator and from nothing else, so that a result depends neither on the other images of the
     batch nor on the process that made it.
 
     Args:
         steps: the `augment.image` part of a recipe; of several steps of a kind the last counts.
         size: side S of the resulting square, in pixels.
-        resize: makes (n, 3, S, S) of whole pictures where there is no crop; by default they are
+        resize: makes (n, 3, S, S) of whole images where there is no crop; by default they are
             squashed into the square.
     """
 
@@ -85,8 +85,8 @@ class ImageAugmentation:
             mirrored: (B,) bool, True where left and right were exchanged.
         """
         if len(images) != len(rngs):
-            raise ValueError(f"{len(images)} pictures, but {len(rngs)} generators")
-        # All of a picture before the next one: several views of a record share its generator.
+            raise ValueError(f"{len(images)} images, but {len(rngs)} generators")
+        # All of an image before the next one: several views of a record share its generator.
         changes = [
             self.draw(image.shape[0], image.shape[1], rng)
             for image, rng in zip(images, rngs, strict=True)
@@ -98,7 +98,7 @@ class ImageAugmentation:
         return pixels, np.array([c.mirrored for c in changes], dtype=bool)
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> Change:
-        """The change of one picture of this size; how much is drawn depends on the steps only."""
+        """The change of one image of this size; how much is drawn depends on the steps only."""
         drawn: dict[str, Any] = {}
         if self.crop is not None:
             drawn["crop"] = crop_box(height, width, self.crop, rng)
@@ -131,11 +131,11 @@ class ImageAugmentation:
             if recoloured:
                 values = recolour(values, *colour_maps(values, changes))
             pixels = values.round_().clamp_(0, 255).to(torch.uint8)
-        for picture, change in zip(pixels, changes, strict=True):
+        for image, change in zip(pixels, changes, strict=True):
             if change.cover is not None:
                 top, left, height, width = change.cover
-                mean = picture.float().mean(dim=(1, 2)).round().to(torch.uint8)
-                picture[:, top : top + height, left : left + width] = mean[:, None, None]
+                mean = image.float().mean(dim=(1, 2)).round().to(torch.uint8)
+                image[:, top : top + height, left : left + width] = mean[:, None, None]
         return pixels
 
     def _cut(self, image: np.ndarray, box: Box | None) -> Tensor:
@@ -158,7 +158,7 @@ def crop_box(height: int, width: int, crop: RandomResizedCrop, rng: np.random.Ge
     """
     area = height * width * rng.uniform(*crop.scale)
     ratio = math.exp(rng.uniform(math.log(crop.ratio[0]), math.log(crop.ratio[1])))
-    # A box that would stick out is cut to the picture: no second draw, so that the number of
+    # A box that would stick out is cut to the image: no second draw, so that the number of
     # draws per sample is fixed.
     w = min(width, max(1, round(math.sqrt(area * ratio))))
     h = min(height, max(1, round(math.sqrt(area / ratio))))
@@ -185,12 +185,12 @@ def turn(values: Tensor, angle: Tensor) -> Tensor:
 
 
 def recolour(values: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
-    """Map each colour c of picture b to matrix[b] @ c + offset[b]; float (B, 3, S, S)."""
+    """Map each colour c of image b to matrix[b] @ c + offset[b]; float (B, 3, S, S)."""
     return torch.baddbmm(offset, matrix, values.flatten(2)).view_as(values)
 
 
 def colour_maps(values: Tensor, changes: Sequence[Change]) -> tuple[Tensor, Tensor]:
-    """Every colour change of a picture as one affine map: (B, 3, 3) and (B, 3, 1).
+    """Every colour change of an image as one affine map: (B, 3, 3) and (B, 3, 1).
 
     The factors mean what they mean in torchvision's `ColorJitter`, in the order brightness,
     contrast, saturation, hue; grey comes last.

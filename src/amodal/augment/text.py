@@ -1,4 +1,4 @@
-"""Captions: kept true of a mirrored picture, and thinned out token by token."""
+"""Captions: kept true of a mirrored image, and thinned out token by token."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _starts(words: str) -> re.Pattern[str]:
     return re.compile(rf"[\s-]+(?:{words})(?![\w'’])", re.IGNORECASE)
 
 
-# What is written in the picture is quoted, not seen: `the words " Look Right "`.
+# What is written in the image is quoted, not seen: `the words " Look Right "`.
 WRITTEN = re.compile(
     r"\b(?:say|says|saying|said|read|reads|reading|words?|labell?ed|lettering|written|titled)\b"
     r"(?:[^\"“”]{0,20}[\"“][^\"”]*|\s+(?:look|turn|keep|no|go|stay|exit|merge|bear|drive)\s+)$",
@@ -117,7 +117,7 @@ PAUSE = re.compile(r"\s*(?:$|[.,;!?)]|(?:on|in|at|to|for)\b)", re.IGNORECASE)
 
 
 def swap_left_right(text: str) -> str:
-    """The caption of the mirrored picture: sides are exchanged, everything else stays.
+    """The caption of the mirrored image: sides are exchanged, everything else stays.
 
     "left" and "right" are exchanged where they are a side or a direction, body parts included; not
     where "right" is an adverb ("right behind") or an adjective ("all right"), not where "left" is

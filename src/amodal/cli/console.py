@@ -17,7 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from amodal.training.progress import Watcher
+from amodal.training.progress import ProgressCallbacks
 
 console = Console()
 errors = Console(stderr=True)
@@ -37,7 +37,7 @@ SHOWN = {
 }
 
 
-class ProgressWatcher:
+class ProgressReporter:
     """Shows stages as progress bars, with loss and recall beside the training bar."""
 
     def __init__(self, progress: Progress) -> None:
@@ -45,8 +45,8 @@ class ProgressWatcher:
         self.task: TaskID | None = None
         self.latest: dict[str, float] = {}
 
-    def watcher(self) -> Watcher:
-        return Watcher(self.stage, self.advance, self.logged, self.warn)
+    def callbacks(self) -> ProgressCallbacks:
+        return ProgressCallbacks(self.stage, self.advance, self.logged, self.warn)
 
     def stage(self, name: str, total: int) -> None:
         if self.task is not None:
@@ -70,7 +70,7 @@ class ProgressWatcher:
 
 
 @contextmanager
-def progress_watcher() -> Iterator[Watcher]:
+def progress_callbacks() -> Iterator[ProgressCallbacks]:
     """A `Watcher` that draws on the terminal."""
     columns = (
         TextColumn("{task.description}"),
@@ -81,7 +81,7 @@ def progress_watcher() -> Iterator[Watcher]:
         TextColumn("{task.fields[detail]}"),
     )
     with Progress(*columns, console=console) as progress:
-        yield ProgressWatcher(progress).watcher()
+        yield ProgressReporter(progress).callbacks()
 
 
 def tell_unknown(words: Sequence[str]) -> None:

@@ -36,7 +36,7 @@ def make(
         str | None, typer.Option(help="iid, attribute-pair, count or relation.")
     ] = None,
     part: Annotated[str | None, typer.Option(help="train, validation or test.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the picture in pixels.")] = None,
+    image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.")] = None,
 ) -> None:
     """Write the built-in world as files, in COCO captions layout."""
     config = parse_source(world)

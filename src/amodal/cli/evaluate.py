@@ -14,14 +14,14 @@ from rich.table import Column, Table
 
 import amodal.metrics.zero_shot as zero_shot_figures
 from amodal.cli import geometry, prediction
-from amodal.cli.console import console, progress_watcher
+from amodal.cli.console import console, progress_callbacks
 from amodal.cli.search import open_model
 from amodal.data.conversation import Task as What
 from amodal.data.record import DataError, Source
 from amodal.data.sources.specification import open_random_access, parse_source
-from amodal.evaluators.generation_metrics import SpokenSource, saying_metrics
+from amodal.evaluators.generation_metrics import GenerationResult, generation_metrics
 from amodal.evaluators.retrieval import EmbeddedSource, embed_items, retrieval_metrics
-from amodal.evaluators.text_to_image import DrawnSource, drawing_metrics
+from amodal.evaluators.text_to_image import TextToImageResult, text_to_image_metrics
 from amodal.metrics.probe import linear_probe
 from amodal.models.fusion_model import FusionModel
 from amodal.models.image_tokenizer import ImageTokenizer
@@ -100,7 +100,7 @@ def evaluate(
     candidates: Annotated[
         int, typer.Option(min=1, help="draw: drawn for each caption; --judge chooses the best.")
     ] = 1,
-    judge: Annotated[
+    reranker: Annotated[
         Path | None, typer.Option(help="draw: run of a joint embedding that chooses.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Name of the result file.")] = None,
@@ -126,7 +126,7 @@ def evaluate(
         else geometry.validation_source(run)
     )
     where = on if on is not None else "its validation data"
-    if candidates > 1 and judge is None:
+    if candidates > 1 and reranker is None:
         raise typer.BadParameter("--candidates needs --judge RUN, a joint embedding")
     file = run / "evaluation" / f"{name or _file_name(task.value, on)}.json"
     metrics: dict[str, float]
@@ -143,7 +143,7 @@ def evaluate(
                 guidance=guidance,
                 temperature=temperature,
                 candidates=candidates,
-                judge=open_model(judge) if judge is not None else None,
+                reranker=open_model(reranker) if reranker is not None else None,
             )
         else:
             metrics = _of_transformer(model, source, task, limit)
@@ -202,11 +202,13 @@ def _of_transformer(
     model: MultimodalTransformer, source: Source, task: Task, limit: int | None
 ) -> dict[str, float]:
     count = min(limit or len(source), len(source))
-    with progress_watcher() as watch:
-        watch.stage("asking", count)
-        spoken = SpokenSource.of(model, source, NAMES[task], items=range(count), tick=watch.advance)
-    metrics = saying_metrics(spoken)
-    metrics["data/items"] = len(spoken.truth)
+    with progress_callbacks() as callbacks:
+        callbacks.stage("asking", count)
+        generated = GenerationResult.of(
+            model, source, NAMES[task], items=range(count), tick=callbacks.advance
+        )
+    metrics = generation_metrics(generated)
+    metrics["data/items"] = len(generated.truth)
     return metrics
 
 
@@ -215,10 +217,12 @@ def _of_drawing(
 ) -> dict[str, float]:
     count = min(limit or len(source), len(source))
     train = open_random_access(load_recipe(run / "recipe.yaml").data.train, "data.train")
-    with progress_watcher() as watch:
-        watch.stage("drawing", count)
-        drawn = DrawnSource.of(model, source, items=range(count), tick=watch.advance, **how)
-    return drawing_metrics(drawn, train)
+    with progress_callbacks() as callbacks:
+        callbacks.stage("drawing", count)
+        drawn = TextToImageResult.of(
+            model, source, items=range(count), tick=callbacks.advance, **how
+        )
+    return text_to_image_metrics(drawn, train)
 
 
 def _of_fusion(
@@ -247,9 +251,9 @@ def _embed(
 ) -> EmbeddedSource:
     count = min(limit or len(source), len(source))
     rows = range(count)
-    with progress_watcher() as watch:
-        watch.stage("embedding", count)
-        tick = watch.advance
+    with progress_callbacks() as callbacks:
+        callbacks.stage("embedding", count)
+        tick = callbacks.advance
         if isinstance(model, MultimodalTransformer):
             return embed_captioned(model, source, items=rows, captions=captions, tick=tick)
         return embed_items(model, source, items=rows, captions=captions, tick=tick)

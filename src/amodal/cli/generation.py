@@ -16,17 +16,17 @@ from amodal.models.opening import open_run
 from amodal.reports.attention_plots import save_attention
 
 Run = Annotated[Path, typer.Argument(help="Run folder of a multimodal Transformer.")]
-Image = Annotated[Path, typer.Argument(help="A picture.")]
+Image = Annotated[Path, typer.Argument(help="An image.")]
 Beams = Annotated[int, typer.Option(min=1, help="Width of the beam search; 1 is greedy.")]
 LEAVE = ("", "exit", "quit")
 
 
 def caption(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(help="Pictures.")],
+    images: Annotated[list[Path], typer.Argument(help="Images.")],
     beams: Beams = 3,
 ) -> None:
-    """Describe pictures."""
+    """Describe images."""
     model = _opened(run)
     for image in images:
         (said,) = model.caption([image], num_beams=beams)
@@ -43,19 +43,19 @@ def ask(
         Path | None, typer.Option(help="PNG of where the model looked for its answer.")
     ] = None,
 ) -> None:
-    """Answer a question about a picture."""
+    """Answer a question about an image."""
     model = _opened(run)
     tell_unknown(model.turns.unknown(question))
     said = model.ask(image, question, num_beams=beams)
     console.print(said, soft_wrap=True, highlight=False, markup=False)
     if look is not None:
-        picture = decode_image(image, str(image), min_size=256)
-        save_attention(look, picture, model.look(image, question, said), f"{question} {said}")
+        pixels = decode_image(image, str(image), min_size=256)
+        save_attention(look, pixels, model.look(image, question, said), f"{question} {said}")
         console.print(f"where it looked is in {look}", soft_wrap=True)
 
 
 def chat(run: Run, image: Image, beams: Beams = 1) -> None:
-    """Talk about a picture; what was said before counts. An empty line ends it."""
+    """Talk about an image; what was said before counts. An empty line ends it."""
     model = _opened(run)
     decode_image(image, str(image), min_size=8)  # complain before the first question
     history: list[tuple[str, str]] = []

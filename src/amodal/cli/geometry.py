@@ -1,4 +1,4 @@
-"""`amodal evaluate --task geometry`: the figures, their table and their pictures."""
+"""`amodal evaluate --task geometry`: the figures, their table and their images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from amodal.cli.console import console
 from amodal.data.record import DataError, Source
 from amodal.data.sources.specification import open_random_access
-from amodal.metrics.geometry import Cloud, geometry
+from amodal.metrics.geometry import EmbeddingSet, geometry
 from amodal.models.joint_embedding import Embeddings
 from amodal.reports.geometry_plots import write_plots
 from amodal.training.recipe import load_recipe
@@ -20,9 +20,9 @@ EXTRAS = ("low", "high", "chance", "p")  # last parts of names that belong to an
 
 def measure(rows: Mapping[str, Embeddings], plots: Path) -> dict[str, float]:
     """Figures as `geometry/...`, with what they depend on; PNGs are written to `plots`."""
-    clouds = {name: Cloud(embedded.z, embedded.item) for name, embedded in rows.items()}
-    result = geometry(clouds)
-    write_plots(plots, clouds, result)
+    samples = {name: EmbeddingSet(embedded.z, embedded.item) for name, embedded in rows.items()}
+    result = geometry(samples)
+    write_plots(plots, samples, result)
     options = result.options
     settings = {"alpha": options.alpha, "t": options.t, "k": options.k, "folds": options.folds}
     settings |= {"permutations": options.permutations, "max_items": options.max_items}

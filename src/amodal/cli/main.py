@@ -9,7 +9,17 @@ import warnings
 
 import typer
 
-from amodal.cli import data, evaluate, generation, prediction, quickstart, search, serve, text_to_image, train
+from amodal.cli import (
+    data,
+    evaluate,
+    generation,
+    prediction,
+    quickstart,
+    search,
+    serve,
+    text_to_image,
+    train,
+)
 from amodal.cli.console import errors
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.training.recipe import RecipeError

@@ -12,7 +12,7 @@ import torch
 import typer
 from rich.table import Table
 
-from amodal.cli.console import console, progress_watcher
+from amodal.cli.console import console, progress_callbacks
 from amodal.data.batch import key64
 from amodal.data.collate import Collator
 from amodal.data.corruption import only
@@ -20,7 +20,7 @@ from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError, DataError, Source, sample_rng
 from amodal.data.sources.specification import open_random_access, parse_source
 from amodal.evaluators.prediction import (
-    PredictedSource,
+    PredictionResult,
     predict_batches,
     predict_items,
     prediction_metrics,
@@ -38,7 +38,7 @@ TITLES = {
     "noise": "share of noise in the modality",
     "swap": "items with the modality of another",
 }
-DRAWN = 12  # pictures of attention
+DRAWN = 12  # images of attention
 SCORES = {"classification": "accuracy", "multi_label": "F1 of the set", "regression": "R²"}
 
 
@@ -55,20 +55,20 @@ def predict(
     """Predict every item of a source; writes its id, the prediction and its probability.
 
     With --explain there is a column per modality: the probability of the same prediction (or the
-    number) without that modality. Pictures of attention are written beside the file.
+    number) without that modality. Images of attention are written beside the file.
     """
     model = open_run(run)
     if not isinstance(model, FusionModel):
         raise DataError(f"{run}: holds a {type(model).__name__}, which does not predict a column")
     opened = _Remembering(open_random_access(parse_source(source), source))
     rows = range(min(limit or len(opened), len(opened)))
-    with progress_watcher() as watch:
-        watch.stage("predicting", len(rows))
-        batches = read_batches(model, opened, rows, with_target=False, tick=watch.advance)
+    with progress_callbacks() as callbacks:
+        callbacks.stage("predicting", len(rows))
+        batches = read_batches(model, opened, rows, with_target=False, tick=callbacks.advance)
         predicted = predict_batches(model, batches, where=opened.name)
         without = {}
         for modality in model.modalities if explain else ():
-            watch.stage(f"predicting without {modality}", len(rows))
+            callbacks.stage(f"predicting without {modality}", len(rows))
             kept = [m for m in model.modalities if m != modality]
             without[modality] = predict_batches(
                 model,
@@ -95,8 +95,8 @@ def predict(
 
 def _table(
     model: FusionModel,
-    predicted: PredictedSource,
-    without: dict[str, PredictedSource],
+    predicted: PredictionResult,
+    without: dict[str, PredictionResult],
     ids: dict[int, str],
 ) -> Iterator[list[str]]:
     """The rows of the file, its header first."""
@@ -136,23 +136,23 @@ def _table(
 
 
 def _draw_attention(model: FusionModel, source: Source, rows: Sequence[int], folder: Path) -> int:
-    """A picture per item of where the model looked; how many there are."""
+    """An image per item of where the model looked; how many there are."""
     collate = Collator(model.preprocessors)
     drawn = 0
     for row in rows:
         try:
             record = source[row]
-            picture = decode_image(record["image"], record["origin"], min_size=256)
+            image = decode_image(record["image"], record["origin"], min_size=256)
         except (BrokenRecordError, KeyError, TypeError):
             continue
         batch = collate([record], [sample_rng(0, 0, 0)])
         shares = model.attention(batch.to(model.device)).get("image") if len(batch) else None
         if shares is None or not bool(shares.any()):
-            continue  # no picture, or a pooling without attention
+            continue  # no image, or a pooling without attention
         if math.isqrt(shares.shape[1]) ** 2 != shares.shape[1]:
             continue  # tokens that are no square grid
         plain = "".join(c if c.isalnum() else "_" for c in str(record["id"]))[-60:]
-        save_attention(folder / f"{plain}.png", picture, shares[0].cpu(), str(record["id"]))
+        save_attention(folder / f"{plain}.png", image, shares[0].cpu(), str(record["id"]))
         drawn += 1
     return drawn
 
@@ -179,9 +179,9 @@ def prediction(
 ) -> tuple[dict[str, float], list[BrokenRecordError]]:
     """How right the predictions of a source are, with intervals."""
     count = min(limit or len(source), len(source))
-    with progress_watcher() as watch:
-        watch.stage("predicting", count)
-        predicted = predict_items(model, source, items=range(count), tick=watch.advance)
+    with progress_callbacks() as callbacks:
+        callbacks.stage("predicting", count)
+        predicted = predict_items(model, source, items=range(count), tick=callbacks.advance)
     metrics = prediction_metrics(predicted, model.target, bootstrap=1000)
     metrics["data/items"] = len(predicted.items)
     metrics["data/broken_rows"] = len(predicted.broken)
@@ -193,9 +193,9 @@ def robustness(
 ) -> dict[str, float]:
     """Scores as each modality gets worse; PNGs are written to `plots`."""
     count = min(limit or len(source), len(source))
-    with progress_watcher() as watch:
-        watch.stage("predicting with modalities worse", passes(model))
-        report = measure_robustness(model, source, range(count), tick=watch.advance)
+    with progress_callbacks() as callbacks:
+        callbacks.stage("predicting with modalities worse", passes(model))
+        report = measure_robustness(model, source, range(count), tick=callbacks.advance)
     label = SCORES[model.target.task]
     for kind, curves in report.curves.items():
         figure = curves_figure(curves, report.chance, ON_PAPER, title=TITLES[kind], label=label)

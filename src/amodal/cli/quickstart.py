@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import amodal.training.recipe as recipes
-from amodal.cli.console import console, progress_watcher
+from amodal.cli.console import console, progress_callbacks
 from amodal.cli.train import show_result, stopped
 from amodal.data.record import Source
 from amodal.data.scenes.source import ScenesConfig
@@ -40,8 +40,8 @@ def quickstart(
 ) -> None:
     """Train on the built-in world, evaluate, index, search, and write report.html."""
     recipe = recipes.load_recipe(quickstart_recipe(), set_)
-    with progress_watcher() as watch:
-        result = train_run(recipe, out, resume=resume, watch=watch)
+    with progress_callbacks() as callbacks:
+        result = train_run(recipe, out, resume=resume, callbacks=callbacks)
     if result.stopped_at is not None:
         raise stopped(result)
     show_result(result)
@@ -101,7 +101,7 @@ def held_out_pairs(model: JointEmbedding, recipe: recipes.Recipe) -> dict[str, f
 
 
 def build_index(model: JointEmbedding, source: Source, out: Path) -> VectorStore:
-    """A fresh index of every picture and caption of `source` in OUT/index."""
+    """A fresh index of every image and caption of `source` in OUT/index."""
     folder = out / "index"
     shutil.rmtree(folder, ignore_errors=True)
     store = VectorStore.create(folder, model.dim, fingerprint=model.fingerprint(), model_path=out)

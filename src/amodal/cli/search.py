@@ -63,8 +63,8 @@ def embed(
             summary = write_parquet(rows, out, dim=model.dim, fingerprint=fingerprint)
         except KeyboardInterrupt:
             raise _stopped(len(written_keys(out, fingerprint)), out) from None
-    _say_rows(summary.items, summary.rows, len(done))
-    _say_broken([(b["origin"], b["reason"]) for b in summary.broken], out / "embeddings.json")
+    _print_rows(summary.items, summary.rows, len(done))
+    _print_broken([(b["origin"], b["reason"]) for b in summary.broken], out / "embeddings.json")
     console.print(f"the embeddings are in {escape(str(out))}", soft_wrap=True)
 
 
@@ -75,7 +75,7 @@ def index(
     batch_size: BatchSize = 64,
     modality: Modalities = None,
     thumbnails: Annotated[
-        bool, typer.Option(help="Keep a small copy of every picture in the index.")
+        bool, typer.Option(help="Keep a small copy of every image in the index.")
     ] = True,
     replace: Annotated[
         bool, typer.Option("--replace", help="Embed what is in the index already once more.")
@@ -103,8 +103,8 @@ def index(
             raise _stopped(store.count(), out) from None
     store.optimize()
     store.build_index()
-    _say_rows(len({key[0] for key in store.row_keys()}), store.counts(), len(done))
-    _say_broken([(error.origin, error.reason) for error in summary.broken], out / "broken.json")
+    _print_rows(len({key[0] for key in store.row_keys()}), store.counts(), len(done))
+    _print_broken([(error.origin, error.reason) for error in summary.broken], out / "broken.json")
     console.print(f'search it with: amodal search {escape(str(out))} "…"', soft_wrap=True)
 
 
@@ -112,7 +112,7 @@ def search(
     index: Annotated[Path, typer.Argument(help="Index folder, made by `amodal index`.")],
     query: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
     image: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Look for what fits a picture.")
+        Path | None, typer.Option(exists=True, dir_okay=False, help="Look for what fits an image.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
     where: Annotated[
@@ -122,7 +122,7 @@ def search(
         str | None,
         typer.Option(
             metavar="image|text|all",
-            help="What to return: pictures by default, captions for a picture alone.",
+            help="What to return: images by default, captions for an image alone.",
         ),
     ] = None,
     run: Annotated[
@@ -130,7 +130,7 @@ def search(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Search an index with words, a picture, or both."""
+    """Search an index with words, an image, or both."""
     if query is None and image is None:
         raise typer.BadParameter("give a QUERY, or --image FILE, or both")
     if query is not None and not query.strip():
@@ -202,14 +202,14 @@ def _progress(name: str, source: Source | StreamingSource) -> Iterator[Callable[
         yield lambda done: progress.advance(task, done)
 
 
-def _say_rows(items: int, rows: dict[str, int], before: int) -> None:
+def _print_rows(items: int, rows: dict[str, int], before: int) -> None:
     parts = ", ".join(f"{count:,} {modality}" for modality, count in sorted(rows.items()))
     console.print(f"{items:,} items: {parts or 'no'} rows", highlight=False)
     if before:
         console.print(f"{before:,} of the rows were there before", highlight=False)
 
 
-def _say_broken(broken: Sequence[tuple[str, str]], listed: Path) -> None:
+def _print_broken(broken: Sequence[tuple[str, str]], listed: Path) -> None:
     if not broken:
         return
     console.print(

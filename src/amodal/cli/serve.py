@@ -18,10 +18,10 @@ def serve(
     folder: Annotated[Path, typer.Argument(metavar="INDEX_OR_RUN", help="What to serve.")],
     host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
-    painter: Annotated[
+    image_generator: Annotated[
         Path | None, typer.Option(metavar="RUN", help="A run that draws, beside the folder.")
     ] = None,
-    judge: Annotated[
+    reranker: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="A joint embedding that chooses among drawings."),
     ] = None,
@@ -39,7 +39,7 @@ def serve(
         import uvicorn
     except ImportError as error:
         raise ImportError(f"serving needs uvicorn: pip install 'amodal[serve]' ({error})") from None
-    served = open_served(folder, run=run, painter=painter, judge=judge)
+    served = open_served(folder, run=run, image_generator=image_generator, reranker=reranker)
     local = host in LOCAL or _loopback(host)
     if not local:
         console.print(

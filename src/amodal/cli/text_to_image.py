@@ -12,17 +12,17 @@ from PIL import Image
 from amodal.cli.console import console, tell_unknown
 from amodal.cli.search import open_model
 from amodal.data.record import DataError
-from amodal.models.diffusion import HUB, DiffusionPainter, is_pipeline
+from amodal.models.diffusion import HUB, DiffusionGenerator, is_pipeline
 from amodal.models.multimodal_transformer.image_generation import (
     GUIDANCE,
     TEMPERATURE,
-    Painter,
-    draw_best,
+    ImageGenerator,
+    generate_best,
 )
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.models.opening import open_run
 
-LEAST = 128  # pixels that a drawn picture is wide in the file
+LEAST = 128  # pixels that a drawn image is wide in the file
 
 
 def draw(
@@ -35,7 +35,7 @@ def draw(
         ),
     ],
     text: Annotated[str, typer.Argument(help="What is to be seen.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="File of the picture: .png, .jpg or .webp.")] = Path(
+    out: Annotated[Path, typer.Option(help="File of the image: .png, .jpg or .webp.")] = Path(
         "drawn.png"
     ),
     guidance: Annotated[
@@ -53,16 +53,16 @@ def draw(
     top_k: Annotated[
         int | None, typer.Option(min=1, help="Choose among the likeliest so many codes.")
     ] = None,
-    count: Annotated[int, typer.Option(min=1, help="Pictures, side by side in the file.")] = 1,
+    count: Annotated[int, typer.Option(min=1, help="Images, side by side in the file.")] = 1,
     candidates: Annotated[
-        int, typer.Option(min=1, help="Drawn for each picture; --judge chooses the best.")
+        int, typer.Option(min=1, help="Drawn for each image; --judge chooses the best.")
     ] = 1,
-    judge: Annotated[
+    reranker: Annotated[
         Path | None,
         typer.Option(help="Run of a joint embedding that chooses among the candidates."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="The same seed draws the same picture.")
+        int | None, typer.Option(min=0, help="The same seed draws the same image.")
     ] = None,
     scale: Annotated[
         int | None,
@@ -71,40 +71,40 @@ def draw(
         ),
     ] = None,
 ) -> None:
-    """Draw a picture of a text."""
-    if candidates > 1 and judge is None:
+    """Draw an image of a text."""
+    if candidates > 1 and reranker is None:
         raise typer.BadParameter(
             "--candidates needs --judge RUN, a joint embedding that chooses among them"
         )
     if out.suffix.lower() not in Image.registered_extensions():
-        raise typer.BadParameter(f"--out {out}: not the name of a picture; try {out.stem}.png")
+        raise typer.BadParameter(f"--out {out}: not the name of an image; try {out.stem}.png")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options = {"guidance": guidance, "temperature": temperature, "top_k": top_k}
     given = {name: value for name, value in options.items() if value is not None}
-    painter: Painter
+    image_generator: ImageGenerator
     if run.startswith(HUB) or is_pipeline(Path(run)):
         unfit = sorted(set(given) - {"guidance"})
         if unfit:
             raise typer.BadParameter(f"a pipeline of diffusers has no {' and no '.join(unfit)}")
-        painter = DiffusionPainter.from_pretrained(run.removeprefix(HUB), device=device)
+        image_generator = DiffusionGenerator.from_pretrained(run.removeprefix(HUB), device=device)
     else:
-        painter = _run(run, device)
-    turns = getattr(painter, "turns", None)
+        image_generator = _run(run, device)
+    turns = getattr(image_generator, "turns", None)
     if turns is not None:
         tell_unknown(turns.unknown(text))
-    pictures = draw_best(
-        painter,
+    images = generate_best(
+        image_generator,
         [text] * count,
         candidates=candidates,
-        judge=open_model(judge) if judge is not None else None,
+        reranker=open_model(reranker) if reranker is not None else None,
         seed=seed,
         **given,
     )
-    scale = scale or -(-LEAST // len(pictures[0]))
-    side = scale * len(pictures[0])
+    scale = scale or -(-LEAST // len(images[0]))
+    side = scale * len(images[0])
     sheet = Image.new("RGB", (count * side + (count - 1) * scale, side), "white")
-    for i, picture in enumerate(pictures):
-        large = Image.fromarray(picture).resize((side, side), Image.Resampling.NEAREST)
+    for i, image in enumerate(images):
+        large = Image.fromarray(image).resize((side, side), Image.Resampling.NEAREST)
         sheet.paste(large, (i * (side + scale), 0))
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from amodal.cli.console import console, progress_watcher
+from amodal.cli.console import console, progress_callbacks
 from amodal.data.record import Source
 from amodal.data.sources.specification import open_random_access
 from amodal.distributed import is_main
@@ -15,11 +15,11 @@ from amodal.models.fusion_model import FusionModel
 from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.reports.fusion import fusion_report
-from amodal.reports.generation import saying_report
+from amodal.reports.generation import generation_report
 from amodal.reports.image_tokenizer import tokenizer_report
 from amodal.reports.joint_embedding import run_report
 from amodal.reports.report import Report, write_report
-from amodal.reports.text_to_image import drawing_report
+from amodal.reports.text_to_image import text_to_image_report
 from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, load_recipe
 from amodal.training.run import RunResult, train_run
 
@@ -45,8 +45,8 @@ def train(
     """Train a model; the run folder is then complete."""
     loaded = load_recipe(recipe, set_)
     folder = out or Path("runs") / recipe.stem
-    with progress_watcher() as watch:
-        result = train_run(loaded, folder, resume=resume, watch=watch)
+    with progress_callbacks() as callbacks:
+        result = train_run(loaded, folder, resume=resume, callbacks=callbacks)
     if result.stopped_at is not None:
         raise stopped(result)
     show_result(result)
@@ -65,9 +65,11 @@ def _page(result: RunResult, recipe: Recipe, path: Path) -> Report:
         ]
         return fusion_report(result, recipe, source, title=path.stem, commands=commands)
     if isinstance(result.model, MultimodalTransformer) and result.model.draws:
-        return drawing_report(result, recipe, title=path.stem, commands=_to_say(result, recipe))
+        return text_to_image_report(
+            result, recipe, title=path.stem, commands=_to_say(result, recipe)
+        )
     if isinstance(result.model, MultimodalTransformer):
-        return saying_report(
+        return generation_report(
             result, recipe, source, title=path.stem, commands=_to_say(result, recipe)
         )
     if isinstance(result.model, ImageTokenizer):
@@ -83,10 +85,10 @@ def _to_say(result: RunResult, recipe: Recipe) -> list[str]:
     tasks = recipe.model.tasks if isinstance(recipe.model, MultimodalTransformerRecipe) else ()
     known = {
         "vqa": f'amodal ask {result.folder} PICTURE "QUESTION" # an answer, and where it looked',
-        "caption": f"amodal caption {result.folder} PICTURE # describe any picture",
+        "caption": f"amodal caption {result.folder} PICTURE # describe any image",
         "rounds": f'amodal ask {result.folder} PICTURE "QUESTION" # without a history',
         "dialogue": f"amodal chat {result.folder} PICTURE # a conversation that keeps its history",
-        "draw": f'amodal draw {result.folder} "TEXT" --out drawn.png # a picture of any text',
+        "draw": f'amodal draw {result.folder} "TEXT" --out drawn.png # an image of any text',
     }
     return [known[task] for task in tasks] + [
         f"amodal evaluate {result.folder} --on SOURCE --task {tasks[0]} # on other data"
@@ -94,7 +96,7 @@ def _to_say(result: RunResult, recipe: Recipe) -> list[str]:
 
 
 def _validation(recipe: Recipe) -> Source | None:
-    """The validation source, for its pictures; nothing is read before it is shown."""
+    """The validation source, for its images; nothing is read before it is shown."""
     config = recipe.data.validation
     return open_random_access(config, "data.validation") if config is not None else None
 

@@ -12,7 +12,7 @@ OUTSIDE = -1  # place of an answer that is not in the list
 OTHER = -2  # in the place of an answer, where the exchange is not about a question
 
 
-class ListedAnswers:
+class AnswerVocabulary:
     """Targets of the questions about the items of a batch.
 
     Args:

@@ -20,12 +20,12 @@ PARALLEL_FROM = 2000  # records; fewer are read before processes have started
 
 
 class CachedSource:
-    """Keeps the records of a source in memory, pictures decoded to at most `min_size`.
+    """Keeps the records of a source in memory, images decoded to at most `min_size`.
 
     Args:
         source: where records come from.
-        min_size: pictures are kept at the smallest size that is still at least this, in pixels.
-        limit_bytes: stop caching pictures beyond this many bytes; the rest is read each time.
+        min_size: images are kept at the smallest size that is still at least this, in pixels.
+        limit_bytes: stop caching images beyond this many bytes; the rest is read each time.
     """
 
     def __init__(self, source: Source, *, min_size: int, limit_bytes: int = 8 << 30) -> None:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amodal.data.answer_vocabulary import ListedAnswers
+from amodal.data.answer_vocabulary import AnswerVocabulary
 from amodal.data.batch import Batch, key64
-from amodal.data.conversation import Exchange, Task, exchanges
+from amodal.data.conversation import Conversation, Task, conversations
 from amodal.data.decode import decode_image
 from amodal.data.decode_audio import decode_audio
 from amodal.data.record import BrokenRecordError, Record
@@ -55,11 +55,11 @@ class ValueInput(Protocol):
     def __call__(self, values: list[Any]) -> dict[str, Tensor]: ...
 
 
-class TurnsInput(Protocol):
+class ConversationInput(Protocol):
     """What a decoder of text wants: exchanges as ids, mask and labels."""
 
-    def __call__(self, items: Sequence[Sequence[Exchange]]) -> dict[str, Tensor]: ...
-    def count_truncated(self, exchanges: Sequence[Exchange]) -> int: ...
+    def __call__(self, items: Sequence[Sequence[Conversation]]) -> dict[str, Tensor]: ...
+    def count_truncated(self, conversations: Sequence[Conversation]) -> int: ...
 
 
 class TargetInput(Protocol):
@@ -77,7 +77,7 @@ class Augment(Protocol):
         ...
 
     def caption(self, text: str, mirrored: bool) -> str:
-        """`text`, still true of a picture that was mirrored."""
+        """`text`, still true of an image that was mirrored."""
         ...
 
     def tokens(self, tokens: dict[str, Tensor], rngs: Rngs) -> dict[str, Tensor]: ...
@@ -104,7 +104,7 @@ class Collator:
             any other.
         captions: captions per item and step; where an item has fewer, the rest is absent.
             None takes all that the items of a batch have.
-        views: pictures per item and step, each augmented on its own.
+        views: images per item and step, each augmented on its own.
         augment: training-time augmentation; None leaves every value as it is and takes the
             first captions of an item instead of random ones.
         target: what is to be predicted, or None.
@@ -122,7 +122,7 @@ class Collator:
         augment: Augment | None = None,
         target: TargetInput | None = None,
         tasks: Mapping[Task, int | None] | None = None,
-        answers: ListedAnswers | None = None,
+        answers: AnswerVocabulary | None = None,
     ) -> None:
         self.inputs = dict(inputs)
         known = ("image", "text", "audio", "turns")
@@ -147,7 +147,7 @@ class Collator:
         sounds: list[np.ndarray | None] = []
         others: dict[str, list[Any]] = {modality: [] for modality in self.others}
         targets: list[Any] = []
-        said: list[list[list[Exchange]]] = []  # item -> task -> exchanges
+        said: list[list[list[Conversation]]] = []  # item -> task -> exchanges
         broken: list[BrokenRecordError] = []
         for record, rng in zip(records, rngs, strict=True):
             if isinstance(record, BrokenRecordError):
@@ -165,7 +165,7 @@ class Collator:
                     sound = decode_audio(record["audio"], record["origin"], rate)
                 values = {m: one.read(record) for m, one in self.others.items()}
                 target = self.target.read(record) if self.target is not None else None
-                turns = [exchanges(record, task) for task in self.tasks]
+                turns = [conversations(record, task) for task in self.tasks]
             except BrokenRecordError as error:
                 broken.append(error)
                 continue
@@ -265,7 +265,7 @@ class Collator:
                 if len(texts) > 1:
                     order = rng.permutation(len(texts))[:most]
                     texts = [texts[j] for j in order]
-                # With several views of a picture a caption can follow only one of them.
+                # With several views of an image a caption can follow only one of them.
                 texts = [self.augment.caption(t, bool(mirrored[i, 0])) for t in texts]
             chosen.append(texts[:most])
             present[i, : len(chosen[i])] = True
@@ -274,14 +274,14 @@ class Collator:
     def _turns(
         self,
         records: Sequence[Record],
-        said: list[list[list[Exchange]]],
+        said: list[list[list[Conversation]]],
         mirrored: np.ndarray,
         rngs: Rngs,
     ) -> tuple[dict[str, Tensor], Tensor, int]:
-        chosen: list[list[Exchange]] = []
+        chosen: list[list[Conversation]] = []
         asked: list[list[tuple[str, list[str]] | None]] = []
         for i, by_task in enumerate(said):
-            kept: list[Exchange] = []
+            kept: list[Conversation] = []
             listed: list[tuple[str, list[str]] | None] = []
             for found, (task, most) in zip(by_task, self.tasks.items(), strict=True):
                 order = list(range(len(found)))
@@ -300,7 +300,7 @@ class Collator:
                     listed.append((texts[-1], people))
             chosen.append(kept)
             asked.append(listed)
-        encoder_input: TurnsInput = self.inputs["turns"]
+        encoder_input: ConversationInput = self.inputs["turns"]
         present = torch.tensor([bool(found) for found in chosen], dtype=torch.bool)[:, None]
         truncated = encoder_input.count_truncated([turns for found in chosen for turns in found])
         tensors = encoder_input(chosen)
@@ -309,7 +309,7 @@ class Collator:
         return tensors, present, truncated
 
     def _following(self, texts: list[str], mirrored: bool) -> list[str]:
-        """The texts, still true of a picture that was mirrored."""
+        """The texts, still true of an image that was mirrored."""
         if self.augment is None:
             return texts
         return [self.augment.caption(text, bool(mirrored)) for text in texts]

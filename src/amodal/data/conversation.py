@@ -19,17 +19,17 @@ class Turn(NamedTuple):
     learned: bool
 
 
-Exchange = tuple[Turn, ...]
+Conversation = tuple[Turn, ...]
 
 
-def exchanges(record: Record, task: Task) -> list[Exchange]:
+def conversations(record: Record, task: Task) -> list[Conversation]:
     """Everything of one record that a model can learn to say for a task.
 
     - vqa: one exchange per question; several answers count as the most common one.
     - caption: one per caption.
     - dialogue: all rounds in one, every answer learned.
     - rounds: each round of a dialogue by itself, as if nothing had been said before.
-    - draw: one per caption, which is given; the picture itself is what is to be said.
+    - draw: one per caption, which is given; the image itself is what is to be said.
 
     Raises:
         BrokenRecordError: questions and answers do not go together.
@@ -52,7 +52,7 @@ def exchanges(record: Record, task: Task) -> list[Exchange]:
             for question, answer in zip(questions, answers, strict=True)
         ]
     rounds = record.get("dialog") or []
-    apart: list[Exchange] = [
+    apart: list[Conversation] = [
         (
             Turn("ask", _text(one, "question", record), False),
             Turn("answer", _text(one, "answer", record), True),

@@ -24,7 +24,7 @@ STARTS: dict[str, bytes | tuple[bytes, ...]] = {
     "gif": b"GIF8",
     "tif": (b"II*\x00", b"MM\x00*"),
 }
-# Larger pictures are taken for decompression bombs; the figure is that of PIL (2 x 1 GiB / 12).
+# Larger images are taken for decompression bombs; the figure is that of PIL (2 x 1 GiB / 12).
 MAX_PIXELS = 178_956_970
 ORIENTATION = 0x0112  # EXIF tag
 # Warnings of libjpeg after which every pixel is still there; met in photos from phones.
@@ -64,8 +64,8 @@ def load_image(
     if isinstance(value, np.ndarray):
         return _from_array(value, origin), None
     if isinstance(value, Image.Image):
-        _check_size(value.width, value.height, origin, "the picture")
-        return _decoded(value, origin, "the picture"), None
+        _check_size(value.width, value.height, origin, "the image")
+        return _decoded(value, origin, "the image"), None
     data, what = _read(value, origin)
     if suffix_of(data) == "jpg":
         pixels = _from_jpeg(data, origin, what, min_size)
@@ -95,7 +95,7 @@ def _read(value: Any, origin: str) -> tuple[bytes, str]:
             raise BrokenRecordError(origin, f"unreadable file: {what}: {error}") from None
     else:
         raise BrokenRecordError(
-            origin, f"expected a path, bytes, an array or a picture: got {type(value).__name__}"
+            origin, f"expected a path, bytes, an array or an image: got {type(value).__name__}"
         )
     if not data:
         raise BrokenRecordError(origin, f"empty image (0 bytes): {what}")

@@ -17,7 +17,7 @@ LINEAR = (nn.Linear, Conv1D, nn.MultiheadAttention)
 FUSED = (nn.MultiheadAttention, ShiftedWindowAttention)
 
 
-def adapt(encoder: Any) -> Any:
+def apply_fine_tuning(encoder: Any) -> Any:
     """Apply the encoder's own options to it, in place, and return it.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from amodal.data.collate import Collator
-from amodal.data.conversation import Exchange, Turn, exchanges
+from amodal.data.conversation import Conversation, Turn, conversations
 from amodal.data.reader import BatchReader
 from amodal.data.record import Record, Source
 from amodal.data.samplers import Draw
@@ -41,8 +41,8 @@ def rank_candidates(
         (scores, where the model has a list of answers), where there are `candidates` or
         `multiple_choices`.
     """
-    pictures = {m: p for m, p in model.preprocessors.items() if m != "turns"}
-    reader = BatchReader(Numbered(source), Collator(pictures), seed=0)
+    images = {m: p for m, p in model.preprocessors.items() if m != "turns"}
+    reader = BatchReader(Numbered(source), Collator(images), seed=0)
     was_training = model.training
     model.eval()
     found: dict[int, dict[int, Tensor]] = {}
@@ -51,7 +51,7 @@ def rank_candidates(
         batch = reader.__getitems__([Draw(0, row) for row in chunk])
         if not len(batch):
             continue  # all of them are broken
-        asked: list[tuple[int, int, int, Exchange, list[str]]] = []
+        asked: list[tuple[int, int, int, Conversation, list[str]]] = []
         for place, row in enumerate(row_numbers(batch, chunk).tolist()):
             about = offered(source[row], task)
             asked += [(place, row, n, before, texts) for n, (before, texts) in about.items()]
@@ -88,9 +88,9 @@ def _of_listed(
     ]
 
 
-def offered(record: Record, task: Ranked) -> dict[int, tuple[Exchange, list[str]]]:
+def offered(record: Record, task: Ranked) -> dict[int, tuple[Conversation, list[str]]]:
     """Number of a round or question -> the turns before its answer, and the candidates."""
-    about = exchanges(record, task)
+    about = conversations(record, task)
     if task == "vqa":
         choices = choices_of(record, len(about))
         return {n: (about[n][:-1], found) for n, found in enumerate(choices) if found}

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from amodal.data.answer_vocabulary import ListedAnswers
+from amodal.data.answer_vocabulary import AnswerVocabulary
 from amodal.data.batch import Batch, key64
 from amodal.data.collate import Collator
-from amodal.data.conversation import Exchange, Task, Turn, exchanges
+from amodal.data.conversation import Conversation, Task, Turn, conversations
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, DataError, Record, Source
 from amodal.data.samplers import Draw
@@ -42,7 +42,7 @@ class Checked:
 
     exact: Tensor
     item: Tensor
-    exchange: Tensor
+    conversation: Tensor
     turn: Tensor
     nats: float
     broken: tuple[BrokenRecordError, ...] = ()
@@ -67,7 +67,7 @@ def check(
     rows = list(items) if items is not None else list(range(len(source)))
     reader = BatchReader(
         Numbered(source),
-        Collator(model.preprocessors, tasks={task: None}, answers=listed_answers(model)),
+        Collator(model.preprocessors, tasks={task: None}, answers=answer_vocabulary(model)),
         seed=0,
     )
     was_training = model.training
@@ -101,24 +101,24 @@ def check(
     if not found or not any(len(part[0]) for part in found):
         first = f"; the first: {broken[0]}" if broken else ""
         raise DataError(f"{source.name}: no record has anything to be said for {task}{first}")
-    exact, item, exchange, turn = (torch.cat(part) for part in zip(*found, strict=True))
-    return Checked(exact, item, exchange, turn, nats / max(tokens, 1), tuple(broken))
+    exact, item, conversation, turn = (torch.cat(part) for part in zip(*found, strict=True))
+    return Checked(exact, item, conversation, turn, nats / max(tokens, 1), tuple(broken))
 
 
 @torch.inference_mode()
-def say_about(
+def generate_for(
     model: MultimodalTransformer,
     source: Source,
     task: Task,
     *,
     items: Sequence[int] | None = None,
     batch_size: int = 64,
-    exchanges_per_item: int | None = None,
+    conversations_per_item: int | None = None,
     autocast: Autocast = nullcontext,
     tick: Callable[[int], None] | None = None,
     **options: Any,
-) -> list[Utterance]:
-    """What the model says by itself: an answer per question, or a caption per picture.
+) -> list[GeneratedText]:
+    """What the model says by itself: an answer per question, or a caption per image.
 
     Args:
         items: row numbers; None means all.
@@ -130,11 +130,11 @@ def say_about(
         DataError: no record can be used.
     """
     rows = list(items) if items is not None else list(range(len(source)))
-    pictures = {m: p for m, p in model.preprocessors.items() if m != "turns"}
-    reader = BatchReader(Numbered(source), Collator(pictures), seed=0)
+    images = {m: p for m, p in model.preprocessors.items() if m != "turns"}
+    reader = BatchReader(Numbered(source), Collator(images), seed=0)
     was_training = model.training
     model.eval()
-    found: list[Utterance] = []
+    found: list[GeneratedText] = []
     for start in range(0, len(rows), batch_size):
         chunk = rows[start : start + batch_size]
         batch = reader.__getitems__([Draw(0, row) for row in chunk])
@@ -142,10 +142,10 @@ def say_about(
             with autocast():
                 seen = model.seen(batch.to(model.device))
             numbers = row_numbers(batch, chunk)
-            asked: list[tuple[int, int, Exchange]] = []
+            asked: list[tuple[int, int, Conversation]] = []
             for place, row in enumerate(numbers.tolist()):
-                about = exchanges(source[row], task) if task != "caption" else [CAPTION]
-                for number, turns in enumerate(about[:exchanges_per_item]):
+                about = conversations(source[row], task) if task != "caption" else [CAPTION]
+                for number, turns in enumerate(about[:conversations_per_item]):
                     asked += [(place, number, prompt) for prompt in _prompts(turns)]
             for at in range(0, len(asked), 4 * batch_size):
                 part = asked[at : at + 4 * batch_size]
@@ -158,7 +158,7 @@ def say_about(
                     speak = model.answer if task == "vqa" else model.say
                     texts = speak(prompts, looked, **options)
                 found += [
-                    Utterance(int(numbers[place]), number, prompt, text)
+                    GeneratedText(int(numbers[place]), number, prompt, text)
                     for (place, number, prompt), text in zip(part, texts, strict=True)
                 ]
         if tick is not None:
@@ -169,10 +169,10 @@ def say_about(
     return found
 
 
-CAPTION: Exchange = (Turn("caption", "", True),)
+CAPTION: Conversation = (Turn("caption", "", True),)
 
 
-class Utterance(NamedTuple):
+class GeneratedText(NamedTuple):
     """What was said.
 
     Args:
@@ -183,24 +183,24 @@ class Utterance(NamedTuple):
     """
 
     row: int
-    exchange: int
-    prompt: Exchange
+    conversation: int
+    prompt: Conversation
     text: str
 
 
-def listed_answers(model: MultimodalTransformer) -> ListedAnswers | None:
+def answer_vocabulary(model: MultimodalTransformer) -> AnswerVocabulary | None:
     """What makes targets for the list of answers of a model; None where it says them."""
-    return ListedAnswers(model.answer_head.answers) if model.answer_head is not None else None
+    return AnswerVocabulary(model.answer_head.answers) if model.answer_head is not None else None
 
 
 def _chosen(found: Classified, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Whether each answer chosen from the list is right, and where it stands."""
     right = (found.logits.argmax(1) == found.true).cpu()
-    exchange = found.exchange.cpu() - 1
-    return right, numbers[found.item.cpu()], exchange, torch.zeros_like(exchange)
+    conversation = found.conversation.cpu() - 1
+    return right, numbers[found.item.cpu()], conversation, torch.zeros_like(conversation)
 
 
-def _prompts(turns: Exchange) -> list[Exchange]:
+def _prompts(turns: Conversation) -> list[Conversation]:
     """The exchange up to each turn that is to be said, with the true turns before it."""
     return [turns[: i + 1] for i, turn in enumerate(turns) if turn.learned]
 
@@ -210,22 +210,22 @@ def _answers(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Whether each answer is right to its end, and where it stands."""
     right = (guess == said.labels).cpu()
-    item, exchange = said.item.cpu(), said.exchange.cpu()
+    item, conversation = said.item.cpu(), said.conversation.cpu()
     done = (said.labels == end).cpu()
-    # Tokens stand in order; an answer ends with its end token, a picture with its exchange.
-    done[:-1] |= (item[1:] != item[:-1]) | (exchange[1:] != exchange[:-1])
+    # Tokens stand in order; an answer ends with its end token, an image with its exchange.
+    done[:-1] |= (item[1:] != item[:-1]) | (conversation[1:] != conversation[:-1])
     number = torch.cat([torch.zeros(1, dtype=torch.int64), done.cumsum(0)[:-1]])
     count = int(number[-1]) + 1 if len(number) else 0
     wrong = torch.zeros(count, dtype=torch.int64).index_add_(0, number, (~right).long())
     first = torch.full((count,), len(number)).scatter_reduce_(
         0, number, torch.arange(len(number)), "amin"
     )
-    item, exchange = item[first], exchange[first] - 1
+    item, conversation = item[first], conversation[first] - 1
     same = torch.zeros(count, dtype=torch.bool)
-    same[1:] = (item[1:] == item[:-1]) & (exchange[1:] == exchange[:-1])
+    same[1:] = (item[1:] == item[:-1]) & (conversation[1:] == conversation[:-1])
     place = torch.arange(count)
     begun = torch.where(same, 0, place).cummax(0).values
-    return wrong == 0, numbers[item], exchange, place - begun
+    return wrong == 0, numbers[item], conversation, place - begun
 
 
 class Numbered:

@@ -23,7 +23,7 @@ SCORES = {"classification": "accuracy", "multi_label": "mean_average_precision",
 
 
 @dataclass(frozen=True)
-class PredictedSource:
+class PredictionResult:
     """Predictions of a source, on the CPU in float32.
 
     Args:
@@ -70,7 +70,7 @@ def predict_items(
     with_target: bool = True,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
     tick: Callable[[int], None] | None = None,
-) -> PredictedSource:
+) -> PredictionResult:
     """Predict the given rows of a source.
 
     Args:
@@ -140,7 +140,7 @@ def predict_batches(
     where: str,
     change: Callable[[Batch], Batch] = lambda batch: batch,
     autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-) -> PredictedSource:
+) -> PredictionResult:
     """Predict batches, each changed before, for example by taking a modality away.
 
     Raises:
@@ -148,7 +148,7 @@ def predict_batches(
     """
     was_training = model.training
     model.eval()
-    parts: list[PredictedSource] = []
+    parts: list[PredictionResult] = []
     broken: list[BrokenRecordError] = []
     truncated: dict[str, int] = {}
     for i in range(len(batches)):
@@ -161,7 +161,7 @@ def predict_batches(
                 said = model(change(batch).to(model.device))
             assert batch.target is not None
             parts.append(
-                PredictedSource(
+                PredictionResult(
                     said.logits.float().cpu(),
                     batch.target,
                     {m: x.float().cpu() for m, x in said.unimodal.items()},
@@ -175,7 +175,7 @@ def predict_batches(
         first = f"; the first: {broken[0]}" if broken else ""
         raise DataError(f"{where}: no record can be used{first}")
     gates = [part.gates for part in parts if part.gates is not None]
-    return PredictedSource(
+    return PredictionResult(
         torch.cat([part.logits for part in parts]),
         torch.cat([part.target for part in parts]),
         {m: torch.cat([part.unimodal[m] for part in parts]) for m in parts[0].unimodal},
@@ -188,7 +188,7 @@ def predict_batches(
 
 
 def prediction_metrics(
-    predicted: PredictedSource, target: TargetConfig, *, bootstrap: int = 0, seed: int = 0
+    predicted: PredictionResult, target: TargetConfig, *, bootstrap: int = 0, seed: int = 0
 ) -> dict[str, float]:
     """Flat `prediction/metric` of the fused head, `prediction/MODALITY_alone/metric` of the others.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from amodal.data.batch import Batch
 from amodal.data.corruption import CORRUPTIONS, changer, only
 from amodal.data.record import DataError, Source
-from amodal.evaluators.prediction import PredictedSource, known, predict_batches, read_batches
+from amodal.evaluators.prediction import PredictionResult, known, predict_batches, read_batches
 from amodal.metrics.bootstrap import Estimate
 from amodal.metrics.robustness import Robustness, item_scores, robustness
 from amodal.models.fusion_model import FusionModel
@@ -90,7 +90,7 @@ def measure_robustness(
     batches = [reader[i] for i in range(len(reader))]
     done = 0
 
-    def scored(change: Callable[[Batch], Batch]) -> tuple[Tensor, float, PredictedSource]:
+    def scored(change: Callable[[Batch], Batch]) -> tuple[Tensor, float, PredictionResult]:
         nonlocal done
         predicted = predict_batches(
             model, batches, where=source.name, change=change, autocast=autocast
@@ -139,7 +139,7 @@ def passes(model: FusionModel, rates: tuple[float, ...] = RATES) -> int:
     return 1 + (2**count - 2) + count * len(CORRUPTIONS) * (len(rates) - 1)
 
 
-def _mean_gate(predicted: PredictedSource, place: int) -> float | None:
+def _mean_gate(predicted: PredictionResult, place: int) -> float | None:
     return None if predicted.gates is None else float(predicted.gates[:, place].mean())
 
 

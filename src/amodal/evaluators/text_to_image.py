@@ -24,31 +24,31 @@ from amodal.models.multimodal_transformer.image_generation import (
     GUIDANCE,
     TEMPERATURE,
     Drawn,
-    draw_best,
+    generate_best,
 )
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
 BATCH = 64
-COMPARED = 5000  # training pictures that drawn ones are compared with
-SIDE = 16  # pixels; of the pictures that are compared
-PICTURES = 500  # captions that are drawn at the end of a run
+COMPARED = 5000  # training images that drawn ones are compared with
+SIDE = 16  # pixels; of the images that are compared
+MAX_IMAGES = 500  # captions that are drawn at the end of a run
 
 
 @dataclass(frozen=True)
-class DrawnSource:
-    """A picture for the first caption of each record.
+class TextToImageResult:
+    """An image for the first caption of each record.
 
     Args:
         rows: numbers of the records in the source.
         texts: what was asked for.
-        pictures: what was drawn.
-        truth: the records, without pictures.
-        true: their own pictures, at the size of those drawn; None where it cannot be read.
+        images: what was drawn.
+        truth: the records, without images.
+        true: their own images, at the size of those drawn; None where it cannot be read.
     """
 
     rows: list[int]
     texts: list[str]
-    pictures: list[Drawn]
+    images: list[Drawn]
     truth: list[Record]
     true: list[Drawn | None]
 
@@ -63,17 +63,17 @@ class DrawnSource:
         temperature: float = TEMPERATURE,
         top_k: int | None = None,
         candidates: int = 1,
-        judge: JointEmbedding | None = None,
+        reranker: JointEmbedding | None = None,
         seed: int = 0,
         tick: Callable[[int], None] | None = None,
-    ) -> DrawnSource:
+    ) -> TextToImageResult:
         """Draw.
 
         Args:
             items: row numbers; None: the first 500.
             guidance, temperature, top_k, seed: see `MultimodalTransformer.draw`.
             candidates: drawn for each caption; the judge keeps the one nearest to it.
-            judge: of pictures and texts.
+            judge: of images and texts.
 
         Raises:
             DataError: no record has a caption.
@@ -82,7 +82,7 @@ class DrawnSource:
         prepare = model.preprocessors["image"]
         assert isinstance(prepare, ImagePreprocessor)
         found = cls([], [], [], [], [])
-        chosen = items if items is not None else range(min(len(source), PICTURES))
+        chosen = items if items is not None else range(min(len(source), MAX_IMAGES))
         for start in range(0, len(chosen), BATCH):
             rows, texts = [], []
             for row in chosen[start : start + BATCH]:
@@ -97,12 +97,12 @@ class DrawnSource:
                     found.truth.append({k: v for k, v in record.items() if k != "image"})
             found.rows.extend(rows)
             found.texts.extend(texts)
-            found.pictures.extend(
-                draw_best(
+            found.images.extend(
+                generate_best(
                     model,
                     texts,
                     candidates=candidates,
-                    judge=judge,
+                    reranker=reranker,
                     guidance=guidance,
                     temperature=temperature,
                     top_k=top_k,
@@ -116,67 +116,67 @@ class DrawnSource:
         return found
 
 
-def drawing_metrics(
-    drawn: DrawnSource, train: Source | None, *, bootstrap: int = 1000, seed: int = 0
+def text_to_image_metrics(
+    drawn: TextToImageResult, train: Source | None, *, bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, float]:
     """Flat `draw/…` figures.
 
-    On scenes, by the verifier, which knows how pictures are drawn and nothing of the model:
+    On scenes, by the verifier, which knows how images are drawn and nothing of the model:
 
     - named: share of the objects that are asked for whose shape and colour are there, mean over
-      pictures.
-    - objects: share of the pictures with exactly the shapes and colours that are asked for.
+      images.
+    - objects: share of the images with exactly the shapes and colours that are asked for.
     - right: of these, those in which every relation that the caption names holds as well.
-    - true: share of the pictures of which the caption holds in full: sizes, textures, cells and
+    - true: share of the images of which the caption holds in full: sizes, textures, cells and
       background too.
-    - relations: share of the captions with relations in whose pictures all of them hold; one
+    - relations: share of the captions with relations in whose images all of them hold; one
       whose objects are missing counts as wrong.
-    - true_pictures/right: the same of the true pictures, what is missing from 1 is the verifier's.
+    - true_pictures/right: the same of the true images, what is missing from 1 is the verifier's.
 
-    Wherever the pictures come from:
+    Wherever the images come from:
 
     - nearest_training: mean root-mean-square difference, in grey levels, to the most alike of up
-      to 5,000 training pictures, all at 16 pixels; nearest_training_of_true: the same of the true
-      pictures. A model that copied its training pictures would be far below.
+      to 5,000 training images, all at 16 pixels; nearest_training_of_true: the same of the true
+      images. A model that copied its training images would be far below.
 
     Args:
-        train: whose pictures are compared with; None leaves that out.
+        train: whose images are compared with; None leaves that out.
         bootstrap: resamples for the intervals.
     """
-    found: dict[str, float] = {"draw/pictures": len(drawn.pictures)}
+    found: dict[str, float] = {"draw/images": len(drawn.images)}
     claims = [_claims(record, text) for record, text in zip(drawn.truth, drawn.texts, strict=True)]
     if all(one is not None for one in claims):
         known = [one for one in claims if one is not None]
-        found |= _verified(drawn.pictures, known, bootstrap, seed)
-        if all(picture is not None for picture in drawn.true):
-            true = [picture for picture in drawn.true if picture is not None]
+        found |= _verified(drawn.images, known, bootstrap, seed)
+        if all(image is not None for image in drawn.true):
+            true = [image for image in drawn.true if image is not None]
             found["draw/true_pictures/right"] = _verified(true, known, 0, seed)["draw/right"]
     if train is not None:
-        gallery = _small(_pictures(train, drawn.pictures[0].shape[0]))
-        distance, _ = nearest_distance(_small(drawn.pictures), gallery)
+        gallery = _small(_images(train, drawn.images[0].shape[0]))
+        distance, _ = nearest_distance(_small(drawn.images), gallery)
         found["draw/nearest_training"] = float(distance.mean())
         found["draw/nearest_training/smallest"] = float(distance.min())
-        true = [picture for picture in drawn.true if picture is not None]
+        true = [image for image in drawn.true if image is not None]
         if true:
             of_true, _ = nearest_distance(_small(true), gallery)
             found["draw/nearest_training_of_true"] = float(of_true.mean())
     return found
 
 
-def scene_of(picture: Drawn) -> Scene:
+def scene_of(image: Drawn) -> Scene:
     """What the verifier reads; nothing where there is no colour of this world."""
     try:
-        return read_scene(picture)
+        return read_scene(image)
     except ValueError:
         return Scene(())
 
 
 def _verified(
-    pictures: Sequence[Drawn], claims: Sequence[Claims], bootstrap: int, seed: int
+    images: Sequence[Drawn], claims: Sequence[Claims], bootstrap: int, seed: int
 ) -> dict[str, float]:
     rows = []
-    for picture, claim in zip(pictures, claims, strict=True):
-        scene = scene_of(picture)
+    for image, claim in zip(images, claims, strict=True):
+        scene = scene_of(image)
         asked = Counter((m.shape, m.colour) for m in claim.mentions)
         there = Counter((o.shape, o.colour) for o in scene.objects)
         plain = replace(
@@ -214,7 +214,7 @@ def _claims(record: Record, text: str) -> Claims | None:
 
 
 def _read(prepare: ImagePreprocessor, record: Record) -> Drawn | None:
-    """The picture of a record as the model gets it; None where it cannot be read."""
+    """The image of a record as the model gets it; None where it cannot be read."""
     try:
         image = decode_image(record["image"], record["origin"], min_size=prepare.size)
     except (BrokenRecordError, KeyError):
@@ -223,22 +223,22 @@ def _read(prepare: ImagePreprocessor, record: Record) -> Drawn | None:
     return pixels
 
 
-def _pictures(source: Source, side: int) -> list[Drawn]:
-    """Pictures of a source, spread over it, at one size; those that cannot be read are left out."""
+def _images(source: Source, side: int) -> list[Drawn]:
+    """Images of a source, spread over it, at one size; those that cannot be read are left out."""
     prepare = ImagePreprocessor(side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     places = np.unique(np.linspace(0, len(source) - 1, min(COMPARED, len(source))).astype(int))
     found: list[Drawn] = []
     for row in places.tolist():
         try:
-            picture = _read(prepare, source[row])
+            image = _read(prepare, source[row])
         except BrokenRecordError:
             continue
-        if picture is not None:
-            found.append(picture)
+        if image is not None:
+            found.append(image)
     return found
 
 
-def _small(pictures: Sequence[Drawn]) -> Tensor:
+def _small(images: Sequence[Drawn]) -> Tensor:
     """(P, 3, 16, 16) float32."""
-    whole = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
+    whole = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
     return torch.nn.functional.adaptive_avg_pool2d(whole, SIDE)

@@ -97,7 +97,9 @@ def accuracy(logits: Sequence[Tensor]) -> float:
     return sum(found) / len(found) if found else 1 / max(1, len(logits))
 
 
-def gradient_penalty(discriminator: Callable[[Tensor], Tensor], clouds: Sequence[Tensor]) -> Tensor:
+def gradient_penalty(
+    discriminator: Callable[[Tensor], Tensor], samples: Sequence[Tensor]
+) -> Tensor:
     """Mean squared length of the gradient of the logits' log-sum-exp margin at the rows.
 
     It keeps the discriminator from becoming steep where the data are ("R1").
@@ -105,10 +107,10 @@ def gradient_penalty(discriminator: Callable[[Tensor], Tensor], clouds: Sequence
     References:
         Mescheder et al. 2018, arXiv:1801.04406, eq. 9.
     """
-    rows = torch.cat([z.detach() for z in clouds]).requires_grad_()
+    rows = torch.cat([z.detach() for z in samples]).requires_grad_()
     if not len(rows):
         return rows.sum()
-    modality = torch.cat([torch.full((len(z),), m, device=z.device) for m, z in enumerate(clouds)])
+    modality = torch.cat([torch.full((len(z),), m, device=z.device) for m, z in enumerate(samples)])
     named = discriminator(rows).log_softmax(1).gather(1, modality[:, None]).sum()
     (gradient,) = torch.autograd.grad(named, rows, create_graph=True)
     return gradient.square().sum(1).mean()
@@ -186,23 +188,23 @@ class Adversarial(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.accuracy = 1 / config.modalities  # of the discriminator, in the last batch
 
-    def forward(self, clouds: Sequence[Tensor]) -> Tensor:
+    def forward(self, samples: Sequence[Tensor]) -> Tensor:
         """Loss of M tensors (N_m, E), rows not matched.
 
         Raises:
             ValueError: there are not M of them.
         """
         config = self.config
-        if len(clouds) != config.modalities:
+        if len(samples) != config.modalities:
             raise ValueError(
-                f"adversarial was built for {config.modalities} modalities, got {len(clouds)}; "
+                f"adversarial was built for {config.modalities} modalities, got {len(samples)}; "
                 "set `modalities`"
             )
         strength = config.strength
         if config.ramp_steps:
             strength *= reversal_strength(int(self.step) / config.ramp_steps)
-        with torch.autocast(clouds[0].device.type, enabled=False):
-            wide = [z.float() for z in clouds]
+        with torch.autocast(samples[0].device.type, enabled=False):
+            wide = [z.float() for z in samples]
             if config.updates == "reversal":
                 logits = self._logits([reverse_gradient(z, strength) for z in wide])
                 loss = discrimination(logits) + self._penalty(wide)

@@ -518,9 +518,9 @@ class Cycle(nn.Module):
         # Three standard deviations of the accuracy of guesses. Where that says nothing because
         # there are few rows, the batch is not judged.
         bound = chance + 3 * (chance * (1 - chance) / n) ** 0.5
-        judged = bound < 0.5
+        reranked = bound < 0.5
         closed = found["cycle_error"] < CLOSED
-        self.stuck = self.stuck + 1 if judged and closed and found["matching"] <= bound else 0
+        self.stuck = self.stuck + 1 if reranked and closed and found["matching"] <= bound else 0
         if self.stuck >= PATIENCE and not self._warned:
             self._warned = True
             warnings.warn(

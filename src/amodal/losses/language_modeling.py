@@ -23,7 +23,7 @@ class LanguageModelingConfig(Config):
 def language_modeling_loss(
     logits: Tensor,
     labels: Tensor,
-    exchange: Tensor,
+    conversation: Tensor,
     *,
     smoothing: float = 0.0,
     per: Literal["token", "exchange"] = "token",
@@ -50,5 +50,5 @@ def language_modeling_loss(
     each = F.cross_entropy(wide, labels, label_smoothing=smoothing, reduction="none")
     if per == "token":
         return each.mean()
-    _, place, count = exchange.unique(return_inverse=True, return_counts=True)
+    _, place, count = conversation.unique(return_inverse=True, return_counts=True)
     return (each / count[place]).sum() / len(count)

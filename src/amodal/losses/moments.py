@@ -178,14 +178,14 @@ class MMDConfig(Config):
     bandwidth: Literal["median"] | float = Field("median")
     unbiased: bool = True
 
-    def build(self, dim: int | None = None) -> Clouds:
+    def build(self, dim: int | None = None) -> EmbeddingSets:
         def distance(x: Tensor, y: Tensor) -> Tensor:
             given = self.bandwidth
             median = median_distance(x, y).clamp_min(NARROWEST)
             width = median if given == "median" else float(given)
             return mmd(x, y, width, unbiased=self.unbiased)
 
-        return Clouds(distance)
+        return EmbeddingSets(distance)
 
 
 class CORALConfig(Config):
@@ -193,8 +193,8 @@ class CORALConfig(Config):
 
     kind: Literal["coral"] = "coral"
 
-    def build(self, dim: int | None = None) -> Clouds:
-        return Clouds(coral)
+    def build(self, dim: int | None = None) -> EmbeddingSets:
+        return EmbeddingSets(coral)
 
 
 class CMDConfig(Config):
@@ -204,11 +204,11 @@ class CMDConfig(Config):
     moments: int = Field(5, ge=1)
     width: float = Field(2.0, gt=0)
 
-    def build(self, dim: int | None = None) -> Clouds:
-        return Clouds(lambda x, y: cmd(x, y, moments=self.moments, width=self.width))
+    def build(self, dim: int | None = None) -> EmbeddingSets:
+        return EmbeddingSets(lambda x, y: cmd(x, y, moments=self.moments, width=self.width))
 
 
-class Clouds(nn.Module):
+class EmbeddingSets(nn.Module):
     """The mean over pairs of modalities of a distance between clouds of rows.
 
     Args:
@@ -219,8 +219,8 @@ class Clouds(nn.Module):
         super().__init__()
         self.distance = distance
 
-    def forward(self, clouds: Sequence[Tensor]) -> Tensor:
+    def forward(self, samples: Sequence[Tensor]) -> Tensor:
         """Loss of two or more tensors (N_m, E)."""
-        if len(clouds) < 2:
-            raise ValueError(f"need 2 or more modalities, got {len(clouds)}")
-        return torch.stack([self.distance(x, y) for x, y in combinations(clouds, 2)]).mean()
+        if len(samples) < 2:
+            raise ValueError(f"need 2 or more modalities, got {len(samples)}")
+        return torch.stack([self.distance(x, y) for x, y in combinations(samples, 2)]).mean()

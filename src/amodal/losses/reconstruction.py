@@ -1,4 +1,4 @@
-"""The loss of pictures that went through tokens and came back."""
+"""The loss of images that went through tokens and came back."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Captions against references: BLEU, ROUGE-L, CIDEr and CIDEr-D, as coco-caption computes them.
 
-All take tokens (see `caption_tokens`): one caption per picture, and one or more references.
+All take tokens (see `caption_tokens`): one caption per image, and one or more references.
 """
 
 from __future__ import annotations
@@ -34,39 +34,39 @@ class CaptionScores:
 
     Args:
         metrics: bleu_1 to bleu_4, rouge_l, cider, cider_d.
-        per_picture: the same for each picture, (P,) float64. BLEU of the set is not their mean.
-        pictures: P.
+        per_picture: the same for each image, (P,) float64. BLEU of the set is not their mean.
+        images: P.
     """
 
     metrics: dict[str, Estimate]
-    per_picture: dict[str, Tensor]
-    pictures: int
+    per_image: dict[str, Tensor]
+    images: int
 
     def __getitem__(self, name: str) -> float:
         return self.metrics[name].value
 
     def to_dict(self) -> dict[str, float]:
-        """Flat figures: `bleu_1`, `bleu_1/low`, `bleu_1/high`, ..., and the number of pictures."""
-        return flatten(self.metrics) | {"pictures": self.pictures}
+        """Flat figures: `bleu_1`, `bleu_1/low`, `bleu_1/high`, ..., and the number of images."""
+        return flatten(self.metrics) | {"images": self.images}
 
 
 @dataclass(frozen=True)
 class DocumentFrequency:
-    """In the references of how many of `documents` pictures each n-gram occurs."""
+    """In the references of how many of `documents` images each n-gram occurs."""
 
     counts: Mapping[Gram, float]
     documents: int
 
     @classmethod
     def of(cls, references: Sequence[Sequence[Tokens]]) -> DocumentFrequency:
-        """Counted in the references of pictures; a picture counts once."""
+        """Counted in the references of images; an image counts once."""
         counts: Counter[Gram] = Counter()
         for texts in references:
             counts.update({gram for text in texts for gram in _grams(text)})
         return cls(counts, len(references))
 
     def weight(self, gram: Gram) -> float:
-        """Inverse document frequency, ln(documents / pictures with it); unseen ones count as 1."""
+        """Inverse document frequency, ln(documents / images with it); unseen ones count as 1."""
         return math.log(self.documents) - math.log(max(1.0, self.counts.get(gram, 0.0)))
 
 
@@ -81,19 +81,19 @@ def caption_scores(
     """All metrics of this module.
 
     Args:
-        captions: tokens of the caption of each of P pictures.
-        references: for each picture the tokens of its references, at least one.
+        captions: tokens of the caption of each of P images.
+        references: for each image the tokens of its references, at least one.
         frequency: for CIDEr; None: counted in `references`.
-        bootstrap: resamples of pictures for the intervals; 0 leaves them out. Document
+        bootstrap: resamples of images for the intervals; 0 leaves them out. Document
             frequencies are not counted anew.
         seed: of the resamples.
 
     Raises:
-        ValueError: there are no pictures, a picture has no reference, or text was not split.
+        ValueError: there are no images, an image has no reference, or text was not split.
     """
     counts = _bleu_counts(captions, references)
-    by_picture = _bleu_of(counts)
-    columns = {f"bleu_{n}": by_picture[:, n - 1] for n in range(1, ORDERS + 1)}
+    by_image = _bleu_of(counts)
+    columns = {f"bleu_{n}": by_image[:, n - 1] for n in range(1, ORDERS + 1)}
     columns["rouge_l"] = rouge_l(captions, references)
     columns["cider"], columns["cider_d"] = _both_ciders(
         captions, references, _usable(frequency, references)
@@ -110,8 +110,8 @@ def caption_scores(
 
     return CaptionScores(
         metrics=intervals(list(columns), measured(figures[None])[0], measured(draws)),
-        per_picture=columns,
-        pictures=len(counts),
+        per_image=columns,
+        images=len(counts),
     )
 
 
@@ -135,7 +135,7 @@ def bleu(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> 
 
 
 def rouge_l(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Tensor:
-    """ROUGE-L of each picture: (P,) float64.
+    """ROUGE-L of each image: (P,) float64.
 
     With the longest common subsequence of caption and reference, P = its length over the
     caption's and R = its length over the reference's, both the greatest over the references
@@ -166,7 +166,7 @@ def cider(
     variant: Literal["plain", "d"] = "d",
     frequency: DocumentFrequency | None = None,
 ) -> Tensor:
-    """CIDEr or CIDEr-D of each picture: (P,) float64. The figure of a set is their mean.
+    """CIDEr or CIDEr-D of each image: (P,) float64. The figure of a set is their mean.
 
     Texts become vectors with count times `DocumentFrequency.weight` for each n-gram. For each
     length n from 1 to 4 caption and reference are compared, then averaged over the lengths and
@@ -181,7 +181,7 @@ def cider(
 
     Args:
         variant: "plain" or "d".
-        frequency: None: counted in `references`. With one picture every weight is then 0, and so
+        frequency: None: counted in `references`. With one image every weight is then 0, and so
             is every score; a warning says so.
 
     References:
@@ -201,8 +201,8 @@ def _usable(
         frequency = DocumentFrequency.of(references)
     if frequency.documents < 2:
         warnings.warn(
-            "CIDEr is 0 whatever the captions are: document frequencies counted in one picture "
-            "make no n-gram rarer than another; measure more pictures together, or pass "
+            "CIDEr is 0 whatever the captions are: document frequencies counted in one image "
+            "make no n-gram rarer than another; measure more images together, or pass "
             "`frequency`",
             stacklevel=3,
         )
@@ -308,15 +308,15 @@ def _common_subsequence(a: Tokens, b: Tokens) -> int:
 def _check(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> None:
     if len(captions) != len(references) or not len(captions):
         raise ValueError(
-            f"expected captions and references of the same pictures, got {len(captions)} "
-            f"captions and references of {len(references)} pictures"
+            f"expected captions and references of the same images, got {len(captions)} "
+            f"captions and references of {len(references)} images"
         )
     for row, (caption, texts) in enumerate(zip(captions, references, strict=True)):
         if isinstance(texts, str) or not len(texts):
-            raise ValueError(f"picture {row}: expected a list of references, got {texts!r}")
+            raise ValueError(f"image {row}: expected a list of references, got {texts!r}")
         for text in (caption, *texts):
             if isinstance(text, str):
                 raise ValueError(
-                    f"picture {row}: expected tokens, got the text {text[:40]!r}; "
+                    f"image {row}: expected tokens, got the text {text[:40]!r}; "
                     "split it with amodal.metrics.caption_tokens.tokenize"
                 )

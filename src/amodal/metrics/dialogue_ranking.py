@@ -1,4 +1,4 @@
-"""Dialogues about pictures: how high the true answers of each round are ranked."""
+"""Dialogues about images: how high the true answers of each round are ranked."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ CCA_RIDGE = 0.1  # share of the mean variance; half the items may be fewer than 
 FEWEST_ITEMS = 4  # below, figures of a pair of modalities are not defined
 
 
-class Cloud(NamedTuple):
+class EmbeddingSet(NamedTuple):
     """The embeddings of one modality.
 
     Args:
@@ -105,7 +105,7 @@ class GeometryResult:
 
 @torch.no_grad()
 def geometry(
-    clouds: Mapping[str, Cloud],
+    samples: Mapping[str, EmbeddingSet],
     options: GeometryOptions | None = None,
     *,
     seed: int = 0,
@@ -128,28 +128,28 @@ def geometry(
     """
     options = options or GeometryOptions()
     generator = generator or torch.Generator().manual_seed(seed)
-    clouds = _checked(clouds, options)
-    spectra = {name: singular_values([cloud.z]) for name, cloud in clouds.items()}
-    spectra["joint"] = singular_values([cloud.z for cloud in clouds.values()])
+    samples = _checked(samples, options)
+    spectra = {name: singular_values([sample.z]) for name, sample in samples.items()}
+    spectra["joint"] = singular_values([sample.z for sample in samples.values()])
     metrics: dict[str, Estimate] = {}
-    for name, cloud in clouds.items():
-        metrics[f"uniformity/{name}"] = Estimate(uniformity(*cloud, t=options.t))
+    for name, sample in samples.items():
+        metrics[f"uniformity/{name}"] = Estimate(uniformity(*sample, t=options.t))
     for name, spectrum in spectra.items():
         metrics[f"effective_rank/{name}"] = Estimate(effective_rank(spectrum))
-    for a, b in combinations(clouds, 2):
+    for a, b in combinations(samples, 2):
         for measure in PAIR_FIGURES:
-            for name, estimate in measure(clouds[a], clouds[b], options, generator).items():
+            for name, estimate in measure(samples[a], samples[b], options, generator).items():
                 head, _, tail = name.partition("/")
                 metrics[f"{head}/{a}_{b}" + (f"/{tail}" if tail else "")] = estimate
     occurrences: dict[str, Tensor] = {}
-    for a, b in permutations(clouds, 2):
-        k = min(options.k, len(clouds[b].z))
-        occurrence = k_occurrence(clouds[a].z, clouds[b].z, k).cpu()
+    for a, b in permutations(samples, 2):
+        k = min(options.k, len(samples[b].z))
+        occurrence = k_occurrence(samples[a].z, samples[b].z, k).cpu()
         occurrences[f"{a}_to_{b}"] = occurrence
-        for name, value in hubness(occurrence, len(clouds[a].z), k)._asdict().items():
+        for name, value in hubness(occurrence, len(samples[a].z), k)._asdict().items():
             name = name.replace("_chance", "/chance")
             metrics[f"hubness/{a}_to_{b}/{name}"] = Estimate(value)
-    metrics |= _mixed(clouds, options, generator)
+    metrics |= _mixed(samples, options, generator)
     return GeometryResult(metrics, occurrences, spectra, options)
 
 
@@ -185,21 +185,21 @@ def uniformity(z: Tensor, item: Tensor, *, t: float = 2.0, chunk: int | None = N
     return float(torch.cat(sums).logsumexp(0)) - math.log(pairs)
 
 
-def second_moment(clouds: list[Tensor]) -> tuple[Tensor, Tensor]:
+def second_moment(samples: list[Tensor]) -> tuple[Tensor, Tensor]:
     """(E, E) float64 covariance of all clouds together and (E,) its centre, each counting alike."""
-    width = clouds[0].shape[1]
-    centre = torch.stack([z.mean(0, dtype=torch.float64) for z in clouds]).mean(0)
-    moment = torch.zeros(width, width, dtype=torch.float64, device=clouds[0].device)
-    for z in clouds:
+    width = samples[0].shape[1]
+    centre = torch.stack([z.mean(0, dtype=torch.float64) for z in samples]).mean(0)
+    moment = torch.zeros(width, width, dtype=torch.float64, device=samples[0].device)
+    for z in samples:
         for rows in _split(z):
             centred = rows.double() - centre
-            moment += centred.T @ centred / (len(z) * len(clouds))
+            moment += centred.T @ centred / (len(z) * len(samples))
     return moment, centre
 
 
-def singular_values(clouds: list[Tensor]) -> Tensor:
+def singular_values(samples: list[Tensor]) -> Tensor:
     """(E,) float64 singular values of the centred clouds, falling; squares sum to 1 (or all 0)."""
-    moment, centre = second_moment(clouds)
+    moment, centre = second_moment(samples)
     spread = float(moment.trace())
     if spread <= NOISE * float(centre.square().sum()):
         return torch.zeros(len(moment), dtype=torch.float64)
@@ -227,30 +227,37 @@ def effective_rank(singular: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def item_means(cloud: Cloud, items: Tensor) -> Tensor:
+def item_means(sample: EmbeddingSet, items: Tensor) -> Tensor:
     """(I, E) mean row of each of the sorted items, all of which have rows."""
-    keep = torch.isin(cloud.item, items)
-    place = torch.searchsorted(items, cloud.item[keep])
-    total = torch.zeros(len(items), cloud.z.shape[1], dtype=cloud.z.dtype, device=cloud.z.device)
-    total.index_add_(0, place, cloud.z[keep])
+    keep = torch.isin(sample.item, items)
+    place = torch.searchsorted(items, sample.item[keep])
+    total = torch.zeros(
+        len(items),
+        sample.z.shape[1],
+        dtype=sample.z.dtype,
+        device=sample.z.device,
+    )
+    total.index_add_(0, place, sample.z[keep])
     return total / torch.bincount(place, minlength=len(items))[:, None]
 
 
-def one_row_each(cloud: Cloud, items: Tensor, generator: torch.Generator) -> Cloud:
+def one_row_each(sample: EmbeddingSet, items: Tensor, generator: torch.Generator) -> EmbeddingSet:
     """One row, drawn at random, of each of the sorted items that has any."""
-    order = torch.randperm(len(cloud.item), generator=generator).to(cloud.item.device)
-    order = order[torch.isin(cloud.item[order], items)]
-    present, place = torch.unique(cloud.item[order], return_inverse=True)
+    order = torch.randperm(len(sample.item), generator=generator).to(sample.item.device)
+    order = order[torch.isin(sample.item[order], items)]
+    present, place = torch.unique(sample.item[order], return_inverse=True)
     first = torch.full((len(present),), len(order), device=order.device)
     first.scatter_reduce_(0, place, torch.arange(len(order), device=order.device), "amin")
-    return Cloud(cloud.z[order[first]], present)
+    return EmbeddingSet(sample.z[order[first]], present)
 
 
-Measure = Callable[[Cloud, Cloud, GeometryOptions, torch.Generator], dict[str, Estimate]]
+Measure = Callable[
+    [EmbeddingSet, EmbeddingSet, GeometryOptions, torch.Generator], dict[str, Estimate]
+]
 
 
 def _alignment(
-    a: Cloud, b: Cloud, options: GeometryOptions, generator: torch.Generator
+    a: EmbeddingSet, b: EmbeddingSet, options: GeometryOptions, generator: torch.Generator
 ) -> dict[str, Estimate]:
     found = {"shared_items": Estimate(len(_shared(a, b)))}
     values, items = alignment(*a, *b, alpha=options.alpha)
@@ -262,13 +269,13 @@ def _alignment(
 
 
 def _gap(
-    a: Cloud, b: Cloud, options: GeometryOptions, generator: torch.Generator
+    a: EmbeddingSet, b: EmbeddingSet, options: GeometryOptions, generator: torch.Generator
 ) -> dict[str, Estimate]:
     distance, noise = centroid_gap(*a, *b)
     found = {"gap/centroid": Estimate(distance), "gap/centroid/chance": Estimate(noise)}
     items = _drawn(_shared(a, b), options, generator)
     if len(items) >= FEWEST_ITEMS:
-        rows = [one_row_each(cloud, items, generator).z for cloud in (a, b)]
+        rows = [one_row_each(sample, items, generator).z for sample in (a, b)]
         shape = energy_test(*rows, permutations=options.permutations, generator=generator)
         found["gap/energy"] = Estimate(shape.value)
         found["gap/energy/p"] = Estimate(shape.p)
@@ -277,7 +284,7 @@ def _gap(
 
 
 def _probe(
-    a: Cloud, b: Cloud, options: GeometryOptions, generator: torch.Generator
+    a: EmbeddingSet, b: EmbeddingSet, options: GeometryOptions, generator: torch.Generator
 ) -> dict[str, Estimate]:
     items = _drawn(torch.unique(torch.cat([a.item, b.item])), options, generator)
     one_a, one_b = one_row_each(a, items, generator), one_row_each(b, items, generator)
@@ -289,7 +296,7 @@ def _probe(
 
 
 def _similarity(
-    a: Cloud, b: Cloud, options: GeometryOptions, generator: torch.Generator
+    a: EmbeddingSet, b: EmbeddingSet, options: GeometryOptions, generator: torch.Generator
 ) -> dict[str, Estimate]:
     items = _shared(a, b)
     if len(items) < FEWEST_ITEMS:
@@ -311,14 +318,14 @@ def _similarity(
 
 
 def _correlation(
-    a: Cloud, b: Cloud, options: GeometryOptions, generator: torch.Generator
+    a: EmbeddingSet, b: EmbeddingSet, options: GeometryOptions, generator: torch.Generator
 ) -> dict[str, Estimate]:
     items = _drawn(_shared(a, b), options, generator)
     if len(items) < 2 * FEWEST_ITEMS:
         return {}
     half = torch.zeros(len(items), dtype=torch.bool)
     half[torch.randperm(len(items), generator=generator)[: len(items) // 2]] = True
-    views = [item_means(cloud, items).cpu() for cloud in (a, b)]
+    views = [item_means(sample, items).cpu() for sample in (a, b)]
     total, p, components = 0.0, 1.0, 0
     if all(_varies(x[half]) for x in views):
         fit = fit_cca([x[half] for x in views], options.components, ridge=CCA_RIDGE)
@@ -350,13 +357,13 @@ PAIR_FIGURES: tuple[Measure, ...] = (
 
 
 def _mixed(
-    clouds: Mapping[str, Cloud], options: GeometryOptions, generator: torch.Generator
+    samples: Mapping[str, EmbeddingSet], options: GeometryOptions, generator: torch.Generator
 ) -> dict[str, Estimate]:
-    rows = {name: cloud.z for name, cloud in clouds.items()}
+    rows = {name: sample.z for name, sample in samples.items()}
     k = min(options.k, sum(len(z) for z in rows.values()) - 1)
     found = {}
     for name, (share, chance) in mixed_gallery(rows, k).items():
-        found[f"mixed_gallery/{name}/own"] = _mean(share, clouds[name].item, options, generator)
+        found[f"mixed_gallery/{name}/own"] = _mean(share, samples[name].item, options, generator)
         found[f"mixed_gallery/{name}/own/chance"] = Estimate(chance)
     return found
 
@@ -368,7 +375,7 @@ def _mean(
     return intervals(["mean"], *drawn)["mean"]
 
 
-def _shared(a: Cloud, b: Cloud) -> Tensor:
+def _shared(a: EmbeddingSet, b: EmbeddingSet) -> Tensor:
     items = torch.unique(a.item)
     return items[torch.isin(items, b.item)]
 
@@ -385,11 +392,13 @@ def _split(z: Tensor) -> tuple[Tensor, ...]:
     return torch.split(z, max(1, CHUNK_BYTES // (8 * max(1, z.shape[1]))))
 
 
-def _checked(clouds: Mapping[str, Cloud], options: GeometryOptions) -> dict[str, Cloud]:
-    if len(clouds) < 2:
-        raise ValueError(f"geometry needs two modalities or more, got {list(clouds)}")
+def _checked(
+    samples: Mapping[str, EmbeddingSet], options: GeometryOptions
+) -> dict[str, EmbeddingSet]:
+    if len(samples) < 2:
+        raise ValueError(f"geometry needs two modalities or more, got {list(samples)}")
     found = {}
-    for name, (z, item) in clouds.items():
+    for name, (z, item) in samples.items():
         if item.shape != z.shape[:1]:
             raise ValueError(f"{name}: {len(z)} rows need as many items, got {tuple(item.shape)}")
         items = len(torch.unique(item))
@@ -397,8 +406,8 @@ def _checked(clouds: Mapping[str, Cloud], options: GeometryOptions) -> dict[str,
             raise ValueError(
                 f"{name}: {options.folds} folds need at least as many items, got {items}"
             )
-        found[name] = Cloud(checked(name, z), item.to(z.device))
-    widths = {name: cloud.z.shape[1] for name, cloud in found.items()}
+        found[name] = EmbeddingSet(checked(name, z), item.to(z.device))
+    widths = {name: sample.z.shape[1] for name, sample in found.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"widths of the embeddings differ: {widths}")
     return found

@@ -110,7 +110,7 @@ def hubness(occurrence: Tensor, queries: int, k: int) -> Hubness:
 
 @torch.no_grad()
 def mixed_gallery(
-    clouds: Mapping[str, Tensor], k: int, *, chunk: int | None = None
+    samples: Mapping[str, Tensor], k: int, *, chunk: int | None = None
 ) -> dict[str, tuple[Tensor, float]]:
     """Share of each query's k nearest that is of its own modality, all modalities searched.
 
@@ -126,15 +126,15 @@ def mixed_gallery(
     Returns:
         modality -> (N,) float64 share of each query, and the share expected by chance.
     """
-    names = list(clouds)
-    gallery = torch.cat([checked(name, clouds[name]) for name in names])
+    names = list(samples)
+    gallery = torch.cat([checked(name, samples[name]) for name in names])
     if not 1 <= k < len(gallery):
         raise ValueError(f"k must lie in 1…{len(gallery) - 1}, got {k}")
     distinct, place = distinct_rows(gallery)
     result: dict[str, tuple[Tensor, float]] = {}
     first = 0
     for name in names:
-        last = first + len(clouds[name])
+        last = first + len(samples[name])
         own = []
         step = chunk or _rows(gallery)
         for start in range(first, last, step):

@@ -1,18 +1,18 @@
-"""How far drawn pictures are from those that were trained on, and from each other."""
+"""How far drawn images are from those that were trained on, and from each other."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-CHUNK = 4096  # pictures of the gallery at once
+CHUNK = 4096  # images of the gallery at once
 
 
-def nearest_distance(pictures: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
-    """The most alike picture of a gallery.
+def nearest_distance(images: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
+    """The most alike image of a gallery.
 
     Args:
-        pictures: (P, ...) of any numeric type.
+        images: (P, ...) of any numeric type.
         gallery: (G, ...) of the same shape.
 
     Returns:
@@ -22,12 +22,12 @@ def nearest_distance(pictures: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]
     Raises:
         ValueError: the shapes differ, or the gallery is empty.
     """
-    if pictures.shape[1:] != gallery.shape[1:] or not len(gallery):
+    if images.shape[1:] != gallery.shape[1:] or not len(gallery):
         raise ValueError(
-            f"expected pictures of one shape and a gallery of at least one, got "
-            f"{tuple(pictures.shape)} and {tuple(gallery.shape)}"
+            f"expected images of one shape and a gallery of at least one, got "
+            f"{tuple(images.shape)} and {tuple(gallery.shape)}"
         )
-    x = pictures.flatten(1).float()
+    x = images.flatten(1).float()
     best = torch.full((len(x),), torch.inf)
     place = torch.zeros(len(x), dtype=torch.int64)
     for start in range(0, len(gallery), CHUNK):

@@ -137,10 +137,10 @@ def average_precision(scores: Tensor, truth: Tensor) -> float:
         truth: (B,) bool, with a True.
     """
     levels, place = torch.unique(scores, return_inverse=True)
-    at_least = torch.zeros(len(levels), 2, dtype=torch.float64)
-    at_least[:, 0].index_add_(0, place, torch.ones(len(scores), dtype=torch.float64))
-    at_least[:, 1].index_add_(0, place, truth.double())
-    counts = at_least.flip(0).cumsum(0).flip(0)  # rows, and true rows, with at least this score
+    min_count = torch.zeros(len(levels), 2, dtype=torch.float64)
+    min_count[:, 0].index_add_(0, place, torch.ones(len(scores), dtype=torch.float64))
+    min_count[:, 1].index_add_(0, place, truth.double())
+    counts = min_count.flip(0).cumsum(0).flip(0)  # rows, and true rows, with at least this score
     precision = counts[:, 1] / counts[:, 0]
     return float((precision[place] * truth).sum() / truth.sum())
 

@@ -1,4 +1,4 @@
-"""Agreement of what captions say with what pictures hold, as tuples.
+"""Agreement of what captions say with what images hold, as tuples.
 
 A tuple of one word names an object, one of two an attribute of it, one of three a relation:
 ("star",), ("star", "red"), ("star", "left_of", "ring"). Tuples come from a world whose truth is
@@ -24,7 +24,7 @@ Tuples = Iterable[tuple[str, ...]]
 
 @dataclass(frozen=True)
 class SceneGraphF1:
-    """Figures of one picture, or of a set of pictures whose tuples are counted together.
+    """Figures of one image, or of a set of images whose tuples are counted together.
 
     Args:
         micro: F1 over all tuples; 1 where nothing was said of nothing.
@@ -43,14 +43,14 @@ class SceneGraphF1:
 
 
 def scene_graph_f1(predicted: Tuples, true: Tuples) -> SceneGraphF1:
-    """How well the tuples of one caption agree with those of its picture.
+    """How well the tuples of one caption agree with those of its image.
 
     A tuple that occurs several times (two stars) must be said as often. Objects are known by
     their names only: where two have the same name, their attributes can be exchanged unnoticed.
 
     Args:
         predicted: of the caption; a set, or a list in which tuples may be repeated.
-        true: of the picture.
+        true: of the image.
 
     Raises:
         ValueError: a tuple has not one to three entries.
@@ -73,22 +73,22 @@ def scene_graph_scores(
 ) -> dict[str, Estimate]:
     """Figures of a set of captions.
 
-    - f1, precision, recall: over the tuples of all pictures; objects_f1, attributes_f1 and
+    - f1, precision, recall: over the tuples of all images; objects_f1, attributes_f1 and
       relations_f1 over those of each kind, NaN where it does not occur; macro_f1 is the mean of
       the three, as far as they occur.
-    - mean_f1: mean over pictures of their F1.
+    - mean_f1: mean over images of their F1.
 
     Args:
-        predicted, true: the tuples of each of P pictures; see `scene_graph_f1`.
-        bootstrap: resamples of pictures for the intervals; 0 leaves them out.
+        predicted, true: the tuples of each of P images; see `scene_graph_f1`.
+        bootstrap: resamples of images for the intervals; 0 leaves them out.
         seed: of the resamples.
 
     Raises:
-        ValueError: there are no pictures, or the lengths differ.
+        ValueError: there are no images, or the lengths differ.
     """
     if len(predicted) != len(true) or not len(true):
         raise ValueError(
-            f"expected the tuples of the same pictures, got {len(predicted)} and {len(true)}"
+            f"expected the tuples of the same images, got {len(predicted)} and {len(true)}"
         )
     counts = torch.stack([_counts(p, t) for p, t in zip(predicted, true, strict=True)])
     flat = counts.flatten(1)

@@ -12,7 +12,7 @@ from amodal.metrics.retrieval import checked, distinct_rows, scores_of
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "en": (
         "{}",
-        "a picture of {}",
+        "an image of {}",
         "a photo of a {}",
         "a close view of the {}",
         "a {} seen from far away",
@@ -20,7 +20,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a bright photo of the {}",
         "a dark photo of the {}",
         "a drawing of a {}",
-        "there is a {} in this picture",
+        "there is a {} in this image",
         "one {} among other things",
         "several of them: {}",
     ),

@@ -18,7 +18,7 @@ INDEX = "model_index.json"
 HUB = "diffusers:"  # before the name of a pipeline of the hub
 
 
-class DiffusionPainter:
+class DiffusionGenerator:
     """Draws with any pipeline whose call takes a `prompt`: Stable Diffusion, SDXL, PixArt, Flux, …
 
     Args:
@@ -43,7 +43,7 @@ class DiffusionPainter:
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
-    ) -> DiffusionPainter:
+    ) -> DiffusionGenerator:
         """Open a folder that `save_pretrained` of a pipeline wrote, or a pipeline of the hub.
 
         Only safetensors are read, never a pickle, and no code of the pipeline's own is run.
@@ -86,14 +86,14 @@ class DiffusionPainter:
         seed: int | None = None,
         batch_size: int = 4,
     ) -> list[Drawn]:
-        """A picture for each text, (S, S, 3) uint8.
+        """An image for each text, (S, S, 3) uint8.
 
-        A text that occurs twice gives two pictures; the same text, occurrence and seed begin from
+        A text that occurs twice gives two images; the same text, occurrence and seed begin from
         the same noise, whatever else is drawn beside it.
 
         Args:
             guidance, steps, size, negative: None: what the pipeline does by itself.
-            seed: None: another picture each time.
+            seed: None: another image each time.
 
         Raises:
             ValueError: the pipeline does not take an argument that was given.

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from amodal.data.batch import Batch
 from amodal.data.collate import Collator
 from amodal.data.record import DataError, Record, sample_rng
-from amodal.encoders.fine_tuning import adapt
+from amodal.encoders.fine_tuning import apply_fine_tuning
 from amodal.encoders.pooling import AttentionPooling, build_pooling
 from amodal.encoders.specification import (
     AudioEncoderConfig,
@@ -137,7 +137,7 @@ class FusionModel(PreTrainedModel):
             encoder = specification.build(pretrained=pretrained)
             resolved[modality] = encoder.config
             widths[modality] = encoder.width
-            self.encoders[modality] = adapt(encoder)
+            self.encoders[modality] = apply_fine_tuning(encoder)
             self.poolings[modality] = build_pooling(
                 specification.pooling or encoder.pooling, encoder.width
             )

@@ -1,4 +1,4 @@
-"""Pictures as tokens, and back: a convolutional autoencoder with a quantized middle."""
+"""Images as tokens, and back: a convolutional autoencoder with a quantized middle."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TokenizerArchitecture(BaseModel):
     """Sizes of an image tokenizer.
 
     Args:
-        size: side S of the pictures, in pixels.
+        size: side S of the images, in pixels.
         patch: side of the squares of pixels that are the first vectors. What a layer costs falls
             with its square, and edges stay sharp: a square is written whole.
         widths: channels of the encoder; each after the first halves the side.
@@ -38,7 +38,7 @@ class TokenizerArchitecture(BaseModel):
     patch: int = Field(1, ge=1)
     widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=1)
     codes: int = Field(512, ge=2)
-    code_width: int = Field(32, ge=1)
+    codebook_dim: int = Field(32, ge=1)
     blocks: int = Field(2, ge=0)
     decay: float = Field(0.99, gt=0, lt=1)
     restart: float = Field(0.05, ge=0)
@@ -78,7 +78,7 @@ class ImageTokenizerConfig(PretrainedConfig):
 
 
 class Reconstruction(NamedTuple):
-    """Pictures that went through the tokens and came back.
+    """Images that went through the tokens and came back.
 
     Args:
         pixels: (B, 3, S, S) as the preprocessor scales them.
@@ -90,7 +90,7 @@ class Reconstruction(NamedTuple):
     codes: Tensor
     commitment: Tensor
     perplexity: Tensor
-    restarted: Tensor
+    revived: Tensor
 
 
 class ImageTokenizer(PreTrainedModel):
@@ -129,11 +129,11 @@ class ImageTokenizer(PreTrainedModel):
             down += [nn.Conv2d(width, out, 4, stride=2, padding=1), _Residual(out)]
         width = a.widths[-1]
         down += [_Residual(width) for _ in range(a.blocks)]
-        self.down = nn.Sequential(*down, nn.SiLU(), nn.Conv2d(width, a.code_width, 1))
+        self.down = nn.Sequential(*down, nn.SiLU(), nn.Conv2d(width, a.codebook_dim, 1))
         self.quantizer = VectorQuantizer(
-            a.codes, a.code_width, decay=a.decay, restart=a.restart, warmup=a.warmup
+            a.codes, a.codebook_dim, decay=a.decay, restart=a.restart, warmup=a.warmup
         )
-        up: list[nn.Module] = [nn.Conv2d(a.code_width, width, 3, padding=1), _Residual(width)]
+        up: list[nn.Module] = [nn.Conv2d(a.codebook_dim, width, 3, padding=1), _Residual(width)]
         up += [_Residual(width) for _ in range(a.blocks)]
         for width, out in pairwise(reversed(a.widths)):
             up += [nn.ConvTranspose2d(width, out, 4, stride=2, padding=1), _Residual(out)]
@@ -149,7 +149,7 @@ class ImageTokenizer(PreTrainedModel):
 
     @property
     def size(self) -> int:
-        """Side of a picture, in pixels."""
+        """Side of an image, in pixels."""
         return self.architecture.size
 
     @property
@@ -164,7 +164,7 @@ class ImageTokenizer(PreTrainedModel):
 
     @property
     def tokens(self) -> int:
-        """How many a picture has."""
+        """How many an image has."""
         return self.grid**2
 
     def learning_rate_scales(self) -> dict[str, float]:
@@ -172,7 +172,7 @@ class ImageTokenizer(PreTrainedModel):
         return {}
 
     def forward(self, batch: Batch) -> Reconstruction:
-        """The pictures of a batch that are present, through the tokens and back."""
+        """The images of a batch that are present, through the tokens and back."""
         pixels = batch.tensors["image"]["pixel_values"][batch.present["image"].reshape(-1)]
         found = self.quantizer(self._vectors(pixels).flatten(0, 1))
         codes = found.codes.view(len(pixels), self.tokens)
@@ -181,7 +181,7 @@ class ImageTokenizer(PreTrainedModel):
             codes,
             found.commitment,
             found.perplexity,
-            found.restarted,
+            found.revived,
         )
 
     @torch.no_grad()
@@ -193,10 +193,10 @@ class ImageTokenizer(PreTrainedModel):
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
-        """(B, N) codes → (B, 3, S, S) uint8 pictures.
+        """(B, N) codes → (B, 3, S, S) uint8 images.
 
         Raises:
-            ValueError: not N codes per picture, or a code that the book does not have.
+            ValueError: not N codes per image, or a code that the book does not have.
         """
         if codes.ndim != 2 or codes.shape[1] != self.tokens:
             raise ValueError(
@@ -215,7 +215,7 @@ class ImageTokenizer(PreTrainedModel):
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         vectors = self.down(pixels).flatten(2).transpose(1, 2).float()
         # One scale for all: the commitment could else be made small by shrinking the vectors.
-        return F.normalize(vectors, dim=2) * self.architecture.code_width**0.5
+        return F.normalize(vectors, dim=2) * self.architecture.codebook_dim**0.5
 
     def _pixels(self, values: Tensor) -> Tensor:
         """(B, N, D) → (B, 3, S, S)."""
@@ -244,8 +244,8 @@ class ImageTokenizer(PreTrainedModel):
 class _Residual(nn.Module):
     """x + two 3x3 convolutions, which begin as 0.
 
-    There are no norms: one over the picture would hide how bright it is from what writes the
-    pixels, and with them the pictures learn more slowly.
+    There are no norms: one over the image would hide how bright it is from what writes the
+    pixels, and with them the images learn more slowly.
     """
 
     def __init__(self, width: int) -> None:

@@ -16,7 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from amodal.alignment.normalization import Normalization
 from amodal.data.batch import Batch
 from amodal.data.decode import decode_image
-from amodal.encoders.fine_tuning import adapt
+from amodal.encoders.fine_tuning import apply_fine_tuning
 from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.encoders.pooling import build_pooling
 from amodal.encoders.specification import (
@@ -141,7 +141,7 @@ class JointEmbedding(PreTrainedModel):
             specification = self._for_vocabulary(specification)
             encoder = specification.build(pretrained=pretrained)
             resolved[modality] = encoder.config
-            self.encoders[modality] = adapt(encoder)
+            self.encoders[modality] = apply_fine_tuning(encoder)
             self.poolings[modality] = build_pooling(
                 specification.pooling or encoder.pooling, encoder.width
             )
@@ -249,7 +249,7 @@ class JointEmbedding(PreTrainedModel):
 
         Raises:
             ValueError: not exactly one modality, or one that the model lacks.
-            BrokenRecordError: a picture that cannot be read.
+            BrokenRecordError: an image that cannot be read.
         """
         if len(values) != 1 or next(iter(values)) not in self.modalities:
             raise ValueError(

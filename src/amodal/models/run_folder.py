@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from amodal.encoders.audio.preprocessing import AudioPreprocessor
 from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.encoders.tabular import ColumnsPreprocessor
-from amodal.encoders.text.chat_template import TurnsPreprocessor
+from amodal.encoders.text.chat_template import ChatTemplate
 from amodal.encoders.text.preprocessing import TextPreprocessor
 from amodal.encoders.vector import VectorPreprocessor
 
@@ -26,7 +26,7 @@ Preprocessor = (
     | AudioPreprocessor
     | VectorPreprocessor
     | ColumnsPreprocessor
-    | TurnsPreprocessor
+    | ChatTemplate
 )
 PREPROCESSORS: dict[str, type[Preprocessor]] = {
     "image": ImagePreprocessor,
@@ -34,7 +34,7 @@ PREPROCESSORS: dict[str, type[Preprocessor]] = {
     "audio": AudioPreprocessor,
     "vector": VectorPreprocessor,
     "columns": ColumnsPreprocessor,
-    "turns": TurnsPreprocessor,
+    "turns": ChatTemplate,
 }
 Model = TypeVar("Model", bound=PreTrainedModel)
 Preprocessors = Mapping[str, Preprocessor]

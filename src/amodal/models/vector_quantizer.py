@@ -26,7 +26,7 @@ class Quantized(NamedTuple):
     codes: Tensor
     commitment: Tensor
     perplexity: Tensor
-    restarted: Tensor
+    revived: Tensor
 
 
 class VectorQuantizer(nn.Module):
@@ -85,17 +85,17 @@ class VectorQuantizer(nn.Module):
             self._begin(wide.detach())
         codes = self.nearest(wide)
         chosen = F.embedding(codes, self.book)  # a copy: what follows changes the book
-        restarted = torch.zeros((), device=x.device)
+        revived = torch.zeros((), device=x.device)
         passes = self.training and int(self.steps) < self.warmup
         if self.training:
-            restarted = self._learn(wide.detach(), codes, chosen)
+            revived = self._learn(wide.detach(), codes, chosen)
         commitment = (wide - chosen).square().sum() / max(wide.numel(), 1)
         share = torch.bincount(codes, minlength=len(self.book)).float() / max(len(codes), 1)
         perplexity = torch.special.entr(share).sum().exp()
         if passes:
-            return Quantized(x, codes, commitment * 0.0, perplexity, restarted)
+            return Quantized(x, codes, commitment * 0.0, perplexity, revived)
         values = wide + (chosen - wide).detach()
-        return Quantized(values.to(x.dtype), codes, commitment, perplexity, restarted)
+        return Quantized(values.to(x.dtype), codes, commitment, perplexity, revived)
 
     @torch.no_grad()
     def nearest(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where a model looked, drawn over the picture."""
+"""Where a model looked, drawn over the image."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from amodal.reports.plots import ON_PAPER, new_figure, save_png
 
 
-def save_attention(file: Path, picture: np.ndarray, shares: Tensor, title: str) -> None:
-    """A PNG of the picture beside the same with the shares of attention over it.
+def save_attention(file: Path, image: np.ndarray, shares: Tensor, title: str) -> None:
+    """A PNG of the image beside the same with the shares of attention over it.
 
     Args:
-        picture: (H, W, 3) uint8.
+        image: (H, W, 3) uint8.
         shares: (N,) of a square grid, row by row.
         title: above.
 
@@ -28,8 +28,8 @@ def save_attention(file: Path, picture: np.ndarray, shares: Tensor, title: str) 
     figure, axes = new_figure(ON_PAPER, (4.2, 4.4))
     axes.grid(False)
     axes.set_axis_off()
-    extent = (0, picture.shape[1], picture.shape[0], 0)
-    axes.imshow(picture, extent=extent)
+    extent = (0, image.shape[1], image.shape[0], 0)
+    axes.imshow(image, extent=extent)
     grid = shares.view(side, side).numpy()
     axes.imshow(grid, extent=extent, cmap="inferno", alpha=0.55, interpolation="bilinear", vmin=0.0)
     axes.set_title(title, color=ON_PAPER.ink, fontsize=11, wrap=True)

@@ -11,13 +11,13 @@ from torch import Tensor
 from amodal.data.batch import key64
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError, Record, Source
-from amodal.evaluators.prediction import PredictedSource, known, score_name
+from amodal.evaluators.prediction import PredictionResult, known, score_name
 from amodal.models.fusion_model import FusionModel
 from amodal.models.target import TargetConfig
 from amodal.reports.frame import framed, read_log, with_intervals
 from amodal.reports.plots import score_curve
 from amodal.reports.prediction_plots import bars_figure, confusion_figure, scatter_figure
-from amodal.reports.report import Example, Metric, Picture, Plot, Report
+from amodal.reports.report import Example, Image, Metric, Plot, Report
 from amodal.training.recipe import Recipe
 from amodal.training.run import RunResult
 
@@ -44,7 +44,7 @@ def fusion_report(
     """
     model = result.model
     assert isinstance(model, FusionModel)
-    predicted = result.validation if isinstance(result.validation, PredictedSource) else None
+    predicted = result.validation if isinstance(result.validation, PredictionResult) else None
     return framed(
         result,
         recipe,
@@ -57,7 +57,7 @@ def fusion_report(
     )
 
 
-def majority_share(predicted: PredictedSource) -> float | None:
+def majority_share(predicted: PredictionResult) -> float | None:
     """Accuracy of always saying the most frequent class; None where no class is predicted."""
     target = predicted.target
     if target.is_floating_point() or not bool((target >= 0).any()):
@@ -91,7 +91,7 @@ def truth(value: Tensor, target: TargetConfig) -> str:
 
 
 def _metrics(
-    values: dict[str, float], target: TargetConfig, predicted: PredictedSource | None
+    values: dict[str, float], target: TargetConfig, predicted: PredictionResult | None
 ) -> dict[str, Metric]:
     score = score_name(target)
     first = [n for n in values if n.endswith(f"/{score}")]
@@ -104,7 +104,7 @@ def _metrics(
 def _plots(
     result: RunResult,
     model: FusionModel,
-    predicted: PredictedSource | None,
+    predicted: PredictionResult | None,
     log: Sequence[dict[str, float]],
 ) -> list[Plot]:
     score = score_name(model.target)
@@ -163,7 +163,7 @@ def _plots(
     return plots
 
 
-def _examples(model: FusionModel, predicted: PredictedSource, source: Source) -> list[Example]:
+def _examples(model: FusionModel, predicted: PredictionResult, source: Source) -> list[Example]:
     places = {int(key): i for i, key in enumerate(predicted.items.tolist())}
     chosen = np.unique(np.linspace(0, len(source) - 1, min(SHOWN, len(source))).astype(int))
     there = known(predicted.target)
@@ -189,7 +189,7 @@ def _examples(model: FusionModel, predicted: PredictedSource, source: Source) ->
             shown = ", ".join(f"{m} {g:.2f}" for m, g in zip(model.modalities, gates, strict=True))
             lines.append(("gates", shown))
         lines += _inputs(model, record)
-        examples.append(Example(lines, _picture(model, record), right))
+        examples.append(Example(lines, _image(model, record), right))
     return examples
 
 
@@ -202,7 +202,7 @@ def _inputs(model: FusionModel, record: Record) -> list[tuple[str, str]]:
     return lines + [(name, str(record.get(name))[:LONGEST]) for name in names]
 
 
-def _picture(model: FusionModel, record: Record) -> Picture | None:
+def _image(model: FusionModel, record: Record) -> Image | None:
     if "image" not in model.modalities or record.get("image") is None:
         return None
     try:
@@ -211,7 +211,7 @@ def _picture(model: FusionModel, record: Record) -> Picture | None:
         return None
 
 
-def _summary(result: RunResult, model: FusionModel, predicted: PredictedSource | None) -> str:
+def _summary(result: RunResult, model: FusionModel, predicted: PredictionResult | None) -> str:
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     target = model.target
     what = {

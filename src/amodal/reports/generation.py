@@ -8,12 +8,12 @@ import numpy as np
 
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError, Source
-from amodal.evaluators.generation_metrics import SpokenSource
+from amodal.evaluators.generation_metrics import GenerationResult
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.reports.frame import framed, read_log, with_intervals
 from amodal.reports.plots import score_curve
 from amodal.reports.prediction_plots import bars_figure
-from amodal.reports.report import Example, Picture, Plot, Report
+from amodal.reports.report import Example, Image, Plot, Report
 from amodal.training.recipe import Recipe
 from amodal.training.run import RunResult
 
@@ -35,14 +35,14 @@ SAID = {
     "rounds": "answers to questions of dialogues",
 }
 DOES = {
-    "vqa": "answers questions about pictures",
-    "caption": "describes pictures",
-    "dialogue": "talks about pictures, minding what was said before",
+    "vqa": "answers questions about images",
+    "caption": "describes images",
+    "dialogue": "talks about images, minding what was said before",
     "rounds": "answers the questions of dialogues, each by itself",
 }
 
 
-def saying_report(
+def generation_report(
     result: RunResult,
     recipe: Recipe,
     source: Source | None,
@@ -62,12 +62,12 @@ def saying_report(
     model = result.model
     assert isinstance(model, MultimodalTransformer)
     log = read_log(result.folder)
-    spoken = result.validation if isinstance(result.validation, tuple) else ()
+    generated = result.validation if isinstance(result.validation, tuple) else ()
     return framed(
         result,
         recipe,
         title=title,
-        summary=_summary(result, model, spoken),
+        summary=_summary(result, model, generated),
         metrics=with_intervals(
             result.metrics,
             HEADLINES,
@@ -75,7 +75,7 @@ def saying_report(
         ),
         commands=commands,
         plots=_plots(result.metrics, log),
-        examples=[e for s in spoken for e in _examples(s, source)] if source is not None else (),
+        examples=[e for s in generated for e in _examples(s, source)] if source is not None else (),
     )
 
 
@@ -111,32 +111,32 @@ def _plots(values: dict[str, float], log: Sequence[dict[str, float]]) -> list[Pl
     return plots
 
 
-def _examples(spoken: SpokenSource, source: Source) -> list[Example]:
-    rows = list(dict.fromkeys(one.row for one in spoken.utterances))
+def _examples(generated: GenerationResult, source: Source) -> list[Example]:
+    rows = list(dict.fromkeys(one.row for one in generated.generations))
     chosen = np.unique(np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).astype(int))
     examples = []
     for at, row in enumerate(rows[i] for i in chosen.tolist()):
-        about = [one for one in spoken.utterances if one.row == row]
+        about = [one for one in generated.generations if one.row == row]
         lines: list[tuple[str, str]] = []
         right: bool | None = None
-        if spoken.task == "caption":
+        if generated.task == "caption":
             lines = [("says", about[0].text)]
-            lines += [("true", str(text)) for text in spoken.truth[row]["text"][:2]]
-        elif spoken.task == "vqa":
+            lines += [("true", str(text)) for text in generated.truth[row]["text"][:2]]
+        elif generated.task == "vqa":
             one = about[at % len(about)]  # not always the first question
-            true = spoken.true(one)
+            true = generated.true(one)
             lines = [("question", one.prompt[0].text), ("says", one.text), ("true", true)]
             right = one.text.lower() == true.lower()
         else:
             for one in about:
                 lines += [("question", one.prompt[-2].text), ("says", one.text)]
-                if one.text.lower() != spoken.true(one).lower():
-                    lines.append(("true", spoken.true(one)))
-        examples.append(Example(lines, _picture(source, row), right))
+                if one.text.lower() != generated.true(one).lower():
+                    lines.append(("true", generated.true(one)))
+        examples.append(Example(lines, _image(source, row), right))
     return examples
 
 
-def _picture(source: Source, row: int) -> Picture | None:
+def _image(source: Source, row: int) -> Image | None:
     try:
         record = source[row]
         return decode_image(record["image"], record["origin"], min_size=128)
@@ -145,13 +145,13 @@ def _picture(source: Source, row: int) -> Picture | None:
 
 
 def _summary(
-    result: RunResult, model: MultimodalTransformer, spoken: Sequence[SpokenSource]
+    result: RunResult, model: MultimodalTransformer, generated: Sequence[GenerationResult]
 ) -> str:
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    does = " and ".join(DOES[s.task] for s in spoken) or "says what it sees"
-    counts = ", ".join(f"{len(s.utterances):,} {SAID[s.task]}" for s in spoken)
+    does = " and ".join(DOES[s.task] for s in generated) or "says what it sees"
+    counts = ", ".join(f"{len(s.generations):,} {SAID[s.task]}" for s in generated)
     return (
         f"{does[0].upper()}{does[1:]}: {millions:.2f} million weights, trained for {result.steps} "
         f"steps in {result.train_seconds:.0f} seconds."
-        + (f" Measured on held-out pictures ({counts})." if counts else "")
+        + (f" Measured on held-out images ({counts})." if counts else "")
     )

@@ -1,4 +1,4 @@
-"""The pictures of the geometry report."""
+"""The images of the geometry report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 from torch import Tensor
 
-from amodal.metrics.geometry import Cloud, GeometryResult, second_moment
+from amodal.metrics.geometry import EmbeddingSet, GeometryResult, second_moment
 from amodal.metrics.similarity import BINS, CosineHistogram, cosine_histogram
 from amodal.reports.plots import ON_PAPER, Palette, add_legend, new_figure, save_png
 
@@ -21,21 +21,23 @@ MAP_ROWS = 400  # drawn of each modality
 BARS = 60  # of a histogram, about
 
 
-def write_plots(folder: Path, clouds: Mapping[str, Cloud], result: GeometryResult) -> list[Path]:
+def write_plots(
+    folder: Path, samples: Mapping[str, EmbeddingSet], result: GeometryResult
+) -> list[Path]:
     """Write the map, the spectra, and for each pair the similarities and the k-occurrences.
 
     Returns:
         The PNG files.
     """
-    colours = modality_colours(list(clouds), ON_PAPER)
+    colours = modality_colours(list(samples), ON_PAPER)
     figures = {
-        "map": map_figure({name: cloud.z for name, cloud in clouds.items()}, colours),
+        "map": map_figure({name: sample.z for name, sample in samples.items()}, colours),
         "spectrum": spectrum_figure(result.spectra, colours),
     }
-    for a, b in combinations(clouds, 2):
-        histogram = cosine_histogram(clouds[a].z, clouds[b].z, clouds[a].item, clouds[b].item)
+    for a, b in combinations(samples, 2):
+        histogram = cosine_histogram(samples[a].z, samples[b].z, samples[a].item, samples[b].item)
         figures[f"similarity_{a}_{b}"] = similarity_figure(histogram, a, b)
-        figures[f"gap_{a}_{b}"] = gap_figure({n: clouds[n].z for n in (a, b)}, colours)
+        figures[f"gap_{a}_{b}"] = gap_figure({n: samples[n].z for n in (a, b)}, colours)
         # The colour is that of the gallery, whose rows are counted.
         counted = {f"{x} → {y}": (result.occurrences[f"{x}_to_{y}"], colours[y])
                    for x, y in ((a, b), (b, a))}  # fmt: skip
@@ -54,13 +56,13 @@ def modality_colours(names: list[str], palette: Palette) -> dict[str, str]:
     return {name: known[name] if name in known else next(free) for name in names}
 
 
-def map_figure(clouds: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figure:
+def map_figure(samples: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figure:
     """Clouds on their two common principal axes, with the centroid of each as a large mark.
 
     The axes are those of all modalities, each counting alike; at most `MAP_ROWS` rows of each,
     evenly spaced, are drawn.
     """
-    moment, centre = second_moment(list(clouds.values()))
+    moment, centre = second_moment(list(samples.values()))
     variances, axes = torch.linalg.eigh(moment)
     axes, held = axes[:, -2:].flip(1), variances[-2:].flip(0).clamp_min(0)
     if axes.shape[1] == 1:
@@ -69,14 +71,14 @@ def map_figure(clouds: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figu
     share = held / variances.sum() if variances.sum() > 0 else held
     figure, ax = new_figure(ON_PAPER, (6.0, 4.8))
     places, paint = [], []
-    for name, z in clouds.items():
+    for name, z in samples.items():
         rows = torch.linspace(0, len(z) - 1, min(MAP_ROWS, len(z))).long().to(z.device)
         places.append(((z[rows].double() - centre) @ axes).cpu().numpy())
         paint += [colours[name]] * len(rows)
     points = np.concatenate(places)
     mixed = np.random.default_rng(0).permutation(len(points))  # no modality covers the others
     ax.scatter(*points[mixed].T, s=14, alpha=0.6, c=np.array(paint)[mixed], linewidths=0)
-    for name, z in clouds.items():
+    for name, z in samples.items():
         middle = ((z.mean(0, dtype=torch.float64) - centre) @ axes).cpu().numpy()
         ax.scatter([], [], s=30, color=colours[name], linewidths=0, label=name)
         ax.scatter(
@@ -182,13 +184,13 @@ def occurrence_figure(counted: Mapping[str, tuple[Tensor, str]], k: int) -> Figu
     return figure
 
 
-def gap_figure(clouds: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figure:
+def gap_figure(samples: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figure:
     """Two clouds along the line through their centroids, with 0 halfway between them."""
-    means = [z.mean(0, dtype=torch.float64) for z in clouds.values()]
+    means = [z.mean(0, dtype=torch.float64) for z in samples.values()]
     line, middle = means[1] - means[0], (means[0] + means[1]) / 2
     distance = float(line.norm())
     line = line / distance if distance > 0 else line
-    places = {name: ((z.double() - middle) @ line).cpu().numpy() for name, z in clouds.items()}
+    places = {name: ((z.double() - middle) @ line).cpu().numpy() for name, z in samples.items()}
     everything = np.concatenate(list(places.values()))
     borders = np.histogram_bin_edges(everything, bins=BARS)
     figure, ax = new_figure(ON_PAPER, (6.0, 3.6))
@@ -196,7 +198,7 @@ def gap_figure(clouds: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figu
         density, _ = np.histogram(values, bins=borders, density=True)
         ax.stairs(density, borders, fill=True, color=colours[name], alpha=0.3)
         ax.stairs(density, borders, color=colours[name], linewidth=1.6, label=name)
-    for end, name in zip((-distance / 2, distance / 2), clouds, strict=True):
+    for end, name in zip((-distance / 2, distance / 2), samples, strict=True):
         ax.axvline(end, color=colours[name], linewidth=1.2, linestyle="--")
     ax.set_xlabel(f"place along the line through the centroids (dashed, {distance:.3g} apart)")
     ax.set_ylabel("density")

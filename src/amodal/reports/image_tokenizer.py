@@ -1,4 +1,4 @@
-"""The page of a run of an image tokenizer: figures, curves, pictures before and after."""
+"""The page of a run of an image tokenizer: figures, curves, images before and after."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from amodal.reports.report import Example, Plot, Report
 from amodal.training.recipe import Recipe
 from amodal.training.run import RunResult
 
-SHOWN = 12  # pictures
+SHOWN = 12  # images
 
 
 def tokenizer_report(
@@ -32,7 +32,7 @@ def tokenizer_report(
     Args:
         result: a run that went to its end.
         recipe: what it was trained with.
-        source: the validation source, whose pictures are shown.
+        source: the validation source, whose images are shown.
         title: heading of the page.
         commands: what to try next.
     """
@@ -45,7 +45,7 @@ def tokenizer_report(
         recipe,
         title=title,
         summary=(
-            f"Turns a picture of {model.architecture.size} pixels into {model.tokens} tokens out "
+            f"Turns an image of {model.architecture.size} pixels into {model.tokens} tokens out "
             f"of {model.vocabulary}, and back: {millions:.2f} million weights, trained for "
             f"{result.steps} steps in {result.train_seconds:.0f} seconds."
         ),
@@ -54,7 +54,7 @@ def tokenizer_report(
         plots=[
             Plot(
                 "psnr",
-                "Peak signal-to-noise ratio of validation pictures, in dB.",
+                "Peak signal-to-noise ratio of validation images, in dB.",
                 lambda palette: score_curve(log, ["eval/reconstruction/psnr"], palette, label="dB"),
             ),
             Plot(
@@ -71,7 +71,7 @@ def tokenizer_report(
 
 @torch.inference_mode()
 def _examples(model: ImageTokenizer, source: Source) -> list[Example]:
-    """Pictures beside what came back."""
+    """Images beside what came back."""
     collate = Collator(model.preprocessors)
     chosen = np.unique(np.linspace(0, len(source) - 1, min(SHOWN, len(source))).astype(int))
     examples = []
@@ -86,5 +86,5 @@ def _examples(model: ImageTokenizer, source: Source) -> list[Example]:
         back = model.decode(model.encode(pixels))[0].cpu()
         before = ((pixels[0].cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         both = torch.cat([before, back], dim=2).permute(1, 2, 0).numpy()
-        examples.append(Example([("left", "the picture"), ("right", "from its tokens")], both))
+        examples.append(Example([("left", "the image"), ("right", "from its tokens")], both))
     return examples

@@ -15,7 +15,7 @@ from amodal.models.joint_embedding import Embeddings
 from amodal.reports.frame import framed, with_intervals
 from amodal.reports.plots import JointMap, joint_map
 from amodal.reports.report import (
-    FoundPicture,
+    FoundImage,
     Heatmap,
     Metric,
     Report,
@@ -25,8 +25,8 @@ from amodal.training.recipe import Recipe
 from amodal.training.run import RunResult
 
 SEARCHES = 3
-SHOWN = 5  # pictures per search
-SQUARE = 10  # captions and pictures of the similarity map
+SHOWN = 5  # images per search
+SQUARE = 10  # captions and images of the similarity map
 ON_MAP = 300  # pairs
 NOT_SHOWN = ("queries", "queries_without_positive", "gallery", "mean_rank")
 HEADLINES = (
@@ -51,7 +51,7 @@ def run_report(
     Args:
         result: a run that went to its end.
         recipe: what it was trained with.
-        source: the validation source, whose pictures are shown.
+        source: the validation source, whose images are shown.
         title: heading of the page.
         commands: what to try next.
         more: further figures, such as those of another split.
@@ -69,19 +69,19 @@ def run_report(
     rows = result.validation.rows
     if not {"image", "text"} <= rows.keys():
         return report
-    pictures = _Pictures(source)
+    images = _Images(source)
     return Report(
         **{
             **{name: getattr(report, name) for name in report.__dataclass_fields__},
-            "searches": example_searches(rows, pictures),
-            "heatmap": _heatmap(rows, pictures),
+            "searches": example_searches(rows, images),
+            "heatmap": _heatmap(rows, images),
             "map_points": _map(rows),
         }
     )
 
 
-class _Pictures:
-    """Pictures and captions of a source by item key, decoded when they are shown."""
+class _Images:
+    """Images and captions of a source by item key, decoded when they are shown."""
 
     def __init__(self, source: Source) -> None:
         self.source = source
@@ -95,7 +95,7 @@ class _Pictures:
     def record(self, key: int) -> Record:
         return self.source[self.places[key]]
 
-    def picture(self, key: int) -> np.ndarray:
+    def image(self, key: int) -> np.ndarray:
         record = self.record(key)
         return decode_image(record["image"], record["origin"], min_size=128)
 
@@ -104,7 +104,7 @@ class _Pictures:
         return next((t for t in texts if key64(t) == content), texts[0])
 
 
-def example_searches(rows: Mapping[str, Embeddings], pictures: _Pictures) -> list[SearchExample]:
+def example_searches(rows: Mapping[str, Embeddings], images: _Images) -> list[SearchExample]:
     """Searches with the first captions of items spread over the source; none is hand-picked."""
     image, text = rows["image"], rows["text"]
     chosen = np.linspace(0, len(text.z) - 1, SEARCHES).astype(int).tolist()
@@ -116,10 +116,10 @@ def example_searches(rows: Mapping[str, Embeddings], pictures: _Pictures) -> lis
         rank = int(true.nonzero()[0]) + 1 if bool(true.any()) else None
         examples.append(
             SearchExample(
-                query=pictures.caption(int(text.item[row]), _content(text, row)),
-                pictures=[
-                    FoundPicture(
-                        pictures.picture(int(image.item[i])),
+                query=images.caption(int(text.item[row]), _content(text, row)),
+                images=[
+                    FoundImage(
+                        images.image(int(image.item[i])),
                         float(scores[i]),
                         bool(image.item[i] == text.item[row]),
                     )
@@ -140,14 +140,14 @@ def _first_captions(rows: Mapping[str, Embeddings], count: int) -> list[tuple[in
     return [(i, first[key]) for i, key in enumerate(keys) if key in first][:count]
 
 
-def _heatmap(rows: Mapping[str, Embeddings], pictures: _Pictures) -> Heatmap:
+def _heatmap(rows: Mapping[str, Embeddings], images: _Images) -> Heatmap:
     pairs = _first_captions(rows, SQUARE)
     image, text = rows["image"], rows["text"]
     at_image, at_text = torch.tensor([p[0] for p in pairs]), torch.tensor([p[1] for p in pairs])
     return Heatmap(
         scores=(text.z[at_text] @ image.z[at_image].T).numpy(),
-        texts=[pictures.caption(int(text.item[t]), _content(text, t)) for _, t in pairs],
-        images=[pictures.picture(int(image.item[i])) for i, _ in pairs],
+        texts=[images.caption(int(text.item[t]), _content(text, t)) for _, t in pairs],
+        images=[images.image(int(image.item[i])) for i, _ in pairs],
     )
 
 
@@ -174,7 +174,7 @@ def _chance(name: str, values: Mapping[str, float]) -> float | None:
     queries, gallery = values.get(f"{direction}/queries"), values.get(f"{direction}/gallery")
     if not cutoff.isdigit() or not queries or not gallery:
         return None
-    positives = max(1.0, gallery / queries)  # 5 captions per picture, one picture per caption
+    positives = max(1.0, gallery / queries)  # 5 captions per image, one image per caption
     missed = 1.0
     for drawn in range(int(cutoff)):
         missed *= max(0.0, 1 - positives / (gallery - drawn)) if gallery > drawn else 0.0
@@ -195,7 +195,7 @@ def _summary(result: RunResult) -> str:
     ):
         rows = result.validation.rows
         text += (
-            f" Measured on {len(rows['image'].z)} pictures and {len(rows['text'].z)} captions "
+            f" Measured on {len(rows['image'].z)} images and {len(rows['text'].z)} captions "
             "that no gradient came from."
         )
     return text

@@ -1,4 +1,4 @@
-"""The pictures of a report: loss, recall, similarities, and a map of the joint space."""
+"""The images of a report: loss, recall, similarities, and a map of the joint space."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def score_curve(
     for number, (key, steps, values) in enumerate(curves):
         axes.plot(
             steps, [scale * v for v in values], color=colours[number % 4], linewidth=2, marker="o",
-            markersize=4, label=readable(key.removeprefix("eval/")),
+            markersize=4, label=segment_mask(key.removeprefix("eval/")),
             linestyle="-" if number < 4 else "--",
         )  # fmt: skip
     axes.set_xlabel("step")
@@ -197,7 +197,7 @@ def score_curve(
 
 
 def map_plot(points: JointMap, palette: Palette, pairs: int = 150) -> Figure:
-    """At most `pairs` pairs of the map, each picture tied to its text by a line."""
+    """At most `pairs` pairs of the map, each image tied to its text by a line."""
     figure, axes = new_figure(palette, (5.6, 4.6))
     places = np.unique(np.linspace(0, len(points.image) - 1, pairs).astype(int))
     image, text = points.image[places], points.text[places]
@@ -249,7 +249,7 @@ def shorten(text: str, length: int = LABEL_LENGTH) -> str:
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def readable(name: str) -> str:
+def segment_mask(name: str) -> str:
     """A metric's name for people: "retrieval/text_to_image/recall@1" → "text → image recall@1"."""
     parts = [re.sub(r"_to_", " → ", part).replace("_", " ") for part in name.split("/")]
     return " ".join(parts[1:] if len(parts) > 1 and parts[0] == "retrieval" else parts)

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from amodal.reports.plots import Palette, new_figure, readable
+from amodal.reports.plots import Palette, new_figure, segment_mask
 
 MOST_CLASSES = 20  # of a confusion matrix that can still be read
 
@@ -77,7 +77,7 @@ def scatter_figure(values: Tensor, target: Tensor, palette: Palette) -> Figure |
 def bars_figure(values: dict[str, float], palette: Palette, *, label: str) -> Figure:
     """Named values as bars, the first one in another colour."""
     figure, axes = new_figure(palette, (5.6, 0.9 + 0.42 * len(values)))
-    names = [readable(name) for name in values]
+    names = [segment_mask(name) for name in values]
     colours = [palette.text] + [palette.image] * (len(values) - 1)
     axes.barh(range(len(values)), list(values.values()), color=colours, height=0.62)
     axes.set_yticks(range(len(values)), names, color=palette.ink)

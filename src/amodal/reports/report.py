@@ -1,4 +1,4 @@
-"""One page that says what a run has learned: numbers, curves, pictures, and what to try next."""
+"""One page that says what a run has learned: numbers, curves, images, and what to try next."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from amodal.reports.plots import (
     Palette,
     loss_curve,
     map_plot,
-    readable,
     recall_curve,
     save_png,
+    segment_mask,
     similarity_plot,
     to_svg,
 )
 
 TEMPLATES = Path(__file__).parent / "templates"
-PICTURE_SIZE = 256  # pixels of the longer side
-SMALL_PICTURE = 128  # up to here pictures are kept without loss
+IMAGE_SIZE = 256  # pixels of the longer side
+LOSSLESS_BELOW = 128  # up to here images are kept without loss
 HEADLINES = 4
-Picture = NDArray[np.uint8] | Image.Image
+ImageLike = NDArray[np.uint8] | Image.Image
 
 
 @dataclass(frozen=True)
@@ -60,30 +60,30 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class FoundPicture:
-    """A picture that a search returned; `true` if it is the one that was meant."""
+class FoundImage:
+    """An image that a search returned; `true` if it is the one that was meant."""
 
-    image: Picture
+    image: ImageLike
     score: float
     true: bool = False
 
 
 @dataclass(frozen=True)
 class SearchExample:
-    """A query and its best pictures, best first; `true_rank` counts from 1."""
+    """A query and its best images, best first; `true_rank` counts from 1."""
 
     query: str
-    pictures: Sequence[FoundPicture]
+    images: Sequence[FoundImage]
     true_rank: int | None = None
 
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Cosine similarities `scores`, (T, I), of T texts and I pictures; pair i is (i, i)."""
+    """Cosine similarities `scores`, (T, I), of T texts and I images; pair i is (i, i)."""
 
     scores: NDArray[np.floating[Any]]
     texts: Sequence[str]
-    images: Sequence[Picture]
+    images: Sequence[ImageLike]
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ class Plot:
 
 @dataclass(frozen=True)
 class Example:
-    """One item: its picture, if it has one, and lines of (what, text); `right` frames it."""
+    """One item: its image, if it has one, and lines of (what, text); `right` frames it."""
 
     lines: Sequence[tuple[str, str]]
-    image: Picture | None = None
+    image: ImageLike | None = None
     right: bool | None = None
 
 
@@ -121,7 +121,7 @@ class Report:
             large.
         log: lines of `train_log.jsonl`: step, loss, `eval/…`.
         searches: examples.
-        heatmap: similarities of a few captions and pictures.
+        heatmap: similarities of a few captions and images.
         map_points: see `plots.joint_map`.
         plots: further figures, under a heading of their own.
         examples: items with what the model makes of them.
@@ -149,13 +149,13 @@ class Report:
 def write_report(run: Path | str, report: Report) -> Path:
     """Write `report.html` and `plots/*.png` into the run folder.
 
-    The page is one file that needs no network: styles and pictures are inside.
+    The page is one file that needs no network: styles and images are inside.
 
     Returns:
         The page.
 
     Raises:
-        ValueError: the heat map's scores do not fit its texts and pictures.
+        ValueError: the heat map's scores do not fit its texts and images.
     """
     run = Path(run)
     heatmap = report.heatmap
@@ -172,7 +172,7 @@ def write_report(run: Path | str, report: Report) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["picture"] = data_uri
+    environment.filters["image"] = data_uri
     rows = [_metric_row(name, metric) for name, metric in report.metrics.items()]
     loss, recall = loss_curve(report.log, ON_PAGE), recall_curve(report.log, ON_PAGE)
     points = report.map_points
@@ -218,12 +218,12 @@ def _save_plots(folder: Path, report: Report) -> None:
             save_png(figure, folder / f"{name}.png")
 
 
-def data_uri(picture: Picture) -> str:
-    """A picture of at most `PICTURE_SIZE` pixels as a `data:` address."""
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+def data_uri(value: ImageLike) -> str:
+    """An image of at most `PICTURE_SIZE` pixels as a `data:` address."""
+    image = value if isinstance(value, Image.Image) else Image.fromarray(value)
     image = image.convert("RGB")
-    image.thumbnail((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.LANCZOS)
-    kind = "PNG" if max(image.size) <= SMALL_PICTURE else "JPEG"
+    image.thumbnail((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
+    kind = "PNG" if max(image.size) <= LOSSLESS_BELOW else "JPEG"
     stream = io.BytesIO()
     image.save(stream, format=kind, **({"quality": 85} if kind == "JPEG" else {"optimize": True}))
     content = base64.b64encode(stream.getvalue()).decode("ascii")
@@ -272,7 +272,7 @@ def _metric_row(name: str, metric: Metric | float) -> _MetricRow:
             f"{metric.value / metric.chance:,.{0 if metric.value >= 10 * metric.chance else 1}f}"
         )
     return _MetricRow(
-        name=readable(name),
+        name=segment_mask(name),
         value=show(metric.value) + unit,
         interval=f"{show(metric.low)} – {show(metric.high)}" if known else "",
         chance=show(metric.chance) + unit if metric.chance is not None else "",

@@ -1,4 +1,4 @@
-"""The page of a run that draws: figures, curves, pictures beside those of the captions' records."""
+"""The page of a run that draws: figures, curves, images beside those of the captions' records."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from amodal.evaluators.text_to_image import DrawnSource
+from amodal.evaluators.text_to_image import TextToImageResult
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.reports.frame import framed, read_log, with_intervals
 from amodal.reports.plots import score_curve
@@ -14,13 +14,13 @@ from amodal.reports.report import Example, Plot, Report
 from amodal.training.recipe import Recipe
 from amodal.training.run import RunResult
 
-SHOWN = 24  # pictures
+SHOWN = 24  # images
 HEADLINES = ("draw/right", "draw/named", "draw/relations", "draw/nearest_training")
 SHARES = ("named", "objects", "right", "true", "relations")
-LEAST = 96  # pixels that a shown picture is wide
+LEAST = 96  # pixels that a shown image is wide
 
 
-def drawing_report(
+def text_to_image_report(
     result: RunResult, recipe: Recipe, *, title: str, commands: Sequence[str] = ()
 ) -> Report:
     """What the page of a run that draws shows.
@@ -33,17 +33,17 @@ def drawing_report(
     """
     model = result.model
     assert isinstance(model, MultimodalTransformer)
-    assert model.pictures is not None
+    assert model.images is not None
     log = read_log(result.folder)
-    tokenizer = model.pictures.tokenizer
+    tokenizer = model.images.tokenizer
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
-    drawn = result.validation if isinstance(result.validation, DrawnSource) else None
+    drawn = result.validation if isinstance(result.validation, TextToImageResult) else None
     return framed(
         result,
         recipe,
         title=title,
         summary=(
-            f"Draws pictures of {tokenizer.size} pixels from their descriptions, as "
+            f"Draws images of {tokenizer.size} pixels from their descriptions, as "
             f"{tokenizer.tokens} tokens out of {tokenizer.vocabulary}: {learned:.2f} million "
             f"weights beside those of the image tokenizer, trained for {result.steps} steps in "
             f"{result.train_seconds:.0f} seconds."
@@ -57,7 +57,7 @@ def drawing_report(
         plots=[
             Plot(
                 "likelihood",
-                "Mean log-likelihood of a token of validation pictures, in nats.",
+                "Mean log-likelihood of a token of validation images, in nats.",
                 lambda palette: score_curve(
                     log, ["eval/draw/likelihood"], palette, label="nats per token"
                 ),
@@ -67,15 +67,15 @@ def drawing_report(
     )
 
 
-def _examples(drawn: DrawnSource) -> list[Example]:
+def _examples(drawn: TextToImageResult) -> list[Example]:
     chosen = np.linspace(0, len(drawn.rows) - 1, min(SHOWN, len(drawn.rows))).astype(int)
     examples = []
     for i in np.unique(chosen).tolist():
-        beside, lines = [drawn.pictures[i]], [("asked for", drawn.texts[i])]
+        beside, lines = [drawn.images[i]], [("asked for", drawn.texts[i])]
         true = drawn.true[i]
         if true is not None:
             beside.append(true)
-            lines += [("left", "drawn"), ("right", "the picture that this describes")]
+            lines += [("left", "drawn"), ("right", "the image that this describes")]
         whole = np.concatenate(beside, axis=1)
         scale = max(1, LEAST // len(whole))
         examples.append(Example(lines, whole.repeat(scale, axis=0).repeat(scale, axis=1)))

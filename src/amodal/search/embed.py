@@ -21,8 +21,8 @@ from amodal.data.record import BrokenRecordError, DataError, Record, Source, Str
 from amodal.search.rows import Key, Row, plain_metadata
 
 THUMBNAIL_SIZE = 256  # pixels of the longer side
-DECODE_AHEAD = 16  # pictures decoded while the model works
-MAX_PENDING_BYTES = 1 << 28  # decoded pictures that wait for the model
+DECODE_AHEAD = 16  # images decoded while the model works
+MAX_PENDING_BYTES = 1 << 28  # decoded images that wait for the model
 
 
 class EmbeddingModel(Protocol):
@@ -70,7 +70,7 @@ def embed_source(
         batch_size: values encoded at once.
         modalities: embed these only; all that model and source share if None.
         skip: keys of rows that are there already; they are neither decoded nor encoded.
-        thumbnails: keep a small JPEG of every picture.
+        thumbnails: keep a small JPEG of every image.
         progress: called with the number of records that were read since the last call.
 
     Raises:
@@ -149,7 +149,7 @@ def _units(
         captions = record.get("text")
         captions = [captions] if isinstance(captions, str) else list(captions or ())
         metadata = plain_metadata(record, leave_out={"id", "origin", "text", *media, *wanted})
-        picture = record.get("image")
+        thumbnail = record.get("image")
         usable = False
         for modality in wanted:
             value = record.get(modality)
@@ -164,7 +164,7 @@ def _units(
                 place = next_row[of_item] = next_row.get(of_item, -1) + 1
                 if (item, modality, place) in skip:
                     continue
-                file = picture if modality == "text" else value
+                file = thumbnail if modality == "text" else value
                 row = Row(
                     id=item,
                     modality=modality,
@@ -203,7 +203,7 @@ def _decoded_ahead(
     size: int | None,
     thumbnails: bool,
 ) -> Iterator[_Unit | BrokenRecordError]:
-    """The same units in the same order with pictures decoded, a few ahead of the reader."""
+    """The same units in the same order with images decoded, a few ahead of the reader."""
     waiting: deque[Future[_Unit | BrokenRecordError] | _Unit | BrokenRecordError] = deque()
 
     def first() -> _Unit | BrokenRecordError:
@@ -238,10 +238,10 @@ def _decode(unit: _Unit, size: int | None, thumbnails: bool) -> _Unit | BrokenRe
 
 def jpeg_thumbnail(image: np.ndarray, size: int = THUMBNAIL_SIZE) -> bytes:
     """A JPEG of `image`, uint8 (H, W, 3), with a longer side of at most `size` pixels."""
-    picture = Image.fromarray(image)
-    picture.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    thumbnail = Image.fromarray(image)
+    thumbnail.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
     stream = io.BytesIO()
-    picture.save(stream, format="JPEG", quality=85)
+    thumbnail.save(stream, format="JPEG", quality=85)
     return stream.getvalue()
 
 

@@ -34,10 +34,10 @@ def returned_modality(asked: str | None, counts: Mapping[str, int], *, alone: st
     """The modality that a search returns; None for all of them.
 
     Args:
-        asked: by name, or "all"; left out, the search goes across modalities: a picture alone
-            finds texts, everything else finds pictures, where the index has them.
+        asked: by name, or "all"; left out, the search goes across modalities: an image alone
+            finds texts, everything else finds images, where the index has them.
         counts: modality -> rows of the index.
-        alone: "image" where the query is a picture and nothing else, "text" otherwise.
+        alone: "image" where the query is an image and nothing else, "text" otherwise.
     """
     if asked is not None:
         return None if asked == "all" else asked

@@ -19,7 +19,11 @@ from transformers import StoppingCriteriaList
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError
 from amodal.models.joint_embedding import JointEmbedding
-from amodal.models.multimodal_transformer.image_generation import GUIDANCE, TEMPERATURE, draw_best
+from amodal.models.multimodal_transformer.image_generation import (
+    GUIDANCE,
+    TEMPERATURE,
+    generate_best,
+)
 from amodal.search.description import StoreError
 from amodal.search.embed import EmbeddingModel
 from amodal.search.query import query_vector, returned_modality
@@ -36,7 +40,7 @@ try:
     from starlette.exceptions import HTTPException as AnyHTTPException
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from amodal.serving.middleware import Guard
+    from amodal.serving.middleware import SecurityMiddleware
 except ImportError as error:
     raise ImportError(
         "serving needs fastapi, uvicorn and python-multipart: "
@@ -46,7 +50,7 @@ except ImportError as error:
 # A registry of Windows may call scripts plain text, which browsers then do not run.
 mimetypes.add_type("text/javascript", ".js")
 PAGE = Path(__file__).parent / "page"
-MAX_PICTURE = 20 << 20  # bytes of an upload
+MAX_IMAGE = 20 << 20  # bytes of an upload
 MAX_FIELDS = 1 << 20  # bytes of everything that comes with it
 MAX_CHARACTERS = 2000
 MAX_LABELS = 200
@@ -55,8 +59,8 @@ CAPTION_BEAMS = 3  # as `amodal caption`
 LOCAL = ("127.0.0.1", "localhost")
 
 Result = TypeVar("Result")
-Picture = Annotated[UploadFile, File(description="JPEG, PNG, WEBP, BMP, GIF or TIFF, to 20 MiB.")]
-MaybePicture = Annotated[UploadFile | None, File(description="A picture to look for.")]
+Image = Annotated[UploadFile, File(description="JPEG, PNG, WEBP, BMP, GIF or TIFF, to 20 MiB.")]
+OptionalImage = Annotated[UploadFile | None, File(description="An image to look for.")]
 Text = Annotated[str, Form(min_length=1, max_length=MAX_CHARACTERS)]
 MaybeText = Annotated[str | None, Form(max_length=MAX_CHARACTERS)]
 ROUNDS: TypeAdapter[list[tuple[str, str]]] = TypeAdapter(list[tuple[str, str]])
@@ -88,7 +92,7 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
         redoc_url=None,
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
-    app.add_middleware(Guard, limit=MAX_PICTURE + MAX_FIELDS)
+    app.add_middleware(SecurityMiddleware, limit=MAX_IMAGE + MAX_FIELDS)
     _explain_errors(app, served)
     work = Worker()
 
@@ -107,9 +111,9 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
             "parameters": served.parameters,
             "figures": served.figures,
             "texts": served.texts,
-            "judged": served.judge is not None,
+            "judged": served.reranker is not None,
             "limits": {
-                "picture_bytes": MAX_PICTURE,
+                "picture_bytes": MAX_IMAGE,
                 "characters": MAX_CHARACTERS,
                 "labels": MAX_LABELS,
             },
@@ -117,7 +121,7 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
         }
 
     @app.get("/api/examples")
-    async def example_pictures() -> list[dict[str, Any]]:
+    async def example_images() -> list[dict[str, Any]]:
         """Scenes of the built-in world, with what can be said and asked about them."""
         return await asyncio.to_thread(examples)
 
@@ -133,7 +137,7 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
         if "chat" in served.says:
             _offer_chat(app, work, served.speaks)
     if served.draws is not None:
-        _offer_draw(app, work, served.draws, served.judge)
+        _offer_draw(app, work, served.draws, served.reranker)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -151,20 +155,20 @@ def _offer_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: Vect
     @app.post("/api/search")
     async def search(
         text: MaybeText = None,
-        picture: MaybePicture = None,
+        image: OptionalImage = None,
         k: Annotated[int, Form(ge=1, le=100, description="How many hits.")] = 12,
         where: Annotated[MaybeText, Form(description="SQL condition on the metadata.")] = None,
         modality: Annotated[MaybeText, Form(description="To return: image, text or all.")] = None,
     ) -> dict[str, Any]:
-        """The rows of the index that are most similar to words, a picture, or both."""
+        """The rows of the index that are most similar to words, an image, or both."""
         asked = (text or "").strip()
-        if not asked and picture is None:
-            raise HTTPException(422, "give a text, a picture, or both")
+        if not asked and image is None:
+            raise HTTPException(422, "give a text, an image, or both")
 
         def find() -> list[dict[str, Any]]:
             values: dict[str, Any] = {"text": asked} if asked else {}
-            if picture is not None:
-                values["image"] = _pixels(picture)
+            if image is not None:
+                values["image"] = _pixels(image)
             vector = query_vector(model, values)
             alone = "text" if asked else "image"
             wanted = returned_modality(modality or None, store.counts(), alone=alone)
@@ -177,10 +181,10 @@ def _offer_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: Vect
 def _offer_zero_shot(app: FastAPI, work: Worker, model: EmbeddingModel) -> None:
     @app.post("/api/zero-shot")
     async def zero_shot(
-        picture: Picture,
+        image: Image,
         labels: Annotated[str, Form(description="Texts to choose from, one per line.")],
     ) -> dict[str, Any]:
-        """Texts by how well they fit a picture: the cosine similarity of their embeddings."""
+        """Texts by how well they fit an image: the cosine similarity of their embeddings."""
         texts = list(dict.fromkeys(line.strip() for line in labels.splitlines() if line.strip()))
         if not texts:
             raise HTTPException(422, "labels: give at least one text, one per line")
@@ -190,8 +194,8 @@ def _offer_zero_shot(app: FastAPI, work: Worker, model: EmbeddingModel) -> None:
             )
 
         def rank() -> list[dict[str, Any]]:
-            image = model.encode(image=[_pixels(picture)])[0]
-            scores = model.encode(text=texts) @ image
+            z = model.encode(image=[_pixels(image)])[0]
+            scores = model.encode(text=texts) @ z
             return [{"text": texts[i], "score": float(scores[i])} for i in np.argsort(-scores)]
 
         return {"ranking": await work(rank)}
@@ -199,12 +203,12 @@ def _offer_zero_shot(app: FastAPI, work: Worker, model: EmbeddingModel) -> None:
 
 def _offer_ask(app: FastAPI, work: Worker, model: Speaks) -> None:
     @app.post("/api/ask")
-    async def ask(picture: Picture, question: Text) -> dict[str, Any]:
-        """The answer to a question about a picture, and where the model looked for it."""
+    async def ask(image: Image, question: Text) -> dict[str, Any]:
+        """The answer to a question about an image, and where the model looked for it."""
         asked = _fitting("question", question, model.turns.ids, _room(model.turns))
 
         def answer() -> dict[str, Any]:
-            pixels = _pixels(picture)
+            pixels = _pixels(image)
             said = model.ask(pixels, asked)
             look = _look(model, pixels, asked, said)
             return {"answer": said, "look": look, "unknown": model.turns.unknown(asked)}
@@ -214,11 +218,11 @@ def _offer_ask(app: FastAPI, work: Worker, model: Speaks) -> None:
 
 def _offer_caption(app: FastAPI, work: Worker, model: Speaks) -> None:
     @app.post("/api/caption")
-    async def caption(picture: Picture) -> dict[str, str]:
-        """A description of a picture."""
+    async def caption(image: Image) -> dict[str, str]:
+        """A description of an image."""
 
         def describe() -> str:
-            return model.caption([_pixels(picture)], num_beams=CAPTION_BEAMS)[0]
+            return model.caption([_pixels(image)], num_beams=CAPTION_BEAMS)[0]
 
         return {"caption": await work(describe)}
 
@@ -226,13 +230,13 @@ def _offer_caption(app: FastAPI, work: Worker, model: Speaks) -> None:
 def _offer_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
     @app.post("/api/chat")
     async def chat(
-        picture: Picture,
+        image: Image,
         question: Text,
         history: Annotated[
             str, Form(description='Rounds before, as JSON: [["question", "answer"], …].')
         ] = "[]",
     ) -> StreamingResponse:
-        """The next answer of a conversation about a picture, word by word.
+        """The next answer of a conversation about an image, word by word.
 
         Lines of JSON: `{"said": …}` with the text so far, and at the end `{"answer": …,
         "rounds_read": …}` with how many rounds before it there was room for, or `{"error": …}`.
@@ -245,7 +249,7 @@ def _offer_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
                 422, 'history: expected JSON such as [["is it red?", "yes"]]'
             ) from None
         rounds = _recent(before[-MAX_ROUNDS:], asked, model.turns)
-        pixels = await work(_pixels, picture)
+        pixels = await work(_pixels, image)
         return StreamingResponse(
             conversation(work, model, pixels, rounds, asked), media_type="application/x-ndjson"
         )
@@ -297,7 +301,7 @@ def _log_failure(task: asyncio.Future[None]) -> None:
         )
 
 
-def _offer_draw(app: FastAPI, work: Worker, model: Draws, judge: JointEmbedding | None) -> None:
+def _offer_draw(app: FastAPI, work: Worker, model: Draws, reranker: JointEmbedding | None) -> None:
     @app.post("/api/draw")
     async def draw(
         text: Text,
@@ -308,14 +312,14 @@ def _offer_draw(app: FastAPI, work: Worker, model: Draws, judge: JointEmbedding 
             float, Form(ge=0, le=5, description="How freely; 0: likeliest.")
         ] = TEMPERATURE,
         top_k: Annotated[int | None, Form(ge=1, description="Likeliest codes.")] = None,
-        seed: Annotated[int | None, Form(ge=0, lt=2**63, description="Repeats a picture.")] = None,
-        count: Annotated[int, Form(ge=1, le=9, description="How many pictures.")] = 1,
+        seed: Annotated[int | None, Form(ge=0, lt=2**63, description="Repeats an image.")] = None,
+        count: Annotated[int, Form(ge=1, le=9, description="How many images.")] = 1,
         candidates: Annotated[
             int, Form(ge=1, le=16, description="Drawn for each; the judge chooses.")
         ] = 1,
     ) -> dict[str, Any]:
-        """Pictures of what a text says, as PNG data URLs."""
-        if candidates > 1 and judge is None:
+        """Images of what a text says, as PNG data URLs."""
+        if candidates > 1 and reranker is None:
             raise HTTPException(
                 422, "candidates: nothing chooses among them; `amodal serve … --judge RUN` does"
             )
@@ -323,26 +327,26 @@ def _offer_draw(app: FastAPI, work: Worker, model: Draws, judge: JointEmbedding 
         asked = _fitting("text", text, model.turns.ids, limit)
 
         def paint() -> list[str]:
-            pictures = draw_best(
+            images = generate_best(
                 model,
                 [asked] * count,
                 candidates=candidates,
-                judge=judge,
+                reranker=reranker,
                 guidance=guidance,
                 temperature=temperature,
                 top_k=top_k,
                 seed=seed,
             )
-            return [png_url(pixels) for pixels in pictures]
+            return [png_url(pixels) for pixels in images]
 
-        return {"pictures": await work(paint), "unknown": model.turns.unknown(asked)}
+        return {"images": await work(paint), "unknown": model.turns.unknown(asked)}
 
 
-def _pixels(picture: UploadFile) -> np.ndarray:
-    data = picture.file.read(MAX_PICTURE + 1)
-    if len(data) > MAX_PICTURE:
-        raise HTTPException(413, f"picture: larger than {MAX_PICTURE >> 20} MiB")
-    return decode_image(data, "the picture")
+def _pixels(image: UploadFile) -> np.ndarray:
+    data = image.file.read(MAX_IMAGE + 1)
+    if len(data) > MAX_IMAGE:
+        raise HTTPException(413, f"image: larger than {MAX_IMAGE >> 20} MiB")
+    return decode_image(data, "the image")
 
 
 def _fitting(name: str, text: str, ids: Callable[[str], list[int]], limit: int) -> str:
@@ -376,7 +380,7 @@ def _recent(rounds: Sequence[tuple[str, str]], asked: str, turns: Turns) -> list
 
 
 def _look(model: Speaks, pixels: np.ndarray, question: str, answer: str) -> dict[str, Any] | None:
-    """Attention on the tokens of a picture, row by row; None where they are of no square grid."""
+    """Attention on the tokens of an image, row by row; None where they are of no square grid."""
     shares = model.look(pixels, question, answer).tolist()
     side = math.isqrt(len(shares))
     if side * side != len(shares):
@@ -421,7 +425,7 @@ def _explain_errors(app: FastAPI, served: Served) -> None:
 
     @app.exception_handler(BrokenRecordError)
     async def broken(request: Request, failure: BrokenRecordError) -> JSONResponse:
-        return answer(422, f"picture: {failure.reason}")
+        return answer(422, f"image: {failure.reason}")
 
     @app.exception_handler(StoreError)
     async def unusable(request: Request, failure: StoreError) -> JSONResponse:

@@ -1,4 +1,4 @@
-"""Pictures as the page sends and shows them."""
+"""Images as the page sends and shows them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIDE = 192  # pixels: sharp on a page, and an even multiple of what small encode
 
 
 def png_url(pixels: np.ndarray) -> str:
-    """A uint8 picture (H, W, 3) as a URL that holds the whole PNG."""
+    """A uint8 image (H, W, 3) as a URL that holds the whole PNG."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return data_url(buffer.getvalue(), "image/png")
@@ -30,7 +30,7 @@ def data_url(content: bytes, kind: str) -> str:
 
 @lru_cache(maxsize=1)
 def examples() -> list[dict[str, Any]]:
-    """Scenes of the built-in world to try the page with: picture, caption, questions."""
+    """Scenes of the built-in world to try the page with: image, caption, questions."""
     source = ScenesConfig(
         size=EXAMPLES,
         part="test",
@@ -45,7 +45,7 @@ def examples() -> list[dict[str, Any]]:
         record = source[number]
         found.append(
             {
-                "picture": png_url(record["image"]),
+                "image": png_url(record["image"]),
                 "caption": record["text"][0],
                 "questions": record["question"],
             }

@@ -18,7 +18,7 @@ HEADERS = {
 }
 
 
-class Guard:
+class SecurityMiddleware:
     """Refuses bodies larger than `limit` bytes, and lets nothing of another origin into the page.
 
     Bodies are counted as they come, for those that do not say how long they are.
@@ -31,7 +31,7 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        message = f"larger than {self.limit / 2**20:.0f} MiB; send a smaller picture"
+        message = f"larger than {self.limit / 2**20:.0f} MiB; send a smaller image"
         read = 0
 
         async def counted() -> Message:

@@ -50,7 +50,7 @@ class Turns(Protocol):
 
 
 class Speaks(Protocol):
-    """A model that says something about a picture."""
+    """A model that says something about an image."""
 
     @property
     def turns(self) -> Turns: ...
@@ -65,7 +65,7 @@ class Speaks(Protocol):
 
 
 class Draws(Protocol):
-    """A model that draws what a text says: uint8 (S, S, 3), one picture per text."""
+    """A model that draws what a text says: uint8 (S, S, 3), one image per text."""
 
     @property
     def turns(self) -> Turns: ...
@@ -91,7 +91,7 @@ class Served:
         store: the index to search.
         speaks: for questions, captions and conversations.
         says: which of these it was trained for.
-        draws: for pictures.
+        draws: for images.
         judge: chooses among drawings.
         texts: to try drawing with; such as the model has learned to draw.
         figures: `metrics.json` of the run.
@@ -105,7 +105,7 @@ class Served:
     speaks: Speaks | None = None
     says: tuple[Ability, ...] = ()
     draws: Draws | None = None
-    judge: JointEmbedding | None = None
+    reranker: JointEmbedding | None = None
     texts: tuple[str, ...] = ()
     figures: dict[str, float] = field(default_factory=dict)
     parameters: int = 0
@@ -128,8 +128,8 @@ def open_served(
     folder: Path,
     *,
     run: Path | None = None,
-    painter: Path | None = None,
-    judge: Path | None = None,
+    image_generator: Path | None = None,
+    reranker: Path | None = None,
 ) -> Served:
     """Open an index or a run with everything that it needs, on the GPU if there is one.
 
@@ -145,22 +145,22 @@ def open_served(
     """
     parts: dict[str, Any] = _index(folder, run) if (folder / FILE).is_file() else _run(folder)
     models = [parts.get(name) for name in ("embeds", "speaks", "draws")]
-    if painter is not None:
-        artist = _on_device(open_run(painter))
+    if image_generator is not None:
+        artist = _on_device(open_run(image_generator))
         if not getattr(artist, "draws", False):
             raise DataError(
-                f"{painter}: does not draw; --painter needs a run of a recipe whose tasks have "
+                f"{image_generator}: does not generate images; --generator needs a run whose tasks "
                 "`draw`"
             )
         models.append(artist)
         parts["draws"] = artist
     if parts.get("draws") is not None:
-        parts["texts"] = _texts(painter or folder)
-    if judge is not None:
-        critic = open_run(judge)
+        parts["texts"] = _texts(image_generator or folder)
+    if reranker is not None:
+        critic = open_run(reranker)
         if not isinstance(critic, JointEmbedding) or parts.get("draws") is None:
             raise DataError(
-                f"{judge}: --judge is a run of a joint embedding, beside a model that draws"
+                f"{reranker}: --judge is a run of a joint embedding, beside a model that draws"
             )
         models.append(_on_device(critic))
         parts["judge"] = critic
@@ -193,7 +193,7 @@ def _run(folder: Path) -> dict[str, Any]:
     if isinstance(model, JointEmbedding):
         if not {"image", "text"} <= set(model.modalities):
             raise DataError(
-                f"{folder}: embeds {', '.join(model.modalities)}; the page compares pictures with "
+                f"{folder}: embeds {', '.join(model.modalities)}; the page compares images with "
                 "texts. Index something with it and serve the index"
             )
         return {"kind": "joint embedding", "embeds": _on_device(model), "figures": figures}
@@ -204,7 +204,7 @@ def _run(folder: Path) -> dict[str, Any]:
     says = _says(folder) if "image" in model.modalities else ()
     draws = model.draws
     if not says and not draws:
-        raise DataError(f"{folder}: neither speaks about pictures nor draws; nothing to serve")
+        raise DataError(f"{folder}: neither speaks about images nor draws; nothing to serve")
     placed = _on_device(model)
     return {
         "kind": "multimodal Transformer",

@@ -18,11 +18,11 @@ Rngs = Sequence[np.random.Generator]
 
 
 class RecipeAugment:
-    """`augment` of a recipe, applied to pictures, captions, tokens and sounds.
+    """`augment` of a recipe, applied to images, captions, tokens and sounds.
 
     Args:
         config: the steps.
-        inputs: modality -> preprocessor, for the size of pictures and the special tokens.
+        inputs: modality -> preprocessor, for the size of images and the special tokens.
     """
 
     def __init__(self, config: AugmentConfig, inputs: Mapping[str, Any]) -> None:
@@ -30,7 +30,7 @@ class RecipeAugment:
         self.text = inputs.get("text")
         image = inputs.get("image")
         # Where no step crops, the preprocessor's own resizing is used, so that training sees the
-        # same part of a picture as evaluation does.
+        # same part of an image as evaluation does.
         self.image = (
             ImageAugmentation(config.image, image.size, image.resize) if image is not None else None
         )

@@ -1,4 +1,4 @@
-"""Captions that are said and compared with their pictures in one step."""
+"""Captions that are said and compared with their images in one step."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from amodal.models.joint_embedding import Embeddings, concatenate
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
 
-def misfit(
+def contrastive_captioning_error(
     comparisons: Sequence[InfoNCEConfig],
     *,
     unimodal_layers: int,
-    has_pictures: bool,
+    has_image_encoder: bool,
     tasks: Sequence[str],
     micro_batch_size: int | None,
 ) -> str | None:
@@ -34,17 +34,17 @@ def misfit(
     if not comparisons:
         if unimodal_layers:
             return (
-                "model.unimodal_layers is for captions that are compared with pictures: add the "
+                "model.unimodal_layers is for captions that are compared with images: add the "
                 "objective {kind: info_nce}"
             )
         return None
     if len(comparisons) > 1:
         return "a multimodal Transformer takes one info_nce"
-    if not has_pictures:
-        return "info_nce compares captions with pictures: give model.encoders.image"
+    if not has_image_encoder:
+        return "info_nce compares captions with images: give model.encoders.image"
     if not unimodal_layers:
         return (
-            "info_nce needs captions that have not looked at the picture: set "
+            "info_nce needs captions that have not looked at the image: set "
             "model.unimodal_layers: 1 or more"
         )
     if "caption" not in tasks:
@@ -70,7 +70,7 @@ def embed_captioned(
     batch_size: int = 64,
     tick: Callable[[int], None] | None = None,
 ) -> EmbeddedSource:
-    """Embed the pictures and captions of the given rows of a source.
+    """Embed the images and captions of the given rows of a source.
 
     Args:
         captions: the first so many captions of each item; None means all.
@@ -95,7 +95,7 @@ def embed_captioned(
             memory = model.fused(model.seen(batch.to(model.device)), None)
             assert memory is not None
             there = memory.keep.any(1)
-            z = model.contrast.embed_pictures(memory)[there].float().cpu()
+            z = model.contrast.embed_images(memory)[there].float().cpu()
             keys, texts = _captions(source, chunk, set(batch.item.tolist()), captions)
             parts.append(
                 {

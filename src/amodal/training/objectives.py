@@ -25,16 +25,16 @@ from amodal.losses.triplet import TripletConfig
 from amodal.models.joint_embedding import Embeddings
 from amodal.training.pairing import (
     Compare,
-    Seen,
+    EmbeddedRows,
     Taught,
-    bags_of_two,
     by_label,
     candidate_pairs,
-    clouds,
     gathered,
+    joint_batch,
     keyed_pairs,
     matched_rows,
     pairs,
+    samples,
     views_of_each,
 )
 from amodal.training.teacher import TeacherEmbeddings
@@ -170,11 +170,11 @@ class Objectives(nn.Module):
 
 def _comparison(config: ObjectiveConfig, dim: int) -> Compare:
     if isinstance(config, NTXentConfig):
-        return views_of_each if config.mode == "in_modality" else bags_of_two
+        return views_of_each if config.mode == "in_modality" else joint_batch
     if isinstance(config, DeepCCAConfig):
         return matched_rows
     if isinstance(config, AdversarialConfig | CMDConfig | CORALConfig | MMDConfig):
-        return clouds
+        return samples
     if isinstance(config, InfoNCEConfig):
         return candidate_pairs
     if isinstance(config, CycleConfig):
@@ -198,7 +198,7 @@ def _momentum(configs: Sequence[ObjectiveConfig]) -> float | None:
     return next(iter(wanted), None)
 
 
-def _nothing(loss: nn.Module, seen: Seen) -> Tensor:
+def _nothing(loss: nn.Module, seen: EmbeddedRows) -> Tensor:
     """Zero, with a gradient of zero for whatever could have had one."""
     parts = [one.z.sum() for one in seen.values()] + [p.sum() for p in loss.parameters()]
     return torch.stack(parts).sum() * 0.0

@@ -30,8 +30,10 @@ class Rows(NamedTuple):
     slow: Tensor | None = None
 
 
-Seen = Mapping[str, Rows]
-Compare = Callable[[Any, Seen], list[Tensor]]  # a loss and the rows to its terms, whose mean counts
+EmbeddedRows = Mapping[str, Rows]
+Compare = Callable[
+    [Any, EmbeddedRows], list[Tensor]
+]  # a loss and the rows to its terms, whose mean counts
 
 
 def gathered(rows: Embeddings, slow: Embeddings | None = None) -> Rows:
@@ -47,7 +49,7 @@ def gathered(rows: Embeddings, slow: Embeddings | None = None) -> Rows:
     )
 
 
-def by_label(seen: Seen) -> Seen:
+def by_label(seen: EmbeddedRows) -> EmbeddedRows:
     """The same rows, those whose items share a label belonging to one item.
 
     Raises:
@@ -61,7 +63,7 @@ def by_label(seen: Seen) -> Seen:
     return found
 
 
-def pairs(loss: Any, seen: Seen) -> list[Tensor]:
+def pairs(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
     """Every two modalities, with the mask of the rows that belong together."""
     return [
         loss(left.z, right.z, _positives(left, right))
@@ -69,7 +71,7 @@ def pairs(loss: Any, seen: Seen) -> list[Tensor]:
     ]
 
 
-def keyed_pairs(loss: Any, seen: Seen) -> list[Tensor]:
+def keyed_pairs(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
     """Every two modalities with the keys of their rows, for losses that remember items."""
     _check_pairs(loss, seen)
     return [
@@ -78,7 +80,7 @@ def keyed_pairs(loss: Any, seen: Seen) -> list[Tensor]:
     ]
 
 
-def candidate_pairs(loss: Any, seen: Seen) -> list[Tensor]:
+def candidate_pairs(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
     """As `keyed_pairs`, with what the momentum encoder says of the rows where there is one."""
     _check_pairs(loss, seen)
     return [
@@ -93,7 +95,7 @@ def candidate_pairs(loss: Any, seen: Seen) -> list[Tensor]:
     ]
 
 
-def views_of_each(loss: Any, seen: Seen) -> list[Tensor]:
+def views_of_each(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
     """Each modality in which some item has several rows."""
     return [
         loss(one.z, _positives(one, one))
@@ -102,7 +104,7 @@ def views_of_each(loss: Any, seen: Seen) -> list[Tensor]:
     ]
 
 
-def bags_of_two(loss: Any, seen: Seen) -> list[Tensor]:
+def joint_batch(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
     """The rows of every two modalities in one bag."""
     terms = []
     for left, right in combinations(seen.values(), 2):
@@ -117,7 +119,7 @@ def bags_of_two(loss: Any, seen: Seen) -> list[Tensor]:
     return terms
 
 
-def matched_rows(loss: Any, seen: Seen) -> list[Tensor]:
+def matched_rows(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
     """One row per item and modality, of the items that every modality has."""
     places = [_first_rows(one.item) for one in seen.values()]
     shared = sorted(set.intersection(*(set(found) for found in places))) if places else []
@@ -130,7 +132,7 @@ def matched_rows(loss: Any, seen: Seen) -> list[Tensor]:
     return [loss(views)]
 
 
-def clouds(loss: Any, seen: Seen) -> list[Tensor]:
+def samples(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
     """All rows of every modality; which of them belong together does not matter."""
     return [loss([one.z for one in seen.values()])] if len(seen) > 1 else []
 
@@ -141,7 +143,7 @@ class Taught:
     def __init__(self, teacher: TeacherEmbeddings) -> None:
         self.teacher = teacher
 
-    def __call__(self, loss: Any, seen: Seen) -> list[Tensor]:
+    def __call__(self, loss: Any, seen: EmbeddedRows) -> list[Tensor]:
         known = {m: self.teacher.rows_of(m, one.item, one.content) for m, one in seen.items()}
         terms = []
         for a, b in combinations(seen, 2):
@@ -155,7 +157,7 @@ class Taught:
         return {"known_share": self.teacher.known_share()}
 
 
-def _check_pairs(loss: Any, seen: Seen) -> None:
+def _check_pairs(loss: Any, seen: EmbeddedRows) -> None:
     if loss.one_pair and len(seen) > 2:
         raise DataError(
             f"{type(loss).__name__} with a queue or translators serves two modalities, "

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Watcher:
+class ProgressCallbacks:
     """Who is told how a run goes; every method may stay silent."""
 
     stage: Callable[[str, int], None] = lambda name, total: None

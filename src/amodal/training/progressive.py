@@ -1,4 +1,4 @@
-"""Smaller pictures at first, full ones at the end: more steps in the same time."""
+"""Smaller images at first, full ones at the end: more steps in the same time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MULTIPLE = 16  # a few sizes only, so that kernels are prepared once for each
 
 
 class ProgressiveSize(StrictModel):
-    """The side of the training pictures grows evenly from `start`; evaluation sees full ones.
+    """The side of the training images grows evenly from `start`; evaluation sees full ones.
 
     References:
         Tan & Le 2021, arXiv:2104.00298, section 4.2.
@@ -24,18 +24,18 @@ class ProgressiveSize(StrictModel):
     """
 
     start: int = Field(ge=16)  # pixels
-    full_at: float = Field(0.8, gt=0, le=1)  # fraction of the steps after which pictures are full
+    full_at: float = Field(0.8, gt=0, le=1)  # fraction of the steps after which images are full
 
 
 def side_at(config: ProgressiveSize, full: int, step: int, steps: int) -> int:
-    """Pixels of the training pictures at `step` of `steps`: a multiple of 16, or `full`."""
+    """Pixels of the training images at `step` of `steps`: a multiple of 16, or `full`."""
     share = min(1.0, step / (config.full_at * steps))
     side = config.start + share * (full - config.start)
     return full if share == 1 else min(full, max(config.start, int(side) // MULTIPLE * MULTIPLE))
 
 
 def shrink(batch: Batch, side: int) -> Batch:
-    """The batch with its pictures scaled down to (R, 3, side, side)."""
+    """The batch with its images scaled down to (R, 3, side, side)."""
     images = batch.tensors.get("image")
     if images is None or images["pixel_values"].shape[-1] <= side:
         return batch
@@ -45,8 +45,8 @@ def shrink(batch: Batch, side: int) -> Batch:
     return replace(batch, tensors={**batch.tensors, "image": {**images, "pixel_values": small}})
 
 
-def takes_pictures_of(encoder: nn.Module, side: int) -> bool:
-    """Whether a picture encoder can read a square of `side` pixels."""
+def accepts_image_size(encoder: nn.Module, side: int) -> bool:
+    """Whether an image encoder can read a square of `side` pixels."""
     training = encoder.training
     encoder.eval()
     try:

@@ -34,7 +34,7 @@ from amodal.models.image_tokenizer import TokenizerArchitecture
 from amodal.models.multimodal_transformer.answer_head import AnswersConfig, GeneratedAnswers
 from amodal.models.target import TargetConfig
 from amodal.projection import LinearConfig, MLPConfig, ProjectionConfig
-from amodal.training.contrastive_captioning import misfit
+from amodal.training.contrastive_captioning import contrastive_captioning_error
 from amodal.training.objectives import ObjectiveConfig
 from amodal.training.prediction_objective import PredictionConfig
 from amodal.training.progressive import ProgressiveSize
@@ -51,12 +51,12 @@ class DataRecipe(StrictModel):
     validation: SourceConfig | None = None
     captions: int = Field(1, ge=1)  # captions per item and step; all are positives of the item
     questions: int = Field(8, ge=1)  # with their answers, per item and step
-    views: int = Field(1, ge=1)  # augmented pictures per item and step
-    cache: bool = False  # keep decoded pictures in memory
+    views: int = Field(1, ge=1)  # augmented images per item and step
+    cache: bool = False  # keep decoded images in memory
     workers: int = Field(0, ge=0)  # processes that read, beside the one that trains
     validation_items: int | None = Field(1000, ge=2)  # read this many of them while training
 
-    def exchanges(self, task: str) -> int:
+    def conversations(self, task: str) -> int:
         """How many exchanges of a task are learned per item and step."""
         if task in ("vqa", "rounds"):
             return self.questions
@@ -139,7 +139,7 @@ class FusionRecipe(StrictModel):
         return self
 
 
-SayingTaskName = Literal["vqa", "caption", "dialogue", "rounds", "draw"]
+GenerationTaskName = Literal["vqa", "caption", "dialogue", "rounds", "draw"]
 
 
 class StartRecipe(StrictModel):
@@ -151,13 +151,13 @@ class StartRecipe(StrictModel):
 
 
 class MultimodalTransformerRecipe(StrictModel):
-    """A Transformer that looks at pictures and says answers, captions or its part of a dialogue.
+    """A Transformer that looks at images and says answers, captions or its part of a dialogue.
 
-    Or, with the task draw, one that reads captions and says the tokens of pictures.
+    Or, with the task draw, one that reads captions and says the tokens of images.
     """
 
     kind: Literal["multimodal_transformer"] = "multimodal_transformer"
-    tasks: tuple[SayingTaskName, ...] = Field(min_length=1)  # the first names the run
+    tasks: tuple[GenerationTaskName, ...] = Field(min_length=1)  # the first names the run
     encoders: EncodersRecipe = EncodersRecipe()
     start: StartRecipe | None = None  # in the place of encoders.image
     fusion: Literal["projection", "concat", "co_attention"] = "projection"
@@ -172,11 +172,11 @@ class MultimodalTransformerRecipe(StrictModel):
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
     answers: AnswersConfig = GeneratedAnswers()  # to the questions of vqa
     image_tokenizer: str | None = None  # run of an image tokenizer; what is drawn are its codes
-    unconditional: float = Field(0.1, ge=0, lt=1)  # share drawn without caption, for guidance
+    caption_dropout: float = Field(0.1, ge=0, lt=1)  # share drawn without caption, for guidance
 
     @property
     def sees(self) -> bool:
-        """Whether the model looks at pictures."""
+        """Whether the model looks at images."""
         return self.encoders.image is not None or self.start is not None
 
     @model_validator(mode="after")
@@ -193,7 +193,7 @@ class MultimodalTransformerRecipe(StrictModel):
             return self
         if self.tasks != ("draw",) or self.sees:
             raise ValueError(
-                "draw stands alone, without encoders.image: a model that looks at the picture "
+                "draw stands alone, without encoders.image: a model that looks at the image "
                 "would copy it"
             )
         if self.image_tokenizer is None:
@@ -211,7 +211,7 @@ class MultimodalTransformerRecipe(StrictModel):
         return self
 
     @model_validator(mode="after")
-    def _pictures_alone(self) -> MultimodalTransformerRecipe:
+    def _images_alone(self) -> MultimodalTransformerRecipe:
         if self.encoders.text is not None:
             raise ValueError("encoders.text: the Transformer reads text itself; leave it out")
         if self.width % self.heads:
@@ -220,7 +220,7 @@ class MultimodalTransformerRecipe(StrictModel):
 
 
 class ImageTokenizerRecipe(TokenizerArchitecture):
-    """Pictures as tokens, and back."""
+    """Images as tokens, and back."""
 
     kind: Literal["image_tokenizer"] = "image_tokenizer"
 
@@ -239,7 +239,7 @@ class TrainRecipe(StrictModel):
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     gradient_clip: float = Field(1.0, ge=0)  # global norm; 0 switches it off
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    progressive_size: ProgressiveSize | None = None  # None: full pictures from the first step
+    progressive_size: ProgressiveSize | None = None  # None: full images from the first step
     ema: float | None = Field(None, gt=0, lt=1)  # decay of the averaged weights
     keep: Literal["best", "last"] = "best"  # which weights the run folder ends with
     evaluate_every: float = Field(1.0, gt=0)  # epochs
@@ -319,10 +319,10 @@ class Recipe(StrictModel):
         said = [o for o in self.objectives if isinstance(o, LanguageModelingConfig)]
         if len(comparisons) + len(said) < len(self.objectives) or len(said) != 1:
             return False
-        wrong = misfit(
+        wrong = contrastive_captioning_error(
             comparisons,
             unimodal_layers=self.model.unimodal_layers,
-            has_pictures=self.model.sees,
+            has_image_encoder=self.model.sees,
             tasks=self.model.tasks,
             micro_batch_size=self.train.micro_batch_size,
         )
@@ -368,7 +368,7 @@ class Recipe(StrictModel):
             o for o in self.objectives if isinstance(o, NTXentConfig) and o.mode == "in_modality"
         ]
         if wants_views and self.data.views < 2:
-            raise ValueError("nt_xent in_modality compares views of one picture: set data.views: 2")
+            raise ValueError("nt_xent in_modality compares views of one image: set data.views: 2")
         return self
 
     def to_yaml(self) -> str:

@@ -21,14 +21,14 @@ from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
 from amodal.data.sources.specification import open_random_access
 from amodal.distributed import barrier, is_main
-from amodal.evaluators.generation_metrics import SpokenSource
-from amodal.evaluators.prediction import PredictedSource
+from amodal.evaluators.generation_metrics import GenerationResult
+from amodal.evaluators.prediction import PredictionResult
 from amodal.evaluators.retrieval import EmbeddedSource
-from amodal.evaluators.text_to_image import DrawnSource
+from amodal.evaluators.text_to_image import TextToImageResult
 from amodal.models.opening import RunModel
 from amodal.models.run_folder import WEIGHTS
-from amodal.training.progress import Watcher
-from amodal.training.progressive import takes_pictures_of
+from amodal.training.progress import ProgressCallbacks
+from amodal.training.progressive import accepts_image_size
 from amodal.training.recipe import (
     FusionRecipe,
     ImageTokenizerRecipe,
@@ -39,11 +39,11 @@ from amodal.training.recipe import (
 from amodal.training.tasks.fusion_run import FusionRun
 from amodal.training.tasks.image_tokenizer_run import TokenizerRun
 from amodal.training.tasks.joint_embedding_run import EmbeddingRun
-from amodal.training.tasks.multimodal_transformer_run import SayingRun
+from amodal.training.tasks.multimodal_transformer_run import MultimodalTransformerRun
 from amodal.training.trainer import BEST, RunTrainer, complete_checkpoints
 
-Measured = EmbeddedSource | PredictedSource | tuple[SpokenSource, ...] | DrawnSource
-AnyRun = EmbeddingRun | FusionRun | SayingRun | TokenizerRun
+Measured = EmbeddedSource | PredictionResult | tuple[GenerationResult, ...] | TextToImageResult
+AnyRun = EmbeddingRun | FusionRun | MultimodalTransformerRun | TokenizerRun
 
 
 class RunError(RuntimeError):
@@ -78,7 +78,11 @@ class RunResult:
 
 
 def train_run(
-    recipe: Recipe, folder: Path, *, resume: bool = False, watch: Watcher | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    callbacks: ProgressCallbacks | None = None,
 ) -> RunResult:
     """Train what `recipe` says and leave a complete model in `folder`.
 
@@ -87,10 +91,10 @@ def train_run(
         DataError: a source cannot be used.
         TrainingError: the loss is no longer a number.
     """
-    watch = watch or Watcher()
+    callbacks = callbacks or ProgressCallbacks()
     _prepare_folder(recipe, folder, resume)
     set_seed(recipe.train.seed % (1 << 32))
-    train, validation = open_sources(recipe, watch)
+    train, validation = open_sources(recipe, callbacks)
     run = _kind_of(recipe)(recipe, train, validation, resume=resume)
     for modality, prepare in run.model.preprocessors.items():
         prepare.save(folder / modality)
@@ -102,16 +106,16 @@ def train_run(
         recipe.train,
         folder,
         workers=recipe.data.workers,
-        report=watch.logged,
+        report=callbacks.logged,
     )
-    watch.stage("training", len(trainer.sampler))
+    callbacks.stage("training", len(trainer.sampler))
     checkpoints = complete_checkpoints(folder) if resume else []
     with _graceful_interrupt(trainer):
         trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     steps = trainer.state.global_step
     for error in getattr(train, "broken_rows", ()):  # rows that never became part of an item
         trainer.broken.setdefault(error.origin, error)
-    _warn_about_data(trainer, watch)
+    _warn_about_data(trainer, callbacks)
     if trainer.interrupted:
         return RunResult(
             folder,
@@ -124,15 +128,15 @@ def train_run(
         )
     if is_main():
         _keep_weights(trainer, recipe, folder)
-        run.complete(folder, trainer.autocast, watch)
+        run.complete(folder, trainer.autocast, callbacks)
     barrier()
     kept: Any = run.reopened(folder)
     kept.to(trainer.args.device)
     metrics: dict[str, float] = {}
     measured: Measured | None = None
     if validation is not None:
-        watch.stage("evaluation", len(validation))
-        metrics, measured = run.measured(kept, trainer.autocast, watch)
+        callbacks.stage("evaluation", len(validation))
+        metrics, measured = run.measured(kept, trainer.autocast, callbacks)
     metrics["train/steps"] = steps
     metrics["train/seconds"] = round(trainer.step_seconds, 2)
     metrics["train/items_per_second"] = round(trainer.seen_items / trainer.step_seconds, 1)
@@ -167,16 +171,22 @@ def _kind_of(recipe: Recipe) -> type[AnyRun]:
         return FusionRun
     if isinstance(recipe.model, ImageTokenizerRecipe):
         return TokenizerRun
-    return SayingRun if isinstance(recipe.model, MultimodalTransformerRecipe) else EmbeddingRun
+    return (
+        MultimodalTransformerRun
+        if isinstance(recipe.model, MultimodalTransformerRecipe)
+        else EmbeddingRun
+    )
 
 
-def open_sources(recipe: Recipe, watch: Watcher | None = None) -> tuple[Source, Source | None]:
+def open_sources(
+    recipe: Recipe, callbacks: ProgressCallbacks | None = None
+) -> tuple[Source, Source | None]:
     """The training and the validation source of a recipe, in memory where it says so.
 
     Raises:
         DataError: a source cannot be read, is empty, or only streams.
     """
-    watch = watch or Watcher()
+    callbacks = callbacks or ProgressCallbacks()
     image = _image_size(recipe)
     opened: list[Source | None] = []
     for name, config in (("train", recipe.data.train), ("validation", recipe.data.validation)):
@@ -187,8 +197,8 @@ def open_sources(recipe: Recipe, watch: Watcher | None = None) -> tuple[Source, 
         if recipe.data.cache and image is not None:
             # Half as large again, so that a random crop still has pixels to choose from.
             cached = CachedSource(source, min_size=image * 3 // 2)
-            watch.stage(f"reading {name}", len(cached))
-            cached.fill(watch.advance, processes=_cores())
+            callbacks.stage(f"reading {name}", len(cached))
+            cached.fill(callbacks.advance, processes=_cores())
             source = cached
         opened.append(source)
     train, validation = opened
@@ -209,9 +219,9 @@ def _check_sizes(recipe: Recipe, model: RunModel) -> None:
         raise RecipeError(
             f"train.progressive_size.start: {growing.start}; the encoder sees {side} pixels"
         )
-    if not takes_pictures_of(image, growing.start):
+    if not accepts_image_size(image, growing.start):
         raise RecipeError(
-            f"train.progressive_size: {recipe.model.encoders.image.kind} takes pictures of "  # type: ignore[union-attr]
+            f"train.progressive_size: {recipe.model.encoders.image.kind} takes images of "  # type: ignore[union-attr]
             f"{side} pixels only; leave it out, or choose an encoder without learned positions"
         )
 
@@ -282,16 +292,16 @@ def _keep_weights(trainer: RunTrainer, recipe: Recipe, folder: Path) -> None:
     shutil.rmtree(best, ignore_errors=True)
 
 
-def _warn_about_data(trainer: RunTrainer, watch: Watcher) -> None:
+def _warn_about_data(trainer: RunTrainer, callbacks: ProgressCallbacks) -> None:
     if trainer.broken:
         first = next(iter(trainer.broken.values()))
-        watch.warn(
+        callbacks.warn(
             f"{len(trainer.broken)} broken rows were skipped, listed in broken_rows.json; "
             f"the first: {first}"
         )
     for modality, count in trainer.truncated.items():
         if count:
-            watch.warn(
+            callbacks.warn(
                 f"{count} of the {modality} rows seen were cut to the encoder's maximum length; "
                 f"raise model.encoders.{modality}.max_length if the end matters"
             )

@@ -25,7 +25,7 @@ from amodal.data.record import BrokenRecordError, DataError
 from amodal.data.samplers import RunSampler
 from amodal.distributed import is_main, rank, world_size
 from amodal.models.opening import RunModel
-from amodal.training.optim.ema import moving_average
+from amodal.training.optim.ema import ema_model
 from amodal.training.optim.muon import MuonWithAdamW, matrices_of_layers
 from amodal.training.optim.precision import resolve_precision
 from amodal.training.progressive import shrink, side_at
@@ -61,10 +61,10 @@ class Trained(nn.Module):
         self.network = network
         self.objectives = objectives
         self.average: AveragedModel | None = (
-            moving_average(network, ema_decay) if ema_decay is not None else None
+            ema_model(network, ema_decay) if ema_decay is not None else None
         )
         self.momentum: AveragedModel | None = (
-            moving_average(network, momentum) if momentum is not None else None
+            ema_model(network, momentum) if momentum is not None else None
         )
 
     def forward(self, batch: Batch) -> Any:

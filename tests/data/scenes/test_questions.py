@@ -122,7 +122,7 @@ def evaluate(program, scene):
     return "yes" if truth else "no"
 
 
-def spoken_of(program):
+def generate_result(program):
     """Everything that the program describes, with the anchors."""
     found = [getattr(program, f.name) for f in fields(program)]
     found = [t for t in found if isinstance(t, Things)]
@@ -168,7 +168,7 @@ def spoken_of(program):
         ),
     ],
 )
-def test_a_program_has_the_answer_that_one_reads_off_the_picture(program, true):
+def test_a_program_has_the_answer_that_one_reads_off_the_image(program, true):
     if true == "ambiguous":
         with pytest.raises(AmbiguousError, match="2 fit"):
             answer(program, THREE)
@@ -208,7 +208,7 @@ def test_whatever_is_spoken_of_as_one_thing_is_one():
     for number, scene in enumerate(scenes(300, low=2)):
         rows = rows_of(scene)
         for q in write_questions(scene, str(number), count=4):
-            singles = [t.anchor for t in spoken_of(q.program) if t.anchor is not None]
+            singles = [t.anchor for t in generate_result(q.program) if t.anchor is not None]
             if isinstance(q.program, Relate | Outsize):
                 singles += [q.program.left, q.program.right]
             if isinstance(q.program, Query):
@@ -221,7 +221,7 @@ def test_what_is_asked_for_is_not_named():
     for number, scene in enumerate(scenes(300, low=3)):
         for q in write_questions(scene, str(number), count=4):
             if isinstance(q.program, Query):
-                for things in spoken_of(q.program):
+                for things in generate_result(q.program):
                     assert getattr(things, q.program.attribute) is None
             if isinstance(q.program, Outsize):
                 assert q.program.left.size is q.program.right.size is None
@@ -233,7 +233,7 @@ def test_nothing_that_a_relation_speaks_of_is_level_with_its_anchor():
     for number, scene in enumerate(scenes(300, low=3)):
         rows = rows_of(scene)
         for q in write_questions(scene, str(number), count=4):
-            for things in spoken_of(q.program):
+            for things in generate_result(q.program):
                 if things.anchor is None:
                     continue
                 (anchor,) = select(rows, things.anchor)
@@ -331,7 +331,7 @@ def test_yes_is_as_frequent_as_no_for_every_value_that_is_asked_about(many):
     def values(q):
         return [
             (q.type, k, value)
-            for k, things in enumerate(spoken_of(q.program))
+            for k, things in enumerate(generate_result(q.program))
             for name, value in (*things.says, ("relation", things.relation))
             if value is not None and name != "cell"
         ]

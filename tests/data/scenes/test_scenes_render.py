@@ -1,4 +1,4 @@
-"""Pictures of scenes against an independent drawing, and the invariances they must have."""
+"""Images of scenes against an independent drawing, and the invariances they must have."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,13 @@ from amodal.data.scenes.world import BACKGROUNDS, COLOURS, SHAPES, Object, Scene
 
 
 @pytest.mark.parametrize("size", [32, 64, 100, 256])
-def test_a_picture_is_uint8_and_always_the_same(size):
+def test_a_image_is_uint8_and_always_the_same(size):
     scene = sample_scene(0, "iid", "train", 3, max_objects=6)
-    picture = render(scene, size)
-    assert picture.shape == (size, size, 3)
-    assert picture.dtype == np.uint8
-    np.testing.assert_array_equal(picture, render(scene, size))
-    np.testing.assert_array_equal(picture[0, 0], BACKGROUNDS[scene.background])
+    image = render(scene, size)
+    assert image.shape == (size, size, 3)
+    assert image.dtype == np.uint8
+    np.testing.assert_array_equal(image, render(scene, size))
+    np.testing.assert_array_equal(image[0, 0], BACKGROUNDS[scene.background])
 
 
 def test_a_square_equals_one_drawn_by_pillow():
@@ -31,7 +31,7 @@ def test_a_square_equals_one_drawn_by_pillow():
     assert np.abs(render(scene) - want).mean() < 1.0
 
 
-def test_the_picture_of_the_mirrored_scene_is_the_mirrored_picture():
+def test_the_image_of_the_mirrored_scene_is_the_mirrored_image():
     for i in range(50):
         scene = sample_scene(0, "iid", "train", i, max_objects=6)
         flipped = render(scene)[:, ::-1].astype(int)
@@ -59,11 +59,11 @@ def test_later_objects_lie_on_top():
 
 
 @pytest.mark.parametrize(("x", "y"), [(0.0, 0.5), (1.0, 1.0), (-0.1, 0.5), (2.0, 2.0)])
-def test_objects_may_leave_the_picture(x, y):
+def test_objects_may_leave_the_image(x, y):
     scene = Scene((Object("circle", "red", "large", "striped", x, y),))
     assert (render(scene) != 248).any() == (x < 2)
 
 
-def test_a_picture_too_small_is_refused():
+def test_a_image_too_small_is_refused():
     with pytest.raises(ValueError, match="at least 8"):
         render(Scene(()), 4)

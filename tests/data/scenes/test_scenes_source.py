@@ -26,7 +26,7 @@ def test_it_is_a_source():
         source[7]
 
 
-def test_a_record_holds_the_picture_of_its_truth():
+def test_a_record_holds_the_image_of_its_truth():
     source = ScenesConfig(size=20, image_size=48, languages=("en", "zh")).open()
     for i in range(20):
         record = source[i]
@@ -147,8 +147,8 @@ def test_the_data_set_on_disk_is_read_by_pycocotools(tmp_path):
     assert sorted(coco.imgs) == list(range(6))
     for i, line in enumerate(truth):
         record = source[i]
-        picture = Image.open(tmp_path / "scenes" / "images" / coco.imgs[i]["file_name"])
-        np.testing.assert_array_equal(np.asarray(picture), record.pop("image"))
+        image = Image.open(tmp_path / "scenes" / "images" / coco.imgs[i]["file_name"])
+        np.testing.assert_array_equal(np.asarray(image), record.pop("image"))
         assert [a["caption"] for a in coco.imgToAnns[i]] == record["text"]
         row = json.loads(line)
         assert row.pop("file_name") == coco.imgs[i]["file_name"]

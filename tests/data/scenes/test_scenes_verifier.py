@@ -1,4 +1,4 @@
-"""The verifier reads true pictures back, and sees when they are not true."""
+"""The verifier reads true images back, and sees when they are not true."""
 
 from dataclasses import replace
 
@@ -33,13 +33,13 @@ def test_a_little_overlap_costs_little():
     assert sum(compare(s, read_scene(render(s))).perfect for s in scenes) / 200 >= 0.93
 
 
-def test_noise_as_in_generated_pictures_is_borne():
+def test_noise_as_in_generated_images_is_borne():
     noise = np.random.default_rng(0)
     perfect = 0
     for i in range(100):
         scene = sample_scene(1, "iid", "test", i)
-        picture = render(scene) + noise.normal(0, 5, (64, 64, 3))
-        perfect += compare(scene, read_scene(picture.clip(0, 255).astype(np.uint8))).perfect
+        image = render(scene) + noise.normal(0, 5, (64, 64, 3))
+        perfect += compare(scene, read_scene(image.clip(0, 255).astype(np.uint8))).perfect
     assert perfect >= 90
 
 
@@ -72,13 +72,13 @@ def test_positions_are_read_to_half_a_pixel():
         np.testing.assert_allclose(have, want, atol=0.5 / 64)
 
 
-def test_an_empty_picture_holds_nothing():
+def test_an_empty_image_holds_nothing():
     found = read_scene(render(Scene((), "beige")))
     assert found == Scene((), "beige")
     assert compare(found, found).f1 == 1.0
 
 
-def test_a_picture_of_another_form_is_refused():
+def test_a_image_of_another_form_is_refused():
     with pytest.raises(ValueError, match="square picture"):
         read_scene(np.zeros((64, 32, 3), np.uint8))
 
@@ -87,10 +87,10 @@ def test_a_smear_that_is_lighter_than_its_ground_is_no_object_and_hides_none():
     """What a model paints need not be a mixture of the ground with a colour."""
     source = ScenesConfig(size=40, image_size=64, min_objects=1, max_objects=1).open()
     for i in range(40):
-        picture, scene = source[i]["image"].copy(), source.scene(i)
+        image, scene = source[i]["image"].copy(), source.scene(i)
         if scene.background == "grey" and scene.objects[0].y > 0.5:
-            picture[2:12, 2:12] = 255
-            found = read_scene(picture).objects
+            image[2:12, 2:12] = 255
+            found = read_scene(image).objects
             assert [(o.shape, o.colour) for o in found if o.y > 0.4] == [
                 (o.shape, o.colour) for o in scene.objects
             ]

@@ -30,7 +30,7 @@ def shards(tmp_path, write_image):
         for i in range(5):
             members += [
                 (f"d/{shard}{i}.PNG", png),
-                (f"d/{shard}{i}.txt", f"picture {i}".encode()),
+                (f"d/{shard}{i}.txt", f"image {i}".encode()),
                 (f"d/{shard}{i}.pickle", b"never read"),
             ]
         write(tmp_path / f"{shard}.tar", members)

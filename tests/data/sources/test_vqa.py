@@ -265,7 +265,7 @@ def test_easy_vqa_is_read_whole():
     assert decode_image(source[0]["image"], source[0]["origin"]).shape == (64, 64, 3)
 
 
-def test_per_picture_a_record_holds_all_questions_about_it(folder):
+def test_per_image_a_record_holds_all_questions_about_it(folder):
     config = write(
         folder,
         [
@@ -279,7 +279,7 @@ def test_per_picture_a_record_holds_all_questions_about_it(folder):
             annotation(3, ["2"] * 6 + ["3"] * 4, question_type="how many"),
         ],
     )
-    source = config.model_copy(update={"per": "picture"}).open()
+    source = config.model_copy(update={"per": "image"}).open()
     assert [record["id"] for record in (source[0], source[1])] == ["12", "7"]
     first = source[0]
     assert first["question"] == ["what colour?", "how many?"]

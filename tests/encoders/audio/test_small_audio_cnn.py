@@ -19,7 +19,7 @@ from amodal.data.record import sample_rng
 from amodal.encoders.audio.masked_norm import MaskedBatchNorm, MaskedGroupNorm, masked_moments
 from amodal.encoders.audio.preprocessing import AudioPreprocessor
 from amodal.encoders.audio.small_cnn import SmallAudioCNNConfig
-from amodal.encoders.fine_tuning import adapt
+from amodal.encoders.fine_tuning import apply_fine_tuning
 from amodal.encoders.pooling import build_pooling
 
 DATA = Path(os.environ.get("AMODAL_DATA", Path(__file__).parents[3] / "shared" / "data")) / "fsdd"
@@ -263,7 +263,7 @@ def test_a_sound_without_frames_is_zeros():
 
 
 def test_freezing_stops_the_first_stages():
-    net = adapt(encoder(freeze=1))
+    net = apply_fine_tuning(encoder(freeze=1))
     frozen = {n.split(".")[0] for n, p in net.named_parameters() if not p.requires_grad}
     assert frozen == {"stem", "stem_norm", "stages"}
     assert all(not p.requires_grad for p in net.stages[0].parameters())

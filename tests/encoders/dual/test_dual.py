@@ -212,7 +212,7 @@ def test_the_vocabulary_of_clip_is_that_of_open_clip():
     assert torch.equal(tensors["input_ids"] * tensors["attention_mask"], want)
 
 
-def test_an_open_clip_folder_is_loaded_with_its_pictures_and_texts(tmp_path):
+def test_an_open_clip_folder_is_loaded_with_its_images_and_texts(tmp_path):
     open_clip = pytest.importorskip("open_clip")
     import safetensors.torch
     from PIL import Image
@@ -223,7 +223,7 @@ def test_an_open_clip_folder_is_loaded_with_its_pictures_and_texts(tmp_path):
     values = {"model_cfg": {**OPEN_CLIP, "text_cfg": text}, "preprocess_cfg": seen}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(values))
     source = f"local-dir:{tmp_path}"
-    plain, _, picture = open_clip.create_model_and_transforms(source, load_weights=False)
+    plain, _, photo = open_clip.create_model_and_transforms(source, load_weights=False)
     safetensors.torch.save_file(plain.state_dict(), tmp_path / "open_clip_model.safetensors")
     plain.eval()
 
@@ -235,7 +235,7 @@ def test_an_open_clip_folder_is_loaded_with_its_pictures_and_texts(tmp_path):
     pixels = prepare["image"]([np.array(image)])["pixel_values"]
     # Pillow and torch may round the same bicubic filter differently: by one step of 255, over
     # the smallest deviation.
-    assert (pixels[0] - picture(image)).abs().max() < 1.01 / 255 / 0.2
+    assert (pixels[0] - photo(image)).abs().max() < 1.01 / 255 / 0.2
     texts = ["a red circle", "two stars"]
     z = dual("text", **prepare["text"](texts))[0][:, 0]
     torch.testing.assert_close(z, plain.encode_text(open_clip.get_tokenizer(source)(texts)))
@@ -267,9 +267,9 @@ def test_a_sentence_transformers_folder_gives_its_embeddings(tmp_path):
     torch.manual_seed(0)
     text = {**TOWER, "vocab_size": 49408, "max_position_embeddings": 77}
     clip = CLIPModel(architecture_of(None, {**ARCHITECTURES["clip"], "text_config": text}))
-    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     clip.save_pretrained(tmp_path / "clip")
-    CLIPProcessor(pictures, clip_tokenizer()).save_pretrained(tmp_path / "clip")
+    CLIPProcessor(images, clip_tokenizer()).save_pretrained(tmp_path / "clip")
     plain = library.SentenceTransformer(str(tmp_path / "clip"), device="cpu")
     plain.save(str(tmp_path / "st"))
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from test_multimodal_transformer import RECORDS, made
+from tiny_transformers import RECORDS, made
 
 import amodal
-from amodal.data.answer_vocabulary import ListedAnswers
+from amodal.data.answer_vocabulary import AnswerVocabulary
 from amodal.data.collate import Collator
-from amodal.data.conversation import exchanges
+from amodal.data.conversation import conversations
 from amodal.data.record import sample_rng
 from amodal.losses.answer_classification import answer_classification_loss
 from amodal.models.multimodal_transformer.answer_head import ClassifiedAnswers
@@ -17,19 +17,19 @@ ANSWERS = ClassifiedAnswers().listed(a for r in RECORDS for a in r["answer"])
 
 def batch_of(model, records=RECORDS, **tasks):
     tasks = tasks or {"vqa": None}
-    collate = Collator(model.preprocessors, tasks=tasks, answers=ListedAnswers(ANSWERS))
+    collate = Collator(model.preprocessors, tasks=tasks, answers=AnswerVocabulary(ANSWERS))
     return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])
 
 
 def test_the_list_holds_the_most_frequent_answers():
-    some = ClassifiedAnswers(most=2, at_least=2)
+    some = ClassifiedAnswers(most=2, min_count=2)
     assert some.listed(["b", "a", "c", "c", "c", "a", "b", "d"]) == ("c", "a")
     with pytest.raises(ValueError, match="no answer occurs 2 times"):
         some.listed(["a", "b"])
 
 
 def test_targets_are_a_third_per_person():
-    table = ListedAnswers(["a", "b"])([[("a", ["a"] * 9 + ["b"]), None, ("z", [])], []])
+    table = AnswerVocabulary(["a", "b"])([[("a", ["a"] * 9 + ["b"]), None, ("z", [])], []])
     want = [[0, 1, 1 / 3], [-2, 0, 0], [-1, 0, 0]]
     torch.testing.assert_close(table[0], torch.tensor(want))
 
@@ -38,10 +38,12 @@ def test_targets_are_a_third_per_person():
 def test_answers_in_a_batch_equal_answers_on_their_own(fusion):
     model = made(fusion=fusion, answers=ANSWERS)
     whole = model(batch_of(model, RECORDS[:4], vqa=None, caption=None)).classified
-    for logits, item, exchange in zip(whole.logits, whole.item, whole.exchange, strict=True):
+    for logits, item, conversation in zip(
+        whole.logits, whole.item, whole.conversation, strict=True
+    ):
         record = RECORDS[item]
         seen = model.seen(batch_of(model, [record]))
-        prompt = model.turns.prompts([exchanges(record, "vqa")[exchange - 1]])
+        prompt = model.turns.prompts([conversations(record, "vqa")[conversation - 1]])
         torch.testing.assert_close(model.answer_scores(prompt, seen)[0], logits, rtol=0, atol=1e-5)
 
 

@@ -1,14 +1,14 @@
-"""Captions and pictures in one space: nothing has looked, nothing is padded, all of it learns."""
+"""Captions and images in one space: nothing has looked, nothing is padded, all of it learns."""
 
 import pytest
 import torch
-from test_multimodal_transformer import RECORDS, batch_of, made
+from tiny_transformers import RECORDS, batch_of, made
 
 import amodal
 from amodal.losses.info_nce import info_nce
 from amodal.losses.language_modeling import language_modeling_loss
 from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
-from amodal.models.multimodal_transformer.contrastive_heads import caption_ends, exchange_keys
+from amodal.models.multimodal_transformer.contrastive_heads import caption_ends, conversation_keys
 
 IMAGES = [r["image"] for r in RECORDS[:6]]
 TEXTS = [r["text"][0] for r in RECORDS[:6]]
@@ -37,14 +37,14 @@ def test_a_key_stands_for_the_ids_of_an_exchange_wherever_it_stands():
             at += length
             ends.append((i, at - 1))
             kinds.append(kind)
-    keys = exchange_keys(ids, segment)
+    keys = conversation_keys(ids, segment)
     found = [int(keys[i, j]) for i, j in ends]
     for a, one in zip(kinds, found, strict=True):
         for b, other in zip(kinds, found, strict=True):
             assert (one == other) == (a == b)
 
 
-def test_equal_captions_of_two_pictures_are_not_held_against_each_other():
+def test_equal_captions_of_two_images_are_not_held_against_each_other():
     model = made(unimodal_layers=1)
     records = [RECORDS[0], {**RECORDS[1], "text": RECORDS[0]["text"]}, RECORDS[2]]
     text = model(batch_of(model, records, vqa=None, caption=1)).embedded["text"]
@@ -63,7 +63,7 @@ def test_a_batch_embeds_what_encode_embeds_and_rows_have_unit_length():
     assert torch.equal(found["image"].item, found["text"].item)
 
 
-def test_the_embedding_of_a_caption_has_not_seen_the_picture():
+def test_the_embedding_of_a_caption_has_not_seen_the_image():
     model = made(unimodal_layers=1)
     other = [{**r, "image": RECORDS[9]["image"]} for r in RECORDS[:4]]
     a, b = (model(batch_of(model, rows, caption=None)) for rows in (RECORDS[:4], other))
@@ -71,7 +71,7 @@ def test_the_embedding_of_a_caption_has_not_seen_the_picture():
     assert not torch.allclose(a.logits, b.logits)
 
 
-def test_a_missing_picture_and_a_missing_caption_are_left_out():
+def test_a_missing_image_and_a_missing_caption_are_left_out():
     model = made(unimodal_layers=1)
     records = [{**RECORDS[0], "image": None}, {**RECORDS[1], "text": []}, RECORDS[2]]
     batch = batch_of(model, records, vqa=None, caption=None)

@@ -16,9 +16,9 @@ from amodal.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
 from amodal.models.multimodal_transformer.build import build_multimodal_transformer
 from amodal.models.multimodal_transformer.image_generation import (
+    ImageContext,
+    ImageSampler,
     Packed,
-    PictureContext,
-    PictureSampler,
     best_matches,
 )
 
@@ -26,7 +26,7 @@ SIZE, GRID, CODES = 16, 4, 12
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3}
 
 
-def picture(left, right):
+def image(left, right):
     found = np.zeros((SIZE, SIZE, 3), np.uint8)
     found[:, : SIZE // 2], found[:, SIZE // 2 :] = COLOURS[left], COLOURS[right]
     return found
@@ -36,8 +36,8 @@ RECORDS = [
     {
         "id": f"{a}{b}",
         "origin": f"{a} and {b}",
-        "image": picture(a, b),
-        "text": [f"{a} left of {b}", f"a picture in which {b} stands to the right of {a}"],
+        "image": image(a, b),
+        "text": [f"{a} left of {b}", f"an image in which {b} stands to the right of {a}"],
     }
     for a in COLOURS
     for b in COLOURS
@@ -54,8 +54,8 @@ def tokenizer():
     )
 
 
-def made(pictures=None, **options):
-    pictures = pictures or tokenizer()
+def made(images=None, **options):
+    images = images or tokenizer()
     torch.manual_seed(0)
     architecture = TransformerArchitecture(
         **{
@@ -70,7 +70,7 @@ def made(pictures=None, **options):
         },
     )
     texts = [text for record in RECORDS for text in record["text"]]
-    return build_multimodal_transformer(architecture, texts, image_tokenizer=pictures).eval()
+    return build_multimodal_transformer(architecture, texts, image_tokenizer=images).eval()
 
 
 def batch_of(model, records=RECORDS, captions=None):
@@ -80,35 +80,33 @@ def batch_of(model, records=RECORDS, captions=None):
 
 def loss_of(model, batch):
     said = model(batch)
-    return language_modeling_loss(said.logits, said.labels, said.item * 64 + said.exchange)
+    return language_modeling_loss(said.logits, said.labels, said.item * 64 + said.conversation)
 
 
 def codes_of(model, batch):
-    return model.pictures.tokenizer.encode(batch.tensors["image"]["pixel_values"])
+    return model.images.tokenizer.encode(batch.tensors["image"]["pixel_values"])
 
 
 def filled(model, batch):
     named = batch.tensors["turns"]
-    return model.pictures.filled(
-        batch, Packed(named["input_ids"], named["segment"], named["labels"])
-    )
+    return model.images.filled(batch, Packed(named["input_ids"], named["segment"], named["labels"]))
 
 
-def test_every_caption_is_followed_by_the_codes_of_its_picture():
+def test_every_caption_is_followed_by_the_codes_of_its_image():
     model = made()
     batch = batch_of(model)
     codes, packed = codes_of(model, batch), filled(model, batch)
-    first = model.pictures.first
+    first = model.images.first
     for i in range(len(RECORDS)):
-        for exchange in (1, 2):
-            ids = packed.ids[i][packed.segment[i] == exchange]
-            labels = packed.labels[i][packed.segment[i] == exchange]
+        for conversation in (1, 2):
+            ids = packed.ids[i][packed.segment[i] == conversation]
+            labels = packed.labels[i][packed.segment[i] == conversation]
             assert ids[ids >= first].tolist() == (codes[i] + first).tolist()
             assert labels[labels != IGNORED].tolist() == (codes[i] + first).tolist()
             assert labels[ids == model.turns.role_ids["draw"]] == codes[i, 0] + first
 
 
-def test_a_picture_that_is_absent_is_not_learned():
+def test_a_image_that_is_absent_is_not_learned():
     model = made()
     records = [RECORDS[0], {**RECORDS[1], "image": None}]
     packed = filled(model, batch_of(model, records))
@@ -116,19 +114,19 @@ def test_a_picture_that_is_absent_is_not_learned():
     assert bool((packed.labels[1] == IGNORED).all())
 
 
-def test_hidden_captions_leave_the_pictures_and_the_other_exchanges_alone():
-    model = made(unconditional=0.5).train()
+def test_hidden_captions_leave_the_images_and_the_other_exchanges_alone():
+    model = made(caption_dropout=0.5).train()
     batch = batch_of(model)
     whole = batch.tensors["turns"]["segment"]
     torch.manual_seed(0)
     packed = filled(model, batch)
-    picture = packed.ids >= model.pictures.first
-    assert torch.equal(packed.segment[picture], whole[picture])
+    image = packed.ids >= model.images.first
+    assert torch.equal(packed.segment[image], whole[image])
     hidden = (packed.segment == 0) & (whole > 0)
     assert bool(hidden.any())
     for i in range(len(RECORDS)):
-        for exchange in (1, 2):
-            caption = (whole[i] == exchange) & ~picture[i]
+        for conversation in (1, 2):
+            caption = (whole[i] == conversation) & ~image[i]
             caption &= packed.ids[i] != model.turns.role_ids["draw"]
             assert hidden[i][caption].all() or not hidden[i][caption].any()
     assert 0.3 < float(hidden.any(1).float().mean()) <= 1
@@ -138,11 +136,11 @@ def test_hidden_captions_leave_the_pictures_and_the_other_exchanges_alone():
 def test_a_code_is_said_with_those_that_touch_it_from_above_in_view():
     model = made()
     packed = filled(model, batch_of(model, RECORDS[:3]))
-    codes = codes_of(model, batch_of(model, RECORDS[:3])) + model.pictures.first
-    places, above = model.pictures.context(packed.ids)
+    codes = codes_of(model, batch_of(model, RECORDS[:3])) + model.images.first
+    places, above = model.images.context(packed.ids)
     for i in range(3):
         grid = codes[i].view(GRID, GRID)
-        drawn = packed.ids[i] >= model.pictures.first
+        drawn = packed.ids[i] >= model.images.first
         assert bool((places[i][~drawn] == -1).all())
         assert bool((above[i][~drawn] == -1).all())
         assert places[i][drawn].tolist() == 2 * list(range(GRID**2))
@@ -158,7 +156,7 @@ def test_packed_captions_do_not_read_each_other():
     model = made()
     both = model(batch_of(model, RECORDS[:4]))
     alone = model(batch_of(model, RECORDS[:4], captions=1))
-    torch.testing.assert_close(both.logits[both.exchange == 1], alone.logits)
+    torch.testing.assert_close(both.logits[both.conversation == 1], alone.logits)
 
 
 def test_cached_drawing_equals_full_decoding():
@@ -166,14 +164,14 @@ def test_cached_drawing_equals_full_decoding():
     packed = filled(model, batch_of(model, RECORDS[:3], captions=1))
     whole = model.decode(packed.ids, packed.segment, None)
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    context = model.pictures.context(packed.ids)
+    context = model.images.context(packed.ids)
     parts = [
         model.decode(
             packed.ids[:, at : at + 1],
             packed.segment[:, : at + 1],
             None,
             cache,
-            pictured=PictureContext(*(part[:, at : at + 1] for part in context)),
+            image_context=ImageContext(*(part[:, at : at + 1] for part in context)),
         )
         for at in range(packed.ids.shape[1])
     ]
@@ -185,18 +183,18 @@ def test_every_parameter_but_the_tokenizers_learns():
     model = made().train()
     loss_of(model, batch_of(model)).backward()
     for name, parameter in model.named_parameters():
-        if name.startswith("pictures.tokenizer."):
+        if name.startswith("images.tokenizer."):
             assert not parameter.requires_grad
         else:
             assert parameter.grad is not None, name
             assert bool(parameter.grad.abs().sum() > 0), name
-    assert not model.pictures.tokenizer.training
+    assert not model.images.tokenizer.training
 
 
 @pytest.fixture(scope="module")
 def learned():
-    """A model that knows 16 pictures by heart, with and without their captions."""
-    model = made(width=48, unconditional=0.2).train()
+    """A model that knows 16 images by heart, with and without their captions."""
+    model = made(width=48, caption_dropout=0.2).train()
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     batch = batch_of(model)
     torch.manual_seed(0)
@@ -207,16 +205,16 @@ def learned():
     return model.eval()
 
 
-def test_pictures_are_learned_by_heart_and_drawn(learned):
+def test_images_are_learned_by_heart_and_drawn(learned):
     batch = batch_of(learned)
-    true = learned.pictures.tokenizer.decode(codes_of(learned, batch)).permute(0, 2, 3, 1).numpy()
+    true = learned.images.tokenizer.decode(codes_of(learned, batch)).permute(0, 2, 3, 1).numpy()
     drawn = learned.draw([record["text"][0] for record in RECORDS], temperature=0, guidance=1)
     assert all(np.array_equal(a, b) for a, b in zip(drawn, true, strict=True))
     drawn = learned.draw([record["text"][1] for record in RECORDS], temperature=0, guidance=1)
     assert all(np.array_equal(a, b) for a, b in zip(drawn, true, strict=True))
 
 
-def test_without_guidance_by_the_caption_pictures_are_any_of_those_known(learned):
+def test_without_guidance_by_the_caption_images_are_any_of_those_known(learned):
     drawn = learned.draw(["red left of blue"] * 24, guidance=0, seed=0)
     assert len({one.tobytes() for one in drawn}) > 4
 
@@ -233,7 +231,7 @@ def test_a_seed_draws_the_same_whatever_stands_beside_it(learned):
 def test_samples_follow_the_softmax_of_guided_scores(learned):
     """Against the frequencies that an explicit softmax expects; five standard deviations."""
     count = 4000
-    first = learned.pictures.first
+    first = learned.images.first
     prompt = learned.turns.prompts([(("caption", "red left of blue", False), ("draw", "", True))])[
         "input_ids"
     ]
@@ -242,9 +240,9 @@ def test_samples_follow_the_softmax_of_guided_scores(learned):
     free = learned(input_ids=start).logits[:, -1]
     guided = (free + 0.5 * (told - free))[:, first:] / 4.0
     expected = guided.softmax(1)[0].double()
-    sampler = PictureSampler(
+    sampler = ImageSampler(
         learned,
-        learned.pictures,
+        learned.images,
         guidance=0.5,
         temperature=4.0,
         top_k=None,
@@ -281,7 +279,7 @@ def test_what_cannot_be_drawn_is_said(learned):
         made(image=SmallCNNConfig(size=16, widths=(8, 8), grid=4), image_tokenizer={"size": 16})
 
 
-class Judge:
+class Reranker:
     """Embeds a colour by its channels."""
 
     def encode(self, *, text=None, image=None, output):
@@ -291,5 +289,5 @@ class Judge:
 
 
 def test_the_candidate_nearest_to_the_text_is_chosen():
-    candidates = [picture("red", "red"), picture("blue", "blue"), picture("red", "blue")]
-    assert best_matches(Judge(), ["blue", "red"], [candidates, candidates[1:]]) == [1, 1]
+    candidates = [image("red", "red"), image("blue", "blue"), image("red", "blue")]
+    assert best_matches(Reranker(), ["blue", "red"], [candidates, candidates[1:]]) == [1, 1]

@@ -4,71 +4,16 @@ import itertools
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from tiny_transformers import FUSIONS, RECORDS, batch_of, made
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 import amodal
-from amodal.data.collate import Collator
-from amodal.data.conversation import Turn, exchanges
-from amodal.data.record import BrokenRecordError, sample_rng
-from amodal.encoders.image.small_cnn import SmallCNNConfig
-from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
+from amodal.data.conversation import Turn, conversations
+from amodal.data.record import BrokenRecordError
 from amodal.losses.language_modeling import language_modeling_loss
-from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
-from amodal.models.multimodal_transformer.build import build_multimodal_transformer
 from amodal.models.multimodal_transformer.layers import Memory
-
-RNG = np.random.default_rng(0)
-WORDS = ["red", "blue", "green", "star", "circle", "square", "left", "right"]
-RECORDS = [
-    {
-        "id": str(i),
-        "origin": f"record {i}",
-        "image": RNG.integers(0, 255, (16, 16, 3)).astype(np.uint8),
-        "question": [f"what is {WORDS[i % 8]} ?", f"is it {WORDS[(i + 3) % 8]} there ?"],
-        "answer": [WORDS[(5 * i) % 8], f"{WORDS[(3 * i + 1) % 8]} and {WORDS[i % 8]}"],
-        "text": [f"a {WORDS[(7 * i) % 8]} {WORDS[(i + 2) % 8]}"],
-        "dialog": [
-            {"question": f"is there a {WORDS[i % 8]} ?", "answer": "yes"},
-            {"question": "what is it ?", "answer": WORDS[(i * i) % 8]},
-        ],
-    }
-    for i in range(32)
-]
-
-
-FUSIONS = ("projection", "concat", "co_attention")
-
-
-def made(records=RECORDS, **options):
-    torch.manual_seed(0)
-    architecture = TransformerArchitecture(
-        image=SmallCNNConfig(size=16, widths=(8, 16), grid=4),
-        **{
-            "width": 32,
-            "heads": 2,
-            "encoder_layers": 1,
-            "decoder_layers": 2,
-            "max_length": 32,
-            "tokenizer": TrainedTokenizerConfig(model="word"),
-            **options,
-        },
-    )
-    texts = [
-        turn.text
-        for r in records
-        for task in ("vqa", "caption", "dialogue")
-        for turns in exchanges(r, task)
-        for turn in turns
-    ]
-    return build_multimodal_transformer(architecture, texts).eval()
-
-
-def batch_of(model, records=RECORDS, **tasks):
-    collate = Collator(model.preprocessors, tasks=tasks or {"vqa": None})
-    return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])
 
 
 def memory_of(model, records=RECORDS, prompts=None):
@@ -77,7 +22,7 @@ def memory_of(model, records=RECORDS, prompts=None):
 
 def answers_of(model, records=RECORDS):
     seen = model.seen(batch_of(model, records, vqa=None))
-    prompts = [turns for r in records for turns in exchanges(r, "vqa")]
+    prompts = [turns for r in records for turns in conversations(r, "vqa")]
     rows = torch.arange(len(records)).repeat_interleave(2)
     looked = Memory(seen.tokens[rows], seen.keep[rows])
     return model.say(model.turns.prompts(prompts), looked, do_sample=False)
@@ -107,13 +52,13 @@ def test_packed_exchanges_equal_exchanges_on_their_own(unimodal_layers):
     model = made(unimodal_layers=unimodal_layers)
     whole = model(batch_of(model, RECORDS[:4], vqa=None, caption=None))
     for i, record in enumerate(RECORDS[:4]):
-        alone = [t for task in ("vqa", "caption") for t in exchanges(record, task)]
+        alone = [t for task in ("vqa", "caption") for t in conversations(record, task)]
         for number, turns in enumerate(alone, start=1):
             tensors = model.turns([[turns]])
             memory = memory_of(model, [record])
             hidden = model.decode(tensors["input_ids"], tensors["segment"], memory)
             want = model.scores(hidden[tensors["labels"] >= 0])
-            rows = (whole.item == i) & (whole.exchange == number)
+            rows = (whole.item == i) & (whole.conversation == number)
             assert torch.equal(whole.labels[rows], tensors["labels"][tensors["labels"] >= 0])
             torch.testing.assert_close(whole.logits[rows], want, rtol=0, atol=1e-5)
 
@@ -123,9 +68,9 @@ def test_where_prompts_are_read_every_answer_is_a_row_of_its_own(fusion):
     model = made(fusion=fusion)
     whole = model(batch_of(model, RECORDS[:3], vqa=None, dialogue=None))
     for i, record in enumerate(RECORDS[:3]):
-        alone = [t for task in ("vqa", "dialogue") for t in exchanges(record, task)]
+        alone = [t for task in ("vqa", "dialogue") for t in conversations(record, task)]
         for number, turns in enumerate(alone, start=1):
-            rows = (whole.item == i) & (whole.exchange == number)
+            rows = (whole.item == i) & (whole.conversation == number)
             got = whole.logits[rows]
             start = 0
             for last, turn in enumerate(turns):
@@ -165,7 +110,7 @@ def test_answers_do_not_depend_on_who_else_is_asked(fusion):
     assert together == [a for r in RECORDS[:6] for a in answers_of(model, [r])]
 
 
-def test_an_item_without_a_picture_is_legal_and_sees_nothing():
+def test_an_item_without_a_image_is_legal_and_sees_nothing():
     model = made()
     records = [RECORDS[0], {**RECORDS[1], "image": None}]
     said = model(batch_of(model, records))
@@ -185,7 +130,7 @@ def test_beam_search_equals_the_search_through_all_texts(unimodal_layers):
     model = made(records, max_length=12, unimodal_layers=unimodal_layers)
     model.embedding.weight.data.normal_(std=0.8)  # opinions, so that nothing ties
     turns = model.turns
-    prompts = turns.prompts([exchanges(records[0], "vqa")[0]])
+    prompts = turns.prompts([conversations(records[0], "vqa")[0]])
     memory = memory_of(model, records)
     vocabulary, steps = turns.vocabulary, 3
 
@@ -280,17 +225,17 @@ def test_sampling_beams_and_streams_are_options():
 @pytest.mark.parametrize(
     ("fusion", "unimodal_layers"), [*((fusion, 0) for fusion in FUSIONS), ("projection", 1)]
 )
-def test_where_it_looks_is_a_share_of_the_picture(fusion, unimodal_layers):
+def test_where_it_looks_is_a_share_of_the_image(fusion, unimodal_layers):
     model = made(fusion=fusion, unimodal_layers=unimodal_layers)
     shares = model.look(RECORDS[0]["image"], "what is red ?", "blue")
     assert shares.shape == (16,)
     assert float(shares.sum()) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_broken_picture_is_named():
+def test_a_broken_image_is_named():
     with pytest.raises(BrokenRecordError, match=r"nowhere\.png"):
         made().caption(["nowhere.png"])
-    with pytest.raises(ValueError, match="list of pictures"):
+    with pytest.raises(ValueError, match="list of images"):
         made().caption("a.png")
 
 
@@ -315,16 +260,16 @@ def test_the_loss_counts_tokens_or_exchanges():
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(5, 7, generator=g, dtype=torch.float64)
     labels = torch.tensor([1, 2, 3, 4, 6])
-    exchange = torch.tensor([0, 0, 0, 1, 1])
+    conversation = torch.tensor([0, 0, 0, 1, 1])
     each = []
     for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
         top = max(row)
         each.append(top + math.log(sum(math.exp(x - top) for x in row)) - row[label])
-    got = language_modeling_loss(logits, labels, exchange)
+    got = language_modeling_loss(logits, labels, conversation)
     assert float(got) == pytest.approx(sum(each) / 5, rel=1e-9)
-    per = language_modeling_loss(logits, labels, exchange, per="exchange")
+    per = language_modeling_loss(logits, labels, conversation, per="exchange")
     assert float(per) == pytest.approx((sum(each[:3]) / 3 + sum(each[3:]) / 2) / 2, rel=1e-9)
-    nothing = language_modeling_loss(logits[:0].requires_grad_(), labels[:0], exchange[:0])
+    nothing = language_modeling_loss(logits[:0].requires_grad_(), labels[:0], conversation[:0])
     assert float(nothing.detach()) == 0
 
 
@@ -344,8 +289,8 @@ def test_likelihoods_of_answers_are_those_of_reading_each_whole(fusion, at_once,
     """A prompt is read once and its answers from there on; here each is read from its beginning."""
     monkeypatch.setattr("amodal.models.multimodal_transformer.model.ANSWERS_AT_ONCE", at_once)
     model = made(fusion=fusion, max_length=48)
-    asked = [exchanges(RECORDS[0], "vqa")[0], exchanges(RECORDS[1], "dialogue")[0]]
-    asked.append(exchanges(RECORDS[2], "vqa")[1])
+    asked = [conversations(RECORDS[0], "vqa")[0], conversations(RECORDS[1], "dialogue")[0]]
+    asked.append(conversations(RECORDS[2], "vqa")[1])
     seen = model.seen(batch_of(model, RECORDS[:3], vqa=None))
     got = model.likelihoods(model.turns.prompts(asked), seen, ANSWERS)
     for i, texts in enumerate(ANSWERS):
@@ -362,7 +307,9 @@ def test_likelihoods_of_answers_are_those_of_reading_each_whole(fusion, at_once,
 
 def test_prompts_are_cut_on_the_left_where_their_answers_need_the_room():
     model = made(max_length=16)
-    asked = [exchanges(RECORDS[1], "dialogue")[0]]  # longer than there is room for with an answer
+    asked = [
+        conversations(RECORDS[1], "dialogue")[0]
+    ]  # longer than there is room for with an answer
     seen = model.seen(batch_of(model, RECORDS[1:2], vqa=None))
     prompts = model.turns.prompts(asked)
     (whole,) = model.likelihoods(prompts, seen, [["red red red", "yes"]])

@@ -11,7 +11,7 @@ import amodal
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.evaluators.prediction import predict_items, prediction_metrics
 from amodal.models.fusion_model import FusionModel
-from amodal.training.progress import Watcher
+from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import RecipeError, parse_recipe
 from amodal.training.run import open_sources, train_run
 
@@ -20,7 +20,7 @@ COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """240 rows whose answer needs the picture's colour and the column's number together."""
+    """240 rows whose answer needs the image's colour and the column's number together."""
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("table")
@@ -70,7 +70,7 @@ def values(table, *, target=None, objective=None, augment=None, fusion=None, **t
 
 
 def items_of(table, values):
-    """The same with an id per row: the pictures of this table are shared."""
+    """The same with an id per row: the images of this table are shared."""
     for part in ("train", "validation"):
         path = table / values["data"][part]["path"].rsplit("/", 1)[1]
         numbered = path.with_name(f"numbered_{path.name}")
@@ -175,7 +175,7 @@ def test_a_run_that_was_cut_off_resumes_as_if_it_had_not_been(tmp_path, table, o
             raise _Stop
 
     with pytest.raises(_Stop):
-        train_run(parsed, tmp_path / "cut", watch=Watcher(logged=stop))
+        train_run(parsed, tmp_path / "cut", callbacks=ProgressCallbacks(logged=stop))
     train_run(parsed, tmp_path / "cut", resume=True)
     want, got = log_of(tmp_path / "whole"), log_of(tmp_path / "cut")
     assert [line["step"] for line in got] == [line["step"] for line in want]

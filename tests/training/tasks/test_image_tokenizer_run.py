@@ -7,7 +7,7 @@ import pytest
 import amodal
 from amodal.data.record import DataError
 from amodal.models.image_tokenizer import ImageTokenizer
-from amodal.training.progress import Watcher
+from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import RecipeError, parse_recipe
 from amodal.training.run import train_run
 
@@ -52,7 +52,7 @@ def test_a_run_is_complete_and_resumes_as_if_it_had_not_been_cut_off(tmp_path):
             raise _Stop
 
     with pytest.raises(_Stop):
-        train_run(parsed, tmp_path / "cut", watch=Watcher(logged=stop))
+        train_run(parsed, tmp_path / "cut", callbacks=ProgressCallbacks(logged=stop))
     train_run(parsed, tmp_path / "cut", resume=True)
     want, got = log_of(tmp_path / "whole"), log_of(tmp_path / "cut")
     assert [line["step"] for line in got] == [line["step"] for line in want]
@@ -61,12 +61,12 @@ def test_a_run_is_complete_and_resumes_as_if_it_had_not_been_cut_off(tmp_path):
             assert b[name] == pytest.approx(a[name], abs=1e-6), (a["step"], name)
 
 
-def test_it_needs_pictures_and_its_own_objective(tmp_path):
+def test_it_needs_images_and_its_own_objective(tmp_path):
     recipe = values()
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"caption": "words"}) + "\n")
     recipe["data"] = {"train": {"kind": "table", "path": str(file), "columns": {"image": None}}}
-    with pytest.raises(DataError, match="needs pictures"):
+    with pytest.raises(DataError, match="needs images"):
         train_run(parse_recipe(recipe, "test"), tmp_path / "run")
     with pytest.raises(RecipeError, match="one objective"):
         parse_recipe(values() | {"objectives": [{"kind": "info_nce"}]}, "test")

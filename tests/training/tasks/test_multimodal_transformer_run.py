@@ -10,13 +10,13 @@ import amodal
 from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig
 from amodal.evaluators.candidate_ranking import rank_candidates
-from amodal.evaluators.generation import check, say_about
-from amodal.evaluators.generation_metrics import SpokenSource, saying_metrics
+from amodal.evaluators.generation import check, generate_for
+from amodal.evaluators.generation_metrics import GenerationResult, generation_metrics
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
-from amodal.training.progress import Watcher
+from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import RecipeError, parse_recipe
 from amodal.training.run import train_run
-from amodal.training.tasks.multimodal_transformer_run import SayingRun
+from amodal.training.tasks.multimodal_transformer_run import MultimodalTransformerRun
 
 
 def values(tasks=("vqa", "caption", "dialogue"), **train):
@@ -80,14 +80,17 @@ def test_what_is_checked_is_what_is_said(finished):
         size=10, part="test", image_size=32, min_objects=3, questions_per_scene=4
     ).open()
     checked = check(model, source, "vqa")
-    spoken = SpokenSource.of(model, source, "vqa")
-    exact = {(one.row, one.exchange): one.text == spoken.true(one) for one in spoken.utterances}
+    generated = GenerationResult.of(model, source, "vqa")
+    exact = {
+        (one.row, one.conversation): one.text == generated.true(one)
+        for one in generated.generations
+    }
     assert len(checked.exact) == len(exact) == 40
     for right, row, number in zip(
-        checked.exact.tolist(), checked.item.tolist(), checked.exchange.tolist(), strict=True
+        checked.exact.tolist(), checked.item.tolist(), checked.conversation.tolist(), strict=True
     ):
         assert right == exact[row, number]
-    metrics = saying_metrics(spoken, bootstrap=50)
+    metrics = generation_metrics(generated, bootstrap=50)
     assert metrics["vqa/exact"] == pytest.approx(float(checked.exact.float().mean()))
 
 
@@ -95,7 +98,7 @@ def test_rounds_are_asked_with_the_true_history(finished):
     folder, _ = finished
     model = amodal.load(folder, device="cpu")
     source = ScenesConfig(size=3, part="test", image_size=32, min_objects=3, dialogue=True).open()
-    said = say_about(model, source, "dialogue", max_new_tokens=8)
+    said = generate_for(model, source, "dialogue", max_new_tokens=8)
     rounds = [len(source[i]["dialog"]) for i in range(3)]
     assert len(said) == sum(rounds)
     second = said[1]
@@ -111,7 +114,7 @@ def test_rounds_by_themselves_know_nothing_of_what_was_said(finished):
     folder, _ = finished
     model = amodal.load(folder, device="cpu")
     source = ScenesConfig(size=3, part="test", image_size=32, min_objects=3, dialogue=True).open()
-    said = say_about(model, source, "rounds", max_new_tokens=8)
+    said = generate_for(model, source, "rounds", max_new_tokens=8)
     rounds = [one for i in range(3) for one in source[i]["dialog"]]
     assert [one.prompt[0].text for one in said] == [one["question"] for one in rounds]
     assert all(len(one.prompt) == 2 for one in said)
@@ -120,7 +123,7 @@ def test_rounds_by_themselves_know_nothing_of_what_was_said(finished):
     for row in range(3):
         torch.testing.assert_close(alone[row][0], told[row][0], rtol=0, atol=1e-5)
         assert not torch.allclose(alone[row][1], told[row][1], atol=1e-5)
-    metrics = saying_metrics(SpokenSource.of(model, source, "rounds"), bootstrap=50)
+    metrics = generation_metrics(GenerationResult.of(model, source, "rounds"), bootstrap=50)
     assert metrics["rounds/answers"] == len(rounds)
     assert {"rounds/mrr", "rounds/relevance@1", "rounds/exact/round_6"} <= set(metrics)
 
@@ -138,7 +141,7 @@ def test_a_run_that_was_cut_off_resumes_as_if_it_had_not_been(tmp_path):
             raise _Stop
 
     with pytest.raises(_Stop):
-        train_run(parsed, tmp_path / "cut", watch=Watcher(logged=stop))
+        train_run(parsed, tmp_path / "cut", callbacks=ProgressCallbacks(logged=stop))
     train_run(parsed, tmp_path / "cut", resume=True)
     want, got = log_of(tmp_path / "whole"), log_of(tmp_path / "cut")
     assert [line["step"] for line in got] == [line["step"] for line in want]
@@ -198,10 +201,10 @@ def test_answers_are_chosen_while_captions_are_said(tmp_path):
     assert {"vqa/exact", "caption/cider"} <= result.metrics.keys()
     source = ScenesConfig(size=4, part="test", image_size=32, questions_per_scene=2).open()
     records = [{**source[i], "multiple_choices": [["yes", "no", "nowhere"]] * 2} for i in range(4)]
-    spoken = SpokenSource.of(model, source, "vqa")
-    assert {u.text for u in spoken.utterances} <= set(model.answer_head.answers)
-    lost = [spoken.true(one) not in model.answer_head.answers for one in spoken.utterances]
-    outside = saying_metrics(spoken, bootstrap=0)["vqa/answers_outside_list"]
+    generated = GenerationResult.of(model, source, "vqa")
+    assert {u.text for u in generated.generations} <= set(model.answer_head.answers)
+    lost = [generated.true(one) not in model.answer_head.answers for one in generated.generations]
+    outside = generation_metrics(generated, bootstrap=0)["vqa/answers_outside_list"]
     assert outside == pytest.approx(sum(lost) / len(lost))
 
     class Choices:
@@ -251,7 +254,7 @@ def started(run, **options):
 def test_a_transformer_begins_with_what_a_joint_embedding_has_seen(embedding, tmp_path):
     seen = amodal.load(embedding, device="cpu")
     recipe = parse_recipe(started(embedding, freeze="all"), "test")
-    run = SayingRun(recipe, recipe.data.train.open(), None, resume=False)
+    run = MultimodalTransformerRun(recipe, recipe.data.train.open(), None, resume=False)
     image = ScenesConfig(size=1, part="test").open()[0]["image"]
     prepared = seen.preprocessors["image"]([image])
     assert run.model.preprocessors["image"]([image])["pixel_values"].shape[-1] == 24

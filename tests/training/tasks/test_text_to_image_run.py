@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 import amodal
 from amodal.cli.main import app
 from amodal.data.scenes.source import ScenesConfig
-from amodal.evaluators.text_to_image import DrawnSource, drawing_metrics
+from amodal.evaluators.text_to_image import TextToImageResult, text_to_image_metrics
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
-from amodal.training.progress import Watcher
+from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import RecipeError, parse_recipe
 from amodal.training.run import train_run
 
@@ -68,14 +68,14 @@ def test_a_run_draws_and_is_complete_without_its_image_tokenizer(finished, token
     model = amodal.load(folder)
     assert isinstance(model, MultimodalTransformer)
     assert model.draws
-    (picture,) = model.draw(["a red star"], seed=0)
-    assert picture.shape == (32, 32, 3)
-    assert picture.dtype == np.uint8
+    (image,) = model.draw(["a red star"], seed=0)
+    assert image.shape == (32, 32, 3)
+    assert image.dtype == np.uint8
     named = {name for name in result.metrics if name.startswith("draw/")}
     assert {"draw/named", "draw/right", "draw/true", "draw/nearest_training"} <= named
-    assert result.metrics["draw/pictures"] == 8
+    assert result.metrics["draw/images"] == 8
     kept = amodal.load(tokenizer).state_dict()
-    for name, tensor in model.pictures.tokenizer.state_dict().items():
+    for name, tensor in model.images.tokenizer.state_dict().items():
         assert tensor.equal(kept[name])
 
 
@@ -92,7 +92,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(finished, tokenize
             raise _Stop
 
     with pytest.raises(_Stop):
-        train_run(recipe, tmp_path / "run", watch=Watcher(logged=stop))
+        train_run(recipe, tmp_path / "run", callbacks=ProgressCallbacks(logged=stop))
     train_run(recipe, tmp_path / "run", resume=True)
     lines = [
         [json.loads(line) for line in (f / "train_log.jsonl").read_text().splitlines()]
@@ -104,22 +104,22 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(finished, tokenize
         assert losses[1][step] == pytest.approx(loss, abs=1e-6)
 
 
-def test_true_pictures_are_right_and_pictures_of_other_captions_are_not():
+def test_true_images_are_right_and_images_of_other_captions_are_not():
     source = ScenesConfig(**{**SCENES, "kind": "scenes", "size": 40, "part": "test"}).open()
     records = [source[i] for i in range(40)]
-    pictures = [record["image"] for record in records]
+    images = [record["image"] for record in records]
     truth = [{k: v for k, v in record.items() if k != "image"} for record in records]
     texts = [record["text"][0] for record in records]
-    true = DrawnSource(list(range(40)), texts, pictures, truth, list(pictures))
-    found = drawing_metrics(true, source, bootstrap=0)
+    true = TextToImageResult(list(range(40)), texts, images, truth, list(images))
+    found = text_to_image_metrics(true, source, bootstrap=0)
     assert found["draw/right"] >= 0.95
     assert found["draw/true"] >= 0.9
     assert found["draw/true_pictures/right"] == found["draw/right"]
     assert found["draw/nearest_training"] == pytest.approx(0, abs=1e-3)
-    shifted = DrawnSource(
-        list(range(40)), texts, pictures[1:] + pictures[:1], truth, list(pictures)
+    shifted = TextToImageResult(
+        list(range(40)), texts, images[1:] + images[:1], truth, list(images)
     )
-    found = drawing_metrics(shifted, None, bootstrap=0)
+    found = text_to_image_metrics(shifted, None, bootstrap=0)
     assert found["draw/objects"] <= 0.1
     assert found["draw/right"] <= found["draw/objects"]
     assert found["draw/named"] < 0.3
@@ -135,11 +135,11 @@ def test_the_command_draws_a_sheet_and_evaluates(finished, tmp_path):
         assert sheet.size == (3 * 64 + 2 * 2, 64)
     said = CliRunner().invoke(app, ["evaluate", str(folder), "--task", "draw", "--limit", "4"])
     assert said.exit_code == 0, said.output
-    assert json.loads((folder / "evaluation" / "draw.json").read_text())["draw/pictures"] == 4
+    assert json.loads((folder / "evaluation" / "draw.json").read_text())["draw/images"] == 4
 
 
-class Judge:
-    """Holds the darkest picture to be the best."""
+class Reranker:
+    """Holds the darkest image to be the best."""
 
     def encode(self, *, text=None, image=None, output):
         if text is not None:
@@ -151,15 +151,15 @@ def test_the_judge_keeps_one_candidate_of_each_caption(finished):
     folder, _ = finished
     model = amodal.load(folder, device="cpu")
     source = ScenesConfig(part="test", image_size=32, size=5, max_objects=2).open()
-    best = DrawnSource.of(model, source, candidates=3, judge=Judge(), seed=2)
+    best = TextToImageResult.of(model, source, candidates=3, reranker=Reranker(), seed=2)
     texts = [source[i]["text"][0] for i in range(5)]
     every = model.draw([text for text in texts for _ in range(3)], seed=2)
-    assert len(best.pictures) == 5
-    for i, picture in enumerate(best.pictures):
+    assert len(best.images) == 5
+    for i, image in enumerate(best.images):
         darkest = min(every[3 * i : 3 * i + 3], key=lambda one: one.mean())
-        assert np.array_equal(picture, darkest)
+        assert np.array_equal(image, darkest)
     with pytest.raises(ValueError, match="need a judge"):
-        DrawnSource.of(model, source, candidates=3)
+        TextToImageResult.of(model, source, candidates=3)
 
 
 def test_wrong_usage_of_draw_is_told(finished, tokenizer, tmp_path):

@@ -405,10 +405,10 @@ class _Teller:
         """The answer in words, the candidates and their relevance."""
         pool = self._descriptions(meaning) if len(meaning) == 2 else self._single(meaning[0])
         wordings = [(m, text) for m in pool for text in _two_wordings(m)]
-        spoken = self.draw.choice([text for m, text in wordings if m == meaning])
+        generated = self.draw.choice([text for m, text in wordings if m == meaning])
         order = self.draw.shuffled(wordings)
         return (
-            spoken,
+            generated,
             tuple(text for _, text in order),
             tuple(float(m == meaning) for m, _ in order),
         )

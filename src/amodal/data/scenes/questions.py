@@ -1,4 +1,4 @@
-"""Questions about scenes with true answers that neither the words nor the picture give alone.
+"""Questions about scenes with true answers that neither the words nor the image give alone.
 
 A question is drawn from a menu: every answer that this type of question can have in this scene,
 each with the programs that have it. The answer is drawn first, all being equally likely, then one
@@ -10,7 +10,7 @@ of its programs. What makes a type of question fair:
 - counts are on the menu from 0 up to some number of at least 2 without gaps, so that no scene
   makes a higher count likelier than 0.
 - sizes and textures are asked where all three can be the answer; colours, shapes and cells where
-  at least three can. There the picture alone leaves a choice among those that it shows.
+  at least three can. There the image alone leaves a choice among those that it shows.
 - what is asked for is named nowhere in the question.
 """
 

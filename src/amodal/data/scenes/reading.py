@@ -62,8 +62,8 @@ def read_caption(text: str) -> Claims | None:
         row, column = (found["cell"] or found["cell2"]).split(",")
         cells.setdefault(int(found["who"] or found["who2"]), (row, column))
 
-    readable = [k for k, m in enumerate(named) if m is not None]
-    number = {k: place for place, k in enumerate(readable)}
+    segment_mask = [k for k, m in enumerate(named) if m is not None]
+    number = {k: place for place, k in enumerate(segment_mask)}
     relations: list[tuple[int, str, int]] = []
     for found in _RELATED.finditer(text):
         who = int(found["who"] or found["who2"])

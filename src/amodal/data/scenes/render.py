@@ -1,4 +1,4 @@
-"""Pictures of scenes: each object is a cached anti-aliased stamp, blended onto the background."""
+"""Images of scenes: each object is a cached anti-aliased stamp, blended onto the background."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Stamp = tuple[NDArray[np.float32], NDArray[np.float32], int]
 
 
 def render(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
-    """The scene's picture, (size, size, 3) uint8. The same scene always gives the same bytes."""
+    """The scene's image, (size, size, 3) uint8. The same scene always gives the same bytes."""
     if size < 8:
         raise ValueError(f"a picture needs at least 8 x 8 pixels, got size {size}")
     canvas = np.empty((size, size, 3), np.float32)
@@ -37,7 +37,7 @@ def _paint(canvas: NDArray[np.float32], item: Object, size: int) -> None:
     y0, x0 = max(top, 0), max(left, 0)
     y1, x1 = min(top + keep.shape[0], size), min(left + keep.shape[1], size)
     if y0 >= y1 or x0 >= x1:
-        return  # out of the picture
+        return  # out of the image
     if (y1 - y0, x1 - x0) != keep.shape[:2]:
         keep = keep[y0 - top : y1 - top, x0 - left : x1 - left]
         light = light[y0 - top : y1 - top, x0 - left : x1 - left]

@@ -45,7 +45,7 @@ def turned(
 def pattern(texture: str, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Whether points lie on the darker part of a texture.
 
-    The pattern stays level when the object turns: in small pictures a slanted stripe would be
+    The pattern stays level when the object turns: in small images a slanted stripe would be
     told from a dot by luck only.
     """
     if texture == "striped":

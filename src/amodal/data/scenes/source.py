@@ -45,7 +45,7 @@ class ScenesConfig(StrictModel):
 
     Args:
         size: number of scenes.
-        image_size: side of the picture in pixels.
+        image_size: side of the image in pixels.
         min_objects, max_objects: left out, they are 1 and 4, or what the split `count` says.
         max_overlap: how deep two objects may enter each other, as a share of their reach.
         sizes, textures: which occur, each equally often; all of them where left out.

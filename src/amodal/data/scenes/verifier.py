@@ -1,4 +1,4 @@
-"""Reads a picture back into the scene that it shows, so that generated pictures can be scored.
+"""Reads an image back into the scene that it shows, so that generated images can be scored.
 
 It shares with the renderer only what the world looks like (`shapes`, colours, sizes). The
 background is the commonest colour of the rim; every connected blob that differs from it is taken
@@ -30,9 +30,9 @@ Mask = NDArray[np.bool_]
 
 
 def read_scene(image: NDArray[np.uint8]) -> Scene:
-    """The scene that a (S, S, 3) uint8 picture shows; objects from top to bottom.
+    """The scene that a (S, S, 3) uint8 image shows; objects from top to bottom.
 
-    Made for pictures whose objects overlap little. Objects of one colour that touch are read
+    Made for images whose objects overlap little. Objects of one colour that touch are read
     as one.
     """
     if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3:
@@ -156,7 +156,7 @@ def _read_object(pixels: Pixels, mask: Mask, ground: Pixels, colour: str) -> Obj
     light = np.zeros((size, size), np.float32)
     cover[near], light[near] = _unmix(pixels[near], ground, COLOURS[colour])
     weight = cover.sum()
-    if weight < 1:  # less than a pixel: only pictures that were not drawn by this world have it
+    if weight < 1:  # less than a pixel: only images that were not drawn by this world have it
         return None
     grid = np.arange(size) + 0.5
     middle_y = float(cover.sum(axis=1) @ grid / weight)

@@ -1,7 +1,7 @@
 """What a scene is, what holds between its objects, and how scenes are drawn from a seed.
 
-Coordinates are fractions of the picture: x grows to the right, y grows downwards, (0.5, 0.5)
-is the middle. A scene is plain data; pictures, captions and whatever else can be said about
+Coordinates are fractions of the image: x grows to the right, y grows downwards, (0.5, 0.5)
+is the middle. A scene is plain data; images, captions and whatever else can be said about
 it are functions of it.
 """
 
@@ -73,7 +73,7 @@ class Object:
         colour: one of `COLOURS`.
         size: one of `RADIUS`.
         texture: one of `TEXTURES`.
-        x, y: its centre, in fractions of the picture.
+        x, y: its centre, in fractions of the image.
         rotation: degrees, clockwise as seen.
     """
 
@@ -87,7 +87,7 @@ class Object:
 
     @property
     def radius(self) -> float:
-        """Radius of the circle around it, in fractions of the picture."""
+        """Radius of the circle around it, in fractions of the image."""
         return RADIUS[self.size]
 
     @property
@@ -119,7 +119,7 @@ class Scene:
         return scene
 
     def mirrored(self) -> Scene:
-        """The scene seen in a mirror: its picture is the picture flipped left to right."""
+        """The scene seen in a mirror: its image is the image flipped left to right."""
         return replace(
             self,
             objects=tuple(replace(o, x=1.0 - o.x, rotation=-o.rotation) for o in self.objects),
@@ -216,7 +216,7 @@ def held_out_relation(a: Object, b: Object) -> bool:
     """Whether the pair's arrangement occurs only in the test part of `relation`.
 
     Shapes form a circle in the order of `SHAPES`. Neighbours on it never stand side by side
-    (in either order, because a flipped picture would show the other one), and a shape never
+    (in either order, because a flipped image would show the other one), and a shape never
     stands above the third and the fourth after it, though it does stand below them. Side by
     side and above mean the `main_relation`.
     """

@@ -29,7 +29,7 @@ class Columns(StrictModel):
         audio: paths, file contents, or a Hugging Face sound; an empty cell is no sound.
         id: identity of the item.
         label: class name; left out, a column called `label` is taken if there is one.
-        empty: what an empty cell of `image` or `text` is: a broken row, which captioned pictures
+        empty: what an empty cell of `image` or `text` is: a broken row, which captioned images
             cannot use, or a missing value, which a fusion does without.
     """
 

@@ -32,7 +32,7 @@ class VqaConfig(StrictModel):
             file or one level up is read if the layout is that of easy-VQA and it is there.
         file_pattern: path of an image below `images`, such as
             `COCO_val2014_{image_id:012d}.jpg`; left out, see `image_files.ImageFiles`.
-        per: what a record is: a question, or a picture with all questions about it. Pictures are
+        per: what a record is: a question, or an image with all questions about it. Images are
             then encoded once for several questions.
     """
 
@@ -42,7 +42,7 @@ class VqaConfig(StrictModel):
     annotations: str | None = None
     answers: str | None = None
     file_pattern: str | None = None
-    per: Literal["question", "picture"] = "question"
+    per: Literal["question", "image"] = "question"
 
     def open(self) -> VqaSource:
         """The source; the JSON is read and the folder listed now, no image is opened.
@@ -54,12 +54,12 @@ class VqaConfig(StrictModel):
 
 
 class VqaSource:
-    """One record per question, or per picture, in the order of the file.
+    """One record per question, or per image, in the order of the file.
 
     A record holds `id` (the question id), `origin`, `image` (path), `image_id`, `question` (a
     list of one) and, where there are answers, `answer` (a list of one: the most common),
     `answers` (of all people who were asked) and, where the files have them, `question_type`,
-    `answer_type` and `multiple_choices`. Per picture, `id` is the image id, and the others are
+    `answer_type` and `multiple_choices`. Per image, `id` is the image id, and the others are
     lists with an entry per question.
 
     Attributes:
@@ -101,8 +101,8 @@ class VqaSource:
                 broken.append(BrokenRecordError(row["origin"], str(error)))
             else:
                 self._rows.append({**row, "image": str(path)})
-        if config.per == "picture":
-            self._rows = _by_picture(self._rows)
+        if config.per == "image":
+            self._rows = _by_image(self._rows)
         self.broken_rows = tuple(broken)
 
     def __len__(self) -> int:
@@ -304,8 +304,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
-def _by_picture(rows: list[Record]) -> list[Record]:
-    """The questions about each picture as one record, in the order of the first of them."""
+def _by_image(rows: list[Record]) -> list[Record]:
+    """The questions about each image as one record, in the order of the first of them."""
     found: dict[Any, Record] = {}
     for row in rows:
         whole = found.setdefault(

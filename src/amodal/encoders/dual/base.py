@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from amodal.encoders.config import EncoderConfig, LayerGroups
-from amodal.encoders.fine_tuning import adapt, freeze_unused
+from amodal.encoders.fine_tuning import apply_fine_tuning, freeze_unused
 from amodal.encoders.huggingface import (
     enable_checkpointing,
 )
@@ -85,7 +85,7 @@ class DualEncoder(nn.Module):
         features: (model, modality, tensors) → (B, E).
         log_scale: the checkpoint's log of the inverse temperature, or None.
         dim: E.
-        side: pixels of the square that the picture tower sees.
+        side: pixels of the square that the image tower sees.
         length: tokens of a text that the text tower takes.
     """
 
@@ -124,7 +124,7 @@ class DualEncoder(nn.Module):
                 + self("text", input_ids=ids, attention_mask=ids)[0]
             ),
         )
-        adapt(self)
+        apply_fine_tuning(self)
 
     def width(self, modality: str) -> int:
         """E of the tokens of `modality`."""

@@ -105,7 +105,7 @@ class OpenClipDualConfig(DualConfig):
             tokenizer = self.tokenizer_of(texts, int(text.get("vocab_size", 49408)))
         else:
             tokenizer = self._own_tokenizer(text)
-        seen = self._pictures()
+        seen = self._images()
         return {
             "image": ImagePreprocessor(
                 _side(architecture),
@@ -131,7 +131,7 @@ class OpenClipDualConfig(DualConfig):
             )
         return dict(found)
 
-    def _pictures(self) -> dict[str, Any]:
+    def _images(self) -> dict[str, Any]:
         """Statistics, cut and interpolation of the checkpoint; those of CLIP where it has none."""
         open_clip = _open_clip()
         from open_clip.transform import PreprocessCfg, merge_preprocess_dict

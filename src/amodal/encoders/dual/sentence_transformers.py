@@ -30,7 +30,7 @@ class SentenceTransformersDualConfig(DualConfig):
 
         Raises:
             ImportError: the extra is not installed.
-            ValueError: the model has no picture tower, or layers after its towers.
+            ValueError: the model has no image tower, or layers after its towers.
         """
         if self.architecture is None and pretrained:
             return _from_transformers(self, pretrained, self._towers().model.float())

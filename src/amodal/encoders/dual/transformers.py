@@ -40,7 +40,7 @@ class TransformersDualConfig(DualConfig):
     def preprocessors(self, texts: Iterable[str] | None) -> Preprocessors:
         config = architecture_of(self.name, self.architecture)
         source = self.name if self.architecture is None else None
-        seen = _picture_options(source, config.model_type)
+        seen = _image_options(source, config.model_type)
         text = config.text_config
         length = self.max_length or text.max_position_embeddings
         check_length(text, length)
@@ -114,8 +114,8 @@ def _side(config: Any) -> int:
     return int(size)
 
 
-def _picture_options(name: str | None, model_type: str) -> dict[str, Any]:
-    """How the checkpoint saw pictures: its statistics, cut and interpolation."""
+def _image_options(name: str | None, model_type: str) -> dict[str, Any]:
+    """How the checkpoint saw images: its statistics, cut and interpolation."""
     if name is not None:
         return _of_processor(load_named(AutoImageProcessor.from_pretrained, name))
     if "siglip" in model_type:

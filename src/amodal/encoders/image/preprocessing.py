@@ -18,12 +18,12 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ImagePreprocessor:
-    """Pictures to normalised pixels.
+    """Images to normalised pixels.
 
     Args:
         size: side S of the square that the encoder sees, in pixels.
         mean, std: per channel, for pixels scaled to 0…1.
-        resize: `squash` maps the whole picture onto the square; `crop` keeps its proportions and
+        resize: `squash` maps the whole image onto the square; `crop` keeps its proportions and
             takes the middle.
         interpolation: how pixels between pixels are found; CLIP was trained with `bicubic`.
     """

@@ -1,4 +1,4 @@
-"""A small residual network for pictures, quick on a CPU."""
+"""A small residual network for images, quick on a CPU."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any timm model as a picture encoder."""
+"""Any timm model as an image encoder."""
 
 from __future__ import annotations
 

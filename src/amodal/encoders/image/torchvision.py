@@ -1,4 +1,4 @@
-"""Any torchvision classifier as a picture encoder, its last layer off."""
+"""Any torchvision classifier as an image encoder, its last layer off."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def _classifier(config: TorchvisionConfig, pretrained: bool) -> Any:
 
 
 def _sized(state: dict[str, Tensor], config: TorchvisionConfig) -> dict[str, Tensor]:
-    """The positions of a ViT stretched to the size of the pictures."""
+    """The positions of a ViT stretched to the size of the images."""
     positions = state.get("encoder.pos_embedding")
     if positions is None:
         return state

@@ -19,25 +19,25 @@ IGNORED = -100  # label of a token that is not learned
 Turn = tuple[str, str, bool]  # role, text, learned
 
 
-class TurnsPreprocessor:
+class ChatTemplate:
     """Every turn becomes the token of its role, the tokens of its text and, if learned, an end.
 
-    A turn that draws has places for the tokens of a picture instead, all of them the id after the
+    A turn that draws has places for the tokens of an image instead, all of them the id after the
     last one of text; the model puts the codes there.
 
     Args:
         tokenizer: with the tokens of `ROLES` and `END`.
         max_length: tokens of text in a sequence; older turns are cut off on the left.
-        picture_tokens: tokens of a picture that is drawn; 0: nothing is drawn.
+        picture_tokens: tokens of an image that is drawn; 0: nothing is drawn.
     """
 
     FILE = "turns_config.json"
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, max_length: int, picture_tokens: int = 0
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int, image_tokens: int = 0
     ) -> None:
         self.tokenizer, self.max_length = tokenizer, max_length
-        self.picture_tokens = picture_tokens
+        self.image_tokens = image_tokens
         self.role_ids = {role: _id(tokenizer, token) for role, token in ROLES.items()}
         self.end_id = _id(tokenizer, END)
         self.pad_id = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
@@ -49,8 +49,8 @@ class TurnsPreprocessor:
         config: TokenizerConfig,
         texts: Iterable[str],
         max_length: int,
-        picture_tokens: int = 0,
-    ) -> TurnsPreprocessor:
+        image_tokens: int = 0,
+    ) -> ChatTemplate:
         """With a tokenizer as the recipe asks for, and tokens for the roles.
 
         Raises:
@@ -61,11 +61,11 @@ class TurnsPreprocessor:
         missing = [t for t in (*ROLES.values(), END) if t not in tokenizer.get_vocab()]
         if missing:
             tokenizer.add_special_tokens({"additional_special_tokens": missing})
-        return cls(tokenizer, max_length, picture_tokens)
+        return cls(tokenizer, max_length, image_tokens)
 
     @property
     def vocabulary(self) -> int:
-        """Tokens of text; codes of pictures come after them."""
+        """Tokens of text; codes of images come after them."""
         return len(self.tokenizer)
 
     def ids(self, text: str) -> list[int]:
@@ -106,10 +106,10 @@ class TurnsPreprocessor:
             if not complete and place == len(turns) - 1:
                 break
             if role == "draw":
-                if not self.picture_tokens:
-                    raise ValueError("there are no tokens of pictures: nothing can be drawn")
-                ids += [self.vocabulary] * self.picture_tokens
-                learned += [said] * self.picture_tokens
+                if not self.image_tokens:
+                    raise ValueError("there are no tokens of images: nothing can be drawn")
+                ids += [self.vocabulary] * self.image_tokens
+                learned += [said] * self.image_tokens
                 continue
             tokens = [*self.ids(text), *([self.end_id] if said or place < len(turns) - 1 else [])]
             ids += tokens
@@ -128,11 +128,11 @@ class TurnsPreprocessor:
             is not to be said.
         """
         packed = []
-        for exchanges in items:
+        for conversations in items:
             ids: list[int] = []
             segment: list[int] = []
             labels: list[int] = []
-            for number, turns in enumerate(exchanges, start=1):
+            for number, turns in enumerate(conversations, start=1):
                 row, learned = self.sequence(turns)
                 limit = self._limit(turns)
                 row, learned = row[-limit:], learned[-limit:]
@@ -150,9 +150,11 @@ class TurnsPreprocessor:
             found[name] = torch.tensor(rows, dtype=torch.int64).view(len(packed), length)
         return found
 
-    def prompts(self, exchanges: Sequence[Sequence[Turn]]) -> dict[str, Tensor]:
+    def prompts(self, conversations: Sequence[Sequence[Turn]]) -> dict[str, Tensor]:
         """`input_ids` and `attention_mask` up to the last turn, padded on the left."""
-        rows = [self.sequence(turns, complete=False)[0][-self.max_length :] for turns in exchanges]
+        rows = [
+            self.sequence(turns, complete=False)[0][-self.max_length :] for turns in conversations
+        ]
         length = max((len(row) for row in rows), default=1)
         ids = torch.full((len(rows), length), self.pad_id)
         mask = torch.zeros_like(ids)
@@ -168,23 +170,23 @@ class TurnsPreprocessor:
             said = said[: said.index(self.end_id)]
         return _joined(str(self.tokenizer.decode(said, skip_special_tokens=True)))
 
-    def count_truncated(self, exchanges: Sequence[Sequence[Turn]]) -> int:
+    def count_truncated(self, conversations: Sequence[Sequence[Turn]]) -> int:
         """How many exchanges are longer than `max_length`."""
-        return sum(len(self.sequence(turns)[0]) > self._limit(turns) for turns in exchanges)
+        return sum(len(self.sequence(turns)[0]) > self._limit(turns) for turns in conversations)
 
     def _limit(self, turns: Sequence[Turn]) -> int:
-        return self.max_length + self.picture_tokens * sum(role == "draw" for role, _, _ in turns)
+        return self.max_length + self.image_tokens * sum(role == "draw" for role, _, _ in turns)
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's files and the lengths."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(path))
-        values = {"max_length": self.max_length, "picture_tokens": self.picture_tokens}
+        values = {"max_length": self.max_length, "picture_tokens": self.image_tokens}
         (path / self.FILE).write_text(json.dumps(values), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path) -> TurnsPreprocessor:
+    def load(cls, folder: str | Path) -> ChatTemplate:
         """Read what `save` has written; no network."""
         values = json.loads((Path(folder) / cls.FILE).read_text(encoding="utf-8"))
         return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), **values)

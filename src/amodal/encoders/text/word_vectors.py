@@ -26,7 +26,7 @@ def cooccurrence_vectors(
     max(0, ln P(w, c) / (P(w) P(c)^0.75)), cut to its `dim` largest singular values: U S^½.
 
     Args:
-        documents: token ids of each; all captions of one picture make one document, so that two
+        documents: token ids of each; all captions of one image make one document, so that two
             words for the same thing share theirs.
         vocab_size: V.
         dim: D.

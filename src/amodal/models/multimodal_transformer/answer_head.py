@@ -29,7 +29,7 @@ class ClassifiedAnswers(BaseModel):
 
     kind: Literal["classified"] = "classified"
     most: int = Field(3129, ge=2)  # answers in the list
-    at_least: int = Field(1, ge=1)  # questions with the answer
+    min_count: int = Field(1, ge=1)  # questions with the answer
 
     def listed(self, answers: Iterable[str]) -> tuple[str, ...]:
         """The list, most frequent first and equally frequent ones by the alphabet.
@@ -42,9 +42,9 @@ class ClassifiedAnswers(BaseModel):
         """
         counted = Counter(answers)
         order = sorted(counted, key=lambda text: (-counted[text], text))
-        found = tuple(text for text in order if counted[text] >= self.at_least)[: self.most]
+        found = tuple(text for text in order if counted[text] >= self.min_count)[: self.most]
         if not found:
-            raise ValueError(f"no answer occurs {self.at_least} times or more")
+            raise ValueError(f"no answer occurs {self.min_count} times or more")
         return found
 
 
@@ -65,7 +65,7 @@ class Classified(NamedTuple):
     targets: Tensor
     true: Tensor
     item: Tensor
-    exchange: Tensor
+    conversation: Tensor
 
 
 class AnswerHead(nn.Module):
@@ -95,7 +95,7 @@ class AnswerHead(nn.Module):
         hidden: Tensor,
         labels: Tensor,
         item: Tensor,
-        exchange: Tensor,
+        conversation: Tensor,
         asked: Tensor,
     ) -> tuple[Classified, Tensor]:
         """Scores where answers of the list begin, and the labels without what they would say.
@@ -106,7 +106,7 @@ class AnswerHead(nn.Module):
             item: (R, L) int64 and exchange: (R, L) int64, from 1 on, 0 at padding.
             asked: (B, X, 1 + A) what `ListedAnswers` found.
         """
-        number = (exchange - 1).clamp(min=0)
+        number = (conversation - 1).clamp(min=0)
         chosen = (asked[..., 0][item, number] != OTHER) & (labels != IGNORED)
         begins = chosen.clone()
         begins[:, 1:] &= labels[:, :-1] == IGNORED
@@ -116,6 +116,6 @@ class AnswerHead(nn.Module):
             wanted[:, 1:],
             wanted[:, 0].long(),
             item[begins],
-            exchange[begins],
+            conversation[begins],
         )
         return found, labels.masked_fill(chosen, IGNORED)

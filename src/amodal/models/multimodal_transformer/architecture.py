@@ -20,21 +20,21 @@ class TransformerArchitecture(BaseModel):
         image: encoder whose tokens the model sees; None for a model of text alone.
         width: of the tokens inside.
         heads: of attention.
-        fusion: how text and pictures meet. projection: pictures are mixed among themselves, the
+        fusion: how text and images meet. projection: images are mixed among themselves, the
             decoder looks at them from every token of the text, and several exchanges share them.
-            concat: what is asked joins the picture in one sequence of the encoder. co_attention:
+            concat: what is asked joins the image in one sequence of the encoder. co_attention:
             both have streams of their own in the encoder, which look at each other.
         encoder_layers: that mix the tokens of the modalities before the decoder looks at them.
         decoder_layers: that read the text so far and look at the tokens of the encoder.
         unimodal_layers: the first so many of them read the text alone, and their captions can be
-            compared with pictures; 0: every layer looks.
-        projection: of pictures and captions into one space, where there are unimodal layers.
+            compared with images; 0: every layer looks.
+        projection: of images and captions into one space, where there are unimodal layers.
         dropout: of every sub-layer.
         max_length: tokens of text.
         tokenizer: of all text.
         vocabulary: tokens of text; found when the tokenizer is built.
         image_tokenizer: whose codes the model says where it draws; None: it does not draw.
-        unconditional: share of the pictures that are drawn without their caption in training, which
+        unconditional: share of the images that are drawn without their caption in training, which
             guidance needs.
         answers: from which those to questions are chosen; empty: they are said token by token.
     """
@@ -55,12 +55,12 @@ class TransformerArchitecture(BaseModel):
     vocabulary: int | None = None
     answers: tuple[str, ...] = ()
     image_tokenizer: TokenizerArchitecture | None = None
-    unconditional: float = Field(0.1, ge=0, lt=1)
+    caption_dropout: float = Field(0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
     def _sees_or_draws(self) -> TransformerArchitecture:
         if self.image is not None and self.image_tokenizer is not None:
-            raise ValueError("a model that draws cannot look at the picture: leave one of them out")
+            raise ValueError("a model that draws cannot look at the image: leave one of them out")
         return self
 
     @model_validator(mode="after")
@@ -74,13 +74,13 @@ class TransformerArchitecture(BaseModel):
         if not self.unimodal_layers:
             return self
         if self.image is None:
-            raise ValueError("unimodal_layers: there are no pictures without an image encoder")
+            raise ValueError("unimodal_layers: there are no images without an image encoder")
         if self.fusion != "projection":
             raise ValueError(f"unimodal_layers needs fusion: projection, got {self.fusion}")
         if self.unimodal_layers >= self.decoder_layers:
             raise ValueError(
                 f"unimodal_layers: {self.unimodal_layers} of {self.decoder_layers} decoder_layers "
-                "leave none that looks at the picture"
+                "leave none that looks at the image"
             )
         return self
 

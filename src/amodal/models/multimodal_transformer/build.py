@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from amodal.encoders.text.chat_template import TurnsPreprocessor
+from amodal.encoders.text.chat_template import ChatTemplate
 from amodal.models.image_tokenizer import (
     ImageTokenizer,
 )
@@ -23,7 +23,7 @@ class ImageStart(NamedTuple):
 
     Args:
         config: what builds it.
-        preprocessor: what makes its tensors of pictures.
+        preprocessor: what makes its tensors of images.
         weights: its state.
     """
 
@@ -50,9 +50,7 @@ def build_multimodal_transformer(
     """
     tokens = image_tokenizer.tokens if image_tokenizer is not None else 0
     preprocessors: dict[str, Any] = {
-        "turns": TurnsPreprocessor.fitted(
-            architecture.tokenizer, texts, architecture.max_length, tokens
-        )
+        "turns": ChatTemplate.fitted(architecture.tokenizer, texts, architecture.max_length, tokens)
     }
     update: dict[str, Any] = {"vocabulary": preprocessors["turns"].vocabulary}
     if architecture.image is not None:
@@ -66,6 +64,6 @@ def build_multimodal_transformer(
     model = MultimodalTransformer(config, preprocessors, pretrained=start is None)
     if start is not None:
         model.encoders["image"].load_state_dict(start.weights)
-    if image_tokenizer is not None and model.pictures is not None:
-        model.pictures.tokenizer.load_state_dict(image_tokenizer.state_dict())
+    if image_tokenizer is not None and model.images is not None:
+        model.images.tokenizer.load_state_dict(image_tokenizer.state_dict())
     return model

@@ -1,4 +1,4 @@
-"""Heads that embed pictures and captions beside a model that says captions."""
+"""Heads that embed images and captions beside a model that says captions."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FACTOR = 0x2545F4914F6CDD1D  # odd, of even bits
 
 
 class ContrastiveHeads(nn.Module):
-    """Attention pooling of the tokens of a picture, and the last token of a caption, projected.
+    """Attention pooling of the tokens of an image, and the last token of a caption, projected.
 
     Args:
         width: D of the tokens.
@@ -30,7 +30,7 @@ class ContrastiveHeads(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.image, self.text = projection.build(width), projection.build(width)
 
-    def embed_pictures(self, memory: Memory) -> Tensor:
+    def embed_images(self, memory: Memory) -> Tensor:
         """(B, N, D) tokens → (B, E) unit rows."""
         found: Tensor = self.image(self.pooling(memory.tokens, memory.keep))
         return found
@@ -41,7 +41,7 @@ class ContrastiveHeads(nn.Module):
         return found
 
 
-def exchange_keys(ids: Tensor, segment: Tensor) -> Tensor:
+def conversation_keys(ids: Tensor, segment: Tensor) -> Tensor:
     """(B, L) int64: at each token a key of its exchange up to it, equal where the ids are.
 
     Args:

@@ -1,4 +1,4 @@
-"""Pictures as tokens that a Transformer says: places in a grid, guidance, drawing, choosing."""
+"""Images as tokens that a Transformer says: places in a grid, guidance, drawing, choosing."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class Packed(NamedTuple):
     labels: Tensor
 
 
-class PictureContext(NamedTuple):
-    """Where the tokens of a row stand in their pictures, and what is around.
+class ImageContext(NamedTuple):
+    """Where the tokens of a row stand in their images, and what is around.
 
     Args:
-        places: (B, L) place of each token within its picture, row by row; -1 where it is text.
+        places: (B, L) place of each token within its image, row by row; -1 where it is text.
         above: (B, L, 3) ids of the codes that touch the next place from above: straight above it,
             to the left and to the right of that; -1 where there is none.
     """
@@ -46,49 +46,55 @@ class PictureContext(NamedTuple):
     places: Tensor
     above: Tensor
 
-    def last(self, length: int) -> PictureContext:
+    def last(self, length: int) -> ImageContext:
         """Of the last so many tokens."""
-        return PictureContext(self.places[:, -length:], self.above[:, -length:])
+        return ImageContext(self.places[:, -length:], self.above[:, -length:])
 
 
-class PictureTokens(nn.Module):
-    """What a Transformer needs to say pictures: an image tokenizer that stays as it is, and places.
+class ImageTokens(nn.Module):
+    """What a Transformer needs to say images: an image tokenizer that stays as it is, and places.
 
     Ids from `first` on are the codes of the tokenizer, ids below are text. Codes that the tokenizer
     holds to be alike begin with like embeddings, and a code is said with those that touch it from
-    above in view, so that neither has to be found out from the pictures again.
+    above in view, so that neither has to be found out from the images again.
 
     Args:
-        tokenizer: of pictures; its weights are kept with the model and do not learn.
+        tokenizer: of images; its weights are kept with the model and do not learn.
         width: of the tokens of the Transformer.
-        first: id of code 0, which also holds the place of a picture before its codes are known.
-        start: id of the token after which a picture begins.
-        unconditional: share of the pictures whose caption is hidden in training, for guidance.
+        first: id of code 0, which also holds the place of an image before its codes are known.
+        start: id of the token after which an image begins.
+        unconditional: share of the images whose caption is hidden in training, for guidance.
     """
 
     def __init__(
-        self, tokenizer: ImageTokenizer, width: int, *, first: int, start: int, unconditional: float
+        self,
+        tokenizer: ImageTokenizer,
+        width: int,
+        *,
+        first: int,
+        start: int,
+        caption_dropout: float,
     ) -> None:
         super().__init__()
         self.tokenizer = tokenizer.requires_grad_(False).eval()
-        self.first, self.start, self.unconditional = first, start, unconditional
+        self.first, self.start, self.caption_dropout = first, start, caption_dropout
         self.row = nn.Parameter(0.02 * torch.randn(tokenizer.grid, width))
         self.column = nn.Parameter(0.02 * torch.randn(tokenizer.grid, width))
         self.above = nn.Linear(3 * width, width, bias=False)
         last = nn.Linear(FEATURES, width)
         nn.init.normal_(last.weight, std=0.02)
         self.of_codes = nn.Sequential(
-            nn.Linear(tokenizer.architecture.code_width, FEATURES), nn.GELU(), last
+            nn.Linear(tokenizer.architecture.codebook_dim, FEATURES), nn.GELU(), last
         )
 
-    def train(self, mode: bool = True) -> PictureTokens:
+    def train(self, mode: bool = True) -> ImageTokens:
         """The tokenizer always evaluates: its codes would move under the Transformer."""
         super().train(mode)
         self.tokenizer.eval()
         return self
 
-    def context(self, ids: Tensor) -> PictureContext:
-        """Of (B, L) ids, which hold every picture from its beginning."""
+    def context(self, ids: Tensor) -> ImageContext:
+        """Of (B, L) ids, which hold every image from its beginning."""
         places, grid = self._places(ids), self.tokenizer.grid
         following = places + 1
         inside = (places >= 0) & (following >= grid) & (following < grid**2)
@@ -97,14 +103,14 @@ class PictureTokens(nn.Module):
             column = following % grid + aside
             there = inside & (column >= 0) & (column < grid)
             above.append(torch.where(there, ids.roll(grid - 1 - aside, 1), -1))
-        return PictureContext(places, torch.stack(above, dim=2))
+        return ImageContext(places, torch.stack(above, dim=2))
 
     def embeddings(self, learned: Tensor) -> Tensor:
         """(first + K, D) what is learned of each token by itself → with what codes share."""
         shared = self.of_codes(self.tokenizer.quantizer.book)
         return torch.cat([learned[: self.first], learned[self.first :] + shared])
 
-    def around(self, context: PictureContext, embeddings: Tensor) -> Tensor:
+    def around(self, context: ImageContext, embeddings: Tensor) -> Tensor:
         """(B, L, D) of the next place: where the token stands, and what touches it from above."""
         place, grid = context.places.clamp(min=0), self.tokenizer.grid
         known = nn.functional.embedding(context.above.clamp(min=0), embeddings)
@@ -116,12 +122,12 @@ class PictureTokens(nn.Module):
         drawn = ids >= self.first
         order = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         starts = drawn.clone()
-        starts[:, 1:] &= ~drawn[:, :-1]  # two pictures never touch: a token says what is next
+        starts[:, 1:] &= ~drawn[:, :-1]  # two images never touch: a token says what is next
         begun = torch.where(starts, order, 0).cummax(1).values
         return torch.where(drawn, order - begun, -1)
 
     def filled(self, batch: Batch, packed: Packed) -> Packed:
-        """The codes of the batch's pictures in their places, in ids and labels.
+        """The codes of the batch's images in their places, in ids and labels.
 
         Where training says so, captions of some exchanges are hidden: their tokens become padding.
         """
@@ -136,10 +142,10 @@ class PictureTokens(nn.Module):
         whole = torch.where(place >= 0, codes.gather(1, place.clamp(min=0)), ids)
         target = torch.where(said, codes.gather(1, after.clamp(min=0)), labels)
         target = target.masked_fill(said & ~there[:, None], IGNORED)
-        if self.training and self.unconditional:
+        if self.training and self.caption_dropout:
             drawn = torch.zeros(len(ids), int(segment.max()) + 1, device=ids.device)
             drawn.scatter_add_(1, segment, (place >= 0).to(drawn.dtype))
-            hidden = (drawn > 0) & (torch.rand_like(drawn) < self.unconditional)
+            hidden = (drawn > 0) & (torch.rand_like(drawn) < self.caption_dropout)
             caption = (place < 0) & (ids != self.start)
             segment = segment.masked_fill(hidden.gather(1, segment) & caption, 0)
         return Packed(whole, segment, target)
@@ -155,20 +161,20 @@ class Decoder(Protocol):
         memory: None,
         cache: Cache | None = None,
         position_ids: Tensor | None = None,
-        pictured: PictureContext | None = None,
+        image_context: ImageContext | None = None,
     ) -> Tensor: ...
 
     def scores(self, hidden: Tensor) -> Tensor: ...
 
 
-class Painter(Protocol):
-    """Draws a picture of each text."""
+class ImageGenerator(Protocol):
+    """Draws an image of each text."""
 
     @property
     def draw(self) -> Callable[..., list[Drawn]]: ...
 
 
-class PictureSampler(LogitsProcessor):
+class ImageSampler(LogitsProcessor):
     """Leaves one code per row: guided, tempered, and drawn by the row's own generator.
 
     Scores become free + guidance (told - free), where `free` are those without the caption. A code
@@ -177,7 +183,7 @@ class PictureSampler(LogitsProcessor):
 
     Args:
         decoder: the model that `generate` asks, for its scores without the caption.
-        pictures: its picture tokens.
+        images: its image tokens.
         guidance: 1 leaves the caption's scores alone; 0 ignores the caption.
         temperature: 0 takes the likeliest code.
         top_k: only so many of the likeliest codes; None: all.
@@ -190,14 +196,14 @@ class PictureSampler(LogitsProcessor):
     def __init__(
         self,
         decoder: Decoder,
-        pictures: PictureTokens,
+        images: ImageTokens,
         *,
         guidance: float,
         temperature: float,
         top_k: int | None,
         generators: Sequence[torch.Generator],
     ) -> None:
-        self.decoder, self.pictures = decoder, pictures
+        self.decoder, self.images = decoder, images
         self.guidance, self.temperature, self.top_k = guidance, temperature, top_k
         self.generators = generators
         self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -205,7 +211,7 @@ class PictureSampler(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
         """(R, L) ids so far and (R, V) scores → (R, V), all but one of each row -inf."""
-        first = self.pictures.first
+        first = self.images.first
         told = scores[:, first:].float()
         if self.guidance != 1:
             free = self._without_caption(input_ids)[:, first:].float()
@@ -230,13 +236,13 @@ class PictureSampler(LogitsProcessor):
             None,
             self.cache,
             torch.zeros_like(last),
-            self.pictures.context(ids).last(1),
+            self.images.context(ids).last(1),
         )
         return self.decoder.scores(hidden[:, -1])
 
 
 @torch.inference_mode()
-def draw_pictures(
+def generate_images(
     model: Any,
     texts: Sequence[str],
     *,
@@ -246,9 +252,9 @@ def draw_pictures(
     seed: int | None = None,
     batch_size: int = 64,
 ) -> list[Drawn]:
-    """One picture per text, by a `MultimodalTransformer` with picture tokens.
+    """One image per text, by a `MultimodalTransformer` with image tokens.
 
-    A text that occurs twice gives two pictures; the same text, occurrence and seed always give the
+    A text that occurs twice gives two images; the same text, occurrence and seed always give the
     same one, whatever else is drawn beside it.
 
     Raises:
@@ -265,7 +271,7 @@ def draw_pictures(
             f"need temperature >= 0, guidance >= 0 and top_k >= 1, got {temperature}, {guidance} "
             f"and {top_k}"
         )
-    pictures: PictureTokens = model.pictures
+    images: ImageTokens = model.images
     generators = row_generators(texts, secrets.randbits(63) if seed is None else seed)
     was_training = model.training
     model.eval()
@@ -274,9 +280,9 @@ def draw_pictures(
         part = texts[start : start + batch_size]
         asked = [(Turn("caption", text, False), Turn("draw", "", True)) for text in part]
         prompts = {n: t.to(model.device) for n, t in model.turns.prompts(asked).items()}
-        sampler = PictureSampler(
+        sampler = ImageSampler(
             model,
-            pictures,
+            images,
             guidance=guidance,
             temperature=temperature,
             top_k=top_k,
@@ -285,15 +291,15 @@ def draw_pictures(
         said = model.generate(
             **prompts,
             cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
-            max_new_tokens=pictures.tokenizer.tokens,
-            min_new_tokens=pictures.tokenizer.tokens,
+            max_new_tokens=images.tokenizer.tokens,
+            min_new_tokens=images.tokenizer.tokens,
             do_sample=False,
             pad_token_id=model.turns.pad_id,
             eos_token_id=model.turns.end_id,
             logits_processor=LogitsProcessorList([sampler]),
         )
-        codes = said[:, -pictures.tokenizer.tokens :] - pictures.first
-        pixels = pictures.tokenizer.decode(codes).cpu()
+        codes = said[:, -images.tokenizer.tokens :] - images.first
+        pixels = images.tokenizer.decode(codes).cpu()
         found += list(pixels.permute(0, 2, 3, 1).contiguous().numpy())
     model.train(was_training)
     return found
@@ -310,52 +316,52 @@ def row_generators(texts: Sequence[str], seed: int) -> list[torch.Generator]:
     return found
 
 
-def draw_best(
-    painter: Painter,
+def generate_best(
+    image_generator: ImageGenerator,
     texts: Sequence[str],
     *,
     candidates: int = 1,
-    judge: JointEmbedding | None = None,
+    reranker: JointEmbedding | None = None,
     **options: Any,
 ) -> list[Drawn]:
-    """One picture per text: of several that are drawn, the one that the judge likes best.
+    """One image per text: of several that are drawn, the one that the judge likes best.
 
     Args:
         painter: a model that draws.
         texts: T.
         candidates: drawn for each text.
-        judge: of pictures and texts; None where there is one candidate.
+        judge: of images and texts; None where there is one candidate.
         options: of the painter's `draw`.
 
     Raises:
         ValueError: several candidates and no judge.
     """
-    if candidates < 1 or (candidates > 1 and judge is None):
+    if candidates < 1 or (candidates > 1 and reranker is None):
         raise ValueError(f"{candidates} candidates need a judge to choose among them")
-    pictures = painter.draw([text for text in texts for _ in range(candidates)], **options)
-    if judge is None or candidates == 1:
-        return pictures
-    groups = [pictures[i : i + candidates] for i in range(0, len(pictures), candidates)]
-    best = best_matches(judge, texts, groups)
+    images = image_generator.draw([text for text in texts for _ in range(candidates)], **options)
+    if reranker is None or candidates == 1:
+        return images
+    groups = [images[i : i + candidates] for i in range(0, len(images), candidates)]
+    best = best_matches(reranker, texts, groups)
     return [group[i] for group, i in zip(groups, best, strict=True)]
 
 
 def best_matches(
-    judge: JointEmbedding, texts: Sequence[str], candidates: Sequence[Sequence[Drawn]]
+    reranker: JointEmbedding, texts: Sequence[str], candidates: Sequence[Sequence[Drawn]]
 ) -> list[int]:
     """Of the candidates for each text, the one nearest to it in a joint embedding.
 
     Args:
-        judge: of pictures and texts.
+        judge: of images and texts.
         texts: T.
-        candidates: T lists of pictures.
+        candidates: T lists of images.
 
     Returns:
         T places in the lists.
     """
-    z_text = cast(Tensor, judge.encode(text=list(texts), output="torch"))
+    z_text = cast(Tensor, reranker.encode(text=list(texts), output="torch"))
     chosen = []
-    for z, pictures in zip(z_text, candidates, strict=True):
-        z_image = cast(Tensor, judge.encode(image=list(pictures), output="torch"))
+    for z, images in zip(z_text, candidates, strict=True):
+        z_image = cast(Tensor, reranker.encode(image=list(images), output="torch"))
         chosen.append(int((z_image @ z).argmax()))
     return chosen

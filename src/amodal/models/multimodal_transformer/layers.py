@@ -65,7 +65,7 @@ class SelfAttention(nn.Module):
         return x + cast(Tensor, self.dropout(self.out(attended)))
 
 
-class Looking(nn.Module):
+class CrossAttention(nn.Module):
     """Multi-head attention of a sequence to the tokens of the encoder, on normalised input."""
 
     def __init__(self, sizes: LayerSizes) -> None:
@@ -149,7 +149,7 @@ class DecoderLayer(nn.Module):
     def __init__(self, sizes: LayerSizes, *, looks: bool) -> None:
         super().__init__()
         self.attention = SelfAttention(sizes)
-        self.looking = Looking(sizes) if looks else None
+        self.looking = CrossAttention(sizes) if looks else None
         self.feed = FeedForward(sizes)
 
     def forward(
@@ -171,7 +171,7 @@ def places(segment: Tensor) -> Tensor:
     return torch.where(segment > 0, place - begun, 0)
 
 
-def readable(segment: Tensor, length: int) -> Tensor:
+def segment_mask(segment: Tensor, length: int) -> Tensor:
     """(B, S) → (B, 1, L, S) bool: what each of the last L places may read."""
     whole = segment.shape[1]
     order = torch.ones(length, whole, dtype=torch.bool, device=segment.device).tril(whole - length)

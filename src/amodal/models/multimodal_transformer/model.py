@@ -1,4 +1,4 @@
-"""The multimodal Transformer: looks at pictures, reads text, and says what comes next."""
+"""The multimodal Transformer: looks at images, reads text, and says what comes next."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from amodal.data.batch import Batch
 from amodal.data.collate import Collator
-from amodal.data.conversation import Exchange, Turn
+from amodal.data.conversation import Conversation, Turn
 from amodal.data.record import sample_rng
 from amodal.encoders.text.chat_template import IGNORED
 from amodal.models.multimodal_transformer.image_generation import (
     GUIDANCE,
     TEMPERATURE,
     Drawn,
-    draw_pictures,
+    generate_images,
 )
 from amodal.models.multimodal_transformer.layers import (
     DecoderLayer,
     Memory,
     places,
-    readable,
+    segment_mask,
 )
 from amodal.models.multimodal_transformer.network import TransformerNetwork
 from amodal.models.run_folder import found_folder, read_model, write_model
@@ -34,7 +34,7 @@ ANSWERS_AT_ONCE = 256  # whose keys and values are kept
 
 
 class MultimodalTransformer(TransformerNetwork):
-    """Looks at pictures, reads text, and says what comes next: for people and for run folders.
+    """Looks at images, reads text, and says what comes next: for people and for run folders.
 
     What its arguments are, and how it works inside, `TransformerNetwork` tells.
     """
@@ -47,7 +47,7 @@ class MultimodalTransformer(TransformerNetwork):
         output: Literal["numpy", "torch"] = "numpy",
         **values: Sequence[Any],
     ) -> Any:
-        """Embeddings of pictures or of captions in the space that they share.
+        """Embeddings of images or of captions in the space that they share.
 
         Args:
             batch_size: values encoded at once.
@@ -59,7 +59,7 @@ class MultimodalTransformer(TransformerNetwork):
 
         Raises:
             ValueError: the model does not embed, or not exactly one list was given.
-            BrokenRecordError: a picture that cannot be read.
+            BrokenRecordError: an image that cannot be read.
         """
         if self.contrast is None:
             raise ValueError(
@@ -79,9 +79,9 @@ class MultimodalTransformer(TransformerNetwork):
         for start in range(0, len(items), batch_size):
             part = items[start : start + batch_size]
             if modality == "image":
-                memory = self.fused(self.seen(self._pictures(part)), None)
+                memory = self.fused(self.seen(self._images(part)), None)
                 assert memory is not None
-                z = self.contrast.embed_pictures(memory)
+                z = self.contrast.embed_images(memory)
             else:
                 named = self.turns([[(Turn("caption", str(text), True),)] for text in part])
                 segment = named["segment"].to(self.device)
@@ -208,34 +208,34 @@ class MultimodalTransformer(TransformerNetwork):
         return [self.turns.text(row[ids.shape[1] :].tolist()) for row in found]
 
     def caption(self, images: Sequence[Any], **options: Any) -> list[str]:
-        """A description of each picture.
+        """A description of each image.
 
         Args:
             images: paths, bytes, uint8 arrays (H, W, 3) or PIL images.
             options: of `generate`, such as `num_beams=4`.
 
         Raises:
-            BrokenRecordError: a picture that cannot be read.
+            BrokenRecordError: an image that cannot be read.
         """
         prompt = (Turn("caption", "", True),)
-        return self._say_about(images, [prompt] * len(images), **options)
+        return self._generate_for(images, [prompt] * len(images), **options)
 
     def ask(self, image: Any, question: str | Sequence[str], **options: Any) -> Any:
-        """The answer to a question about a picture; a list of answers to a list of questions."""
+        """The answer to a question about an image; a list of answers to a list of questions."""
         questions = [question] if isinstance(question, str) else list(question)
         prompts = [_asked([], one) for one in questions]
-        answers = self._say_about([image] * len(prompts), prompts, self.answer, **options)
+        answers = self._generate_for([image] * len(prompts), prompts, self.answer, **options)
         return answers[0] if isinstance(question, str) else answers
 
     def chat(
         self, image: Any, history: Sequence[tuple[str, str]], question: str, **options: Any
     ) -> str:
-        """The next answer of a conversation about a picture.
+        """The next answer of a conversation about an image.
 
         Args:
             history: (question, answer) of every round before.
         """
-        return self._say_about([image], [_asked(history, question)], **options)[0]
+        return self._generate_for([image], [_asked(history, question)], **options)[0]
 
     def draw(
         self,
@@ -246,12 +246,12 @@ class MultimodalTransformer(TransformerNetwork):
         top_k: int | None = None,
         seed: int | None = None,
     ) -> list[Drawn]:
-        """A picture for each text, (S, S, 3) uint8; see `drawing.draw_pictures`.
+        """An image for each text, (S, S, 3) uint8; see `drawing.draw_pictures`.
 
         Raises:
             ValueError: the model has not learned to draw.
         """
-        return draw_pictures(
+        return generate_images(
             self, texts, guidance=guidance, temperature=temperature, top_k=top_k, seed=seed
         )
 
@@ -260,7 +260,7 @@ class MultimodalTransformer(TransformerNetwork):
         """Where the model looks as it says the first token of an answer.
 
         Returns:
-            (N,) share of attention on each token of the picture, row by row of its grid; the mean
+            (N,) share of attention on each token of the image, row by row of its grid; the mean
             over heads and layers of the decoder that look. They sum to 1.
         """
         turns = (*_asked([], question)[:-1], Turn("answer", answer, True))
@@ -268,13 +268,13 @@ class MultimodalTransformer(TransformerNetwork):
         place = int((tensors["labels"][0] != IGNORED).nonzero()[0])
         ids = tensors["input_ids"].to(self.device)
         segment = tensors["segment"].to(self.device)
-        seen = self.seen(self._pictures([image]))
+        seen = self.seen(self._images([image]))
         prompt = {"input_ids": ids[:, : place + 1], "attention_mask": segment[:, : place + 1]}
         memory = self.fused(seen, prompt)
         if seen is None or memory is None:
             raise ValueError("a model of text alone does not look")
         x = self.embedding(ids) + self.position[places(segment)]
-        mask = readable(segment, segment.shape[1])
+        mask = segment_mask(segment, segment.shape[1])
         found = []
         for layer in self.decoder:
             assert isinstance(layer, DecoderLayer)
@@ -283,30 +283,30 @@ class MultimodalTransformer(TransformerNetwork):
                 x = layer.feed(read)
                 continue
             shares = layer.looking.weights(read, memory)[0, :, place].mean(0)
-            shares = shares[: seen.tokens.shape[1]]  # of the picture, what is asked aside
+            shares = shares[: seen.tokens.shape[1]]  # of the image, what is asked aside
             found.append(shares / shares.sum())
             x = layer.feed(layer.looking(read, memory))
         return torch.stack(found).mean(0).cpu()
 
     @torch.inference_mode()
-    def _say_about(
+    def _generate_for(
         self,
         images: Sequence[Any],
-        prompts: Sequence[Exchange],
+        prompts: Sequence[Conversation],
         speak: Callable[..., list[str]] | None = None,
         **options: Any,
     ) -> list[str]:
         if isinstance(images, str | bytes | Path):
-            raise ValueError(f"expected a list of pictures, got one {type(images).__name__}")
+            raise ValueError(f"expected a list of images, got one {type(images).__name__}")
         was_training = self.training
         self.eval()
         options = {"do_sample": False, **options}
         speak = speak or self.say
-        said = speak(self.turns.prompts(prompts), self.seen(self._pictures(images)), **options)
+        said = speak(self.turns.prompts(prompts), self.seen(self._images(images)), **options)
         self.train(was_training)
         return said
 
-    def _pictures(self, images: Sequence[Any]) -> Batch:
+    def _images(self, images: Sequence[Any]) -> Batch:
         named = {m: p for m, p in self.preprocessors.items() if m != "turns"}
         records = [
             {
@@ -337,7 +337,7 @@ class MultimodalTransformer(TransformerNetwork):
         return read_model(cls, found_folder(pretrained_model_name_or_path))
 
 
-def _asked(history: Sequence[tuple[str, str]], question: str) -> Exchange:
+def _asked(history: Sequence[tuple[str, str]], question: str) -> Conversation:
     turns = [
         turn
         for said, answer in history

@@ -1,4 +1,4 @@
-"""The network of the multimodal Transformer: picture tokens and text ids in, scores out."""
+"""The network of the multimodal Transformer: image tokens and text ids in, scores out."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from amodal.data.batch import Batch
-from amodal.encoders.fine_tuning import adapt
-from amodal.encoders.text.chat_template import IGNORED, TurnsPreprocessor
+from amodal.encoders.fine_tuning import apply_fine_tuning
+from amodal.encoders.text.chat_template import IGNORED, ChatTemplate
 from amodal.fusion.cross_attention import CrossAttentionConfig, Together
 from amodal.models.image_tokenizer import (
     ImageTokenizer,
@@ -29,21 +29,21 @@ from amodal.models.multimodal_transformer.architecture import (
 from amodal.models.multimodal_transformer.contrastive_heads import (
     ContrastiveHeads,
     caption_ends,
-    exchange_keys,
+    conversation_keys,
 )
 from amodal.models.multimodal_transformer.image_generation import (
+    ImageContext,
+    ImageTokens,
     Packed,
-    PictureContext,
-    PictureTokens,
 )
 from amodal.models.multimodal_transformer.layers import (
     DecoderLayer,
     EncoderLayer,
     Memory,
     places,
-    readable,
+    segment_mask,
 )
-from amodal.models.multimodal_transformer.packing import unpacked
+from amodal.models.multimodal_transformer.packing import unpack
 from amodal.models.run_folder import Preprocessors
 
 
@@ -55,24 +55,24 @@ class Said(NamedTuple):
         labels: (T,) int64, the tokens that were said.
         item: (T,) int64 which item of the batch each is said about.
         exchange: (T,) int64 in which exchange about the item, from 1 on.
-        embedded: the pictures and whole captions of the batch, where the model embeds them.
+        embedded: the images and whole captions of the batch, where the model embeds them.
         classified: answers that are chosen from a list instead.
     """
 
     logits: Tensor
     labels: Tensor
     item: Tensor
-    exchange: Tensor
+    conversation: Tensor
     embedded: dict[str, Embeddings] | None = None
     classified: Classified | None = None
 
 
 class TransformerNetwork(PreTrainedModel, GenerationMixin):
-    """Picture tokens → encoder → decoder of text that looks at them.
+    """Image tokens → encoder → decoder of text that looks at them.
 
     records → tensors → encoder (B, N, D) → self-attention (B, N, D) → causal decoder with
     cross-attention (B, L, D) → scores of the next token (B, L, V). Several exchanges about one item
-    stand in one row, none reads another, and they share the tokens of its picture.
+    stand in one row, none reads another, and they share the tokens of its image.
 
     Args:
         config: the architecture.
@@ -111,7 +111,7 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         if architecture.image is not None:
             encoder = architecture.image.build(pretrained=pretrained)
             architecture = architecture.model_copy(update={"image": encoder.config})
-            self.encoders["image"] = adapt(encoder)
+            self.encoders["image"] = apply_fine_tuning(encoder)
             self.project["image"] = nn.Linear(encoder.width, width)
             self.modality["image"] = nn.Parameter(0.02 * torch.randn(width))
         self.architecture = architecture
@@ -120,14 +120,14 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         if self.encoders:
             self._build_fusion(architecture)
         drawing = architecture.image_tokenizer
-        self.pictures: PictureTokens | None = None
+        self.images: ImageTokens | None = None
         if drawing is not None:
-            self.pictures = PictureTokens(
+            self.images = ImageTokens(
                 ImageTokenizer(ImageTokenizerConfig(drawing.model_dump(mode="json"))),
                 width,
                 first=vocabulary,
                 start=self.turns.role_ids["draw"],
-                unconditional=architecture.unconditional,
+                caption_dropout=architecture.caption_dropout,
             )
             vocabulary += drawing.codes
         self.embedding = nn.Embedding(vocabulary, width)
@@ -180,12 +180,12 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
 
     @property
     def draws(self) -> bool:
-        """Whether the model says pictures."""
-        return self.pictures is not None
+        """Whether the model says images."""
+        return self.images is not None
 
     @property
-    def turns(self) -> TurnsPreprocessor:
-        return cast(TurnsPreprocessor, self.preprocessors["turns"])
+    def turns(self) -> ChatTemplate:
+        return cast(ChatTemplate, self.preprocessors["turns"])
 
     def learning_rate_scales(self) -> dict[str, float]:
         """Prefix of parameter names -> factor on the learning rate."""
@@ -244,7 +244,7 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         if bool(present.all()):
             tokens, keep = self.encoders[modality](**named)
         else:
-            # A batch without a single picture still needs to know how many tokens one has.
+            # A batch without a single image still needs to know how many tokens one has.
             chosen = present if bool(present.any()) else torch.ones_like(present)
             some, keep = self.encoders[modality](**{n: t[chosen] for n, t in named.items()})
             tokens = some.new_zeros(len(present), *some.shape[1:])
@@ -268,7 +268,7 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         cache: Cache | None = None,
         memory_tokens: Tensor | None = None,
         memory_keep: Tensor | None = None,
-        pictured: PictureContext | None = None,
+        image_context: ImageContext | None = None,
         **ignored: Any,
     ) -> Said | CausalLMOutputWithPast:
         """Scores of what a batch says, or of the next tokens where `generate` goes on from ids.
@@ -293,7 +293,7 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         past = cache.get_seq_length() if cache is not None else 0
         if attention_mask is None:
             attention_mask = input_ids.new_ones(len(input_ids), past + input_ids.shape[1])
-        hidden = self.decode(input_ids, attention_mask, memory, cache, position_ids, pictured)
+        hidden = self.decode(input_ids, attention_mask, memory, cache, position_ids, image_context)
         return CausalLMOutputWithPast(  # type: ignore[call-arg]
             logits=self.scores(hidden), cache=cache
         )
@@ -302,8 +302,8 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         named = batch.tensors["turns"]
         ids, segment = named["input_ids"], named["segment"]
         labels = named["labels"].masked_fill(~batch.present["turns"], IGNORED)
-        if self.pictures is not None:
-            ids, segment, labels = self.pictures.filled(batch, Packed(ids, segment, labels))
+        if self.images is not None:
+            ids, segment, labels = self.images.filled(batch, Packed(ids, segment, labels))
         seen = self.seen(batch)
         if not self.reads_prompts:
             memory = self.fused(seen, None)
@@ -320,19 +320,21 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
                 classified=classified,
                 embedded=self._embedded(batch, read, memory) if self.contrast is not None else None,
             )
-        rows = unpacked(ids, segment, labels, self.turns.pad_id)
+        rows = unpack(ids, segment, labels, self.turns.pad_id)
         looked = None if seen is None else Memory(seen.tokens[rows.item], seen.keep[rows.item])
         memory = self.fused(looked, {"input_ids": rows.prompt, "attention_mask": rows.read})
         hidden = self.decode(rows.ids, rows.mask, memory)
-        item, exchange = (t[:, None].expand_as(rows.ids) for t in (rows.item, rows.exchange))
-        classified, labels = self._classified(named, hidden, rows.labels, item, exchange)
+        item, conversation = (
+            t[:, None].expand_as(rows.ids) for t in (rows.item, rows.conversation)
+        )
+        classified, labels = self._classified(named, hidden, rows.labels, item, conversation)
         chosen = labels != IGNORED
         place = chosen.nonzero()[:, 0]
         return Said(
             self.scores(hidden[chosen]),
             labels[chosen],
             rows.item[place],
-            rows.exchange[place],
+            rows.conversation[place],
             classified=classified,
         )
 
@@ -346,10 +348,10 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         there = memory.keep.any(1)
         about = (ends & batch.present["turns"]).nonzero()
         z = self.contrast.embed_captions(read[about[:, 0], about[:, 1]])
-        keys = exchange_keys(named["input_ids"], named["segment"])
-        pictures = self.contrast.embed_pictures(memory)[there]
+        keys = conversation_keys(named["input_ids"], named["segment"])
+        images = self.contrast.embed_images(memory)[there]
         return {
-            "image": Embeddings(pictures, batch.item[there], None),
+            "image": Embeddings(images, batch.item[there], None),
             "text": Embeddings(z, batch.item[about[:, 0]], keys[about[:, 0], about[:, 1]]),
         }
 
@@ -359,20 +361,20 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         hidden: Tensor,
         labels: Tensor,
         item: Tensor,
-        exchange: Tensor,
+        conversation: Tensor,
     ) -> tuple[Classified | None, Tensor]:
         if self.answer_head is None or "asked" not in named:
             return None, labels
-        return self.answer_head.classified(hidden, labels, item, exchange, named["asked"])
+        return self.answer_head.classified(hidden, labels, item, conversation, named["asked"])
 
     def scores(self, hidden: Tensor) -> Tensor:
         """(..., D) → (..., V), the embeddings being the output weights."""
         return F.linear(hidden, self._embeddings(), self.bias)
 
     def _embeddings(self) -> Tensor:
-        """(V, D) of every token, text and codes of pictures."""
+        """(V, D) of every token, text and codes of images."""
         learned: Tensor = self.embedding.weight
-        return learned if self.pictures is None else self.pictures.embeddings(learned)
+        return learned if self.images is None else self.images.embeddings(learned)
 
     def decode(
         self,
@@ -381,7 +383,7 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         memory: Memory | None,
         cache: Cache | None = None,
         position_ids: Tensor | None = None,
-        pictured: PictureContext | None = None,
+        image_context: ImageContext | None = None,
     ) -> Tensor:
         """(B, L) ids → (B, L, D) states of the last layer.
 
@@ -392,9 +394,9 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
             cache: read and extended.
             position_ids: (B, L) places within the exchange; counted where left out.
             pictured: of a model that draws; found in the ids where left out, which must then hold
-                pictures from their beginning.
+                images from their beginning.
         """
-        read = self._read(ids, segment, cache, position_ids, pictured)
+        read = self._read(ids, segment, cache, position_ids, image_context)
         return self._continue(read, segment, memory, cache)
 
     def _read(
@@ -403,24 +405,24 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         segment: Tensor,
         cache: Cache | None = None,
         position_ids: Tensor | None = None,
-        pictured: PictureContext | None = None,
+        image_context: ImageContext | None = None,
     ) -> Tensor:
         """(B, L, D) after the layers that read the text alone; the arguments are of `decode`."""
         length = ids.shape[1]
         if position_ids is None:
             position_ids = places(segment)[:, -length:]
-        if self.pictures is not None:
-            pictured = pictured or self.pictures.context(ids)
-            position_ids = position_ids.masked_fill(pictured.places >= 0, 0)
+        if self.images is not None:
+            image_context = image_context or self.images.context(ids)
+            position_ids = position_ids.masked_fill(image_context.places >= 0, 0)
         limit = len(self.position)
         if position_ids.shape[1] and int(position_ids.max()) >= limit:
             raise ValueError(f"{int(position_ids.max()) + 1} tokens; max_length is {limit}")
         position, embeddings = self.position[position_ids], self._embeddings()
-        if self.pictures is not None and pictured is not None:
-            around = self.pictures.around(pictured, embeddings)
-            position = torch.where(pictured.places[..., None] >= 0, around, position)
+        if self.images is not None and image_context is not None:
+            around = self.images.around(image_context, embeddings)
+            position = torch.where(image_context.places[..., None] >= 0, around, position)
         x: Tensor = self.dropout(F.embedding(ids, embeddings) + position)
-        mask = readable(segment, length)
+        mask = segment_mask(segment, length)
         for index, layer in enumerate(self.decoder[: self.architecture.unimodal_layers]):
             x = layer(x, mask, None, cache, index)
         return x
@@ -429,18 +431,18 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         self, x: Tensor, segment: Tensor, memory: Memory | None, cache: Cache | None = None
     ) -> Tensor:
         """(B, L, D) of `_read` → (B, L, D) after the layers that look."""
-        mask = readable(segment, x.shape[1])
+        mask = segment_mask(segment, x.shape[1])
         first = self.architecture.unimodal_layers
         for index, layer in enumerate(self.decoder[first:], start=first):
             x = layer(x, mask, memory, cache, index)
         return cast(Tensor, self.norm(x))
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """What `forward` gets at each step: where in its picture a token stands is told too."""
+        """What `forward` gets at each step: where in its image a token stands is told too."""
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[no-untyped-call]
-        if self.pictures is not None:
+        if self.images is not None:
             length = inputs["input_ids"].shape[1]
-            inputs["pictured"] = self.pictures.context(input_ids).last(length)
+            inputs["pictured"] = self.images.context(input_ids).last(length)
         return inputs
 
     def _init_weights(self, module: nn.Module) -> None:

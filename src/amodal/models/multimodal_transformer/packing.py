@@ -1,4 +1,4 @@
-"""Packed exchanges as rows of their own, for models whose pictures are read with the question."""
+"""Packed exchanges as rows of their own, for models whose images are read with the question."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class AnswerRows(NamedTuple):
     prompt: Tensor
     read: Tensor
     item: Tensor
-    exchange: Tensor
+    conversation: Tensor
 
 
-def unpacked(ids: Tensor, segment: Tensor, labels: Tensor, pad: int) -> AnswerRows:
+def unpack(ids: Tensor, segment: Tensor, labels: Tensor, pad: int) -> AnswerRows:
     """Packed exchanges, (B, L) each, as rows of their own, one for each answer that is learned."""
     rows: list[tuple[list[int], list[int], int]] = []  # ids, labels, length of what is asked
     where: list[tuple[int, int]] = []

@@ -1,13 +1,13 @@
 import { made, onSubmit, request } from "./api.js";
-import { needed, picture } from "./picture.js";
+import { needed, upload } from "./image.js";
 
 export function startCaption(panel) {
   const said = panel.querySelector(".said");
-  picture.addEventListener("change", () => said.replaceChildren());
+  upload.addEventListener("change", () => said.replaceChildren());
   onSubmit(panel.querySelector("form"), "describing", async () => {
     const about = needed();
-    const { caption } = await request("api/caption", { picture: about });
-    if (picture.file !== about) return; // another picture has come in the meantime
+    const { caption } = await request("api/caption", { image: about });
+    if (upload.file !== about) return; // another image has come in the meantime
     const item = made("li");
     item.append(made("div", "answer", caption || "(nothing)"));
     said.replaceChildren(item);

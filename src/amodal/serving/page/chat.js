@@ -1,5 +1,5 @@
 import { made, offer, onSubmit, request } from "./api.js";
-import { needed, picture } from "./picture.js";
+import { needed, upload } from "./image.js";
 
 export function startChat(panel) {
   const field = panel.querySelector("[name=question]"), list = panel.querySelector("ol");
@@ -13,9 +13,9 @@ export function startChat(panel) {
     forget.hidden = true;
   }
 
-  picture.addEventListener("change", () => {
+  upload.addEventListener("change", () => {
     begin();
-    offer(panel.querySelector(".chips"), picture.example?.questions ?? [], field);
+    offer(panel.querySelector(".chips"), upload.example?.questions ?? [], field);
   });
   stop.addEventListener("click", () => speaking?.abort());
   forget.addEventListener("click", () => {
@@ -33,7 +33,7 @@ export function startChat(panel) {
     speaking = new AbortController();
     stop.hidden = false;
     try {
-      const fields = { picture: about, question: asked, history: JSON.stringify(before) };
+      const fields = { image: about, question: asked, history: JSON.stringify(before) };
       const last = await request("api/chat", fields, {
         signal: speaking.signal,
         onLine: (line) => (model.textContent = line.said ?? line.answer),

@@ -5,7 +5,7 @@ import { startAsk } from "./ask.js";
 import { startCaption } from "./caption.js";
 import { startChat } from "./chat.js";
 import { startDraw } from "./draw.js";
-import { startPicture, wantLook } from "./picture.js";
+import { startImage, wantAttention } from "./image.js";
 import { startSearch } from "./search.js";
 import { startZeroShot } from "./zero_shot.js";
 
@@ -46,7 +46,7 @@ async function start(about) {
   find("work").hidden = false;
   const wanted = location.hash.slice(1);
   select(about.abilities.includes(wanted) ? wanted : about.abilities[0], about);
-  await startPicture(about.limits);
+  await startImage(about.limits);
 }
 
 function select(chosen, about) {
@@ -56,9 +56,9 @@ function select(chosen, about) {
     tab.tabIndex = here ? 0 : -1;
     find(`panel-${ability}`).hidden = !here;
   }
-  find("picture").hidden = chosen === "draw";
-  find("work").classList.toggle("without-picture", chosen === "draw");
-  wantLook(chosen === "ask");
+  find("image").hidden = chosen === "draw";
+  find("work").classList.toggle("without-image", chosen === "draw");
+  wantAttention(chosen === "ask");
   history.replaceState(null, "", `#${chosen}`);
 }
 

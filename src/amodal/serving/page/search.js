@@ -1,5 +1,5 @@
 import { made, offer, onSubmit, request } from "./api.js";
-import { picture } from "./picture.js";
+import { upload } from "./image.js";
 
 export function startSearch(panel, about) {
   const form = panel.querySelector("form"), { text, modality } = form.elements;
@@ -11,13 +11,13 @@ export function startSearch(panel, about) {
     `Columns: ${Object.keys(about.index.columns).join(", ")}. Text goes in single quotes.`;
   for (const [name] of rows) modality.append(new Option(`${name} rows`, name));
   if (rows.length > 1) modality.append(new Option("everything", "all"));
-  picture.addEventListener("change", () => {
-    offer(panel.querySelector(".chips"), picture.example ? [picture.example.caption] : [], text);
+  upload.addEventListener("change", () => {
+    offer(panel.querySelector(".chips"), upload.example ? [upload.example.caption] : [], text);
   });
 
   onSubmit(form, "searching", async () => {
-    if (!text.value.trim() && !picture.file) throw new Error("type some words or choose a picture");
-    const fields = { ...Object.fromEntries(new FormData(form)), picture: picture.file };
+    if (!text.value.trim() && !upload.file) throw new Error("type some words or choose an image");
+    const fields = { ...Object.fromEntries(new FormData(form)), image: upload.file };
     const { hits } = await request("api/search", fields);
     panel.querySelector(".hits").replaceChildren(...hits.map(shown));
     return hits.length ? "" : "nothing found";

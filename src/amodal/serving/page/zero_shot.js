@@ -1,15 +1,15 @@
 import { examples, made, onSubmit, request } from "./api.js";
-import { needed, picture } from "./picture.js";
+import { needed, upload } from "./image.js";
 
 export async function startZeroShot(panel) {
   const form = panel.querySelector("form"), ranking = panel.querySelector(".ranking");
   const { labels } = form.elements;
-  picture.addEventListener("change", () => ranking.replaceChildren());
+  upload.addEventListener("change", () => ranking.replaceChildren());
   onSubmit(form, "comparing", async () => {
     const about = needed();
     if (!labels.value.trim()) throw new Error("type at least one text, one per line");
-    const found = await request("api/zero-shot", { picture: about, labels: labels.value });
-    if (picture.file === about) ranking.replaceChildren(...found.ranking.map(shown));
+    const found = await request("api/zero-shot", { image: about, labels: labels.value });
+    if (upload.file === about) ranking.replaceChildren(...found.ranking.map(shown));
   });
   const known = await examples;
   if (!labels.value) labels.value = known.map((example) => example.caption).join("\n");

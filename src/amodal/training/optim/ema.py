@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 
-def moving_average(model: nn.Module, decay: float) -> AveragedModel:
+def ema_model(model: nn.Module, decay: float) -> AveragedModel:
     """A copy of `model` whose `update_parameters` follows it with weight 1 - decay.
 
     The decay starts low and grows as (1 + n) / (10 + n) with the number of updates n, so that

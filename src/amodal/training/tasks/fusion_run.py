@@ -9,7 +9,7 @@ from pathlib import Path
 from amodal.data.collate import Collator
 from amodal.data.record import BrokenRecordError, DataError, Record, Source
 from amodal.evaluators.prediction import (
-    PredictedSource,
+    PredictionResult,
     predict_items,
     prediction_metrics,
     score_name,
@@ -17,7 +17,7 @@ from amodal.evaluators.prediction import (
 from amodal.models.fusion_model import FusionArchitecture, FusionModel, build_fusion_model
 from amodal.training.augmenter import RecipeAugment
 from amodal.training.prediction_objective import PredictionConfig, PredictionObjective
-from amodal.training.progress import Watcher
+from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import FusionRecipe, Recipe
 from amodal.training.tasks.fusion_task import FusionTask
 from amodal.training.trainer import Trained
@@ -76,7 +76,7 @@ class FusionRun:
         """What the optimizer sees."""
         return Trained(self.model, self.objective, self.recipe.train.ema)
 
-    def complete(self, folder: Path, autocast: Autocast, watch: Watcher) -> None:
+    def complete(self, folder: Path, autocast: Autocast, callbacks: ProgressCallbacks) -> None:
         """Nothing is fitted after the weights."""
 
     def reopened(self, folder: Path) -> FusionModel:
@@ -84,11 +84,11 @@ class FusionRun:
         return FusionModel.from_pretrained(folder)
 
     def measured(
-        self, kept: FusionModel, autocast: Autocast, watch: Watcher
-    ) -> tuple[dict[str, float], PredictedSource]:
+        self, kept: FusionModel, autocast: Autocast, callbacks: ProgressCallbacks
+    ) -> tuple[dict[str, float], PredictionResult]:
         """How right the predictions of the validation source are, with intervals."""
         assert self.validation is not None
-        predicted = predict_items(kept, self.validation, tick=watch.advance, autocast=autocast)
+        predicted = predict_items(kept, self.validation, tick=callbacks.advance, autocast=autocast)
         return prediction_metrics(
             predicted, kept.target, bootstrap=1000, seed=self.recipe.train.seed
         ), predicted

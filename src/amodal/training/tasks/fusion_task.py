@@ -13,7 +13,7 @@ from amodal.data.batch import Batch
 from amodal.data.record import Source
 from amodal.distributed import world_size
 from amodal.evaluators.prediction import (
-    PredictedSource,
+    PredictionResult,
     predict_items,
     prediction_metrics,
     score_name,
@@ -172,11 +172,11 @@ class FusionTask:
         source: Source,
         items: int | None,
         autocast: Callable[[], AbstractContextManager[object]],
-    ) -> PredictedSource:
+    ) -> PredictionResult:
         rows = range(min(items or len(source), len(source)))
         return predict_items(model, source, items=rows, autocast=autocast)
 
-    def _losses(self, predicted: PredictedSource) -> dict[str, float]:
+    def _losses(self, predicted: PredictionResult) -> dict[str, float]:
         found = {FUSED: float(self.objective.loss(predicted.logits, predicted.target))}
         for modality, logits in predicted.unimodal.items():
             there = predicted.present[modality]

@@ -17,7 +17,7 @@ from amodal.models.image_tokenizer import (
     TokenizerArchitecture,
 )
 from amodal.training.augmenter import RecipeAugment
-from amodal.training.progress import Watcher
+from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import ImageTokenizerRecipe, Recipe
 from amodal.training.tasks.image_tokenizer_task import TokenizerTask, reconstruction_metrics
 from amodal.training.trainer import Trained
@@ -35,7 +35,7 @@ class TokenizerRun:
         resume: weights will come from a checkpoint.
 
     Raises:
-        DataError: the training source has no pictures.
+        DataError: the training source has no images.
     """
 
     title = "An image tokenizer"
@@ -48,7 +48,7 @@ class TokenizerRun:
         options = recipe.model
         assert isinstance(options, ImageTokenizerRecipe)
         if "image" not in train.modalities:
-            raise DataError(f"{train.name}: an image tokenizer needs pictures")
+            raise DataError(f"{train.name}: an image tokenizer needs images")
         self.recipe, self.train, self.validation = recipe, train, validation
         architecture = TokenizerArchitecture(**options.model_dump(exclude={"kind"}))
         config = ImageTokenizerConfig(architecture.model_dump(mode="json"))
@@ -69,7 +69,7 @@ class TokenizerRun:
         """What the optimizer sees."""
         return Trained(self.model, nn.Module(), self.recipe.train.ema)
 
-    def complete(self, folder: Path, autocast: Autocast, watch: Watcher) -> None:
+    def complete(self, folder: Path, autocast: Autocast, callbacks: ProgressCallbacks) -> None:
         """Nothing is fitted after the weights."""
 
     def reopened(self, folder: Path) -> ImageTokenizer:
@@ -77,13 +77,13 @@ class TokenizerRun:
         return ImageTokenizer.from_pretrained(folder)
 
     def measured(
-        self, kept: ImageTokenizer, autocast: Autocast, watch: Watcher
+        self, kept: ImageTokenizer, autocast: Autocast, callbacks: ProgressCallbacks
     ) -> tuple[dict[str, float], None]:
-        """How alike the pictures of the validation source are once they have come back."""
+        """How alike the images of the validation source are once they have come back."""
         assert self.validation is not None
         rows = range(len(self.validation))
         return reconstruction_metrics(
-            kept, self.validation, rows, autocast=autocast, tick=watch.advance
+            kept, self.validation, rows, autocast=autocast, tick=callbacks.advance
         ), None
 
     def shown(self, metrics: dict[str, float]) -> dict[str, float]:

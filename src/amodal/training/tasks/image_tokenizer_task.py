@@ -1,4 +1,4 @@
-"""Learning to turn pictures into tokens and back."""
+"""Learning to turn images into tokens and back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TokenizerTask:
 
     Args:
         config: the loss.
-        chunk: pictures at once; None: the whole batch.
+        chunk: images at once; None: the whole batch.
         validation: source to measure on, or None.
         validation_items: so many of its first items; None: all.
     """
@@ -47,7 +47,7 @@ class TokenizerTask:
         self.measures = validation is not None
         self.validation_items = validation_items
         self.perplexity: list[Tensor] = []
-        self.restarted: list[Tensor] = []
+        self.revived: list[Tensor] = []
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
         """Gradients of one batch; the book of codes learns from every part of it."""
@@ -62,7 +62,7 @@ class TokenizerTask:
             share = self.config.weight * len(part) / len(batch)
             total = total + share * loss.detach()
             self.perplexity.append(found.perplexity.detach())
-            self.restarted.append(found.restarted.detach())
+            self.revived.append(found.revived.detach())
             if i < len(parts) - 1:
                 with step.no_sync():
                     step.backward(share * loss)
@@ -79,14 +79,14 @@ class TokenizerTask:
             return {"perplexity": 0.0, "restarted_codes": 0.0}
         found = {
             "perplexity": float(torch.stack(self.perplexity).mean()),
-            "restarted_codes": float(torch.stack(self.restarted).sum()),
+            "restarted_codes": float(torch.stack(self.revived).sum()),
         }
         self.perplexity.clear()
-        self.restarted.clear()
+        self.revived.clear()
         return found
 
     def measure(self, model: RunModel, autocast: Autocast) -> dict[str, float]:
-        """Error of the pictures of the validation source."""
+        """Error of the images of the validation source."""
         assert self.validation is not None
         assert isinstance(model, ImageTokenizer)
         size = min(self.validation_items or len(self.validation), len(self.validation))
@@ -103,13 +103,13 @@ def reconstruction_metrics(
     batch_size: int = 64,
     tick: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
-    """Flat `reconstruction/…` figures, of pictures with values from 0 to 1.
+    """Flat `reconstruction/…` figures, of images with values from 0 to 1.
 
     - psnr: -10 log10 of the mean squared error, in dB. mae: mean absolute error.
     - perplexity: exp of the entropy of all codes. used: share of the codes that occur.
 
     Raises:
-        DataError: not one picture can be read.
+        DataError: not one image can be read.
     """
     reader = BatchReader(source, Collator(model.preprocessors), seed=0)
     was_training = model.training
@@ -132,7 +132,7 @@ def reconstruction_metrics(
             tick(min(start + batch_size, len(rows)))
     model.train(was_training)
     if not values:
-        raise DataError(f"{source.name}: no picture can be read")
+        raise DataError(f"{source.name}: no image can be read")
     share = counts / counts.sum()
     return {
         "reconstruction/psnr": -10 * math.log10(max(squared / values, 1e-12)),

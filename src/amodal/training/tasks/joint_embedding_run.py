@@ -24,7 +24,7 @@ from amodal.models.joint_embedding import (
 from amodal.training.augmenter import RecipeAugment
 from amodal.training.objectives import ObjectiveConfig, Objectives
 from amodal.training.prediction_objective import PredictionConfig
-from amodal.training.progress import Watcher
+from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import JointEmbeddingRecipe, Recipe
 from amodal.training.tasks.joint_embedding_task import EmbeddingTask
 from amodal.training.trainer import Trained
@@ -91,14 +91,14 @@ class EmbeddingRun:
         ema = self.recipe.train.ema
         return Trained(self.model, self.objectives, ema, self.objectives.momentum)
 
-    def complete(self, folder: Path, autocast: Autocast, watch: Watcher) -> None:
+    def complete(self, folder: Path, autocast: Autocast, callbacks: ProgressCallbacks) -> None:
         """Fit the recipe's normalization on the training rows and keep it with the run."""
         if not self.options.normalization:
             return
-        watch.stage("normalization", len(self.train))
+        callbacks.stage("normalization", len(self.train))
         model = JointEmbedding.from_pretrained(folder)
         model.to(self.model.device)  # type: ignore[arg-type]
-        embedded = embed_items(model, self.train, tick=watch.advance, autocast=autocast)
+        embedded = embed_items(model, self.train, tick=callbacks.advance, autocast=autocast)
         fitted = Normalization(self.options.normalization)
         fitted.fit(
             {modality: rows.z for modality, rows in embedded.rows.items()},
@@ -111,11 +111,11 @@ class EmbeddingRun:
         return JointEmbedding.from_pretrained(folder)
 
     def measured(
-        self, kept: JointEmbedding, autocast: Autocast, watch: Watcher
+        self, kept: JointEmbedding, autocast: Autocast, callbacks: ProgressCallbacks
     ) -> tuple[dict[str, float], EmbeddedSource]:
         """Retrieval on the validation source, with intervals."""
         assert self.validation is not None
-        embedded = embed_items(kept, self.validation, tick=watch.advance, autocast=autocast)
+        embedded = embed_items(kept, self.validation, tick=callbacks.advance, autocast=autocast)
         return retrieval_metrics(
             embedded.rows, bootstrap=1000, seed=self.recipe.train.seed
         ), embedded

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from amodal.data.collate import Collator
-from amodal.data.conversation import exchanges
+from amodal.data.conversation import conversations
 from amodal.data.record import BrokenRecordError, DataError, Source
-from amodal.evaluators.generation import listed_answers
-from amodal.evaluators.generation_metrics import SpokenSource, saying_metrics
+from amodal.evaluators.generation import answer_vocabulary
+from amodal.evaluators.generation_metrics import GenerationResult, generation_metrics
 from amodal.evaluators.retrieval import retrieval_metrics
-from amodal.evaluators.text_to_image import DrawnSource, drawing_metrics
+from amodal.evaluators.text_to_image import TextToImageResult, text_to_image_metrics
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.models.image_tokenizer import ImageTokenizer
@@ -25,9 +25,9 @@ from amodal.models.opening import open_run
 from amodal.training.augmenter import RecipeAugment
 from amodal.training.contrastive_captioning import embed_captioned
 from amodal.training.objectives import Objectives
-from amodal.training.progress import Watcher
+from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, RecipeError, StartRecipe
-from amodal.training.tasks.multimodal_transformer_task import SayingTask
+from amodal.training.tasks.multimodal_transformer_task import MultimodalTransformerTask
 from amodal.training.trainer import Trained
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -43,11 +43,11 @@ USAGE = {
     "caption": 'model.caption(["a.jpg"])',
     "rounds": 'model.ask("a.jpg", "what colour is the star?")',
     "dialogue": 'model.chat("a.jpg", [("is there a star?", "yes")], "what is its colour?")',
-    "draw": 'pictures = model.draw(["a red star above a blue circle"], seed=0)',
+    "draw": 'images = model.draw(["a red star above a blue circle"], seed=0)',
 }
 
 
-class SayingRun:
+class MultimodalTransformerRun:
     """Model, batches and task of a multimodal Transformer.
 
     Args:
@@ -76,27 +76,27 @@ class SayingRun:
         image = options.encoders.image if begun is None else begun.config
         architecture = TransformerArchitecture(image=image, **values)
         names = " or ".join(options.tasks)
-        pictures = _image_tokenizer(options)
+        images = _image_tokenizer(options)
         try:
             if isinstance(options.answers, ClassifiedAnswers):
                 listed = options.answers.listed(_answers(train))
                 architecture = architecture.model_copy(update={"answers": listed})
             self.model: MultimodalTransformer = build_multimodal_transformer(
-                architecture, _texts(train, options), image_tokenizer=pictures, start=begun
+                architecture, _texts(train, options), image_tokenizer=images, start=begun
             )
         except ValueError as error:
             raise DataError(f"{train.name}: nothing to say for {names}: {error}") from None
         self.collator = Collator(
             self.model.preprocessors,
             augment=RecipeAugment(recipe.augment, self.model.preprocessors),
-            tasks={task: recipe.data.exchanges(task) for task in options.tasks},
-            answers=listed_answers(self.model),
+            tasks={task: recipe.data.conversations(task) for task in options.tasks},
+            answers=answer_vocabulary(self.model),
         )
         (objective,) = (o for o in recipe.objectives if isinstance(o, LanguageModelingConfig))
         compared = [o for o in recipe.objectives if isinstance(o, InfoNCEConfig)]
         heads = self.model.contrast
         self.contrast = Objectives(compared, dim=heads.image.dim) if heads is not None else None
-        self.task = SayingTask(
+        self.task = MultimodalTransformerTask(
             objective,
             options.tasks,
             chunk=recipe.train.micro_batch_size,
@@ -111,7 +111,7 @@ class SayingRun:
 
         return Trained(self.model, self.contrast or nn.Module(), self.recipe.train.ema)
 
-    def complete(self, folder: Path, autocast: Autocast, watch: Watcher) -> None:
+    def complete(self, folder: Path, autocast: Autocast, callbacks: ProgressCallbacks) -> None:
         """Nothing is fitted after the weights."""
 
     def reopened(self, folder: Path) -> MultimodalTransformer:
@@ -119,21 +119,21 @@ class SayingRun:
         return MultimodalTransformer.from_pretrained(folder)
 
     def measured(
-        self, kept: MultimodalTransformer, autocast: Autocast, watch: Watcher
-    ) -> tuple[dict[str, float], tuple[SpokenSource, ...] | DrawnSource]:
+        self, kept: MultimodalTransformer, autocast: Autocast, callbacks: ProgressCallbacks
+    ) -> tuple[dict[str, float], tuple[GenerationResult, ...] | TextToImageResult]:
         """What the model says about the validation source, and how right it is."""
         assert self.validation is not None
         if self.options.tasks == ("draw",):
-            drawn = DrawnSource.of(kept, self.validation, tick=watch.advance)
-            return drawing_metrics(drawn, self.train, seed=self.recipe.train.seed), drawn
+            drawn = TextToImageResult.of(kept, self.validation, tick=callbacks.advance)
+            return text_to_image_metrics(drawn, self.train, seed=self.recipe.train.seed), drawn
         found = []
         metrics: dict[str, float] = {}
         for task in self.options.tasks:
-            spoken = SpokenSource.of(
-                kept, self.validation, task, autocast=autocast, tick=watch.advance
+            generated = GenerationResult.of(
+                kept, self.validation, task, autocast=autocast, tick=callbacks.advance
             )
-            metrics |= saying_metrics(spoken, seed=self.recipe.train.seed)
-            found.append(spoken)
+            metrics |= generation_metrics(generated, seed=self.recipe.train.seed)
+            found.append(generated)
         if kept.contrast is not None:
             rows = embed_captioned(kept, self.validation, items=range(len(self.validation))).rows
             metrics |= retrieval_metrics(rows, bootstrap=1000, seed=self.recipe.train.seed)
@@ -177,7 +177,7 @@ def _image_tokenizer(options: MultimodalTransformerRecipe) -> ImageTokenizer | N
 def _answers(source: Source) -> Iterator[str]:
     for i in range(len(source)):
         try:
-            found = exchanges(source[i], "vqa")
+            found = conversations(source[i], "vqa")
         except BrokenRecordError:
             continue  # reported when training draws the row
         for turns in found:
@@ -188,7 +188,7 @@ def _texts(source: Source, options: MultimodalTransformerRecipe) -> Iterator[str
     for i in range(len(source)):
         try:
             record = source[i]
-            found = [turns for task in options.tasks for turns in exchanges(record, task)]
+            found = [turns for task in options.tasks for turns in conversations(record, task)]
         except BrokenRecordError:
             continue  # reported when training draws the row
         for turns in found:

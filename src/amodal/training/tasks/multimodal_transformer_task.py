@@ -22,10 +22,10 @@ from amodal.training.objectives import Objectives
 from amodal.training.trainer import Step, Trained
 
 
-class SayingTask:
+class MultimodalTransformerTask:
     """Language modeling in micro-batches; the best weights say most answers exactly.
 
-    Captions have no single right wording, and pictures no single right look, so there the
+    Captions have no single right wording, and images no single right look, so there the
     likelihood of the true ones decides: the geometric mean of what each of their tokens got.
 
     Args:
@@ -71,7 +71,7 @@ class SayingTask:
                 loss = language_modeling_loss(
                     said.logits,
                     said.labels,
-                    said.item * (1 << 20) + said.exchange,
+                    said.item * (1 << 20) + said.conversation,
                     smoothing=self.config.smoothing,
                     per=self.config.per,
                 )

@@ -1,22 +1,22 @@
-// The picture that all tabs share: chosen, dropped, pasted or taken from the examples.
+// The image that all tabs share: chosen, dropped, pasted or taken from the examples.
 
 import { examples, made } from "./api.js";
 
 const find = (id) => document.getElementById(id);
 const frame = find("frame"), preview = find("preview"), overlay = find("overlay");
-const problem = find("picture-problem"), opacity = find("opacity");
+const problem = find("image-problem"), opacity = find("opacity");
 let look = null, wanted = false;
 
-/** The picture as it is now: `file`, null without one, and `example`, what is known about it. */
-export const picture = Object.assign(new EventTarget(), { file: null, example: null });
+/** The image as it is now: `file`, null without one, and `example`, what is known about it. */
+export const upload = Object.assign(new EventTarget(), { file: null, example: null });
 
 /** The file, or an Error that asks for one. */
 export function needed() {
-  if (!picture.file) throw new Error("choose a picture first, or take one of the examples");
-  return picture.file;
+  if (!upload.file) throw new Error("choose an image first, or take one of the examples");
+  return upload.file;
 }
 
-export async function startPicture(limits) {
+export async function startImage(limits) {
   find("file").addEventListener("change", (event) => {
     if (event.target.files[0]) choose(event.target.files[0], limits);
     event.target.value = ""; // so that the same file can be chosen again
@@ -26,7 +26,7 @@ export async function startPicture(limits) {
     find("file").focus();
   });
   const drop = find("drop");
-  // A picture that misses the frame would otherwise replace the page.
+  // An image that misses the frame would otherwise replace the page.
   for (const name of ["dragover", "drop"]) addEventListener(name, (e) => e.preventDefault());
   drop.addEventListener("dragover", () => drop.classList.add("over"));
   drop.addEventListener("dragleave", () => drop.classList.remove("over"));
@@ -34,16 +34,16 @@ export async function startPicture(limits) {
     drop.classList.remove("over");
     const file = event.dataTransfer.files[0];
     if (file) choose(file, limits);
-    else complain("that was no file; save the picture first, or copy and paste it");
+    else complain("that was no file; save the image first, or copy and paste it");
   });
   addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
-    if (file && !find("picture").hidden) choose(file, limits);
+    if (file && !find("image").hidden) choose(file, limits);
   });
   preview.addEventListener("load", paint);
   preview.addEventListener("error", () => {
     // A TIFF, say: the model can read what the browser cannot show.
-    if (picture.file) preview.alt = `${picture.file.name} (the browser cannot show it)`;
+    if (upload.file) preview.alt = `${upload.file.name} (the browser cannot show it)`;
   });
   opacity.addEventListener("input", paint);
   new ResizeObserver(paint).observe(preview);
@@ -58,11 +58,11 @@ async function offerExamples() {
     button.type = "button";
     button.title = example.caption;
     const image = new Image();
-    image.src = example.picture;
+    image.src = example.image;
     image.alt = `example ${index + 1}: ${example.caption}`;
     button.append(image);
     button.addEventListener("click", () => {
-      set(fileOf(example.picture, `example-${index + 1}.png`), example);
+      set(fileOf(example.image, `example-${index + 1}.png`), example);
       for (const other of list.querySelectorAll("button")) {
         other.setAttribute("aria-pressed", String(other === button));
       }
@@ -80,10 +80,10 @@ function fileOf(url, name) {
 }
 
 function choose(file, limits) {
-  if (file.size > limits.picture_bytes) {
-    complain(`${file.name} is larger than ${Math.round(limits.picture_bytes / 2 ** 20)} MiB`);
+  if (file.size > limits.image_bytes) {
+    complain(`${file.name} is larger than ${Math.round(limits.image_bytes / 2 ** 20)} MiB`);
   } else if (file.type && !file.type.startsWith("image/")) {
-    complain(`${file.name} is no picture`);
+    complain(`${file.name} is not an image`);
   } else {
     set(file);
   }
@@ -96,13 +96,13 @@ function complain(message) {
 
 function set(file, example = null) {
   problem.hidden = true;
-  showLook(null);
+  showAttention(null);
   for (const button of find("examples").querySelectorAll("[aria-pressed]")) {
     button.removeAttribute("aria-pressed");
   }
   if (preview.src) URL.revokeObjectURL(preview.src);
   if (file) {
-    preview.alt = `the chosen picture: ${example ? example.caption : file.name}`;
+    preview.alt = `the chosen image: ${example ? example.caption : file.name}`;
     preview.src = URL.createObjectURL(file);
   } else {
     preview.removeAttribute("src");
@@ -111,27 +111,27 @@ function set(file, example = null) {
   find("remove").hidden = !file;
   find("invite").hidden = Boolean(file);
   document.querySelector("label[for=file]").textContent = file
-    ? "Choose another" : "Choose a picture";
-  picture.file = file;
-  picture.example = example;
-  picture.dispatchEvent(new Event("change"));
+    ? "Choose another" : "Choose an image";
+  upload.file = file;
+  upload.example = example;
+  upload.dispatchEvent(new Event("change"));
 }
 
-/** Lays the attention of an answer over the picture; null takes it away. */
-export function showLook(found) {
+/** Lays the attention of an answer over the image; null takes it away. */
+export function showAttention(found) {
   look = found;
   paint();
 }
 
 /** Only where questions are asked does the attention belong to what is seen beside it. */
-export function wantLook(yes) {
+export function wantAttention(yes) {
   wanted = yes;
   paint();
 }
 
 function paint() {
   const shown = look && wanted;
-  find("look-controls").hidden = !shown;
+  find("attention-controls").hidden = !shown;
   const pen = overlay.getContext("2d");
   overlay.width = preview.clientWidth * devicePixelRatio;
   overlay.height = preview.clientHeight * devicePixelRatio;
