@@ -84,9 +84,9 @@ def features(model: MultimodalTransformer, source: Source, *, pixels: bool) -> T
         if pixels:
             rows.append(batch.tensors["image"]["pixel_values"].flatten(1))
         else:
-            seen = model.fused(model.seen(batch), None)
-            assert seen is not None
-            rows.append(seen.tokens.mean(1))
+            encoded = model.fused(model.encode_inputs(batch), None)
+            assert encoded is not None
+            rows.append(encoded.tokens.mean(1))
     x = torch.cat(rows)
     return torch.nn.functional.normalize(x - x.mean(0), dim=1)
 

@@ -1,9 +1,9 @@
 """What 64 tokens keep of an image of the built-in world: an independent reader reads it back.
 
     python benchmarks/image_tokenizer.py                       # ten minutes on a core
-    python benchmarks/image_tokenizer.py --run runs/scenes-tokenizer
+    python benchmarks/image_tokenizer.py --run runs/scenes-image-tokenizer
 
-recipes/scenes-tokenizer.yaml is trained on images of one to three objects, without some pairs of
+recipes/scenes-image-tokenizer.yaml is trained on images of one to three objects, without some pairs of
 colour and shape. Held-out images then go through their tokens and back, and
 `amodal.data.scenes.verifier`, which knows how images are drawn and nothing of the model, reads
 the objects from what comes out: on scenes like those of training, and on scenes that each hold a
@@ -43,7 +43,7 @@ from amodal.training.run import train_run
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "image_tokenizer.json"
-RECIPE = HERE.parent / "recipes" / "scenes-tokenizer.yaml"
+RECIPE = HERE.parent / "recipes" / "scenes-image-tokenizer.yaml"
 MAX_IMAGES = 500
 
 

@@ -85,7 +85,7 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs: dict[Task, Path] = {}
-        for task, known in (("dialogue", given.run), ("rounds", given.blind)):
+        for task, known in (("dialogue", given.run), ("single_turn", given.blind)):
             runs[task] = known or Path(folder) / task
             if known is None:
                 changed = [f"model.tasks=[{task},caption]", *given.set]

@@ -94,7 +94,7 @@ def chance(scene: Scene, program: Any) -> float:
     return 1 / len({value_of(o, program.attribute) for o in scene.objects})
 
 
-def seen(scene: Scene) -> np.ndarray:
+def visible(scene: Scene) -> np.ndarray:
     """What an image holds, as numbers."""
     tally = Counter(value_of(o, a) for o in scene.objects for a in ATTRIBUTES)
     pixels = render(scene, 48).reshape(12, 4, 12, 4, 3).mean(axis=(1, 3)) / 255
@@ -113,7 +113,7 @@ def read_part(
     features = []
     for i in range(size):
         scene = source.scene(i)
-        features.append(seen(scene))
+        features.append(visible(scene))
         for kind, words, true, shown in rows_of(scene, f"{part}/{i}", questions):
             row = rows.setdefault(kind, Rows([], [], [], []))
             row.words.append(words)

@@ -117,7 +117,7 @@ def reranked(
             "p_at_1": precision(csls_neighbours(x @ restart.weight, y).of_left, truth),
             "criterion": round(restart.criterion, 4),
             "mutual": round(restart.mutual, 4),
-            "rounds": restart.rounds,
+            "single_turn": restart.rounds,
         }
         for restart in result.restarts
     ]

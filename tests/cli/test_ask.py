@@ -25,7 +25,7 @@ def run(tmp_path_factory):
         },
         "model": {
             "kind": "multimodal_transformer", "tasks": ["vqa", "caption"],
-            "answers": {"kind": "classified", "most": 5},
+            "answers": {"kind": "classified", "max_answers": 5},
             "encoders": {"image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]}},
             "width": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "max_length": 96,
             "tokenizer": {"kind": "trained", "model": "word"},
@@ -63,7 +63,7 @@ def test_words_that_the_model_cannot_read_are_told(run, image):
     assert answer
     said = CliRunner().invoke(app, ["ask", str(run), str(image), "is there a star?"])
     assert "never read" not in said.output
-    turns = amodal.load(run).turns
+    turns = amodal.load(run).chat_template
     assert turns.unknown("a zebra, a star: zebra") == ["zebra"]
 
 

@@ -17,7 +17,7 @@ def generated(scores, **more):
         "answers": people,
         **more,
     }
-    prompt = (Turn("ask", "what colour?", False), Turn("answer", "", True))
+    prompt = (Turn("question", "what colour?", False), Turn("answer", "", True))
     said = [GeneratedText(0, 0, prompt, "red")]
     return GenerationResult("vqa", said, {0: record}, scores)
 
@@ -60,7 +60,7 @@ def test_questions_of_one_image_may_have_choices_or_none():
     assert found["vqa/multiple_choice/questions"] == 1
 
 
-@pytest.mark.parametrize("task", ["dialogue", "rounds"])
+@pytest.mark.parametrize("task", ["dialogue", "single_turn"])
 def test_the_likeliest_candidate_counts_by_what_it_means(task):
     rounds = [
         {
@@ -83,10 +83,13 @@ def test_the_likeliest_candidate_counts_by_what_it_means(task):
         before = [
             turn
             for one in rounds[: number if task == "dialogue" else 0]
-            for turn in (Turn("ask", one["question"], False), Turn("answer", one["answer"], True))
+            for turn in (
+                Turn("question", one["question"], False),
+                Turn("answer", one["answer"], True),
+            )
         ]
-        asked = (Turn("ask", rounds[number]["question"], False), Turn("answer", "", True))
-        conversation = number if task == "rounds" else 0
+        asked = (Turn("question", rounds[number]["question"], False), Turn("answer", "", True))
+        conversation = number if task == "single_turn" else 0
         said.append(GeneratedText(0, conversation, (*before, *asked), "whatever"))
     scores = {0: torch.tensor([-3.0, -1.0, -2.0, -4.0]), 1: torch.tensor([-2.0, -3, -3, -2])}
 

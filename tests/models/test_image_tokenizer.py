@@ -13,7 +13,7 @@ from amodal.models.image_tokenizer import (
 
 def made(**options):
     torch.manual_seed(0)
-    sizes = {"size": 16, "widths": (8, 16), "codes": 12, "code_width": 4, "blocks": 1}
+    sizes = {"size": 16, "widths": (8, 16), "codebook_size": 12, "code_width": 4, "blocks": 1}
     architecture = TokenizerArchitecture(**{**sizes, **options})
     return ImageTokenizer(ImageTokenizerConfig(architecture.model_dump()))
 
@@ -27,9 +27,9 @@ def batch(count=6, seed=0):
 
 def test_in_evaluation_the_book_stays_as_it_is():
     model = made().eval()
-    before = model.quantizer.book.clone()
+    before = model.quantizer.codebook.clone()
     model(batch())
-    assert torch.equal(model.quantizer.book, before)
+    assert torch.equal(model.quantizer.codebook, before)
     assert int(model.quantizer.steps) == 0
 
 
@@ -46,7 +46,7 @@ def test_codes_give_the_image_that_went_through():
 
 
 def test_it_learns_and_every_parameter_gets_a_gradient():
-    model = made(codes=64).train()
+    model = made(codebook_size=64).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     losses = []
     for step in range(60):
@@ -131,14 +131,14 @@ def test_images_that_are_missing_are_left_out():
 
 
 def test_half_precision_stays_finite_and_learns():
-    model = made(codes=32).train()
+    model = made(codebook_size=32).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = model(batch())
     loss = (found.pixels.float() - batch().tensors["image"]["pixel_values"]).abs().mean()
     (loss + 0.25 * found.commitment).backward()
     assert loss.isfinite()
     assert all(p.grad.isfinite().all() for p in model.parameters())
-    assert model.quantizer.book.isfinite().all()
+    assert model.quantizer.codebook.isfinite().all()
     assert found.commitment.dtype == torch.float32
 
 

@@ -1,4 +1,4 @@
-"""The book of codes: nearest codes, moving averages, gradients, dead codes, several processes."""
+"""The codebook of codes: nearest codes, moving averages, gradients, dead codes, several processes."""
 
 import math
 import os
@@ -19,10 +19,10 @@ def rows(count, width, seed=0, shift=0.0):
 
 
 def made(codes, width, **options):
-    """A quantizer with a book of its own, which has already begun."""
+    """A quantizer with a codebook of its own, which has already begun."""
     quantizer = VectorQuantizer(codes, width, **options)
-    quantizer.book.copy_(rows(codes, width, seed=9))
-    quantizer.sums.copy_(quantizer.book)
+    quantizer.codebook.copy_(rows(codes, width, seed=9))
+    quantizer.sums.copy_(quantizer.codebook)
     quantizer.counts.fill_(1.0)
     quantizer.steps.fill_(1)
     return quantizer
@@ -31,31 +31,33 @@ def made(codes, width, **options):
 def test_the_chosen_code_is_the_nearest():
     quantizer = made(7, 3).eval()
     x = rows(40, 3)
-    book = quantizer.book.tolist()
-    want = [min(range(7), key=lambda k, r=row: math.dist(r, book[k])) for row in x.tolist()]
+    codebook = quantizer.codebook.tolist()
+    want = [min(range(7), key=lambda k, r=row: math.dist(r, codebook[k])) for row in x.tolist()]
     assert quantizer.nearest(x).tolist() == want
     assert quantizer(x).codes.tolist() == want
 
 
 def test_codes_are_the_moving_average_of_their_vectors_computed_by_hand():
-    quantizer = made(5, 3, decay=0.9, restart=0.0).train()
+    quantizer = made(5, 3, decay=0.9, dead_code_threshold=0.0).train()
     counts = [1.0] * 5
-    sums = [[float(v) for v in row] for row in quantizer.book.tolist()]
+    sums = [[float(v) for v in row] for row in quantizer.codebook.tolist()]
     for step in range(8):
         x = rows(11, 3, seed=step)
-        book = [[s / n for s in row] for row, n in zip(sums, counts, strict=True)]
-        chosen = [min(range(5), key=lambda k, r=r, b=book: math.dist(r, b[k])) for r in x.tolist()]
+        codebook = [[s / n for s in row] for row, n in zip(sums, counts, strict=True)]
+        chosen = [
+            min(range(5), key=lambda k, r=r, b=codebook: math.dist(r, b[k])) for r in x.tolist()
+        ]
         found = quantizer(x)
         assert found.codes.tolist() == chosen
-        # What the batch gets is the book from before it learned from the batch.
-        want = torch.tensor([book[k] for k in chosen])
+        # What the batch gets is the codebook from before it learned from the batch.
+        want = torch.tensor([codebook[k] for k in chosen])
         torch.testing.assert_close(found.values, want, rtol=1e-5, atol=1e-5)
         for k in range(5):
             mine = [row for row, code in zip(x.tolist(), chosen, strict=True) if code == k]
             counts[k] = 0.9 * counts[k] + 0.1 * len(mine)
             sums[k] = [0.9 * s + 0.1 * sum(r[d] for r in mine) for d, s in enumerate(sums[k])]
     want = torch.tensor([[s / n for s in row] for row, n in zip(sums, counts, strict=True)])
-    torch.testing.assert_close(quantizer.book, want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(quantizer.codebook, want, rtol=1e-5, atol=1e-5)
     assert quantizer.counts.tolist() == pytest.approx(counts, rel=1e-5)
 
 
@@ -63,14 +65,14 @@ def test_the_gradient_passes_straight_through_and_the_commitment_pulls():
     quantizer = made(5, 3).eval()
     x = rows(8, 3).requires_grad_()
     found = quantizer(x)
-    torch.testing.assert_close(found.values.detach(), quantizer.book[found.codes])
+    torch.testing.assert_close(found.values.detach(), quantizer.codebook[found.codes])
     weights = rows(8, 3, seed=1)
     (found.values * weights).sum().backward()
     assert torch.equal(x.grad, weights)
     x.grad = None
     found = quantizer(x)
     found.commitment.backward()
-    want = 2 * (x.detach() - quantizer.book[found.codes]) / x.numel()
+    want = 2 * (x.detach() - quantizer.codebook[found.codes]) / x.numel()
     torch.testing.assert_close(x.grad, want)
 
 
@@ -79,13 +81,13 @@ def test_the_book_has_no_gradient_and_no_parameter():
     found = quantizer(rows(8, 3).requires_grad_())
     (found.values.sum() + found.commitment).backward()
     assert not list(quantizer.parameters())
-    assert not quantizer.book.requires_grad
-    assert quantizer.book.grad is None
+    assert not quantizer.codebook.requires_grad
+    assert quantizer.codebook.grad is None
 
 
 def test_perplexity_is_the_exponential_of_the_entropy():
     quantizer = made(4, 1).eval()
-    quantizer.book.copy_(torch.tensor([[0.0], [1.0], [2.0], [3.0]]))
+    quantizer.codebook.copy_(torch.tensor([[0.0], [1.0], [2.0], [3.0]]))
     found = quantizer(torch.tensor([[0.0], [0.1], [1.0], [3.1]]))
     want = math.exp(-(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25)))
     assert float(found.perplexity) == pytest.approx(want, rel=1e-5)
@@ -94,39 +96,39 @@ def test_perplexity_is_the_exponential_of_the_entropy():
 def test_dead_codes_come_back_to_life_the_same_way_each_time():
     books = []
     for _ in range(2):
-        quantizer = made(16, 2, decay=0.5, restart=0.1).train()
-        quantizer.book[:12] += 100
-        quantizer.sums.copy_(quantizer.book)
+        quantizer = made(16, 2, decay=0.5, dead_code_threshold=0.1).train()
+        quantizer.codebook[:12] += 100
+        quantizer.sums.copy_(quantizer.codebook)
         revived = [int(quantizer(rows(64, 2, seed=s)).revived) for s in range(30)]
         assert sum(revived) >= 12
         assert len(quantizer.nearest(rows(4000, 2)).unique()) >= 14
-        books.append(quantizer.book.clone())
+        books.append(quantizer.codebook.clone())
     assert torch.equal(*books)
 
 
 def test_without_restarts_dead_codes_stay_dead():
-    quantizer = made(16, 2, decay=0.5, restart=0.0).train()
-    quantizer.book[:12] += 100
-    quantizer.sums.copy_(quantizer.book)
+    quantizer = made(16, 2, decay=0.5, dead_code_threshold=0.0).train()
+    quantizer.codebook[:12] += 100
+    quantizer.sums.copy_(quantizer.codebook)
     for step in range(30):
         assert int(quantizer(rows(64, 2, seed=step)).revived) == 0
     assert len(quantizer.nearest(rows(4000, 2)).unique()) <= 4
 
 
 def test_a_rare_kind_of_vector_gets_codes_where_nearly_all_are_alike():
-    quantizer = VectorQuantizer(8, 2, decay=0.9, restart=0.1).train()
+    quantizer = VectorQuantizer(8, 2, decay=0.9, dead_code_threshold=0.1).train()
     for step in range(20):
         x = rows(500, 2, seed=step) * 1e-3
         x[:8] = rows(8, 2, seed=100 + step, shift=5.0)
         quantizer(x)
-    assert int((quantizer.book.norm(dim=1) > 1).sum()) >= 4
+    assert int((quantizer.codebook.norm(dim=1) > 1).sum()) >= 4
 
 
 def test_a_resumed_book_learns_on_as_if_nothing_had_happened():
-    whole = VectorQuantizer(12, 2, decay=0.5, restart=0.2).train()
+    whole = VectorQuantizer(12, 2, decay=0.5, dead_code_threshold=0.2).train()
     for step in range(6):
         whole(rows(20, 2, seed=step))
-    resumed = VectorQuantizer(12, 2, decay=0.5, restart=0.2).train()
+    resumed = VectorQuantizer(12, 2, decay=0.5, dead_code_threshold=0.2).train()
     resumed.load_state_dict(whole.state_dict())
     torch.rand(3)  # the global generator has no part in it
     dead = 0
@@ -144,7 +146,7 @@ def test_in_the_warm_up_vectors_pass_while_the_book_learns():
     for step in range(5):
         x = rows(30, 2, seed=step).requires_grad_()
         found, want = warm(x), cold(x)
-        assert torch.equal(warm.book, cold.book)
+        assert torch.equal(warm.codebook, cold.codebook)
         assert torch.equal(found.codes, want.codes)
         assert torch.equal(found.values, x if step < 3 else want.values)
         assert float(found.commitment.detach()) == (
@@ -173,13 +175,13 @@ def test_degenerate_batches_leave_everything_finite(kind):
         "none": torch.zeros(0, 3),
         "huge": rows(20, 3) * 1e6,
     }[kind].requires_grad_()
-    quantizer = VectorQuantizer(6, 3, decay=0.5, restart=0.3).train()
+    quantizer = VectorQuantizer(6, 3, decay=0.5, dead_code_threshold=0.3).train()
     for _ in range(5):
         found = quantizer(x)
         (found.values.sum() + found.commitment).backward()
         assert found.commitment.isfinite()
         assert found.perplexity.isfinite()
-        assert quantizer.book.isfinite().all()
+        assert quantizer.codebook.isfinite().all()
     assert x.grad.isfinite().all()
     assert int(quantizer.steps) == (0 if kind == "none" else 5)
 
@@ -189,13 +191,15 @@ def test_half_precision_keeps_statistics_in_float32():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = quantizer(rows(30, 3).bfloat16())
     assert found.values.dtype == torch.bfloat16
-    assert found.commitment.dtype == quantizer.book.dtype == quantizer.sums.dtype == torch.float32
-    assert quantizer.book.isfinite().all()
+    assert (
+        found.commitment.dtype == quantizer.codebook.dtype == quantizer.sums.dtype == torch.float32
+    )
+    assert quantizer.codebook.isfinite().all()
 
 
 def learned(parts, wrap):
     """State after ten steps, where this process sees `parts` of every batch."""
-    quantizer = VectorQuantizer(12, 2, decay=0.5, restart=0.3).train()
+    quantizer = VectorQuantizer(12, 2, decay=0.5, dead_code_threshold=0.3).train()
     # A weight before it, since DistributedDataParallel wants a parameter.
     model = wrap(torch.nn.Sequential(torch.nn.Linear(2, 2), quantizer))
     with torch.no_grad():

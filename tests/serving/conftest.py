@@ -23,7 +23,7 @@ def generation_run(tmp_path_factory):
 def text_to_image_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawing") / "painter"
     image_generator().save_pretrained(folder)
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({"model": {"tasks": ["draw"]}}))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"model": {"tasks": ["text_to_image"]}}))
     return folder
 
 

@@ -61,7 +61,7 @@ def test_answers_are_those_of_the_model(client, everything):
     found = post(client, "/api/ask", question=" is there a red star ? ").json()
     assert found["answer"] == model.ask(photo(), "is there a red star ?")
     look = found["look"]
-    want = model.look(photo(), "is there a red star ?", found["answer"]).tolist()
+    want = model.attention_map(photo(), "is there a red star ?", found["answer"]).tolist()
     assert (look["side"], look["of"]) == (4, "whole")
     np.testing.assert_allclose(look["shares"], want, atol=1e-6)
     assert found["unknown"] == []
@@ -93,7 +93,7 @@ def test_rounds_for_which_there_is_no_room_are_left_out_whole(client, everything
 
 def test_a_failingconversation_says_so_in_its_last_line(everything):
     class Failing:
-        turns = everything.speaks.turns
+        turns = everything.speaks.chat_template
 
         def chat(self, *args, **options):
             raise RuntimeError("out of memory")
@@ -106,7 +106,7 @@ def test_who_leaves_aconversation_frees_the_model(everything):
     heard = threading.Event()
 
     class Endless:
-        turns = everything.speaks.turns
+        turns = everything.speaks.chat_template
 
         def chat(self, image, history, question, *, streamer, stopping_criteria):
             ids = torch.tensor([[1]])
@@ -241,7 +241,7 @@ def test_bodies_of_unknown_length_are_counted(client):
 
 def test_failures_of_a_model_end_neither_the_server_nor_the_next_request(everything):
     class Failing:
-        turns = everything.speaks.turns
+        turns = everything.speaks.chat_template
 
         def caption(self, *args, **options):
             raise RuntimeError("secret")
@@ -277,7 +277,7 @@ def test_health_is_answered_while_a_model_works(everything):
     started, release = threading.Event(), threading.Event()
 
     class Slow:
-        turns = everything.speaks.turns
+        turns = everything.speaks.chat_template
 
         def caption(self, *args, **options):
             started.set()

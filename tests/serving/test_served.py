@@ -44,7 +44,7 @@ def test_a_transformer_does_what_its_recipe_trained(generation_run):
     [
         (["caption"], ("caption",)),
         (["dialogue", "vqa"], ("ask", "chat")),
-        (["rounds", "vqa"], ("ask",)),
+        (["single_turn", "vqa"], ("ask",)),
         (None, ("ask", "caption", "chat")),
     ],
 )
@@ -87,7 +87,7 @@ def test_a_judge_stands_beside_a_painter_and_knows_what_it_draws(
     shutil.copytree(text_to_image_run, tmp_path / "run")
     scenes = "kind: scenes, textures: [solid], sizes: [large], max_objects: 1"
     (tmp_path / "run" / "recipe.yaml").write_text(
-        f"data: {{train: {{{scenes}}}}}\nmodel: {{tasks: [draw]}}\n"
+        f"data: {{train: {{{scenes}}}}}\nmodel: {{tasks: [text_to_image]}}\n"
     )
     texts = open_served(tmp_path / "run").texts
     assert len(texts) == 3

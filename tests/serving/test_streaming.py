@@ -29,7 +29,7 @@ def test_who_leaves_stops_the_model():
         photo(),
         [],
         "what colour ?",
-        streamer=TextSoFar(model.turns.text, tell),
+        streamer=TextSoFar(model.chat_template.text, tell),
         stopping_criteria=StoppingCriteriaList([gone]),
     )
     assert len(told) <= 4  # one token may be on its way

@@ -15,7 +15,8 @@ from amodal.data.record import sample_rng
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.models.joint_embedding import Embeddings
 from amodal.training.objectives import Objectives
-from amodal.training.recipe import RecipeError, parse_recipe
+from amodal.training.recipe import parse_recipe
+from amodal.training.recipes.error import RecipeError
 from amodal.training.run import train_run
 from amodal.training.tasks.multimodal_transformer_run import MultimodalTransformerRun
 from amodal.training.trainer import Step
@@ -144,7 +145,7 @@ def test_a_run_says_captions_and_finds_images(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"unimodal_layers": 0}}, "have not looked"),
+        ({"model": {"unimodal_layers": 0}}, "have not memory_rows"),
         ({"model": {"encoders": {}}}, "give model.encoders.image"),
         ({"model": {"tasks": ["vqa"]}}, "needs the task caption"),
         ({"train": {"micro_batch_size": 4}}, "micro_batch_size"),

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from amodal.training.recipe import RecipeError, load_recipe
+from amodal.training.recipe import load_recipe
+from amodal.training.recipes.error import RecipeError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 MINIMAL = {

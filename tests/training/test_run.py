@@ -16,7 +16,8 @@ from PIL import Image
 
 import amodal
 from amodal.data.record import DataError
-from amodal.training.recipe import RecipeError, load_recipe, parse_recipe
+from amodal.training.recipe import load_recipe, parse_recipe
+from amodal.training.recipes.error import RecipeError
 from amodal.training.run import RunError, train_run
 from amodal.training.trainer import complete_checkpoints
 

@@ -45,18 +45,18 @@ class Task(StrEnum):
     vqa = "vqa"
     caption = "caption"
     dialogue = "dialogue"
-    rounds = "rounds"
-    draw = "draw"
+    single_turn = "single-turn"
+    text_to_image = "text-to-image"
 
 
 OF_FUSIONS = (Task.prediction, Task.robustness)
-OF_TRANSFORMERS = (Task.vqa, Task.caption, Task.dialogue, Task.rounds)
-OF_DRAWING = (Task.draw,)
+OF_TRANSFORMERS = (Task.vqa, Task.caption, Task.dialogue, Task.single_turn)
+OF_DRAWING = (Task.text_to_image,)
 NAMES: dict[Task, What] = {
     Task.vqa: "vqa",
     Task.caption: "caption",
     Task.dialogue: "dialogue",
-    Task.rounds: "rounds",
+    Task.single_turn: "single_turn",
 }
 WITHOUT_ON = (
     Task.geometry,
@@ -134,7 +134,7 @@ def evaluate(
         metrics = _of_fusion(model, source, task, limit, file, f"{task.value} of {run} on {where}")
         return _write(file, where, task, metrics)
     if isinstance(model, MultimodalTransformer) and task is not Task.retrieval:
-        if task is Task.draw:
+        if task is Task.text_to_image:
             metrics = _of_drawing(
                 model,
                 source,
@@ -181,7 +181,7 @@ def evaluate(
 def _tasks_of(model: RunModel) -> tuple[str, Sequence[Task]]:
     if isinstance(model, FusionModel):
         return "a fusion", OF_FUSIONS
-    if isinstance(model, MultimodalTransformer) and model.draws:
+    if isinstance(model, MultimodalTransformer) and model.generates_images:
         return "a Transformer that draws", OF_DRAWING
     if isinstance(model, MultimodalTransformer):
         embeds = (Task.retrieval,) if model.contrast is not None else ()

@@ -45,12 +45,14 @@ def ask(
 ) -> None:
     """Answer a question about an image."""
     model = _opened(run)
-    tell_unknown(model.turns.unknown(question))
+    tell_unknown(model.chat_template.unknown(question))
     said = model.ask(image, question, num_beams=beams)
     console.print(said, soft_wrap=True, highlight=False, markup=False)
     if look is not None:
         pixels = decode_image(image, str(image), min_size=256)
-        save_attention(look, pixels, model.look(image, question, said), f"{question} {said}")
+        save_attention(
+            look, pixels, model.attention_map(image, question, said), f"{question} {said}"
+        )
         console.print(f"where it looked is in {look}", soft_wrap=True)
 
 
@@ -66,7 +68,7 @@ def chat(run: Run, image: Image, beams: Beams = 1) -> None:
             break
         if question.strip().lower() in LEAVE:
             break
-        tell_unknown(model.turns.unknown(question))
+        tell_unknown(model.chat_template.unknown(question))
         said = model.chat(image, history, question.strip(), num_beams=beams)
         history.append((question.strip(), said))
         console.print(f"model {said}", soft_wrap=True, highlight=False, markup=False)
@@ -79,7 +81,7 @@ def _opened(run: Path) -> MultimodalTransformer:
             f"{run}: holds a {type(model).__name__}; this needs a run of a recipe with "
             "model.kind: multimodal_transformer"
         )
-    if model.draws:
+    if model.generates_images:
         raise DataError(
             f"{run}: draws and does not see; `amodal draw {run} TEXT` is what it can do"
         )

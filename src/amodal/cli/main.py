@@ -22,7 +22,7 @@ from amodal.cli import (
 )
 from amodal.cli.console import errors
 from amodal.data.record import BrokenRecordError, DataError
-from amodal.training.recipe import RecipeError
+from amodal.training.recipes.error import RecipeError
 from amodal.training.run import RunError
 from amodal.training.trainer import TrainingError
 

@@ -29,7 +29,7 @@ def draw(
     run: Annotated[
         str,
         typer.Argument(
-            help="Run folder of a recipe with tasks: [draw]; folder of a diffusers pipeline, or "
+            help="Run folder of a recipe with tasks: [text_to_image]; folder of a diffusers pipeline, or "
             "diffusers:OWNER/NAME of the hub.",
             show_default=False,
         ),
@@ -89,7 +89,7 @@ def draw(
         image_generator = DiffusionGenerator.from_pretrained(run.removeprefix(HUB), device=device)
     else:
         image_generator = _run(run, device)
-    turns = getattr(image_generator, "turns", None)
+    turns = getattr(image_generator, "chat_template", None)
     if turns is not None:
         tell_unknown(turns.unknown(text))
     images = generate_best(
@@ -113,8 +113,8 @@ def draw(
 
 def _run(run: str, device: torch.device) -> MultimodalTransformer:
     model = open_run(run)
-    if not isinstance(model, MultimodalTransformer) or not model.draws:
+    if not isinstance(model, MultimodalTransformer) or not model.generates_images:
         raise DataError(
-            f"{run}: does not draw; train one with recipes/scenes-draw.yaml (model.tasks: [draw])"
+            f"{run}: does not draw; train one with recipes/scenes-text-to-image.yaml (model.tasks: [text_to_image])"
         )
     return model.to(device)  # type: ignore[arg-type]

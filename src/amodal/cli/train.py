@@ -20,7 +20,8 @@ from amodal.reports.image_tokenizer import tokenizer_report
 from amodal.reports.joint_embedding import run_report
 from amodal.reports.report import Report, write_report
 from amodal.reports.text_to_image import text_to_image_report
-from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, load_recipe
+from amodal.training.recipe import Recipe, load_recipe
+from amodal.training.recipes.multimodal_transformer import MultimodalTransformerRecipe
 from amodal.training.run import RunResult, train_run
 
 SHOWN = (
@@ -28,7 +29,7 @@ SHOWN = (
     "vqa/",
     "caption/",
     "dialogue/",
-    "draw/",
+    "text_to_image/",
     "reconstruction/",
 )  # figures beside recall
 
@@ -64,7 +65,7 @@ def _page(result: RunResult, recipe: Recipe, path: Path) -> Report:
             f"amodal predict {result.folder} SOURCE --out predictions.csv # for every row",
         ]
         return fusion_report(result, recipe, source, title=path.stem, commands=commands)
-    if isinstance(result.model, MultimodalTransformer) and result.model.draws:
+    if isinstance(result.model, MultimodalTransformer) and result.model.generates_images:
         return text_to_image_report(
             result, recipe, title=path.stem, commands=_to_say(result, recipe)
         )
@@ -86,9 +87,9 @@ def _to_say(result: RunResult, recipe: Recipe) -> list[str]:
     known = {
         "vqa": f'amodal ask {result.folder} PICTURE "QUESTION" # an answer, and where it looked',
         "caption": f"amodal caption {result.folder} PICTURE # describe any image",
-        "rounds": f'amodal ask {result.folder} PICTURE "QUESTION" # without a history',
+        "single_turn": f'amodal ask {result.folder} PICTURE "QUESTION" # without a history',
         "dialogue": f"amodal chat {result.folder} PICTURE # a conversation that keeps its history",
-        "draw": f'amodal draw {result.folder} "TEXT" --out drawn.png # an image of any text',
+        "text_to_image": f'amodal draw {result.folder} "TEXT" --out drawn.png # an image of any text',
     }
     return [known[task] for task in tasks] + [
         f"amodal evaluate {result.folder} --on SOURCE --task {tasks[0]} # on other data"

@@ -125,9 +125,9 @@ class Collator:
         answers: AnswerVocabulary | None = None,
     ) -> None:
         self.inputs = dict(inputs)
-        known = ("image", "text", "audio", "turns")
+        known = ("image", "text", "audio", "conversation")
         self.others = {m: i for m, i in self.inputs.items() if m not in known}
-        self.tasks = dict(tasks or {}) if "turns" in self.inputs else {}
+        self.tasks = dict(tasks or {}) if "conversation" in self.inputs else {}
         self.target = target
         self.answers = answers
         self.captions = captions
@@ -198,8 +198,10 @@ class Collator:
                 sounds, [rng for _, rng in kept]
             )
         if self.tasks:
-            tensors["turns"], present["turns"], truncated["turns"] = self._turns(
-                [record for record, _ in kept], said, mirrored, [rng for _, rng in kept]
+            tensors["conversation"], present["conversation"], truncated["conversation"] = (
+                self._turns(
+                    [record for record, _ in kept], said, mirrored, [rng for _, rng in kept]
+                )
             )
         for modality, values_of in others.items():
             tensors[modality], present[modality] = _values(self.others[modality], values_of)
@@ -300,7 +302,7 @@ class Collator:
                     listed.append((texts[-1], people))
             chosen.append(kept)
             asked.append(listed)
-        encoder_input: ConversationInput = self.inputs["turns"]
+        encoder_input: ConversationInput = self.inputs["conversation"]
         present = torch.tensor([bool(found) for found in chosen], dtype=torch.bool)[:, None]
         truncated = encoder_input.count_truncated([turns for found in chosen for turns in found])
         tensors = encoder_input(chosen)

@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 from amodal.data.record import BrokenRecordError, Record
 
-Task = Literal["vqa", "caption", "dialogue", "rounds", "draw"]
-Role = Literal["ask", "answer", "caption", "draw"]
+Task = Literal["vqa", "caption", "dialogue", "single_turn", "text_to_image"]
+Role = Literal["question", "answer", "caption", "image"]
 
 
 class Turn(NamedTuple):
@@ -36,9 +36,9 @@ def conversations(record: Record, task: Task) -> list[Conversation]:
     """
     if task == "caption":
         return [(Turn("caption", text, True),) for text in record.get("text") or []]
-    if task == "draw":
+    if task == "text_to_image":
         return [
-            (Turn("caption", text, False), Turn("draw", "", True))
+            (Turn("caption", text, False), Turn("image", "", True))
             for text in record.get("text") or []
         ]
     if task == "vqa":
@@ -48,18 +48,18 @@ def conversations(record: Record, task: Task) -> list[Conversation]:
                 record["origin"], f"{len(questions)} questions and {len(answers)} answers"
             )
         return [
-            (Turn("ask", question, False), Turn("answer", answer, True))
+            (Turn("question", question, False), Turn("answer", answer, True))
             for question, answer in zip(questions, answers, strict=True)
         ]
     rounds = record.get("dialog") or []
     apart: list[Conversation] = [
         (
-            Turn("ask", _text(one, "question", record), False),
+            Turn("question", _text(one, "question", record), False),
             Turn("answer", _text(one, "answer", record), True),
         )
         for one in rounds
     ]
-    if task == "rounds":
+    if task == "single_turn":
         return apart
     return [tuple(turn for turns in apart for turn in turns)] if apart else []
 

@@ -20,7 +20,7 @@ from amodal.evaluators.generation import Numbered, row_numbers
 from amodal.models.multimodal_transformer.layers import Memory
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
-Ranked = Literal["dialogue", "rounds", "vqa"]  # tasks that may offer candidates
+Ranked = Literal["dialogue", "single_turn", "vqa"]  # tasks that may offer candidates
 Autocast = Callable[[], AbstractContextManager[object]]
 
 
@@ -41,7 +41,7 @@ def rank_candidates(
         (scores, where the model has a list of answers), where there are `candidates` or
         `multiple_choices`.
     """
-    images = {m: p for m, p in model.preprocessors.items() if m != "turns"}
+    images = {m: p for m, p in model.preprocessors.items() if m != "conversation"}
     reader = BatchReader(Numbered(source), Collator(images), seed=0)
     was_training = model.training
     model.eval()
@@ -57,19 +57,19 @@ def rank_candidates(
             asked += [(place, row, n, before, texts) for n, (before, texts) in about.items()]
         if not asked:
             continue
-        prompts = model.turns.prompts(
+        prompts = model.chat_template.prompts(
             [(*before, Turn("answer", "", True)) for _, _, _, before, _ in asked]
         )
         answers = [texts for _, _, _, _, texts in asked]
         with autocast():
-            seen = model.seen(batch.to(model.device))
-            if seen is not None:
+            encoded = model.encode_inputs(batch.to(model.device))
+            if encoded is not None:
                 places = torch.tensor([place for place, *_ in asked], device=model.device)
-                seen = Memory(seen.tokens[places], seen.keep[places])
+                encoded = Memory(encoded.tokens[places], encoded.keep[places])
             if task == "vqa" and model.answer_head is not None:
-                scores = _of_listed(model, model.answer_scores(prompts, seen).cpu(), answers)
+                scores = _of_listed(model, model.answer_scores(prompts, encoded).cpu(), answers)
             else:
-                scores = model.likelihoods(prompts, seen, answers)
+                scores = model.likelihoods(prompts, encoded, answers)
         for (_, row, number, _, _), values in zip(asked, scores, strict=True):
             found.setdefault(row, {})[number] = values
     model.train(was_training)

@@ -21,7 +21,7 @@ from amodal.losses.answer_classification import answer_classification_loss
 from amodal.models.multimodal_transformer.answer_head import Classified
 from amodal.models.multimodal_transformer.layers import Memory
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
-from amodal.models.multimodal_transformer.network import Said
+from amodal.models.multimodal_transformer.network import TokenPredictions
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -75,7 +75,7 @@ def check(
     found: list[tuple[Tensor, ...]] = []
     broken: list[BrokenRecordError] = []
     nats, tokens = 0.0, 0
-    end = model.turns.end_id
+    end = model.chat_template.end_id
     for start in range(0, len(rows), batch_size):
         batch = reader.__getitems__([Draw(0, row) for row in rows[start : start + batch_size]])
         broken += batch.broken
@@ -130,7 +130,7 @@ def generate_for(
         DataError: no record can be used.
     """
     rows = list(items) if items is not None else list(range(len(source)))
-    images = {m: p for m, p in model.preprocessors.items() if m != "turns"}
+    images = {m: p for m, p in model.preprocessors.items() if m != "conversation"}
     reader = BatchReader(Numbered(source), Collator(images), seed=0)
     was_training = model.training
     model.eval()
@@ -140,7 +140,7 @@ def generate_for(
         batch = reader.__getitems__([Draw(0, row) for row in chunk])
         if len(batch):
             with autocast():
-                seen = model.seen(batch.to(model.device))
+                encoded = model.encode_inputs(batch.to(model.device))
             numbers = row_numbers(batch, chunk)
             asked: list[tuple[int, int, Conversation]] = []
             for place, row in enumerate(numbers.tolist()):
@@ -150,13 +150,15 @@ def generate_for(
             for at in range(0, len(asked), 4 * batch_size):
                 part = asked[at : at + 4 * batch_size]
                 places = torch.tensor([place for place, _, _ in part], device=model.device)
-                looked = (
-                    Memory(seen.tokens[places], seen.keep[places]) if seen is not None else None
+                memory_rows = (
+                    Memory(encoded.tokens[places], encoded.keep[places])
+                    if encoded is not None
+                    else None
                 )
-                prompts = model.turns.prompts([prompt for _, _, prompt in part])
+                prompts = model.chat_template.prompts([prompt for _, _, prompt in part])
                 with autocast():
-                    speak = model.answer if task == "vqa" else model.say
-                    texts = speak(prompts, looked, **options)
+                    generate = model.answer if task == "vqa" else model.generate_text
+                    texts = generate(prompts, memory_rows, **options)
                 found += [
                     GeneratedText(int(numbers[place]), number, prompt, text)
                     for (place, number, prompt), text in zip(part, texts, strict=True)
@@ -206,7 +208,7 @@ def _prompts(turns: Conversation) -> list[Conversation]:
 
 
 def _answers(
-    said: Said, guess: Tensor, end: int, numbers: Tensor
+    said: TokenPredictions, guess: Tensor, end: int, numbers: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Whether each answer is right to its end, and where it stands."""
     right = (guess == said.labels).cpu()

@@ -79,7 +79,7 @@ class GenerationResult:
         kept = dict.fromkeys(one.row for one in said)
         truth = {row: {k: v for k, v in source[row].items() if k != "image"} for row in kept}
         scores = {}
-        if task == "dialogue" or task == "rounds" or task == "vqa":
+        if task == "dialogue" or task == "single_turn" or task == "vqa":
             rows_of_candidates = [row for row, record in truth.items() if offered(record, task)]
             scores = rank_candidates(model, source, rows_of_candidates, task, autocast=autocast)
         head = model.answer_head if task == "vqa" else None
@@ -157,7 +157,7 @@ def refer_back(generated: GenerationResult) -> torch.Tensor:
 
 def _number(generated: GenerationResult, one: GeneratedText) -> int:
     """Which round of its dialogue was answered, from 0 on."""
-    return one.conversation if generated.task == "rounds" else len(one.prompt) // 2 - 1
+    return one.conversation if generated.task == "single_turn" else len(one.prompt) // 2 - 1
 
 
 def _round_of(generated: GenerationResult, one: GeneratedText) -> Record:
@@ -183,7 +183,7 @@ def _of_relevances(generated: GenerationResult, bootstrap: int, seed: int) -> di
 
 
 def _kind(generated: GenerationResult, one: GeneratedText) -> str:
-    if generated.task in ("dialogue", "rounds"):
+    if generated.task in ("dialogue", "single_turn"):
         return f"round_{_number(generated, one) + 1}"
     record = generated.truth[one.row]
     family = record.get("question_family") or record.get("question_type")

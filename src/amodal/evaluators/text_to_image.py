@@ -119,7 +119,7 @@ class TextToImageResult:
 def text_to_image_metrics(
     drawn: TextToImageResult, train: Source | None, *, bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """Flat `draw/…` figures.
+    """Flat `text_to_image/…` figures.
 
     On scenes, by the verifier, which knows how images are drawn and nothing of the model:
 
@@ -143,23 +143,25 @@ def text_to_image_metrics(
         train: whose images are compared with; None leaves that out.
         bootstrap: resamples for the intervals.
     """
-    found: dict[str, float] = {"draw/images": len(drawn.images)}
+    found: dict[str, float] = {"text_to_image/images": len(drawn.images)}
     claims = [_claims(record, text) for record, text in zip(drawn.truth, drawn.texts, strict=True)]
     if all(one is not None for one in claims):
         known = [one for one in claims if one is not None]
         found |= _verified(drawn.images, known, bootstrap, seed)
         if all(image is not None for image in drawn.true):
             true = [image for image in drawn.true if image is not None]
-            found["draw/true_pictures/right"] = _verified(true, known, 0, seed)["draw/right"]
+            found["text_to_image/true_pictures/right"] = _verified(true, known, 0, seed)[
+                "text_to_image/right"
+            ]
     if train is not None:
         gallery = _small(_images(train, drawn.images[0].shape[0]))
         distance, _ = nearest_distance(_small(drawn.images), gallery)
-        found["draw/nearest_training"] = float(distance.mean())
-        found["draw/nearest_training/smallest"] = float(distance.min())
+        found["text_to_image/nearest_training"] = float(distance.mean())
+        found["text_to_image/nearest_training/smallest"] = float(distance.min())
         true = [image for image in drawn.true if image is not None]
         if true:
             of_true, _ = nearest_distance(_small(true), gallery)
-            found["draw/nearest_training_of_true"] = float(of_true.mean())
+            found["text_to_image/nearest_training_of_true"] = float(of_true.mean())
     return found
 
 
@@ -205,7 +207,7 @@ def _verified(
             continue
         generator = torch.Generator().manual_seed(seed)
         drawn = resampled(kept, torch.arange(len(kept)), bootstrap, generator)
-        found |= flatten(intervals([f"draw/{column}"], *drawn))
+        found |= flatten(intervals([f"text_to_image/{column}"], *drawn))
     return {n: v for n, v in found.items() if v == v}
 
 

@@ -32,7 +32,7 @@ class CrossAttentionConfig(FusionBase):
         return self
 
     def build(self, widths: Widths) -> nn.Module:
-        return (Directional if self.style == "directional" else Together)(self, widths)
+        return (Directional if self.style == "directional" else CoAttention)(self, widths)
 
 
 class _Projected(nn.Module):
@@ -106,7 +106,7 @@ class Directional(nn.Module):
         return [target for target in widths for source in widths if source != target]
 
 
-class Together(nn.Module):
+class CoAttention(nn.Module):
     """In each layer every modality reads the tokens of all others, then its own, then a MLP.
 
     Within a layer all modalities read what the others were before it, so their order is of no

@@ -62,7 +62,7 @@ def captured(
     whose singular values are the (ridge) canonical correlations ρ, as T differs from
     S_ii^-1/2 S_ij S_jj^-1/2 by a rotation on either side. Then
 
-    - "squared":    sum of ρ² = |T|_F², a polynomial in T;
+    - "mse_weight":    sum of ρ² = |T|_F², a polynomial in T;
     - "trace_norm": sum of sqrt(ρ² + 1e-8) - 1e-4, the sum of ρ of Andrew et al. with its kink
       at 0 rounded, so that directions without correlation get no pull instead of one of full
       strength and random sign.
@@ -99,7 +99,7 @@ def captured(
     for i, j in combinations(range(views), 2):
         half = torch.linalg.solve_triangular(factors[i], blocks[i, :, j], upper=False)
         t = torch.linalg.solve_triangular(factors[j], half.T, upper=False)
-        if variant == "squared":
+        if variant == "mse_weight":
             values.append(t.square().sum())
         else:
             correlations = torch.linalg.svdvals(t)

@@ -15,7 +15,7 @@ class ReconstructionConfig(Config):
 
     kind: Literal["reconstruction"] = "reconstruction"
     absolute: float = Field(1.0, ge=0)
-    squared: float = Field(1.0, ge=0)
+    mse_weight: float = Field(1.0, ge=0)
     commitment: float = Field(0.25, ge=0)
 
 
@@ -39,6 +39,6 @@ def reconstruction_loss(
     error = pixels.float() - target.float()
     return (
         config.absolute * error.abs().mean()
-        + config.squared * error.square().mean()
+        + config.mse_weight * error.square().mean()
         + config.commitment * commitment.float()
     )

@@ -42,7 +42,10 @@ class DialogueResult:
         flat = flatten(self.metrics)
         for number, metrics in self.by_round.items():
             flat |= flatten({f"round {number}/{name}": v for name, v in metrics.items()})
-        return flat | {"rounds": self.rounds, "rounds_with_relevance": self.rounds_with_relevance}
+        return flat | {
+            "single_turn": self.rounds,
+            "rounds_with_relevance": self.rounds_with_relevance,
+        }
 
 
 @torch.no_grad()

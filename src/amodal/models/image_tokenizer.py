@@ -26,10 +26,10 @@ class TokenizerArchitecture(BaseModel):
         patch: side of the squares of pixels that are the first vectors. What a layer costs falls
             with its square, and edges stay sharp: a square is written whole.
         widths: channels of the encoder; each after the first halves the side.
-        codes: K.
-        code_width: D of a code.
+        codebook_size: K.
+        codebook_dim: D of a code.
         blocks: residual blocks at the side of the grid, in the encoder and in the decoder.
-        decay, restart, warmup: of the book of codes, see `VectorQuantizer`.
+        decay, dead_code_threshold, warmup: of the codebook, see `VectorQuantizer`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -37,11 +37,11 @@ class TokenizerArchitecture(BaseModel):
     size: int = Field(64, ge=8)
     patch: int = Field(1, ge=1)
     widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=1)
-    codes: int = Field(512, ge=2)
+    codebook_size: int = Field(512, ge=2)
     codebook_dim: int = Field(32, ge=1)
     blocks: int = Field(2, ge=0)
     decay: float = Field(0.99, gt=0, lt=1)
-    restart: float = Field(0.05, ge=0)
+    dead_code_threshold: float = Field(0.05, ge=0)
     warmup: int = Field(0, ge=0)
 
     @property
@@ -131,7 +131,11 @@ class ImageTokenizer(PreTrainedModel):
         down += [_Residual(width) for _ in range(a.blocks)]
         self.down = nn.Sequential(*down, nn.SiLU(), nn.Conv2d(width, a.codebook_dim, 1))
         self.quantizer = VectorQuantizer(
-            a.codes, a.codebook_dim, decay=a.decay, restart=a.restart, warmup=a.warmup
+            a.codebook_size,
+            a.codebook_dim,
+            decay=a.decay,
+            dead_code_threshold=a.dead_code_threshold,
+            warmup=a.warmup,
         )
         up: list[nn.Module] = [nn.Conv2d(a.codebook_dim, width, 3, padding=1), _Residual(width)]
         up += [_Residual(width) for _ in range(a.blocks)]
@@ -160,7 +164,7 @@ class ImageTokenizer(PreTrainedModel):
     @property
     def vocabulary(self) -> int:
         """How many codes there are."""
-        return self.architecture.codes
+        return self.architecture.codebook_size
 
     @property
     def tokens(self) -> int:
@@ -196,7 +200,7 @@ class ImageTokenizer(PreTrainedModel):
         """(B, N) codes → (B, 3, S, S) uint8 images.
 
         Raises:
-            ValueError: not N codes per image, or a code that the book does not have.
+            ValueError: not N codes per image, or a code that the codebook does not have.
         """
         if codes.ndim != 2 or codes.shape[1] != self.tokens:
             raise ValueError(
@@ -207,7 +211,7 @@ class ImageTokenizer(PreTrainedModel):
                 f"expected codes from 0 to {self.vocabulary - 1}, got {int(codes.min())} to "
                 f"{int(codes.max())}"
             )
-        scaled = (self._pixels(self.quantizer.book[codes]).float() + 1) * 127.5
+        scaled = (self._pixels(self.quantizer.codebook[codes]).float() + 1) * 127.5
         return scaled.round().clamp(0, 255).to(torch.uint8)
 
     def _vectors(self, pixels: Tensor) -> Tensor:

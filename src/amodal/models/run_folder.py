@@ -34,7 +34,7 @@ PREPROCESSORS: dict[str, type[Preprocessor]] = {
     "audio": AudioPreprocessor,
     "vector": VectorPreprocessor,
     "columns": ColumnsPreprocessor,
-    "turns": ChatTemplate,
+    "conversation": ChatTemplate,
 }
 Model = TypeVar("Model", bound=PreTrainedModel)
 Preprocessors = Mapping[str, Preprocessor]

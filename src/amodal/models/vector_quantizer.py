@@ -1,4 +1,4 @@
-"""Vector quantization: every vector becomes the nearest of a learned book of codes."""
+"""Vector quantization: every vector becomes the nearest of a learned codebook of codes."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ class VectorQuantizer(nn.Module):
     probability in proportion to the squared distance from its code. Drawn evenly, most would be
     copies of what is everywhere, such as a plain background, and would die again.
 
-    For the first `warmup` batches the book learns, but the vectors pass as they are: what is
-    before and behind it learns several times faster so, and the book has something to follow.
+    For the first `warmup` batches the codebook learns, but the vectors pass as they are: what is
+    before and behind it learns several times faster so, and the codebook has something to follow.
 
-    Several processes count together, and their books stay equal.
+    Several processes count together, and their codebooks stay equal.
 
     Args:
-        codes: K.
+        codebook_size: K.
         width: D.
         decay: γ.
-        restart: in vectors per batch, of all processes together; 0: codes stay dead.
+        dead_code_threshold: in vectors per batch, of all processes together; 0: codes stay dead.
         warmup: in batches.
 
     References:
@@ -56,41 +56,41 @@ class VectorQuantizer(nn.Module):
         Arthur and Vassilvitskii 2007, "k-means++" (draws in proportion to squared distance).
     """
 
-    book: Tensor
+    codebook: Tensor
     counts: Tensor
     sums: Tensor
     steps: Tensor
 
     def __init__(
         self,
-        codes: int,
+        codebook_size: int,
         width: int,
         *,
         decay: float = 0.99,
-        restart: float = 0.05,
+        dead_code_threshold: float = 0.05,
         warmup: int = 0,
     ) -> None:
         super().__init__()
-        self.decay, self.restart, self.warmup = decay, restart, warmup
+        self.decay, self.dead_code_threshold, self.warmup = decay, dead_code_threshold, warmup
         # Buffers, not parameters: no gradient reaches them, and a checkpoint has them.
-        self.register_buffer("book", torch.randn(codes, width))
-        self.register_buffer("counts", torch.zeros(codes))
-        self.register_buffer("sums", torch.zeros(codes, width))
+        self.register_buffer("codebook", torch.randn(codebook_size, width))
+        self.register_buffer("counts", torch.zeros(codebook_size))
+        self.register_buffer("sums", torch.zeros(codebook_size, width))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Quantized:
-        """(N, D) vectors; the book learns from them in training mode."""
+        """(N, D) vectors; the codebook learns from them in training mode."""
         wide = x.float()
         if self.training and int(self.steps) == 0:
             self._begin(wide.detach())
         codes = self.nearest(wide)
-        chosen = F.embedding(codes, self.book)  # a copy: what follows changes the book
+        chosen = F.embedding(codes, self.codebook)  # a copy: what follows changes the codebook
         revived = torch.zeros((), device=x.device)
         passes = self.training and int(self.steps) < self.warmup
         if self.training:
             revived = self._learn(wide.detach(), codes, chosen)
         commitment = (wide - chosen).square().sum() / max(wide.numel(), 1)
-        share = torch.bincount(codes, minlength=len(self.book)).float() / max(len(codes), 1)
+        share = torch.bincount(codes, minlength=len(self.codebook)).float() / max(len(codes), 1)
         perplexity = torch.special.entr(share).sum().exp()
         if passes:
             return Quantized(x, codes, commitment * 0.0, perplexity, revived)
@@ -102,7 +102,7 @@ class VectorQuantizer(nn.Module):
         """(N, D) → (N,) the code at the smallest Euclidean distance."""
         wide = x.float()
         with torch.autocast(x.device.type, enabled=False):
-            distance = self.book.square().sum(1) - 2 * wide @ self.book.T
+            distance = self.codebook.square().sum(1) - 2 * wide @ self.codebook.T
         return distance.argmin(1)
 
     @torch.no_grad()
@@ -113,21 +113,21 @@ class VectorQuantizer(nn.Module):
             return
         generator = self._generator()
         first = int(torch.randint(len(vectors), (), generator=generator))
-        self.book.copy_(vectors[first].expand_as(self.book))
+        self.codebook.copy_(vectors[first].expand_as(self.codebook))
         # k-means++ in few rounds: a round of draws rather than one draw per look at the distances.
         known = 1
-        while known < len(self.book):
-            distance = (vectors - self.book[self.nearest(vectors)]).square().sum(1)
-            more = min(known, len(self.book) - known)
-            self.book[known : known + more] = vectors[_drawn(distance, more, generator)]
+        while known < len(self.codebook):
+            distance = (vectors - self.codebook[self.nearest(vectors)]).square().sum(1)
+            more = min(known, len(self.codebook) - known)
+            self.codebook[known : known + more] = vectors[_drawn(distance, more, generator)]
             known += more
-        self.sums.copy_(self.book)
+        self.sums.copy_(self.codebook)
         self.counts.fill_(1.0)
 
     @torch.no_grad()
     def _learn(self, x: Tensor, codes: Tensor, chosen: Tensor) -> Tensor:
         """One step of the moving averages; () how many codes were drawn anew."""
-        counts = torch.bincount(codes, minlength=len(self.book)).float()
+        counts = torch.bincount(codes, minlength=len(self.codebook)).float()
         sums = torch.zeros_like(self.sums).index_add_(0, codes, x)
         if world_size() > 1:
             torch.distributed.all_reduce(counts)
@@ -136,14 +136,14 @@ class VectorQuantizer(nn.Module):
             return counts.sum()
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
-        dead = self.counts < self.restart
+        dead = self.counts < self.dead_code_threshold
         number = int(dead.sum())
         if number:
             vectors, distance = gather(x), gather((x - chosen).square().sum(1))
             fresh = vectors[_drawn(distance, number, self._generator())]
             self.sums[dead], self.counts[dead] = fresh, 1.0
         alive = self.counts > 0
-        self.book[alive] = self.sums[alive] / self.counts[alive, None]
+        self.codebook[alive] = self.sums[alive] / self.counts[alive, None]
         self.steps += 1
         return dead.sum().float()
 

@@ -32,13 +32,13 @@ SAID = {
     "vqa": "answers",
     "caption": "descriptions",
     "dialogue": "answers in dialogues",
-    "rounds": "answers to questions of dialogues",
+    "single_turn": "answers to questions of dialogues",
 }
 DOES = {
     "vqa": "answers questions about images",
     "caption": "describes images",
     "dialogue": "talks about images, minding what was said before",
-    "rounds": "answers the questions of dialogues, each by itself",
+    "single_turn": "answers the questions of dialogues, each by itself",
 }
 
 

@@ -15,7 +15,12 @@ from amodal.training.recipe import Recipe
 from amodal.training.run import RunResult
 
 SHOWN = 24  # images
-HEADLINES = ("draw/right", "draw/named", "draw/relations", "draw/nearest_training")
+HEADLINES = (
+    "text_to_image/right",
+    "text_to_image/named",
+    "text_to_image/relations",
+    "text_to_image/nearest_training",
+)
 SHARES = ("named", "objects", "right", "true", "relations")
 LEAST = 96  # pixels that a shown image is wide
 
@@ -33,9 +38,9 @@ def text_to_image_report(
     """
     model = result.model
     assert isinstance(model, MultimodalTransformer)
-    assert model.images is not None
+    assert model.image_tokens is not None
     log = read_log(result.folder)
-    tokenizer = model.images.tokenizer
+    tokenizer = model.image_tokens.tokenizer
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6
     drawn = result.validation if isinstance(result.validation, TextToImageResult) else None
     return framed(
@@ -59,7 +64,7 @@ def text_to_image_report(
                 "likelihood",
                 "Mean log-likelihood of a token of validation images, in nats.",
                 lambda palette: score_curve(
-                    log, ["eval/draw/likelihood"], palette, label="nats per token"
+                    log, ["eval/text_to_image/likelihood"], palette, label="nats per token"
                 ),
             )
         ],

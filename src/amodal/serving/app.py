@@ -205,13 +205,13 @@ def _offer_ask(app: FastAPI, work: Worker, model: Speaks) -> None:
     @app.post("/api/ask")
     async def ask(image: Image, question: Text) -> dict[str, Any]:
         """The answer to a question about an image, and where the model looked for it."""
-        asked = _fitting("question", question, model.turns.ids, _room(model.turns))
+        asked = _fitting("question", question, model.chat_template.ids, _room(model.chat_template))
 
         def answer() -> dict[str, Any]:
             pixels = _pixels(image)
             said = model.ask(pixels, asked)
             look = _look(model, pixels, asked, said)
-            return {"answer": said, "look": look, "unknown": model.turns.unknown(asked)}
+            return {"answer": said, "look": look, "unknown": model.chat_template.unknown(asked)}
 
         return await work(answer)
 
@@ -241,14 +241,14 @@ def _offer_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
         Lines of JSON: `{"said": …}` with the text so far, and at the end `{"answer": …,
         "rounds_read": …}` with how many rounds before it there was room for, or `{"error": …}`.
         """
-        asked = _fitting("question", question, model.turns.ids, _room(model.turns))
+        asked = _fitting("question", question, model.chat_template.ids, _room(model.chat_template))
         try:
             before = ROUNDS.validate_json(history)
         except ValidationError:
             raise HTTPException(
                 422, 'history: expected JSON such as [["is it red?", "yes"]]'
             ) from None
-        rounds = _recent(before[-MAX_ROUNDS:], asked, model.turns)
+        rounds = _recent(before[-MAX_ROUNDS:], asked, model.chat_template)
         pixels = await work(_pixels, image)
         return StreamingResponse(
             conversation(work, model, pixels, rounds, asked), media_type="application/x-ndjson"
@@ -275,7 +275,7 @@ async def conversation(
                 pixels,
                 rounds,
                 asked,
-                streamer=TextSoFar(model.turns.text, lambda said: tell({"said": said})),
+                streamer=TextSoFar(model.chat_template.text, lambda said: tell({"said": said})),
                 stopping_criteria=StoppingCriteriaList([gone]),
             )
         except Exception as failure:  # the response has begun: its last line has to say so
@@ -323,8 +323,8 @@ def _offer_draw(app: FastAPI, work: Worker, model: Draws, reranker: JointEmbeddi
             raise HTTPException(
                 422, "candidates: nothing chooses among them; `amodal serve … --judge RUN` does"
             )
-        limit = model.turns.max_length - 3  # of two roles and an end
-        asked = _fitting("text", text, model.turns.ids, limit)
+        limit = model.chat_template.max_length - 3  # of two roles and an end
+        asked = _fitting("text", text, model.chat_template.ids, limit)
 
         def paint() -> list[str]:
             images = generate_best(
@@ -339,7 +339,7 @@ def _offer_draw(app: FastAPI, work: Worker, model: Draws, reranker: JointEmbeddi
             )
             return [png_url(pixels) for pixels in images]
 
-        return {"images": await work(paint), "unknown": model.turns.unknown(asked)}
+        return {"images": await work(paint), "unknown": model.chat_template.unknown(asked)}
 
 
 def _pixels(image: UploadFile) -> np.ndarray:
@@ -381,7 +381,7 @@ def _recent(rounds: Sequence[tuple[str, str]], asked: str, turns: Turns) -> list
 
 def _look(model: Speaks, pixels: np.ndarray, question: str, answer: str) -> dict[str, Any] | None:
     """Attention on the tokens of an image, row by row; None where they are of no square grid."""
-    shares = model.look(pixels, question, answer).tolist()
+    shares = model.attention_map(pixels, question, answer).tolist()
     side = math.isqrt(len(shares))
     if side * side != len(shares):
         return None

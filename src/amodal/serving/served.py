@@ -30,7 +30,7 @@ SAYING: dict[str, Ability] = {
     "vqa": "ask",
     "caption": "caption",
     "dialogue": "chat",
-    "rounds": "ask",
+    "single_turn": "ask",
 }
 TEXTS = 3  # to try drawing with
 REFUSED = {
@@ -53,7 +53,7 @@ class Speaks(Protocol):
     """A model that says something about an image."""
 
     @property
-    def turns(self) -> Turns: ...
+    def chat_template(self) -> Turns: ...
     @property
     def preprocessors(self) -> dict[str, Any]: ...
     def ask(self, image: Any, question: str, **options: Any) -> Any: ...
@@ -61,14 +61,14 @@ class Speaks(Protocol):
     def chat(
         self, image: Any, history: Sequence[tuple[str, str]], question: str, **options: Any
     ) -> str: ...
-    def look(self, image: Any, question: str, answer: str) -> Tensor: ...
+    def attention_map(self, image: Any, question: str, answer: str) -> Tensor: ...
 
 
 class Draws(Protocol):
     """A model that draws what a text says: uint8 (S, S, 3), one image per text."""
 
     @property
-    def turns(self) -> Turns: ...
+    def chat_template(self) -> Turns: ...
     def draw(
         self,
         texts: Sequence[str],
@@ -147,7 +147,7 @@ def open_served(
     models = [parts.get(name) for name in ("embeds", "speaks", "draws")]
     if image_generator is not None:
         artist = _on_device(open_run(image_generator))
-        if not getattr(artist, "draws", False):
+        if not getattr(artist, "generates_images", False):
             raise DataError(
                 f"{image_generator}: does not generate images; --generator needs a run whose tasks "
                 "`draw`"
@@ -202,7 +202,7 @@ def _run(folder: Path) -> dict[str, Any]:
         why = REFUSED[kind].format(run=folder)
         raise DataError(f"{folder}: holds a {kind}, which is not served: {why}")
     says = _says(folder) if "image" in model.modalities else ()
-    draws = model.draws
+    draws = model.generates_images
     if not says and not draws:
         raise DataError(f"{folder}: neither speaks about images nor draws; nothing to serve")
     placed = _on_device(model)

@@ -44,7 +44,7 @@ def contrastive_captioning_error(
         return "info_nce compares captions with images: give model.encoders.image"
     if not unimodal_layers:
         return (
-            "info_nce needs captions that have not looked at the image: set "
+            "info_nce needs captions that have not memory_rows at the image: set "
             "model.unimodal_layers: 1 or more"
         )
     if "caption" not in tasks:
@@ -92,7 +92,7 @@ def embed_captioned(
         batch = reader.__getitems__([Draw(0, i) for i in chunk])
         broken += batch.broken
         if len(batch):
-            memory = model.fused(model.seen(batch.to(model.device)), None)
+            memory = model.fused(model.encode_inputs(batch.to(model.device)), None)
             assert memory is not None
             there = memory.keep.any(1)
             z = model.contrast.embed_images(memory)[there].float().cpu()

@@ -5,249 +5,28 @@ from __future__ import annotations
 import difflib
 import types
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from amodal.alignment.normalization import Step
 from amodal.augment.config import AugmentConfig
 from amodal.data.record import StrictModel
-from amodal.data.sources.specification import SourceConfig
-from amodal.encoders.specification import (
-    AudioEncoderConfig,
-    DualEncoderConfig,
-    ImageEncoderConfig,
-    TextEncoderConfig,
-)
-from amodal.encoders.tabular import ColumnsConfig
-from amodal.encoders.text.tokenizer import TokenizerConfig, TrainedTokenizerConfig
-from amodal.encoders.vector import VectorConfig
-from amodal.fusion.specification import FusionConfig
 from amodal.losses.balance import GradientBlendingConfig
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.losses.reconstruction import ReconstructionConfig
-from amodal.models.fusion_model import HeadConfig
-from amodal.models.image_tokenizer import TokenizerArchitecture
-from amodal.models.multimodal_transformer.answer_head import AnswersConfig, GeneratedAnswers
-from amodal.models.target import TargetConfig
-from amodal.projection import LinearConfig, MLPConfig, ProjectionConfig
 from amodal.training.contrastive_captioning import contrastive_captioning_error
 from amodal.training.objectives import ObjectiveConfig
 from amodal.training.prediction_objective import PredictionConfig
-from amodal.training.progressive import ProgressiveSize
-
-
-class RecipeError(ValueError):
-    """A recipe cannot be used: names the file, the key, what was expected and what came."""
-
-
-class DataRecipe(StrictModel):
-    """Where records come from."""
-
-    train: SourceConfig
-    validation: SourceConfig | None = None
-    captions: int = Field(1, ge=1)  # captions per item and step; all are positives of the item
-    questions: int = Field(8, ge=1)  # with their answers, per item and step
-    views: int = Field(1, ge=1)  # augmented images per item and step
-    cache: bool = False  # keep decoded images in memory
-    workers: int = Field(0, ge=0)  # processes that read, beside the one that trains
-    validation_items: int | None = Field(1000, ge=2)  # read this many of them while training
-
-    def conversations(self, task: str) -> int:
-        """How many exchanges of a task are learned per item and step."""
-        if task in ("vqa", "rounds"):
-            return self.questions
-        return self.captions if task in ("caption", "draw") else 1
-
-    @model_validator(mode="before")
-    @classmethod
-    def _source_strings(cls, values: Any) -> Any:
-        from amodal.data.sources.specification import parse_source
-
-        if isinstance(values, dict):
-            for key in ("train", "validation"):
-                if isinstance(values.get(key), str):
-                    values = {**values, key: parse_source(values[key])}
-        return values
-
-
-class EncodersRecipe(StrictModel):
-    """One encoder per modality."""
-
-    image: ImageEncoderConfig | None = None
-    text: TextEncoderConfig | None = None
-
-
-class JointEmbeddingRecipe(StrictModel):
-    """Encoders with projections into one space, or a whole pretrained dual encoder."""
-
-    kind: Literal["joint_embedding"] = "joint_embedding"
-    encoders: EncodersRecipe = EncodersRecipe()
-    dual_encoder: DualEncoderConfig | None = None
-    projection: ProjectionConfig = Field(default_factory=MLPConfig)
-    normalization: tuple[
-        Step, ...
-    ] = ()  # of the embeddings, fitted on the training rows at the end
-
-    @model_validator(mode="after")
-    def _unit_rows(self) -> JointEmbeddingRecipe:
-        if self.normalization and self.normalization[-1] != "l2":
-            raise ValueError("normalization must end with l2: embeddings have unit length")
-        return self
-
-    @model_validator(mode="after")
-    def _one_way(self) -> JointEmbeddingRecipe:
-        named = [m for m in EncodersRecipe.model_fields if getattr(self.encoders, m) is not None]
-        if self.dual_encoder is not None and named:
-            raise ValueError("give either `encoders` or `dual_encoder`, not both")
-        if self.dual_encoder is None and not named:
-            raise ValueError("give `encoders: {image: …, text: …}` or `dual_encoder: …`")
-        return self
-
-
-class FusionEncodersRecipe(EncodersRecipe):
-    """One encoder per modality; `vector` and `columns` read columns of the records."""
-
-    audio: AudioEncoderConfig | None = None
-    vector: VectorConfig | None = None
-    columns: ColumnsConfig | None = None
-
-
-class FusionRecipe(StrictModel):
-    """Encoders, a fusion of what they say, and a head that predicts a column."""
-
-    kind: Literal["fusion"] = "fusion"
-    encoders: FusionEncodersRecipe
-    fusion: FusionConfig
-    head: HeadConfig = HeadConfig()
-    target: TargetConfig = TargetConfig()
-
-    @property
-    def modalities(self) -> tuple[str, ...]:
-        fields = type(self.encoders).model_fields
-        return tuple(m for m in fields if getattr(self.encoders, m) is not None)
-
-    @model_validator(mode="after")
-    def _enough_to_fuse(self) -> FusionRecipe:
-        if len(self.modalities) < 2:
-            raise ValueError(
-                f"a fusion needs two encoders or more, got {', '.join(self.modalities) or 'none'}"
-            )
-        return self
-
-
-GenerationTaskName = Literal["vqa", "caption", "dialogue", "rounds", "draw"]
-
-
-class StartRecipe(StrictModel):
-    """A run whose image encoder, as it has learned to see, is where another begins."""
-
-    run: str  # of a joint embedding, a fusion or a Transformer that sees
-    freeze: Literal["none", "all"] | Annotated[int, Field(ge=0, strict=True)] = "none"
-    learning_rate_scale: float = Field(1.0, ge=0)
-
-
-class MultimodalTransformerRecipe(StrictModel):
-    """A Transformer that looks at images and says answers, captions or its part of a dialogue.
-
-    Or, with the task draw, one that reads captions and says the tokens of images.
-    """
-
-    kind: Literal["multimodal_transformer"] = "multimodal_transformer"
-    tasks: tuple[GenerationTaskName, ...] = Field(min_length=1)  # the first names the run
-    encoders: EncodersRecipe = EncodersRecipe()
-    start: StartRecipe | None = None  # in the place of encoders.image
-    fusion: Literal["projection", "concat", "co_attention"] = "projection"
-    width: int = Field(192, ge=8)
-    heads: int = Field(4, ge=1)
-    encoder_layers: int = Field(2, ge=0)
-    decoder_layers: int = Field(3, ge=1)
-    unimodal_layers: int = Field(0, ge=0)  # the first of them read the text alone, for info_nce
-    projection: ProjectionConfig = LinearConfig(dim=128)  # of what info_nce compares
-    dropout: float = Field(0.0, ge=0, lt=1)
-    max_length: int = Field(64, ge=4)  # tokens of one exchange
-    tokenizer: TokenizerConfig = TrainedTokenizerConfig()
-    answers: AnswersConfig = GeneratedAnswers()  # to the questions of vqa
-    image_tokenizer: str | None = None  # run of an image tokenizer; what is drawn are its codes
-    caption_dropout: float = Field(0.1, ge=0, lt=1)  # share drawn without caption, for guidance
-
-    @property
-    def sees(self) -> bool:
-        """Whether the model looks at images."""
-        return self.encoders.image is not None or self.start is not None
-
-    @model_validator(mode="after")
-    def _one_beginning(self) -> MultimodalTransformerRecipe:
-        if self.start is not None and self.encoders.image is not None:
-            raise ValueError("start brings an image encoder: leave encoders.image out")
-        return self
-
-    @model_validator(mode="after")
-    def _draws_or_looks(self) -> MultimodalTransformerRecipe:
-        if "draw" not in self.tasks:
-            if self.image_tokenizer is not None:
-                raise ValueError("image_tokenizer is for tasks: [draw]; leave it out")
-            return self
-        if self.tasks != ("draw",) or self.sees:
-            raise ValueError(
-                "draw stands alone, without encoders.image: a model that looks at the image "
-                "would copy it"
-            )
-        if self.image_tokenizer is None:
-            raise ValueError(
-                "draw needs image_tokenizer: RUN, which a recipe of kind image_tokenizer trains"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _answers_to_questions(self) -> MultimodalTransformerRecipe:
-        if self.answers.kind == "classified" and "vqa" not in self.tasks:
-            raise ValueError(
-                f"answers are classified for the task vqa; tasks: {', '.join(self.tasks)}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _images_alone(self) -> MultimodalTransformerRecipe:
-        if self.encoders.text is not None:
-            raise ValueError("encoders.text: the Transformer reads text itself; leave it out")
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
-        return self
-
-
-class ImageTokenizerRecipe(TokenizerArchitecture):
-    """Images as tokens, and back."""
-
-    kind: Literal["image_tokenizer"] = "image_tokenizer"
-
-
-class TrainRecipe(StrictModel):
-    """How long, how fast, and in what precision."""
-
-    epochs: float = Field(30, gt=0)
-    batch_size: int = Field(256, ge=2)  # items per optimizer step, over all processes
-    micro_batch_size: int | None = Field(None, ge=1)  # items encoded at once; loss stays exact
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices, see training/muon.py
-    learning_rate: float = Field(5e-4, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    betas: tuple[float, float] = (0.9, 0.98)
-    warmup: float = Field(0.05, ge=0, lt=1)  # fraction of all steps
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    gradient_clip: float = Field(1.0, ge=0)  # global norm; 0 switches it off
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    progressive_size: ProgressiveSize | None = None  # None: full images from the first step
-    ema: float | None = Field(None, gt=0, lt=1)  # decay of the averaged weights
-    keep: Literal["best", "last"] = "best"  # which weights the run folder ends with
-    evaluate_every: float = Field(1.0, gt=0)  # epochs
-    save_every: float = Field(1.0, gt=0)  # epochs
-    log_every: int = Field(10, ge=1)  # steps
-    loggers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
-    seed: int = Field(0, ge=0, lt=1 << 63)
-
+from amodal.training.recipes.data import DataRecipe
+from amodal.training.recipes.error import RecipeError
+from amodal.training.recipes.fusion import FusionRecipe
+from amodal.training.recipes.image_tokenizer import ImageTokenizerRecipe
+from amodal.training.recipes.joint_embedding import JointEmbeddingRecipe
+from amodal.training.recipes.multimodal_transformer import MultimodalTransformerRecipe
+from amodal.training.recipes.train import TrainRecipe
 
 ModelRecipe = Annotated[
     JointEmbeddingRecipe | FusionRecipe | MultimodalTransformerRecipe | ImageTokenizerRecipe,
@@ -322,7 +101,7 @@ class Recipe(StrictModel):
         wrong = contrastive_captioning_error(
             comparisons,
             unimodal_layers=self.model.unimodal_layers,
-            has_image_encoder=self.model.sees,
+            has_image_encoder=self.model.has_image_encoder,
             tasks=self.model.tasks,
             micro_batch_size=self.train.micro_batch_size,
         )

@@ -29,13 +29,11 @@ from amodal.models.opening import RunModel
 from amodal.models.run_folder import WEIGHTS
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.progressive import accepts_image_size
-from amodal.training.recipe import (
-    FusionRecipe,
-    ImageTokenizerRecipe,
-    MultimodalTransformerRecipe,
-    Recipe,
-    RecipeError,
-)
+from amodal.training.recipe import Recipe
+from amodal.training.recipes.error import RecipeError
+from amodal.training.recipes.fusion import FusionRecipe
+from amodal.training.recipes.image_tokenizer import ImageTokenizerRecipe
+from amodal.training.recipes.multimodal_transformer import MultimodalTransformerRecipe
 from amodal.training.tasks.fusion_run import FusionRun
 from amodal.training.tasks.image_tokenizer_run import TokenizerRun
 from amodal.training.tasks.joint_embedding_run import EmbeddingRun

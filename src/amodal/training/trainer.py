@@ -29,7 +29,7 @@ from amodal.training.optim.ema import ema_model
 from amodal.training.optim.muon import MuonWithAdamW, matrices_of_layers
 from amodal.training.optim.precision import resolve_precision
 from amodal.training.progressive import shrink, side_at
-from amodal.training.recipe import TrainRecipe
+from amodal.training.recipes.train import TrainRecipe
 
 LOG = "train_log.jsonl"
 BEST = "best"

@@ -42,9 +42,11 @@ def test_answers_in_a_batch_equal_answers_on_their_own(fusion):
         whole.logits, whole.item, whole.conversation, strict=True
     ):
         record = RECORDS[item]
-        seen = model.seen(batch_of(model, [record]))
-        prompt = model.turns.prompts([conversations(record, "vqa")[conversation - 1]])
-        torch.testing.assert_close(model.answer_scores(prompt, seen)[0], logits, rtol=0, atol=1e-5)
+        encoded = model.encode_inputs(batch_of(model, [record]))
+        prompt = model.chat_template.prompts([conversations(record, "vqa")[conversation - 1]])
+        torch.testing.assert_close(
+            model.answer_scores(prompt, encoded)[0], logits, rtol=0, atol=1e-5
+        )
 
 
 def test_64_answers_are_learned_by_heart_and_survive_a_reload(tmp_path):

@@ -1,4 +1,4 @@
-"""Captions and images in one space: nothing has looked, nothing is padded, all of it learns."""
+"""Captions and images in one space: nothing has memory_rows, nothing is padded, all of it learns."""
 
 import pytest
 import torch

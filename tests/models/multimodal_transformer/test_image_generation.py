@@ -74,7 +74,7 @@ def made(images=None, **options):
 
 
 def batch_of(model, records=RECORDS, captions=None):
-    collate = Collator(model.preprocessors, tasks={"draw": captions})
+    collate = Collator(model.preprocessors, tasks={"text_to_image": captions})
     return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])
 
 
@@ -84,26 +84,28 @@ def loss_of(model, batch):
 
 
 def codes_of(model, batch):
-    return model.images.tokenizer.encode(batch.tensors["image"]["pixel_values"])
+    return model.image_tokens.tokenizer.encode(batch.tensors["image"]["pixel_values"])
 
 
 def filled(model, batch):
-    named = batch.tensors["turns"]
-    return model.images.filled(batch, Packed(named["input_ids"], named["segment"], named["labels"]))
+    named = batch.tensors["conversation"]
+    return model.image_tokens.filled(
+        batch, Packed(named["input_ids"], named["segment"], named["labels"])
+    )
 
 
 def test_every_caption_is_followed_by_the_codes_of_its_image():
     model = made()
     batch = batch_of(model)
     codes, packed = codes_of(model, batch), filled(model, batch)
-    first = model.images.first
+    first = model.image_tokens.first
     for i in range(len(RECORDS)):
         for conversation in (1, 2):
             ids = packed.ids[i][packed.segment[i] == conversation]
             labels = packed.labels[i][packed.segment[i] == conversation]
             assert ids[ids >= first].tolist() == (codes[i] + first).tolist()
             assert labels[labels != IGNORED].tolist() == (codes[i] + first).tolist()
-            assert labels[ids == model.turns.role_ids["draw"]] == codes[i, 0] + first
+            assert labels[ids == model.chat_template.role_ids["image"]] == codes[i, 0] + first
 
 
 def test_a_image_that_is_absent_is_not_learned():
@@ -117,17 +119,17 @@ def test_a_image_that_is_absent_is_not_learned():
 def test_hidden_captions_leave_the_images_and_the_other_exchanges_alone():
     model = made(caption_dropout=0.5).train()
     batch = batch_of(model)
-    whole = batch.tensors["turns"]["segment"]
+    whole = batch.tensors["conversation"]["segment"]
     torch.manual_seed(0)
     packed = filled(model, batch)
-    image = packed.ids >= model.images.first
+    image = packed.ids >= model.image_tokens.first
     assert torch.equal(packed.segment[image], whole[image])
     hidden = (packed.segment == 0) & (whole > 0)
     assert bool(hidden.any())
     for i in range(len(RECORDS)):
         for conversation in (1, 2):
             caption = (whole[i] == conversation) & ~image[i]
-            caption &= packed.ids[i] != model.turns.role_ids["draw"]
+            caption &= packed.ids[i] != model.chat_template.role_ids["image"]
             assert hidden[i][caption].all() or not hidden[i][caption].any()
     assert 0.3 < float(hidden.any(1).float().mean()) <= 1
     assert torch.equal(filled(model.eval(), batch).segment, whole)
@@ -136,11 +138,11 @@ def test_hidden_captions_leave_the_images_and_the_other_exchanges_alone():
 def test_a_code_is_said_with_those_that_touch_it_from_above_in_view():
     model = made()
     packed = filled(model, batch_of(model, RECORDS[:3]))
-    codes = codes_of(model, batch_of(model, RECORDS[:3])) + model.images.first
-    places, above = model.images.context(packed.ids)
+    codes = codes_of(model, batch_of(model, RECORDS[:3])) + model.image_tokens.first
+    places, above = model.image_tokens.context(packed.ids)
     for i in range(3):
         grid = codes[i].view(GRID, GRID)
-        drawn = packed.ids[i] >= model.images.first
+        drawn = packed.ids[i] >= model.image_tokens.first
         assert bool((places[i][~drawn] == -1).all())
         assert bool((above[i][~drawn] == -1).all())
         assert places[i][drawn].tolist() == 2 * list(range(GRID**2))
@@ -164,7 +166,7 @@ def test_cached_drawing_equals_full_decoding():
     packed = filled(model, batch_of(model, RECORDS[:3], captions=1))
     whole = model.decode(packed.ids, packed.segment, None)
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
-    context = model.images.context(packed.ids)
+    context = model.image_tokens.context(packed.ids)
     parts = [
         model.decode(
             packed.ids[:, at : at + 1],
@@ -188,7 +190,7 @@ def test_every_parameter_but_the_tokenizers_learns():
         else:
             assert parameter.grad is not None, name
             assert bool(parameter.grad.abs().sum() > 0), name
-    assert not model.images.tokenizer.training
+    assert not model.image_tokens.tokenizer.training
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +209,9 @@ def learned():
 
 def test_images_are_learned_by_heart_and_drawn(learned):
     batch = batch_of(learned)
-    true = learned.images.tokenizer.decode(codes_of(learned, batch)).permute(0, 2, 3, 1).numpy()
+    true = (
+        learned.image_tokens.tokenizer.decode(codes_of(learned, batch)).permute(0, 2, 3, 1).numpy()
+    )
     drawn = learned.draw([record["text"][0] for record in RECORDS], temperature=0, guidance=1)
     assert all(np.array_equal(a, b) for a, b in zip(drawn, true, strict=True))
     drawn = learned.draw([record["text"][1] for record in RECORDS], temperature=0, guidance=1)
@@ -231,18 +235,18 @@ def test_a_seed_draws_the_same_whatever_stands_beside_it(learned):
 def test_samples_follow_the_softmax_of_guided_scores(learned):
     """Against the frequencies that an explicit softmax expects; five standard deviations."""
     count = 4000
-    first = learned.images.first
-    prompt = learned.turns.prompts([(("caption", "red left of blue", False), ("draw", "", True))])[
-        "input_ids"
-    ]
+    first = learned.image_tokens.first
+    prompt = learned.chat_template.prompts(
+        [(("caption", "red left of blue", False), ("image", "", True))]
+    )["input_ids"]
     told = learned(input_ids=prompt).logits[:, -1]
-    start = torch.tensor([[learned.turns.role_ids["draw"]]])
+    start = torch.tensor([[learned.chat_template.role_ids["image"]]])
     free = learned(input_ids=start).logits[:, -1]
     guided = (free + 0.5 * (told - free))[:, first:] / 4.0
     expected = guided.softmax(1)[0].double()
     sampler = ImageSampler(
         learned,
-        learned.images,
+        learned.image_tokens,
         guidance=0.5,
         temperature=4.0,
         top_k=None,

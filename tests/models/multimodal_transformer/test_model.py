@@ -17,22 +17,22 @@ from amodal.models.multimodal_transformer.layers import Memory
 
 
 def memory_of(model, records=RECORDS, prompts=None):
-    return model.fused(model.seen(batch_of(model, records)), prompts)
+    return model.fused(model.encode_inputs(batch_of(model, records)), prompts)
 
 
 def answers_of(model, records=RECORDS):
-    seen = model.seen(batch_of(model, records, vqa=None))
+    encoded = model.encode_inputs(batch_of(model, records, vqa=None))
     prompts = [turns for r in records for turns in conversations(r, "vqa")]
     rows = torch.arange(len(records)).repeat_interleave(2)
-    looked = Memory(seen.tokens[rows], seen.keep[rows])
-    return model.say(model.turns.prompts(prompts), looked, do_sample=False)
+    memory_rows = Memory(encoded.tokens[rows], encoded.keep[rows])
+    return model.generate_text(model.chat_template.prompts(prompts), memory_rows, do_sample=False)
 
 
 @pytest.mark.parametrize("unimodal_layers", [0, 1])
 def test_cached_decoding_equals_full_decoding(unimodal_layers):
     model = made(unimodal_layers=unimodal_layers)
     memory = memory_of(model, RECORDS[:3])
-    ids = torch.randint(0, model.turns.vocabulary, (3, 12))
+    ids = torch.randint(0, model.chat_template.vocabulary, (3, 12))
     segment = torch.ones_like(ids)
     segment[1, :4] = 0  # padding on the left, as prompts have it
     whole = model.scores(model.decode(ids, segment, memory))
@@ -54,7 +54,7 @@ def test_packed_exchanges_equal_exchanges_on_their_own(unimodal_layers):
     for i, record in enumerate(RECORDS[:4]):
         alone = [t for task in ("vqa", "caption") for t in conversations(record, task)]
         for number, turns in enumerate(alone, start=1):
-            tensors = model.turns([[turns]])
+            tensors = model.chat_template([[turns]])
             memory = memory_of(model, [record])
             hidden = model.decode(tensors["input_ids"], tensors["segment"], memory)
             want = model.scores(hidden[tensors["labels"] >= 0])
@@ -77,8 +77,8 @@ def test_where_prompts_are_read_every_answer_is_a_row_of_its_own(fusion):
                 if not turn.learned:
                     continue
                 asked = tuple(one._replace(learned=False) for one in turns[:last])
-                tensors = model.turns([[(*asked, turn)]])
-                prompts = model.turns.prompts([(*asked, turn)])
+                tensors = model.chat_template([[(*asked, turn)]])
+                prompts = model.chat_template.prompts([(*asked, turn)])
                 memory = memory_of(model, [record], prompts)
                 hidden = model.decode(tensors["input_ids"], tensors["segment"], memory)
                 want = model.scores(hidden[tensors["labels"] >= 0])
@@ -92,9 +92,9 @@ def test_where_prompts_are_read_every_answer_is_a_row_of_its_own(fusion):
 def test_padding_on_either_side_changes_nothing(unimodal_layers):
     model = made(unimodal_layers=unimodal_layers)
     memory = memory_of(model, RECORDS[:1])
-    ids = torch.randint(0, model.turns.vocabulary, (1, 6))
+    ids = torch.randint(0, model.chat_template.vocabulary, (1, 6))
     plain = model.decode(ids, torch.ones_like(ids), memory)
-    pad = torch.full((1, 3), model.turns.pad_id)
+    pad = torch.full((1, 3), model.chat_template.pad_id)
     for padded, mask, part in (
         (torch.cat([pad, ids], 1), [0] * 3 + [1] * 6, slice(3, None)),
         (torch.cat([ids, pad], 1), [1] * 6 + [0] * 3, slice(0, 6)),
@@ -129,7 +129,7 @@ def test_beam_search_equals_the_search_through_all_texts(unimodal_layers):
     records = [{**RECORDS[0], "question": ["a ?"], "answer": ["b"], "text": ["a b"], "dialog": []}]
     model = made(records, max_length=12, unimodal_layers=unimodal_layers)
     model.embedding.weight.data.normal_(std=0.8)  # opinions, so that nothing ties
-    turns = model.turns
+    turns = model.chat_template
     prompts = turns.prompts([conversations(records[0], "vqa")[0]])
     memory = memory_of(model, records)
     vocabulary, steps = turns.vocabulary, 3
@@ -140,15 +140,15 @@ def test_beam_search_equals_the_search_through_all_texts(unimodal_layers):
         return model.scores(hidden)[0, -1].log_softmax(0).tolist()
 
     best, found = -math.inf, None
-    seen = {(): log_p([])}
+    encoded = {(): log_p([])}
     for length in range(1, steps + 1):
         for ids in itertools.product(range(vocabulary), repeat=length):
             if turns.end_id in ids[:-1]:
                 continue
             if ids[-1] != turns.end_id and length < steps:
-                seen[ids] = log_p(list(ids))
+                encoded[ids] = log_p(list(ids))
                 continue
-            score = sum(seen[ids[:i]][ids[i]] for i in range(length))
+            score = sum(encoded[ids[:i]][ids[i]] for i in range(length))
             if score > best:
                 best, found = score, ids
     said = model.generate(
@@ -218,7 +218,7 @@ def test_sampling_beams_and_streams_are_options():
         def on_finalized_text(self, text, stream_end=False):
             heard.append(text)
 
-    model.caption([RECORDS[0]["image"]], streamer=Listener(model.turns.tokenizer))
+    model.caption([RECORDS[0]["image"]], streamer=Listener(model.chat_template.tokenizer))
     assert heard
 
 
@@ -227,7 +227,7 @@ def test_sampling_beams_and_streams_are_options():
 )
 def test_where_it_looks_is_a_share_of_the_image(fusion, unimodal_layers):
     model = made(fusion=fusion, unimodal_layers=unimodal_layers)
-    shares = model.look(RECORDS[0]["image"], "what is red ?", "blue")
+    shares = model.attention_map(RECORDS[0]["image"], "what is red ?", "blue")
     assert shares.shape == (16,)
     assert float(shares.sum()) == pytest.approx(1, abs=1e-5)
 
@@ -247,9 +247,9 @@ def test_too_long_a_text_is_refused_with_the_limit():
 
 
 def test_old_turns_are_cut_off_first():
-    turns = made(max_length=8).turns
-    long = tuple(Turn("ask" if i % 2 == 0 else "answer", "red blue", False) for i in range(6))
-    row = turns.prompts([(*long, Turn("ask", "star", False), Turn("answer", "", True))])
+    turns = made(max_length=8).chat_template
+    long = tuple(Turn("question" if i % 2 == 0 else "answer", "red blue", False) for i in range(6))
+    row = turns.prompts([(*long, Turn("question", "star", False), Turn("answer", "", True))])
     ids = row["input_ids"][0].tolist()
     assert len(ids) == 8
     assert ids[-1] == turns.role_ids["answer"]
@@ -275,7 +275,7 @@ def test_the_loss_counts_tokens_or_exchanges():
 
 def test_what_is_said_is_written_as_people_write():
     records = [{**RECORDS[0], "text": ["a medium-sized star, it's (red)!"]}]
-    turns = made(records).turns
+    turns = made(records).chat_template
     ids = turns.ids("a medium-sized star, it's (red)!")
     assert turns.text([*ids, turns.end_id, *ids]) == "a medium-sized star, it's (red)!"
 
@@ -291,14 +291,14 @@ def test_likelihoods_of_answers_are_those_of_reading_each_whole(fusion, at_once,
     model = made(fusion=fusion, max_length=48)
     asked = [conversations(RECORDS[0], "vqa")[0], conversations(RECORDS[1], "dialogue")[0]]
     asked.append(conversations(RECORDS[2], "vqa")[1])
-    seen = model.seen(batch_of(model, RECORDS[:3], vqa=None))
-    got = model.likelihoods(model.turns.prompts(asked), seen, ANSWERS)
+    encoded = model.encode_inputs(batch_of(model, RECORDS[:3], vqa=None))
+    got = model.likelihoods(model.chat_template.prompts(asked), encoded, ANSWERS)
     for i, texts in enumerate(ANSWERS):
         for text, value in zip(texts, got[i].tolist(), strict=True):
             before = tuple(turn._replace(learned=False) for turn in asked[i][:-1])
             turns = (*before, Turn("answer", text, True))
             batch = batch_of(model, [RECORDS[i]], vqa=None)
-            tensors = {**batch.tensors, "turns": model.turns([[turns]])}
+            tensors = {**batch.tensors, "conversation": model.chat_template([[turns]])}
             said = model(replace(batch, tensors=tensors))
             log_p = said.logits.double().log_softmax(1)
             want = log_p[torch.arange(len(said.labels)), said.labels].mean()
@@ -310,12 +310,12 @@ def test_prompts_are_cut_on_the_left_where_their_answers_need_the_room():
     asked = [
         conversations(RECORDS[1], "dialogue")[0]
     ]  # longer than there is room for with an answer
-    seen = model.seen(batch_of(model, RECORDS[1:2], vqa=None))
-    prompts = model.turns.prompts(asked)
-    (whole,) = model.likelihoods(prompts, seen, [["red red red", "yes"]])
+    encoded = model.encode_inputs(batch_of(model, RECORDS[1:2], vqa=None))
+    prompts = model.chat_template.prompts(asked)
+    (whole,) = model.likelihoods(prompts, encoded, [["red red red", "yes"]])
     room = 16 - 4 + 1
     assert prompts["input_ids"].shape[1] > room
     cut = {name: tensor[:, -room:] for name, tensor in prompts.items()}
-    (short,) = model.likelihoods(cut, seen, [["red red red", "yes"]])
+    (short,) = model.likelihoods(cut, encoded, [["red red red", "yes"]])
     assert torch.equal(whole, short)
     assert bool(whole.isfinite().all())

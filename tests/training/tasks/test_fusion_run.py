@@ -12,7 +12,8 @@ from amodal.data.record import BrokenRecordError, DataError
 from amodal.evaluators.prediction import predict_items, prediction_metrics
 from amodal.models.fusion_model import FusionModel
 from amodal.training.progress import ProgressCallbacks
-from amodal.training.recipe import RecipeError, parse_recipe
+from amodal.training.recipe import parse_recipe
+from amodal.training.recipes.error import RecipeError
 from amodal.training.run import open_sources, train_run
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}

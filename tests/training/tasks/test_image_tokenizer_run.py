@@ -8,7 +8,8 @@ import amodal
 from amodal.data.record import DataError
 from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.training.progress import ProgressCallbacks
-from amodal.training.recipe import RecipeError, parse_recipe
+from amodal.training.recipe import parse_recipe
+from amodal.training.recipes.error import RecipeError
 from amodal.training.run import train_run
 
 
@@ -23,8 +24,8 @@ def values(**train):
             "kind": "image_tokenizer",
             "size": 16,
             "widths": [8, 16],
-            "codes": 24,
-            "code_width": 8,
+            "codebook_size": 24,
+            "codebook_dim": 8,
             "blocks": 1,
         },
         "train": {"epochs": 3, "batch_size": 12, "precision": "fp32", "log_every": 1, **train},

@@ -14,7 +14,8 @@ from amodal.evaluators.generation import check, generate_for
 from amodal.evaluators.generation_metrics import GenerationResult, generation_metrics
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.training.progress import ProgressCallbacks
-from amodal.training.recipe import RecipeError, parse_recipe
+from amodal.training.recipe import parse_recipe
+from amodal.training.recipes.error import RecipeError
 from amodal.training.run import train_run
 from amodal.training.tasks.multimodal_transformer_run import MultimodalTransformerRun
 
@@ -114,16 +115,16 @@ def test_rounds_by_themselves_know_nothing_of_what_was_said(finished):
     folder, _ = finished
     model = amodal.load(folder, device="cpu")
     source = ScenesConfig(size=3, part="test", image_size=32, min_objects=3, dialogue=True).open()
-    said = generate_for(model, source, "rounds", max_new_tokens=8)
+    said = generate_for(model, source, "single_turn", max_new_tokens=8)
     rounds = [one for i in range(3) for one in source[i]["dialog"]]
     assert [one.prompt[0].text for one in said] == [one["question"] for one in rounds]
     assert all(len(one.prompt) == 2 for one in said)
     told = rank_candidates(model, source, range(3))
-    alone = rank_candidates(model, source, range(3), "rounds")
+    alone = rank_candidates(model, source, range(3), "single_turn")
     for row in range(3):
         torch.testing.assert_close(alone[row][0], told[row][0], rtol=0, atol=1e-5)
         assert not torch.allclose(alone[row][1], told[row][1], atol=1e-5)
-    metrics = generation_metrics(GenerationResult.of(model, source, "rounds"), bootstrap=50)
+    metrics = generation_metrics(GenerationResult.of(model, source, "single_turn"), bootstrap=50)
     assert metrics["rounds/answers"] == len(rounds)
     assert {"rounds/mrr", "rounds/relevance@1", "rounds/exact/round_6"} <= set(metrics)
 
@@ -193,7 +194,7 @@ def test_language_modeling_belongs_to_the_transformer():
 
 def test_answers_are_chosen_while_captions_are_said(tmp_path):
     recipe = values(tasks=("vqa", "caption"))
-    recipe["model"]["answers"] = {"kind": "classified", "most": 5}
+    recipe["model"]["answers"] = {"kind": "classified", "max_answers": 5}
     result = train_run(parse_recipe(recipe, "test"), tmp_path)
     model = amodal.load(tmp_path, device="cpu")
     assert len(model.answer_head.answers) == 5
@@ -252,13 +253,13 @@ def started(run, **options):
 
 
 def test_a_transformer_begins_with_what_a_joint_embedding_has_seen(embedding, tmp_path):
-    seen = amodal.load(embedding, device="cpu")
+    encoded = amodal.load(embedding, device="cpu")
     recipe = parse_recipe(started(embedding, freeze="all"), "test")
     run = MultimodalTransformerRun(recipe, recipe.data.train.open(), None, resume=False)
     image = ScenesConfig(size=1, part="test").open()[0]["image"]
-    prepared = seen.preprocessors["image"]([image])
+    prepared = encoded.preprocessors["image"]([image])
     assert run.model.preprocessors["image"]([image])["pixel_values"].shape[-1] == 24
-    for name, value in seen.encoders["image"].state_dict().items():
+    for name, value in encoded.encoders["image"].state_dict().items():
         assert torch.equal(run.model.encoders["image"].state_dict()[name], value), name
     train_run(recipe, tmp_path / "run")
     shutil.move(embedding, tmp_path / "elsewhere")  # the run is complete without where it began
@@ -268,18 +269,20 @@ def test_a_transformer_begins_with_what_a_joint_embedding_has_seen(embedding, tm
         shutil.move(tmp_path / "elsewhere", embedding)
     with torch.inference_mode():
         torch.testing.assert_close(
-            model.encoders["image"](**prepared)[0], seen.encoders["image"](**prepared)[0]
+            model.encoders["image"](**prepared)[0], encoded.encoders["image"](**prepared)[0]
         )
 
 
 def test_a_start_that_is_not_frozen_learns(embedding, tmp_path):
     recipe = parse_recipe(started(embedding, learning_rate_scale=0.1), "test")
     train_run(recipe, tmp_path / "run")
-    model, seen = (amodal.load(p, device="cpu") for p in (tmp_path / "run", embedding))
+    model, encoded = (amodal.load(p, device="cpu") for p in (tmp_path / "run", embedding))
     moved = [
         (a - b).abs().max()
         for a, b in zip(
-            model.encoders["image"].parameters(), seen.encoders["image"].parameters(), strict=True
+            model.encoders["image"].parameters(),
+            encoded.encoders["image"].parameters(),
+            strict=True,
         )
     ]
     assert max(moved) > 0

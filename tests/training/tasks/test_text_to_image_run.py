@@ -14,7 +14,8 @@ from amodal.data.scenes.source import ScenesConfig
 from amodal.evaluators.text_to_image import TextToImageResult, text_to_image_metrics
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.training.progress import ProgressCallbacks
-from amodal.training.recipe import RecipeError, parse_recipe
+from amodal.training.recipe import parse_recipe
+from amodal.training.recipes.error import RecipeError
 from amodal.training.run import train_run
 
 SCENES = {"kind": "scenes", "image_size": 32, "max_objects": 2, "captions_per_scene": 2}
@@ -30,8 +31,8 @@ def tokenizer(tmp_path_factory):
     values = {
         "data": SOURCES,
         "model": {
-            "kind": "image_tokenizer", "size": 32, "patch": 4, "widths": [8, 16], "codes": 24,
-            "code_width": 8, "blocks": 0,
+            "kind": "image_tokenizer", "size": 32, "patch": 4, "widths": [8, 16], "codebook_size": 24,
+            "codebook_dim": 8, "blocks": 0,
         },
         "train": {"epochs": 1, "batch_size": 12, "precision": "fp32"},
     }  # fmt: skip
@@ -44,7 +45,7 @@ def values(tokenizer, **train):
         "data": SOURCES,
         "model": {
             "kind": "multimodal_transformer",
-            "tasks": ["draw"],
+            "tasks": ["text_to_image"],
             "image_tokenizer": str(tokenizer),
             "width": 32,
             "heads": 2,
@@ -67,15 +68,20 @@ def test_a_run_draws_and_is_complete_without_its_image_tokenizer(finished, token
     folder, result = finished
     model = amodal.load(folder)
     assert isinstance(model, MultimodalTransformer)
-    assert model.draws
+    assert model.generates_images
     (image,) = model.draw(["a red star"], seed=0)
     assert image.shape == (32, 32, 3)
     assert image.dtype == np.uint8
-    named = {name for name in result.metrics if name.startswith("draw/")}
-    assert {"draw/named", "draw/right", "draw/true", "draw/nearest_training"} <= named
-    assert result.metrics["draw/images"] == 8
+    named = {name for name in result.metrics if name.startswith("text_to_image/")}
+    assert {
+        "text_to_image/named",
+        "text_to_image/right",
+        "text_to_image/true",
+        "text_to_image/nearest_training",
+    } <= named
+    assert result.metrics["text_to_image/images"] == 8
     kept = amodal.load(tokenizer).state_dict()
-    for name, tensor in model.images.tokenizer.state_dict().items():
+    for name, tensor in model.image_tokens.tokenizer.state_dict().items():
         assert tensor.equal(kept[name])
 
 
@@ -112,17 +118,17 @@ def test_true_images_are_right_and_images_of_other_captions_are_not():
     texts = [record["text"][0] for record in records]
     true = TextToImageResult(list(range(40)), texts, images, truth, list(images))
     found = text_to_image_metrics(true, source, bootstrap=0)
-    assert found["draw/right"] >= 0.95
-    assert found["draw/true"] >= 0.9
-    assert found["draw/true_pictures/right"] == found["draw/right"]
-    assert found["draw/nearest_training"] == pytest.approx(0, abs=1e-3)
+    assert found["text_to_image/right"] >= 0.95
+    assert found["text_to_image/true"] >= 0.9
+    assert found["text_to_image/true_pictures/right"] == found["text_to_image/right"]
+    assert found["text_to_image/nearest_training"] == pytest.approx(0, abs=1e-3)
     shifted = TextToImageResult(
         list(range(40)), texts, images[1:] + images[:1], truth, list(images)
     )
     found = text_to_image_metrics(shifted, None, bootstrap=0)
-    assert found["draw/objects"] <= 0.1
-    assert found["draw/right"] <= found["draw/objects"]
-    assert found["draw/named"] < 0.3
+    assert found["text_to_image/objects"] <= 0.1
+    assert found["text_to_image/right"] <= found["text_to_image/objects"]
+    assert found["text_to_image/named"] < 0.3
 
 
 def test_the_command_draws_a_sheet_and_evaluates(finished, tmp_path):
@@ -133,9 +139,13 @@ def test_the_command_draws_a_sheet_and_evaluates(finished, tmp_path):
     assert said.exit_code == 0, said.output
     with Image.open(out) as sheet:
         assert sheet.size == (3 * 64 + 2 * 2, 64)
-    said = CliRunner().invoke(app, ["evaluate", str(folder), "--task", "draw", "--limit", "4"])
+    said = CliRunner().invoke(
+        app, ["evaluate", str(folder), "--task", "text-to-image", "--limit", "4"]
+    )
     assert said.exit_code == 0, said.output
-    assert json.loads((folder / "evaluation" / "draw.json").read_text())["draw/images"] == 4
+    assert (
+        json.loads((folder / "evaluation" / "draw.json").read_text())["text_to_image/images"] == 4
+    )
 
 
 class Reranker:
@@ -167,7 +177,7 @@ def test_wrong_usage_of_draw_is_told(finished, tokenizer, tmp_path):
     run = CliRunner().invoke
     said = run(app, ["draw", str(folder), "a star", "--candidates", "4"])
     assert said.exit_code == 2
-    said = run(app, ["evaluate", str(folder), "--task", "draw", "--candidates", "4"])
+    said = run(app, ["evaluate", str(folder), "--task", "text-to-image", "--candidates", "4"])
     assert said.exit_code == 2
     said = run(app, ["draw", str(folder), "a star", "--out", str(tmp_path / "a.exe")])
     assert said.exit_code == 2
@@ -183,7 +193,7 @@ def test_wrong_usage_of_draw_is_told(finished, tokenizer, tmp_path):
     ("change", "message"),
     [
         ({"image_tokenizer": None}, "image_tokenizer: RUN"),
-        ({"tasks": ["draw", "caption"]}, "stands alone"),
+        ({"tasks": ["text_to_image", "caption"]}, "stands alone"),
         ({"encoders": {"image": {"kind": "small_cnn"}}}, "stands alone"),
         ({"tasks": ["caption"]}, "leave it out"),
     ],
@@ -196,5 +206,5 @@ def test_recipes_that_cannot_draw_are_refused(change, message, tokenizer):
 
 
 def test_a_tokenizer_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(RecipeError, match=r"nowhere.*scenes-tokenizer"):
+    with pytest.raises(RecipeError, match=r"nowhere.*scenes-image-tokenizer"):
         train_run(parse_recipe(values(tmp_path / "nowhere"), "test"), tmp_path / "run")

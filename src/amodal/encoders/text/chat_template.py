@@ -13,7 +13,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from amodal.encoders.text.tokenizer import SPECIAL, TokenizerConfig, build_tokenizer
 
-ROLES = {"ask": "[ASK]", "answer": "[ANSWER]", "caption": "[CAPTION]", "draw": "[DRAW]"}
+ROLES = {
+    "question": "[QUESTION]",
+    "answer": "[ANSWER]",
+    "caption": "[CAPTION]",
+    "image": "[IMAGE]",
+}
 END = "[END]"
 IGNORED = -100  # label of a token that is not learned
 Turn = tuple[str, str, bool]  # role, text, learned
@@ -105,7 +110,7 @@ class ChatTemplate:
             learned.append(False)
             if not complete and place == len(turns) - 1:
                 break
-            if role == "draw":
+            if role == "image":
                 if not self.image_tokens:
                     raise ValueError("there are no tokens of images: nothing can be drawn")
                 ids += [self.vocabulary] * self.image_tokens
@@ -175,7 +180,7 @@ class ChatTemplate:
         return sum(len(self.sequence(turns)[0]) > self._limit(turns) for turns in conversations)
 
     def _limit(self, turns: Sequence[Turn]) -> int:
-        return self.max_length + self.image_tokens * sum(role == "draw" for role, _, _ in turns)
+        return self.max_length + self.image_tokens * sum(role == "image" for role, _, _ in turns)
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's files and the lengths."""

@@ -28,7 +28,7 @@ class ClassifiedAnswers(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["classified"] = "classified"
-    most: int = Field(3129, ge=2)  # answers in the list
+    max_answers: int = Field(3129, ge=2)  # answers in the list
     min_count: int = Field(1, ge=1)  # questions with the answer
 
     def listed(self, answers: Iterable[str]) -> tuple[str, ...]:
@@ -42,7 +42,7 @@ class ClassifiedAnswers(BaseModel):
         """
         counted = Counter(answers)
         order = sorted(counted, key=lambda text: (-counted[text], text))
-        found = tuple(text for text in order if counted[text] >= self.min_count)[: self.most]
+        found = tuple(text for text in order if counted[text] >= self.min_count)[: self.max_answers]
         if not found:
             raise ValueError(f"no answer occurs {self.min_count} times or more")
         return found
@@ -58,7 +58,7 @@ class Classified(NamedTuple):
         logits: (Q, A).
         targets: (Q, A) in [0, 1]; 0 throughout where the answers are outside the list.
         true: (Q,) int64 place of the answer in the list, -1 outside.
-        item: (Q,) int64 and exchange: (Q,) int64 from 1 on, as in `Said`.
+        item: (Q,) int64 and exchange: (Q,) int64 from 1 on, as in `TokenPredictions`.
     """
 
     logits: Tensor

@@ -34,7 +34,7 @@ class TransformerArchitecture(BaseModel):
         tokenizer: of all text.
         vocabulary: tokens of text; found when the tokenizer is built.
         image_tokenizer: whose codes the model says where it draws; None: it does not draw.
-        unconditional: share of the images that are drawn without their caption in training, which
+        caption_dropout: share of the images that are drawn without their caption in training, which
             guidance needs.
         answers: from which those to questions are chosen; empty: they are said token by token.
     """

@@ -18,7 +18,7 @@ from amodal.models.multimodal_transformer.architecture import (
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
 
-class ImageStart(NamedTuple):
+class InitialEncoder(NamedTuple):
     """An image encoder that has learned elsewhere.
 
     Args:
@@ -37,7 +37,7 @@ def build_multimodal_transformer(
     texts: Iterable[str],
     *,
     image_tokenizer: ImageTokenizer | None = None,
-    start: ImageStart | None = None,
+    start: InitialEncoder | None = None,
 ) -> MultimodalTransformer:
     """A model ready for training, its tokenizer trained on `texts` where the recipe says so.
 
@@ -50,9 +50,11 @@ def build_multimodal_transformer(
     """
     tokens = image_tokenizer.tokens if image_tokenizer is not None else 0
     preprocessors: dict[str, Any] = {
-        "turns": ChatTemplate.fitted(architecture.tokenizer, texts, architecture.max_length, tokens)
+        "conversation": ChatTemplate.fitted(
+            architecture.tokenizer, texts, architecture.max_length, tokens
+        )
     }
-    update: dict[str, Any] = {"vocabulary": preprocessors["turns"].vocabulary}
+    update: dict[str, Any] = {"vocabulary": preprocessors["conversation"].vocabulary}
     if architecture.image is not None:
         given = start.preprocessor if start is not None else None
         preprocessors["image"] = given or architecture.image.preprocessor()
@@ -64,6 +66,6 @@ def build_multimodal_transformer(
     model = MultimodalTransformer(config, preprocessors, pretrained=start is None)
     if start is not None:
         model.encoders["image"].load_state_dict(start.weights)
-    if image_tokenizer is not None and model.images is not None:
-        model.images.tokenizer.load_state_dict(image_tokenizer.state_dict())
+    if image_tokenizer is not None and model.image_tokens is not None:
+        model.image_tokens.tokenizer.load_state_dict(image_tokenizer.state_dict())
     return model

@@ -36,7 +36,7 @@ class ContrastiveHeads(nn.Module):
         return found
 
     def embed_captions(self, ends: Tensor) -> Tensor:
-        """(P, D) states of the end tokens, before anything has looked → (P, E) unit rows."""
+        """(P, D) states of the end tokens, before anything has memory_rows → (P, E) unit rows."""
         found: Tensor = self.text(self.norm(ends))
         return found
 

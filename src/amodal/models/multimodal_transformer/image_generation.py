@@ -63,7 +63,7 @@ class ImageTokens(nn.Module):
         width: of the tokens of the Transformer.
         first: id of code 0, which also holds the place of an image before its codes are known.
         start: id of the token after which an image begins.
-        unconditional: share of the images whose caption is hidden in training, for guidance.
+        caption_dropout: share of the images whose caption is hidden in training, for guidance.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class ImageTokens(nn.Module):
 
     def embeddings(self, learned: Tensor) -> Tensor:
         """(first + K, D) what is learned of each token by itself → with what codes share."""
-        shared = self.of_codes(self.tokenizer.quantizer.book)
+        shared = self.of_codes(self.tokenizer.quantizer.codebook)
         return torch.cat([learned[: self.first], learned[self.first :] + shared])
 
     def around(self, context: ImageContext, embeddings: Tensor) -> Tensor:
@@ -203,7 +203,7 @@ class ImageSampler(LogitsProcessor):
         top_k: int | None,
         generators: Sequence[torch.Generator],
     ) -> None:
-        self.decoder, self.images = decoder, images
+        self.decoder, self.image_tokens = decoder, images
         self.guidance, self.temperature, self.top_k = guidance, temperature, top_k
         self.generators = generators
         self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -211,7 +211,7 @@ class ImageSampler(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # type: ignore[override]
         """(R, L) ids so far and (R, V) scores → (R, V), all but one of each row -inf."""
-        first = self.images.first
+        first = self.image_tokens.first
         told = scores[:, first:].float()
         if self.guidance != 1:
             free = self._without_caption(input_ids)[:, first:].float()
@@ -236,7 +236,7 @@ class ImageSampler(LogitsProcessor):
             None,
             self.cache,
             torch.zeros_like(last),
-            self.images.context(ids).last(1),
+            self.image_tokens.context(ids).last(1),
         )
         return self.decoder.scores(hidden[:, -1])
 
@@ -262,24 +262,24 @@ def generate_images(
     """
     if isinstance(texts, str):
         raise ValueError("expected a list of texts, got one str")
-    if not model.draws:
+    if not model.generates_images:
         raise ValueError(
-            "this model does not draw; train one with model.tasks: [draw] and an image tokenizer"
+            "this model does not draw; train one with model.tasks: [text_to_image] and an image tokenizer"
         )
     if temperature < 0 or guidance < 0 or (top_k is not None and top_k < 1):
         raise ValueError(
             f"need temperature >= 0, guidance >= 0 and top_k >= 1, got {temperature}, {guidance} "
             f"and {top_k}"
         )
-    images: ImageTokens = model.images
+    images: ImageTokens = model.image_tokens
     generators = row_generators(texts, secrets.randbits(63) if seed is None else seed)
     was_training = model.training
     model.eval()
     found: list[Drawn] = []
     for start in range(0, len(texts), batch_size):
         part = texts[start : start + batch_size]
-        asked = [(Turn("caption", text, False), Turn("draw", "", True)) for text in part]
-        prompts = {n: t.to(model.device) for n, t in model.turns.prompts(asked).items()}
+        asked = [(Turn("caption", text, False), Turn("image", "", True)) for text in part]
+        prompts = {n: t.to(model.device) for n, t in model.chat_template.prompts(asked).items()}
         sampler = ImageSampler(
             model,
             images,
@@ -294,8 +294,8 @@ def generate_images(
             max_new_tokens=images.tokenizer.tokens,
             min_new_tokens=images.tokenizer.tokens,
             do_sample=False,
-            pad_token_id=model.turns.pad_id,
-            eos_token_id=model.turns.end_id,
+            pad_token_id=model.chat_template.pad_id,
+            eos_token_id=model.chat_template.end_id,
             logits_processor=LogitsProcessorList([sampler]),
         )
         codes = said[:, -images.tokenizer.tokens :] - images.first

@@ -146,10 +146,10 @@ class EncoderLayer(nn.Module):
 class DecoderLayer(nn.Module):
     """Causal self-attention, a look at the encoder's tokens, a feed-forward network."""
 
-    def __init__(self, sizes: LayerSizes, *, looks: bool) -> None:
+    def __init__(self, sizes: LayerSizes, *, cross_attends: bool) -> None:
         super().__init__()
         self.attention = SelfAttention(sizes)
-        self.looking = CrossAttention(sizes) if looks else None
+        self.cross_attention = CrossAttention(sizes) if cross_attends else None
         self.feed = FeedForward(sizes)
 
     def forward(
@@ -157,8 +157,8 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         """(B, L, D), bool (B, 1, L, S) → (B, L, D)."""
         x = self.attention(x, mask, cache, layer)
-        if self.looking is not None and memory is not None:
-            x = self.looking(x, memory, cache, layer)
+        if self.cross_attention is not None and memory is not None:
+            x = self.cross_attention(x, memory, cache, layer)
         return cast(Tensor, self.feed(x))
 
 

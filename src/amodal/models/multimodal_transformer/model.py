@@ -79,11 +79,11 @@ class MultimodalTransformer(TransformerNetwork):
         for start in range(0, len(items), batch_size):
             part = items[start : start + batch_size]
             if modality == "image":
-                memory = self.fused(self.seen(self._images(part)), None)
+                memory = self.fused(self.encode_inputs(self._images(part)), None)
                 assert memory is not None
                 z = self.contrast.embed_images(memory)
             else:
-                named = self.turns([[(Turn("caption", str(text), True),)] for text in part])
+                named = self.chat_template([[(Turn("caption", str(text), True),)] for text in part])
                 segment = named["segment"].to(self.device)
                 read = self._read(named["input_ids"].to(self.device), segment)
                 last = segment.sum(1) - 1  # one exchange, whose number is 1
@@ -94,18 +94,21 @@ class MultimodalTransformer(TransformerNetwork):
         return found.numpy() if output == "numpy" else found
 
     @torch.no_grad()
-    def answer_scores(self, prompts: Mapping[str, Tensor], seen: Memory | None) -> Tensor:
+    def answer_scores(self, prompts: Mapping[str, Tensor], encoded: Memory | None) -> Tensor:
         """(R, A) scores of the listed answers after each of R prompts; see `say`."""
         if self.answer_head is None:
             raise ValueError("this model has no list of answers; it says them")
         given = {n: t.to(self.device) for n, t in prompts.items()}
-        memory = self.fused(seen, given)
+        memory = self.fused(encoded, given)
         hidden = self.decode(given["input_ids"], given["attention_mask"], memory)
         return cast(Tensor, self.answer_head(hidden[:, -1]).float())
 
     @torch.inference_mode()
     def likelihoods(
-        self, prompts: Mapping[str, Tensor], seen: Memory | None, answers: Sequence[Sequence[str]]
+        self,
+        prompts: Mapping[str, Tensor],
+        encoded: Memory | None,
+        answers: Sequence[Sequence[str]],
     ) -> list[Tensor]:
         """How likely each of some answers is after each of R prompts.
 
@@ -114,7 +117,7 @@ class MultimodalTransformer(TransformerNetwork):
         Args:
             prompts: of `TurnsPreprocessor.prompts`, R rows; what has no room before the longest
                 answer is cut off on the left.
-            seen: tokens of R items, of `seen`.
+            encoded: tokens of R items, of `encoded`.
             answers: R lists of texts.
 
         Returns:
@@ -128,54 +131,63 @@ class MultimodalTransformer(TransformerNetwork):
                 count += len(answers[end])
                 end += 1
             part = {n: t[start:end].to(self.device) for n, t in prompts.items()}
-            looked = Memory(seen.tokens[start:end], seen.keep[start:end]) if seen else None
-            found += self._likelihoods(part, looked, answers[start:end])
+            memory_rows = (
+                Memory(encoded.tokens[start:end], encoded.keep[start:end]) if encoded else None
+            )
+            found += self._likelihoods(part, memory_rows, answers[start:end])
             start = end
         return found
 
     def _likelihoods(
-        self, prompts: Mapping[str, Tensor], seen: Memory | None, answers: Sequence[Sequence[str]]
+        self,
+        prompts: Mapping[str, Tensor],
+        encoded: Memory | None,
+        answers: Sequence[Sequence[str]],
     ) -> list[Tensor]:
         counts = [len(texts) for texts in answers]
-        said = [[*self.turns.ids(t), self.turns.end_id] for texts in answers for t in texts]
+        said = [
+            [*self.chat_template.ids(t), self.chat_template.end_id]
+            for texts in answers
+            for t in texts
+        ]
         if not said:
             return [torch.zeros(0) for _ in counts]
         length = max(map(len, said))
         room = max(1, len(self.position) - length + 1)
         asked = {n: t[:, -room:] for n, t in prompts.items()}
-        memory = self.fused(seen, asked)
+        memory = self.fused(encoded, asked)
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         read = asked["attention_mask"]
         hidden = self.decode(asked["input_ids"], read, memory, cache)
         of = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(self.device)
-        padded = [row + [self.turns.pad_id] * (length - len(row)) for row in said]
+        padded = [row + [self.chat_template.pad_id] * (length - len(row)) for row in said]
         tokens = torch.tensor(padded, device=self.device)
         there = torch.arange(length) < torch.tensor([[len(row)] for row in said])
         there = there.to(self.device)
         scores = self.scores(hidden[:, -1:])[of]
         if length > 1:
             cache.batch_select_indices(of)
-            looked = Memory(memory.tokens[of], memory.keep[of]) if memory is not None else None
+            memory_rows = Memory(memory.tokens[of], memory.keep[of]) if memory is not None else None
             whole = torch.cat([read[of], there[:, :-1].to(read.dtype)], dim=1)
-            later = self.decode(tokens[:, :-1], whole, looked, cache)
+            later = self.decode(tokens[:, :-1], whole, memory_rows, cache)
             scores = torch.cat([scores, self.scores(later)], dim=1)
         log_p = scores.float().log_softmax(2).gather(2, tokens[..., None])[..., 0] * there
         return list((log_p.sum(1) / there.sum(1)).cpu().split(counts))
 
     def answer(
-        self, prompts: Mapping[str, Tensor], seen: Memory | None, **options: Any
+        self, prompts: Mapping[str, Tensor], encoded: Memory | None, **options: Any
     ) -> list[str]:
         """The answer to each question: the best of the list, or what is said without one."""
         if self.answer_head is None:
-            return self.say(prompts, seen, **options)
-        best = self.answer_scores(prompts, seen).argmax(1).tolist()
+            return self.generate_text(prompts, encoded, **options)
+        best = self.answer_scores(prompts, encoded).argmax(1).tolist()
         return [self.answer_head.answers[i] for i in best]
 
     @torch.no_grad()
-    def say(
+    def generate_text(
         self,
         prompts: Mapping[str, Tensor],
-        seen: Memory | None,
+        encoded: Memory | None,
         *,
         max_new_tokens: int | None = None,
         **options: Any,
@@ -184,13 +196,13 @@ class MultimodalTransformer(TransformerNetwork):
 
         Args:
             prompts: of `TurnsPreprocessor.prompts`, R rows.
-            seen: tokens of R items, of `seen`.
+            encoded: tokens of R items, of `encoded`.
             max_new_tokens: most that is said; None: as much as there is room for.
             options: of `generate`: num_beams, do_sample, temperature, top_p, streamer, ...
         """
         ids = prompts["input_ids"].to(self.device)
         room = len(self.position) - ids.shape[1]
-        memory = self.fused(seen, {n: t.to(self.device) for n, t in prompts.items()})
+        memory = self.fused(encoded, {n: t.to(self.device) for n, t in prompts.items()})
         given: dict[str, Any] = {}
         if memory is not None:
             given = {"memory_tokens": memory.tokens, "memory_keep": memory.keep}
@@ -200,12 +212,12 @@ class MultimodalTransformer(TransformerNetwork):
             attention_mask=prompts["attention_mask"].to(self.device),
             cache=EncoderDecoderCache(DynamicCache(), DynamicCache()),
             max_new_tokens=max(1, min(max_new_tokens or room, room)),
-            eos_token_id=self.turns.end_id,
-            pad_token_id=self.turns.pad_id,
+            eos_token_id=self.chat_template.end_id,
+            pad_token_id=self.chat_template.pad_id,
             **given,
             **options,
         )
-        return [self.turns.text(row[ids.shape[1] :].tolist()) for row in found]
+        return [self.chat_template.text(row[ids.shape[1] :].tolist()) for row in found]
 
     def caption(self, images: Sequence[Any], **options: Any) -> list[str]:
         """A description of each image.
@@ -256,7 +268,7 @@ class MultimodalTransformer(TransformerNetwork):
         )
 
     @torch.inference_mode()
-    def look(self, image: Any, question: str, answer: str) -> Tensor:
+    def attention_map(self, image: Any, question: str, answer: str) -> Tensor:
         """Where the model looks as it says the first token of an answer.
 
         Returns:
@@ -264,14 +276,14 @@ class MultimodalTransformer(TransformerNetwork):
             over heads and layers of the decoder that look. They sum to 1.
         """
         turns = (*_asked([], question)[:-1], Turn("answer", answer, True))
-        tensors = self.turns([[turns]])
+        tensors = self.chat_template([[turns]])
         place = int((tensors["labels"][0] != IGNORED).nonzero()[0])
         ids = tensors["input_ids"].to(self.device)
         segment = tensors["segment"].to(self.device)
-        seen = self.seen(self._images([image]))
+        encoded = self.encode_inputs(self._images([image]))
         prompt = {"input_ids": ids[:, : place + 1], "attention_mask": segment[:, : place + 1]}
-        memory = self.fused(seen, prompt)
-        if seen is None or memory is None:
+        memory = self.fused(encoded, prompt)
+        if encoded is None or memory is None:
             raise ValueError("a model of text alone does not look")
         x = self.embedding(ids) + self.position[places(segment)]
         mask = segment_mask(segment, segment.shape[1])
@@ -279,13 +291,13 @@ class MultimodalTransformer(TransformerNetwork):
         for layer in self.decoder:
             assert isinstance(layer, DecoderLayer)
             read = layer.attention(x, mask)
-            if layer.looking is None:
+            if layer.cross_attention is None:
                 x = layer.feed(read)
                 continue
-            shares = layer.looking.weights(read, memory)[0, :, place].mean(0)
-            shares = shares[: seen.tokens.shape[1]]  # of the image, what is asked aside
+            shares = layer.cross_attention.weights(read, memory)[0, :, place].mean(0)
+            shares = shares[: encoded.tokens.shape[1]]  # of the image, what is asked aside
             found.append(shares / shares.sum())
-            x = layer.feed(layer.looking(read, memory))
+            x = layer.feed(layer.cross_attention(read, memory))
         return torch.stack(found).mean(0).cpu()
 
     @torch.inference_mode()
@@ -293,7 +305,7 @@ class MultimodalTransformer(TransformerNetwork):
         self,
         images: Sequence[Any],
         prompts: Sequence[Conversation],
-        speak: Callable[..., list[str]] | None = None,
+        generate: Callable[..., list[str]] | None = None,
         **options: Any,
     ) -> list[str]:
         if isinstance(images, str | bytes | Path):
@@ -301,13 +313,15 @@ class MultimodalTransformer(TransformerNetwork):
         was_training = self.training
         self.eval()
         options = {"do_sample": False, **options}
-        speak = speak or self.say
-        said = speak(self.turns.prompts(prompts), self.seen(self._images(images)), **options)
+        generate = generate or self.generate_text
+        said = generate(
+            self.chat_template.prompts(prompts), self.encode_inputs(self._images(images)), **options
+        )
         self.train(was_training)
         return said
 
     def _images(self, images: Sequence[Any]) -> Batch:
-        named = {m: p for m, p in self.preprocessors.items() if m != "turns"}
+        named = {m: p for m, p in self.preprocessors.items() if m != "conversation"}
         records = [
             {
                 "id": str(i),
@@ -341,6 +355,6 @@ def _asked(history: Sequence[tuple[str, str]], question: str) -> Conversation:
     turns = [
         turn
         for said, answer in history
-        for turn in (Turn("ask", said, False), Turn("answer", answer, True))
+        for turn in (Turn("question", said, False), Turn("answer", answer, True))
     ]
-    return (*turns, Turn("ask", question, False), Turn("answer", "", True))
+    return (*turns, Turn("question", question, False), Turn("answer", "", True))

@@ -15,7 +15,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from amodal.data.batch import Batch
 from amodal.encoders.fine_tuning import apply_fine_tuning
 from amodal.encoders.text.chat_template import IGNORED, ChatTemplate
-from amodal.fusion.cross_attention import CrossAttentionConfig, Together
+from amodal.fusion.cross_attention import CoAttention, CrossAttentionConfig
 from amodal.models.image_tokenizer import (
     ImageTokenizer,
     ImageTokenizerConfig,
@@ -47,7 +47,7 @@ from amodal.models.multimodal_transformer.packing import unpack
 from amodal.models.run_folder import Preprocessors
 
 
-class Said(NamedTuple):
+class TokenPredictions(NamedTuple):
     """Scores of the tokens that are to be said, of all rows one after the other.
 
     Args:
@@ -115,27 +115,27 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
             self.project["image"] = nn.Linear(encoder.width, width)
             self.modality["image"] = nn.Parameter(0.02 * torch.randn(width))
         self.architecture = architecture
-        self.together: Together | None = None
+        self.co_attention: CoAttention | None = None
         self.encoder = nn.ModuleList()
         if self.encoders:
             self._build_fusion(architecture)
         drawing = architecture.image_tokenizer
-        self.images: ImageTokens | None = None
+        self.image_tokens: ImageTokens | None = None
         if drawing is not None:
-            self.images = ImageTokens(
+            self.image_tokens = ImageTokens(
                 ImageTokenizer(ImageTokenizerConfig(drawing.model_dump(mode="json"))),
                 width,
                 first=vocabulary,
-                start=self.turns.role_ids["draw"],
+                start=self.chat_template.role_ids["image"],
                 caption_dropout=architecture.caption_dropout,
             )
-            vocabulary += drawing.codes
+            vocabulary += drawing.codebook_size
         self.embedding = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(0.02 * torch.randn(architecture.max_length, width))
         self.decoder = nn.ModuleList(
             DecoderLayer(
                 architecture,
-                looks=bool(self.encoders) and index >= architecture.unimodal_layers,
+                cross_attends=bool(self.encoders) and index >= architecture.unimodal_layers,
             )
             for index in range(architecture.decoder_layers)
         )
@@ -165,12 +165,12 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
                 heads=architecture.heads,
                 dropout=architecture.dropout,
             )
-            self.together = Together(looks, {"seen": width, "text": width})
+            self.co_attention = CoAttention(looks, {"encoded": width, "text": width})
         else:
             self.encoder.extend(
                 EncoderLayer(architecture) for _ in range(architecture.encoder_layers)
             )
-        if self.reads_prompts:
+        if self.conditions_on_prompt:
             self.modality["text"] = nn.Parameter(0.02 * torch.randn(width))
         self.memory_norm = nn.LayerNorm(width)
 
@@ -181,11 +181,11 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
     @property
     def draws(self) -> bool:
         """Whether the model says images."""
-        return self.images is not None
+        return self.image_tokens is not None
 
     @property
-    def turns(self) -> ChatTemplate:
-        return cast(ChatTemplate, self.preprocessors["turns"])
+    def chat_template(self) -> ChatTemplate:
+        return cast(ChatTemplate, self.preprocessors["conversation"])
 
     def learning_rate_scales(self) -> dict[str, float]:
         """Prefix of parameter names -> factor on the learning rate."""
@@ -193,11 +193,11 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         return {"network.encoders.image.": image.learning_rate_scale} if image is not None else {}
 
     @property
-    def reads_prompts(self) -> bool:
+    def conditions_on_prompt(self) -> bool:
         """Whether what the decoder looks at depends on what is asked."""
         return self.architecture.fusion != "projection"
 
-    def seen(self, batch: Batch) -> Memory | None:
+    def encode_inputs(self, batch: Batch) -> Memory | None:
         """Tokens of all modalities of the B items side by side; None for a model of text alone."""
         tokens, masks = [], []
         for modality in self.encoders:
@@ -206,29 +206,29 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
             masks.append(keep)
         return Memory(torch.cat(tokens, dim=1), torch.cat(masks, dim=1)) if tokens else None
 
-    def fused(self, seen: Memory | None, prompts: Mapping[str, Tensor] | None) -> Memory | None:
+    def fused(self, encoded: Memory | None, prompts: Mapping[str, Tensor] | None) -> Memory | None:
         """What the decoder looks at.
 
         Args:
-            seen: tokens of R items.
+            encoded: tokens of R items.
             prompts: `input_ids` and `attention_mask`, (R, L), of what is asked about each; not
                 read where the fusion is a projection.
 
         Returns:
             R rows: the tokens of the item, and where prompts are read, theirs after them.
         """
-        if seen is None:
+        if encoded is None:
             return None
-        x, keep = seen
-        if self.reads_prompts:
+        x, keep = encoded
+        if self.conditions_on_prompt:
             assert prompts is not None
             ids, read = prompts["input_ids"], prompts["attention_mask"].bool()
             text = self.dropout(
                 self.embedding(ids) + self.position[places(read.long())] + self.modality["text"]
             )
-            if self.together is not None:
-                tokens, mask = self.together(
-                    {"seen": x, "text": text}, {"seen": keep, "text": read}
+            if self.co_attention is not None:
+                tokens, mask = self.co_attention(
+                    {"encoded": x, "text": text}, {"encoded": keep, "text": read}
                 )
                 return Memory(self.memory_norm(tokens), mask)
             x, keep = torch.cat([x, text], dim=1), torch.cat([keep, read], dim=1)
@@ -270,7 +270,7 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         memory_keep: Tensor | None = None,
         image_context: ImageContext | None = None,
         **ignored: Any,
-    ) -> Said | CausalLMOutputWithPast:
+    ) -> TokenPredictions | CausalLMOutputWithPast:
         """Scores of what a batch says, or of the next tokens where `generate` goes on from ids.
 
         Args:
@@ -284,7 +284,7 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
             pictured: see `decode`.
         """
         if batch is not None:
-            return self._said(batch)
+            return self._token_predictions(batch)
         assert input_ids is not None
         memory = None
         if memory_tokens is not None:
@@ -298,21 +298,21 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
             logits=self.scores(hidden), cache=cache
         )
 
-    def _said(self, batch: Batch) -> Said:
-        named = batch.tensors["turns"]
+    def _token_predictions(self, batch: Batch) -> TokenPredictions:
+        named = batch.tensors["conversation"]
         ids, segment = named["input_ids"], named["segment"]
-        labels = named["labels"].masked_fill(~batch.present["turns"], IGNORED)
-        if self.images is not None:
-            ids, segment, labels = self.images.filled(batch, Packed(ids, segment, labels))
-        seen = self.seen(batch)
-        if not self.reads_prompts:
-            memory = self.fused(seen, None)
+        labels = named["labels"].masked_fill(~batch.present["conversation"], IGNORED)
+        if self.image_tokens is not None:
+            ids, segment, labels = self.image_tokens.filled(batch, Packed(ids, segment, labels))
+        encoded = self.encode_inputs(batch)
+        if not self.conditions_on_prompt:
+            memory = self.fused(encoded, None)
             read = self._read(ids, segment)
             hidden = self._continue(read, segment, memory)
             item = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)
             classified, labels = self._classified(named, hidden, labels, item, segment)
             chosen = labels != IGNORED
-            return Said(
+            return TokenPredictions(
                 self.scores(hidden[chosen]),
                 labels[chosen],
                 chosen.nonzero()[:, 0],
@@ -320,9 +320,11 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
                 classified=classified,
                 embedded=self._embedded(batch, read, memory) if self.contrast is not None else None,
             )
-        rows = unpack(ids, segment, labels, self.turns.pad_id)
-        looked = None if seen is None else Memory(seen.tokens[rows.item], seen.keep[rows.item])
-        memory = self.fused(looked, {"input_ids": rows.prompt, "attention_mask": rows.read})
+        rows = unpack(ids, segment, labels, self.chat_template.pad_id)
+        memory_rows = (
+            None if encoded is None else Memory(encoded.tokens[rows.item], encoded.keep[rows.item])
+        )
+        memory = self.fused(memory_rows, {"input_ids": rows.prompt, "attention_mask": rows.read})
         hidden = self.decode(rows.ids, rows.mask, memory)
         item, conversation = (
             t[:, None].expand_as(rows.ids) for t in (rows.item, rows.conversation)
@@ -330,7 +332,7 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         classified, labels = self._classified(named, hidden, rows.labels, item, conversation)
         chosen = labels != IGNORED
         place = chosen.nonzero()[:, 0]
-        return Said(
+        return TokenPredictions(
             self.scores(hidden[chosen]),
             labels[chosen],
             rows.item[place],
@@ -341,12 +343,15 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
     def _embedded(self, batch: Batch, read: Tensor, memory: Memory | None) -> dict[str, Embeddings]:
         assert self.contrast is not None
         assert memory is not None
-        named = batch.tensors["turns"]
+        named = batch.tensors["conversation"]
         ends = caption_ends(
-            named["input_ids"], named["segment"], self.turns.role_ids["caption"], self.turns.end_id
+            named["input_ids"],
+            named["segment"],
+            self.chat_template.role_ids["caption"],
+            self.chat_template.end_id,
         )
         there = memory.keep.any(1)
-        about = (ends & batch.present["turns"]).nonzero()
+        about = (ends & batch.present["conversation"]).nonzero()
         z = self.contrast.embed_captions(read[about[:, 0], about[:, 1]])
         keys = conversation_keys(named["input_ids"], named["segment"])
         images = self.contrast.embed_images(memory)[there]
@@ -374,7 +379,7 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
     def _embeddings(self) -> Tensor:
         """(V, D) of every token, text and codes of images."""
         learned: Tensor = self.embedding.weight
-        return learned if self.images is None else self.images.embeddings(learned)
+        return learned if self.image_tokens is None else self.image_tokens.embeddings(learned)
 
     def decode(
         self,
@@ -411,15 +416,15 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         length = ids.shape[1]
         if position_ids is None:
             position_ids = places(segment)[:, -length:]
-        if self.images is not None:
-            image_context = image_context or self.images.context(ids)
+        if self.image_tokens is not None:
+            image_context = image_context or self.image_tokens.context(ids)
             position_ids = position_ids.masked_fill(image_context.places >= 0, 0)
         limit = len(self.position)
         if position_ids.shape[1] and int(position_ids.max()) >= limit:
             raise ValueError(f"{int(position_ids.max()) + 1} tokens; max_length is {limit}")
         position, embeddings = self.position[position_ids], self._embeddings()
-        if self.images is not None and image_context is not None:
-            around = self.images.around(image_context, embeddings)
+        if self.image_tokens is not None and image_context is not None:
+            around = self.image_tokens.around(image_context, embeddings)
             position = torch.where(image_context.places[..., None] >= 0, around, position)
         x: Tensor = self.dropout(F.embedding(ids, embeddings) + position)
         mask = segment_mask(segment, length)
@@ -440,9 +445,9 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """What `forward` gets at each step: where in its image a token stands is told too."""
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[no-untyped-call]
-        if self.images is not None:
+        if self.image_tokens is not None:
             length = inputs["input_ids"].shape[1]
-            inputs["pictured"] = self.images.context(input_ids).last(length)
+            inputs["pictured"] = self.image_tokens.context(input_ids).last(length)
         return inputs
 
     def _init_weights(self, module: nn.Module) -> None:

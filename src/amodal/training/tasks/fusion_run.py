@@ -18,7 +18,8 @@ from amodal.models.fusion_model import FusionArchitecture, FusionModel, build_fu
 from amodal.training.augmenter import RecipeAugment
 from amodal.training.prediction_objective import PredictionConfig, PredictionObjective
 from amodal.training.progress import ProgressCallbacks
-from amodal.training.recipe import FusionRecipe, Recipe
+from amodal.training.recipe import Recipe
+from amodal.training.recipes.fusion import FusionRecipe
 from amodal.training.tasks.fusion_task import FusionTask
 from amodal.training.trainer import Trained
 

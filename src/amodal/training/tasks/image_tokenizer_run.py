@@ -18,7 +18,8 @@ from amodal.models.image_tokenizer import (
 )
 from amodal.training.augmenter import RecipeAugment
 from amodal.training.progress import ProgressCallbacks
-from amodal.training.recipe import ImageTokenizerRecipe, Recipe
+from amodal.training.recipe import Recipe
+from amodal.training.recipes.image_tokenizer import ImageTokenizerRecipe
 from amodal.training.tasks.image_tokenizer_task import TokenizerTask, reconstruction_metrics
 from amodal.training.trainer import Trained
 

@@ -50,7 +50,7 @@ class TokenizerTask:
         self.revived: list[Tensor] = []
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
-        """Gradients of one batch; the book of codes learns from every part of it."""
+        """Gradients of one batch; the codebook of codes learns from every part of it."""
         parts = batch.split(self.chunk or len(batch))
         total = torch.zeros((), device=batch.item.device)
         for i, part in enumerate(parts):

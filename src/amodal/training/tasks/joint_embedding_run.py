@@ -25,7 +25,8 @@ from amodal.training.augmenter import RecipeAugment
 from amodal.training.objectives import ObjectiveConfig, Objectives
 from amodal.training.prediction_objective import PredictionConfig
 from amodal.training.progress import ProgressCallbacks
-from amodal.training.recipe import JointEmbeddingRecipe, Recipe
+from amodal.training.recipe import Recipe
+from amodal.training.recipes.joint_embedding import JointEmbeddingRecipe
 from amodal.training.tasks.joint_embedding_task import EmbeddingTask
 from amodal.training.trainer import Trained
 

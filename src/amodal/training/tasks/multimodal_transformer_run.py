@@ -19,14 +19,19 @@ from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.models.image_tokenizer import ImageTokenizer
 from amodal.models.multimodal_transformer.answer_head import ClassifiedAnswers
 from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
-from amodal.models.multimodal_transformer.build import ImageStart, build_multimodal_transformer
+from amodal.models.multimodal_transformer.build import InitialEncoder, build_multimodal_transformer
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.models.opening import open_run
 from amodal.training.augmenter import RecipeAugment
 from amodal.training.contrastive_captioning import embed_captioned
 from amodal.training.objectives import Objectives
 from amodal.training.progress import ProgressCallbacks
-from amodal.training.recipe import MultimodalTransformerRecipe, Recipe, RecipeError, StartRecipe
+from amodal.training.recipe import Recipe
+from amodal.training.recipes.error import RecipeError
+from amodal.training.recipes.multimodal_transformer import (
+    InitFromRecipe,
+    MultimodalTransformerRecipe,
+)
 from amodal.training.tasks.multimodal_transformer_task import MultimodalTransformerTask
 from amodal.training.trainer import Trained
 
@@ -35,15 +40,15 @@ PIPELINES = {
     "vqa": "visual-question-answering",
     "caption": "image-to-text",
     "dialogue": "image-text-to-text",
-    "rounds": "visual-question-answering",
-    "draw": "text-to-image",
+    "single_turn": "visual-question-answering",
+    "text_to_image": "text-to-image",
 }
 USAGE = {
     "vqa": 'model.ask("a.jpg", "what colour is the star?")',
     "caption": 'model.caption(["a.jpg"])',
-    "rounds": 'model.ask("a.jpg", "what colour is the star?")',
+    "single_turn": 'model.ask("a.jpg", "what colour is the star?")',
     "dialogue": 'model.chat("a.jpg", [("is there a star?", "yes")], "what is its colour?")',
-    "draw": 'images = model.draw(["a red star above a blue circle"], seed=0)',
+    "text_to_image": 'images = model.draw(["a red star above a blue circle"], seed=0)',
 }
 
 
@@ -70,9 +75,9 @@ class MultimodalTransformerRun:
         self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
         self.pipeline, self.usage = PIPELINES[options.tasks[0]], USAGE[options.tasks[0]]
         values = options.model_dump(
-            exclude={"kind", "tasks", "encoders", "start", "answers", "image_tokenizer"}
+            exclude={"kind", "tasks", "encoders", "init_from", "answers", "image_tokenizer"}
         )
-        begun = _start(options.start) if options.start is not None else None
+        begun = _start(options.init_from) if options.init_from is not None else None
         image = options.encoders.image if begun is None else begun.config
         architecture = TransformerArchitecture(image=image, **values)
         names = " or ".join(options.tasks)
@@ -123,7 +128,7 @@ class MultimodalTransformerRun:
     ) -> tuple[dict[str, float], tuple[GenerationResult, ...] | TextToImageResult]:
         """What the model says about the validation source, and how right it is."""
         assert self.validation is not None
-        if self.options.tasks == ("draw",):
+        if self.options.tasks == ("text_to_image",):
             drawn = TextToImageResult.of(kept, self.validation, tick=callbacks.advance)
             return text_to_image_metrics(drawn, self.train, seed=self.recipe.train.seed), drawn
         found = []
@@ -145,21 +150,21 @@ class MultimodalTransformerRun:
         return {n: v for n, v in metrics.items() if n.split("/")[0] in names}
 
 
-def _start(start: StartRecipe) -> ImageStart:
+def _start(start: InitFromRecipe) -> InitialEncoder:
     """The image encoder of a run, with the options that training has for it here."""
     try:
         model = open_run(start.run)
     except ValueError as error:
-        raise RecipeError(f"model.start.run: {error}") from None
+        raise RecipeError(f"model.init_from.run: {error}") from None
     if isinstance(model, ImageTokenizer) or "image" not in model.encoders:
         raise RecipeError(
-            f"model.start.run: {start.run} has no image encoder; expected a run whose recipe has "
+            f"model.init_from.run: {start.run} has no image encoder; expected a run whose recipe has "
             "model.encoders.image"
         )
     encoder: Any = model.encoders["image"]
     own = {"freeze": start.freeze, "learning_rate_scale": start.learning_rate_scale}
     config = encoder.config.model_copy(update=own)
-    return ImageStart(config, model.preprocessors["image"], encoder.state_dict())
+    return InitialEncoder(config, model.preprocessors["image"], encoder.state_dict())
 
 
 def _image_tokenizer(options: MultimodalTransformerRecipe) -> ImageTokenizer | None:
@@ -169,7 +174,7 @@ def _image_tokenizer(options: MultimodalTransformerRecipe) -> ImageTokenizer | N
         return ImageTokenizer.from_pretrained(options.image_tokenizer)
     except ValueError as error:
         raise RecipeError(
-            f"model.image_tokenizer: {error}; `amodal train recipes/scenes-tokenizer.yaml` trains "
+            f"model.image_tokenizer: {error}; `amodal train recipes/scenes-image-tokenizer.yaml` trains "
             "one"
         ) from None
 

@@ -100,9 +100,12 @@ class MultimodalTransformerTask:
         return loss_of_all
 
     def _count(self, part: Batch) -> int:
-        labels, segment = part.tensors["turns"]["labels"], part.tensors["turns"]["segment"]
+        labels, segment = (
+            part.tensors["conversation"]["labels"],
+            part.tensors["conversation"]["segment"],
+        )
         said = labels >= 0
-        asked = part.tensors["turns"].get("asked")
+        asked = part.tensors["conversation"].get("asked")
         if asked is not None:
             item = torch.arange(len(labels), device=labels.device)[:, None]
             said &= asked[..., 0][item, (segment - 1).clamp(min=0)] == OTHER
@@ -143,12 +146,12 @@ class MultimodalTransformerTask:
             found = check(model, self.validation, task, items=range(size), autocast=autocast)
             values[f"{task}/exact"] = float(found.exact.float().mean())
             values[f"{task}/likelihood"] = -found.nats
-            likely = task in ("caption", "draw")
+            likely = task in ("caption", "text_to_image")
             scores.append(math.exp(-found.nats) if likely else values[f"{task}/exact"])
         return {**values, self.score_name: sum(scores) / len(scores)}
 
 
 def _listed(part: Batch) -> int:
     """How many questions have an answer in the list."""
-    asked = part.tensors["turns"].get("asked")
+    asked = part.tensors["conversation"].get("asked")
     return int((asked[..., 1:] > 0).any(2).sum()) if asked is not None else 0

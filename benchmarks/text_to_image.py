@@ -1,15 +1,15 @@
 """Does a drawing show what its caption says? Held-out pairs of colour and shape, by the verifier.
 
-    python benchmarks/drawing.py                              # three trainings, an hour and a half
-    python benchmarks/drawing.py --run runs/scenes-draw --judge runs/scenes-judge
+    python benchmarks/text_to_image.py                              # three trainings, an hour and a half
+    python benchmarks/text_to_image.py --run runs/scenes-text-to-image --judge runs/scenes-reranker
 
 How freely to draw (guidance, temperature) is chosen on scenes like those of training. Then captions
 of scenes that each hold a pair of colour and shape that never occurred are drawn: once each, and
-the best of several by a joint embedding that has never seen those pairs either. The verifier knows
+the best of several by a joint embedding that has never encoded those pairs either. The verifier knows
 how scenes are drawn and nothing of the models. Beside it stand what it says of the true images,
 and of the same after their way through the tokens, which is the most that can be drawn; and what
 becomes of captions in a style that was not learned, which name colour and shape alone. Writes
-benchmarks/results/drawing.json, and some of the drawings with --sheet.
+benchmarks/results/text_to_image.json, and some of the drawings with --sheet.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run
 
 HERE = Path(__file__).parent
-RESULT = HERE / "results" / "drawing.json"
+RESULT = HERE / "results" / "text_to_image.json"
 RECIPES = HERE.parent / "recipes"
 CHOSEN_ON, MAX_IMAGES = 150, 500
 GUIDANCE, TEMPERATURE = (1.0, 1.5, 2.5), (0.4, 0.7, 1.0)
@@ -46,10 +46,10 @@ CANDIDATES = 8
 def trained(folder: Path, changes: list[str]) -> tuple[Path, Path]:
     """The run that draws and the one that judges, with the recipes as they stand."""
     tokenizer, drawing, reranker = (folder / name for name in ("tokenizer", "draw", "judge"))
-    train_run(load_recipe(RECIPES / "scenes-tokenizer.yaml", []), tokenizer)
+    train_run(load_recipe(RECIPES / "scenes-image-tokenizer.yaml", []), tokenizer)
     changes = [f"model.image_tokenizer={tokenizer}", *changes]
-    train_run(load_recipe(RECIPES / "scenes-draw.yaml", changes), drawing)
-    train_run(load_recipe(RECIPES / "scenes-judge.yaml", []), reranker)
+    train_run(load_recipe(RECIPES / "scenes-text-to-image.yaml", changes), drawing)
+    train_run(load_recipe(RECIPES / "scenes-reranker.yaml", []), reranker)
     return drawing, reranker
 
 
@@ -59,8 +59,8 @@ def figures(found: dict[str, float]) -> dict[str, float]:
 
 def through_tokens(model: MultimodalTransformer, drawn: TextToImageResult) -> TextToImageResult:
     """The true images, as the tokens give them back."""
-    assert model.images is not None
-    prepare, tokenizer = model.preprocessors["image"], model.images.tokenizer
+    assert model.image_tokens is not None
+    prepare, tokenizer = model.preprocessors["image"], model.image_tokens.tokenizer
     true = [image for image in drawn.true if image is not None]
     codes = tokenizer.encode(prepare(true)["pixel_values"])
     back = tokenizer.decode(codes).permute(0, 2, 3, 1).contiguous().numpy()
@@ -78,7 +78,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--set", action="append", default=[], help="change scenes-draw.yaml")
+    parser.add_argument(
+        "--set", action="append", default=[], help="change scenes-text-to-image.yaml"
+    )
     parser.add_argument("--run", type=Path, help="a run that draws, in the place of training one")
     parser.add_argument("--judge", type=Path, help="a run of a joint embedding")
     parser.add_argument("--sheet", type=Path, help="write some of the drawings to this .png")
@@ -105,7 +107,7 @@ def main() -> None:
             drawn = TextToImageResult.of(model, familiar, items=range(CHOSEN_ON), seed=1, **how)
             chosen.append(how | figures(text_to_image_metrics(drawn, None, bootstrap=0)))
             print(json.dumps(chosen[-1]), flush=True)
-    best = max(chosen, key=lambda one: one["draw/right"])
+    best = max(chosen, key=lambda one: one["text_to_image/right"])
     how = {name: best[name] for name in ("guidance", "temperature")}
     source, train = held_out.model_copy(update={"size": MAX_IMAGES}).open(), recipe.data.train
     assert isinstance(train, ScenesConfig)
