@@ -101,7 +101,7 @@ def test_results_can_be_limited_filtered_and_of_any_modality(place):
     indexed()
     assert len(hits("green", "-k", "2")) == 2
     assert [hit["id"] for hit in hits("green", "--where", "size = 3")] == ["red.png"]
-    assert {hit["modality"] for hit in hits("green", "--modality", "all")} == {"image", "text"}
+    assert {hit["modality"] for hit in hits("green", "--return", "all")} == {"image", "text"}
     assert hits("green", "--where", "size > 100") == []
     assert "nothing found" in amodal("search", "index", "green", "--where", "size > 100").output
 
@@ -130,7 +130,7 @@ def test_failures_say_what_to_do(place, monkeypatch):
     for words, message in (
         (["search", "nowhere", "red"], "amodal index"),
         (["search", "index", "red", "--where", "nope = 1"], "size"),
-        (["search", "index", "red", "--modality", "audio"], "it has image, text"),
+        (["search", "index", "red", "--return", "audio"], "it has image, text"),
     ):
         result = amodal(*words)
         assert result.exit_code == 1
@@ -181,9 +181,9 @@ def test_ctrl_c_is_no_error_of_ours(place, monkeypatch):
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(commands, "embed_source", stopped)
+    monkeypatch.setattr("amodal.search.embed.embed_source", stopped)
     for command in ("index", "embed"):
         result = amodal(command, "run", "table.jsonl", "--out", command)
         assert result.exit_code == 1
         assert "0 rows are kept" in result.output
-        assert "the same command goes on" in result.output
+        assert "the same command continues" in result.output

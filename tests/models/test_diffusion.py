@@ -130,8 +130,6 @@ def test_without_the_extra_the_error_names_it(folder, monkeypatch):
 
 
 def test_the_command_draws_with_a_pipeline(folder, tmp_path, monkeypatch):
-    import amodal.cli.text_to_image as command
-
     opened = DiffusionGenerator.from_pretrained
 
     def quick(name, **options):
@@ -140,7 +138,7 @@ def test_the_command_draws_with_a_pipeline(folder, tmp_path, monkeypatch):
         image_generator.draw = lambda texts, **given: draws(texts, steps=2, **given)
         return image_generator
 
-    monkeypatch.setattr(command.DiffusionGenerator, "from_pretrained", quick)
+    monkeypatch.setattr(DiffusionGenerator, "from_pretrained", quick)
     out = tmp_path / "drawn.png"
     said = CliRunner().invoke(app, ["draw", str(folder), "a red star", "--out", str(out)])
     assert said.exit_code == 0, said.output

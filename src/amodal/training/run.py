@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from amodal.evaluators.retrieval import EmbeddedSource
 from amodal.evaluators.text_to_image import TextToImageResult
 from amodal.models.opening import RunModel
 from amodal.models.run_folder import WEIGHTS
+from amodal.training.errors import RunError
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.progressive import accepts_image_size
 from amodal.training.recipe import Recipe
@@ -42,10 +44,6 @@ from amodal.training.trainer import BEST, RunTrainer, complete_checkpoints
 
 Measured = EmbeddedSource | PredictionResult | tuple[GenerationResult, ...] | TextToImageResult
 AnyRun = EmbeddingRun | FusionRun | MultimodalTransformerRun | TokenizerRun
-
-
-class RunError(RuntimeError):
-    """The run folder cannot be used; the message names it and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -307,22 +305,22 @@ def _warn_about_data(trainer: RunTrainer, callbacks: ProgressCallbacks) -> None:
 
 @contextmanager
 def _graceful_interrupt(trainer: RunTrainer) -> Iterator[None]:
-    """The first Ctrl-C ends the run after the current step, with a checkpoint."""
+    """The first Ctrl-C or SIGTERM ends the run after the current step, with a checkpoint."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if trainer.interrupted:
             raise KeyboardInterrupt
         trainer.interrupted = True
 
-    try:
-        before = signal.signal(signal.SIGINT, stop)
-    except ValueError:  # not the main thread: whoever runs it handles signals
-        yield
+    if threading.current_thread() is not threading.main_thread():
+        yield  # the main thread alone can handle signals
         return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def model_card(run: AnyRun, metrics: dict[str, float]) -> str:

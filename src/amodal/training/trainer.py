@@ -25,6 +25,7 @@ from amodal.data.record import BrokenRecordError, DataError
 from amodal.data.samplers import RunSampler
 from amodal.distributed import is_main, rank, world_size
 from amodal.models.opening import RunModel
+from amodal.training.errors import TrainingError
 from amodal.training.optim.ema import ema_model
 from amodal.training.optim.muon import MuonWithAdamW, matrices_of_layers
 from amodal.training.optim.precision import resolve_precision
@@ -34,10 +35,6 @@ from amodal.training.recipes.train import TrainRecipe
 LOG = "train_log.jsonl"
 BEST = "best"
 CHECKPOINTS = "checkpoints"
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message says what to change."""
 
 
 class Trained(nn.Module):
