@@ -36,7 +36,7 @@ def png(pixels):
 def speaker():
     torch.manual_seed(0)
     architecture = TransformerArchitecture(
-        image=SmallCNNConfig(size=16, widths=(8, 16), grid=4),
+        encoders={"image": SmallCNNConfig(size=16, widths=(8, 16), grid=4)},
         width=32,
         heads=2,
         encoder_layers=1,
@@ -51,18 +51,27 @@ def embedder():
     torch.manual_seed(0)
     return build_joint_embedding(
         Architecture(
-            image=SmallCNNConfig(widths=(8, 16), size=32),
-            text=SmallTransformerConfig(width=16, layers=1, heads=2, max_length=12),
+            encoders={
+                "image": SmallCNNConfig(widths=(8, 16), size=32),
+                "text": SmallTransformerConfig(width=16, layers=1, heads=2, max_length=12),
+            },
             projection=MLPConfig(dim=8),
         ),
-        WORDS,
+        lambda: iter([{"text": WORDS}]),
     ).eval()
 
 
 def image_generator():
     """Draws without having learned it."""
     torch.manual_seed(0)
-    sizes = {"size": 16, "patch": 4, "widths": (8,), "codes": 12, "code_width": 4, "blocks": 0}
+    sizes = {
+        "size": 16,
+        "patch": 4,
+        "widths": (8,),
+        "codebook_size": 12,
+        "codebook_dim": 4,
+        "blocks": 0,
+    }
     tokenizer = ImageTokenizer(ImageTokenizerConfig(TokenizerArchitecture(**sizes).model_dump()))
     architecture = TransformerArchitecture(
         width=32,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -76,9 +76,17 @@ class ImageAugmentation:
         self.erase = _last(steps, RandomErasing)
 
     def __call__(
-        self, images: Sequence[np.ndarray], rngs: Sequence[np.random.Generator]
+        self,
+        images: Sequence[np.ndarray],
+        rngs: Sequence[np.random.Generator],
+        mirrored: Sequence[bool | None] | None = None,
     ) -> tuple[Tensor, np.ndarray]:
         """Augment B uint8 arrays (H, W, 3), each of its own size.
+
+        Args:
+            images: B arrays.
+            rngs: B generators.
+            mirrored: of each image, whether it is mirrored whatever is drawn; None: as drawn.
 
         Returns:
             pixels: (B, 3, S, S) uint8.
@@ -91,6 +99,11 @@ class ImageAugmentation:
             self.draw(image.shape[0], image.shape[1], rng)
             for image, rng in zip(images, rngs, strict=True)
         ]
+        if mirrored is not None:
+            changes = [
+                change if given is None else replace(change, mirrored=given)
+                for change, given in zip(changes, mirrored, strict=True)
+            ]
         pixels = torch.empty(len(images), 3, self.size, self.size, dtype=torch.uint8)
         for start in range(0, len(images), CHUNK):
             rows = slice(start, start + CHUNK)

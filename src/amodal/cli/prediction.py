@@ -14,7 +14,6 @@ from rich.table import Table
 
 from amodal.cli.console import console, progress_callbacks
 from amodal.data.batch import key64
-from amodal.data.collate import Collator
 from amodal.data.corruption import only
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError, DataError, Source, sample_rng
@@ -28,6 +27,7 @@ from amodal.evaluators.prediction import (
 )
 from amodal.evaluators.robustness import RobustnessReport, measure_robustness, passes
 from amodal.models.fusion_model import FusionModel
+from amodal.models.inputs import collator_of
 from amodal.models.opening import open_run
 from amodal.reports.attention_plots import save_attention
 from amodal.reports.plots import ON_PAPER, save_png
@@ -67,9 +67,9 @@ def predict(
         batches = read_batches(model, opened, rows, with_target=False, tick=callbacks.advance)
         predicted = predict_batches(model, batches, where=opened.name)
         without = {}
-        for modality in model.modalities if explain else ():
+        for modality in model.inputs if explain else ():
             callbacks.stage(f"predicting without {modality}", len(rows))
-            kept = [m for m in model.modalities if m != modality]
+            kept = [m for m in model.inputs if m != modality]
             without[modality] = predict_batches(
                 model,
                 batches,
@@ -87,7 +87,7 @@ def predict(
         f"{len(predicted.items)} predictions are in {out}; {len(predicted.broken)} broken rows",
         soft_wrap=True,
     )
-    if explain and "image" in model.modalities:
+    if explain and "image" in model.inputs:
         drawn = _draw_attention(model, opened, rows[:DRAWN], out.with_suffix(""))
         if drawn:
             console.print(f"where it looked is in {out.with_suffix('')}", soft_wrap=True)
@@ -101,7 +101,7 @@ def _table(
 ) -> Iterator[list[str]]:
     """The rows of the file, its header first."""
     target = model.target
-    gates = [] if predicted.gates is None else [f"gate {m}" for m in model.modalities]
+    gates = [] if predicted.gates is None else [f"gate {m}" for m in model.inputs]
     classes = () if target.task == "regression" else target.classes
     yield ["id", target.column, *classes, *gates, *(f"without {m}" for m in without)]
     said = target.probabilities(predicted.logits)
@@ -137,7 +137,7 @@ def _table(
 
 def _draw_attention(model: FusionModel, source: Source, rows: Sequence[int], folder: Path) -> int:
     """An image per item of where the model looked; how many there are."""
-    collate = Collator(model.preprocessors)
+    collate = collator_of(model)
     drawn = 0
     for row in rows:
         try:
@@ -162,7 +162,7 @@ class _Remembering:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.name, self.modalities = source.name, source.modalities
+        self.name, self.inputs = source.name, source.inputs
         self.ids: dict[int, str] = {}
 
     def __len__(self) -> int:

@@ -57,7 +57,7 @@ def quickstart(
     index = build_index(model, source, out)
     for query in EXAMPLES:
         console.print(f"\n[bold]{query}[/]")
-        for hit in index.search(model.encode(text=[query])[0], 3, modality="image"):
+        for hit in index.search(model.encode(text=[query])[0], 3, input="image"):
             console.print(f"  {hit.score:.3f}  {hit.text}", soft_wrap=True)
 
     commands = [

@@ -16,14 +16,15 @@ from rich.table import Table
 
 from amodal.cli.console import console, errors
 from amodal.data.record import DataError, Source, StreamingSource
-from amodal.data.sources.specification import parse_source
+from amodal.data.sources.specification import open_source, parse_source
+from amodal.models.inputs import column_styles
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.opening import open_run
 from amodal.search.description import StoreError
 from amodal.search.embed import embed_source
 from amodal.search.indexing import fill_index
 from amodal.search.parquet import write_parquet, written_keys
-from amodal.search.query import query_vector, returned_modality
+from amodal.search.query import named_values, query_vector, returned_input
 from amodal.search.store import Hit, VectorStore
 
 SHOWN_BROKEN = 5
@@ -47,7 +48,8 @@ def embed(
     modality: Modalities = None,
 ) -> None:
     """Write the embeddings of a source as Parquet; run again to continue."""
-    model, opened = open_model(run), parse_source(source).open()
+    model = open_model(run)
+    opened = open_source(parse_source(source), column_styles(model.types))
     fingerprint = model.fingerprint()
     done = written_keys(out, fingerprint)
     with _progress("embedding", opened) as advance:
@@ -55,7 +57,7 @@ def embed(
             model,
             opened,
             batch_size=batch_size,
-            modalities=modality,
+            inputs=modality,
             skip=done,
             progress=advance,
         )
@@ -82,7 +84,8 @@ def index(
     ] = False,
 ) -> None:
     """Make a source searchable; run again to continue, or to add to the index."""
-    model, opened = open_model(run), parse_source(source).open()
+    model = open_model(run)
+    opened = open_source(parse_source(source), column_styles(model.types))
     store = VectorStore.create(
         out, model.dim, fingerprint=model.fingerprint(), model_path=run, exist_ok=True
     )
@@ -92,7 +95,7 @@ def index(
             model,
             opened,
             batch_size=batch_size,
-            modalities=modality,
+            inputs=modality,
             skip=done,
             thumbnails=thumbnails,
             progress=advance,
@@ -141,10 +144,11 @@ def search(
         raise StoreError(f"{index} does not say which run made it; say where it is with --run")
     model = open_model(folder)
     store.check_fingerprint(model.fingerprint())
-    values: dict[str, Any] = {"text": query, "image": image}
-    vector = query_vector(model, {name: v for name, v in values.items() if v is not None})
-    wanted = returned_modality(modality, store.counts(), alone="image" if query is None else "text")
-    hits = store.search(vector, k, where=where, modality=wanted)
+    given = {"text": query, "image": image}
+    values = named_values(model, {kind: v for kind, v in given.items() if v is not None}, {})
+    vector = query_vector(model, values)
+    wanted = returned_input(modality, store.counts(), model.types, values)
+    hits = store.search(vector, k, where=where, input=wanted)
     if as_json:
         _print_json(index, query, image, hits)
     else:

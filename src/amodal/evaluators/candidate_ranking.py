@@ -10,13 +10,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from amodal.data.collate import Collator
 from amodal.data.conversation import Conversation, Turn, conversations
 from amodal.data.reader import BatchReader
 from amodal.data.record import Record, Source
 from amodal.data.samplers import Draw
 from amodal.data.sources.vqa import choices_of
 from amodal.evaluators.generation import Numbered, row_numbers
+from amodal.models.inputs import collator_of
 from amodal.models.multimodal_transformer.layers import Memory
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
@@ -41,8 +41,7 @@ def rank_candidates(
         (scores, where the model has a list of answers), where there are `candidates` or
         `multiple_choices`.
     """
-    images = {m: p for m, p in model.preprocessors.items() if m != "conversation"}
-    reader = BatchReader(Numbered(source), Collator(images), seed=0)
+    reader = BatchReader(Numbered(source), collator_of(model), seed=0)
     was_training = model.training
     model.eval()
     found: dict[int, dict[int, Tensor]] = {}

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from amodal.data.answer_vocabulary import AnswerVocabulary
 from amodal.data.batch import Batch, key64
-from amodal.data.collate import Collator
 from amodal.data.conversation import Conversation, Task, Turn, conversations
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, DataError, Record, Source
 from amodal.data.samplers import Draw
 from amodal.losses.answer_classification import answer_classification_loss
+from amodal.modalities.conversation import ConversationInput
+from amodal.models.inputs import collator_of
 from amodal.models.multimodal_transformer.answer_head import Classified
 from amodal.models.multimodal_transformer.layers import Memory
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
@@ -65,9 +66,12 @@ def check(
         DataError: no record has anything to be said.
     """
     rows = list(items) if items is not None else list(range(len(source)))
+    conversation = ConversationInput(
+        "conversation", model.chat_template, {task: None}, answer_vocabulary(model)
+    )
     reader = BatchReader(
         Numbered(source),
-        Collator(model.preprocessors, tasks={task: None}, answers=answer_vocabulary(model)),
+        collator_of(model, further=[conversation]),
         seed=0,
     )
     was_training = model.training
@@ -130,8 +134,7 @@ def generate_for(
         DataError: no record can be used.
     """
     rows = list(items) if items is not None else list(range(len(source)))
-    images = {m: p for m, p in model.preprocessors.items() if m != "conversation"}
-    reader = BatchReader(Numbered(source), Collator(images), seed=0)
+    reader = BatchReader(Numbered(source), collator_of(model), seed=0)
     was_training = model.training
     model.eval()
     found: list[GeneratedText] = []
@@ -235,7 +238,7 @@ class Numbered:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.name, self.modalities = source.name, source.modalities
+        self.name, self.inputs = source.name, source.inputs
 
     def __len__(self) -> int:
         return len(self.source)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 import amodal.metrics.prediction as figures
 from amodal.data.batch import Batch
-from amodal.data.collate import Collator
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, DataError, Record, Source
 from amodal.data.samplers import Draw
 from amodal.metrics.bootstrap import flatten
 from amodal.models.fusion_model import FusionModel
+from amodal.models.inputs import collator_of
 from amodal.models.target import TargetConfig
 
 SCORES = {"classification": "accuracy", "multi_label": "mean_average_precision", "regression": "r2"}
@@ -102,7 +102,7 @@ def read_batches(
 ) -> BatchesOf:
     """The batches of some rows of a source, read when they are iterated."""
     target = model.target if with_target else _WithoutTarget(model.target)
-    reader = BatchReader(source, Collator(model.preprocessors, target=target), seed=0)
+    reader = BatchReader(source, collator_of(model, target=target), seed=0)
     return BatchesOf(reader, rows, batch_size, tick)
 
 

@@ -9,11 +9,11 @@ from itertools import permutations
 
 import torch
 
-from amodal.data.collate import Collator
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.data.samplers import Draw
 from amodal.metrics.retrieval import retrieval
+from amodal.models.inputs import collator_of
 from amodal.models.joint_embedding import Embeddings, JointEmbedding, concatenate
 
 
@@ -57,7 +57,7 @@ def embed_items(
     Raises:
         DataError: not one usable record.
     """
-    reader = BatchReader(source, Collator(model.preprocessors, captions=captions), seed=0)
+    reader = BatchReader(source, collator_of(model, captions=captions), seed=0)
     order = list(items) if items is not None else list(range(len(source)))
     was_training = model.training
     model.eval()

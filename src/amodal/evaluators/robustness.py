@@ -108,16 +108,16 @@ def measure_robustness(
 
     clean, chance, predicted = scored(lambda batch: batch)
     subsets = {}
-    for size in range(len(model.modalities), 0, -1):
-        for kept in combinations(model.modalities, size):
-            whole = size == len(model.modalities)
+    for size in range(len(model.inputs), 0, -1):
+        for kept in combinations(model.inputs, size):
+            whole = size == len(model.inputs)
             values = clean if whole else scored(lambda batch, kept=kept: only(batch, kept))[0]  # type: ignore[misc]
             subsets["+".join(kept)] = _mean(values, bootstrap, seed)
     curves: dict[str, dict[str, Robustness]] = {}
     gates: dict[str, dict[str, list[float]]] = {}
     for kind in CORRUPTIONS:
         curves[kind] = {}
-        for place, modality in enumerate(model.modalities):
+        for place, modality in enumerate(model.inputs):
             lines, found = [clean], [_mean_gate(predicted, place)]
             for rate in rates[1:]:
                 values, _, said = scored(changer(modality, kind, rate, seed))
@@ -135,7 +135,7 @@ def measure_robustness(
 
 def passes(model: FusionModel, rates: tuple[float, ...] = RATES) -> int:
     """How often `measure_robustness` predicts all rows."""
-    count = len(model.modalities)
+    count = len(model.inputs)
     return 1 + (2**count - 2) + count * len(CORRUPTIONS) * (len(rates) - 1)
 
 

@@ -149,7 +149,8 @@ class ImageTokenizer(PreTrainedModel):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         config.architecture = a.model_dump(mode="json")
 
-    modalities = ("image",)
+    types = {"image": "image"}  # noqa: RUF012
+    inputs = ("image",)
 
     @property
     def size(self) -> int:

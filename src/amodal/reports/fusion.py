@@ -133,7 +133,7 @@ def _plots(
             )
         )
     if predicted.gates is not None:
-        gates = dict(zip(model.modalities, predicted.gates.mean(0).tolist(), strict=True))
+        gates = dict(zip(model.inputs, predicted.gates.mean(0).tolist(), strict=True))
         plots.append(
             Plot(
                 "gates",
@@ -186,7 +186,7 @@ def _examples(model: FusionModel, predicted: PredictionResult, source: Source) -
                 right = said.split(" (")[0] == true
         if predicted.gates is not None:
             gates = predicted.gates[place].tolist()
-            shown = ", ".join(f"{m} {g:.2f}" for m, g in zip(model.modalities, gates, strict=True))
+            shown = ", ".join(f"{m} {g:.2f}" for m, g in zip(model.inputs, gates, strict=True))
             lines.append(("gates", shown))
         lines += _inputs(model, record)
         examples.append(Example(lines, _image(model, record), right))
@@ -195,7 +195,7 @@ def _examples(model: FusionModel, predicted: PredictionResult, source: Source) -
 
 def _inputs(model: FusionModel, record: Record) -> list[tuple[str, str]]:
     lines = []
-    if "text" in model.modalities and record.get("text"):
+    if "text" in model.inputs and record.get("text"):
         lines.append(("text", str(record["text"][0])[:LONGEST]))
     columns = model.architecture.columns
     names = (*columns.numbers, *columns.categories) if columns is not None else ()
@@ -203,7 +203,7 @@ def _inputs(model: FusionModel, record: Record) -> list[tuple[str, str]]:
 
 
 def _image(model: FusionModel, record: Record) -> Image | None:
-    if "image" not in model.modalities or record.get("image") is None:
+    if "image" not in model.inputs or record.get("image") is None:
         return None
     try:
         return decode_image(record["image"], record["origin"], min_size=128)
@@ -220,7 +220,7 @@ def _summary(result: RunResult, model: FusionModel, predicted: PredictionResult 
         "regression": "a number",
     }[target.task]
     text = (
-        f"Predicts {target.column} ({what}) from {', '.join(model.modalities)}, fused by "
+        f"Predicts {target.column} ({what}) from {', '.join(model.inputs)}, fused by "
         f"{model.architecture.fusion.kind}: {millions:.2f} million weights, trained for "
         f"{result.steps} steps in {result.train_seconds:.0f} seconds."
     )

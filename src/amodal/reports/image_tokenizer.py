@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from amodal.data.collate import Collator
 from amodal.data.record import BrokenRecordError, Source, sample_rng
 from amodal.models.image_tokenizer import ImageTokenizer
+from amodal.models.inputs import collator_of
 from amodal.reports.frame import framed, read_log
 from amodal.reports.plots import score_curve
 from amodal.reports.report import Example, Plot, Report
@@ -72,7 +72,7 @@ def tokenizer_report(
 @torch.inference_mode()
 def _examples(model: ImageTokenizer, source: Source) -> list[Example]:
     """Images beside what came back."""
-    collate = Collator(model.preprocessors)
+    collate = collator_of(model)
     chosen = np.unique(np.linspace(0, len(source) - 1, min(SHOWN, len(source))).astype(int))
     examples = []
     for row in chosen.tolist():

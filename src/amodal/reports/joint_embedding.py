@@ -184,7 +184,7 @@ def _chance(name: str, values: Mapping[str, float]) -> float | None:
 def _summary(result: RunResult) -> str:
     model = result.model
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    modalities = " and ".join(model.modalities)
+    modalities = " and ".join(model.inputs)
     text = (
         f"A joint embedding of {modalities} in {model.dim} dimensions, {millions:.1f} million "
         f"weights, trained for {result.steps} steps in {result.train_seconds:.0f} seconds."

@@ -26,7 +26,7 @@ from amodal.models.multimodal_transformer.image_generation import (
 )
 from amodal.search.description import StoreError
 from amodal.search.embed import EmbeddingModel
-from amodal.search.query import query_vector, returned_modality
+from amodal.search.query import named_values, query_vector, returned_input
 from amodal.search.store import Hit, VectorStore
 from amodal.serving.images import data_url, examples, png_url
 from amodal.serving.served import Draws, Served, Speaks, Turns
@@ -158,7 +158,7 @@ def _offer_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: Vect
         image: OptionalImage = None,
         k: Annotated[int, Form(ge=1, le=100, description="How many hits.")] = 12,
         where: Annotated[MaybeText, Form(description="SQL condition on the metadata.")] = None,
-        modality: Annotated[MaybeText, Form(description="To return: image, text or all.")] = None,
+        input: Annotated[MaybeText, Form(description="Input to return, or all.")] = None,
     ) -> dict[str, Any]:
         """The rows of the index that are most similar to words, an image, or both."""
         asked = (text or "").strip()
@@ -166,13 +166,12 @@ def _offer_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: Vect
             raise HTTPException(422, "give a text, an image, or both")
 
         def find() -> list[dict[str, Any]]:
-            values: dict[str, Any] = {"text": asked} if asked else {}
+            by_type: dict[str, Any] = {"text": asked} if asked else {}
             if image is not None:
-                values["image"] = _pixels(image)
-            vector = query_vector(model, values)
-            alone = "text" if asked else "image"
-            wanted = returned_modality(modality or None, store.counts(), alone=alone)
-            hits = store.search(vector, k, where=where or None, modality=wanted)
+                by_type["image"] = _pixels(image)
+            values = named_values(model, by_type, {})
+            wanted = returned_input(input or None, store.counts(), model.types, values)
+            hits = store.search(query_vector(model, values), k, where=where or None, input=wanted)
             return [_shown(rank, hit) for rank, hit in enumerate(hits, start=1)]
 
         return {"hits": await work(find)}

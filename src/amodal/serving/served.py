@@ -191,9 +191,9 @@ def _run(folder: Path) -> dict[str, Any]:
     model = open_run(folder)
     figures = _figures(folder)
     if isinstance(model, JointEmbedding):
-        if not {"image", "text"} <= set(model.modalities):
+        if not {"image", "text"} <= set(model.inputs):
             raise DataError(
-                f"{folder}: embeds {', '.join(model.modalities)}; the page compares images with "
+                f"{folder}: embeds {', '.join(model.inputs)}; the page compares images with "
                 "texts. Index something with it and serve the index"
             )
         return {"kind": "joint embedding", "embeds": _on_device(model), "figures": figures}
@@ -201,7 +201,7 @@ def _run(folder: Path) -> dict[str, Any]:
         kind = type(model).__name__
         why = REFUSED[kind].format(run=folder)
         raise DataError(f"{folder}: holds a {kind}, which is not served: {why}")
-    says = _says(folder) if "image" in model.modalities else ()
+    says = _says(folder) if "image" in model.inputs else ()
     draws = model.generates_images
     if not says and not draws:
         raise DataError(f"{folder}: neither speaks about images nor draws; nothing to serve")

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from amodal.data.batch import key64
-from amodal.data.collate import Collator
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.data.samplers import Draw
 from amodal.evaluators.retrieval import EmbeddedSource
 from amodal.losses.info_nce import InfoNCEConfig
+from amodal.models.inputs import collator_of
 from amodal.models.joint_embedding import Embeddings, concatenate
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
@@ -82,7 +82,7 @@ def embed_captioned(
     """
     if model.contrast is None:
         raise ValueError("the model embeds nothing: it was trained without info_nce")
-    reader = BatchReader(source, Collator({"image": model.preprocessors["image"]}), seed=0)
+    reader = BatchReader(source, collator_of(model), seed=0)
     was_training = model.training
     model.eval()
     parts: list[dict[str, Embeddings]] = []

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from amodal.data.batch import Batch
 from amodal.data.record import StrictModel
@@ -36,13 +36,16 @@ def side_at(config: ProgressiveSize, full: int, step: int, steps: int) -> int:
 
 def shrink(batch: Batch, side: int) -> Batch:
     """The batch with its images scaled down to (R, 3, side, side)."""
-    images = batch.tensors.get("image")
-    if images is None or images["pixel_values"].shape[-1] <= side:
-        return batch
-    small = F.interpolate(
-        images["pixel_values"], size=(side, side), mode="bilinear", antialias=True
-    )
-    return replace(batch, tensors={**batch.tensors, "image": {**images, "pixel_values": small}})
+    small = {
+        name: {**named, "pixel_values": _scaled(named["pixel_values"], side)}
+        for name, named in batch.tensors.items()
+        if "pixel_values" in named and named["pixel_values"].shape[-1] > side
+    }
+    return replace(batch, tensors={**batch.tensors, **small}) if small else batch
+
+
+def _scaled(pixels: Tensor, side: int) -> Tensor:
+    return F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
 
 
 def accepts_image_size(encoder: nn.Module, side: int) -> bool:

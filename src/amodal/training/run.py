@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from transformers import set_seed
 
-from amodal.data.cache import CachedSource
+from amodal.data.cache import CachedSource, Decoder
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
 from amodal.data.sources.specification import open_random_access
@@ -25,6 +25,8 @@ from amodal.evaluators.generation_metrics import GenerationResult
 from amodal.evaluators.prediction import PredictionResult
 from amodal.evaluators.retrieval import EmbeddedSource
 from amodal.evaluators.text_to_image import TextToImageResult
+from amodal.modalities.registry import modality
+from amodal.models.inputs import column_styles
 from amodal.models.opening import RunModel
 from amodal.models.run_folder import WEIGHTS
 from amodal.training.progress import ProgressCallbacks
@@ -94,8 +96,8 @@ def train_run(
     set_seed(recipe.train.seed % (1 << 32))
     train, validation = open_sources(recipe, callbacks)
     run = _kind_of(recipe)(recipe, train, validation, resume=resume)
-    for modality, prepare in run.model.preprocessors.items():
-        prepare.save(folder / modality)
+    for name, prepare in run.model.preprocessors.items():
+        prepare.save(folder / name)
     _check_sizes(recipe, run.model)
     trainer = RunTrainer(
         run.trained(),
@@ -139,8 +141,8 @@ def train_run(
     metrics["train/seconds"] = round(trainer.step_seconds, 2)
     metrics["train/items_per_second"] = round(trainer.seen_items / trainer.step_seconds, 1)
     metrics["data/broken_rows"] = len(trainer.broken)
-    for modality, count in trainer.truncated.items():
-        metrics[f"data/truncated_{modality}_rows_seen"] = count
+    for name, count in trainer.truncated.items():
+        metrics[f"data/truncated_{name}_rows_seen"] = count
     if is_main():
         _write(folder / "metrics.json", json.dumps(metrics, indent=1))
         broken = [{"origin": e.origin, "reason": e.reason} for e in trainer.broken.values()]
@@ -185,16 +187,16 @@ def open_sources(
         DataError: a source cannot be read, is empty, or only streams.
     """
     callbacks = callbacks or ProgressCallbacks()
-    image = _image_size(recipe)
+    types = recipe.model.types
+    decoders = _decoders(recipe) if recipe.data.cache else {}
     opened: list[Source | None] = []
     for name, config in (("train", recipe.data.train), ("validation", recipe.data.validation)):
         if config is None:
             opened.append(None)
             continue
-        source = open_random_access(config, f"data.{name}")
-        if recipe.data.cache and image is not None:
-            # Half as large again, so that a random crop still has pixels to choose from.
-            cached = CachedSource(source, min_size=image * 3 // 2)
+        source = open_random_access(config, f"data.{name}", column_styles(types))
+        if decoders:
+            cached = CachedSource(source, decoders)
             callbacks.stage(f"reading {name}", len(cached))
             cached.fill(callbacks.advance, processes=_cores())
             source = cached
@@ -204,33 +206,36 @@ def open_sources(
     return train, validation
 
 
+def _decoders(recipe: Recipe) -> dict[str, Decoder]:
+    """Input -> decoder of the values that are kept in memory."""
+    encoders: Mapping[str, Any] = getattr(recipe.model, "encoders", {})
+    found = {name: modality(config.type).cached(config) for name, config in encoders.items()}
+    return {name: decode for name, decode in found.items() if decode is not None}
+
+
 def _check_sizes(recipe: Recipe, model: RunModel) -> None:
     growing = recipe.train.progressive_size
     if growing is None:
         return
     encoders: Any = getattr(model, "encoders", {})  # an image tokenizer has none
-    image = dict(encoders.items()).get("image")
-    side = _image_size(recipe)
-    if image is None or side is None:
-        raise RecipeError("train.progressive_size needs model.encoders.image")
-    if growing.start > side:
-        raise RecipeError(
-            f"train.progressive_size.start: {growing.start}; the encoder sees {side} pixels"
-        )
-    if not accepts_image_size(image, growing.start):
-        raise RecipeError(
-            f"train.progressive_size: {recipe.model.encoders.image.kind} takes images of "  # type: ignore[union-attr]
-            f"{side} pixels only; leave it out, or choose an encoder without learned positions"
-        )
-
-
-def _image_size(recipe: Recipe) -> int | None:
-    if isinstance(recipe.model, ImageTokenizerRecipe):
-        return recipe.model.size
-    if isinstance(recipe.model, MultimodalTransformerRecipe) and recipe.model.image_tokenizer:
-        return None  # what size it takes stands in its own run
-    image = recipe.model.encoders.image
-    return image.preprocessor().size if image is not None else None
+    sizes = {
+        name: (encoder, model.preprocessors[name].size)
+        for name, encoder in encoders.items()
+        if hasattr(model.preprocessors[name], "size")
+    }
+    if not sizes:
+        raise RecipeError("train.progressive_size needs an image encoder in model.encoders")
+    for name, (encoder, side) in sizes.items():
+        if growing.start > side:
+            raise RecipeError(
+                f"train.progressive_size.start: {growing.start}; model.encoders.{name} takes "
+                f"{side} pixels"
+            )
+        if not accepts_image_size(encoder, growing.start):
+            raise RecipeError(
+                f"train.progressive_size: model.encoders.{name} takes images of {side} pixels "
+                "only; leave it out, or choose an encoder without learned positions"
+            )
 
 
 def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
@@ -297,11 +302,14 @@ def _warn_about_data(trainer: RunTrainer, callbacks: ProgressCallbacks) -> None:
             f"{len(trainer.broken)} broken rows were skipped, listed in broken_rows.json; "
             f"the first: {first}"
         )
-    for modality, count in trainer.truncated.items():
+    for name, count in trainer.truncated.items():
         if count:
+            prepare: Any = trainer.trained.network.preprocessors[name]
+            encoders: Any = getattr(trainer.trained.network, "encoders", {})
+            place = f"model.encoders.{name}" if name in encoders else "model"
             callbacks.warn(
-                f"{count} of the {modality} rows seen were cut to the encoder's maximum length; "
-                f"raise model.encoders.{modality}.max_length if the end matters"
+                f"{count} of the {name} rows seen were truncated; raise "
+                f"{place}.{prepare.length_option} if their {prepare.truncated_end} matters"
             )
 
 

@@ -295,9 +295,10 @@ class RunTrainer(Trainer):
 
     def _at_its_size(self, batch: Batch) -> Batch:
         growing = self.recipe.progressive_size
-        if growing is None or "image" not in batch.tensors:
+        images = [named for named in batch.tensors.values() if "pixel_values" in named]
+        if growing is None or not images:
             return batch
-        full = batch.tensors["image"]["pixel_values"].shape[-1]
+        full = max(named["pixel_values"].shape[-1] for named in images)
         return shrink(batch, side_at(growing, full, self.state.global_step, self.state.max_steps))
 
     def _count(self, batch: Batch) -> None:

@@ -6,10 +6,11 @@ from tiny_transformers import RECORDS, made
 
 import amodal
 from amodal.data.answer_vocabulary import AnswerVocabulary
-from amodal.data.collate import Collator
 from amodal.data.conversation import conversations
 from amodal.data.record import sample_rng
 from amodal.losses.answer_classification import answer_classification_loss
+from amodal.modalities.conversation import ConversationInput
+from amodal.models.inputs import collator_of
 from amodal.models.multimodal_transformer.answer_head import ClassifiedAnswers
 
 ANSWERS = ClassifiedAnswers().listed(a for r in RECORDS for a in r["answer"])
@@ -17,7 +18,10 @@ ANSWERS = ClassifiedAnswers().listed(a for r in RECORDS for a in r["answer"])
 
 def batch_of(model, records=RECORDS, **tasks):
     tasks = tasks or {"vqa": None}
-    collate = Collator(model.preprocessors, tasks=tasks, answers=AnswerVocabulary(ANSWERS))
+    conversation = ConversationInput(
+        "conversation", model.chat_template, tasks, AnswerVocabulary(ANSWERS)
+    )
+    collate = collator_of(model, further=[conversation])
     return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])
 
 

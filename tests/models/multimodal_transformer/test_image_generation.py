@@ -6,13 +6,14 @@ import torch
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 import amodal
-from amodal.data.collate import Collator
 from amodal.data.record import sample_rng
 from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.text.chat_template import IGNORED
 from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
 from amodal.losses.language_modeling import language_modeling_loss
+from amodal.modalities.conversation import ConversationInput
 from amodal.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from amodal.models.inputs import collator_of
 from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
 from amodal.models.multimodal_transformer.build import build_multimodal_transformer
 from amodal.models.multimodal_transformer.image_generation import (
@@ -64,7 +65,7 @@ def made(images=None, **options):
             "encoder_layers": 0,
             "decoder_layers": 2,
             "max_length": 24,
-            "unconditional": 0.0,
+            "caption_dropout": 0.0,
             "tokenizer": TrainedTokenizerConfig(model="word"),
             **options,
         },
@@ -74,7 +75,9 @@ def made(images=None, **options):
 
 
 def batch_of(model, records=RECORDS, captions=None):
-    collate = Collator(model.preprocessors, tasks={"text_to_image": captions})
+    tasks = {"text_to_image": captions}
+    conversation = ConversationInput("conversation", model.chat_template, tasks)
+    collate = collator_of(model, further=[conversation])
     return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])
 
 
@@ -273,14 +276,17 @@ def test_what_cannot_be_drawn_is_said(learned):
         learned.draw(["red"], temperature=-1)
     seeing = build_multimodal_transformer(
         TransformerArchitecture(
-            image=SmallCNNConfig(size=16, widths=(8, 8), grid=4), width=16, heads=2
+            encoders={"image": SmallCNNConfig(size=16, widths=(8, 8), grid=4)}, width=16, heads=2
         ),
         ["red"],
     )
     with pytest.raises(ValueError, match="does not draw"):
         seeing.draw(["red"])
     with pytest.raises(ValueError, match="cannot look"):
-        made(image=SmallCNNConfig(size=16, widths=(8, 8), grid=4), image_tokenizer={"size": 16})
+        made(
+            encoders={"image": SmallCNNConfig(size=16, widths=(8, 8), grid=4)},
+            image_tokenizer={"size": 16},
+        )
 
 
 class Reranker:

@@ -209,7 +209,7 @@ def test_answers_are_chosen_while_captions_are_said(tmp_path):
     assert outside == pytest.approx(sum(lost) / len(lost))
 
     class Choices:
-        name, modalities = source.name, source.modalities
+        name, modalities = source.name, source.inputs
 
         def __len__(self):
             return 4

@@ -50,6 +50,7 @@ class AudioPreprocessor:
     """
 
     FILE = "audio_config.json"
+    length_option, truncated_end = "max_seconds", "end"
 
     def __init__(
         self,

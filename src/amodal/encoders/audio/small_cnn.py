@@ -19,6 +19,7 @@ from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 class SmallAudioCNNConfig(EncoderConfig):
     """What `SmallAudioCNN` hears, and its sizes."""
 
+    type: Literal["audio"] = "audio"
     kind: Literal["small_audio_cnn"] = "small_audio_cnn"
     sample_rate: int = Field(16000, ge=1000)  # Hz; files of other rates are resampled
     mels: int = Field(64, ge=8)

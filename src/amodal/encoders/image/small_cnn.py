@@ -16,6 +16,7 @@ from amodal.encoders.image.preprocessing import ImagePreprocessor
 class SmallCNNConfig(EncoderConfig):
     """Sizes of `SmallCNN`."""
 
+    type: Literal["image"] = "image"
     kind: Literal["small_cnn"] = "small_cnn"
     size: int = Field(64, ge=8)  # pixels of the square that it sees
     widths: tuple[int, ...] = Field((32, 64, 128, 256), min_length=2)  # stem, then the stages

@@ -36,7 +36,8 @@ class ChatTemplate:
         picture_tokens: tokens of an image that is drawn; 0: nothing is drawn.
     """
 
-    FILE = "turns_config.json"
+    FILE = "chat_template_config.json"
+    length_option, truncated_end = "max_length", "beginning"
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, max_length: int, image_tokens: int = 0

@@ -23,6 +23,7 @@ SPREAD = 0.02  # standard deviation of the first embeddings
 class SmallTransformerConfig(EncoderConfig):
     """Sizes of `SmallTransformer`."""
 
+    type: Literal["text"] = "text"
     kind: Literal["small_transformer"] = "small_transformer"
     width: int = Field(256, ge=8)
     layers: int = Field(2, ge=0)
@@ -43,6 +44,9 @@ class SmallTransformerConfig(EncoderConfig):
     def build(self, pretrained: bool = True) -> SmallTransformer:
         """The encoder with random weights; there are no pretrained ones."""
         return SmallTransformer(self)
+
+    def for_preprocessor(self, prepare: TextPreprocessor) -> SmallTransformerConfig:
+        return self.model_copy(update={"vocab_size": len(prepare.tokenizer)})
 
     def preprocessor(self, texts: Iterable[str] | None) -> TextPreprocessor:
         return TextPreprocessor(build_tokenizer(self.tokenizer, texts), self.max_length)

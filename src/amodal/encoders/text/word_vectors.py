@@ -63,8 +63,9 @@ def cooccurrence_vectors(
         (information.clip(min=0), (row, column)), shape=(vocab_size, vocab_size)
     )
     kept = min(dim, vocab_size - 1)
-    # A fixed start makes the iteration give the same vectors each time.
-    left, singular, _ = svds(matrix, k=kept, v0=np.ones(vocab_size))
+    # A fixed start, and fixed restarts where the Krylov space is used up, give the same vectors
+    # each time.
+    left, singular, _ = svds(matrix, k=kept, v0=np.ones(vocab_size), rng=np.random.default_rng(0))
     found = torch.from_numpy((left * np.sqrt(singular)).astype(np.float32))
     norm = found.norm(dim=1, keepdim=True)
     known = norm > 1e-6 * norm.max()

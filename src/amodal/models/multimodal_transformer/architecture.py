@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import PretrainedConfig
 
-from amodal.encoders.specification import ImageEncoderConfig
+from amodal.encoders.specification import NamedEncoders
 from amodal.encoders.text.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.models.image_tokenizer import TokenizerArchitecture
 from amodal.projection import LinearConfig, ProjectionConfig
@@ -17,7 +17,7 @@ class TransformerArchitecture(BaseModel):
     """Everything that is needed to build the model without its weights.
 
     Args:
-        image: encoder whose tokens the model sees; None for a model of text alone.
+        encoders: input -> encoder of its tokens; empty for a model of text alone.
         width: of the tokens inside.
         heads: of attention.
         fusion: how text and images meet. projection: images are mixed among themselves, the
@@ -41,7 +41,7 @@ class TransformerArchitecture(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image: ImageEncoderConfig | None = None
+    encoders: NamedEncoders = {}
     fusion: Literal["projection", "concat", "co_attention"] = "projection"
     width: int = Field(192, ge=8)
     heads: int = Field(6, ge=1)
@@ -59,7 +59,7 @@ class TransformerArchitecture(BaseModel):
 
     @model_validator(mode="after")
     def _sees_or_draws(self) -> TransformerArchitecture:
-        if self.image is not None and self.image_tokenizer is not None:
+        if self.encoders and self.image_tokenizer is not None:
             raise ValueError("a model that draws cannot look at the image: leave one of them out")
         return self
 
@@ -73,7 +73,7 @@ class TransformerArchitecture(BaseModel):
     def _some_layers_look(self) -> TransformerArchitecture:
         if not self.unimodal_layers:
             return self
-        if self.image is None:
+        if not self.encoders:
             raise ValueError("unimodal_layers: there are no images without an image encoder")
         if self.fusion != "projection":
             raise ValueError(f"unimodal_layers needs fusion: projection, got {self.fusion}")

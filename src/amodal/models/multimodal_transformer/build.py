@@ -11,6 +11,7 @@ from amodal.encoders.text.chat_template import ChatTemplate
 from amodal.models.image_tokenizer import (
     ImageTokenizer,
 )
+from amodal.models.inputs import fit_preprocessors
 from amodal.models.multimodal_transformer.architecture import (
     MultimodalTransformerConfig,
     TransformerArchitecture,
@@ -55,9 +56,10 @@ def build_multimodal_transformer(
         )
     }
     update: dict[str, Any] = {"vocabulary": preprocessors["conversation"].vocabulary}
-    if architecture.image is not None:
-        given = start.preprocessor if start is not None else None
-        preprocessors["image"] = given or architecture.image.preprocessor()
+    if start is not None:
+        preprocessors["image"] = start.preprocessor
+    else:
+        preprocessors |= fit_preprocessors(architecture.encoders, None)
     if image_tokenizer is not None:
         preprocessors["image"] = image_tokenizer.preprocessors["image"]
         update["image_tokenizer"] = image_tokenizer.architecture

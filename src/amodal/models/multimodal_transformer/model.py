@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from amodal.data.batch import Batch
-from amodal.data.collate import Collator
 from amodal.data.conversation import Conversation, Turn
 from amodal.data.record import sample_rng
 from amodal.encoders.text.chat_template import IGNORED
+from amodal.models.inputs import collator_of
 from amodal.models.multimodal_transformer.image_generation import (
     GUIDANCE,
     TEMPERATURE,
@@ -321,16 +321,16 @@ class MultimodalTransformer(TransformerNetwork):
         return said
 
     def _images(self, images: Sequence[Any]) -> Batch:
-        named = {m: p for m, p in self.preprocessors.items() if m != "conversation"}
+        (name, *_) = self.inputs or ("image",)
         records = [
             {
                 "id": str(i),
                 "origin": str(image) if isinstance(image, str | Path) else f"images[{i}]",
-                "image": image,
+                name: image,
             }
             for i, image in enumerate(images)
         ]
-        batch = Collator(named)(records, [sample_rng(0, 0, i) for i in range(len(records))])
+        batch = collator_of(self)(records, [sample_rng(0, 0, i) for i in range(len(records))])
         if batch.broken:
             raise batch.broken[0]
         return batch.to(self.device)

@@ -108,12 +108,18 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         self.project = nn.ModuleDict()
         self.architecture = architecture
         self.modality = nn.ParameterDict()
-        if architecture.image is not None:
-            encoder = architecture.image.build(pretrained=pretrained)
-            architecture = architecture.model_copy(update={"image": encoder.config})
-            self.encoders["image"] = apply_fine_tuning(encoder)
-            self.project["image"] = nn.Linear(encoder.width, width)
-            self.modality["image"] = nn.Parameter(0.02 * torch.randn(width))
+        resolved: dict[str, Any] = {}
+        for name, specification in architecture.encoders.items():
+            encoder = specification.build(pretrained=pretrained)
+            resolved[name] = encoder.config
+            self.encoders[name] = apply_fine_tuning(encoder)
+            self.project[name] = nn.Linear(encoder.width, width)
+            self.modality[name] = nn.Parameter(0.02 * torch.randn(width))
+        architecture = architecture.model_copy(update={"encoders": resolved})
+        self.types = {name: config.type for name, config in resolved.items()}
+        if architecture.image_tokenizer is not None:
+            self.types["image"] = "image"
+        self.types["conversation"] = "conversation"
         self.architecture = architecture
         self.co_attention: CoAttention | None = None
         self.encoder = nn.ModuleList()
@@ -175,8 +181,9 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         self.memory_norm = nn.LayerNorm(width)
 
     @property
-    def modalities(self) -> tuple[str, ...]:
-        return (*self.encoders, "text")
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs that have encoders."""
+        return tuple(self.encoders)
 
     @property
     def draws(self) -> bool:
@@ -189,8 +196,10 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
 
     def learning_rate_scales(self) -> dict[str, float]:
         """Prefix of parameter names -> factor on the learning rate."""
-        image = self.architecture.image
-        return {"network.encoders.image.": image.learning_rate_scale} if image is not None else {}
+        return {
+            f"network.encoders.{name}.": config.learning_rate_scale
+            for name, config in self.architecture.encoders.items()
+        }
 
     @property
     def conditions_on_prompt(self) -> bool:

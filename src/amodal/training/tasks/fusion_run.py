@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
-from amodal.data.collate import Collator
-from amodal.data.record import BrokenRecordError, DataError, Record, Source
+from amodal.augment.modality import drop_modalities
+from amodal.data.record import Source, readable_records
 from amodal.evaluators.prediction import (
     PredictionResult,
     predict_items,
@@ -15,7 +16,7 @@ from amodal.evaluators.prediction import (
     score_name,
 )
 from amodal.models.fusion_model import FusionArchitecture, FusionModel, build_fusion_model
-from amodal.training.augmenter import RecipeAugment
+from amodal.models.inputs import check_source, collator_of
 from amodal.training.prediction_objective import PredictionConfig, PredictionObjective
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import Recipe
@@ -24,7 +25,6 @@ from amodal.training.tasks.fusion_task import FusionTask
 from amodal.training.trainer import Trained
 
 Autocast = Callable[[], AbstractContextManager[object]]
-IN_EVERY_RECORD = ("vector", "columns")  # read columns, which a source does not announce
 
 
 class FusionRun:
@@ -50,20 +50,26 @@ class FusionRun:
         options = recipe.model
         assert isinstance(options, FusionRecipe)
         self.recipe, self.train, self.validation = recipe, train, validation
-        _check_modalities(options, train)
-        encoders = {m: getattr(options.encoders, m) for m in options.modalities}
+        check_source(options.types, train)
         architecture = FusionArchitecture(
-            **encoders, fusion=options.fusion, head=options.head, target=options.target
+            encoders=options.encoders,
+            fusion=options.fusion,
+            head=options.head,
+            target=options.target,
         )
-        self.model: FusionModel = build_fusion_model(architecture, lambda: _records(train))
+        records = partial(readable_records, train)
+        self.model: FusionModel = build_fusion_model(architecture, records)
         (config,) = (o for o in recipe.objectives if isinstance(o, PredictionConfig))
         heads = tuple(self.model.unimodal)
         self.objective = PredictionObjective(config, self.model.target, heads)
         self.model.unimodal_reaches_encoders = self.objective.reaches_encoders
-        self.collator = Collator(
-            self.model.preprocessors,
-            augment=RecipeAugment(recipe.augment, self.model.preprocessors),
+        rates = recipe.augment.modality_dropout
+        self.collator = collator_of(
+            self.model,
+            captions=recipe.data.captions,
+            steps=recipe.steps(),
             target=self.model.target,
+            drop=partial(drop_modalities, rates=rates) if rates else None,
         )
         self.task = FusionTask(
             self.objective,
@@ -98,22 +104,3 @@ class FusionRun:
         """The figures that a model card shows."""
         score = score_name(self.model.target)
         return {n: v for n, v in metrics.items() if n.count("/") == 1 or n.endswith(f"/{score}")}
-
-
-def _check_modalities(options: FusionRecipe, train: Source) -> None:
-    wanted = [m for m in options.modalities if m not in IN_EVERY_RECORD]
-    missing = [modality for modality in wanted if modality not in train.modalities]
-    if missing:
-        raise DataError(
-            f"{train.name}: model.encoders has {' and '.join(wanted)}, but no record has "
-            f"{' or '.join(missing)}; the source gives "
-            f"{', '.join(sorted(train.modalities)) or 'columns alone'}"
-        )
-
-
-def _records(source: Source) -> Iterator[Record]:
-    for i in range(len(source)):
-        try:
-            yield source[i]
-        except BrokenRecordError:
-            continue  # reported when training draws the row

@@ -8,15 +8,14 @@ from pathlib import Path
 
 from torch import nn
 
-from amodal.data.collate import Collator
-from amodal.data.record import DataError, Source
+from amodal.data.record import Source
 from amodal.losses.reconstruction import ReconstructionConfig
 from amodal.models.image_tokenizer import (
     ImageTokenizer,
     ImageTokenizerConfig,
     TokenizerArchitecture,
 )
-from amodal.training.augmenter import RecipeAugment
+from amodal.models.inputs import check_source, collator_of
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import Recipe
 from amodal.training.recipes.image_tokenizer import ImageTokenizerRecipe
@@ -48,16 +47,12 @@ class TokenizerRun:
     ) -> None:
         options = recipe.model
         assert isinstance(options, ImageTokenizerRecipe)
-        if "image" not in train.modalities:
-            raise DataError(f"{train.name}: an image tokenizer needs images")
+        check_source(options.types, train)
         self.recipe, self.train, self.validation = recipe, train, validation
         architecture = TokenizerArchitecture(**options.model_dump(exclude={"kind"}))
         config = ImageTokenizerConfig(architecture.model_dump(mode="json"))
         self.model = ImageTokenizer(config)
-        self.collator = Collator(
-            self.model.preprocessors,
-            augment=RecipeAugment(recipe.augment, self.model.preprocessors),
-        )
+        self.collator = collator_of(self.model, steps=recipe.steps())
         (objective,) = (o for o in recipe.objectives if isinstance(o, ReconstructionConfig))
         self.task = TokenizerTask(
             objective,

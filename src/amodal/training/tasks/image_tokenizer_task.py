@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from amodal.data.batch import Batch
-from amodal.data.collate import Collator
 from amodal.data.reader import BatchReader
 from amodal.data.record import DataError, Source
 from amodal.data.samplers import Draw
 from amodal.losses.reconstruction import ReconstructionConfig, reconstruction_loss
 from amodal.models.image_tokenizer import ImageTokenizer
+from amodal.models.inputs import collator_of
 from amodal.models.opening import RunModel
 from amodal.training.trainer import Step, Trained
 
@@ -111,7 +111,7 @@ def reconstruction_metrics(
     Raises:
         DataError: not one image can be read.
     """
-    reader = BatchReader(source, Collator(model.preprocessors), seed=0)
+    reader = BatchReader(source, collator_of(model), seed=0)
     was_training = model.training
     model.eval()
     squared = absolute = values = 0.0

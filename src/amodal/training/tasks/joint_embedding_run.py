@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 from amodal.alignment.normalization import Normalization
-from amodal.data.collate import Collator
-from amodal.data.record import BrokenRecordError, DataError, Source
-from amodal.encoders.text.preprocessing import TextPreprocessor
-from amodal.encoders.text.small_transformer import SmallTransformer
-from amodal.encoders.text.word_vectors import cooccurrence_vectors
+from amodal.data.record import Source, readable_records
 from amodal.evaluators.retrieval import EmbeddedSource, embed_items, retrieval_metrics
 from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.losses.reconstruction import ReconstructionConfig
+from amodal.modalities.registry import modality
+from amodal.models.inputs import check_source, collator_of
 from amodal.models.joint_embedding import (
     NORMALIZATION,
     Architecture,
     JointEmbedding,
     build_joint_embedding,
 )
-from amodal.training.augmenter import RecipeAugment
 from amodal.training.objectives import ObjectiveConfig, Objectives
 from amodal.training.prediction_objective import PredictionConfig
 from amodal.training.progress import ProgressCallbacks
@@ -58,25 +56,28 @@ class EmbeddingRun:
             train,
             validation,
         )
-        _check_modalities(self.options, train)
+        check_source(self.options.types, train)
         architecture = Architecture(
-            image=self.options.encoders.image,
-            text=self.options.encoders.text,
+            encoders=self.options.encoders,
             dual_encoder=self.options.dual_encoder,
             projection=self.options.projection,
         )
-        self.model: JointEmbedding = build_joint_embedding(architecture, _captions(train))
+        records = partial(readable_records, train)
+        self.model: JointEmbedding = build_joint_embedding(architecture, records)
         if not resume:
-            _start_word_vectors(self.model, train)
-        self.collator = Collator(
-            self.model.preprocessors,
+            for name, encoder in self.model.encoders.items():
+                kind = modality(self.model.types[name])
+                kind.initialise(encoder, self.model.preprocessors[name], name, records)
+        self.collator = collator_of(
+            self.model,
             captions=recipe.data.captions,
             views=recipe.data.views,
-            augment=RecipeAugment(recipe.augment, self.model.preprocessors),
+            steps=recipe.steps(),
         )
         dual = self.model.dual
         self.objectives = Objectives(
             _objectives(recipe),
+            pairs=self.options.trained_pairs,
             dim=self.model.dim,
             initial_log_scale=getattr(dual, "initial_log_scale", None) if dual else None,
         )
@@ -132,45 +133,3 @@ class EmbeddingRun:
 def _objectives(recipe: Recipe) -> list[ObjectiveConfig]:
     others = PredictionConfig | LanguageModelingConfig | ReconstructionConfig
     return [o for o in recipe.objectives if not isinstance(o, others)]
-
-
-def _check_modalities(options: JointEmbeddingRecipe, train: Source) -> None:
-    if options.dual_encoder is not None:
-        return
-    encoders = options.encoders
-    wanted = [m for m in type(encoders).model_fields if getattr(encoders, m) is not None]
-    missing = [modality for modality in wanted if modality not in train.modalities]
-    if missing:
-        raise DataError(
-            f"{train.name}: model.encoders has {' and '.join(wanted)}, but no record has "
-            f"{' or '.join(missing)}; the source gives "
-            f"{', '.join(sorted(train.modalities)) or 'columns alone'}"
-        )
-
-
-def _start_word_vectors(model: JointEmbedding, train: Source) -> None:
-    encoder = dict(model.encoders.items()).get("text")
-    prepare = model.preprocessors.get("text")
-    if not isinstance(encoder, SmallTransformer) or not isinstance(prepare, TextPreprocessor):
-        return
-    if encoder.config.word_vectors == "cooccurrence":
-        vectors = cooccurrence_vectors(
-            (prepare(texts)["input_ids"].flatten().tolist() for texts in _captions_by_item(train)),
-            len(encoder.embedding.weight),
-            encoder.width,
-            special_ids=prepare.special_ids,
-        )
-        encoder.start_from(vectors)
-
-
-def _captions(source: Source) -> Iterator[str]:
-    for texts in _captions_by_item(source):
-        yield from texts
-
-
-def _captions_by_item(source: Source) -> Iterator[list[str]]:
-    for i in range(len(source)):
-        try:
-            yield source[i].get("text") or []
-        except BrokenRecordError:
-            continue  # reported when training draws the row

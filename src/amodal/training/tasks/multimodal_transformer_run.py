@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from amodal.data.collate import Collator
 from amodal.data.conversation import conversations
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.evaluators.generation import answer_vocabulary
@@ -16,13 +15,14 @@ from amodal.evaluators.retrieval import retrieval_metrics
 from amodal.evaluators.text_to_image import TextToImageResult, text_to_image_metrics
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.language_modeling import LanguageModelingConfig
+from amodal.modalities.conversation import ConversationInput
 from amodal.models.image_tokenizer import ImageTokenizer
+from amodal.models.inputs import collator_of
 from amodal.models.multimodal_transformer.answer_head import ClassifiedAnswers
 from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
 from amodal.models.multimodal_transformer.build import InitialEncoder, build_multimodal_transformer
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.models.opening import open_run
-from amodal.training.augmenter import RecipeAugment
 from amodal.training.contrastive_captioning import embed_captioned
 from amodal.training.objectives import Objectives
 from amodal.training.progress import ProgressCallbacks
@@ -78,8 +78,8 @@ class MultimodalTransformerRun:
             exclude={"kind", "tasks", "encoders", "init_from", "answers", "image_tokenizer"}
         )
         begun = _start(options.init_from) if options.init_from is not None else None
-        image = options.encoders.image if begun is None else begun.config
-        architecture = TransformerArchitecture(image=image, **values)
+        encoders = options.encoders if begun is None else {"image": begun.config}
+        architecture = TransformerArchitecture(encoders=encoders, **values)
         names = " or ".join(options.tasks)
         images = _image_tokenizer(options)
         try:
@@ -91,12 +91,14 @@ class MultimodalTransformerRun:
             )
         except ValueError as error:
             raise DataError(f"{train.name}: nothing to say for {names}: {error}") from None
-        self.collator = Collator(
-            self.model.preprocessors,
-            augment=RecipeAugment(recipe.augment, self.model.preprocessors),
-            tasks={task: recipe.data.conversations(task) for task in options.tasks},
-            answers=answer_vocabulary(self.model),
+        conversation = ConversationInput(
+            "conversation",
+            self.model.chat_template,
+            {task: recipe.data.conversations(task) for task in options.tasks},
+            answer_vocabulary(self.model),
+            training=True,
         )
+        self.collator = collator_of(self.model, steps=recipe.steps(), further=[conversation])
         (objective,) = (o for o in recipe.objectives if isinstance(o, LanguageModelingConfig))
         compared = [o for o in recipe.objectives if isinstance(o, InfoNCEConfig)]
         heads = self.model.contrast
