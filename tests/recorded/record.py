@@ -51,12 +51,12 @@ from PIL import Image
 # only this one, where something is renamed.
 
 import amodal
-from amodal.data.exchange import Turn
+from amodal.data.conversation import Turn
 from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run
 
 # Metrics whose names have changed, old -> new; a name that ends in / stands for all that begin so.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {"draw/": "text_to_image/"}
 
 # Metrics that depend on the speed of the machine.
 TIMINGS = ("train/seconds", "train/items_per_second")
@@ -117,7 +117,7 @@ def captions(model: Any, inputs: Inputs) -> Outputs:
 
 def answers(model: Any, inputs: Inputs) -> Outputs:
     """Generated answers to questions, and log-likelihoods of several answers."""
-    prompts = [(Turn("ask", q, False), Turn("answer", "", True)) for q in inputs.questions]
+    prompts = [(Turn("question", q, False), Turn("answer", "", True)) for q in inputs.questions]
     pairs = zip(inputs.images, inputs.questions, strict=True)
     return {
         "answer": [model.ask(image, question) for image, question in pairs],
@@ -135,9 +135,9 @@ def answers_and_captions(model: Any, inputs: Inputs) -> Outputs:
 def dialogues(model: Any, inputs: Inputs) -> Outputs:
     """Answers with a history, their log-likelihoods, and what `captions` gives."""
     history = [("is there a circle ?", "yes"), ("how many are there ?", "one")]
-    before = [turn for q, a in history for turn in (Turn("ask", q, False), Turn("answer", a, True))]
+    before = [turn for q, a in history for turn in (Turn("question", q, False), Turn("answer", a, True))]
     prompts = [
-        (*before, Turn("ask", question, False), Turn("answer", "", True))
+        (*before, Turn("question", question, False), Turn("answer", "", True))
         for question in inputs.questions
     ]
     pairs = zip(inputs.images, inputs.questions, strict=True)
@@ -152,14 +152,14 @@ def dialogues(model: Any, inputs: Inputs) -> Outputs:
 def _log_likelihoods(
     model: Any, images: list[Any], prompts: list[Any], texts: list[list[str]]
 ) -> np.ndarray:
-    seen = model.seen(model._pictures(images))
-    found = model.likelihoods(model.turns.prompts(prompts), seen, texts)
+    encoded = model.encode_inputs(model._images(images))
+    found = model.likelihoods(model.chat_template.prompts(prompts), encoded, texts)
     return torch.stack(found).numpy()
 
 
 def generated_images(model: Any, inputs: Inputs) -> Outputs:
     """Images of texts, and the image tokens of the inputs."""
-    tokenizer = model.pictures.tokenizer
+    tokenizer = model.image_tokens.tokenizer
     pixels = tokenizer.preprocessors["image"](inputs.arrays)["pixel_values"]
     return {
         "draw": np.stack(model.draw(inputs.captions, seed=0)),
@@ -213,7 +213,7 @@ SMALL_TRANSFORMER = {
     "train.epochs": 5,
     "train.evaluate_every": 4,
 }
-SMALL_TOKENIZER = {"model.widths": [16, 32], "model.codes": 64, "model.warmup": 5}
+SMALL_TOKENIZER = {"model.widths": [16, 32], "model.codebook_size": 64, "model.warmup": 5}
 COCO = {
     "data.train.images": "{data}/shapes/images",
     "data.train.annotations": "{data}/shapes/captions_train.json",
@@ -344,7 +344,7 @@ RUNS: dict[str, Run] = {
         "scenes-dialogue", dialogues, {**SCENES, **SMALL_TRANSFORMER, "data.validation.size": 8}
     ),
     "scenes-draw": Run(
-        "scenes-draw",
+        "scenes-text-to-image",
         generated_images,
         {
             **SCENES,
@@ -360,11 +360,11 @@ RUNS: dict[str, Run] = {
         {**SCENES, "model.encoders.image.widths": [16, 32, 32, 64]},
     ),
     "scenes-judge": Run(
-        "scenes-judge",
+        "scenes-reranker",
         embeddings,
         {**SCENES, "model.encoders.image.widths": [16, 32, 64], "model.projection.dim": 32},
     ),
-    "scenes-tokenizer": Run("scenes-tokenizer", reconstructions, {**SCENES, **SMALL_TOKENIZER}),
+    "scenes-tokenizer": Run("scenes-image-tokenizer", reconstructions, {**SCENES, **SMALL_TOKENIZER}),
     "scenes-vqa": Run(
         "scenes-vqa",
         answers_and_captions,

@@ -160,6 +160,9 @@ class HuggingFaceTextConfig(HuggingFaceConfig):
             return PretrainedTokenizerConfig(name=self.name)
         return TrainedTokenizerConfig()
 
+    def for_preprocessor(self, prepare: TextPreprocessor) -> HuggingFaceTextConfig:
+        return self.model_copy(update={"vocab_size": len(prepare.tokenizer)})
+
     def preprocessor(self, texts: Iterable[str] | None) -> TextPreprocessor:
         return TextPreprocessor(build_tokenizer(self.chosen_tokenizer(), texts), self.max_length)
 

@@ -111,9 +111,9 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
             "parameters": served.parameters,
             "figures": served.figures,
             "texts": served.texts,
-            "judged": served.reranker is not None,
+            "reranked": served.reranker is not None,
             "limits": {
-                "picture_bytes": MAX_IMAGE,
+                "image_bytes": MAX_IMAGE,
                 "characters": MAX_CHARACTERS,
                 "labels": MAX_LABELS,
             },

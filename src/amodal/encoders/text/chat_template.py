@@ -188,7 +188,7 @@ class ChatTemplate:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(path))
-        values = {"max_length": self.max_length, "picture_tokens": self.image_tokens}
+        values = {"max_length": self.max_length, "image_tokens": self.image_tokens}
         (path / self.FILE).write_text(json.dumps(values), encoding="utf-8")
 
     @classmethod

@@ -456,7 +456,7 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[no-untyped-call]
         if self.image_tokens is not None:
             length = inputs["input_ids"].shape[1]
-            inputs["pictured"] = self.image_tokens.context(input_ids).last(length)
+            inputs["image_context"] = self.image_tokens.context(input_ids).last(length)
         return inputs
 
     def _init_weights(self, module: nn.Module) -> None:
