@@ -84,7 +84,7 @@ def features(model: MultimodalTransformer, source: Source, *, pixels: bool) -> T
         if pixels:
             rows.append(batch.tensors["image"]["pixel_values"].flatten(1))
         else:
-            encoded = model.fused(model.encode_inputs(batch), None)
+            encoded = model.fuse(model.encode_inputs(batch), None)
             assert encoded is not None
             rows.append(encoded.tokens.mean(1))
     x = torch.cat(rows)

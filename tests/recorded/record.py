@@ -135,7 +135,9 @@ def answers_and_captions(model: Any, inputs: Inputs) -> Outputs:
 def dialogues(model: Any, inputs: Inputs) -> Outputs:
     """Answers with a history, their log-likelihoods, and what `captions` gives."""
     history = [("is there a circle ?", "yes"), ("how many are there ?", "one")]
-    before = [turn for q, a in history for turn in (Turn("question", q, False), Turn("answer", a, True))]
+    before = [
+        turn for q, a in history for turn in (Turn("question", q, False), Turn("answer", a, True))
+    ]
     prompts = [
         (*before, Turn("question", question, False), Turn("answer", "", True))
         for question in inputs.questions
@@ -364,7 +366,9 @@ RUNS: dict[str, Run] = {
         embeddings,
         {**SCENES, "model.encoders.image.widths": [16, 32, 64], "model.projection.dim": 32},
     ),
-    "scenes-tokenizer": Run("scenes-image-tokenizer", reconstructions, {**SCENES, **SMALL_TOKENIZER}),
+    "scenes-tokenizer": Run(
+        "scenes-image-tokenizer", reconstructions, {**SCENES, **SMALL_TOKENIZER}
+    ),
     "scenes-vqa": Run(
         "scenes-vqa",
         answers_and_captions,

@@ -12,8 +12,8 @@ from pydantic import (
     model_validator,
 )
 
-from amodal.plugins import load_plugins
 from amodal.data.record import StrictModel
+from amodal.plugins import load_plugins
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Union, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
-from amodal.plugins import load_plugins
 from amodal.encoders.audio.small_cnn import SmallAudioCNNConfig
 from amodal.encoders.config import EncoderConfig
 from amodal.encoders.dual.open_clip import OpenClipDualConfig
@@ -21,6 +20,7 @@ from amodal.encoders.image.torchvision import TorchvisionConfig
 from amodal.encoders.tabular import ColumnsConfig
 from amodal.encoders.text.small_transformer import SmallTransformerConfig
 from amodal.encoders.vector import VectorConfig
+from amodal.plugins import load_plugins
 
 GROUP = "amodal.encoders"  # of entry points: NAME = "package.module:ConfigClass"
 # Every encoder of this package; a new one is one more entry here.

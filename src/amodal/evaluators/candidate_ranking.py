@@ -68,7 +68,7 @@ def rank_candidates(
             if task == "vqa" and model.answer_head is not None:
                 scores = _of_listed(model, model.answer_scores(prompts, encoded).cpu(), answers)
             else:
-                scores = model.likelihoods(prompts, encoded, answers)
+                scores = model.log_likelihoods(prompts, encoded, answers)
         for (_, row, number, _, _), values in zip(asked, scores, strict=True):
             found.setdefault(row, {})[number] = values
     model.train(was_training)
@@ -98,6 +98,6 @@ def offered(record: Record, task: Ranked) -> dict[int, tuple[Conversation, list[
     for number, one in enumerate(rounds):
         if one.get("candidates"):
             said = about[0][: 2 * number + 1] if task == "dialogue" else about[number][:1]
-            before = tuple(turn._replace(learned=False) for turn in said)
+            before = tuple(turn._replace(target=False) for turn in said)
             found[number] = (before, [str(text) for text in one["candidates"]])
     return found

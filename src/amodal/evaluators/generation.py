@@ -19,7 +19,7 @@ from amodal.data.samplers import Draw
 from amodal.losses.answer_classification import answer_classification_loss
 from amodal.modalities.conversation import ConversationInput
 from amodal.models.inputs import collator_of
-from amodal.models.multimodal_transformer.answer_head import Classified
+from amodal.models.multimodal_transformer.answer_head import AnswerPredictions
 from amodal.models.multimodal_transformer.layers import Memory
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.models.multimodal_transformer.network import TokenPredictions
@@ -198,16 +198,16 @@ def answer_vocabulary(model: MultimodalTransformer) -> AnswerVocabulary | None:
     return AnswerVocabulary(model.answer_head.answers) if model.answer_head is not None else None
 
 
-def _chosen(found: Classified, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _chosen(found: AnswerPredictions, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Whether each answer chosen from the list is right, and where it stands."""
-    right = (found.logits.argmax(1) == found.true).cpu()
+    right = (found.logits.argmax(1) == found.labels).cpu()
     conversation = found.conversation.cpu() - 1
     return right, numbers[found.item.cpu()], conversation, torch.zeros_like(conversation)
 
 
 def _prompts(turns: Conversation) -> list[Conversation]:
     """The exchange up to each turn that is to be said, with the true turns before it."""
-    return [turns[: i + 1] for i, turn in enumerate(turns) if turn.learned]
+    return [turns[: i + 1] for i, turn in enumerate(turns) if turn.target]
 
 
 def _answers(

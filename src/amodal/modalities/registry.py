@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from functools import cache
 
-from amodal.plugins import load_plugins
 from amodal.modalities.audio import AudioModality
 from amodal.modalities.columns import ColumnsModality
 from amodal.modalities.conversation import ConversationModality
@@ -13,6 +12,7 @@ from amodal.modalities.image import ImageModality
 from amodal.modalities.modality import Modality
 from amodal.modalities.text import TextModality
 from amodal.modalities.vector import VectorModality
+from amodal.plugins import load_plugins
 
 GROUP = "amodal.modalities"  # of entry points: NAME = "package.module:ModalityClass"
 BUILT_IN: tuple[type[Modality], ...] = (

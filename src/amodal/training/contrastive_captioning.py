@@ -92,7 +92,7 @@ def embed_captioned(
         batch = reader.__getitems__([Draw(0, i) for i in chunk])
         broken += batch.broken
         if len(batch):
-            memory = model.fused(model.encode_inputs(batch.to(model.device)), None)
+            memory = model.fuse(model.encode_inputs(batch.to(model.device)), None)
             assert memory is not None
             there = memory.keep.any(1)
             z = model.contrast.embed_images(memory)[there].float().cpu()

@@ -9,7 +9,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from amodal.plugins import load_plugins
 from amodal.data.record import DataError
 from amodal.losses.adversarial import AdversarialConfig
 from amodal.losses.config import ContrastiveConfig
@@ -24,6 +23,7 @@ from amodal.losses.nt_xent import NTXentConfig
 from amodal.losses.sigmoid import SigmoidConfig
 from amodal.losses.triplet import TripletConfig
 from amodal.models.joint_embedding import Embeddings
+from amodal.plugins import load_plugins
 from amodal.training.pairing import (
     Compare,
     EmbeddedRows,

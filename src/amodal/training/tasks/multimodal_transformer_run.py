@@ -84,10 +84,10 @@ class MultimodalTransformerRun:
         images = _image_tokenizer(options)
         try:
             if isinstance(options.answers, ClassifiedAnswers):
-                listed = options.answers.listed(_answers(train))
+                listed = options.answers.build_vocabulary(_answers(train))
                 architecture = architecture.model_copy(update={"answers": listed})
             self.model: MultimodalTransformer = build_multimodal_transformer(
-                architecture, _texts(train, options), image_tokenizer=images, start=begun
+                architecture, _texts(train, options), image_tokenizer=images, initial_encoder=begun
             )
         except ValueError as error:
             raise DataError(f"{train.name}: nothing to say for {names}: {error}") from None

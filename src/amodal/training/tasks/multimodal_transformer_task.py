@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from amodal.data.answer_vocabulary import OTHER
+from amodal.data.answer_vocabulary import NOT_A_QUESTION
 from amodal.data.batch import Batch
 from amodal.data.conversation import Task as What
 from amodal.data.record import Source
@@ -108,7 +108,7 @@ class MultimodalTransformerTask:
         asked = part.tensors["conversation"].get("asked")
         if asked is not None:
             item = torch.arange(len(labels), device=labels.device)[:, None]
-            said &= asked[..., 0][item, (segment - 1).clamp(min=0)] == OTHER
+            said &= asked[..., 0][item, (segment - 1).clamp(min=0)] == NOT_A_QUESTION
         if self.config.per == "token":
             return int(said.sum())
         return sum(len(segment[i][said[i]].unique()) for i in range(len(part)))
