@@ -33,7 +33,7 @@ class ChatTemplate:
     Args:
         tokenizer: with the tokens of `ROLES` and `END`.
         max_length: tokens of text in a sequence; older turns are cut off on the left.
-        picture_tokens: tokens of an image that is drawn; 0: nothing is drawn.
+        image_tokens: tokens of an image that is drawn; 0: nothing is drawn.
     """
 
     FILE = "turns_config.json"
@@ -187,7 +187,7 @@ class ChatTemplate:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(path))
-        values = {"max_length": self.max_length, "picture_tokens": self.image_tokens}
+        values = {"max_length": self.max_length, "image_tokens": self.image_tokens}
         (path / self.FILE).write_text(json.dumps(values), encoding="utf-8")
 
     @classmethod

@@ -179,7 +179,7 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         return (*self.encoders, "text")
 
     @property
-    def draws(self) -> bool:
+    def generates_images(self) -> bool:
         """Whether the model says images."""
         return self.image_tokens is not None
 
