@@ -28,7 +28,7 @@ from amodal.evaluators.prediction import (
 )
 from amodal.evaluators.robustness import RobustnessReport, measure_robustness, passes
 from amodal.models.fusion_model import FusionModel
-from amodal.models.opening import open_run
+from amodal.training.kinds import open_run
 from amodal.reports.attention_plots import save_attention
 from amodal.reports.plots import ON_PAPER, save_png
 from amodal.reports.robustness_plots import curves_figure, subsets_figure

@@ -18,7 +18,7 @@ from amodal.cli.console import console, errors
 from amodal.data.record import DataError, Source, StreamingSource
 from amodal.data.sources.specification import parse_source
 from amodal.models.joint_embedding import JointEmbedding
-from amodal.models.opening import open_run
+from amodal.training.kinds import open_run
 from amodal.search.description import StoreError
 from amodal.search.embed import embed_source
 from amodal.search.indexing import fill_index

@@ -92,7 +92,7 @@ def rank_candidates(
 def _vocabulary_scores(
     model: MultimodalTransformer, scores: Tensor, answers: Sequence[Sequence[str]]
 ) -> list[Tensor]:
-    """Of (R, A) scores those of the given answers; minus infinity where one is out of vocabulary."""
+    """The given answers' (R, A) scores; minus infinity where one is out of vocabulary."""
     assert model.answer_head is not None
     place = {text: i for i, text in enumerate(model.answer_head.answers)}
     return [

@@ -1,4 +1,4 @@
-"""Teacher-forced evaluation of a multimodal Transformer: exact match and nll given the reference."""
+"""Teacher-forced evaluation: exact match and nll of each token given the reference before it."""
 
 from __future__ import annotations
 

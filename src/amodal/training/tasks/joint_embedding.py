@@ -1,0 +1,282 @@
+"""Runs of a joint embedding: objectives over the rows of a batch, recall on held-out items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from amodal.alignment.normalization import Normalization
+from amodal.data.batch import Batch
+from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.distributed import world_size
+from amodal.encoders.text.preprocessing import TextPreprocessor
+from amodal.encoders.text.small_transformer import SmallTransformer
+from amodal.encoders.text.word_vectors import cooccurrence_vectors
+from amodal.evaluators.embedding import embed_items
+from amodal.evaluators.loop import Autocast, collator_for
+from amodal.evaluators.result import EvaluationResult
+from amodal.evaluators.retrieval import evaluate_retrieval, mean_recall
+from amodal.models.joint_embedding import (
+    NORMALIZATION,
+    Architecture,
+    Embeddings,
+    JointEmbedding,
+    build_joint_embedding,
+    concatenate,
+)
+from amodal.training.augmenter import RecipeAugment
+from amodal.training.objectives import ObjectiveConfig, Objectives
+from amodal.training.optim.grad_cache import backward_in_chunks
+from amodal.training.progress import ProgressCallbacks
+from amodal.training.progressive import encoder_image_size
+from amodal.training.recipe import Recipe
+from amodal.training.recipes.joint_embedding import JointEmbeddingRecipe
+from amodal.training.tasks.protocol import ModelCard, Step
+from amodal.training.trained import Trained
+
+MomentumRows = dict[str, Embeddings] | None  # rows of the momentum encoder
+
+
+class JointEmbeddingRun:
+    """Model, batches and task of a joint embedding; see `protocol.Run`.
+
+    Raises:
+        DataError: the training source lacks an input of the model.
+    """
+
+    def __init__(
+        self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
+    ) -> None:
+        options = cast(JointEmbeddingRecipe, recipe.model)
+        self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
+        _check_modalities(options, train)
+        architecture = Architecture(
+            image=options.encoders.image,
+            text=options.encoders.text,
+            dual_encoder=options.dual_encoder,
+            projection=options.projection,
+        )
+        self.model = build_joint_embedding(architecture, _captions(train))
+        if not resume:
+            _start_word_vectors(self.model, train)
+        self.collator = collator_for(
+            self.model,
+            captions=recipe.data.captions,
+            views=recipe.data.views,
+            augment=RecipeAugment(recipe.augment, self.model.preprocessors),
+        )
+        dual = self.model.dual
+        self.objectives = Objectives(
+            cast("tuple[ObjectiveConfig, ...]", recipe.objectives),
+            dim=self.model.dim,
+            initial_log_scale=getattr(dual, "initial_log_scale", None) if dual else None,
+        )
+        self.task = JointEmbeddingTask(
+            self.objectives,
+            micro_batch_size=recipe.train.micro_batch_size,
+            validation=validation,
+            validation_items=recipe.data.validation_items,
+        )
+
+    @staticmethod
+    def image_size(recipe: Recipe) -> int | None:
+        return encoder_image_size(cast(JointEmbeddingRecipe, recipe.model).encoders)
+
+    def trained(self) -> Trained:
+        ema = self.recipe.train.ema
+        return Trained(self.model, self.objectives, ema, self.objectives.momentum)
+
+    def complete(self, folder: Path, autocast: Autocast, callbacks: ProgressCallbacks) -> None:
+        """Fit the recipe's normalization on the training rows and keep it with the run."""
+        if not self.options.normalization:
+            return
+        callbacks.stage("normalization", len(self.train))
+        model = JointEmbedding.from_pretrained(folder)
+        model.to(self.model.device)  # type: ignore[arg-type]
+        embedded = embed_items(model, self.train, tick=callbacks.advance, autocast=autocast)
+        fitted = Normalization(self.options.normalization)
+        fitted.fit(
+            {name: rows.z for name, rows in embedded.rows.items()},
+            {name: rows.item for name, rows in embedded.rows.items()},
+        )
+        fitted.save(folder / NORMALIZATION)
+
+    def evaluate(
+        self, model: JointEmbedding, autocast: Autocast, callbacks: ProgressCallbacks
+    ) -> tuple[dict[str, float], dict[str, EvaluationResult]]:
+        """Retrieval on the validation source."""
+        assert self.validation is not None
+        result = evaluate_retrieval(
+            model,
+            self.validation,
+            seed=self.recipe.train.seed,
+            autocast=autocast,
+            tick=callbacks.advance,
+        )
+        return dict(result.metrics), {"retrieval": result}
+
+    def card(self, metrics: dict[str, float]) -> ModelCard:
+        return ModelCard(
+            title="A joint embedding",
+            usage='z = model.encode(text=["a caption"])',
+            pipeline_tag="feature-extraction",
+            metrics={n: v for n, v in metrics.items() if n.startswith("retrieval/") and "@" in n},
+        )
+
+
+class JointEmbeddingTask:
+    """Weighted objectives, exact in micro-batches; the best weights have the highest recall.
+
+    Args:
+        objectives: over the embeddings of a batch.
+        micro_batch_size: items encoded at once; None: the whole batch.
+        validation: source on which recall is measured, or None.
+        validation_items: so many of its first items; None: all.
+    """
+
+    score_name = "mean_recall"
+
+    def __init__(
+        self,
+        objectives: Objectives,
+        *,
+        micro_batch_size: int | None = None,
+        validation: Source | None = None,
+        validation_items: int | None = None,
+    ) -> None:
+        self.objectives = objectives
+        self.micro_batch_size = micro_batch_size
+        self.validation = validation
+        self.has_validation = validation is not None
+        self.validation_items = validation_items
+        self.components: dict[str, list[Tensor]] = {}
+
+    def backward(self, batch: Batch, step: Step) -> Tensor:
+        """Gradients of one batch, encoded in micro-batches where that is set."""
+        momentum = self._momentum_rows(batch, step)
+        loss_of = partial(self._loss_of, step=step, momentum=momentum)
+        if self.micro_batch_size is not None and self.micro_batch_size < len(batch):
+            return self._in_micro_batches(batch, step, loss_of, self.micro_batch_size)
+        with step.autocast():
+            loss = loss_of(step.model(batch))
+        step.backward(loss)
+        return loss.detach()
+
+    def after_step(self, trained: Trained) -> None:
+        """Put learned temperatures back into their bounds."""
+        self.objectives.constrain_()
+
+    def log_metrics(self) -> dict[str, float]:
+        """Means of the objectives since the last call, temperatures and their own metrics."""
+        found = {name: float(torch.stack(v).mean()) for name, v in self.components.items()}
+        self.components.clear()
+        return {**found, **self.objectives.temperatures(), **self.objectives.figures()}
+
+    def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
+        """Recall on the validation source, in every direction."""
+        assert self.validation is not None
+        size = len(self.validation)
+        result = evaluate_retrieval(
+            cast(JointEmbedding, model),
+            self.validation,
+            items=range(min(self.validation_items or size, size)),
+            bootstrap=0,
+            autocast=autocast,
+        )
+        return {**result.metrics, self.score_name: mean_recall(result.metrics)}
+
+    @torch.no_grad()
+    def _momentum_rows(self, batch: Batch, step: Step) -> MomentumRows:
+        """The batch as the momentum encoder embeds it; None where no objective needs that."""
+        encoder = step.trained.momentum
+        if encoder is None:
+            return None
+        with step.autocast():
+            parts = batch.split(self.micro_batch_size or len(batch))
+            found = concatenate([encoder.module(part) for part in parts])
+        return {m: rows._replace(z=rows.z.float()) for m, rows in found.items()}
+
+    def _in_micro_batches(
+        self,
+        batch: Batch,
+        step: Step,
+        loss_of: Callable[[dict[str, Embeddings]], Tensor],
+        size: int,
+    ) -> Tensor:
+        with step.no_sync():
+            loss = backward_in_chunks(
+                step.model,
+                cast(JointEmbedding, step.trained.network),
+                loss_of,
+                batch,
+                chunk=size,
+                backward=step.backward,
+                autocast=step.autocast,
+            )
+        if world_size() > 1:
+            for parameter in step.trained.parameters():
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad, torch.distributed.ReduceOp.AVG)
+        return loss
+
+    def _loss_of(
+        self, embedded: dict[str, Embeddings], *, step: Step, momentum: MomentumRows
+    ) -> Tensor:
+        device = next(iter(embedded.values())).z.device.type
+        with torch.autocast(device, enabled=False):
+            rows = {m: found._replace(z=found.z.float()) for m, found in embedded.items()}
+            loss, values = self.objectives(rows, momentum)
+            for name, value in values.items():
+                self.components.setdefault(f"loss/{name}", []).append(value.detach())
+            if len(values) > 1 and step.logged:
+                for name, norm in self.objectives.gradient_norms(rows, values).items():
+                    self.components[f"gradient_norm/{name}"] = [torch.tensor(norm)]
+        return loss
+
+
+def _check_modalities(options: JointEmbeddingRecipe, train: Source) -> None:
+    if options.dual_encoder is not None:
+        return
+    encoders = options.encoders
+    wanted = [m for m in type(encoders).model_fields if getattr(encoders, m) is not None]
+    missing = [modality for modality in wanted if modality not in train.modalities]
+    if missing:
+        raise DataError(
+            f"{train.name}: model.encoders has {' and '.join(wanted)}, but no record has "
+            f"{' or '.join(missing)}; the source gives "
+            f"{', '.join(sorted(train.modalities)) or 'columns alone'}"
+        )
+
+
+def _start_word_vectors(model: JointEmbedding, train: Source) -> None:
+    encoder = dict(model.encoders.items()).get("text")
+    prepare = model.preprocessors.get("text")
+    if not isinstance(encoder, SmallTransformer) or not isinstance(prepare, TextPreprocessor):
+        return
+    if encoder.config.word_vectors == "cooccurrence":
+        vectors = cooccurrence_vectors(
+            (prepare(texts)["input_ids"].flatten().tolist() for texts in _captions_by_item(train)),
+            len(encoder.embedding.weight),
+            encoder.width,
+            special_ids=prepare.special_ids,
+        )
+        encoder.start_from(vectors)
+
+
+def _captions(source: Source) -> Iterator[str]:
+    for texts in _captions_by_item(source):
+        yield from texts
+
+
+def _captions_by_item(source: Source) -> Iterator[list[str]]:
+    for i in range(len(source)):
+        try:
+            yield source[i].get("text") or []
+        except BrokenRecordError:
+            continue  # reported when training draws the row
