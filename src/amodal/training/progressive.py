@@ -8,14 +8,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from amodal.data.batch import Batch
 from amodal.data.record import StrictModel
 from amodal.models.evaluation_mode import evaluation_mode
 from amodal.training.recipes.error import RecipeError
 
-PIXELS = "pixel_values"  # argument of every image encoder
 MULTIPLE = 16  # a few sizes only, so that kernels are prepared once for each
 
 
@@ -38,18 +37,18 @@ def side_at(config: ProgressiveSize, full: int, step: int, steps: int) -> int:
     return full if share == 1 else min(full, max(config.start, int(side) // MULTIPLE * MULTIPLE))
 
 
-def shrink(batch: Batch, config: ProgressiveSize, step: int, steps: int) -> Batch:
-    """The batch with the (R, 3, S, S) pixels of every input scaled down to the side of `step`."""
-    tensors = dict(batch.tensors)
-    for name, named in batch.tensors.items():
-        pixels = named.get(PIXELS)
-        if pixels is None:
-            continue
-        side = side_at(config, pixels.shape[-1], step, steps)
-        if side < pixels.shape[-1]:
-            small = F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
-            tensors[name] = {**named, PIXELS: small}
-    return replace(batch, tensors=tensors)
+def shrink(batch: Batch, side: int) -> Batch:
+    """The batch with its images scaled down to (R, 3, side, side)."""
+    small = {
+        name: {**named, "pixel_values": _scaled(named["pixel_values"], side)}
+        for name, named in batch.tensors.items()
+        if "pixel_values" in named and named["pixel_values"].shape[-1] > side
+    }
+    return replace(batch, tensors={**batch.tensors, **small}) if small else batch
+
+
+def _scaled(pixels: Tensor, side: int) -> Tensor:
+    return F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
 
 
 def check_progressive_size(config: ProgressiveSize, model: Any) -> None:

@@ -22,7 +22,7 @@ from amodal.data.sources.specification import open_random_access
 from amodal.distributed import barrier, is_main
 from amodal.evaluators.result import EvaluationResult
 from amodal.models.run_folder import WEIGHTS
-from amodal.training.error import RunError
+from amodal.training.errors import RunError
 from amodal.training.kinds import kind_of_recipe, open_run, run_class
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.progressive import check_progressive_size

@@ -22,10 +22,10 @@ from amodal.data.reader import BatchReader, take_batch
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.data.samplers import RunSampler
 from amodal.distributed import is_main, rank, world_size
-from amodal.training.error import TrainingError
+from amodal.training.errors import TrainingError
 from amodal.training.optim.muon import MuonWithAdamW, matrices_of_layers
 from amodal.training.optim.precision import resolve_precision
-from amodal.training.progressive import shrink
+from amodal.training.progressive import shrink, side_at
 from amodal.training.recipes.train import TrainRecipe
 from amodal.training.tasks.protocol import Step, Task
 from amodal.training.trained import Trained
@@ -200,10 +200,12 @@ class RunTrainer(Trainer):
         )
 
     def _resized(self, batch: Batch) -> Batch:
-        config = self.recipe.progressive_size
-        if config is None:
+        growing = self.recipe.progressive_size
+        images = [named for named in batch.tensors.values() if "pixel_values" in named]
+        if growing is None or not images:
             return batch
-        return shrink(batch, config, self.state.global_step, self.state.max_steps)
+        full = max(named["pixel_values"].shape[-1] for named in images)
+        return shrink(batch, side_at(growing, full, self.state.global_step, self.state.max_steps))
 
     def _count(self, batch: Batch) -> None:
         self.read_items += len(batch) + len(batch.broken)
