@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -78,7 +79,8 @@ def evaluate_zero_shot(
     labels = labels_of(source, embedded, name)
     classes = sorted(set(labels))
     prompts = [template.format(label) for label in classes for template in templates]
-    z = model.encode(**{texts[0]: prompts}, output="torch")
+    values: dict[str, Any] = {texts[0]: prompts}
+    z = model.encode(output="torch", **values)
     result = zero_shot_metrics.zero_shot(
         embedded.rows[name].z,
         zero_shot_metrics.class_embeddings(z.view(len(classes), len(templates), -1)),

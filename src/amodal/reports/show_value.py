@@ -17,7 +17,9 @@ from amodal.reports.report import Shown
 MIN_SIZE = 128  # pixels of a decoded image
 
 
-def show_value(model: Any, name: str, value: Any, origin: str = "") -> Shown:
+def show_value(
+    model: Any, name: str, value: Any, origin: str = "", *, min_size: int = MIN_SIZE
+) -> Shown:
     """The text or the image that stands for a value of one input of a model.
 
     Args:
@@ -25,13 +27,14 @@ def show_value(model: Any, name: str, value: Any, origin: str = "") -> Shown:
         name: of the input.
         value: as in a record.
         origin: where the value comes from, for errors.
+        min_size: pixels of the shorter side of an image, at least.
 
     Raises:
         BrokenRecordError: the value cannot be decoded.
     """
     if name in text_inputs(model):
         return str(value)
-    found: np.ndarray = decode_image(value, origin or name, min_size=MIN_SIZE)
+    found: np.ndarray = decode_image(value, origin or name, min_size=min_size)
     return found
 
 
@@ -81,7 +84,7 @@ def show_record(
         try:
             shown = show_value(model, name, values[0], str(record["origin"]))
         except BrokenRecordError:
-            continue
+            continue  # nothing that could be shown
         if isinstance(shown, str):
             lines.append((name, shown[:length]))
         elif image is None:
