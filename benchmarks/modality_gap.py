@@ -189,7 +189,7 @@ def known_latent(seeds: int) -> dict[str, Any]:
 
 
 def trained_run(folder: Path) -> dict[str, Any]:
-    from amodal.evaluators.retrieval import embed_items
+    from amodal.evaluators.embedding import embed_items
     from amodal.models.joint_embedding import JointEmbedding
     from amodal.training.recipe import load_recipe
     from amodal.training.run import open_sources

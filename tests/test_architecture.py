@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
         "evaluators",
     },
     "reports": {"data", "models", "metrics", "evaluators", "training"},
-    "serving": {"data", "models", "search"},
+    "serving": {"data", "models", "search", "training"},
     "cli": {
         "distributed",
         "data",

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from amodal.models.opening import RunModel
+    from transformers import PreTrainedModel
 
 __version__ = "0.1.0.dev0"
 __all__ = ["__version__", "load"]
 
 
-def load(run: str | Path, device: str | None = None) -> RunModel:
+def load(run: str | Path, device: str | None = None) -> PreTrainedModel:
     """Open the model of a run folder.
 
     A `JointEmbedding` encodes, a `FusionModel` predicts, a `MultimodalTransformer` answers.
@@ -27,7 +27,7 @@ def load(run: str | Path, device: str | None = None) -> RunModel:
     # Imported late, so that `import amodal` costs nothing.
     import torch
 
-    from amodal.models.opening import open_run
+    from amodal.training.kinds import open_run
 
     model = open_run(run)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")

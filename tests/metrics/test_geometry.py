@@ -38,7 +38,7 @@ from amodal.metrics.similarity import (
     random_alignment,
     rsa,
 )
-from amodal.reports.geometry_plots import modality_colours, similarity_figure, write_plots
+from amodal.reports.geometry_plots import input_colours, similarity_figure, write_plots
 from amodal.reports.plots import ON_PAPER
 
 FAST = GeometryOptions(permutations=20, bootstrap=50)
@@ -636,8 +636,8 @@ def test_plots_are_written_for_each_pair(tmp_path):
     assert {"map.png", "spectrum.png", "gap_image_text.png", "k_occurrence_text_audio.png"} <= names
     assert len(names) == 2 + 3 * 6
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
-    colours = modality_colours(["image", *"abcdefgh", "text"], ON_PAPER)
-    assert (colours["image"], colours["text"]) == (ON_PAPER.image, ON_PAPER.text)
+    colours = input_colours(["image", "text", *"abcdefgh"], ON_PAPER)
+    assert (colours["image"], colours["text"]) == (ON_PAPER.first, ON_PAPER.second)
     json.dumps(geometry(samples, FAST).to_dict(), allow_nan=False)
 
 

@@ -15,7 +15,7 @@ def generation_run(tmp_path_factory):
     speaker().save_pretrained(folder)
     recipe = {"model": {"kind": "multimodal_transformer", "tasks": ["vqa", "caption", "dialogue"]}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    (folder / "metrics.json").write_text('{"vqa/exact": 0.5, "vqa/nothing": NaN}')
+    (folder / "metrics.json").write_text('{"vqa/exact_match": 0.5, "vqa/nothing": NaN}')
     return folder
 
 

@@ -16,9 +16,10 @@ from PIL import Image
 
 import amodal
 from amodal.data.record import DataError
+from amodal.training.errors import RunError
 from amodal.training.recipe import load_recipe, parse_recipe
 from amodal.training.recipes.error import RecipeError
-from amodal.training.run import RunError, train_run
+from amodal.training.run import train_run
 from amodal.training.trainer import complete_checkpoints
 
 RECIPES = Path(__file__).parents[2] / "recipes"

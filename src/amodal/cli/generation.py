@@ -12,8 +12,8 @@ from amodal.cli.console import console, tell_unknown
 from amodal.data.decode import decode_image
 from amodal.data.record import DataError
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
-from amodal.models.opening import open_run
 from amodal.reports.attention_plots import save_attention
+from amodal.training.kinds import open_run
 
 Run = Annotated[Path, typer.Argument(help="Run folder of a multimodal Transformer.")]
 Image = Annotated[Path, typer.Argument(help="An image.")]

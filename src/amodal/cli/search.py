@@ -15,17 +15,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from amodal.cli.console import console, errors
-from amodal.data.record import DataError, Source, StreamingSource
+from amodal.data.record import Source, StreamingSource
 from amodal.data.sources.specification import open_source, parse_source
 from amodal.models.inputs import column_styles
 from amodal.models.joint_embedding import JointEmbedding
-from amodal.models.opening import open_run
 from amodal.search.description import StoreError
 from amodal.search.embed import embed_source
 from amodal.search.indexing import fill_index
 from amodal.search.parquet import write_parquet, written_keys
 from amodal.search.query import named_values, query_vector, returned_input
 from amodal.search.store import Hit, VectorStore
+from amodal.training.kinds import open_run
 
 SHOWN_BROKEN = 5
 
@@ -158,10 +158,7 @@ def search(
 def open_model(run: Path) -> JointEmbedding:
     """The model of a run, on the GPU if there is one."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model: Any = open_run(run)
-    if not isinstance(model, JointEmbedding):
-        raise DataError(f"{run}: holds a {type(model).__name__}; this needs a joint embedding")
-    placed: Any = model
+    placed: Any = open_run(run, "joint_embedding")
     return placed.to(device)
 
 

@@ -20,7 +20,7 @@ from amodal.models.multimodal_transformer.image_generation import (
     generate_best,
 )
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
-from amodal.models.opening import open_run
+from amodal.training.kinds import open_run
 
 LEAST = 128  # pixels that a drawn image is wide in the file
 

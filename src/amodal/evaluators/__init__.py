@@ -1,0 +1,1 @@
+"""Evaluators: a model and a source in, metrics out."""

@@ -1,4 +1,4 @@
-"""Audio: files or waveforms; log-mel features with augmentation; waveform pictures."""
+"""Audio: files or waveforms; log-mel features with augmentation; images of their waveform."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from amodal.data.decode_audio import SUFFIXES, decode_audio
 from amodal.data.inputs import BatchContext, InputRows, spread
 from amodal.data.record import Record
 from amodal.encoders.audio.preprocessing import AudioPreprocessor
-from amodal.modalities.image import jpeg_thumbnail
 from amodal.modalities.modality import ColumnStyle, InputOptions, Records, Shown
 
-WIDTH, HEIGHT = 256, 64  # pixels of a waveform's thumbnail
+WIDTH, HEIGHT = 256, 64  # pixels of the image of a waveform
 
 
 class AudioModality:
@@ -69,8 +68,7 @@ class AudioModality:
 
     def show(self, value: Any, decoded: np.ndarray | None = None) -> Shown:
         path = str(value) if isinstance(value, str | Path) else None
-        thumbnail = jpeg_thumbnail(waveform_image(decoded)) if decoded is not None else None
-        return Shown(path=path, thumbnail=thumbnail)
+        return Shown(path=path, image=waveform_image(decoded) if decoded is not None else None)
 
     def parse(self, text: str) -> str:
         return text

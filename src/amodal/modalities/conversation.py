@@ -18,6 +18,7 @@ from amodal.encoders.text.chat_template import ChatTemplate
 from amodal.modalities.modality import ColumnStyle, InputOptions, Records, Shown
 from amodal.modalities.text import followed
 
+CONVERSATION = "conversation"  # name of the input of a multimodal Transformer
 # Conversations of a task with the answers that several people gave to each.
 OfTask = list[tuple[Conversation, list[str]]]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -22,7 +21,7 @@ from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.modalities.modality import ColumnStyle, InputOptions, Records, Shown
 
 FLIP = "horizontal_flip"  # effect that captions and other images of the item follow
-THUMBNAIL_SIZE = 256  # pixels of the longer side
+SHOWN_SIZE = 256  # pixels that the shorter side of a shown file has, at least
 
 
 class ImageModality:
@@ -71,9 +70,9 @@ class ImageModality:
         if decoded is None:
             return Shown(path=path)
         large = decoded
-        if min(decoded.shape[:2]) < THUMBNAIL_SIZE and not isinstance(value, np.ndarray):
-            large = decode_image(value, path or "the image", min_size=THUMBNAIL_SIZE)
-        return Shown(path=path, thumbnail=jpeg_thumbnail(large))
+        if min(decoded.shape[:2]) < SHOWN_SIZE and not isinstance(value, np.ndarray):
+            large = decode_image(value, path or "the image", min_size=SHOWN_SIZE)
+        return Shown(path=path, image=large)
 
     def parse(self, text: str) -> str:
         return text
@@ -127,15 +126,6 @@ class ImageInput:
                     context.effects[i].setdefault(FLIP, flipped)
         present = torch.from_numpy(np.repeat(there[:, None], views, axis=1))
         return InputRows(self.prepare.normalize(pixels), present)
-
-
-def jpeg_thumbnail(image: np.ndarray, size: int = THUMBNAIL_SIZE) -> bytes:
-    """A JPEG of `image`, uint8 (H, W, 3), with a longer side of at most `size` pixels."""
-    small = Image.fromarray(image)
-    small.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    stream = io.BytesIO()
-    small.save(stream, format="JPEG", quality=85)
-    return stream.getvalue()
 
 
 def _values(value: Any) -> list[Any]:

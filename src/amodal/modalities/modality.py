@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+import numpy as np
 from torch import Tensor
 
 from amodal.data.inputs import Input
@@ -47,12 +48,12 @@ class Shown(NamedTuple):
     Args:
         text: the value in words, or None.
         path: its file, or None.
-        thumbnail: a small JPEG, or None.
+        image: uint8 (H, W, 3) that stands for the value, or None.
     """
 
     text: str | None = None
     path: str | None = None
-    thumbnail: bytes | None = None
+    image: np.ndarray | None = None
 
 
 class Modality(Protocol):
@@ -110,7 +111,7 @@ class Modality(Protocol):
         ...
 
     def show(self, value: Any, decoded: Any | None = None) -> Shown:
-        """A value for people; `decoded` is None where no thumbnail is wanted."""
+        """A value for people; `decoded` is None where no image is wanted."""
         ...
 
     def parse(self, text: str) -> Any:

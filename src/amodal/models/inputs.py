@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import nn
 
+from amodal.data.answer_vocabulary import AnswerVocabulary
 from amodal.data.collate import Collator, DropInputs, TargetInput
+from amodal.data.conversation import Task
 from amodal.data.inputs import Input
 from amodal.data.record import DataError, Source
 from amodal.encoders.fine_tuning import apply_fine_tuning
 from amodal.encoders.pooling import build_pooling
+from amodal.modalities.conversation import CONVERSATION, ConversationInput
 from amodal.modalities.modality import InputOptions, Records
 from amodal.modalities.registry import modality
 
@@ -79,7 +82,8 @@ def collator_of(
     steps: Mapping[str, Sequence[Any]] | None = None,
     target: TargetInput | None = None,
     drop: DropInputs | None = None,
-    further: Iterable[Input] = (),
+    tasks: Mapping[Task, int | None] | None = None,
+    answers: AnswerVocabulary | None = None,
 ) -> Collator:
     """The collator of a model's inputs.
 
@@ -89,19 +93,25 @@ def collator_of(
         steps: input -> augmentation steps, in training; None outside training.
         target: what is to be predicted, or None.
         drop: takes values away in training.
-        further: inputs that are not among those of the model's encoders.
+        tasks: of a multimodal Transformer, with the most conversations of each per item and step;
+            None leaves out the text of conversations.
+        answers: answer vocabulary that answers to questions are classified into, or None.
 
     Example:
         `collator_of(model)([{"id": "a", "origin": "row 1", "text": ["a dog"]}], rngs)`
     """
-    inputs = []
+    inputs: list[Input] = []
     for name, kind in model.types.items():
         own = tuple(steps.get(name, ())) if steps is not None else None
         options = InputOptions(captions=captions, views=views, steps=own)
         found = modality(kind).input(name, model.preprocessors[name], options)
         if found is not None:
             inputs.append(found)
-    return Collator([*inputs, *further], target=target, drop=drop)
+    if tasks:
+        template = model.preprocessors[CONVERSATION]
+        training = steps is not None
+        inputs.append(ConversationInput(CONVERSATION, template, tasks, answers, training))
+    return Collator(inputs, target=target, drop=drop)
 
 
 def column_styles(types: Mapping[str, str]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from amodal.modalities.modality import Modality, texts_of
 from amodal.modalities.registry import modality
 from amodal.models.inputs import column_styles
 from amodal.search.rows import Key, Row, plain_metadata
+from amodal.search.thumbnail import jpeg_thumbnail
 
 CAPTIONS = "text"  # key of the captions in the records of every source
 MEDIA = frozenset({"image", "audio", CAPTIONS})  # keys of values, which are no metadata
@@ -242,7 +243,8 @@ def _decode(unit: _Unit, thumbnails: bool) -> _Unit | BrokenRecordError:
         decoded = unit.kind.decode(unit.value, unit.origin, unit.prepare)
         row = unit.row
         if thumbnails:
-            row = replace(row, thumbnail=unit.kind.show(unit.value, decoded).thumbnail)
+            image = unit.kind.show(unit.value, decoded).image
+            row = replace(row, thumbnail=jpeg_thumbnail(image) if image is not None else None)
         return replace(unit, row=row, value=decoded)
     except BrokenRecordError as error:
         return error

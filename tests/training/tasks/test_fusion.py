@@ -1,4 +1,4 @@
-"""Runs that predict from several modalities: they learn, resume, and refuse what does not fit."""
+"""Runs of a fusion: they learn, resume, and name recipes and data that cannot be used."""
 
 import copy
 import json
@@ -99,24 +99,24 @@ def test_a_fusion_learns_what_no_modality_alone_knows(finished):
     _, result = finished
     assert result.metrics["prediction/accuracy"] >= 0.95
     assert result.metrics["prediction/accuracy/low"] <= result.metrics["prediction/accuracy"]
-    assert result.metrics["prediction/image_alone/accuracy"] <= 0.7
-    assert result.metrics["prediction/columns_alone/accuracy"] <= 0.7
+    assert result.metrics["prediction/image_only/accuracy"] <= 0.7
+    assert result.metrics["prediction/columns_only/accuracy"] <= 0.7
 
 
 def test_the_run_folder_opens_and_predicts_records(finished, table):
     folder, _ = finished
     model = amodal.load(folder)
     assert isinstance(model, FusionModel)
-    said = model.predict(
+    predicted = model.predict(
         [
             {"image": str(table / "red.png"), "size": 1.0, "shop": "north"},
             {"image": str(table / "blue.png"), "size": 1.0},
             {"size": 1.0},
         ]
     )
-    assert said.shape == (3, 2)
-    assert said.sum(1) == pytest.approx(1)
-    assert [model.target.classes[i] for i in said.argmax(1)[:2]] == ["yes", "no"]
+    assert predicted.shape == (3, 2)
+    assert predicted.sum(1) == pytest.approx(1)
+    assert [model.target.classes[i] for i in predicted.argmax(1)[:2]] == ["yes", "no"]
     with pytest.raises(BrokenRecordError, match=r"records\[0\]"):
         model.predict([{"image": "nowhere.png"}])
     card = (folder / "README.md").read_text()
@@ -130,8 +130,10 @@ def test_numbers_are_predicted_in_their_own_units(tmp_path, table):
     result = train_run(parse_recipe(recipe, "test"), tmp_path / "run")
     assert result.metrics["prediction/r2"] >= 0.95
     assert result.metrics["prediction/mae"] <= 800
-    said = amodal.load(tmp_path / "run").predict([{"image": str(table / "red.png"), "size": 1.0}])
-    assert said == pytest.approx([108_000], abs=2500)
+    predicted = amodal.load(tmp_path / "run").predict(
+        [{"image": str(table / "red.png"), "size": 1.0}]
+    )
+    assert predicted == pytest.approx([108_000], abs=2500)
 
 
 def test_several_classes_per_item_are_predicted(tmp_path, table):
@@ -195,14 +197,14 @@ def test_a_run_that_was_cut_off_resumes_as_if_it_had_not_been(tmp_path, table, o
         assert min(*factors, *(line["modulation/columns"] for line in steps)) < 1
 
 
-def test_who_is_ahead_moves_by_the_factor_of_modulation_under_adam_too(
+def test_the_leading_input_moves_by_the_factor_of_modulation_under_adam_too(
     tmp_path, table, monkeypatch
 ):
     """Adam divides by the size of the gradient, so a factor on the gradient alone would vanish."""
 
     def weights(name, rate, factor):
         monkeypatch.setattr(
-            "amodal.training.tasks.fusion_task.modulation",
+            "amodal.training.tasks.fusion.modulation",
             lambda confidence, alpha: {m: factor if m == "image" else 1.0 for m in confidence},
         )
         modulated = {"balance": {"kind": "gradient_modulation", "noise": False}}
@@ -239,7 +241,7 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path, table):
         assert b["grad_norm"] == pytest.approx(a["grad_norm"], rel=1e-3)
 
 
-def test_figures_need_the_truth_and_predictions_do_not(finished, table):
+def test_metrics_need_the_target_and_predictions_do_not(finished, table):
     folder, _ = finished
     recipe = parse_recipe(items_of(table, values(table)), "test")
     source = open_sources(recipe)[1]
@@ -248,8 +250,8 @@ def test_figures_need_the_truth_and_predictions_do_not(finished, table):
     assert (without.target == -100).all()
     with pytest.raises(DataError, match="'kind'"):
         prediction_metrics(without, model.target)
-    told = predict_items(model, source, items=range(5))
-    assert torch.equal(told.logits, without.logits)
+    with_target = predict_items(model, source, items=range(5))
+    assert torch.equal(with_target.logits, without.logits)
 
 
 @pytest.mark.parametrize(

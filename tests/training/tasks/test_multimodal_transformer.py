@@ -1,4 +1,4 @@
-"""Runs of the multimodal Transformer: whole folders, resume, mixed tasks, unfit data."""
+"""Runs of the multimodal Transformer: whole folders, resume, mixed tasks, unusable data."""
 
 import json
 import shutil
@@ -10,14 +10,15 @@ import amodal
 from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig
 from amodal.evaluators.candidate_ranking import rank_candidates
-from amodal.evaluators.generation import check, generate_for
-from amodal.evaluators.generation_metrics import GenerationResult, generation_metrics
+from amodal.evaluators.generation import evaluate_generation, generate, generate_texts
+from amodal.evaluators.generation_metrics import generation_metrics
+from amodal.evaluators.teacher_forcing import evaluate_teacher_forced
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import parse_recipe
 from amodal.training.recipes.error import RecipeError
 from amodal.training.run import train_run
-from amodal.training.tasks.multimodal_transformer_run import MultimodalTransformerRun
+from amodal.training.tasks.multimodal_transformer import MultimodalTransformerRun
 
 
 def values(tasks=("vqa", "caption", "dialogue"), **train):
@@ -65,7 +66,7 @@ def test_one_run_answers_describes_and_converses(finished):
     folder, result = finished
     model = amodal.load(folder)
     assert isinstance(model, MultimodalTransformer)
-    for name in ("vqa/exact", "caption/cider", "caption/scene_graph/f1", "dialogue/mrr"):
+    for name in ("vqa/exact_match", "caption/cider", "caption/scene_graph/f1", "dialogue/mrr"):
         assert name in result.metrics, name
     assert result.metrics["vqa/answers"] == 8 * 4
     assert 1 <= result.metrics["dialogue/mean_rank"] <= 20
@@ -73,36 +74,37 @@ def test_one_run_answers_describes_and_converses(finished):
     assert log_of(folder)[0]["loss"] > log_of(folder)[-2].get("loss", 0)
 
 
-def test_what_is_checked_is_what_is_said(finished):
-    """Going on from the truth, an answer is exact where greedy decoding says it."""
+def test_teacher_forced_exact_match_is_that_of_greedy_decoding(finished):
     folder, _ = finished
     model = amodal.load(folder, device="cpu")
     source = ScenesConfig(
         size=10, part="test", image_size=32, min_objects=3, questions_per_scene=4
     ).open()
-    checked = check(model, source, "vqa")
-    generated = GenerationResult.of(model, source, "vqa")
+    checked = evaluate_teacher_forced(model, source, "vqa")
+    generated = evaluate_generation(model, source, "vqa", bootstrap=50)
     exact = {
-        (one.row, one.conversation): one.text == generated.true(one)
+        (one.row, one.conversation): one.text == generated.reference(one)
         for one in generated.generations
     }
     assert len(checked.exact) == len(exact) == 40
-    for right, row, number in zip(
+    for correct, row, number in zip(
         checked.exact.tolist(), checked.item.tolist(), checked.conversation.tolist(), strict=True
     ):
-        assert right == exact[row, number]
-    metrics = generation_metrics(generated, bootstrap=50)
-    assert metrics["vqa/exact"] == pytest.approx(float(checked.exact.float().mean()))
+        assert correct == exact[row, number]
+    want = checked.metrics["vqa/exact_match"]
+    assert generated.metrics["vqa/exact_match"] == pytest.approx(want)
+    assert checked.metrics["vqa/nll"] > 0
+    assert generated.items == checked.items == 10
 
 
 def test_rounds_are_asked_with_the_true_history(finished):
     folder, _ = finished
     model = amodal.load(folder, device="cpu")
     source = ScenesConfig(size=3, part="test", image_size=32, min_objects=3, dialogue=True).open()
-    said = generate_for(model, source, "dialogue", max_new_tokens=8)
+    texts = generate_texts(model, source, "dialogue", max_new_tokens=8)
     rounds = [len(source[i]["dialog"]) for i in range(3)]
-    assert len(said) == sum(rounds)
-    second = said[1]
+    assert len(texts) == sum(rounds)
+    second = texts[1]
     first = source[0]["dialog"][0]
     assert [turn.text for turn in second.prompt[:2]] == [first["question"], first["answer"]]
     scores = rank_candidates(model, source, range(3))
@@ -111,22 +113,24 @@ def test_rounds_are_asked_with_the_true_history(finished):
     }
 
 
-def test_rounds_by_themselves_know_nothing_of_what_was_said(finished):
+def test_single_turns_do_not_depend_on_the_history(finished):
     folder, _ = finished
     model = amodal.load(folder, device="cpu")
     source = ScenesConfig(size=3, part="test", image_size=32, min_objects=3, dialogue=True).open()
-    said = generate_for(model, source, "single_turn", max_new_tokens=8)
+    texts = generate_texts(model, source, "single_turn", max_new_tokens=8)
     rounds = [one for i in range(3) for one in source[i]["dialog"]]
-    assert [one.prompt[0].text for one in said] == [one["question"] for one in rounds]
-    assert all(len(one.prompt) == 2 for one in said)
-    told = rank_candidates(model, source, range(3))
-    alone = rank_candidates(model, source, range(3), "single_turn")
+    assert [one.prompt[0].text for one in texts] == [one["question"] for one in rounds]
+    assert all(len(one.prompt) == 2 for one in texts)
+    with_history = rank_candidates(model, source, range(3))
+    without = rank_candidates(model, source, range(3), "single_turn")
     for row in range(3):
-        torch.testing.assert_close(alone[row][0], told[row][0], rtol=0, atol=1e-5)
-        assert not torch.allclose(alone[row][1], told[row][1], atol=1e-5)
-    metrics = generation_metrics(GenerationResult.of(model, source, "single_turn"), bootstrap=50)
-    assert metrics["rounds/answers"] == len(rounds)
-    assert {"rounds/mrr", "rounds/relevance@1", "rounds/exact/round_6"} <= set(metrics)
+        torch.testing.assert_close(without[row][0], with_history[row][0], rtol=0, atol=1e-5)
+        assert not torch.allclose(without[row][1], with_history[row][1], atol=1e-5)
+    metrics = evaluate_generation(model, source, "single_turn", bootstrap=50).metrics
+    assert metrics["single_turn/answers"] == len(rounds)
+    assert {"single_turn/mrr", "single_turn/relevance@1", "single_turn/exact_match/round_6"} <= set(
+        metrics
+    )
 
 
 class _Stop(Exception):
@@ -166,7 +170,7 @@ def test_micro_batches_give_the_loss_of_the_whole_batch(tmp_path):
 def test_a_source_without_questions_is_named(tmp_path):
     recipe = values(tasks=("vqa",))
     recipe["data"]["train"]["questions_per_scene"] = 0
-    with pytest.raises(DataError, match="nothing to say for vqa"):
+    with pytest.raises(DataError, match="nothing to learn for vqa"):
         train_run(parse_recipe(recipe, "test"), tmp_path / "run")
 
 
@@ -192,21 +196,22 @@ def test_language_modeling_belongs_to_the_transformer():
         parse_recipe(recipe, "test")
 
 
-def test_answers_are_chosen_while_captions_are_said(tmp_path):
+def test_answers_are_classified_while_captions_are_generated(tmp_path):
     recipe = values(tasks=("vqa", "caption"))
     recipe["model"]["answers"] = {"kind": "classified", "max_answers": 5}
     result = train_run(parse_recipe(recipe, "test"), tmp_path)
     model = amodal.load(tmp_path, device="cpu")
     assert len(model.answer_head.answers) == 5
-    assert 0 < log_of(tmp_path)[0]["vqa/answers_outside_list"] < 1
-    assert {"vqa/exact", "caption/cider"} <= result.metrics.keys()
+    assert 0 < log_of(tmp_path)[0]["vqa/out_of_vocabulary_answers"] < 1
+    assert {"vqa/exact_match", "caption/cider"} <= result.metrics.keys()
     source = ScenesConfig(size=4, part="test", image_size=32, questions_per_scene=2).open()
     records = [{**source[i], "multiple_choices": [["yes", "no", "nowhere"]] * 2} for i in range(4)]
-    generated = GenerationResult.of(model, source, "vqa")
+    generated = generate(model, source, "vqa")
     assert {u.text for u in generated.generations} <= set(model.answer_head.answers)
-    lost = [generated.true(one) not in model.answer_head.answers for one in generated.generations]
-    outside = generation_metrics(generated, bootstrap=0)["vqa/answers_outside_list"]
-    assert outside == pytest.approx(sum(lost) / len(lost))
+    vocabulary = model.answer_head.answers
+    unknown = [generated.reference(one) not in vocabulary for one in generated.generations]
+    share = generation_metrics(generated, bootstrap=0)["vqa/out_of_vocabulary_answers"]
+    assert share == pytest.approx(sum(unknown) / len(unknown))
 
     class Choices:
         name, modalities = source.name, source.inputs
@@ -245,16 +250,16 @@ def embedding(tmp_path_factory):
     return folder
 
 
-def started(run, **options):
+def initialised(run, **options):
     recipe = values(tasks=("caption",))
     recipe["model"]["encoders"] = {}
-    recipe["model"]["start"] = {"run": str(run), **options}
+    recipe["model"]["init_from"] = {"run": str(run), **options}
     return recipe
 
 
 def test_a_transformer_begins_with_what_a_joint_embedding_has_seen(embedding, tmp_path):
     encoded = amodal.load(embedding, device="cpu")
-    recipe = parse_recipe(started(embedding, freeze="all"), "test")
+    recipe = parse_recipe(initialised(embedding, freeze="all"), "test")
     run = MultimodalTransformerRun(recipe, recipe.data.train.open(), None, resume=False)
     image = ScenesConfig(size=1, part="test").open()[0]["image"]
     prepared = encoded.preprocessors["image"]([image])
@@ -273,8 +278,8 @@ def test_a_transformer_begins_with_what_a_joint_embedding_has_seen(embedding, tm
         )
 
 
-def test_a_start_that_is_not_frozen_learns(embedding, tmp_path):
-    recipe = parse_recipe(started(embedding, learning_rate_scale=0.1), "test")
+def test_an_initial_encoder_that_is_not_frozen_learns(embedding, tmp_path):
+    recipe = parse_recipe(initialised(embedding, learning_rate_scale=0.1), "test")
     train_run(recipe, tmp_path / "run")
     model, encoded = (amodal.load(p, device="cpu") for p in (tmp_path / "run", embedding))
     moved = [
@@ -289,17 +294,17 @@ def test_a_start_that_is_not_frozen_learns(embedding, tmp_path):
     assert model.learning_rate_scales() == {"network.encoders.image.": 0.1}
 
 
-def test_a_start_without_an_image_encoder_is_named(embedding, tmp_path):
-    recipe = parse_recipe(started(tmp_path / "nowhere"), "test")
-    with pytest.raises(RecipeError, match=r"model\.start\.run.*nowhere"):
+def test_an_initial_run_that_cannot_be_opened_is_named(embedding, tmp_path):
+    recipe = parse_recipe(initialised(tmp_path / "nowhere"), "test")
+    with pytest.raises(RecipeError, match=r"model\.init_from\.run.*nowhere"):
         train_run(recipe, tmp_path / "run")
-    both = started(embedding)
+    both = initialised(embedding)
     both["model"]["encoders"] = {"image": {"kind": "small_cnn"}}
     with pytest.raises(RecipeError, match=r"leave encoders\.image out"):
         parse_recipe(both, "test")
 
 
-def test_a_list_of_answers_without_questions_is_refused():
+def test_an_answer_vocabulary_without_questions_is_refused():
     recipe = values(tasks=("caption",))
     recipe["model"]["answers"] = {"kind": "classified"}
     with pytest.raises(RecipeError, match="classified for the task vqa"):

@@ -1,4 +1,4 @@
-"""Runs that draw: whole folders, resume, figures by the verifier, and what does not fit."""
+"""Runs that generate images: whole folders, resume, metrics by the verifier, usage errors."""
 
 import json
 
@@ -11,7 +11,11 @@ from typer.testing import CliRunner
 import amodal
 from amodal.cli.main import app
 from amodal.data.scenes.source import ScenesConfig
-from amodal.evaluators.text_to_image import TextToImageResult, text_to_image_metrics
+from amodal.evaluators.text_to_image import (
+    TextToImageResult,
+    generate_for_captions,
+    text_to_image_metrics,
+)
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import parse_recipe
@@ -31,8 +35,8 @@ def tokenizer(tmp_path_factory):
     values = {
         "data": SOURCES,
         "model": {
-            "kind": "image_tokenizer", "size": 32, "patch": 4, "widths": [8, 16], "codebook_size": 24,
-            "codebook_dim": 8, "blocks": 0,
+            "kind": "image_tokenizer", "size": 32, "patch": 4, "widths": [8, 16],
+            "codebook_size": 24, "codebook_dim": 8, "blocks": 0,
         },
         "train": {"epochs": 1, "batch_size": 12, "precision": "fp32"},
     }  # fmt: skip
@@ -74,9 +78,9 @@ def test_a_run_draws_and_is_complete_without_its_image_tokenizer(finished, token
     assert image.dtype == np.uint8
     named = {name for name in result.metrics if name.startswith("text_to_image/")}
     assert {
-        "text_to_image/named",
-        "text_to_image/right",
-        "text_to_image/true",
+        "text_to_image/object_recall",
+        "text_to_image/correct",
+        "text_to_image/caption_match",
         "text_to_image/nearest_training",
     } <= named
     assert result.metrics["text_to_image/images"] == 8
@@ -110,25 +114,25 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(finished, tokenize
         assert losses[1][step] == pytest.approx(loss, abs=1e-6)
 
 
-def test_true_images_are_right_and_images_of_other_captions_are_not():
+def test_reference_images_are_correct_and_images_of_other_captions_are_not():
     source = ScenesConfig(**{**SCENES, "kind": "scenes", "size": 40, "part": "test"}).open()
     records = [source[i] for i in range(40)]
     images = [record["image"] for record in records]
-    truth = [{k: v for k, v in record.items() if k != "image"} for record in records]
+    without_images = [{k: v for k, v in record.items() if k != "image"} for record in records]
     texts = [record["text"][0] for record in records]
-    true = TextToImageResult(list(range(40)), texts, images, truth, list(images))
-    found = text_to_image_metrics(true, source, bootstrap=0)
-    assert found["text_to_image/right"] >= 0.95
-    assert found["text_to_image/true"] >= 0.9
-    assert found["text_to_image/true_pictures/right"] == found["text_to_image/right"]
+    real = TextToImageResult(list(range(40)), texts, images, without_images, list(images))
+    found = text_to_image_metrics(real, source, bootstrap=0)
+    assert found["text_to_image/correct"] >= 0.95
+    assert found["text_to_image/caption_match"] >= 0.9
+    assert found["text_to_image/real_images/correct"] == found["text_to_image/correct"]
     assert found["text_to_image/nearest_training"] == pytest.approx(0, abs=1e-3)
     shifted = TextToImageResult(
-        list(range(40)), texts, images[1:] + images[:1], truth, list(images)
+        list(range(40)), texts, images[1:] + images[:1], without_images, list(images)
     )
     found = text_to_image_metrics(shifted, None, bootstrap=0)
-    assert found["text_to_image/objects"] <= 0.1
-    assert found["text_to_image/right"] <= found["text_to_image/objects"]
-    assert found["text_to_image/named"] < 0.3
+    assert found["text_to_image/object_match"] <= 0.1
+    assert found["text_to_image/correct"] <= found["text_to_image/object_match"]
+    assert found["text_to_image/object_recall"] < 0.3
 
 
 def test_the_command_draws_a_sheet_and_evaluates(finished, tmp_path):
@@ -144,12 +148,15 @@ def test_the_command_draws_a_sheet_and_evaluates(finished, tmp_path):
     )
     assert said.exit_code == 0, said.output
     assert (
-        json.loads((folder / "evaluation" / "draw.json").read_text())["text_to_image/images"] == 4
+        json.loads((folder / "evaluation" / "text-to-image.json").read_text())[
+            "text_to_image/images"
+        ]
+        == 4
     )
 
 
 class Reranker:
-    """Holds the darkest image to be the best."""
+    """Prefers the darkest image."""
 
     def encode(self, *, text=None, image=None, output):
         if text is not None:
@@ -157,19 +164,19 @@ class Reranker:
         return torch.tensor([[-float(one.mean())] for one in image])
 
 
-def test_the_judge_keeps_one_candidate_of_each_caption(finished):
+def test_the_reranker_keeps_one_candidate_of_each_caption(finished):
     folder, _ = finished
     model = amodal.load(folder, device="cpu")
     source = ScenesConfig(part="test", image_size=32, size=5, max_objects=2).open()
-    best = TextToImageResult.of(model, source, candidates=3, reranker=Reranker(), seed=2)
+    best = generate_for_captions(model, source, candidates=3, reranker=Reranker(), seed=2)
     texts = [source[i]["text"][0] for i in range(5)]
     every = model.draw([text for text in texts for _ in range(3)], seed=2)
     assert len(best.images) == 5
     for i, image in enumerate(best.images):
         darkest = min(every[3 * i : 3 * i + 3], key=lambda one: one.mean())
         assert np.array_equal(image, darkest)
-    with pytest.raises(ValueError, match="need a judge"):
-        TextToImageResult.of(model, source, candidates=3)
+    with pytest.raises(ValueError, match="candidates"):
+        generate_for_captions(model, source, candidates=3)
 
 
 def test_wrong_usage_of_draw_is_told(finished, tokenizer, tmp_path):
