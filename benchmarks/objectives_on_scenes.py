@@ -113,7 +113,7 @@ def taught(given: argparse.Namespace, folder: Path) -> str:
 
 def run_one(name: str, given: argparse.Namespace) -> Any:
     """Train and measure in this process."""
-    from amodal.metrics.geometry import EmbeddingSet, GeometryOptions, geometry
+    from amodal.metrics.geometry import EmbeddingSet, GeometryOptions, geometry_metrics
     from amodal.training.run import train_run
 
     with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +127,9 @@ def run_one(name: str, given: argparse.Namespace) -> Any:
         result = train_run(recipe, Path(folder) / "run")
     assert result.validation is not None
     samples = {m: EmbeddingSet(r.z, r.item) for m, r in result.validation.rows.items()}
-    shape = geometry(samples, GeometryOptions(permutations=20, bootstrap=0, max_items=500)).metrics
+    shape = geometry_metrics(
+        samples, GeometryOptions(permutations=20, bootstrap=0, max_items=500)
+    ).metrics
     return {
         "recall@1": result.metrics["retrieval/text_to_image/recall@1"],
         "recall@1/low": result.metrics["retrieval/text_to_image/recall@1/low"],
@@ -137,7 +139,9 @@ def run_one(name: str, given: argparse.Namespace) -> Any:
         "milliseconds_per_step": round(1000 * result.train_seconds / result.steps, 1),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "gap between centroids": round(shape["gap/image_text/centroid"].value, 4),
-        "own modality in a mixed top 10": round(shape["mixed_gallery/text/own"].value, 4),
+        "own modality in a mixed top 10": round(
+            shape["mixed_gallery/text/same_modality_share"].value, 4
+        ),
     }
 
 

@@ -282,7 +282,7 @@ def _zero_shot(model: JointEmbedding, source: Source, embedded: EmbeddedSource) 
     templates = zero_shot_figures.TEMPLATES["en"]
     prompts = [template.format(label) for label in classes for template in templates]
     z = model.encode(text=prompts, output="torch").view(len(classes), len(templates), -1)
-    result = zero_shot_figures.zero_shot(
+    result = zero_shot_figures.zero_shot_metrics(
         embedded.rows["image"].z,
         zero_shot_figures.class_embeddings(z),
         torch.tensor([classes.index(label) for label in labels]),

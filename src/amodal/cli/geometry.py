@@ -10,7 +10,7 @@ from rich.table import Column, Table
 from amodal.cli.console import console
 from amodal.data.record import DataError, Source
 from amodal.data.sources.specification import open_random_access
-from amodal.metrics.geometry import EmbeddingSet, geometry
+from amodal.metrics.geometry import EmbeddingSet, geometry_metrics
 from amodal.models.joint_embedding import Embeddings
 from amodal.reports.geometry_plots import write_plots
 from amodal.training.recipe import load_recipe
@@ -21,7 +21,7 @@ EXTRAS = ("low", "high", "chance", "p")  # last parts of names that belong to an
 def measure(rows: Mapping[str, Embeddings], plots: Path) -> dict[str, float]:
     """Figures as `geometry/...`, with what they depend on; PNGs are written to `plots`."""
     samples = {name: EmbeddingSet(embedded.z, embedded.item) for name, embedded in rows.items()}
-    result = geometry(samples)
+    result = geometry_metrics(samples)
     write_plots(plots, samples, result)
     options = result.options
     settings = {"alpha": options.alpha, "t": options.t, "k": options.k, "folds": options.folds}

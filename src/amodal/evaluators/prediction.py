@@ -224,8 +224,8 @@ def _figures(
     if not bool(known(truth).any()):
         raise DataError(f"no record has a value in column {target.column!r}, which is predicted")
     measure = {
-        "classification": figures.classification,
-        "multi_label": figures.multi_label,
-        "regression": figures.regression,
+        "classification": figures.classification_metrics,
+        "multi_label": figures.multi_label_metrics,
+        "regression": figures.regression_metrics,
     }[target.task]
     return flatten(measure(logits, truth, bootstrap=bootstrap, seed=seed))

@@ -13,7 +13,7 @@ from amodal.data.collate import Collator
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.data.samplers import Draw
-from amodal.metrics.retrieval import retrieval
+from amodal.metrics.retrieval import retrieval_metrics as rank_metrics
 from amodal.models.joint_embedding import Embeddings, JointEmbedding, concatenate
 
 
@@ -97,7 +97,7 @@ def retrieval_metrics(
     """Retrieval from every modality to every other, as flat `retrieval/a_to_b/metric` values."""
     metrics: dict[str, float] = {}
     for a, b in permutations(rows, 2):
-        result = retrieval(
+        result = rank_metrics(
             rows[a].z,
             rows[b].z,
             rows[a].item,

@@ -15,7 +15,7 @@ from amodal.data.corruption import CORRUPTIONS, changer, only
 from amodal.data.record import DataError, Source
 from amodal.evaluators.prediction import PredictionResult, known, predict_batches, read_batches
 from amodal.metrics.bootstrap import Estimate
-from amodal.metrics.robustness import Robustness, item_scores, robustness
+from amodal.metrics.robustness import Robustness, item_scores, robustness_metrics
 from amodal.models.fusion_model import FusionModel
 
 RATES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -123,7 +123,7 @@ def measure_robustness(
                 values, _, said = scored(changer(modality, kind, rate, seed))
                 lines.append(values)
                 found.append(_mean_gate(said, place))
-            curves[kind][modality] = robustness(
+            curves[kind][modality] = robustness_metrics(
                 rates, torch.stack(lines), chance, bootstrap=bootstrap, seed=seed
             )
             if predicted.gates is not None:
@@ -145,7 +145,7 @@ def _mean_gate(predicted: PredictionResult, place: int) -> float | None:
 
 def _mean(values: Tensor, bootstrap: int, seed: int) -> Estimate:
     """The mean, with its interval from the same resampling as the curves have."""
-    whole = robustness(
+    whole = robustness_metrics(
         (0.0, 1.0), torch.stack([values, values]), 0.0, bootstrap=bootstrap, seed=seed
     )
     return whole.scores[0]

@@ -152,7 +152,7 @@ class Taught:
                 terms.append(loss(seen[a].z[where_a], seen[b].z[where_b], of_a, of_b))
         return terms
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Share of the rows since the last call that the teacher knew."""
         return {"known_share": self.teacher.known_share()}
 
