@@ -481,10 +481,10 @@ class Cycle(nn.Module):
         return loss
 
     def metrics(self) -> dict[str, float]:
-        """`cycle_error` of the last batch, and `matching_accuracy` with its `chance` where pairs are known.
+        """`cycle_error` of the last batch, and `matching` with its `chance` where pairs are known.
 
         `cycle_error` is the unexplained share of the variance ("translate") or the share of rows
-        that do not return to themselves ("soft_nearest_neighbour"); `matching_accuracy` is the accuracy of
+        that do not return to themselves ("soft_nearest_neighbour"); `matching` is the accuracy of
         the nearest neighbour. All are means of both directions.
         """
         return {name: value for name, value in self._metrics.items() if name != "rows"}
