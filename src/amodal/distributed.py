@@ -22,7 +22,7 @@ __all__ = ["barrier", "gather", "gather_with_gradient", "is_main", "rank", "worl
 def world_size() -> int:
     """Number of processes that train together.
 
-    Example:
+    Examples:
         >>> from amodal.distributed import world_size
         >>> world_size()  # without torchrun
         1
@@ -35,7 +35,7 @@ def world_size() -> int:
 def rank() -> int:
     """Rank of this process, from 0.
 
-    Example:
+    Examples:
         >>> from amodal.distributed import rank
         >>> rank()  # without torchrun
         0
@@ -48,7 +48,7 @@ def rank() -> int:
 def is_main() -> bool:
     """Whether this process is the one that writes files and prints.
 
-    Example:
+    Examples:
         >>> from amodal.distributed import is_main
         >>> is_main()  # without torchrun
         True
@@ -59,7 +59,7 @@ def is_main() -> bool:
 def barrier() -> None:
     """Wait until every process has reached this call.
 
-    Example:
+    Examples:
         >>> from amodal.distributed import barrier
         >>> barrier()  # returns at once in a single process
     """
@@ -76,7 +76,7 @@ def gather(tensor: Tensor) -> Tensor:
     Returns:
         (sum of R, ...) rows; equal on every process.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.distributed import gather
         >>> gather(torch.ones(2, 3)).shape  # (P * 2, 3) with P processes
@@ -100,7 +100,7 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     Returns:
         (sum of R, ...) rows; equal on every process.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.distributed import gather_with_gradient
         >>> z = torch.ones(2, 3, requires_grad=True)

@@ -20,7 +20,7 @@ def lazy_exports(
         room: `__name__` of the package.
         names: module, relative to the package -> its public names, separated by spaces.
 
-    Example:
+    Examples:
         >>> get, _, names = lazy_exports("amodal.losses", {"triplet": "Triplet TripletConfig"})
         >>> names
         ['Triplet', 'TripletConfig']

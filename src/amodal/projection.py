@@ -22,7 +22,7 @@ def unit_rows(x: Tensor) -> Tensor:
     Returns:
         (..., E) float32, or float64 where `x` is.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.projection import unit_rows
         >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
@@ -42,7 +42,7 @@ class Projection(nn.Module):
         layers: (B, D) -> (B, E).
         dim: E.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.projection import MLPConfig
         >>> projection = MLPConfig(dim=8, hidden=32).build(width=16)

@@ -32,7 +32,7 @@ class AudioAugmentation:
     Args:
         steps: the `augment.audio` part of a recipe.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from amodal.augment import AudioAugmentation, RandomGain, TimeShift
         >>> augmentation = AudioAugmentation([RandomGain(), TimeShift()])
@@ -93,7 +93,7 @@ def change_speed(
     References:
         Ko et al. 2015, Audio Augmentation for Speech Recognition, Interspeech, section 2.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from amodal.augment import change_speed
         >>> waveform = np.sin(np.arange(1600) / 10).astype(np.float32)
@@ -110,7 +110,7 @@ def change_gain(
 ) -> np.ndarray:
     """Random gain of low_db … high_db, limited so that the waveform does not clip.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from amodal.augment import change_gain
         >>> waveform = np.array([0.1, -0.1], np.float32)
@@ -126,7 +126,7 @@ def change_gain(
 def shift(waveform: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
     """Random shift by up to a fraction of the length, either way, filled with silence.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from amodal.augment import shift
         >>> shift(np.arange(1, 6, dtype=np.float32), 0.5, np.random.default_rng(0)).tolist()
@@ -146,7 +146,7 @@ def add_noise(waveform: np.ndarray, step: AdditiveNoise, rng: np.random.Generato
 
     Its power spectrum is f^-colour: 0 is white, 1 pink, 2 brown noise.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from amodal.augment import AdditiveNoise, add_noise
         >>> step = AdditiveNoise(probability=1.0, low_snr_db=20.0, high_snr_db=20.0)

@@ -59,7 +59,7 @@ class ImageAugmentation:
         resize: resizes whole images to (n, 3, S, S) where there is no crop; by default without
             keeping the aspect ratio.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from amodal.augment import HorizontalFlip, ImageAugmentation, RandomResizedCrop
         >>> augmentation = ImageAugmentation([RandomResizedCrop(), HorizontalFlip()], size=32)

@@ -27,7 +27,7 @@ def drop_modalities(
     References:
         Neverova et al. 2014, arXiv:1501.00102, section 4.3 (ModDrop).
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import torch
         >>> from amodal.augment import drop_modalities

@@ -128,7 +128,7 @@ def swap_left_right(text: str) -> str:
     "counterclockwise") and for "looks left at him": it becomes "looks to the right at him", as
     "looks right at him" has another meaning, and then "looks to the left at him".
 
-    Example:
+    Examples:
         >>> from amodal.augment import swap_left_right
         >>> swap_left_right("A dog on the left looks right at the door.")
         'A dog on the right looks right at the door.'
@@ -214,7 +214,7 @@ def token_mask(
     Returns:
         (B, T) ids.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import torch
         >>> from amodal.augment import token_mask
@@ -240,7 +240,7 @@ def token_dropout(
         tokens: `input_ids` and `attention_mask`, (B, T); the padding of the result is on the right.
         special_ids, rate, rngs: as for `token_mask`.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> import torch
         >>> from amodal.augment import token_dropout

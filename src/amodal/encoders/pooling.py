@@ -12,7 +12,7 @@ from amodal.encoders.config import PoolingName
 def build_pooling(name: PoolingName, width: int) -> nn.Module:
     """Pooling of that name for tokens of width D.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.encoders import build_pooling
         >>> build_pooling("attention", width=64)(torch.randn(2, 5, 64)).shape
@@ -28,7 +28,7 @@ def build_pooling(name: PoolingName, width: int) -> nn.Module:
 class MeanPooling(nn.Module):
     """Mean of the tokens that are kept; zeros where none is.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.encoders import MeanPooling
         >>> tokens = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]])
@@ -49,7 +49,7 @@ class MeanPooling(nn.Module):
 class MaxPooling(nn.Module):
     """Largest value per channel over the tokens that are kept; zeros where none is.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.encoders import MaxPooling
         >>> tokens = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]])
@@ -70,7 +70,7 @@ class MaxPooling(nn.Module):
 class FirstPooling(nn.Module):
     """The first token, as in BERT's [CLS]; zeros where it is not kept.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.encoders import FirstPooling
         >>> tokens = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]])
@@ -88,7 +88,7 @@ class FirstPooling(nn.Module):
 class LastPooling(nn.Module):
     """The last token that is kept, as for causal language models; zeros where none is.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.encoders import LastPooling
         >>> tokens = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]])
@@ -118,7 +118,7 @@ class AttentionPooling(nn.Module):
         Lee et al. 2019, arXiv:1810.00825, eq. 11 (pooling by multihead attention), without its
         feed-forward layers.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.encoders import AttentionPooling
         >>> pooling, tokens = AttentionPooling(width=8), torch.randn(2, 5, 8)

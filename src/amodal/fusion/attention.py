@@ -19,7 +19,7 @@ class CrossAttention(nn.Module):
     References:
         Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.fusion import CrossAttention
         >>> attention = CrossAttention(dim=8, heads=2)

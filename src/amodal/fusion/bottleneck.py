@@ -46,7 +46,7 @@ class Bottleneck(nn.Module):
     References:
         Nagrani et al. 2021, arXiv:2107.00135, eq. 5 to 7.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.fusion import BottleneckConfig
         >>> config = BottleneckConfig(dim=8, tokens=2, layers=1, heads=2)

@@ -30,7 +30,7 @@ class Concat(nn.Module):
         config: see there.
         widths: modality -> D.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.fusion import ConcatConfig
         >>> fusion = ConcatConfig(dim=8).build({"image": 6, "audio": 4})
@@ -89,7 +89,7 @@ class ConcatTokens(nn.Module):
         config: see there.
         widths: modality -> D.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.fusion import ConcatTokensConfig
         >>> fusion = ConcatTokensConfig(dim=8).build({"image": 6, "audio": 4})

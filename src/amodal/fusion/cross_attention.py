@@ -63,7 +63,7 @@ class Directional(nn.Module):
     References:
         Tsai et al. 2019, arXiv:1906.00295, section 3.1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.fusion import CrossAttentionConfig
         >>> config = CrossAttentionConfig(dim=8, heads=2, layers=1, style="directional")
@@ -127,7 +127,7 @@ class CoAttention(nn.Module):
         Lu et al. 2019, arXiv:1908.02265, fig. 2b (co-attention of two).
         Tan & Bansal 2019, arXiv:1908.07490, section 3.2 (cross, then self-attention).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.fusion import CrossAttentionConfig
         >>> fusion = CrossAttentionConfig(dim=8, heads=2, layers=1).build({"image": 6, "audio": 4})

@@ -53,7 +53,7 @@ class Gated(nn.Module):
     References:
         Arevalo et al. 2017, arXiv:1702.01992, section 3.1 ("units", for two and more).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.fusion import GatedConfig
         >>> fusion = GatedConfig(dim=8).build({"image": 6, "audio": 4})
@@ -107,7 +107,7 @@ class PrecisionGated(nn.Module):
     References:
         Kendall & Gal 2017, arXiv:1703.04977, section 3 (precision learned from the loss).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.fusion import GatedConfig
         >>> fusion = GatedConfig(dim=8, gate="own").build({"image": 6, "audio": 4})

@@ -28,7 +28,7 @@ def low_rank_product(rows: Sequence[Tensor], factors: Sequence[Tensor]) -> Tenso
     References:
         Liu et al. 2018, arXiv:1806.00064, eq. 6.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.fusion import low_rank_product
         >>> image, audio = torch.randn(2, 3), torch.randn(2, 4)
@@ -63,7 +63,7 @@ class LowRank(nn.Module):
         config: see there.
         widths: modality -> D.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.fusion import LowRankConfig
         >>> fusion = LowRankConfig(dim=8, rank=2).build({"image": 6, "audio": 4})

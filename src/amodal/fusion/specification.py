@@ -45,7 +45,7 @@ def fusion_cost(config: Any, widths: Widths, *, tokens: int = 1) -> FusionCost:
         widths: modality -> D.
         tokens: of each modality.
 
-    Example:
+    Examples:
         >>> from amodal.fusion import LowRankConfig, TensorConfig, fusion_cost
         >>> widths = {"image": 64, "audio": 32}
         >>> fusion_cost(TensorConfig(dim=128), widths)

@@ -23,7 +23,7 @@ def outer_product(rows: Sequence[Tensor]) -> Tensor:
     Args:
         rows: M tensors (B, D_m).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.fusion import outer_product
         >>> outer_product([torch.tensor([[2.0]]), torch.tensor([[3.0, 5.0]])])
@@ -62,7 +62,7 @@ class TensorFusion(nn.Module):
     References:
         Zadeh et al. 2017, arXiv:1707.07250, section 4.2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.fusion import TensorConfig
         >>> fusion = TensorConfig(dim=8, reduce=3).build({"image": 6, "audio": 4})

@@ -34,7 +34,7 @@ def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
     References:
         Ganin & Lempitsky 2015, arXiv:1409.7495, eq. 13 and 14.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import reverse_gradient
         >>> x = torch.ones(2, requires_grad=True)
@@ -54,7 +54,7 @@ def reversal_strength(progress: float) -> float:
     References:
         Ganin & Lempitsky 2015, arXiv:1409.7495, section 5.2.
 
-    Example:
+    Examples:
         >>> from amodal.losses import reversal_strength
         >>> [round(reversal_strength(progress), 3) for progress in (0.0, 0.1, 0.5, 1.0)]
         [0.0, 0.462, 0.987, 1.0]
@@ -73,7 +73,7 @@ def discriminator_loss(logits: Sequence[Tensor]) -> Tensor:
     Returns:
         () loss that the discriminator minimises and the embedding maximises.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import discriminator_loss
         >>> undecided = [torch.zeros(3, 2), torch.zeros(5, 2)]  # rows of two modalities
@@ -101,7 +101,7 @@ def confusion_loss(logits: Sequence[Tensor]) -> Tensor:
     References:
         Tzeng et al. 2015, arXiv:1510.02192, eq. 4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import confusion_loss
         >>> confusion_loss([torch.zeros(3, 2), torch.zeros(5, 2)]).item()  # undecided: the minimum
@@ -133,7 +133,7 @@ def gradient_penalty(
     References:
         Mescheder et al. 2018, arXiv:1801.04406, eq. 9.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import Discriminator, gradient_penalty
         >>> discriminator = Discriminator(dim=4, modalities=2, hidden=8, spectral=False)
@@ -160,7 +160,7 @@ class Discriminator(nn.Module):
         hidden: width of its two hidden layers.
         spectral: bound the gain of every layer by 1 (Miyato et al. 2018, arXiv:1802.05957).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import Discriminator
         >>> Discriminator(dim=4, modalities=3, hidden=8, spectral=True)(torch.randn(5, 4)).shape
@@ -217,7 +217,7 @@ class Adversarial(nn.Module):
         Ganin & Lempitsky 2015, arXiv:1409.7495 (reversal).
         Tzeng et al. 2015, arXiv:1510.02192 (alternating).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import AdversarialConfig
         >>> loss = AdversarialConfig(modalities=2, hidden=16).build(dim=8)

@@ -52,7 +52,7 @@ def deep_ccae_loss(
         Wang et al. 2015, ICML, "On Deep Multi-View Representation Learning" (DCCAE; there the
         error is summed over features).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import deep_cca_loss, deep_ccae_loss
         >>> views = [torch.randn(32, 3), torch.randn(32, 3)]
@@ -110,7 +110,7 @@ class DeepCCAE(nn.Module):
     Reconstruction keeps information in the embedding that the other view does not share. It helps
     where training rows are few, and costs correlation where E is small.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import DeepCCAEConfig
         >>> loss = DeepCCAEConfig(hidden=16).build(dim=3, out_dims=[10, 6])

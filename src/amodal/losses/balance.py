@@ -55,7 +55,7 @@ def modulation(confidence: Mapping[str, float], alpha: float) -> dict[str, float
     References:
         Peng et al. 2022, arXiv:2203.15332, eqs. 9 and 10, here for any number of modalities.
 
-    Example:
+    Examples:
         >>> from amodal.losses import modulation
         >>> factors = modulation({"image": 0.8, "audio": 0.4}, alpha=0.5)
         >>> {modality: round(factor, 3) for modality, factor in factors.items()}
@@ -114,7 +114,7 @@ def blending_weights(
     References:
         Wang et al. 2020, arXiv:1905.12681, eq. 4.
 
-    Example:
+    Examples:
         >>> from amodal.losses import blending_weights
         >>> weights = blending_weights(
         ...     train={"image": (1.0, 0.2), "audio": (1.0, 0.7)},

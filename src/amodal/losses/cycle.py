@@ -70,7 +70,7 @@ def cycle_loss(left: Tensor, right: Tensor, forth: Translate, back: Translate) -
     References:
         Zhu et al. 2017, arXiv:1703.10593, eq. 2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import cycle_loss
         >>> left, right = torch.randn(6, 4), torch.randn(9, 4)
@@ -101,7 +101,7 @@ def translation_loss(
     Returns:
         () loss in float32 or wider; exactly 0 without a pair.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import translation_loss
         >>> left = torch.randn(6, 4)
@@ -144,7 +144,7 @@ def soft_nearest_neighbour_cycle(
     References:
         Dwibedi et al. 2019, arXiv:1904.07846, section 3.2, eq. 1 and 2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import soft_nearest_neighbour_cycle
         >>> z = torch.eye(4)
@@ -180,7 +180,7 @@ def soft_nearest_neighbour_seeds(
     Returns:
         () loss in nats, in float32 or wider; exactly 0 without a pair.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import soft_nearest_neighbour_seeds
         >>> z, known = torch.eye(4), torch.zeros(4, 4, dtype=torch.bool)
@@ -215,7 +215,7 @@ def matching_accuracy(
     Returns:
         Accuracy and chance over the rows that have a partner, and their number; 0, 0, 0 without.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import matching_accuracy
         >>> z = torch.eye(4)
@@ -319,7 +319,7 @@ class Translator(nn.Module):
         dim: E.
         hidden: width of the second path; 0: there is none.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import Translator
         >>> x = torch.randn(3, 8)
@@ -397,7 +397,7 @@ class Cycle(nn.Module):
     References:
         Zhu et al. 2017, arXiv:1703.10593; Dwibedi et al. 2019, arXiv:1904.07846.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.nn.functional import normalize
         >>> from amodal.losses import CycleConfig

@@ -32,7 +32,7 @@ def decoupled_loss(
     References:
         Yeh et al. 2021, arXiv:2110.06848, eq. 6.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import decoupled_loss
         >>> z = torch.eye(4)
@@ -88,7 +88,7 @@ class DecoupledConfig(TemperatureConfig):
 class Decoupled(nn.Module):
     """`decoupled_loss` with a learned, bounded temperature.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.nn.functional import normalize
         >>> from amodal.losses import DecoupledConfig

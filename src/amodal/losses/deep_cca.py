@@ -42,7 +42,7 @@ def deep_cca_loss(
     References:
         Andrew et al. 2013, ICML, "Deep Canonical Correlation Analysis", section 3.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import deep_cca_loss
         >>> x = torch.randn(200, 3)
@@ -95,7 +95,7 @@ def captured_correlation(
     Returns:
         () between 0 and E.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import captured_correlation
         >>> covariance = torch.tensor([[1.0, 0.5], [0.5, 1.0]])  # two views of width 1
@@ -182,7 +182,7 @@ class DeepCCA(nn.Module):
         Wang et al. 2015, arXiv:1510.02054 (running covariance, for whitening).
         Chang et al. 2018, arXiv:1707.09669 (the same, for a decorrelation penalty).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import DeepCCAConfig
         >>> loss = DeepCCAConfig(momentum=0.8).build(dim=4)

@@ -47,7 +47,7 @@ def similarity_distillation(
         Hinton et al. 2015, arXiv:1503.02531, section 2.
         Yang et al. 2023, arXiv:2307.12732, section 3.3 (contrastive relations).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import similarity_distillation
         >>> z, scale = torch.eye(4), torch.tensor(3.0)
@@ -85,7 +85,7 @@ def feature_distillation(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import feature_distillation
         >>> student, teacher = torch.eye(3), torch.eye(3)[[0, 1, 0]]
@@ -132,7 +132,7 @@ class DistillationConfig(Config):
 class Distillation(nn.Module):
     """`similarity_distillation` with a learned, bounded temperature, or `feature_distillation`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.nn.functional import normalize
         >>> from amodal.losses import Distillation

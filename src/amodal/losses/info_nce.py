@@ -56,7 +56,7 @@ def info_nce_loss(
         van den Oord et al. 2018, arXiv:1807.03748, eq. 4 (one direction).
         Radford et al. 2021, arXiv:2103.00020, fig. 3 (both directions).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import info_nce_loss
         >>> image = text = torch.eye(4)  # (N, E) unit rows, paired
@@ -131,7 +131,7 @@ def one_way_info_nce(
         Khosla et al. 2020, arXiv:2004.11362, eq. 2 ("mean").
         Oh Song et al. 2016, arXiv:1511.06452 (each positive against the negatives alone).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import one_way_info_nce
         >>> text = torch.eye(4)
@@ -245,7 +245,7 @@ def info_nce_explicit(
         van den Oord et al. 2018, arXiv:1807.03748, eq. 4.
         He et al. 2020, arXiv:1911.05722, eq. 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import info_nce_explicit
         >>> query = torch.eye(4)[:2]
@@ -324,7 +324,7 @@ class InfoNCE(nn.Module):
         Wang et al. 2020, arXiv:1912.06798 (cross-batch memory).
         He et al. 2020, arXiv:1911.05722 (a queue of a momentum encoder's rows).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.nn.functional import normalize
         >>> from amodal.losses import InfoNCEConfig

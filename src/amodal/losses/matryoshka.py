@@ -23,7 +23,7 @@ PairwiseConfig = Annotated[
 def prefix(z: Tensor, dim: int) -> Tensor:
     """(N, dim) first coordinates of (N, E) rows, normalised to unit length; zeros stay zeros.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import prefix
         >>> prefix(torch.tensor([[3.0, 4.0, 12.0]]), dim=2)
@@ -79,7 +79,7 @@ class Matryoshka(nn.Module):
     References:
         Kusupati et al. 2022, arXiv:2205.13147, eq. 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.nn.functional import normalize
         >>> from amodal.losses import InfoNCEConfig, MatryoshkaConfig

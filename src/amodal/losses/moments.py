@@ -49,7 +49,7 @@ def mmd(
     References:
         Gretton et al. 2012, JMLR 13, 723-773, eq. 3 (unbiased), eq. 5 (biased).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import median_distance, mmd
         >>> x, y = torch.randn(300, 4), torch.randn(200, 4)
@@ -86,7 +86,7 @@ def median_distance(x: Tensor, y: Tensor) -> Tensor:
 
     It is 1 where all rows are equal, as the bandwidth then makes no difference.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import median_distance
         >>> median_distance(torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0]])).item()
@@ -115,7 +115,7 @@ def coral(x: Tensor, y: Tensor) -> Tensor:
     References:
         Sun & Saenko 2016, arXiv:1607.01719, eq. 1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import coral
         >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
@@ -150,7 +150,7 @@ def cmd(x: Tensor, y: Tensor, *, moments: int = 5, width: float = 2.0) -> Tensor
     References:
         Zellinger et al. 2017, arXiv:1702.08811, eq. 9.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import cmd
         >>> x = torch.tensor([[0.5], [-0.5]])
@@ -242,7 +242,7 @@ class MomentMatching(nn.Module):
     Args:
         distance: (N, E), (M, E) -> ().
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import MMDConfig
         >>> loss = MMDConfig().build()

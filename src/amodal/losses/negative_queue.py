@@ -28,7 +28,7 @@ class NegativeQueue(nn.Module):
     References:
         He et al. 2020, arXiv:1911.05722, section 3.2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import NegativeQueue
         >>> queue = NegativeQueue(size=3, dim=2)

@@ -44,7 +44,7 @@ def nt_xent_loss(
         Chen et al. 2020, arXiv:2002.05709, eq. 1.
         Khosla et al. 2020, arXiv:2004.11362, eq. 2 (more than two views, "mean").
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import nt_xent_loss
         >>> view = torch.eye(4)
@@ -84,7 +84,7 @@ class NTXentConfig(TemperatureConfig):
 class NTXent(nn.Module):
     """`nt_xent_loss` with a learned, bounded temperature.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.nn.functional import normalize
         >>> from amodal.losses import NTXentConfig

@@ -36,7 +36,7 @@ def positives_from_keys(
     Returns:
         (N, M) bool.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import positives_from_keys
         >>> image_item, text_item = torch.tensor([0, 1]), torch.tensor([0, 0, 1])

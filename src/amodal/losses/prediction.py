@@ -33,7 +33,7 @@ def prediction_loss(
     Raises:
         ValueError: the shapes do not fit together.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import prediction_loss
         >>> logits = torch.zeros(3, 2)

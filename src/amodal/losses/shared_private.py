@@ -34,7 +34,7 @@ def difference_loss(codes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         Bousmalis et al. 2016, arXiv:1608.06019, eq. 5.
         Hazarika et al. 2020, arXiv:2005.03545, eq. 8.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import difference_loss
         >>> x = torch.randn(200, 1)
@@ -75,7 +75,7 @@ def normalized_hsic(a: Tensor, b: Tensor) -> Tensor:
         Gretton et al. 2005, ALT, "Measuring statistical dependence with Hilbert-Schmidt norms".
         Song et al. 2012, JMLR 13, 1393-1434, eq. 5 (unbiased estimate).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import normalized_hsic
         >>> x = torch.linspace(-1, 1, 100)[:, None]
@@ -124,7 +124,7 @@ def agreement_loss(shared: Sequence[Tensor]) -> Tensor:
     Args:
         shared: M tensors (N, E) of unit rows, paired.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import agreement_loss
         >>> z = torch.eye(3)
@@ -212,7 +212,7 @@ class SharedPrivate(nn.Module):
         Hazarika et al. 2020, arXiv:2005.03545 (MISA).
         Bousmalis et al. 2016, arXiv:1608.06019.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import SharedPrivateConfig
         >>> config = SharedPrivateConfig(shared=4, private=4, hidden=16)

@@ -44,7 +44,7 @@ def sigmoid_loss(
     References:
         Zhai et al. 2023, arXiv:2303.15343, section 3.2.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import sigmoid_loss
         >>> z = torch.eye(4)
@@ -109,7 +109,7 @@ class SigmoidConfig(TemperatureConfig):
 class SigmoidLoss(nn.Module):
     """`sigmoid_loss` with a learned, bounded temperature and a learned bias.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.nn.functional import normalize
         >>> from amodal.losses import SigmoidConfig

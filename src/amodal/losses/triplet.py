@@ -46,7 +46,7 @@ def triplet_loss(
         Faghri et al. 2017, arXiv:1707.05612, eq. 4 ("all"), eq. 6 ("hardest").
         Schroff et al. 2015, arXiv:1503.03832, section 3.2 ("semi_hard").
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.losses import triplet_loss
         >>> z = torch.eye(4)
@@ -135,7 +135,7 @@ class Triplet(nn.Module):
         mining: of `one_way_triplet`, or "scheduled".
         harden_after: training steps of semi-hard mining before the hardest negatives.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.nn.functional import normalize
         >>> from amodal.losses import TripletConfig

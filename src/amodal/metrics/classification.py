@@ -57,7 +57,7 @@ def top_k_accuracy(
         seed: of the resamples.
         chosen: hyperparameters to report.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import top_k_accuracy
         >>> scores = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.5, 0.5]])  # the last row is tied

@@ -126,7 +126,7 @@ def geometry_metrics(
         ValueError: fewer than two modalities, different widths, an embedding that is not finite,
             or fewer items than folds.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from torch.nn.functional import normalize
         >>> from amodal.metrics import EmbeddingSet, GeometryOptions, geometry_metrics
@@ -181,7 +181,7 @@ def uniformity(z: Tensor, item: Tensor, *, t: float = 2.0, chunk: int | None = N
     References:
         Wang & Isola 2020, arXiv:2005.10242, section 4.1 (they use t = 2).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import uniformity
         >>> item = torch.arange(3)
@@ -242,7 +242,7 @@ def effective_rank(singular: Tensor) -> float:
     References:
         Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality".
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import effective_rank
         >>> round(effective_rank(torch.tensor([1.0, 1.0, 1.0, 0.0])), 3)

@@ -70,7 +70,7 @@ def k_occurrence(query: Tensor, gallery: Tensor, k: int, *, chunk: int | None = 
     References:
         Radovanović, Nanopoulos & Ivanović 2010, "Hubs in space", JMLR 11.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import k_occurrence
         >>> query = torch.eye(3)[[0, 0, 0, 1]]
@@ -99,7 +99,7 @@ def hubness_metrics(occurrence: Tensor, queries: int, k: int) -> Hubness:
     References:
         Radovanović et al. 2010, "Hubs in space", JMLR 11.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import hubness_metrics
         >>> result = hubness_metrics(torch.tensor([3.0, 1.0, 0.0]), queries=4, k=1)
@@ -141,7 +141,7 @@ def mixed_gallery(
     Returns:
         modality -> (N,) float64 share of each query, and the share expected by chance.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import mixed_gallery
         >>> image, text = torch.eye(4)[[0, 0, 0]], torch.eye(4)[[1, 1, 1]]  # separated modalities

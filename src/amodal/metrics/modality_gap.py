@@ -44,7 +44,7 @@ def centroid_gap(x: Tensor, x_item: Tensor, y: Tensor, y_item: Tensor) -> tuple[
     References:
         Liang et al. 2022, arXiv:2203.02053 (the gap between centroids).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import centroid_gap
         >>> z, item = torch.randn(50, 8), torch.arange(50)
@@ -87,7 +87,7 @@ def energy_test(
         Székely & Rizzo 2013, "Energy statistics: a class of statistics based on distances"
         (the distance, and the coefficient of inhomogeneity).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import energy_test
         >>> x = torch.randn(60, 2)
@@ -196,7 +196,7 @@ def modality_probe(
         (N + M,) float64 of each row, first those of x: 1 right, 0 wrong, 1/2 undecided, times
         (N + M) / (2 rows of its modality); and (N + M,) its item.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import modality_probe
         >>> z, item = torch.randn(40, 4), torch.arange(40)

@@ -41,7 +41,7 @@ def pointing_game(
     References:
         Zhang et al. 2016, arXiv:1608.00507, section 4.1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import pointing_game
         >>> maps = torch.tensor([[[0.7, 0.1], [0.1, 0.1]]])  # (B, H, W) attention

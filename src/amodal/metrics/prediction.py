@@ -34,7 +34,7 @@ def classification_metrics(
     References:
         Guo et al. 2017, arXiv:1706.04599, eq. 5 (calibration).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import classification_metrics
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
@@ -80,7 +80,7 @@ def multi_label_metrics(
         logits: (B, C).
         target: (B, C) of 0 and 1; rows with NaN are left out.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import multi_label_metrics
         >>> logits = torch.tensor([[2.0, -1.0], [1.0, 1.0]])
@@ -113,7 +113,7 @@ def regression_metrics(
         values: (B,) or (B, 1) predictions.
         target: (B,); NaN rows are left out.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import regression_metrics
         >>> predictions, target = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 3.0])
@@ -162,7 +162,7 @@ def average_precision(scores: Tensor, truth: Tensor) -> float:
         scores: (B,).
         truth: (B,) bool, with a True.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import average_precision
         >>> truth = torch.tensor([True, False, True])

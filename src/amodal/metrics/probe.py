@@ -53,7 +53,7 @@ def linear_probe(
     References:
         Alain & Bengio 2016, arXiv:1610.01644.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import linear_probe
         >>> labels = torch.arange(60) % 2
@@ -123,7 +123,7 @@ def knn_probe(
     References:
         Wu et al. 2018, arXiv:1805.01978, section 3.4 (weighted votes).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import knn_probe
         >>> labels = torch.arange(60) % 2

@@ -100,7 +100,7 @@ def retrieval_metrics(
         Karpathy & Fei-Fei 2015, arXiv:1412.2306 (recall@k and median rank of captions).
         Järvelin & Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques" (nDCG).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import retrieval_metrics
         >>> text, image = torch.eye(4)[[0, 0, 1, 2]], torch.eye(4)[:3]
@@ -160,7 +160,7 @@ def cross_modal_retrieval(
 
     `options` go to `retrieval_metrics`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import cross_modal_retrieval
         >>> z, item = torch.eye(3), torch.arange(3)
@@ -183,7 +183,7 @@ def image_text_retrieval(
 ) -> dict[str, float]:
     """`cross_modal_retrieval` of images and their texts; text may have several rows per item.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import image_text_retrieval
         >>> image, text = torch.eye(3), torch.eye(3)[[0, 0, 1, 1, 2, 2]]  # two captions per image

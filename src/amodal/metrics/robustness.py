@@ -48,7 +48,7 @@ def item_scores(outputs: Tensor, target: Tensor, task: str) -> tuple[Tensor, flo
     Returns:
         (N,) float64 and the mean score of the best constant prediction.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import item_scores
         >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
@@ -95,7 +95,7 @@ def robustness_metrics(
         other models; here relative to guessing on the corrupted items, so that no table of other
         models is needed).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import robustness_metrics
         >>> scores = torch.tensor([[1.0, 1, 1, 1], [1, 1, 1, 0], [1, 0, 1, 0]])  # (rates, items)

@@ -61,7 +61,7 @@ def alignment(
     References:
         Wang & Isola 2020, arXiv:2005.10242, section 4.1 (they use α = 2).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import alignment
         >>> z, item = torch.eye(3), torch.arange(3)
@@ -82,7 +82,7 @@ def alignment(
 def random_alignment(x: Tensor, y: Tensor, *, alpha: float = 2.0) -> float:
     """Mean of |x_i - y_j|^α over all pairs: the alignment of random pairs.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import random_alignment
         >>> round(random_alignment(torch.eye(4), torch.eye(4)), 3)
@@ -119,7 +119,7 @@ def linear_cka(x: Tensor, y: Tensor) -> CKA:
         Kornblith et al. 2019, arXiv:1905.00414, section 3.
         Song et al. 2012, "Feature selection via dependence maximization", JMLR 13.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import linear_cka
         >>> x = torch.randn(200, 4)
@@ -175,7 +175,7 @@ def rsa(x: Tensor, y: Tensor, *, permutations: int, generator: torch.Generator) 
     References:
         Kriegeskorte, Mur & Bandettini 2008, "Representational similarity analysis".
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import rsa
         >>> x = torch.randn(30, 4)
@@ -216,7 +216,7 @@ def cosine_histogram(
         y_item: (M,) int64.
         chunk: rows of x compared at once; None: as many as fit a few tens of megabytes.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import cosine_histogram
         >>> z, item = torch.eye(3), torch.arange(3)

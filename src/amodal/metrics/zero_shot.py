@@ -57,7 +57,7 @@ def class_embeddings(text: Tensor) -> Tensor:
     References:
         Radford et al. 2021, arXiv:2103.00020, section 3.1.4.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import class_embeddings
         >>> prompts = torch.eye(4).reshape(2, 2, 4)  # two classes, two prompts of each
@@ -99,7 +99,7 @@ def zero_shot_metrics(
     References:
         Radford et al. 2021, arXiv:2103.00020, section 3.1.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.metrics import zero_shot_metrics
         >>> image, classes = torch.eye(3)[[0, 1, 1]], torch.eye(3)[:2]

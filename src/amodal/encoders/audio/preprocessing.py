@@ -42,7 +42,7 @@ class AudioPreprocessor:
         Davis and Mermelstein 1980, IEEE Transactions ASSP 28(4) (mel bands).
         Radford et al. 2022, arXiv:2212.04356, section 2.2 (window, hop and dynamic range).
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from amodal.encoders import AudioPreprocessor
         >>> preprocessor = AudioPreprocessor(sample_rate=16000, mels=64)

@@ -82,7 +82,7 @@ class SmallAudioCNN(nn.Module):
     References:
         He et al. 2015, arXiv:1512.03385 (residual blocks, fig. 5 left).
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from amodal.encoders import SmallAudioCNNConfig
         >>> config = SmallAudioCNNConfig(widths=(8, 16), width=32)

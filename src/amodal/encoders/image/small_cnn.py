@@ -39,7 +39,7 @@ class SmallCNN(nn.Module):
     References:
         He et al. 2015, arXiv:1512.03385 (residual blocks, fig. 5 left).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.encoders import SmallCNNConfig
         >>> encoder = SmallCNNConfig(size=32, widths=(8, 16, 32)).build()

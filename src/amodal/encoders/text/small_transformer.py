@@ -54,7 +54,7 @@ class SmallTransformer(nn.Module):
     References:
         Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020, arXiv:2002.04745 (pre-norm).
 
-    Example:
+    Examples:
         >>> from amodal.encoders import SmallTransformerConfig, train_tokenizer
         >>> tokenizer = train_tokenizer(["a red circle", "a blue square"], vocab_size=40)
         >>> config = SmallTransformerConfig(width=32, layers=1, vocab_size=len(tokenizer))

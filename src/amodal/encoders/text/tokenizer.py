@@ -64,7 +64,7 @@ def build_tokenizer(
     Raises:
         ValueError: there is no text to train on, or no tokenizer of that name.
 
-    Example:
+    Examples:
         >>> from amodal.encoders import TrainedTokenizerConfig, build_tokenizer
         >>> config = TrainedTokenizerConfig(model="word", vocab_size=20)
         >>> tokenizer = build_tokenizer(config, texts=["a red circle", "a blue square"])
@@ -103,7 +103,7 @@ def train_tokenizer(
     Raises:
         ValueError: the corpus has no word.
 
-    Example:
+    Examples:
         >>> from amodal.encoders import train_tokenizer
         >>> tokenizer = train_tokenizer(["a red circle", "a blue square"], vocab_size=60)
         >>> ids = tokenizer("A red square")["input_ids"]

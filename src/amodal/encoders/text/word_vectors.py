@@ -39,7 +39,7 @@ def cooccurrence_vectors(
         Levy & Goldberg 2014, "Neural word embedding as implicit matrix factorization".
         Levy et al. 2015, TACL 3, 211-225 (smoothed contexts, square root of S).
 
-    Example:
+    Examples:
         >>> from amodal.encoders import cooccurrence_vectors
         >>> documents = [[0, 1], [0, 1], [2, 3], [2, 3]]  # token ids
         >>> vectors = cooccurrence_vectors(documents, vocab_size=4, dim=2)
