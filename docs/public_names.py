@@ -76,7 +76,6 @@ def page(room: str, modules: dict[str, list[str]]) -> str:
     lines = [f"# amodal.{room}", "", about.split("\n\n")[0].strip(), ""]
     for module, names in modules.items():
         for name in names:
-            lines += [f"## {name} {{ #{room}.{name} }}", ""]
             lines += [f"::: {dotted(room, module)}.{name}", ""]
     return "\n".join(lines)
 
@@ -93,8 +92,10 @@ def index(rooms: dict[str, dict[str, list[str]]]) -> str:
         "|---|---|",
     ]
     for room in ORDER:
-        names = sorted(name for listed in rooms[room].values() for name in listed)
-        links = ", ".join(f"[`{name}`]({room}.md#{room}.{name})" for name in names)
+        paths = {
+            name: dotted(room, module) for module, names in rooms[room].items() for name in names
+        }
+        links = ", ".join(f"[`{name}`]({room}.md#{paths[name]}.{name})" for name in sorted(paths))
         lines.append(f"| [`amodal.{room}`]({room}.md) | {links} |")
     return "\n".join(lines) + "\n"
 

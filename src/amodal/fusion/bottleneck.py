@@ -40,7 +40,7 @@ class Bottleneck(nn.Module):
     The cost of fusion grows with the number of bottleneck tokens, not with the product of lengths.
 
     Args:
-        config: see there.
+        config: sizes and options.
         widths: modality -> D.
 
     References:

@@ -27,7 +27,7 @@ class Concat(nn.Module):
     """W [x_1; ...; x_M], or W' gelu(W [x_1; ...; x_M]); an absent x_m is a learned vector.
 
     Args:
-        config: see there.
+        config: sizes and options.
         widths: modality -> D.
 
     Examples:
@@ -86,7 +86,7 @@ class ConcatTokens(nn.Module):
     They are mixed later, by a Transformer or by the pooling of the model.
 
     Args:
-        config: see there.
+        config: sizes and options.
         widths: modality -> D.
 
     Examples:

@@ -60,7 +60,7 @@ class LowRank(nn.Module):
     """`low_rank_product` plus a bias; an absent x_m is 0, so that products without it remain.
 
     Args:
-        config: see there.
+        config: sizes and options.
         widths: modality -> D.
 
     Examples:

@@ -53,7 +53,7 @@ class TensorFusion(nn.Module):
     """W vec([1; x_1] ⊗ ... ⊗ [1; x_M]); an absent x_m is 0, so that products without it remain.
 
     Args:
-        config: see there.
+        config: sizes and options.
         widths: modality -> D.
 
     Raises:

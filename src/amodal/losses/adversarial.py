@@ -29,7 +29,7 @@ class _Reversal(torch.autograd.Function):
 
 
 def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
-    """x itself, with a gradient of -strength times what comes back.
+    """Gradient reversal: identity forwards, the gradient times -strength backwards.
 
     References:
         Ganin & Lempitsky 2015, arXiv:1409.7495, eq. 13 and 14.

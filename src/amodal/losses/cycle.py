@@ -391,7 +391,7 @@ class Cycle(nn.Module):
     One module has one pair of translators: "translate" is for two modalities.
 
     Args:
-        config: see there.
+        config: sizes and options.
         dim: E.
 
     References:

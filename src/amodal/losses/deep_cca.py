@@ -31,7 +31,7 @@ def deep_cca_loss(
     about -E² / N ("squared"), and -E where N <= E + 1; see `DeepCCA` for small batches.
 
     Args:
-        views: M >= 2 tensors (N, E), rows matched. They need not be unit-norm, and had better
+        views: M >= 2 tensors (N, E), rows paired. They need not be unit-norm, and had better
             not be: the loss fixes the scale of every direction itself. Fewer than 2 rows give 0.
         ridge: share of the mean variance added to each variance.
         variant: see `captured_correlation`.
@@ -218,7 +218,7 @@ class DeepCCA(nn.Module):
             self.register_buffer("degrees", torch.zeros(()))
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
-        """Loss of M tensors (N, E), rows matched; see `deep_cca_loss`."""
+        """Loss of M tensors (N, E), rows paired; see `deep_cca_loss`."""
         if len(views) != self.views or any(v.shape[-1] != self.dim for v in views):
             raise ValueError(
                 f"expected {self.views} views of width {self.dim}, "

@@ -205,7 +205,7 @@ class SharedPrivate(nn.Module):
     the agreement term removes it. The dependence term removes most of s from p, not all of it.
 
     Args:
-        config: see there.
+        config: sizes and options.
         widths: modality -> D.
 
     References:
