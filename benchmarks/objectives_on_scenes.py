@@ -114,7 +114,7 @@ def teacher_embeddings(given: argparse.Namespace, folder: Path) -> str:
 
 def run_one(name: str, given: argparse.Namespace) -> Any:
     """Train and measure in this process."""
-    from amodal.metrics.geometry import EmbeddingSet, GeometryOptions, geometry
+    from amodal.metrics.geometry import EmbeddingSet, GeometryOptions, geometry_metrics
     from amodal.training.run import train_run
 
     with tempfile.TemporaryDirectory() as folder:
@@ -128,7 +128,9 @@ def run_one(name: str, given: argparse.Namespace) -> Any:
         result = train_run(recipe, Path(folder) / "run")
     retrieval: Any = result.results["retrieval"]
     samples = {m: EmbeddingSet(r.z, r.item) for m, r in retrieval.embedded.rows.items()}
-    shape = geometry(samples, GeometryOptions(permutations=20, bootstrap=0, max_items=500)).metrics
+    shape = geometry_metrics(
+        samples, GeometryOptions(permutations=20, bootstrap=0, max_items=500)
+    ).metrics
     return {
         "recall@1": result.metrics["retrieval/text_to_image/recall@1"],
         "recall@1/low": result.metrics["retrieval/text_to_image/recall@1/low"],
@@ -138,7 +140,9 @@ def run_one(name: str, given: argparse.Namespace) -> Any:
         "milliseconds_per_step": round(1000 * result.train_seconds / result.steps, 1),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "gap between centroids": round(shape["gap/image_text/centroid"].value, 4),
-        "own modality in a mixed top 10": round(shape["mixed_gallery/text/own"].value, 4),
+        "own modality in a mixed top 10": round(
+            shape["mixed_gallery/text/same_modality_share"].value, 4
+        ),
     }
 
 

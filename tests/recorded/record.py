@@ -155,7 +155,7 @@ def _log_likelihoods(
     model: Any, images: list[Any], prompts: list[Any], texts: list[list[str]]
 ) -> np.ndarray:
     encoded = model.encode_inputs(model._images(images))
-    found = model.likelihoods(model.chat_template.prompts(prompts), encoded, texts)
+    found = model.log_likelihoods(model.chat_template.prompts(prompts), encoded, texts)
     return torch.stack(found).numpy()
 
 

@@ -55,7 +55,7 @@ def draw(
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Images, side by side in the file.")] = 1,
     candidates: Annotated[
-        int, typer.Option(min=1, help="Drawn for each image; --judge chooses the best.")
+        int, typer.Option(min=1, help="ImageArray for each image; --judge chooses the best.")
     ] = 1,
     reranker: Annotated[
         Path | None,

@@ -77,7 +77,7 @@ def rank_candidates(
                     in_vocabulary = model.answer_scores(prompts, encoded).cpu()
                     scores = _vocabulary_scores(model, in_vocabulary, answers)
                 else:
-                    scores = model.likelihoods(prompts, encoded, answers)
+                    scores = model.log_likelihoods(prompts, encoded, answers)
             for (_, row, number, _, _), values in zip(asked, scores, strict=True):
                 found.setdefault(row, {})[number] = values
     return found
@@ -105,6 +105,6 @@ def candidates_of(record: Record, task: RankedTask) -> dict[int, tuple[Conversat
     for number, one in enumerate(record.get("dialog") or []):
         if one.get("candidates"):
             turns = about[0][: 2 * number + 1] if task == "dialogue" else about[number][:1]
-            before = tuple(turn._replace(learned=False) for turn in turns)
+            before = tuple(turn._replace(target=False) for turn in turns)
             found[number] = (before, [str(text) for text in one["candidates"]])
     return found

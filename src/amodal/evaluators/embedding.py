@@ -101,7 +101,7 @@ def embed_captioned(
         model, source, collator_of(model), items=items, batch_size=batch_size, tick=tick
     ) as batches:
         for batch in batches:
-            memory = model.fused(model.encode_inputs(batch.to(model.device)), None)
+            memory = model.fuse(model.encode_inputs(batch.to(model.device)), None)
             assert memory is not None
             present = memory.keep.any(1)
             z = model.contrast.embed_images(memory)[present].float().cpu()

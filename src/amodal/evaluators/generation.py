@@ -201,4 +201,4 @@ def _generate(
 
 def _prompts(turns: Conversation) -> list[Conversation]:
     """The conversation up to each turn to be generated, with the reference turns before it."""
-    return [turns[: i + 1] for i, turn in enumerate(turns) if turn.learned]
+    return [turns[: i + 1] for i, turn in enumerate(turns) if turn.target]

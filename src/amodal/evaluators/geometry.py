@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from amodal.data.record import BrokenRecordError, Source
 from amodal.evaluators.embedding import EmbeddedSource, embed_items
 from amodal.evaluators.loop import Autocast, Tick
-from amodal.metrics.geometry import EmbeddingSet, GeometryOptions, GeometryResult, geometry
+from amodal.metrics.geometry import EmbeddingSet, GeometryOptions, GeometryResult, geometry_metrics
 from amodal.models.joint_embedding import JointEmbedding
 
 SETTINGS = ("alpha", "t", "k", "folds", "permutations", "max_items")
@@ -76,7 +76,7 @@ def evaluate_geometry(
         model, source, items=items, captions=captions, autocast=autocast, tick=tick
     )
     samples = {name: EmbeddingSet(rows.z, rows.item) for name, rows in embedded.rows.items()}
-    found = geometry(samples, options, seed=seed)
+    found = geometry_metrics(samples, options, seed=seed)
     metrics: dict[str, float] = {f"geometry/{n}": value for n, value in found.to_dict().items()}
     for name in SETTINGS:
         metrics[f"geometry/settings/{name}"] = getattr(found.options, name)

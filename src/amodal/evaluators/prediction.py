@@ -245,8 +245,8 @@ def _head_metrics(
     if not bool(known(values).any()):
         raise DataError(f"no record has a value in column {target.column!r}, which is predicted")
     measure = {
-        "classification": head_metrics.classification,
-        "multi_label": head_metrics.multi_label,
-        "regression": head_metrics.regression,
+        "classification": head_metrics.classification_metrics,
+        "multi_label": head_metrics.multi_label_metrics,
+        "regression": head_metrics.regression_metrics,
     }[target.task]
     return flatten(measure(logits, values, bootstrap=bootstrap, seed=seed))

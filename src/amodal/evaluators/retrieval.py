@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.evaluators.embedding import EmbeddedSource, embed_captioned, embed_items
 from amodal.evaluators.loop import Autocast, Tick
-from amodal.metrics.retrieval import retrieval
+from amodal.metrics.retrieval import retrieval_metrics as rank_metrics
 from amodal.models.joint_embedding import Embeddings, JointEmbedding
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
@@ -107,7 +107,7 @@ def retrieval_metrics(
         for b in rows:
             if a == b:
                 continue
-            result = retrieval(
+            result = rank_metrics(
                 rows[a].z,
                 rows[b].z,
                 rows[a].item,

@@ -16,7 +16,7 @@ from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.evaluators.loop import Autocast, Tick
 from amodal.evaluators.prediction import PredictionResult, known, predict_batches, read_batches
 from amodal.metrics.bootstrap import Estimate
-from amodal.metrics.robustness import Robustness, item_scores, robustness
+from amodal.metrics.robustness import Robustness, item_scores, robustness_metrics
 from amodal.models.fusion_model import FusionModel
 from amodal.models.target import TargetConfig
 
@@ -133,7 +133,7 @@ def evaluate_robustness(
                 values, _, corrupted = scored(changer(name, kind, rate, seed))
                 lines.append(values)
                 mean_gates.append(_mean_gate(corrupted, place))
-            curves[kind][name] = robustness(
+            curves[kind][name] = robustness_metrics(
                 rates, torch.stack(lines), chance, bootstrap=bootstrap, seed=seed
             )
             if predicted.gates is not None:
@@ -155,7 +155,7 @@ def _mean_gate(predicted: PredictionResult, place: int) -> float | None:
 
 def _mean(values: Tensor, bootstrap: int, seed: int) -> Estimate:
     """The mean, with its interval from the same resampling as the curves have."""
-    whole = robustness(
+    whole = robustness_metrics(
         (0.0, 1.0), torch.stack([values, values]), 0.0, bootstrap=bootstrap, seed=seed
     )
     return whole.scores[0]

@@ -15,7 +15,7 @@ from amodal.data.record import BrokenRecordError, Source
 from amodal.evaluators.loop import Autocast, NumberedSource, Tick, evaluation_batches, row_numbers
 from amodal.losses.answer_classification import answer_classification_loss
 from amodal.models.inputs import collator_of
-from amodal.models.multimodal_transformer.answer_head import Classified
+from amodal.models.multimodal_transformer.answer_head import AnswerPredictions
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.models.multimodal_transformer.network import TokenPredictions
 
@@ -117,7 +117,7 @@ def answer_vocabulary(model: MultimodalTransformer) -> AnswerVocabulary | None:
     return AnswerVocabulary(model.answer_head.answers) if model.answer_head is not None else None
 
 
-def _classified(found: Classified, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _classified(found: AnswerPredictions, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Whether each classified answer is correct, and where it stands."""
     correct = (found.logits.argmax(1) == found.true).cpu()
     conversation = found.conversation.cpu() - 1

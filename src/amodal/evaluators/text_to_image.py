@@ -24,7 +24,7 @@ from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer.image_generation import (
     GUIDANCE,
     TEMPERATURE,
-    Drawn,
+    ImageArray,
     generate_best,
 )
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
@@ -53,9 +53,9 @@ class TextToImageResult:
 
     rows: list[int]
     texts: list[str]
-    images: list[Drawn]
+    images: list[ImageArray]
     records: list[Record]
-    references: list[Drawn | None]
+    references: list[ImageArray | None]
     broken: tuple[BrokenRecordError, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -219,7 +219,7 @@ def text_to_image_metrics(
     return found
 
 
-def scene_of(image: Drawn) -> Scene:
+def scene_of(image: ImageArray) -> Scene:
     """The scene that the verifier reads; an empty one where no colour of the world occurs."""
     try:
         return read_scene(image)
@@ -228,7 +228,7 @@ def scene_of(image: Drawn) -> Scene:
 
 
 def _verified(
-    images: Sequence[Drawn], claims: Sequence[Claims], bootstrap: int, seed: int
+    images: Sequence[ImageArray], claims: Sequence[Claims], bootstrap: int, seed: int
 ) -> dict[str, float]:
     rows = []
     for image, claim in zip(images, claims, strict=True):
@@ -269,23 +269,23 @@ def _claims(record: Record, text: str) -> Claims | None:
     return read_caption(text) if "objects" in record else None
 
 
-def _read(prepare: ImagePreprocessor, record: Record) -> Drawn | None:
+def _read(prepare: ImagePreprocessor, record: Record) -> ImageArray | None:
     """The image of a record as the model reads it; None where it cannot be read."""
     try:
         image = decode_image(record["image"], record["origin"], min_size=prepare.size)
     except (BrokenRecordError, KeyError):
         return None
-    pixels: Drawn = prepare.resize([image])[0].permute(1, 2, 0).numpy()
+    pixels: ImageArray = prepare.resize([image])[0].permute(1, 2, 0).numpy()
     return pixels
 
 
-def _images(source: Source, side: int) -> list[Drawn]:
+def _images(source: Source, side: int) -> list[ImageArray]:
     """Images of a source, spread over it, at one size; those that cannot be read are left out."""
     prepare = ImagePreprocessor(side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     places = np.unique(
         np.linspace(0, len(source) - 1, min(TRAINING_IMAGES, len(source))).astype(int)
     )
-    found: list[Drawn] = []
+    found: list[ImageArray] = []
     for row in places.tolist():
         try:
             image = _read(prepare, source[row])
@@ -296,7 +296,7 @@ def _images(source: Source, side: int) -> list[Drawn]:
     return found
 
 
-def _small(images: Sequence[Drawn]) -> Tensor:
+def _small(images: Sequence[ImageArray]) -> Tensor:
     """(P, 3, 16, 16) float32."""
     whole = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
     return torch.nn.functional.adaptive_avg_pool2d(whole, SIDE)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-import amodal.metrics.zero_shot as zero_shot_metrics
+import amodal.metrics.zero_shot as zero_shot
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.evaluators.embedding import EmbeddedSource, embed_items, item_labels
 from amodal.evaluators.inputs import classified_input, text_inputs
@@ -46,7 +46,7 @@ def evaluate_zero_shot(
     *,
     items: Sequence[int] | None = None,
     captions: int | None = None,
-    templates: Sequence[str] = zero_shot_metrics.TEMPLATES["en"],
+    templates: Sequence[str] = zero_shot.TEMPLATES["en"],
     bootstrap: int = 1000,
     seed: int = 0,
     autocast: Autocast = nullcontext,
@@ -81,9 +81,9 @@ def evaluate_zero_shot(
     prompts = [template.format(label) for label in classes for template in templates]
     values: dict[str, Any] = {texts[0]: prompts}
     z = model.encode(output="torch", **values)
-    result = zero_shot_metrics.zero_shot(
+    result = zero_shot.zero_shot_metrics(
         embedded.rows[name].z,
-        zero_shot_metrics.class_embeddings(z.view(len(classes), len(templates), -1)),
+        zero_shot.class_embeddings(z.view(len(classes), len(templates), -1)),
         torch.tensor([classes.index(label) for label in labels]),
         bootstrap=bootstrap,
         seed=seed,

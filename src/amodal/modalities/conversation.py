@@ -113,5 +113,5 @@ class ConversationInput:
         truncated = self.prepare.count_truncated([turns for found in chosen for turns in found])
         tensors = self.prepare(chosen)
         if self.answers is not None:
-            tensors["asked"] = self.answers(asked)
+            tensors["answer_targets"] = self.answers(asked)
         return InputRows(tensors, present, truncated=truncated)

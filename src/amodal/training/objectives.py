@@ -185,7 +185,7 @@ class Objectives(nn.Module):
         found: dict[str, float] = {}
         for name, loss, compare in zip(self.names, self.losses, self.comparisons, strict=True):
             for teller in (loss, compare):
-                tell = getattr(teller, "figures", None)
+                tell = getattr(teller, "metrics", None)
                 if tell is not None:
                     found |= {f"{name}/{figure}": value for figure, value in tell().items()}
         return found

@@ -174,7 +174,7 @@ class TaughtPairs:
                 )
         return terms
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Share of the rows since the last call that the teacher knew."""
         return {"known_share": self.teacher.known_share()}
 

@@ -5,7 +5,6 @@ import torch
 from tiny_transformers import RECORDS, batch_of, made
 
 import amodal
-from amodal.losses.info_nce import info_nce
 from amodal.losses.language_modeling import language_modeling_loss
 from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
 from amodal.models.multimodal_transformer.contrastive_heads import caption_ends, conversation_keys
@@ -85,7 +84,7 @@ def test_every_parameter_gets_a_gradient_and_is_saved(tmp_path):
     output = model(batch_of(model, vqa=None, caption=None))
     z = {name: rows.z for name, rows in output.embedded.items()}
     loss = language_modeling_loss(output.logits, output.labels, output.item)
-    (loss + info_nce(z["image"], z["text"], torch.tensor(2.0))).backward()
+    (loss + info_nce_loss(z["image"], z["text"], torch.tensor(2.0))).backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
     model.eval().save_pretrained(tmp_path / "run")

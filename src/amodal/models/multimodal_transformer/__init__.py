@@ -1,1 +1,1 @@
-"""The multimodal Transformer: image tokens and text in, text, answers or image tokens out."""
+"""Multimodal Transformer: encoders, fusion layers, and a decoder of text and image tokens."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from amodal.data.answer_vocabulary import OTHER
+from amodal.data.answer_vocabulary import NOT_A_QUESTION
 from amodal.data.batch import Batch
 from amodal.data.conversation import Task as GenerationTask
 from amodal.data.conversation import conversations
@@ -82,7 +82,7 @@ class MultimodalTransformerRun:
         tokenizer = _image_tokenizer(options)
         try:
             if isinstance(options.answers, ClassifiedAnswers):
-                answers = options.answers.vocabulary(_answers(train))
+                answers = options.answers.build_vocabulary(_answers(train))
                 architecture = architecture.model_copy(update={"answers": answers})
             self.model = build_multimodal_transformer(
                 architecture,
@@ -231,10 +231,10 @@ class MultimodalTransformerTask:
             part.tensors["conversation"]["segment"],
         )
         target = labels >= 0
-        asked = part.tensors["conversation"].get("asked")
+        asked = part.tensors["conversation"].get("answer_targets")
         if asked is not None:
             item = torch.arange(len(labels), device=labels.device)[:, None]
-            target &= asked[..., 0][item, (segment - 1).clamp(min=0)] == OTHER
+            target &= asked[..., 0][item, (segment - 1).clamp(min=0)] == NOT_A_QUESTION
         if self.config.per == "token":
             return int(target.sum())
         return sum(len(segment[i][target[i]].unique()) for i in range(len(part)))
@@ -287,7 +287,7 @@ def _mean(values: list[Tensor]) -> float:
 
 def _in_vocabulary(part: Batch) -> int:
     """Number of questions with an answer in the vocabulary."""
-    asked = part.tensors["conversation"].get("asked")
+    asked = part.tensors["conversation"].get("answer_targets")
     return int((asked[..., 1:] > 0).any(2).sum()) if asked is not None else 0
 
 
