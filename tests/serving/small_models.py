@@ -33,7 +33,8 @@ def png(pixels):
     return buffer.getvalue()
 
 
-def speaker():
+def captioner():
+    """Answers, captions and converses, untrained."""
     torch.manual_seed(0)
     architecture = TransformerArchitecture(
         image=SmallCNNConfig(size=16, widths=(8, 16), grid=4),
@@ -60,9 +61,16 @@ def embedder():
 
 
 def image_generator():
-    """Draws without having learned it."""
+    """Generates images, untrained."""
     torch.manual_seed(0)
-    sizes = {"size": 16, "patch": 4, "widths": (8,), "codes": 12, "code_width": 4, "blocks": 0}
+    sizes = {
+        "size": 16,
+        "patch": 4,
+        "widths": (8,),
+        "codebook_size": 12,
+        "codebook_dim": 4,
+        "blocks": 0,
+    }
     tokenizer = ImageTokenizer(ImageTokenizerConfig(TokenizerArchitecture(**sizes).model_dump()))
     architecture = TransformerArchitecture(
         width=32,
