@@ -33,7 +33,8 @@ def png(pixels):
     return buffer.getvalue()
 
 
-def speaker():
+def captioner():
+    """Answers, captions and converses, untrained."""
     torch.manual_seed(0)
     architecture = TransformerArchitecture(
         encoders={"image": SmallCNNConfig(size=16, widths=(8, 16), grid=4)},
@@ -62,7 +63,7 @@ def embedder():
 
 
 def image_generator():
-    """Draws without having learned it."""
+    """Generates images, untrained."""
     torch.manual_seed(0)
     sizes = {
         "size": 16,

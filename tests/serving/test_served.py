@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from pydantic import TypeAdapter
-from small_models import embedder, image_generator, photo, speaker
+from small_models import captioner, embedder, image_generator, photo
 
 from amodal.data.record import DataError
 from amodal.models.fusion_model import FusionArchitecture, build_fusion_model
@@ -49,7 +49,7 @@ def test_a_transformer_does_what_its_recipe_trained(generation_run):
     ],
 )
 def test_tasks_become_abilities(tasks, abilities, tmp_path):
-    speaker().save_pretrained(tmp_path)
+    captioner().save_pretrained(tmp_path)
     if tasks is not None:
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": {"tasks": tasks}}))
     assert open_served(tmp_path).abilities == abilities
@@ -69,7 +69,7 @@ def test_an_image_generator_stands_beside_an_index_and_beside_a_text_generator(
     both = open_served(generation_run, image_generator=text_to_image_run)
     assert both.abilities == ("ask", "caption", "chat", "draw")
     assert both.parameters == sum(
-        p.numel() for model in (speaker(), image_generator()) for p in model.parameters()
+        p.numel() for model in (captioner(), image_generator()) for p in model.parameters()
     )
     with pytest.raises(DataError, match="--generator needs"):
         open_served(index, image_generator=generation_run)
@@ -116,14 +116,14 @@ def test_what_is_no_run_says_how_to_make_one(tmp_path):
     ("text", "message"), [("model: [", "model.tasks"), ("model: {}", "model.tasks")]
 )
 def test_a_damaged_recipe_is_named(text, message, tmp_path):
-    speaker().save_pretrained(tmp_path)
+    captioner().save_pretrained(tmp_path)
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(DataError, match=message):
         open_served(tmp_path)
 
 
 def test_damaged_figures_are_named(tmp_path):
-    speaker().save_pretrained(tmp_path)
+    captioner().save_pretrained(tmp_path)
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(DataError, match=r"metrics\.json"):
         open_served(tmp_path)

@@ -338,7 +338,8 @@ def _add_draw(app: FastAPI, work: Worker, model: Draws, reranker: JointEmbedding
         if candidates > 1 and reranker is None:
             raise HTTPException(
                 422,
-                "candidates: there is no reranker; start the server with `amodal serve … --reranker RUN`",
+                "candidates: there is no reranker; start the server with "
+                "`amodal serve … --reranker RUN`",
             )
         template = model.chat_template
         limit = template.max_length - 3  # for two role tokens and an end token
