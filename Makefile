@@ -2,12 +2,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test check clean
+.PHONY: help install demo test check docs clean
 
 help:
 	@echo "make demo    install, then train, evaluate, index and search on the built-in world"
 	@echo "make test    install, then run every test"
 	@echo "make check   format, lint, types and the quick tests, as before a commit"
+	@echo "make docs    the documentation, as a site in site/"
 
 # The marker is newer than pyproject.toml exactly when the environment is up to date.
 $(VENV)/.installed: pyproject.toml
@@ -30,6 +31,11 @@ check: install
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -m "not slow"
+
+docs: install
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python docs/public_names.py
+	$(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) runs .mypy_cache .ruff_cache .pytest_cache

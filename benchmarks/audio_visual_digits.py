@@ -36,7 +36,7 @@ from sklearn.datasets import load_digits
 from amodal.data.corruption import only
 from amodal.evaluators.prediction import predict_batches, read_batches
 from amodal.training.recipe import load_recipe
-from amodal.training.run import open_sources, train_run
+from amodal.training.run import train_run
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "audio_visual_digits.json"
@@ -102,20 +102,19 @@ def trained(folder: Path, dropout: str, seed: int, epochs: float) -> dict[str, f
     ]
     recipe = load_recipe(RECIPE, changes)
     with tempfile.TemporaryDirectory() as out:
-        model: Any = train_run(recipe, Path(out) / "run").model
-    source = open_sources(recipe)[1]
-    assert source is not None
-    batches = list(read_batches(model, source, range(len(source))))
+        result = train_run(recipe, Path(out) / "run")
+    model: Any = result.model
+    assert result.validation_source is not None
+    batches = list(read_batches(model, result.validation_source))
     found = {}
     for name, there in (("both", MODALITIES), *((m, (m,)) for m in MODALITIES)):
-        said = predict_batches(
+        predicted = predict_batches(
             model,
             batches,
-            where=source.name,
             change=lambda batch, there=there: only(batch, there),  # type: ignore[misc]
         )
-        right = said.logits.argmax(1) == said.target
-        found[name] = round(float(right.float().mean()), 4)
+        correct = predicted.logits.argmax(1) == predicted.target
+        found[name] = round(float(correct.float().mean()), 4)
     return found
 
 

@@ -40,8 +40,8 @@ from torch import Tensor, nn
 from amodal.losses.cycle import (
     Translator,
     cycle_loss,
-    lost,
-    matching,
+    cycle_miss_rate,
+    matching_accuracy,
     soft_nearest_neighbour_cycle,
     soft_nearest_neighbour_seeds,
     translation_loss,
@@ -92,7 +92,9 @@ def known_pairs(pairs: int, seed: int) -> Tensor:
 def scored(forth: Tensor, right: Tensor, back: Tensor, left: Tensor) -> float:
     """Matching accuracy of both directions, as a mean."""
     partners = torch.eye(len(left), dtype=torch.bool)
-    return (matching(forth, right, partners)[0] + matching(back, left, partners)[0]) / 2
+    return (
+        matching_accuracy(forth, right, partners)[0] + matching_accuracy(back, left, partners)[0]
+    ) / 2
 
 
 def optimized(modules: list[nn.Module], seed: int, loss: Any, decay: float) -> None:
@@ -175,7 +177,10 @@ def soft(
     optimized(list(maps), seed, loss, 0.0)
     with torch.no_grad():
         a, b = embedded([v[TRAIN:] for v in views])
-        there, home = lost(a, b, temperature=TEMPERATURE), lost(b, a, temperature=TEMPERATURE)
+        there, home = (
+            cycle_miss_rate(a, b, temperature=TEMPERATURE),
+            cycle_miss_rate(b, a, temperature=TEMPERATURE),
+        )
         return {"matching": scored(a, b, b, a), "cycle_error": (there + home) / 2}
 
 

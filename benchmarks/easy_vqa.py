@@ -72,7 +72,13 @@ def main() -> None:
             file.write_text(json.dumps(kept), encoding="utf-8")
             changes += [f"data.{part}.questions={file}", f"data.{part}.images={DATA}/train/images"]
         result = train_run(load_recipe(RECIPE, [*changes, *given.set]), Path(folder) / "run")
-    names = ("vqa/exact", "vqa/exact/low", "vqa/exact/high", "train/seconds", "train/steps")
+    names = (
+        "vqa/exact_match",
+        "vqa/exact_match/low",
+        "vqa/exact_match/high",
+        "train/seconds",
+        "train/steps",
+    )
     document = {
         "setting": {"questions": {part: len(kept) for part, kept in parts.items()}},
         "results": {name: result.metrics[name] for name in names},

@@ -36,7 +36,7 @@ from amodal.data.reader import BatchReader
 from amodal.data.record import Source
 from amodal.data.samplers import Draw
 from amodal.encoders.image.preprocessing import ImagePreprocessor
-from amodal.evaluators.generation import generate_for
+from amodal.evaluators.generation import generate_texts
 from amodal.metrics.caption_tokens import tokenize
 from amodal.metrics.captioning import DocumentFrequency, caption_scores, cider
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
@@ -84,7 +84,7 @@ def features(model: MultimodalTransformer, source: Source, *, pixels: bool) -> T
         if pixels:
             rows.append(batch.tensors["image"]["pixel_values"].flatten(1))
         else:
-            encoded = model.fused(model.encode_inputs(batch), None)
+            encoded = model.fuse(model.encode_inputs(batch), None)
             assert encoded is not None
             rows.append(encoded.tokens.mean(1))
     x = torch.cat(rows)
@@ -123,13 +123,13 @@ def main() -> None:
         model = amodal.load(run)
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert isinstance(model, MultimodalTransformer)
-    said = generate_for(
+    generated = generate_texts(
         model, test, "caption", num_beams=given.beams, do_sample=False, max_new_tokens=30
     )
-    assert [one.row for one in said] == list(range(len(test)))
+    assert [one.row for one in generated] == list(range(len(test)))
     common = most_common(train)
     captions = {
-        "amodal": [one.text for one in said],
+        "amodal": [one.text for one in generated],
         "most common caption": [common] * len(test),
         "nearest photo, pixels": nearest(model, train, test, pixels=True),
         "nearest photo, features": nearest(model, train, test, pixels=False),
@@ -141,8 +141,8 @@ def main() -> None:
         results[name] = {n: round(v, 4) for n, v in scores.items() if n.split("/")[0] in NAMES}
     shown = sorted(random.Random(0).sample(range(len(test)), 12))
     print(f"most common caption: {common}")
-    for i in shown:  # what people said stays out of the file
-        print(f"{test[i]['id']}: {said[i].text} | {test[i]['text'][0]}")
+    for i in shown:  # reference captions stay out of the file
+        print(f"{test[i]['id']}: {generated[i].text} | {test[i]['text'][0]}")
     document = {
         "setting": {
             "photos": {"train": len(train), "dev": len(test)},
@@ -152,7 +152,7 @@ def main() -> None:
             "different captions": len(set(captions["amodal"])),
         },
         "results": results,
-        "samples": {str(test[i]["id"]): said[i].text for i in shown},
+        "samples": {str(test[i]["id"]): generated[i].text for i in shown},
     }
     print(json.dumps(document, indent=1, ensure_ascii=False))
     given.out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n")

@@ -40,7 +40,7 @@ from amodal.fusion.concat import ConcatConfig, ConcatTokensConfig
 from amodal.fusion.cross_attention import CrossAttentionConfig
 from amodal.fusion.gated import GatedConfig, PrecisionGated
 from amodal.fusion.low_rank import LowRankConfig
-from amodal.fusion.specification import cost
+from amodal.fusion.specification import fusion_cost
 from amodal.fusion.tensor import TensorConfig
 
 RESULT = Path(__file__).parent / "results" / "fusion_battery.json"
@@ -220,7 +220,7 @@ def main() -> None:
                 model = trained(config, values, target, 2, seed, given.steps)
                 runs.append(accuracy(model, values, target))
             row[which] = mean_and_deviation(runs)
-        row["parameters"], row["flops"] = cost(config, {"a": WIDTH, "b": WIDTH})
+        row["parameters"], row["flops"] = fusion_cost(config, {"a": WIDTH, "b": WIDTH})
         results[name] = row
         print(f"{name:30} {json.dumps(row)}", flush=True)
     gates = {}

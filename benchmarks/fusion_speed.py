@@ -31,7 +31,7 @@ from amodal.fusion.concat import ConcatConfig, ConcatTokensConfig
 from amodal.fusion.cross_attention import CrossAttentionConfig
 from amodal.fusion.gated import GatedConfig
 from amodal.fusion.low_rank import LowRankConfig
-from amodal.fusion.specification import cost
+from amodal.fusion.specification import fusion_cost
 from amodal.fusion.tensor import TensorConfig
 
 HERE = Path(__file__).parent
@@ -197,7 +197,7 @@ def main() -> None:
         for name, (config, width) in FUSIONS.items():
             widths = dict.fromkeys(names, width)
             tokens = config.build(widths).level == "tokens"
-            price = cost(config, widths, tokens=TOKENS if tokens else 1)
+            price = fusion_cost(config, widths, tokens=TOKENS if tokens else 1)
             peer = peer_of(name, names)
             shape = (ITEMS, TOKENS) if tokens else (ITEMS,)
             other = (

@@ -3,8 +3,8 @@
     python benchmarks/image_tokenizer.py                       # ten minutes on a core
     python benchmarks/image_tokenizer.py --run runs/scenes-image-tokenizer
 
-recipes/scenes-image-tokenizer.yaml is trained on images of one to three objects, without some pairs of
-colour and shape. Held-out images then go through their tokens and back, and
+recipes/scenes-image-tokenizer.yaml is trained on images of one to three objects, without some
+pairs of colour and shape. Held-out images then go through their tokens and back, and
 `amodal.data.scenes.verifier`, which knows how images are drawn and nothing of the model, reads
 the objects from what comes out: on scenes like those of training, and on scenes that each hold a
 pair that never occurred. Its figures on the true images stand beside: what is missing from 1

@@ -42,7 +42,7 @@ from torch import Tensor
 
 from amodal.alignment.normalization import Normalization, csls, dual_softmax, querybank_softmax
 from amodal.metrics.bootstrap import intervals, resampled
-from amodal.metrics.hubness import hubness, mixed_gallery, neighbour_shares
+from amodal.metrics.hubness import hubness_metrics, mixed_gallery, neighbour_shares
 
 RESULT = Path(__file__).parent / "results" / "modality_gap.json"
 N, DIM, LATENT, NOISE, OFFSET, K = 2000, 64, 32, 1.003, 1.85, 10
@@ -158,7 +158,7 @@ def measured(
     occurrence = neighbour_shares(scores, K).sum(0)
     found = {
         "hits": (neighbour_shares(scores, 1) * right).sum(1),
-        "skew": hubness(occurrence, len(scores), K).skew,
+        "skew": hubness_metrics(occurrence, len(scores), K).skew,
     }
     if score is plain:
         found["own share"] = float(mixed_gallery(test, K)["text"][0].mean())
@@ -189,7 +189,7 @@ def known_latent(seeds: int) -> dict[str, Any]:
 
 
 def trained_run(folder: Path) -> dict[str, Any]:
-    from amodal.evaluators.retrieval import embed_items
+    from amodal.evaluators.embedding import embed_items
     from amodal.models.joint_embedding import JointEmbedding
     from amodal.training.recipe import load_recipe
     from amodal.training.run import open_sources

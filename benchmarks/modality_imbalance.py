@@ -43,15 +43,15 @@ from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from amodal.augment.modality import drop_modalities
 from amodal.data.batch import Batch
+from amodal.data.corruption import only
 from amodal.data.record import Record, sample_rng
 from amodal.data.samplers import RunSampler
 from amodal.evaluators.prediction import predict_batches, prediction_metrics
-from amodal.evaluators.robustness import only
 from amodal.losses.balance import GradientBlendingConfig
 from amodal.models.fusion_model import FusionModel
 from amodal.training.recipe import parse_recipe
-from amodal.training.tasks.fusion_run import FusionRun
-from amodal.training.trainer import Step
+from amodal.training.tasks.fusion import FusionRun
+from amodal.training.tasks.protocol import Step
 
 RESULT = Path(__file__).parent / "results" / "modality_imbalance.json"
 SIZES = {"train": 2000, "validation": 1000, "test": 4000}
@@ -219,10 +219,10 @@ def learned(task: FusionRun, train: Batch, validation: Batch, dropout: float) ->
         task.task.after_step(trained)
         if (number + 1) % every == 0 or number + 1 == steps:
             if blends:
-                score = task.task.measure(task.model, nullcontext)[task.task.score_name]
+                score = task.task.evaluate(task.model, nullcontext)[task.task.score_name]
             else:
-                said = predict_batches(task.model, [validation], where="validation")
-                score = prediction_metrics(said, task.model.target)["prediction/accuracy"]
+                predicted = predict_batches(task.model, [validation])
+                score = prediction_metrics(predicted, task.model.target)["prediction/accuracy"]
             if score > best:
                 best = score
                 weights = {n: t.clone() for n, t in task.model.state_dict().items()}
@@ -256,12 +256,12 @@ def run(
     model = learned(task, whole["train"], whole["validation"], options.get("dropout", 0.0))
     test = whole[score].split(1000)
 
-    def right(kept: tuple[str, ...]) -> float:
-        said = predict_batches(model, test, where=score, change=lambda batch: only(batch, kept))
-        return prediction_metrics(said, model.target)["prediction/accuracy"]
+    def accuracy(kept: tuple[str, ...]) -> float:
+        predicted = predict_batches(model, test, change=lambda batch: only(batch, kept))
+        return prediction_metrics(predicted, model.target)["prediction/accuracy"]
 
-    found = {"fused": right(modalities if seen is None else seen)}
-    found |= {m: right((m,)) for m in modalities if seen is None}
+    found = {"fused": accuracy(modalities if seen is None else seen)}
+    found |= {m: accuracy((m,)) for m in modalities if seen is None}
     if seen is None or SLOW in seen:
         found["probe"] = probe(model, whole["train"], whole[score])
     return found

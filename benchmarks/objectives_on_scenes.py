@@ -96,16 +96,17 @@ def recipe_of(objectives: list[Entry], more: list[str], given: argparse.Namespac
     )
 
 
-def taught(given: argparse.Namespace, folder: Path) -> str:
-    """A folder of what InfoNCE, trained under the same budget, says of the training rows."""
+def teacher_embeddings(given: argparse.Namespace, folder: Path) -> str:
+    """A folder of embeddings of the training rows, by InfoNCE trained under the same budget."""
     from amodal.search.embed import embed_source
     from amodal.search.parquet import write_parquet
-    from amodal.training.run import open_sources, train_run
+    from amodal.training.run import train_run
 
     recipe = recipe_of(OBJECTIVES["info_nce"], [], given)
-    teacher = train_run(recipe, folder / "teacher").model
-    source, _ = open_sources(recipe)
-    rows = embed_source(teacher, source)
+    result = train_run(recipe, folder / "teacher")
+    teacher: Any = result.model
+    assert result.train_source is not None
+    rows = embed_source(teacher, result.train_source)
     out = folder / "embeddings"
     write_parquet(rows, out, dim=teacher.dim, fingerprint=teacher.fingerprint())
     return str(out)
@@ -113,21 +114,23 @@ def taught(given: argparse.Namespace, folder: Path) -> str:
 
 def run_one(name: str, given: argparse.Namespace) -> Any:
     """Train and measure in this process."""
-    from amodal.metrics.geometry import EmbeddingSet, GeometryOptions, geometry
+    from amodal.metrics.geometry import EmbeddingSet, GeometryOptions, geometry_metrics
     from amodal.training.run import train_run
 
     with tempfile.TemporaryDirectory() as folder:
         objectives = OBJECTIVES[name]
         if any(o["kind"] == "distillation" for o in objectives):
-            teacher = taught(given, Path(folder))
+            teacher = teacher_embeddings(given, Path(folder))
             objectives = [
                 {**o, "teacher": teacher} if o["kind"] == "distillation" else o for o in objectives
             ]
         recipe = recipe_of(objectives, MORE.get(name, []), given)
         result = train_run(recipe, Path(folder) / "run")
-    assert result.validation is not None
-    samples = {m: EmbeddingSet(r.z, r.item) for m, r in result.validation.rows.items()}
-    shape = geometry(samples, GeometryOptions(permutations=20, bootstrap=0, max_items=500)).metrics
+    retrieval: Any = result.results["retrieval"]
+    samples = {m: EmbeddingSet(r.z, r.item) for m, r in retrieval.embedded.rows.items()}
+    shape = geometry_metrics(
+        samples, GeometryOptions(permutations=20, bootstrap=0, max_items=500)
+    ).metrics
     return {
         "recall@1": result.metrics["retrieval/text_to_image/recall@1"],
         "recall@1/low": result.metrics["retrieval/text_to_image/recall@1/low"],
@@ -137,7 +140,9 @@ def run_one(name: str, given: argparse.Namespace) -> Any:
         "milliseconds_per_step": round(1000 * result.train_seconds / result.steps, 1),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "gap between centroids": round(shape["gap/image_text/centroid"].value, 4),
-        "own modality in a mixed top 10": round(shape["mixed_gallery/text/own"].value, 4),
+        "own modality in a mixed top 10": round(
+            shape["mixed_gallery/text/same_modality_share"].value, 4
+        ),
     }
 
 

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amodal.data.collate import Collator
 from amodal.data.record import Record, sample_rng
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.scenes.world import RADIUS
 from amodal.metrics.pointing import pointing_game
 from amodal.models.fusion_model import FusionModel
+from amodal.models.inputs import collator_of
 from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run
 
@@ -50,7 +50,7 @@ def covered(record: Record, side: int) -> Tensor:
 
 @torch.no_grad()
 def played(model: FusionModel, records: list[Record]) -> dict[str, Any]:
-    collate = Collator(model.preprocessors, target=model.target)
+    collate = collator_of(model, target=model.target)
     maps, hits = [], 0
     for start in range(0, len(records), 100):
         part = records[start : start + 100]

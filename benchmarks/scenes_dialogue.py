@@ -27,10 +27,11 @@ import torch
 import amodal
 from amodal.data.conversation import Task
 from amodal.data.scenes.source import ScenesConfig
+from amodal.evaluators.generated_text import GenerationResult
+from amodal.evaluators.generation import generate
 from amodal.evaluators.generation_metrics import (
-    GenerationResult,
     generation_metrics,
-    refer_back,
+    refers_back,
     relevance_at_1,
 )
 from amodal.metrics.bootstrap import flatten, intervals, resampled
@@ -44,28 +45,28 @@ RECIPE = HERE.parent / "recipes" / "scenes-dialogue.yaml"
 DIALOGUES = 500
 
 
-def spoken_by(run: Path, task: Task) -> GenerationResult:
-    """What a run answers to the held-out dialogues."""
+def generated_by(run: Path, task: Task) -> GenerationResult:
+    """Answers of a run in the held-out dialogues."""
     config = load_recipe(run / "recipe.yaml").data.validation
     assert isinstance(config, ScenesConfig)
     model = amodal.load(run)
     assert isinstance(model, MultimodalTransformer)
-    return GenerationResult.of(model, config.model_copy(update={"size": DIALOGUES}).open(), task)
+    return generate(model, config.model_copy(update={"size": DIALOGUES}).open(), task)
 
 
 def commonest_answers(source: ScenesConfig) -> float:
-    """Share of questions right by the commonest answer to their wording, the history unread."""
+    """Accuracy of the most common answer to the wording of a question, without its history."""
     known: dict[str, Counter[str]] = {}
     for record in map(source.open().__getitem__, range(5000)):
         for one in record["dialog"]:
             known.setdefault(one["question"], Counter())[_meaning(one)] += 1
     held_out = source.model_copy(update={"part": "validation", "size": DIALOGUES}).open()
-    right = [
+    correct = [
         one["question"] in known and known[one["question"]].most_common(1)[0][0] == _meaning(one)
         for record in map(held_out.__getitem__, range(DIALOGUES))
         for one in record["dialog"]
     ]
-    return sum(right) / len(right)
+    return sum(correct) / len(correct)
 
 
 def _meaning(one: dict[str, Any]) -> str:
@@ -90,18 +91,18 @@ def main() -> None:
             if known is None:
                 changed = [f"model.tasks=[{task},caption]", *given.set]
                 train_run(load_recipe(RECIPE, changed), runs[task])
-        generated = {task: spoken_by(run, task) for task, run in runs.items()}
+        generated = {task: generated_by(run, task) for task, run in runs.items()}
         logs = {
             task: json.loads((run / "metrics.json").read_text(encoding="utf-8"))
             for task, run in runs.items()
         }
         recipe = load_recipe(runs["dialogue"] / "recipe.yaml")
-    right = {task: relevance_at_1(one) for task, one in generated.items()}
-    assert all(one is not None for one in right.values())
-    values = torch.stack([one for one in right.values() if one is not None], dim=1)
+    relevance = {task: relevance_at_1(one) for task, one in generated.items()}
+    assert all(one is not None for one in relevance.values())
+    values = torch.stack([one for one in relevance.values() if one is not None], dim=1)
     values = torch.cat([values, values[:, :1] - values[:, 1:]], dim=1)
     row = torch.tensor([one.row for one in generated["dialogue"].generations])
-    back = refer_back(generated["dialogue"])
+    back = refers_back(generated["dialogue"])
     results: dict[str, dict[str, float]] = {}
     for name, chosen in (("all questions", torch.ones_like(back)), ("that refer back", back)):
         generator = torch.Generator().manual_seed(0)

@@ -39,7 +39,7 @@ from amodal.alignment.kernel_cca import (
     fit_kernel_cca,
     median_distance,
 )
-from amodal.losses.deep_cca import DeepCCA, deep_cca
+from amodal.losses.deep_cca import DeepCCA, deep_cca_loss
 
 COMPONENTS = 10
 RESULT = Path(__file__).parent / "results" / "split_digits.json"
@@ -224,7 +224,7 @@ def chance(width: int = 50) -> list[dict[str, float]]:
         rows.append(
             {
                 "n": n,
-                "captured": round(-float(deep_cca(views, ridge=1e-6)), 3),
+                "captured": round(-float(deep_cca_loss(views, ridge=1e-6)), 3),
                 "adjusted": round(adjusted_captured(in_sample.correlations, n, (width, width)), 3),
                 "held_out_total": round(in_sample.score(fresh).total, 3),
             }

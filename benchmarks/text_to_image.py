@@ -1,15 +1,16 @@
-"""Does a drawing show what its caption says? Held-out pairs of colour and shape, by the verifier.
+"""Text-to-image generation on held-out colour–shape pairs, scored by the verifier.
 
-    python benchmarks/text_to_image.py                              # three trainings, an hour and a half
-    python benchmarks/text_to_image.py --run runs/scenes-text-to-image --judge runs/scenes-reranker
+    python benchmarks/text_to_image.py     # three trainings, an hour and a half
+    python benchmarks/text_to_image.py --run runs/scenes-text-to-image \\
+        --reranker runs/scenes-reranker
 
-How freely to draw (guidance, temperature) is chosen on scenes like those of training. Then captions
-of scenes that each hold a pair of colour and shape that never occurred are drawn: once each, and
-the best of several by a joint embedding that has never encoded those pairs either. The verifier knows
-how scenes are drawn and nothing of the models. Beside it stand what it says of the true images,
-and of the same after their way through the tokens, which is the most that can be drawn; and what
-becomes of captions in a style that was not learned, which name colour and shape alone. Writes
-benchmarks/results/text_to_image.json, and some of the drawings with --sheet.
+Guidance and temperature are chosen on scenes like those of training. Then images are generated for
+captions of scenes that each hold a colour–shape pair which never occurred in training: one each,
+and the best of several by a joint embedding that has never encoded those pairs either. The verifier
+reads images without any model. For comparison: the reference images, the same reconstructed from
+their tokens, which is the upper limit, and images of captions in a style that was not learned,
+which name colour and shape only. Writes benchmarks/results/text_to_image.json, and some of the
+images with --sheet.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ from PIL import Image
 
 import amodal
 from amodal.data.scenes.source import ScenesConfig
-from amodal.evaluators.text_to_image import TextToImageResult, text_to_image_metrics
+from amodal.evaluators.text_to_image import (
+    TextToImageResult,
+    generate_for_captions,
+    text_to_image_metrics,
+)
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.training.recipe import load_recipe
@@ -44,8 +49,10 @@ CANDIDATES = 8
 
 
 def trained(folder: Path, changes: list[str]) -> tuple[Path, Path]:
-    """The run that draws and the one that judges, with the recipes as they stand."""
-    tokenizer, drawing, reranker = (folder / name for name in ("tokenizer", "draw", "judge"))
+    """The run that generates images and the reranker, with the recipes as they are."""
+    tokenizer, drawing, reranker = (
+        folder / name for name in ("tokenizer", "text_to_image", "reranker")
+    )
     train_run(load_recipe(RECIPES / "scenes-image-tokenizer.yaml", []), tokenizer)
     changes = [f"model.image_tokenizer={tokenizer}", *changes]
     train_run(load_recipe(RECIPES / "scenes-text-to-image.yaml", changes), drawing)
@@ -53,23 +60,23 @@ def trained(folder: Path, changes: list[str]) -> tuple[Path, Path]:
     return drawing, reranker
 
 
-def figures(found: dict[str, float]) -> dict[str, float]:
+def rounded(found: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def through_tokens(model: MultimodalTransformer, drawn: TextToImageResult) -> TextToImageResult:
-    """The true images, as the tokens give them back."""
+def through_tokens(model: MultimodalTransformer, generated: TextToImageResult) -> TextToImageResult:
+    """The reference images, reconstructed from their tokens."""
     assert model.image_tokens is not None
     prepare, tokenizer = model.preprocessors["image"], model.image_tokens.tokenizer
-    true = [image for image in drawn.true if image is not None]
-    codes = tokenizer.encode(prepare(true)["pixel_values"])
+    references = [image for image in generated.references if image is not None]
+    codes = tokenizer.encode(prepare(references)["pixel_values"])
     back = tokenizer.decode(codes).permute(0, 2, 3, 1).contiguous().numpy()
-    return replace(drawn, images=list(back))
+    return replace(generated, images=list(back))
 
 
-def sheet(drawn: TextToImageResult, file: Path, count: int = 8, scale: int = 4) -> None:
+def sheet(generated: TextToImageResult, file: Path, count: int = 8, scale: int = 4) -> None:
     """The first images side by side."""
-    row = np.concatenate([np.pad(p, ((1, 1), (1, 1), (0, 0))) for p in drawn.images[:count]], 1)
+    row = np.concatenate([np.pad(p, ((1, 1), (1, 1), (0, 0))) for p in generated.images[:count]], 1)
     large = Image.fromarray(row)
     large.resize((row.shape[1] * scale, row.shape[0] * scale), Image.Resampling.NEAREST).save(file)
 
@@ -81,13 +88,15 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], help="change scenes-text-to-image.yaml"
     )
-    parser.add_argument("--run", type=Path, help="a run that draws, in the place of training one")
-    parser.add_argument("--judge", type=Path, help="a run of a joint embedding")
-    parser.add_argument("--sheet", type=Path, help="write some of the drawings to this .png")
+    parser.add_argument(
+        "--run", type=Path, help="a run that generates images, instead of training one"
+    )
+    parser.add_argument("--reranker", type=Path, help="a run of a joint embedding")
+    parser.add_argument("--sheet", type=Path, help="write some of the images to this .png")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     if (given.run is None) != (given.reranker is None):
-        parser.error("give both --run and --judge, or neither")
+        parser.error("give both --run and --reranker, or neither")
     with tempfile.TemporaryDirectory() as folder:
         run, reranked_by = given.run, given.reranker
         if run is None:
@@ -104,28 +113,32 @@ def main() -> None:
     for guidance in GUIDANCE:
         for temperature in TEMPERATURE:
             how: dict[str, Any] = {"guidance": guidance, "temperature": temperature}
-            drawn = TextToImageResult.of(model, familiar, items=range(CHOSEN_ON), seed=1, **how)
-            chosen.append(how | figures(text_to_image_metrics(drawn, None, bootstrap=0)))
+            generated = generate_for_captions(
+                model, familiar, items=range(CHOSEN_ON), seed=1, **how
+            )
+            chosen.append(how | rounded(text_to_image_metrics(generated, None, bootstrap=0)))
             print(json.dumps(chosen[-1]), flush=True)
-    best = max(chosen, key=lambda one: one["text_to_image/right"])
+    best = max(chosen, key=lambda one: one["text_to_image/correct"])
     how = {name: best[name] for name in ("guidance", "temperature")}
     source, train = held_out.model_copy(update={"size": MAX_IMAGES}).open(), recipe.data.train
     assert isinstance(train, ScenesConfig)
-    once = TextToImageResult.of(model, source, **how)
+    once = generate_for_captions(model, source, **how)
     results = {
-        "once": figures(text_to_image_metrics(once, train.open())),
-        "true images through their tokens": figures(
+        "once": rounded(text_to_image_metrics(once, train.open())),
+        "true images through their tokens": rounded(
             text_to_image_metrics(through_tokens(model, once), None)
         ),
     }
     print(json.dumps(results, indent=1), flush=True)
-    drawn = TextToImageResult.of(model, source, candidates=CANDIDATES, reranker=reranker, **how)
+    generated = generate_for_captions(
+        model, source, candidates=CANDIDATES, reranker=reranker, **how
+    )
     name = f"best of {CANDIDATES} by the joint embedding"
-    results[name] = figures(text_to_image_metrics(drawn, train.open()))
+    results[name] = rounded(text_to_image_metrics(generated, train.open()))
     print(name, json.dumps(results[name], indent=1), flush=True)
     brief = held_out.model_copy(update={"size": CHOSEN_ON, "caption_style": "brief"}).open()
-    results["once, from brief captions, which are not learned"] = figures(
-        text_to_image_metrics(TextToImageResult.of(model, brief, **how), None)
+    results["once, from brief captions, which are not learned"] = rounded(
+        text_to_image_metrics(generate_for_captions(model, brief, **how), None)
     )
     if given.sheet is not None:
         sheet(once, given.sheet)
@@ -134,7 +147,7 @@ def main() -> None:
             "recipe": recipe.model_dump(mode="json"),
             "seconds of training": metrics.get("train/seconds"),
             "chosen on scenes like those of training": chosen,
-            "drawn with": how,
+            "generated with": how,
         },
         "hardware": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} "
         f"threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}",

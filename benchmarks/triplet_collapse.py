@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.triplet import TripletConfig
-from amodal.metrics.retrieval import retrieval
+from amodal.metrics.retrieval import retrieval_metrics
 
 RESULT = Path(__file__).parent / "results" / "triplet_collapse.json"
 TRAIN, BATCH, WIDTH, DIM = 1200, 256, 256, 64
@@ -70,7 +70,7 @@ def train(name: str, seed: int, steps: int, rate: float) -> dict[str, float]:
     with torch.no_grad():
         z = embed(networks, [left[TRAIN:], right[TRAIN:]])
     keys = torch.arange(len(z[0]))
-    found = retrieval(*z, keys, keys)
+    found = retrieval_metrics(*z, keys, keys)
     return {"collapsed": float(collapsed), "recall@1": found["recall@1"]}
 
 

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from amodal.models.opening import RunModel
+    from pathlib import Path
+
+    from transformers import PreTrainedModel
 
 __version__ = "0.1.0.dev0"
 __all__ = ["__version__", "load"]
 
 
-def load(run: str | Path, device: str | None = None) -> RunModel:
+def load(run: str | Path, device: str | None = None) -> PreTrainedModel:
     """Open the model of a run folder.
 
-    A `JointEmbedding` encodes, a `FusionModel` predicts, a `MultimodalTransformer` answers.
+    A `JointEmbedding` encodes, a `FusionModel` predicts, a `MultimodalTransformer` generates.
 
     Args:
-        run: a folder written by `amodal train`, or a model of the hub.
-        device: where it runs; a GPU where there is one by default.
+        run: folder written by `amodal train`, or a model of the hub.
+        device: of the model; None: a GPU where there is one.
 
     Raises:
         ValueError: the folder is not a run.
     """
-    # Imported late, so that `import amodal` costs nothing.
+    # Imported here, so that `import amodal` is fast.
     import torch
 
-    from amodal.models.opening import open_run
+    from amodal.training.kinds import open_run
 
     model = open_run(run)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(torch.device(place))  # type: ignore[arg-type]
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(torch.device(chosen))  # type: ignore[arg-type]
     return model

@@ -16,28 +16,53 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+__all__ = ["barrier", "gather", "gather_with_gradient", "is_main", "rank", "world_size"]
+
 
 def world_size() -> int:
-    """Number of processes that train together."""
+    """Number of processes that train together.
+
+    Examples:
+        >>> from amodal.distributed import world_size
+        >>> world_size()  # without torchrun
+        1
+    """
     if _is_initialized():
         return dist.get_world_size()
     return int(os.environ["WORLD_SIZE"]) if _is_launched() else 1
 
 
 def rank() -> int:
-    """Number of this process among all, from 0."""
+    """Rank of this process, from 0.
+
+    Examples:
+        >>> from amodal.distributed import rank
+        >>> rank()  # without torchrun
+        0
+    """
     if _is_initialized():
         return dist.get_rank()
     return int(os.environ["RANK"]) if _is_launched() else 0
 
 
 def is_main() -> bool:
-    """Whether this process is the one that writes files and prints."""
+    """Whether this process is the one that writes files and prints.
+
+    Examples:
+        >>> from amodal.distributed import is_main
+        >>> is_main()  # without torchrun
+        True
+    """
     return rank() == 0
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait until every process has reached this call.
+
+    Examples:
+        >>> from amodal.distributed import barrier
+        >>> barrier()  # returns at once in a single process
+    """
     if _is_initialized() and dist.get_world_size() > 1:
         dist.barrier()
 
@@ -50,6 +75,12 @@ def gather(tensor: Tensor) -> Tensor:
 
     Returns:
         (sum of R, ...) rows; equal on every process.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.distributed import gather
+        >>> gather(torch.ones(2, 3)).shape  # (P * 2, 3) with P processes
+        torch.Size([2, 3])
     """
     if world_size() == 1:
         return tensor.detach()
@@ -68,13 +99,21 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
 
     Returns:
         (sum of R, ...) rows; equal on every process.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.distributed import gather_with_gradient
+        >>> z = torch.ones(2, 3, requires_grad=True)
+        >>> gather_with_gradient(z).sum().backward()
+        >>> z.grad.shape
+        torch.Size([2, 3])
     """
     if world_size() == 1:
         return tensor
     sizes, any_gradient = _describe(tensor)
     if any_gradient and torch.is_grad_enabled() and not tensor.requires_grad:
         # A process without rows has nothing to differentiate, but must take part in the
-        # exchange of gradients, or the others wait for it forever.
+        # all-reduce of gradients, or the others wait for it forever.
         tensor = tensor.detach().requires_grad_()
     gathered: Tensor = _GatherWithGradient.apply(tensor, sizes)  # type: ignore[no-untyped-call]
     return gathered

@@ -8,6 +8,8 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+__all__ = ["IdentityConfig", "LinearConfig", "MLPConfig", "Projection", "unit_rows"]
+
 
 def unit_rows(x: Tensor) -> Tensor:
     """Every row divided by its Euclidean norm, in float32 or wider.
@@ -19,6 +21,13 @@ def unit_rows(x: Tensor) -> Tensor:
 
     Returns:
         (..., E) float32, or float64 where `x` is.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.projection import unit_rows
+        >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
     """
     with torch.autocast(x.device.type, enabled=False):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -27,11 +36,19 @@ def unit_rows(x: Tensor) -> Tensor:
 
 
 class Projection(nn.Module):
-    """(B, D) -> (B, E): some layers, then unit length.
+    """Projection head, (B, D) -> (B, E): layers, then normalisation to unit length.
 
     Args:
         layers: (B, D) -> (B, E).
         dim: E.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.projection import MLPConfig
+        >>> projection = MLPConfig(dim=8, hidden=32).build(width=16)
+        >>> z = projection(torch.randn(4, 16))
+        >>> z.shape, torch.allclose(z.norm(dim=1), torch.ones(4))
+        (torch.Size([4, 8]), True)
     """
 
     def __init__(self, layers: nn.Module, dim: int) -> None:
@@ -45,7 +62,7 @@ class Projection(nn.Module):
 
 
 class Skip(nn.Module):
-    """shortcut(x) + branch(x)."""
+    """Residual connection: shortcut(x) + branch(x)."""
 
     def __init__(self, shortcut: nn.Module, branch: nn.Module) -> None:
         super().__init__()
@@ -62,7 +79,7 @@ class _Config(BaseModel):
 
 
 class LinearConfig(_Config):
-    """One matrix without bias, as in CLIP.
+    """Linear projection without bias, as in CLIP.
 
     References:
         Radford et al. 2021, arXiv:2103.00020, fig. 3.
@@ -77,7 +94,7 @@ class LinearConfig(_Config):
 
 
 class MLPConfig(_Config):
-    """Linear, norm, GELU, dropout, Linear; with `residual`, added to a linear shortcut.
+    """MLP projection: Linear, norm, GELU, dropout, Linear; optionally residual.
 
     References:
         Chen et al. 2020, arXiv:2002.05709, section 4.2 (a nonlinear head helps); theirs has
@@ -109,7 +126,7 @@ class MLPConfig(_Config):
 
 
 class IdentityConfig(_Config):
-    """No layers: for encoders that already end in the shared space."""
+    """No projection, for encoders whose output is already in the shared space."""
 
     kind: Literal["identity"] = "identity"
 

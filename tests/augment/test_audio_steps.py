@@ -1,5 +1,7 @@
 """Sounds: every step does what it says, and a sample depends on its own generator alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -21,10 +23,9 @@ from amodal.augment.config import (
     SpeedChange,
     TimeMask,
 )
-from amodal.data.collate import Collator
 from amodal.data.record import sample_rng
 from amodal.encoders.audio.preprocessing import AudioPreprocessor
-from amodal.training.augmenter import RecipeAugment
+from amodal.models.inputs import collator_of
 
 EVERY = (
     "speed_change",
@@ -47,7 +48,7 @@ def rngs(*numbers):
 
 
 def augmentation(*steps):
-    return AudioAugmentation(AugmentConfig(audio=steps).audio)
+    return AudioAugmentation(AugmentConfig.model_validate({"audio": steps}).steps["audio"])
 
 
 def peak_hertz(x, rate=8000):
@@ -204,13 +205,14 @@ def test_masks_hide_whole_frames_and_bands_of_the_sound_and_nothing_of_its_paddi
 def test_a_batch_of_training_is_augmented_and_one_of_evaluation_is_not():
     records = [{"id": str(i), "origin": str(i), "audio": (tone(), 8000)} for i in range(3)]
     records.append({"id": "3", "origin": "3"})
-    inputs = {"audio": PREPARE}
-    train = RecipeAugment(AugmentConfig(audio=EVERY), inputs)
-    plain = Collator(inputs)(records, rngs(*range(4)))
+    inputs = SimpleNamespace(types={"audio": "audio"}, preprocessors={"audio": PREPARE})
+    plain = collator_of(inputs)(records, rngs(*range(4)))
     torch.testing.assert_close(
         plain.tensors["audio"]["features"][0, :51], PREPARE([tone()])["features"][0, :51]
     )
-    changed = Collator(inputs, augment=train)(records, rngs(*range(4)))
+    changed = collator_of(inputs, steps=AugmentConfig(steps={"audio": EVERY}).steps)(
+        records, rngs(*range(4))
+    )
     assert plain.present["audio"].equal(changed.present["audio"])
     lengths = changed.tensors["audio"]["keep"].sum(1).tolist()
     assert len(set(lengths[:3])) > 1
@@ -233,9 +235,10 @@ def test_a_batch_of_training_is_augmented_and_one_of_evaluation_is_not():
 )
 def test_ranges_that_are_none_are_refused(step):
     with pytest.raises(ValidationError):
-        AugmentConfig(audio=[step])
+        AugmentConfig.model_validate({"audio": [step]})
 
 
 def test_a_name_is_a_step_with_its_defaults():
-    config = AugmentConfig(audio=["speed_change", {"kind": "random_gain", "low_db": -3}])
-    assert config.audio == (SpeedChange(), RandomGain(low_db=-3))
+    steps = ["speed_change", {"kind": "random_gain", "low_db": -3}]
+    config = AugmentConfig.model_validate({"audio": steps})
+    assert config.steps["audio"] == (SpeedChange(), RandomGain(low_db=-3))

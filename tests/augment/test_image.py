@@ -17,7 +17,13 @@ from amodal.augment.config import (
     RandomResizedCrop,
     Rotate,
 )
-from amodal.augment.image import ImageAugmentation, crop_box, hue_turns, recolour, turn
+from amodal.augment.image import (
+    ImageAugmentation,
+    crop_box,
+    hue_rotations,
+    rotate,
+    transform_colours,
+)
 from amodal.data.record import sample_rng
 
 EVERYTHING = (
@@ -127,8 +133,8 @@ def test_boxes_lie_inside_and_have_the_area_that_was_asked_for():
 def test_turning_by_a_quarter_is_exact_and_by_nothing_changes_nothing():
     (image,) = photos((16, 16))
     values = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-    assert torch.equal(turn(values, torch.zeros(1)).round(), values)
-    quarter = turn(values, torch.tensor([math.pi / 2]))
+    assert torch.equal(rotate(values, torch.zeros(1)).round(), values)
+    quarter = rotate(values, torch.tensor([math.pi / 2]))
     assert torch.equal(quarter.round(), values.rot90(1, (2, 3)))
 
 
@@ -153,7 +159,7 @@ def test_colour_changes_agree_with_torchvision(jitter, reference):
 
 
 def test_hue_turns_keep_greys_and_a_third_of_a_turn_exchanges_the_primaries():
-    turns = hue_turns(torch.tensor([0.2, 1 / 3]))
+    turns = hue_rotations(torch.tensor([0.2, 1 / 3]))
     torch.testing.assert_close(turns @ torch.ones(3), torch.ones(2, 3))
     red = torch.tensor([1.0, 0.0, 0.0])
     torch.testing.assert_close(turns[1] @ red, torch.tensor([0.0, 1.0, 0.0]), atol=1e-6, rtol=0)
@@ -163,8 +169,8 @@ def test_a_third_of_a_turn_of_hue_is_that_of_torchvision():
     (image,) = photos((24, 24))
     plain = torch.from_numpy(image).permute(2, 0, 1)
     for turns in (1 / 3, -1 / 3):
-        turned = recolour(
-            plain[None].float(), hue_turns(torch.tensor([turns])), torch.zeros(1, 3, 1)
+        turned = transform_colours(
+            plain[None].float(), hue_rotations(torch.tensor([turns])), torch.zeros(1, 3, 1)
         )
         want = vision.adjust_hue(plain, turns)
         assert (turned[0].round() - want).abs().max() <= 2
@@ -172,7 +178,7 @@ def test_a_third_of_a_turn_of_hue_is_that_of_torchvision():
 
 def test_the_identity_map_keeps_every_colour():
     values = torch.from_numpy(photos((8, 8))[0]).permute(2, 0, 1)[None].float()
-    assert torch.equal(recolour(values, torch.eye(3)[None], torch.zeros(1, 3, 1)), values)
+    assert torch.equal(transform_colours(values, torch.eye(3)[None], torch.zeros(1, 3, 1)), values)
 
 
 def test_grey_images_have_equal_channels():

@@ -66,15 +66,18 @@ def test_words_that_the_model_cannot_read_are_told(run, image):
     assert turns.unknown("a zebra, a star: zebra") == ["zebra"]
 
 
-def test_answers_outside_the_list_are_counted_in_the_figures(run):
+def test_answers_outside_the_list_are_counted_in_the_metrics(run):
     metrics = json.loads((run / "metrics.json").read_text())
     assert 0 < metrics["vqa/answers_outside_list"] < 1
-    assert metrics["vqa/exact"] <= 1 - metrics["vqa/answers_outside_list"]
+    assert metrics["vqa/exact_match"] <= 1 - metrics["vqa/out_of_vocabulary_answers"]
 
 
 def test_a_run_with_a_list_is_evaluated_and_still_describes(run, image):
     said = CliRunner().invoke(app, ["evaluate", str(run), "--task", "vqa"])
     assert said.exit_code == 0, said.output
     measured = json.loads((run / "evaluation" / "vqa.json").read_text())
-    assert measured["vqa/exact"] == json.loads((run / "metrics.json").read_text())["vqa/exact"]
+    assert (
+        measured["vqa/exact_match"]
+        == json.loads((run / "metrics.json").read_text())["vqa/exact_match"]
+    )
     assert CliRunner().invoke(app, ["caption", str(run), str(image)]).exit_code == 0

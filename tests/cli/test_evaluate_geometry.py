@@ -53,7 +53,7 @@ def test_geometry_of_the_validation_data_or_of_any_source(amodal):
     assert figures["data/items"] == 12
     assert figures["geometry/settings/alpha"] == figures["geometry/settings/t"] == 2
     assert figures["geometry/shared_items/image_text"] == 12
-    chance = figures["geometry/mixed_gallery/text/own/chance"]
+    chance = figures["geometry/mixed_gallery/text/same_modality_share/chance"]
     assert chance == pytest.approx(23 / 35)  # 12 images with 2 captions each, less the query
     drawn = {file.name for file in Path("run/evaluation/geometry").iterdir()}
     assert drawn == {

@@ -72,7 +72,7 @@ def test_a_fusion_is_trained_evaluated_and_used(amodal):
     page = Path("run/report.html").read_text()
     assert "Predicts kind (one of 2 classes) from vector, columns" in page
     assert {p.name for p in Path("run/plots").glob("*.png")} >= {
-        "score.png", "alone.png", "gates.png", "confusion.png", "loss.png",
+        "score.png", "unimodal.png", "gates.png", "confusion.png", "loss.png",
     }  # fmt: skip
 
     code, out, _ = amodal("evaluate", "run", "--name", "held")
@@ -92,13 +92,15 @@ def test_a_fusion_is_trained_evaluated_and_used(amodal):
         "missing.png", "noise.png", "swap.png", "subsets.png",
     }  # fmt: skip
 
-    code, out, _ = amodal("predict", "run", "recipe_source.yaml", "--out", "said.csv")
+    code, out, _ = amodal("predict", "run", "recipe_source.yaml", "--out", "predicted.csv")
     assert code == 1  # no such source yet
     recipe = yaml.safe_load(Path("recipe.yaml").read_text())
     Path("recipe_source.yaml").write_text(yaml.safe_dump(recipe["data"]["validation"]))
-    code, out, _ = amodal("predict", "run", "recipe_source.yaml", "--out", "said.csv", "--explain")
+    code, out, _ = amodal(
+        "predict", "run", "recipe_source.yaml", "--out", "predicted.csv", "--explain"
+    )
     assert code == 0
-    with Path("said.csv").open(newline="") as file:
+    with Path("predicted.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["id"] for row in rows] == [f"test{i}" for i in range(40)]
     assert float(rows[0]["minus"]) + float(rows[0]["plus"]) == pytest.approx(1, abs=1e-3)
@@ -111,9 +113,9 @@ def test_a_fusion_is_trained_evaluated_and_used(amodal):
         for m in ("vector", "columns")
     }
     assert moved["vector"] > 2 * moved["columns"]
-    right = sum(row["kind"] == json.loads(line)["kind"] for row, line in zip(
+    correct = sum(row["kind"] == json.loads(line)["kind"] for row, line in zip(
         rows, Path("test.jsonl").read_text().splitlines(), strict=True))  # fmt: skip
-    assert right / 40 == pytest.approx(held["prediction/accuracy"])
+    assert correct / 40 == pytest.approx(held["prediction/accuracy"])
 
     for words in (
         ("evaluate", "run", "--task", "retrieval"),

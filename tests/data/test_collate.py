@@ -1,25 +1,29 @@
 """Batches: what is present, what is broken, and that nothing depends on the number of workers."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from amodal.data.batch import key64
 from amodal.data.cache import CachedSource
-from amodal.data.collate import Collator
+from amodal.data.decode import decode_image
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, sample_rng
 from amodal.data.samplers import Draw
 from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.encoders.text.preprocessing import TextPreprocessor
 from amodal.encoders.text.tokenizer import train_tokenizer
+from amodal.models.inputs import collator_of
 
+DECODERS = {"image": lambda value, origin: decode_image(value, origin, min_size=8)}
 TEXTS = ["a red circle", "two blue squares on the left", "nothing"]
 
 
 class Listed:
     name = "listed"
-    modalities = frozenset({"image", "text"})
+    inputs = frozenset({"image", "text"})
 
     def __init__(self, records):
         self.records = records
@@ -39,7 +43,10 @@ class Listed:
 @pytest.fixture
 def inputs():
     image = ImagePreprocessor(size=8, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    return {"image": image, "text": TextPreprocessor(train_tokenizer(TEXTS, vocab_size=60), 16)}
+    text = TextPreprocessor(train_tokenizer(TEXTS, vocab_size=60), 16)
+    return SimpleNamespace(
+        types={"image": "image", "text": "text"}, preprocessors={"image": image, "text": text}
+    )
 
 
 def image(value):
@@ -61,7 +68,7 @@ def rngs(n):
 
 
 def test_rows_lie_item_major_and_masks_say_which_are_there(inputs):
-    batch = Collator(inputs, captions=3)([record(0), record(1, text=["nothing"])], rngs(2))
+    batch = collator_of(inputs, captions=3)([record(0), record(1, text=["nothing"])], rngs(2))
     assert batch.present["text"].tolist() == [[True, True, True], [True, False, False]]
     assert batch.content["text"][0, 2] == batch.content["text"][1, 0] == key64("nothing")
     assert batch.item.tolist() == [key64("item0"), key64("item1")]
@@ -72,8 +79,8 @@ def test_rows_lie_item_major_and_masks_say_which_are_there(inputs):
     )
 
 
-def test_a_missing_modality_is_masked_not_refused(inputs):
-    batch = Collator(inputs)([record(0, image=None), record(1, text=[])], rngs(2))
+def test_a_missing_input_is_masked_not_refused(inputs):
+    batch = collator_of(inputs, captions=1)([record(0, image=None), record(1, text=[])], rngs(2))
     assert batch.present["image"].tolist() == [[False], [True]]
     assert batch.present["text"].tolist() == [[True], [False]]
     assert not batch.broken
@@ -82,14 +89,14 @@ def test_a_missing_modality_is_masked_not_refused(inputs):
 def test_broken_records_leave_the_batch_and_are_listed(inputs, tmp_path):
     absent = record(1, image=str(tmp_path / "absent.jpg"))
     known = BrokenRecordError("row 2", "empty caption")
-    batch = Collator(inputs)([record(0), absent, known], rngs(3))
+    batch = collator_of(inputs, captions=1)([record(0), absent, known], rngs(3))
     assert len(batch) == 1
     assert [e.origin for e in batch.broken] == ["row 1", "row 2"]
     assert "absent.jpg" in batch.broken[0].reason
 
 
 def test_a_split_batch_is_the_batch_in_parts(inputs):
-    batch = Collator(inputs, captions=2)([record(i) for i in range(5)], rngs(5))
+    batch = collator_of(inputs, captions=2)([record(i) for i in range(5)], rngs(5))
     parts = batch.split(2)
     assert [len(p) for p in parts] == [2, 2, 1]
     for modality, named in batch.tensors.items():
@@ -99,7 +106,9 @@ def test_a_split_batch_is_the_batch_in_parts(inputs):
 
 
 def test_reading_is_the_same_in_any_worker(inputs):
-    reader = BatchReader(Listed([record(i) for i in range(4)]), Collator(inputs), seed=5)
+    reader = BatchReader(
+        Listed([record(i) for i in range(4)]), collator_of(inputs, captions=1), seed=5
+    )
     draws = [Draw(2, 3), Draw(2, 0)]
     one, two = reader.__getitems__(draws), reader.__getitems__(draws)
     assert torch.equal(one.tensors["text"]["input_ids"], two.tensors["text"]["input_ids"])
@@ -107,7 +116,7 @@ def test_reading_is_the_same_in_any_worker(inputs):
 
 def test_the_cache_reads_each_row_once_and_remembers_what_is_broken():
     source = Listed([record(0), BrokenRecordError("row 1", "no")])
-    cached = CachedSource(source, min_size=8)
+    cached = CachedSource(source, DECODERS)
     cached.fill()
     for _ in range(3):
         assert cached[0]["id"] == "item0"
@@ -120,7 +129,7 @@ def test_several_processes_fill_the_cache_with_the_same_records():
     rows = [{**record(i % 7), "id": f"item{i}"} for i in range(2100)]
     rows[1234] = BrokenRecordError("row 1234", "no")
     told = []
-    cached = CachedSource(Listed(rows), min_size=8)
+    cached = CachedSource(Listed(rows), DECODERS)
     cached.fill(told.append, processes=2)
     assert told[-1] == 2100
     assert cached.bytes == sum(r["image"].nbytes for r in rows if isinstance(r, dict))
@@ -136,6 +145,6 @@ def test_the_cache_keeps_no_image_beyond_its_limit(tmp_path):
 
     path = tmp_path / "a.png"
     Image.fromarray(image(9)).save(path)
-    cached = CachedSource(Listed([record(0, image=str(path))]), min_size=8, limit_bytes=10)
+    cached = CachedSource(Listed([record(0, image=str(path))]), DECODERS, limit_bytes=10)
     assert cached[0]["image"] == str(path)
     assert cached.bytes == 0

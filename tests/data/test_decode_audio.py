@@ -215,7 +215,7 @@ def test_folders_of_sounds_are_a_source_and_can_be_inspected(tmp_path):
         (tmp_path / label / "1.wav").write_bytes(wav(tone(hertz, 8000), 8000))
     (tmp_path / "low" / "bad.flac").write_bytes(b"fLaC")
     source = FolderConfig(path=str(tmp_path)).open()
-    assert source.modalities == {"audio"}
+    assert source.inputs == {"audio"}
     assert [source[i]["label"] for i in range(3)] == ["high", "low", "low"]
     found = inspect(source)
     assert (found.items, found.broken, found.rows) == (2, 1, {"audio": 2})
@@ -227,5 +227,5 @@ def test_a_folder_with_images_is_read_as_images(tmp_path, write_image):
     write_image(tmp_path / "cat" / "1.png")
     (tmp_path / "cat" / "1.wav").write_bytes(wav(np.zeros(9)))
     source = FolderConfig(path=str(tmp_path)).open()
-    assert source.modalities == {"image"}
+    assert source.inputs == {"image"}
     assert len(source) == 1

@@ -14,7 +14,7 @@ class Listed:
     """A source of what it is given."""
 
     name = "listed"
-    modalities = frozenset({"image", "text"})
+    inputs = frozenset({"image", "text"})
 
     def __init__(self, *values):
         self.values = values
@@ -30,7 +30,7 @@ class Listed:
 
 class Streamed:
     name = "streamed"
-    modalities = frozenset({"image", "text"})
+    inputs = frozenset({"image", "text"})
 
     def __init__(self, *values):
         self.values = values

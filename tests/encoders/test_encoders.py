@@ -11,7 +11,7 @@ from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.image.timm import TimmConfig
 from amodal.encoders.image.torchvision import TorchvisionConfig
 from amodal.encoders.pooling import build_pooling
-from amodal.encoders.specification import ImageEncoderConfig, TextEncoderConfig
+from amodal.encoders.specification import EncoderSpecification
 from amodal.encoders.text.small_transformer import SmallTransformerConfig
 
 TINY = {
@@ -61,7 +61,7 @@ TEXTS = {
         vocab_size=50,
     ),
 }
-IMAGE_UNION, TEXT_UNION = TypeAdapter(ImageEncoderConfig), TypeAdapter(TextEncoderConfig)
+UNION = TypeAdapter(EncoderSpecification)
 
 
 def ids(batch=2, length=6):
@@ -80,7 +80,7 @@ def test_images_become_tokens_and_a_rebuild_is_bit_equal(config):
     assert keep is None
     pooled = build_pooling(config.pooling or encoder.pooling, encoder.width)(tokens, keep)
     assert pooled.shape == (2, encoder.width)
-    saved = IMAGE_UNION.validate_json(IMAGE_UNION.dump_json(encoder.config))
+    saved = UNION.validate_json(UNION.dump_json(encoder.config))
     again = saved.build(pretrained=False).eval()
     again.load_state_dict(encoder.state_dict())
     assert torch.equal(again(pixel_values=x)[0], tokens)
@@ -93,7 +93,7 @@ def test_texts_become_tokens_and_a_rebuild_is_bit_equal(config):
     tokens, keep = encoder(**ids())
     assert tokens.shape == (2, 6, encoder.width)
     assert keep.dtype == torch.bool
-    saved = TEXT_UNION.validate_json(TEXT_UNION.dump_json(encoder.config))
+    saved = UNION.validate_json(UNION.dump_json(encoder.config))
     again = saved.build(pretrained=False).eval()
     again.load_state_dict(encoder.state_dict())
     assert torch.equal(again(**ids())[0], tokens)
@@ -235,7 +235,7 @@ def test_gradient_checkpointing_gives_the_same_gradient(config):
 )
 def test_wrong_options_are_refused(values, message):
     with pytest.raises(ValidationError, match=message):
-        IMAGE_UNION.validate_python(values)
+        UNION.validate_python(values)
 
 
 def test_missing_weights_say_how_to_give_a_file(tmp_path):
@@ -472,7 +472,7 @@ def test_a_folder_is_loaded_in_float32_and_rebuilt_without_it(tmp_path):
     assert random.model.config.vocab_size == 40
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "config.json").unlink()
-    again = TEXT_UNION.validate_json(TEXT_UNION.dump_json(encoder.config)).build(pretrained=False)
+    again = UNION.validate_json(UNION.dump_json(encoder.config)).build(pretrained=False)
     again.load_state_dict(encoder.state_dict())
     assert torch.equal(again.eval()(**ids())[0], encoder(**ids())[0])
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from amodal.data.conversation import Turn
-from amodal.evaluators.generation import GeneratedText
-from amodal.evaluators.generation_metrics import GenerationResult, generation_metrics
+from amodal.evaluators.generated_text import GeneratedText, GenerationResult
+from amodal.evaluators.generation_metrics import generation_metrics
 
 
 def generated(scores, **more):
@@ -18,8 +18,8 @@ def generated(scores, **more):
         **more,
     }
     prompt = (Turn("question", "what colour?", False), Turn("answer", "", True))
-    said = [GeneratedText(0, 0, prompt, "red")]
-    return GenerationResult("vqa", said, {0: record}, scores)
+    texts = [GeneratedText(0, 0, prompt, "red")]
+    return GenerationResult("vqa", texts, {0: record}, scores)
 
 
 def test_the_most_likely_choice_is_measured_by_the_official_accuracy():
@@ -27,7 +27,7 @@ def test_the_most_likely_choice_is_measured_by_the_official_accuracy():
     found = generation_metrics(
         generated({0: {0: torch.tensor([-3.0, -1.0, -2.0])}}, multiple_choices=choices), bootstrap=0
     )
-    assert found["vqa/multiple_choice/exact"] == 0
+    assert found["vqa/multiple_choice/exact_match"] == 0
     assert found["vqa/multiple_choice/accuracy"] == pytest.approx(0.6)
     assert found["vqa/multiple_choice/questions"] == 1
 
@@ -38,11 +38,11 @@ def test_equal_choices_count_by_their_mean_in_any_order():
         found = generation_metrics(
             generated({0: {0: scores[order]}}, multiple_choices=choices), bootstrap=0
         )
-        assert found["vqa/multiple_choice/exact"] == 0.5
+        assert found["vqa/multiple_choice/exact_match"] == 0.5
         assert found["vqa/multiple_choice/accuracy"] == pytest.approx(0.8)
 
 
-def test_without_choices_there_are_no_figures_of_multiple_choice():
+def test_without_choices_there_are_no_metrics_of_multiple_choice():
     assert not any("multiple_choice" in n for n in generation_metrics(generated({}), bootstrap=0))
 
 
@@ -56,12 +56,12 @@ def test_questions_of_one_image_may_have_choices_or_none():
     found = generation_metrics(
         generated({0: {1: torch.tensor([0.0, -1.0])}}, **record), bootstrap=0
     )
-    assert found["vqa/multiple_choice/exact"] == 1
+    assert found["vqa/multiple_choice/exact_match"] == 1
     assert found["vqa/multiple_choice/questions"] == 1
 
 
 @pytest.mark.parametrize("task", ["dialogue", "single_turn"])
-def test_the_likeliest_candidate_counts_by_what_it_means(task):
+def test_the_most_likely_candidate_counts_by_its_relevance(task):
     rounds = [
         {
             "question": "is there a star?",
@@ -78,7 +78,7 @@ def test_the_likeliest_candidate_counts_by_what_it_means(task):
             "refers_back": True,
         },
     ]
-    said = []
+    texts = []
     for number in range(2):
         before = [
             turn
@@ -90,16 +90,16 @@ def test_the_likeliest_candidate_counts_by_what_it_means(task):
         ]
         asked = (Turn("question", rounds[number]["question"], False), Turn("answer", "", True))
         conversation = number if task == "single_turn" else 0
-        said.append(GeneratedText(0, conversation, (*before, *asked), "whatever"))
+        texts.append(GeneratedText(0, conversation, (*before, *asked), "whatever"))
     scores = {0: torch.tensor([-3.0, -1.0, -2.0, -4.0]), 1: torch.tensor([-2.0, -3, -3, -2])}
 
-    def figures():
-        truth = {0: {"origin": "here", "dialog": rounds}}
-        return generation_metrics(GenerationResult(task, said, truth, {0: scores}), bootstrap=0)
+    def metrics():
+        records = {0: {"origin": "here", "dialog": rounds}}
+        return generation_metrics(GenerationResult(task, texts, records, {0: scores}), bootstrap=0)
 
-    found = figures()
-    assert found[f"{task}/exact"] == 0
+    found = metrics()
+    assert found[f"{task}/exact_match"] == 0
     assert found[f"{task}/relevance@1"] == pytest.approx((1 + 0.25) / 2)
     assert found[f"{task}/relevance@1/refers_back"] == pytest.approx(0.25)  # two are equal
     del rounds[0]["relevance"]
-    assert f"{task}/relevance@1" not in figures()
+    assert f"{task}/relevance@1" not in metrics()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from amodal.fusion.specification import FusionConfig, cost
+from amodal.fusion.specification import FusionConfig, fusion_cost
 
 ENTRIES = {
     "concat": {"kind": "concat"},
@@ -169,7 +169,7 @@ def test_what_does_not_fit_is_refused(name):
 
 def test_costs_are_counted():
     widths = {"image": 32, "text": 16}
-    parameters, flops = cost(
+    parameters, flops = fusion_cost(
         TypeAdapter(FusionConfig).validate_python({"kind": "concat", "dim": 8}), widths
     )
     assert parameters == 48 * 8 + 8 + 48

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from amodal.losses.adversarial import (
     AdversarialConfig,
     Discriminator,
-    accuracy,
-    confusion,
-    discrimination,
+    confusion_loss,
+    discriminator_accuracy,
+    discriminator_loss,
     gradient_penalty,
     reversal_strength,
     reverse_gradient,
@@ -49,12 +49,12 @@ def test_discrimination_confusion_and_accuracy_equal_their_definitions():
         named.append(sum(-math.log(share(r, m)) for r in rows) / len(rows))
         mixed.append(sum(-math.log(share(r, k)) for r in rows for k in range(3)) / len(rows) / 3)
         hit.append(sum(max(range(3), key=r.__getitem__) == m for r in rows) / len(rows))
-    assert discrimination(logits).item() == pytest.approx(sum(named) / 2, rel=1e-6)
-    assert confusion(logits).item() == pytest.approx(sum(mixed) / 2 - math.log(3), rel=1e-6)
-    assert accuracy(logits) == pytest.approx(sum(hit) / 2)
+    assert discriminator_loss(logits).item() == pytest.approx(sum(named) / 2, rel=1e-6)
+    assert confusion_loss(logits).item() == pytest.approx(sum(mixed) / 2 - math.log(3), rel=1e-6)
+    assert discriminator_accuracy(logits) == pytest.approx(sum(hit) / 2)
     even = [torch.zeros(4, 3), torch.zeros(2, 3)]
-    assert discrimination(even).item() == pytest.approx(math.log(3))
-    assert confusion(even).item() == pytest.approx(0, abs=1e-6)
+    assert discriminator_loss(even).item() == pytest.approx(math.log(3))
+    assert confusion_loss(even).item() == pytest.approx(0, abs=1e-6)
 
 
 def test_layers_descend_and_embeddings_ascend_by_finite_differences():
@@ -68,7 +68,7 @@ def test_layers_descend_and_embeddings_ascend_by_finite_differences():
     plain = [z.detach().clone().requires_grad_() for z in (x, y)]
     logits = [loss.discriminator(z) for z in plain]
     layer = loss.discriminator.layers[0].weight
-    discrimination(logits).backward(inputs=[*plain, layer])
+    discriminator_loss(logits).backward(inputs=[*plain, layer])
     for reversed_, straight in zip((x, y), plain, strict=True):
         torch.testing.assert_close(reversed_.grad, -0.5 * straight.grad)
     assert layer.grad.abs().max() > 0
@@ -115,15 +115,15 @@ def test_the_game_closes_a_gap():
         optimizer.zero_grad()
         loss([base, other + shift]).backward()
         optimizer.step()
-        seen.append(loss.figures()["accuracy"])
+        seen.append(loss.metrics()["accuracy"])
     assert max(seen[:100]) > 0.8
     assert shift.detach().norm() < 0.3
-    assert loss.figures()["chance"] == 0.5
+    assert loss.metrics()["chance"] == 0.5
 
 
 @pytest.mark.parametrize("n", [0, 1, 4])
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_degenerate_clouds_stay_finite(n, penalty):
+def test_degenerate_sets_stay_finite(n, penalty):
     loss = AdversarialConfig(hidden=8, gradient_penalty=penalty).build(4)
     for make in (torch.zeros, torch.ones):
         x = make(n, 4, dtype=torch.bfloat16).requires_grad_()
@@ -172,10 +172,10 @@ def test_the_embeddings_turn_is_the_confusion_of_the_discriminator_as_it_stands(
     loss.step += 2
     samples = [torch.randn(5, 4).requires_grad_(), torch.randn(3, 4).requires_grad_()]
     logits = [loss.discriminator(z) for z in samples]
-    assert torch.allclose(loss(samples), confusion(logits))
+    assert torch.allclose(loss(samples), confusion_loss(logits))
 
 
-def test_alternating_updates_make_two_clouds_indistinguishable():
+def test_alternating_updates_make_two_sets_indistinguishable():
     torch.manual_seed(0)
     x, y = torch.randn(200, 4), torch.randn(200, 4) + torch.tensor([3.0, 0, 0, 0])
     shift = torch.nn.Parameter(torch.zeros(4))

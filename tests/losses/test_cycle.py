@@ -14,13 +14,13 @@ from amodal.losses.cycle import (
     CycleConfig,
     Translator,
     cycle_loss,
-    lost,
-    matching,
-    mixed,
+    cycle_miss_rate,
+    hashed_keys,
+    matching_accuracy,
     soft_nearest_neighbour_cycle,
     soft_nearest_neighbour_seeds,
     translation_loss,
-    unexplained,
+    unexplained_variance,
 )
 
 FORMS = ["translate", "soft_nearest_neighbour"]
@@ -132,7 +132,7 @@ def test_matching_and_its_chance_are_counted():
             hits += partners[distances.index(min(distances))]
             guesses += sum(partners) / 6
             known += 1
-    accuracy, chance, n = matching(left, right, positives)
+    accuracy, chance, n = matching_accuracy(left, right, positives)
     assert 0 < known < 9
     assert (accuracy, chance, n) == (
         pytest.approx(hits / known),
@@ -161,9 +161,11 @@ def test_gradients_are_those_of_finite_differences():
 
 def test_the_cycle_error_has_no_scale_and_no_origin():
     x, estimate = rows(6, seed=0), rows(6, seed=1)
-    want = unexplained(estimate, x).item()
-    assert unexplained(estimate * 50 + 7, x * 50 + 7).item() == pytest.approx(want, rel=1e-9)
-    assert unexplained(x.mean(0).expand(6, DIM), x).item() == pytest.approx(1)
+    want = unexplained_variance(estimate, x).item()
+    assert unexplained_variance(estimate * 50 + 7, x * 50 + 7).item() == pytest.approx(
+        want, rel=1e-9
+    )
+    assert unexplained_variance(x.mean(0).expand(6, DIM), x).item() == pytest.approx(1)
 
 
 def built(form, seeds="all", *, dtype=torch.float64, **options):
@@ -184,23 +186,23 @@ def test_the_order_of_rows_and_the_names_of_both_sides_do_not_matter(form, hidde
     left, right = rows(6, seed=0), rows(5, seed=1)
     item_l, item_r = torch.tensor([1, 2, 2, 3, 4, 9]), torch.tensor([3, 1, 1, 2, 7])
     want = loss(left, right, left_item=item_l, right_item=item_r).item()
-    figures = loss.figures()
+    metrics = loss.metrics()
     p, q = torch.tensor([4, 2, 0, 1, 5, 3]), torch.tensor([1, 4, 0, 2, 3])
     got = loss(left[p], right[q], left_item=item_l[p], right_item=item_r[q]).item()
     assert got == pytest.approx(want, rel=1e-9)
-    assert loss.figures() == pytest.approx(figures)
+    assert loss.metrics() == pytest.approx(metrics)
     if form == "translate":
         loss.forth, loss.back = loss.back, loss.forth
     got = loss(right, left, left_item=item_r, right_item=item_l).item()
     assert got == pytest.approx(want, rel=1e-9)
-    assert loss.figures() == pytest.approx(figures)
+    assert loss.metrics() == pytest.approx(metrics)
 
 
 @every_form
 def test_pairs_that_are_no_seeds_are_as_if_nobody_knew_them(form):
     item = torch.arange(40)
     left, right = rows(40, seed=0), rows(40, seed=1)
-    known = mixed(item) < int(0.4 * 2**53)
+    known = hashed_keys(item) < int(0.4 * 2**53)
     assert 5 < known.sum() < 30
     by_share = built(form, 0.4)(left, right, left_item=item, right_item=item)
     alone = built(form)(left, right, torch.diag(known))
@@ -215,15 +217,15 @@ def test_pairs_that_are_no_seeds_are_as_if_nobody_knew_them(form):
 
 @every_form
 @pytest.mark.parametrize("seeds", ["none", 0])
-def test_without_seeds_only_figures_look_at_the_pairs(form, seeds):
+def test_without_seeds_only_metrics_use_at_the_pairs(form, seeds):
     left, right = rows(6, seed=0), rows(6, seed=1)
     loss = built(form, seeds)
     straight = loss(left, right).item()
-    told = loss.figures()
+    before = loss.metrics()
     assert loss(left, right, torch.eye(6).bool()[:, torch.randperm(6)]).item() == straight
     assert loss(left, right, torch.zeros(6, 6).bool()).item() == straight
-    assert set(loss.figures()) == {"cycle_error"}
-    assert set(told) == {"cycle_error", "matching", "chance"}
+    assert set(loss.metrics()) == {"cycle_error"}
+    assert set(before) == {"cycle_error", "matching", "chance"}
 
 
 @every_form
@@ -262,7 +264,7 @@ def test_seeds_by_number_are_the_first_items_met_and_stay():
     loss = built("soft_nearest_neighbour", 3).train()
 
     def known():
-        return set(loss.seed_items[: int(loss.seeds_met)].tolist())
+        return set(loss.seed_items[: int(loss.seed_count)].tolist())
 
     def step(left, right):
         item_l, item_r = torch.tensor(left), torch.tensor(right)
@@ -278,7 +280,7 @@ def test_seeds_by_number_are_the_first_items_met_and_stay():
     assert known() == {6}
     loss.train()
     step([11, 12, 13, 6], [13, 12, 11, 6])
-    lowest = sorted((11, 12, 13), key=lambda k: int(mixed(torch.tensor([k]))))[:2]
+    lowest = sorted((11, 12, 13), key=lambda k: int(hashed_keys(torch.tensor([k]))))[:2]
     assert known() == {6, *lowest}
     step([21, 22], [22, 21])
     assert known() == {6, *lowest}
@@ -297,12 +299,12 @@ def test_the_hash_of_a_key_is_that_of_splitmix():
         return (x ^ (x >> 31)) >> 11
 
     keys = [0, 1, 2, -1, -5, 2**62, 2**63 - 1, -(2**63), 123456789]
-    assert mixed(torch.tensor(keys)).tolist() == [reference(k) for k in keys]
+    assert hashed_keys(torch.tensor(keys)).tolist() == [reference(k) for k in keys]
 
 
 def test_a_share_of_seeds_is_about_that_share_of_the_items():
     n = 20_000
-    found = int((mixed(torch.arange(n)) < int(0.1 * 2**53)).sum())
+    found = int((hashed_keys(torch.arange(n)) < int(0.1 * 2**53)).sum())
     assert abs(found - 0.1 * n) < 4 * (n * 0.1 * 0.9) ** 0.5
 
 
@@ -317,12 +319,12 @@ def test_a_permutation_closes_the_translated_cycle_with_matching_at_chance():
     loss = CycleConfig(form="translate", seeds="none").build(8)
     value = loss(left, right)
     value.backward()
-    figures = loss.figures()
+    metrics = loss.metrics()
     assert value.item() < 1e-12
     assert max(p.grad.abs().max() for p in loss.parameters()) < 1e-6  # there is no way out
-    assert figures["cycle_error"] < 1e-12
-    assert figures["chance"] == pytest.approx(1 / 160)
-    assert figures["matching"] < 5 / 160
+    assert metrics["cycle_error"] < 1e-12
+    assert metrics["chance"] == pytest.approx(1 / 160)
+    assert metrics["matching"] < 5 / 160
 
 
 def test_a_permutation_closes_the_soft_cycle_with_matching_at_chance():
@@ -331,7 +333,7 @@ def test_a_permutation_closes_the_soft_cycle_with_matching_at_chance():
     right = left[torch.arange(n).roll(1)]  # row i of right looks like row i - 1 of left
     loss = CycleConfig(seeds="none", temperature=0.02).build()
     assert loss(left, right).item() < 1e-6
-    assert loss.figures() == {
+    assert loss.metrics() == {
         "cycle_error": 0,
         "matching": 0,
         "chance": pytest.approx(1 / n),
@@ -356,9 +358,9 @@ def trained_on_24_of_160(ramp_steps, steps=300):
 
 def test_seeds_resolve_the_permutation_for_rows_they_do_not_name():
     loss = trained_on_24_of_160(ramp_steps=150)
-    assert int(loss.seeds_met) == 24
-    assert loss.figures()["cycle_error"] < 1e-3
-    assert loss.figures()["matching"] > 0.99
+    assert int(loss.seed_count) == 24
+    assert loss.metrics()["cycle_error"] < 1e-3
+    assert loss.metrics()["matching"] > 0.99
 
 
 def test_without_the_ramp_a_determinant_of_the_wrong_sign_may_stay():
@@ -366,7 +368,7 @@ def test_without_the_ramp_a_determinant_of_the_wrong_sign_may_stay():
     stuck, free = (trained_on_24_of_160(ramp_steps=r) for r in (0, 150))
     assert torch.linalg.det(stuck.forth.linear.weight) > 0.1
     assert torch.linalg.det(free.forth.linear.weight) < -0.9
-    assert stuck.figures()["matching"] < 0.9
+    assert stuck.metrics()["matching"] < 0.9
 
 
 def test_seeds_resolve_the_permutation_of_the_soft_cycle():
@@ -381,7 +383,7 @@ def test_seeds_resolve_the_permutation_of_the_soft_cycle():
         loss(left, right).backward()
         optimizer.step()
     loss(left, right)
-    assert loss.figures() == {"cycle_error": 0, "matching": 1, "chance": pytest.approx(1 / n)}
+    assert loss.metrics() == {"cycle_error": 0, "matching": 1, "chance": pytest.approx(1 / n)}
 
 
 @every_form
@@ -453,7 +455,7 @@ def test_no_batch_gives_a_loss_or_gradient_that_is_not_finite(form, seeds):
             assert part.grad is None or part.grad.isfinite().all()
         assert x.grad is not None
         assert y.grad is not None
-        assert all(math.isfinite(v) for v in loss.figures().values())
+        assert all(math.isfinite(v) for v in loss.metrics().values())
         count += 1
     assert count == 224
 
@@ -466,13 +468,13 @@ def test_no_pair_and_no_row_give_exactly_zero():
     assert soft_nearest_neighbour_cycle(x, none, temperature=1.0).item() == 0
     assert cycle_loss(none, none, linear(2), linear(3)).item() == 0
     one_point = torch.ones(5, DIM)
-    assert unexplained(one_point * 3, one_point).item() == 0
-    assert lost(x, none, temperature=1.0) == 0
+    assert unexplained_variance(one_point * 3, one_point).item() == 0
+    assert cycle_miss_rate(x, none, temperature=1.0) == 0
 
 
 def test_a_side_without_rows_does_not_count():
     x, forth, back = rows(4, seed=0), linear(2), linear(3)
-    want = unexplained(back(forth(x)), x).item()
+    want = unexplained_variance(back(forth(x)), x).item()
     assert cycle_loss(x, rows(0, seed=1), forth, back).item() == want
     assert cycle_loss(rows(0, seed=1), x, back, forth).item() == want
 

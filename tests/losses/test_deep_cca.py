@@ -12,8 +12,15 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from amodal.losses.autoencoding import DeepCCAEConfig, deep_ccae, reconstruction
-from amodal.losses.deep_cca import FLOOR, SMOOTH, DeepCCA, DeepCCAConfig, captured, deep_cca
+from amodal.losses.autoencoding import DeepCCAEConfig, deep_ccae_loss, reconstruction_mse
+from amodal.losses.deep_cca import (
+    FLOOR,
+    SMOOTH,
+    DeepCCA,
+    DeepCCAConfig,
+    captured_correlation,
+    deep_cca_loss,
+)
 
 VARIANTS = ["squared", "trace_norm"]
 
@@ -67,9 +74,9 @@ def brute_captured(covariance, m, ridge, variant):
 def test_it_equals_the_definition(n, m, ridge, variant):
     views = related(n, 5, m, seed=1)
     want = -brute_captured(brute_covariance(views), m, ridge, variant)
-    got = deep_cca(views, ridge=ridge, variant=variant)
+    got = deep_cca_loss(views, ridge=ridge, variant=variant)
     assert got.item() == pytest.approx(want, rel=1e-6 if n < 6 else 1e-9)
-    single = deep_cca([v.float() for v in views], ridge=ridge, variant=variant)
+    single = deep_cca_loss([v.float() for v in views], ridge=ridge, variant=variant)
     assert single.dtype == torch.float32
     if n == 40:
         assert single.item() == pytest.approx(want, abs=1e-5)
@@ -80,28 +87,28 @@ def test_it_equals_the_definition(n, m, ridge, variant):
 @pytest.mark.parametrize("n", [12, 3])
 def test_gradients_match_finite_differences(n, m, variant):
     views = [v.requires_grad_() for v in related(n, 4, m, seed=2)]
-    assert torch.autograd.gradcheck(lambda *z: deep_cca(z, ridge=0.05, variant=variant), views)
+    assert torch.autograd.gradcheck(lambda *z: deep_cca_loss(z, ridge=0.05, variant=variant), views)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_order_of_rows_and_views_and_linear_maps_of_a_view_change_nothing(variant):
     views = related(60, 4, 3, seed=3)
-    base = deep_cca(views, ridge=1e-9, variant=variant)
+    base = deep_cca_loss(views, ridge=1e-9, variant=variant)
     order = torch.randperm(60, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(
-        deep_cca([v[order] for v in views[::-1]], ridge=1e-9, variant=variant), base
+        deep_cca_loss([v[order] for v in views[::-1]], ridge=1e-9, variant=variant), base
     )
     mapped = [views[0] @ normal(4, 4, seed=9) * 100 + 5, *views[1:]]
     torch.testing.assert_close(
-        deep_cca(mapped, ridge=1e-9, variant=variant), base, rtol=1e-5, atol=0
+        deep_cca_loss(mapped, ridge=1e-9, variant=variant), base, rtol=1e-5, atol=0
     )
 
 
 def test_ridge_does_not_depend_on_units():
     views = related(60, 4, 2, seed=4)
     torch.testing.assert_close(
-        deep_cca([views[0] * 1e3, views[1] * 1e2], ridge=0.1),
-        deep_cca(views, ridge=0.1),
+        deep_cca_loss([views[0] * 1e3, views[1] * 1e2], ridge=0.1),
+        deep_cca_loss(views, ridge=0.1),
         rtol=1e-6,
         atol=0,
     )
@@ -110,8 +117,8 @@ def test_ridge_does_not_depend_on_units():
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equal_views_capture_every_dimension(variant):
     z = normal(500, 6, seed=5)
-    assert deep_cca([z, z], ridge=1e-9, variant=variant).item() == pytest.approx(-6, abs=1e-3)
-    assert deep_cca([z, -3 * z, z + 1], ridge=1e-9).item() == pytest.approx(-6, abs=1e-5)
+    assert deep_cca_loss([z, z], ridge=1e-9, variant=variant).item() == pytest.approx(-6, abs=1e-3)
+    assert deep_cca_loss([z, -3 * z, z + 1], ridge=1e-9).item() == pytest.approx(-6, abs=1e-5)
 
 
 def test_whitened_views_have_the_closed_form_and_the_gradient_of_distinct_eigenvalues():
@@ -121,7 +128,7 @@ def test_whitened_views_have_the_closed_form_and_the_gradient_of_distinct_eigenv
     rho = torch.tensor([0.9, 0.9, 0.2]).double()
     left = basis[:, :3].clone().requires_grad_()
     right = rho * basis[:, :3] + (1 - rho**2).sqrt() * basis[:, 3:6]
-    loss = deep_cca([left, right], ridge=1e-9)
+    loss = deep_cca_loss([left, right], ridge=1e-9)
     loss.backward()
     assert loss.item() == pytest.approx(-(2 * 0.81 + 0.04), abs=1e-6)
     # d(-rho²)/dx of one coordinate: -2 rho (y - rho x) / (n - 1), the others being orthogonal.
@@ -196,7 +203,7 @@ def test_a_thousand_degenerate_batches_give_no_value_that_is_not_finite(turn):
 def test_half_precision_gradients_of_collapsed_views_are_finite():
     for scale in (1.0, 1e-3, 1e-5, 0.0):
         views = [(normal(16, 4, seed=i) * scale).half().requires_grad_() for i in range(2)]
-        deep_cca(views).backward()
+        deep_cca_loss(views).backward()
         assert all(torch.isfinite(v.grad).all() for v in views)
 
 
@@ -216,10 +223,10 @@ def test_fewer_than_two_rows_are_exactly_zero_with_a_gradient_of_zero(n, momentu
 
 def test_statistics_are_in_double_precision_under_autocast():
     views = [v.float() for v in related(64, 8, 2, seed=7)]
-    want = deep_cca(views)
+    want = deep_cca_loss(views)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(deep_cca(views), want)
-    half = deep_cca([v.bfloat16() for v in views])
+        assert torch.equal(deep_cca_loss(views), want)
+    half = deep_cca_loss([v.bfloat16() for v in views])
     assert half.dtype == torch.float32
     assert half.item() == pytest.approx(want.item(), abs=0.05)
 
@@ -227,7 +234,9 @@ def test_statistics_are_in_double_precision_under_autocast():
 def test_selected_rows_are_all_that_counts():
     views, keep = related(40, 4, 2, seed=8), torch.arange(40) % 3 > 0
     torn = [v.masked_fill(~keep[:, None], float("nan")) for v in views]
-    assert torch.equal(deep_cca([v[keep] for v in torn]), deep_cca([v[keep] for v in views]))
+    assert torch.equal(
+        deep_cca_loss([v[keep] for v in torn]), deep_cca_loss([v[keep] for v in views])
+    )
 
 
 def brute_running(batches, momentum):
@@ -261,7 +270,7 @@ def test_the_running_gradient_is_that_of_the_batch_at_the_running_covariance():
     views = [v.clone().requires_grad_() for v in second]
     loss(views).backward()
     at = torch.tensor(brute_running([first, second], 0.6)).requires_grad_()
-    (slope,) = torch.autograd.grad(captured(at, 2, ridge=0.02), at)
+    (slope,) = torch.autograd.grad(captured_correlation(at, 2, ridge=0.02), at)
 
     def linear(x, y):
         rows = torch.cat([x, y], 1)
@@ -312,7 +321,7 @@ def test_memory_is_kept_in_the_state_dict_and_left_alone_in_evaluation():
     assert torch.equal(again(batch), loss(batch))
     loss.load_state_dict(state)
     loss.eval()
-    assert torch.equal(loss(batch), deep_cca(batch))
+    assert torch.equal(loss(batch), deep_cca_loss(batch))
     assert all(torch.equal(v, state[k]) for k, v in loss.state_dict().items())
     assert not DeepCCA(4).state_dict()
 
@@ -331,7 +340,7 @@ def test_a_small_batch_is_warned_of_once_with_the_numbers():
 
 def test_unit_norm_rows_can_capture_every_dimension():
     z = torch.nn.functional.normalize(normal(500, 6, seed=5), dim=1)
-    assert deep_cca([z, z], ridge=1e-9).item() == pytest.approx(-6, abs=1e-3)
+    assert deep_cca_loss([z, z], ridge=1e-9).item() == pytest.approx(-6, abs=1e-3)
 
 
 def test_the_configuration_builds_what_it_says_and_refuses_nonsense():
@@ -349,30 +358,30 @@ def test_the_configuration_builds_what_it_says_and_refuses_nonsense():
 def test_mismatched_views_are_refused():
     a = normal(4, 3, seed=0)
     with pytest.raises(ValueError, match="one shape"):
-        deep_cca([a, a[:2]])
+        deep_cca_loss([a, a[:2]])
     with pytest.raises(ValueError, match="one shape"):
-        deep_cca([a])
+        deep_cca_loss([a])
     with pytest.raises(ValueError, match="2 views of width 5"):
         DeepCCA(5)([a, a])
     with pytest.raises(ValueError, match="no joint covariance"):
-        captured(torch.eye(5), 2)
+        captured_correlation(torch.eye(5), 2)
 
 
 def test_the_autoencoding_loss_adds_the_reconstruction_of_every_view():
     views = related(40, 4, 2, seed=1)
     decoded = [normal(40, d, seed=d).requires_grad_() for d in (5, 7)]
     targets = [normal(40, d, seed=d + 1).requires_grad_() for d in (5, 7)]
-    want = deep_cca(views).item()
+    want = deep_cca_loss(views).item()
     for a, b in zip(decoded, targets, strict=True):
         want += 0.3 * ((a - b).detach().numpy() ** 2).mean()
-    got = deep_ccae(deep_cca(views), decoded, targets, reconstruction_weight=0.3)
+    got = deep_ccae_loss(deep_cca_loss(views), decoded, targets, reconstruction_weight=0.3)
     assert got.item() == pytest.approx(want, rel=1e-10)
     got.backward()
     assert all(t.grad is None for t in targets)
-    assert torch.autograd.gradcheck(lambda x: reconstruction(x, targets[0]), decoded[:1])
-    assert reconstruction(decoded[0][:0], targets[0][:0]).item() == 0
+    assert torch.autograd.gradcheck(lambda x: reconstruction_mse(x, targets[0]), decoded[:1])
+    assert reconstruction_mse(decoded[0][:0], targets[0][:0]).item() == 0
     with pytest.raises(ValueError, match="differ"):
-        reconstruction(decoded[0], targets[1])
+        reconstruction_mse(decoded[0], targets[1])
 
 
 def test_the_autoencoder_module_trains_its_decoders():

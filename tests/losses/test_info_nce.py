@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from amodal.losses import info_nce as module
-from amodal.losses.info_nce import InfoNCEConfig, info_nce, info_nce_explicit, one_way
+from amodal.losses.info_nce import InfoNCEConfig, info_nce_explicit, info_nce_loss, one_way_info_nce
 
 FORMS = ["exclusive", "mean"]
 
@@ -70,9 +70,9 @@ def test_it_equals_the_definition(n, m, share, form):
     left, right = unit(n, 6, seed=1), unit(m, 6, seed=2)
     positives = mask_of(n, m, 3, share)
     want = brute(left, right, scalar(1.2), positives, form)
-    got = info_nce(left, right, scalar(1.2), positives, multi_positive=form)
+    got = info_nce_loss(left, right, scalar(1.2), positives, multi_positive=form)
     assert got.item() == pytest.approx(want, rel=1e-12, abs=1e-15)
-    single = info_nce(
+    single = info_nce_loss(
         left.float(), right.float(), scalar(1.2).float(), positives, multi_positive=form
     )
     assert single.dtype == torch.float32
@@ -84,15 +84,15 @@ def test_it_equals_the_definition(n, m, share, form):
 def test_masked_pairs_are_as_if_deleted(form):
     left, right, positives = unit(6, 4, seed=1), unit(8, 4, seed=2), mask_of(6, 8, 3)
     keep = mask_of(6, 8, 4, 0.6)
-    got = info_nce(left, right, scalar(0.8), positives, multi_positive=form, keep=keep)
+    got = info_nce_loss(left, right, scalar(0.8), positives, multi_positive=form, keep=keep)
     assert got.item() == pytest.approx(
         brute(left, right, scalar(0.8), positives, form, keep), rel=1e-12
     )
     there, here = torch.tensor([0, 2, 3]), torch.tensor([1, 4, 5, 6])
     rows = torch.zeros(6, 8, dtype=torch.bool)
     rows[there[:, None], here] = True
-    masked = info_nce(left, right, scalar(0.8), positives, multi_positive=form, keep=rows)
-    deleted = info_nce(
+    masked = info_nce_loss(left, right, scalar(0.8), positives, multi_positive=form, keep=rows)
+    deleted = info_nce_loss(
         left[there],
         right[here],
         scalar(0.8),
@@ -107,13 +107,13 @@ def test_masked_pairs_are_as_if_deleted(form):
 def test_without_positives_row_i_belongs_to_row_i(form):
     left, right = unit(7, 4, seed=1), unit(7, 4, seed=2)
     eye = torch.eye(7, dtype=torch.bool)
-    want = info_nce(left, right, scalar(2.0), eye, multi_positive=form)
-    got = info_nce(left, right, scalar(2.0), multi_positive=form)
+    want = info_nce_loss(left, right, scalar(2.0), eye, multi_positive=form)
+    got = info_nce_loss(left, right, scalar(2.0), multi_positive=form)
     torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
     keep = mask_of(7, 7, 5, 0.7)
     torch.testing.assert_close(
-        info_nce(left, right, scalar(2.0), multi_positive=form, keep=keep),
-        info_nce(left, right, scalar(2.0), eye, multi_positive=form, keep=keep),
+        info_nce_loss(left, right, scalar(2.0), multi_positive=form, keep=keep),
+        info_nce_loss(left, right, scalar(2.0), eye, multi_positive=form, keep=keep),
         rtol=1e-12,
         atol=0,
     )
@@ -124,17 +124,17 @@ def test_without_positives_row_i_belongs_to_row_i(form):
 def test_orthonormal_pairs_have_the_closed_form(n, scale):
     z = torch.eye(n, dtype=torch.float64)
     want = math.log1p((n - 1) * math.exp(-scale))
-    assert info_nce(z, z, scalar(math.log(scale))).item() == pytest.approx(want, rel=1e-12)
+    assert info_nce_loss(z, z, scalar(math.log(scale))).item() == pytest.approx(want, rel=1e-12)
 
 
 def test_indistinguishable_items_score_chance():
     z = unit(1, 8, seed=0).expand(5, 8)
-    assert info_nce(z, z, scalar(2.0)).item() == pytest.approx(math.log(5))
+    assert info_nce_loss(z, z, scalar(2.0)).item() == pytest.approx(math.log(5))
 
 
 def test_one_pair_alone_costs_nothing():
     z = unit(1, 8, seed=0).requires_grad_()
-    loss = info_nce(z, unit(1, 8, seed=1), scalar(2.0), torch.ones(1, 1, dtype=torch.bool))
+    loss = info_nce_loss(z, unit(1, 8, seed=1), scalar(2.0), torch.ones(1, 1, dtype=torch.bool))
     loss.backward()
     assert loss.item() == 0
     assert torch.equal(z.grad, torch.zeros_like(z))
@@ -146,10 +146,12 @@ def test_duplicates_can_reach_zero_only_where_positives_do_not_compete():
     item = torch.tensor([0, 0, 1, 1])
     positives = item[:, None] == item[None]
     scale = scalar(math.log(100.0))
-    assert info_nce(z, z, scale, positives).item() < 1e-40
-    mean = info_nce(z, z, scale, positives, multi_positive="mean")
+    assert info_nce_loss(z, z, scale, positives).item() < 1e-40
+    mean = info_nce_loss(z, z, scale, positives, multi_positive="mean")
     assert mean.item() == pytest.approx(math.log(2))
-    assert info_nce(z, z, scale).item() == pytest.approx(math.log(2))  # duplicates as negatives
+    assert info_nce_loss(z, z, scale).item() == pytest.approx(
+        math.log(2)
+    )  # duplicates as negatives
 
 
 @pytest.mark.usefixtures("strips")
@@ -158,9 +160,9 @@ def test_swapping_modalities_or_shuffling_rows_changes_nothing(form):
     a, b, t = unit(6, 4, seed=1), unit(8, 4, seed=2), scalar(1.5)
     p = mask_of(6, 8, 0)
     i, j = torch.randperm(6), torch.randperm(8)
-    base = info_nce(a, b, t, p, multi_positive=form)
-    torch.testing.assert_close(base, info_nce(b, a, t, p.T, multi_positive=form))
-    torch.testing.assert_close(base, info_nce(a[i], b[j], t, p[i][:, j], multi_positive=form))
+    base = info_nce_loss(a, b, t, p, multi_positive=form)
+    torch.testing.assert_close(base, info_nce_loss(b, a, t, p.T, multi_positive=form))
+    torch.testing.assert_close(base, info_nce_loss(a[i], b[j], t, p[i][:, j], multi_positive=form))
 
 
 @pytest.mark.usefixtures("strips")
@@ -172,7 +174,7 @@ def test_gradients_match_finite_differences(form, masked):
     args = (unit(4, 3, seed=3), unit(3, 3, seed=4), scalar(0.7))
 
     def loss(left, right, log_scale):
-        return info_nce(
+        return info_nce_loss(
             left,
             right,
             log_scale,
@@ -190,7 +192,7 @@ def test_nothing_to_average_is_exactly_zero_with_a_gradient(n, m, form):
     left, right = unit(n, 4, seed=1).requires_grad_(), unit(m, 4, seed=2).requires_grad_()
     log_scale = scalar(1.0).requires_grad_()
     none = torch.zeros(n, m, dtype=torch.bool)
-    loss = info_nce(left, right, log_scale, none, multi_positive=form)
+    loss = info_nce_loss(left, right, log_scale, none, multi_positive=form)
     loss.backward()
     assert loss.item() == 0
     for x in (left, right, log_scale):
@@ -202,18 +204,18 @@ def test_a_row_in_which_nothing_is_left_gives_no_nan(form):
     left = unit(3, 4, seed=1).requires_grad_()
     keep = torch.ones(3, 3, dtype=torch.bool)
     keep[1] = keep[:, 1] = False
-    info_nce(left, unit(3, 4, seed=2), scalar(4.0), multi_positive=form, keep=keep).backward()
+    info_nce_loss(left, unit(3, 4, seed=2), scalar(4.0), multi_positive=form, keep=keep).backward()
     assert torch.isfinite(left.grad).all()
     assert torch.equal(left.grad[1], torch.zeros(4))
 
 
 def test_the_softmax_is_in_single_precision_under_autocast():
     left, right = unit(64, 32, seed=1).float(), unit(64, 32, seed=2).float()
-    want = info_nce(left, right, scalar(math.log(100.0)).float())
+    want = info_nce_loss(left, right, scalar(math.log(100.0)).float())
     with torch.autocast("cpu", torch.bfloat16):
-        got = info_nce(left, right, scalar(math.log(100.0)).float())
+        got = info_nce_loss(left, right, scalar(math.log(100.0)).float())
     assert torch.equal(got, want)
-    half = info_nce(left.bfloat16(), right.bfloat16(), scalar(0.0).bfloat16())
+    half = info_nce_loss(left.bfloat16(), right.bfloat16(), scalar(0.0).bfloat16())
     assert half.dtype == torch.float32
 
 
@@ -222,9 +224,9 @@ def test_strips_give_the_gradient_of_the_whole(monkeypatch):
     positives = mask_of(37, 23, 0, 0.1)
     for x in args:
         x.requires_grad_()
-    whole = torch.autograd.grad(info_nce(*args, positives), args)
+    whole = torch.autograd.grad(info_nce_loss(*args, positives), args)
     monkeypatch.setattr(module, "STRIP", 64)
-    strips = torch.autograd.grad(info_nce(*args, positives), args)
+    strips = torch.autograd.grad(info_nce_loss(*args, positives), args)
     torch.testing.assert_close(strips, whole, rtol=1e-11, atol=1e-14)
 
 
@@ -250,7 +252,7 @@ def test_explicit_negatives_equal_the_definition(shared):
 def test_explicit_negatives_that_are_the_batch_give_one_direction_of_info_nce():
     a, b, t = unit(5, 4, seed=1), unit(5, 4, seed=2), scalar(1.0)
     got = info_nce_explicit(a, b, b, t, keep=~torch.eye(5, dtype=torch.bool))
-    torch.testing.assert_close(got, one_way(a, b, t), rtol=1e-12, atol=0)
+    torch.testing.assert_close(got, one_way_info_nce(a, b, t), rtol=1e-12, atol=0)
 
 
 def test_no_negatives_cost_nothing():
@@ -272,7 +274,7 @@ def test_temperature_returns_to_its_floor_and_still_learns():
     loss.constrain_()
     a, b = unit(4, 3, seed=5), unit(4, 3, seed=6)
     value = loss(a, b)
-    torch.testing.assert_close(value, info_nce(a, b, torch.tensor(math.log(20.0))))
+    torch.testing.assert_close(value, info_nce_loss(a, b, torch.tensor(math.log(20.0))))
     value.backward()
     assert loss.log_scale.grad.abs() > 0
 
@@ -296,9 +298,9 @@ def test_configurations_that_make_no_sense_are_refused():
 
 def test_mismatched_shapes_are_refused():
     with pytest.raises(ValueError, match="differ"):
-        info_nce(unit(3, 4, seed=0), unit(2, 4, seed=0), scalar(0.0))
+        info_nce_loss(unit(3, 4, seed=0), unit(2, 4, seed=0), scalar(0.0))
     with pytest.raises(ValueError, match=r"positives must be \(3, 2\)"):
-        info_nce(unit(3, 4, seed=0), unit(2, 4, seed=0), scalar(0.0), torch.ones(2, 3).bool())
+        info_nce_loss(unit(3, 4, seed=0), unit(2, 4, seed=0), scalar(0.0), torch.ones(2, 3).bool())
     with pytest.raises(ValueError, match="4 queries"):
         info_nce_explicit(
             unit(4, 4, seed=0), unit(4, 4, seed=0), unit(3, 2, 4, seed=0), scalar(0.0)
@@ -307,15 +309,15 @@ def test_mismatched_shapes_are_refused():
 
 LARGE = """
 import resource, torch, time
-from amodal.losses.info_nce import info_nce
+from amodal.losses.info_nce import info_nce_loss
 torch.manual_seed(0)
 n = 16384
 a = torch.nn.functional.normalize(torch.randn(n, 64), dim=1).requires_grad_()
 b = torch.nn.functional.normalize(torch.randn(n, 64), dim=1).requires_grad_()
-info_nce(a[:64], b[:64], torch.tensor(2.0)).backward()
+info_nce_loss(a[:64], b[:64], torch.tensor(2.0)).backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.perf_counter()
-info_nce(a, b, torch.tensor(2.0)).backward()
+info_nce_loss(a, b, torch.tensor(2.0)).backward()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 print(time.perf_counter() - start)
 """
@@ -348,7 +350,7 @@ def test_smoothing_is_cross_entropy_with_soft_targets(form, given):
             terms.append((1 - e) * (total - s[p]) + e * spread)
         if terms:
             rows.append(sum(terms) / len(terms))
-    got = one_way(
+    got = one_way_info_nce(
         query,
         candidates,
         scalar(1.2),
@@ -363,15 +365,15 @@ def test_smoothing_is_cross_entropy_with_soft_targets(form, given):
 def test_smoothing_without_negatives_is_nothing_and_its_gradient_is_right():
     z = unit(3, 4, seed=0)
     everything = torch.ones(3, 3, dtype=torch.bool)
-    assert info_nce(z, z, scalar(1.0), everything, smoothing=0.3).item() == 0
+    assert info_nce_loss(z, z, scalar(1.0), everything, smoothing=0.3).item() == 0
     left, right = unit(4, 5, seed=1).requires_grad_(), unit(4, 5, seed=2).requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda a, b: info_nce(a, b, scalar(1.0), smoothing=0.3), [left, right]
+        lambda a, b: info_nce_loss(a, b, scalar(1.0), smoothing=0.3), [left, right]
     )
     with pytest.raises(ValueError, match="smoothing must be"):
-        info_nce(z, z, scalar(1.0), smoothing=1.0)
+        info_nce_loss(z, z, scalar(1.0), smoothing=1.0)
     loss = InfoNCEConfig(smoothing=0.3).build()
-    want = info_nce(left.detach(), right.detach(), loss.log_scale, smoothing=0.3)
+    want = info_nce_loss(left.detach(), right.detach(), loss.log_scale, smoothing=0.3)
     assert loss(left, right).item() == pytest.approx(want.item())
 
 

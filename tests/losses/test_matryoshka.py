@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
 
-from amodal.losses.info_nce import InfoNCEConfig, info_nce
+from amodal.losses.info_nce import InfoNCEConfig, info_nce_loss
 from amodal.losses.matryoshka import MatryoshkaConfig, prefix
 from amodal.losses.sigmoid import SigmoidConfig
 from amodal.losses.triplet import TripletConfig
@@ -21,7 +21,7 @@ def test_it_is_the_weighted_mean_of_the_loss_at_each_prefix():
     left, right = unit(6, 8, 0), unit(6, 8, 1)
     scale = -torch.tensor(0.5).log().double()
     short = [z[:, :2] / z[:, :2].square().sum(1, keepdim=True).sqrt() for z in (left, right)]
-    want = (3 * info_nce(*short, scale) + info_nce(left, right, scale)) / 4
+    want = (3 * info_nce_loss(*short, scale) + info_nce_loss(left, right, scale)) / 4
     got = loss.build(8)(left, right)
     assert got.item() == pytest.approx(want.item(), rel=1e-6)
 

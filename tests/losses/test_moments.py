@@ -1,4 +1,4 @@
-"""Distances between clouds of rows against brute force, and what must hold for all of them."""
+"""Distances between sets of rows against brute force, and what must hold for all of them."""
 
 import itertools
 import math
@@ -122,7 +122,7 @@ def test_gradients_are_those_of_finite_differences(config):
 
 
 @every_loss
-def test_only_the_clouds_count_not_the_order_of_rows_or_modalities(config):
+def test_only_the_sets_count_not_the_order_of_rows_or_modalities(config):
     loss = config.build()
     x, y, z = sample(5, seed=0), sample(4, seed=1), sample(6, seed=2)
     want = loss([x, y, z]).item()
@@ -133,7 +133,7 @@ def test_only_the_clouds_count_not_the_order_of_rows_or_modalities(config):
 
 
 @every_loss
-def test_it_grows_with_the_distance_of_the_clouds(config):
+def test_it_grows_with_the_distance_of_the_sets(config):
     loss = config.build()
     x, y = sample(200, seed=0), sample(200, seed=1)
     stretch = [1.0, 1.5, 3.0]

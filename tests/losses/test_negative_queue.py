@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amodal.losses.info_nce import InfoNCEConfig, info_nce, one_way
+from amodal.losses.info_nce import InfoNCEConfig, info_nce_loss, one_way_info_nce
 from amodal.losses.negative_queue import NegativeQueue
 
 
@@ -54,7 +54,7 @@ def test_wrong_widths_are_refused():
 def test_an_empty_queue_changes_nothing_and_then_fills_in_training_only():
     loss = InfoNCEConfig(queue_after=0, queue_size=6).build(4)
     a, b, item = unit(4, 4, seed=1), unit(4, 4, seed=2), torch.arange(4)
-    plain = info_nce(a, b, loss.log_scale)
+    plain = info_nce_loss(a, b, loss.log_scale)
     torch.testing.assert_close(loss.eval()(a, b, left_item=item, right_item=item), plain)
     assert len(loss.left_queue) == 0
     torch.testing.assert_close(loss.train()(a, b, left_item=item, right_item=item), plain)
@@ -78,9 +78,9 @@ def test_queued_rows_are_further_negatives_unless_they_are_related():
         ]
     ).bool()
     eye = torch.eye(2, 5, dtype=torch.bool)
-    forth = one_way(image, torch.cat([text, past_text]), loss.log_scale, eye, keep=keep)
+    forth = one_way_info_nce(image, torch.cat([text, past_text]), loss.log_scale, eye, keep=keep)
     # Back: caption 12 is owned by the queued image 2, caption 20's item 3 is queued.
-    back = one_way(text, torch.cat([image, past_image]), loss.log_scale, eye, keep=keep)
+    back = one_way_info_nce(text, torch.cat([image, past_image]), loss.log_scale, eye, keep=keep)
     torch.testing.assert_close(got, (forth + back) / 2)
     got.backward()
     assert torch.isfinite(loss.log_scale.grad)

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from amodal.losses import sigmoid as sigmoid_module
-from amodal.losses.decoupled import DecoupledConfig, decoupled
+from amodal.losses.decoupled import DecoupledConfig, decoupled_loss
 from amodal.losses.sigmoid import SigmoidConfig, sigmoid_loss
-from amodal.losses.triplet import TripletConfig, spread, triplet
+from amodal.losses.triplet import TripletConfig, spread, triplet_loss
 
 CONFIGS = {
     "sigmoid": SigmoidConfig(bias=-2.0),
@@ -102,7 +102,7 @@ def test_sigmoid_equals_its_definition(n, m, share, strip, monkeypatch):
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_decoupled_equals_its_definition(n, m, share):
     left, right, positives = unit(n, 6, seed=1), unit(m, 6, seed=2), mask_of(n, m, 3, share)
-    got = decoupled(left, right, torch.tensor(1.2, dtype=torch.float64), positives)
+    got = decoupled_loss(left, right, torch.tensor(1.2, dtype=torch.float64), positives)
     want = brute_decoupled(left, right, 1.2, positives)
     assert got.item() == pytest.approx(want, rel=1e-9, abs=1e-12)
 
@@ -112,7 +112,7 @@ def test_decoupled_equals_its_definition(n, m, share):
 @pytest.mark.parametrize("mining", ["all", "semi_hard", "hardest"])
 def test_triplet_equals_its_definition(n, m, share, mining):
     left, right, positives = unit(n, 6, seed=1), unit(m, 6, seed=2), mask_of(n, m, 3, share)
-    got = triplet(left, right, positives, margin=0.3, mining=mining)
+    got = triplet_loss(left, right, positives, margin=0.3, mining=mining)
     want = brute_triplet(left, right, positives, 0.3, mining)
     assert got.item() == pytest.approx(want, rel=1e-9, abs=1e-12)
 
@@ -122,7 +122,7 @@ def test_decoupled_is_info_nce_without_the_positive_in_the_denominator():
     s = left @ right.T * 3
     rivals = s.masked_fill(torch.eye(6, dtype=torch.bool), -math.inf)
     want = -2 * s.diagonal() + rivals.logsumexp(1) + rivals.T.logsumexp(1)
-    got = decoupled(left, right, torch.tensor(math.log(3), dtype=torch.float64))
+    got = decoupled_loss(left, right, torch.tensor(math.log(3), dtype=torch.float64))
     assert got.item() == pytest.approx(want.mean().item() / 2)
 
 
@@ -196,7 +196,7 @@ def test_mining_hardens_after_its_steps_and_remembers_them():
     loss = TripletConfig(mining="scheduled", harden_after=2).build().train()
     left, right = unit(9, 4, seed=1), unit(9, 4, seed=2)
     got = [loss(left, right).item() for _ in range(4)]
-    soft, hard = (triplet(left, right, mining=m).item() for m in ("semi_hard", "hardest"))
+    soft, hard = (triplet_loss(left, right, mining=m).item() for m in ("semi_hard", "hardest"))
     assert soft != hard
     assert got == [soft, soft, hard, hard]
     again = TripletConfig(mining="scheduled", harden_after=2).build()
@@ -209,10 +209,10 @@ def test_a_collapse_is_told_once_and_spread_out_rows_are_not():
     point = unit(1, 4, seed=0).expand(6, 4)
     assert spread(point).item() == pytest.approx(0, abs=1e-6)
     assert spread(torch.tensor([[1.0, 0], [-1, 0]])).item() == 1
-    with pytest.warns(UserWarning, match="it has collapsed") as told:
+    with pytest.warns(UserWarning, match="it has collapsed") as before:
         values = [loss(point, point).item() for _ in range(80)]
     assert values == pytest.approx([0.2] * 80)
-    assert len(told) == 1
+    assert len(before) == 1
     assert loss.collapsed
     with warnings.catch_warnings():
         warnings.simplefilter("error")

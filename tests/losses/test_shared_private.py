@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from amodal.losses.shared_private import (
     SharedPrivateConfig,
-    agreement,
-    dependence,
-    difference,
-    reconstruction,
+    agreement_loss,
+    difference_loss,
+    normalized_hsic,
+    unexplained_share,
 )
 
 
@@ -36,17 +36,17 @@ def test_difference_equals_the_sum_over_columns():
         for i in range(3)
         for j in range(4)
     )
-    assert difference([(a, b)]).item() == pytest.approx(want, rel=1e-12)
-    assert difference([(a, b), (a, b)]).item() == pytest.approx(2 * want, rel=1e-12)
+    assert difference_loss([(a, b)]).item() == pytest.approx(want, rel=1e-12)
+    assert difference_loss([(a, b), (a, b)]).item() == pytest.approx(2 * want, rel=1e-12)
 
 
 def test_difference_is_nothing_for_unrelated_columns_and_most_for_a_copy():
     angle = torch.arange(64, dtype=torch.float64) / 64 * 2 * math.pi
     a = torch.stack([angle.cos(), angle.sin()], 1)
     b = torch.stack([(2 * angle).cos(), (2 * angle).sin()], 1)
-    assert difference([(a, b)]).item() == pytest.approx(0, abs=1e-12)
+    assert difference_loss([(a, b)]).item() == pytest.approx(0, abs=1e-12)
     copied = normal(64, 1, seed=0)
-    assert difference([(copied, copied)]).item() == pytest.approx(1)
+    assert difference_loss([(copied, copied)]).item() == pytest.approx(1)
 
 
 def test_dependence_equals_the_sum_over_quadruples():
@@ -70,21 +70,21 @@ def test_dependence_equals_the_sum_over_quadruples():
 
     f, g = kernel(a), kernel(b)
     want = hsic(f, g) / math.sqrt(hsic(f, f) * hsic(g, g))
-    assert dependence(a, b).item() == pytest.approx(want, rel=1e-6)
+    assert normalized_hsic(a, b).item() == pytest.approx(want, rel=1e-6)
 
 
 def test_dependence_sees_what_difference_does_not():
     angle = torch.arange(64, dtype=torch.float64) / 64 * 2 * math.pi
     a = torch.stack([angle.cos(), angle.sin()], 1)
     b = torch.stack([(2 * angle).cos(), (2 * angle).sin()], 1)
-    assert difference([(a, b)]).item() == pytest.approx(0, abs=1e-12)
-    assert dependence(a, b).item() > 0.1
-    assert dependence(a, a).item() == pytest.approx(1)
+    assert difference_loss([(a, b)]).item() == pytest.approx(0, abs=1e-12)
+    assert normalized_hsic(a, b).item() > 0.1
+    assert normalized_hsic(a, a).item() == pytest.approx(1)
 
 
 def test_dependence_of_independent_rows_is_zero_on_average():
     values = torch.stack(
-        [dependence(normal(20, 2, seed=s), normal(20, 2, seed=1000 + s)) for s in range(400)]
+        [normalized_hsic(normal(20, 2, seed=s), normal(20, 2, seed=1000 + s)) for s in range(400)]
     )
     # Four standard errors of the mean of 400 draws; no single draw is near 0 by construction.
     assert abs(values.mean()) < 4 * values.std() / 20
@@ -96,7 +96,7 @@ def test_gradients_of_dependence_are_finite_differences_at_a_fixed_bandwidth():
     a = torch.tensor([[0.0], [1.0], [3.0], [7.0], [12.0]], dtype=torch.float64)
     b = normal(5, 2, seed=3).requires_grad_()
     step, target = 1e-6, normal(5, 2, seed=4)
-    loss = dependence(a, b)
+    loss = normalized_hsic(a, b)
     (slope,) = torch.autograd.grad(loss, b)
     assert slope.isfinite().all()
     # Turning and moving b changes no distance, so neither the loss nor the bandwidth may follow.
@@ -111,7 +111,7 @@ def test_gradients_of_dependence_are_finite_differences_at_a_fixed_bandwidth():
     for i in free:
         moved = b.detach().clone()
         moved[i] += step * target[i]
-        want = (dependence(a, moved) - loss).item() / step
+        want = (normalized_hsic(a, moved) - loss).item() / step
         assert (slope[i] @ target[i]).item() == pytest.approx(want, rel=1e-3)
 
 
@@ -121,16 +121,16 @@ def test_agreement_is_the_mean_squared_distance():
         sum(((x[i] - y[i]) ** 2).sum().item() for i in range(5)) / 5
         for x, y in ((a, b), (a, c), (b, c))
     ]
-    assert agreement([a, b, c]).item() == pytest.approx(sum(want) / 3)
-    assert agreement([a, a]).item() == 0
+    assert agreement_loss([a, b, c]).item() == pytest.approx(sum(want) / 3)
+    assert agreement_loss([a, a]).item() == 0
 
 
 def test_reconstruction_is_the_unexplained_share():
     x = normal(50, 3, seed=0)
-    assert reconstruction(x, x).item() == 0
-    assert reconstruction(x.mean(0).expand_as(x), x).item() == pytest.approx(1)
-    assert reconstruction(x * 9 + 1, x * 9 + 2).item() == pytest.approx(
-        reconstruction(x + 1 / 9, x + 2 / 9).item()
+    assert unexplained_share(x, x).item() == 0
+    assert unexplained_share(x.mean(0).expand_as(x), x).item() == pytest.approx(1)
+    assert unexplained_share(x * 9 + 1, x * 9 + 2).item() == pytest.approx(
+        unexplained_share(x + 1 / 9, x + 2 / 9).item()
     )
 
 
@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="expected matched features"):
         module({"a": torch.zeros(2, 3), "b": torch.zeros(3, 4)})
     with pytest.raises(ValueError, match="matched rows"):
-        dependence(torch.zeros(3, 2), torch.zeros(4, 2))
+        normalized_hsic(torch.zeros(3, 2), torch.zeros(4, 2))
     with pytest.raises(ValueError, match="2 or more modalities"):
         SharedPrivateConfig().build({"a": 3})
 

@@ -14,14 +14,14 @@ from amodal.metrics.geometry import (
     EmbeddingSet,
     GeometryOptions,
     effective_rank,
-    geometry,
+    geometry_metrics,
     item_means,
     one_row_each,
     second_moment,
     singular_values,
     uniformity,
 )
-from amodal.metrics.hubness import hubness, k_occurrence, mixed_gallery, neighbour_shares
+from amodal.metrics.hubness import hubness_metrics, k_occurrence, mixed_gallery, neighbour_shares
 from amodal.metrics.modality_gap import (
     PROBE_PENALTY,
     centroid_gap,
@@ -38,7 +38,7 @@ from amodal.metrics.similarity import (
     random_alignment,
     rsa,
 )
-from amodal.reports.geometry_plots import modality_colours, similarity_figure, write_plots
+from amodal.reports.geometry_plots import input_colours, similarity_figure, write_plots
 from amodal.reports.plots import ON_PAPER
 
 FAST = GeometryOptions(permutations=20, bootstrap=50)
@@ -140,7 +140,7 @@ def test_without_a_gap_the_centroids_are_as_far_apart_as_its_chance_says():
 
 
 def brute_energy(x, y):
-    """Mean over i ≠ j of 2|x_i - y_j| - |x_i - x_j| - |y_i - y_j| of the centred clouds."""
+    """Mean over i ≠ j of 2|x_i - y_j| - |x_i - x_j| - |y_i - y_j| of the centred sets of rows."""
     n = len(x)
     x, y = x - x.mean(0), y - y.mean(0)
     total = 0.0
@@ -153,7 +153,7 @@ def brute_energy(x, y):
 
 
 def brute_swapped(x, y, signs):
-    """Energies after rows of the centred clouds, which then are centred anew, changed sides."""
+    """Energies after centred rows changed sides and both sides were centred again."""
     x, y = x - x.mean(0), y - y.mean(0)
     sides = [row[:, None] > 0 for row in signs]
     return [brute_energy(np.where(s, x, y), np.where(s, y, x)) for s in sides]
@@ -168,7 +168,7 @@ def test_energy_equals_its_definition_as_found_and_after_every_swap(strip, monke
     want += brute_swapped(x.numpy(), y.numpy(), signs.numpy())
     got, across = energy_statistics(x, y, signs)
     np.testing.assert_allclose(got.numpy(), want, atol=1e-10)
-    assert got[3] == pytest.approx(float(got[0]), abs=1e-10)  # all swapped: the same two clouds
+    assert got[3] == pytest.approx(float(got[0]), abs=1e-10)  # all swapped: the same two sets
     centred = (x - x.mean(0)).numpy(), (y - y.mean(0)).numpy()
     pairs = [np.linalg.norm(centred[0][i] - centred[1][j]) for i in range(7) for j in range(7)
              if i != j]  # fmt: skip
@@ -185,7 +185,7 @@ def test_the_corrected_energy_is_the_found_less_the_mean_of_the_swapped():
     assert test.p == pytest.approx((1 + sum(v >= found for v in null)) / 31)
 
 
-def test_shifted_clouds_differ_in_their_centroid_only():
+def test_shifted_sets_differ_in_their_centroid_only():
     shift = torch.tensor([3.0, 0, 0, 0, 0])
     x = normal(40, 5, seed=1)
     distance, _ = centroid_gap(x, torch.arange(40), x + shift, torch.arange(40))
@@ -244,7 +244,7 @@ def test_the_probe_equals_logistic_regression_on_the_same_folds():
     np.testing.assert_array_equal(right.numpy(), want)
 
 
-def test_the_probe_is_at_chance_on_one_distribution_and_on_identical_clouds():
+def test_the_probe_is_at_chance_on_one_distribution_and_on_identical_sets():
     item = torch.arange(1000)
     x, y = unit(1000, 8, seed=1), unit(1000, 8, seed=2)
     right, _ = modality_probe(x, item, y, item, folds=5, generator=seeded())
@@ -300,7 +300,7 @@ def test_cka_is_one_for_rotated_scaled_and_shifted_copies():
     assert list(linear_cka(x, 3 * x @ rotation + 5)) == pytest.approx([1, 1])
 
 
-def test_unrelated_clouds_have_no_debiased_cka_but_a_biased_one():
+def test_unrelated_sets_have_no_debiased_cka_but_a_biased_one():
     values = [
         linear_cka(normal(40, 60, seed=2 * s), normal(40, 60, seed=2 * s + 1)) for s in range(50)
     ]
@@ -359,15 +359,15 @@ def test_places_are_shared_between_equal_scores(k):
 
 
 @pytest.mark.parametrize("chunk", [2, None])
-def test_k_occurrence_and_its_figures_equal_their_definitions(chunk):
+def test_k_occurrence_and_its_metrics_equal_their_definitions(chunk):
     gallery = torch.cat([Y, Y[:3]])  # duplicates tie
     got = k_occurrence(X, gallery, 3, chunk=chunk)
     want = brute_shares((X @ torch.cat([Y, Y[:3]]).T).numpy().round(12), 3).sum(0)
     np.testing.assert_allclose(got.numpy(), want, atol=1e-12)
-    figures = hubness(got, 9, 3)
-    assert figures.skew == pytest.approx(skew(want), abs=1e-10)
-    assert figures.antihubs == (want == 0).mean()
-    assert figures.largest_hub == pytest.approx(want.max() / 9)
+    metrics = hubness_metrics(got, 9, 3)
+    assert metrics.skew == pytest.approx(skew(want), abs=1e-10)
+    assert metrics.antihubs == (want == 0).mean()
+    assert metrics.largest_hub == pytest.approx(want.max() / 9)
 
 
 def test_chance_of_hubness_is_that_of_random_neighbours():
@@ -376,11 +376,13 @@ def test_chance_of_hubness_is_that_of_random_neighbours():
     generator = np.random.default_rng(0)
     for _ in range(100):
         drawn = generator.random((queries, size)).argsort(1)[:, :k]
-        found = hubness(torch.bincount(torch.tensor(drawn).flatten(), minlength=size), queries, k)
+        found = hubness_metrics(
+            torch.bincount(torch.tensor(drawn).flatten(), minlength=size), queries, k
+        )
         skews.append(found.skew)
         antihubs.append(found.antihubs)
     assert found.skew_chance == pytest.approx(np.mean(skews), abs=0.12)  # 4 standard errors
-    few = hubness(torch.zeros(60), 20, 5)
+    few = hubness_metrics(torch.zeros(60), 20, 5)
     assert few.antihubs_chance == pytest.approx((55 / 60) ** 20)
 
 
@@ -389,17 +391,17 @@ def test_a_planted_hub_is_found():
     gallery = unit(50, 20, seed=2)
     gallery[17] = F.normalize(query.mean(0), dim=0)
     occurrence = k_occurrence(query, gallery, 1)
-    figures = hubness(occurrence, 100, 1)
+    metrics = hubness_metrics(occurrence, 100, 1)
     assert occurrence.argmax() == 17
-    assert figures.largest_hub > 0.9
-    assert figures.antihubs > 0.8
-    assert figures.skew > 5
+    assert metrics.largest_hub > 0.9
+    assert metrics.antihubs > 0.8
+    assert metrics.skew > 5
 
 
 def test_a_constant_gallery_has_no_hub():
     occurrence = k_occurrence(X, X[:1].expand(7, 4), 3)
     np.testing.assert_allclose(occurrence.numpy(), 9 * 3 / 7)
-    assert hubness(occurrence, 9, 3)[0] == 0
+    assert hubness_metrics(occurrence, 9, 3)[0] == 0
 
 
 @pytest.mark.parametrize("chunk", [2, None])
@@ -416,7 +418,7 @@ def test_the_mixed_gallery_leaves_out_the_query_alone(chunk):
         np.testing.assert_allclose(got[name][0].numpy(), want, atol=1e-12)
 
 
-def test_a_constant_embedding_mixes_by_chance_and_separate_clouds_not_at_all():
+def test_a_constant_embedding_mixes_by_chance_and_separate_sets_not_at_all():
     samples = {"a": torch.ones(4, 3), "b": torch.ones(7, 3)}
     for share, chance in mixed_gallery(samples, 3).values():
         np.testing.assert_allclose(share.numpy(), chance)
@@ -435,7 +437,7 @@ def test_k_that_does_not_fit_is_refused():
 # Effective rank
 
 
-def test_singular_values_are_those_of_the_centred_clouds_each_counting_alike():
+def test_singular_values_are_those_of_the_centred_sets_each_counting_alike():
     # A cloud repeated until both have as many rows weighs as the cloud itself.
     x, y = (X + 1).numpy(), Y.numpy()
     rows = np.concatenate([np.repeat(x, 14, 0), np.repeat(y, 9, 0)])
@@ -489,7 +491,7 @@ def test_the_histogram_holds_every_pair_once():
 # The whole report
 
 
-def three_clouds(seed=0):
+def three_sets(seed=0):
     x = unit(30, 6, seed=seed)
     return {
         "image": EmbeddingSet(x, torch.arange(30)),
@@ -502,8 +504,8 @@ def three_clouds(seed=0):
 
 
 def test_the_report_covers_each_modality_pair_and_direction():
-    samples = three_clouds()
-    result = geometry(samples, FAST)
+    samples = three_sets()
+    result = geometry_metrics(samples, FAST)
     pairs = ["image_text", "image_audio", "text_audio"]
     assert {n.split("/")[1] for n in result.metrics if n.startswith("cka")} == set(pairs)
     assert {n.split("/")[1] for n in result.metrics if n.startswith("hubness")} == {
@@ -518,28 +520,28 @@ def test_the_report_covers_each_modality_pair_and_direction():
     image, text = samples["image"], samples["text"]
     assert result["alignment/image_text"] == pytest.approx(alignment(*image, *text)[0].mean())
     assert result["uniformity/text"] == uniformity(*text)
-    estimate = result.metrics["mixed_gallery/text/own"]
+    estimate = result.metrics["mixed_gallery/text/same_modality_share"]
     shares = mixed_gallery({name: sample.z for name, sample in samples.items()}, 10)
     assert estimate.value == pytest.approx(shares["text"][0].mean())
     assert estimate.low < estimate.value < estimate.high
 
 
 def test_equal_seeds_give_equal_reports():
-    first = geometry(three_clouds(), FAST, seed=5).to_dict()
-    assert geometry(three_clouds(), FAST, generator=seeded(5)).to_dict() == first
-    assert geometry(three_clouds(), FAST, seed=6).to_dict() != first
+    first = geometry_metrics(three_sets(), FAST, seed=5).to_dict()
+    assert geometry_metrics(three_sets(), FAST, generator=seeded(5)).to_dict() == first
+    assert geometry_metrics(three_sets(), FAST, seed=6).to_dict() != first
 
 
 def test_the_order_of_the_rows_changes_no_figure_without_chance():
-    samples = three_clouds()
+    samples = three_sets()
     shuffled = {}
     for name, (z, item) in samples.items():
         order = torch.randperm(len(z), generator=seeded(9))
         shuffled[name] = EmbeddingSet(z[order], item[order])
     options = GeometryOptions(permutations=1, bootstrap=0)
     first, second = (
-        geometry(samples, options).to_dict(),
-        geometry(shuffled, options).to_dict(),
+        geometry_metrics(samples, options).to_dict(),
+        geometry_metrics(shuffled, options).to_dict(),
     )
     drawn = ("energy", "probe", "/p")  # rows, folds and permutations are drawn
     for name, value in first.items():
@@ -547,9 +549,9 @@ def test_the_order_of_the_rows_changes_no_figure_without_chance():
             assert second[name] == pytest.approx(value, abs=1e-10), name
 
 
-def test_identical_clouds_have_no_gap():
+def test_identical_sets_have_no_gap():
     sample = EmbeddingSet(unit(40, 5, seed=1).float(), torch.arange(40))
-    result = geometry({"a": sample, "b": sample}, FAST)
+    result = geometry_metrics({"a": sample, "b": sample}, FAST)
     assert result["alignment/a_b"] == 0
     assert result["gap/a_b/centroid"] == 0
     assert result["gap/a_b/energy"] == pytest.approx(0, abs=1e-6)
@@ -560,22 +562,22 @@ def test_identical_clouds_have_no_gap():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_collapsed_embeddings_give_finite_figures(dtype):
+def test_collapsed_embeddings_give_finite_metrics(dtype):
     point = F.normalize(torch.full((20, 5), 0.3), dim=1).to(dtype)
     samples = {
         "a": EmbeddingSet(point, torch.arange(20)),
         "b": EmbeddingSet(0 * point, torch.arange(20)),
     }
-    result = geometry(samples, FAST)
+    result = geometry_metrics(samples, FAST)
     assert all(math.isfinite(value) for value in result.to_dict().values())
     assert result["effective_rank/a"] == 0
     assert result["cka/a_b/debiased"] == 0
     assert result["gap/a_b/centroid"] == pytest.approx(1, abs=0.01)
 
 
-def test_modalities_that_share_no_item_are_still_compared_as_clouds():
+def test_modalities_that_share_no_item_are_still_compared_as_sets():
     samples = {"a": EmbeddingSet(X, X_ITEM), "b": EmbeddingSet(Y, Y_ITEM + 1000)}
-    result = geometry(samples, FAST)
+    result = geometry_metrics(samples, FAST)
     assert result["shared_items/a_b"] == 0
     assert "gap/a_b/centroid" in result.metrics
     assert "modality_probe/a_b/accuracy" in result.metrics
@@ -584,9 +586,9 @@ def test_modalities_that_share_no_item_are_still_compared_as_clouds():
 
 
 def test_more_items_than_the_limit_are_drawn_from():
-    samples = three_clouds()
+    samples = three_sets()
     options = GeometryOptions(permutations=9, bootstrap=0, max_items=12, folds=3)
-    result = geometry(samples, options)
+    result = geometry_metrics(samples, options)
     assert all(math.isfinite(value) for value in result.to_dict().values())
     image, text = samples["image"], samples["text"]
     means = [item_means(sample, torch.arange(30)) for sample in (image, text)]
@@ -596,17 +598,17 @@ def test_more_items_than_the_limit_are_drawn_from():
 def test_bad_input_is_refused():
     sample = EmbeddingSet(X, X_ITEM)
     with pytest.raises(ValueError, match="two modalities"):
-        geometry({"a": sample})
+        geometry_metrics({"a": sample})
     with pytest.raises(ValueError, match="widths"):
-        geometry({"a": sample, "b": EmbeddingSet(X[:, :3], X_ITEM)})
+        geometry_metrics({"a": sample, "b": EmbeddingSet(X[:, :3], X_ITEM)})
     bad = X.clone()
     bad[2, 1] = torch.nan
     with pytest.raises(ValueError, match="b: 1 of 9 embeddings are not finite"):
-        geometry({"a": sample, "b": EmbeddingSet(bad, X_ITEM)})
+        geometry_metrics({"a": sample, "b": EmbeddingSet(bad, X_ITEM)})
     with pytest.raises(ValueError, match="5 folds need at least as many items, got 3"):
-        geometry({"a": sample, "b": EmbeddingSet(X[:3], X_ITEM[:3])})
+        geometry_metrics({"a": sample, "b": EmbeddingSet(X[:3], X_ITEM[:3])})
     with pytest.raises(ValueError, match="as many items"):
-        geometry({"a": sample, "b": EmbeddingSet(X, X_ITEM[:3])})
+        geometry_metrics({"a": sample, "b": EmbeddingSet(X, X_ITEM[:3])})
     with pytest.raises(ValueError, match="folds must be at least 2"):
         GeometryOptions(folds=1)
     with pytest.raises(ValueError, match="positive"):
@@ -629,22 +631,22 @@ def test_the_drawn_similarities_have_an_area_of_one(low):
 
 
 def test_plots_are_written_for_each_pair(tmp_path):
-    samples = three_clouds()
+    samples = three_sets()
     samples["point"] = EmbeddingSet(torch.zeros(6, 6, dtype=torch.float64), torch.arange(6))
-    files = write_plots(tmp_path / "plots", samples, geometry(samples, FAST))
+    files = write_plots(tmp_path / "plots", samples, geometry_metrics(samples, FAST))
     names = {file.name for file in files}
     assert {"map.png", "spectrum.png", "gap_image_text.png", "k_occurrence_text_audio.png"} <= names
     assert len(names) == 2 + 3 * 6
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
-    colours = modality_colours(["image", *"abcdefgh", "text"], ON_PAPER)
-    assert (colours["image"], colours["text"]) == (ON_PAPER.image, ON_PAPER.text)
-    json.dumps(geometry(samples, FAST).to_dict(), allow_nan=False)
+    colours = input_colours(["image", "text", *"abcdefgh"], ON_PAPER)
+    assert (colours["image"], colours["text"]) == (ON_PAPER.first, ON_PAPER.second)
+    json.dumps(geometry_metrics(samples, FAST).to_dict(), allow_nan=False)
 
 
 # Held-out correlation
 
 
-def test_held_out_correlation_sees_what_two_clouds_share_and_nothing_where_they_share_nothing():
+def test_held_out_correlation_sees_what_two_sets_share_and_nothing_where_they_share_nothing():
     n, shared = 600, normal(600, 3, seed=1)
     turned = torch.linalg.qr(normal(8, 8, seed=2))[0]
     related = torch.cat([shared, normal(n, 5, seed=3)], 1) @ turned
@@ -656,7 +658,7 @@ def test_held_out_correlation_sees_what_two_clouds_share_and_nothing_where_they_
             name: EmbeddingSet(F.normalize(z, dim=1), item)
             for name, z in (("image", view), ("text", other))
         }
-        return geometry(samples, FAST, seed=0)
+        return geometry_metrics(samples, FAST, seed=0)
 
     close, apart = found(related), found(normal(n, 8, seed=5))
     name = "held_out_correlation/image_text/total"
@@ -673,4 +675,4 @@ def test_held_out_correlation_of_a_constant_cloud_is_nothing():
         "image": EmbeddingSet(unit(20, 4, seed=0), item),
         "text": EmbeddingSet(torch.ones(20, 4).double() / 2, item),
     }
-    assert geometry(samples, FAST)["held_out_correlation/image_text/total"] == 0
+    assert geometry_metrics(samples, FAST)["held_out_correlation/image_text/total"] == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
-from amodal.metrics.zero_shot import TEMPLATES, class_embeddings, zero_shot
+from amodal.metrics.zero_shot import TEMPLATES, class_embeddings, zero_shot_metrics
 
 
 def unit(*shape, seed):
@@ -17,7 +17,7 @@ def unit(*shape, seed):
 def test_figures_agree_with_scikit_learn():
     image, classes = unit(200, 12, seed=0), unit(9, 12, seed=1)
     labels = torch.randint(0, 9, (200,), generator=torch.Generator().manual_seed(2))
-    result = zero_shot(image, classes, labels)
+    result = zero_shot_metrics(image, classes, labels)
     scores = (image @ classes.T).numpy()
     guess = scores.argmax(1)
     assert result["top1"] == pytest.approx((guess == labels.numpy()).mean())
@@ -33,7 +33,7 @@ def test_the_interval_is_that_of_a_binomial():
     # 100 of 400 right: the normal interval is 0.25 ± 1.96 * sqrt(0.25 * 0.75 / 400).
     labels = torch.zeros(400, dtype=torch.int64)
     image = torch.eye(2)[(torch.arange(400) >= 100).long()]
-    estimate = zero_shot(image, torch.eye(2), labels, bootstrap=4000).metrics["top1"]
+    estimate = zero_shot_metrics(image, torch.eye(2), labels, bootstrap=4000).metrics["top1"]
     half = 1.96 * math.sqrt(0.25 * 0.75 / 400)
     assert estimate.value == 0.25
     assert estimate.low == pytest.approx(0.25 - half, abs=0.006)
@@ -43,7 +43,7 @@ def test_the_interval_is_that_of_a_binomial():
 def test_equal_classes_score_chance_and_share_the_confusion():
     image, classes = unit(30, 16, seed=0), unit(1, 16, seed=1).expand(10, 16)
     labels = torch.arange(30) % 10
-    result = zero_shot(image, classes, labels, bootstrap=0)
+    result = zero_shot_metrics(image, classes, labels, bootstrap=0)
     assert result["top1"] == pytest.approx(0.1)
     assert result["top5"] == pytest.approx(0.5)
     torch.testing.assert_close(result.confusion, torch.full((10, 10), 0.3).double())
@@ -52,7 +52,7 @@ def test_equal_classes_score_chance_and_share_the_confusion():
 def test_rare_classes_count_as_much_as_frequent_ones():
     image = torch.eye(2)[torch.zeros(10, dtype=torch.int64)]
     labels = torch.tensor([0] * 9 + [1])
-    result = zero_shot(image, torch.eye(2), labels, bootstrap=0)
+    result = zero_shot_metrics(image, torch.eye(2), labels, bootstrap=0)
     assert result["top1"] == pytest.approx(0.9)
     assert result["mean_per_class"] == pytest.approx(0.5)
 
@@ -74,6 +74,6 @@ def test_every_template_takes_the_class_name(language):
 
 def test_labels_outside_the_classes_are_refused():
     with pytest.raises(ValueError, match="0…1"):
-        zero_shot(torch.eye(3), torch.eye(3)[:2], torch.tensor([0, 1, 2]))
+        zero_shot_metrics(torch.eye(3), torch.eye(3)[:2], torch.tensor([0, 1, 2]))
     with pytest.raises(ValueError, match=r"image.*row 1"):
-        zero_shot(torch.tensor([[1.0], [math.nan]]), torch.ones(2, 1), torch.tensor([0, 1]))
+        zero_shot_metrics(torch.tensor([[1.0], [math.nan]]), torch.ones(2, 1), torch.tensor([0, 1]))

@@ -1,4 +1,4 @@
-"""Pipelines of diffusers behind our interface: seeds, batches, and pickles that stay shut."""
+"""The diffusers adapter: seeds, batches, options, and the refusal of pickles."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ WORDS = ["a</w>", "red</w>", "star</w>", "blue</w>", "<|startoftext|>", "<|endof
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A Stable Diffusion of some thousand random weights."""
+    """A tiny Stable Diffusion pipeline with random weights."""
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
     path = tmp_path_factory.mktemp("pipeline")
@@ -58,20 +58,20 @@ def image_generator(folder):
     return DiffusionGenerator.from_pretrained(folder, device="cpu")
 
 
-def test_a_seed_draws_the_same_image_whatever_stands_beside_it(image_generator):
+def test_a_seed_gives_the_same_image_whatever_the_other_texts(image_generator):
     (alone,) = image_generator.draw(["a red star"], seed=1, steps=2, size=16)
     assert alone.dtype == np.uint8
     assert alone.shape[2] == 3
     others = ["a blue star", "a red star", "a red star"]
     among = image_generator.draw(others, seed=1, steps=2, size=16, batch_size=2)
-    # Products of another batch size round differently: a grey level, no more.
+    # Another batch size rounds differently, by at most a grey level.
     assert np.abs(alone.astype(int) - among[1]).max() <= 1
     assert np.abs(alone.astype(int) - among[2]).max() > 1
     (other,) = image_generator.draw(["a red star"], seed=2, steps=2, size=16)
     assert np.abs(alone.astype(int) - other).max() > 1
 
 
-def test_guidance_and_what_is_not_wanted_change_the_image(image_generator):
+def test_guidance_and_the_negative_prompt_change_the_image(image_generator):
     plain, guided, without = (
         image_generator.draw(["a red star"], seed=1, steps=2, size=16, **options)[0]
         for options in (
@@ -84,7 +84,7 @@ def test_guidance_and_what_is_not_wanted_change_the_image(image_generator):
     assert not np.array_equal(guided, without)
 
 
-def test_weights_that_are_pickles_are_refused_by_name(folder, tmp_path):
+def test_pickled_weights_are_refused_by_name(folder, tmp_path):
     import shutil
 
     copy = tmp_path / "copy"
@@ -95,7 +95,7 @@ def test_weights_that_are_pickles_are_refused_by_name(folder, tmp_path):
         DiffusionGenerator.from_pretrained(copy)
 
 
-def test_what_is_no_pipeline_is_refused(folder, tmp_path):
+def test_a_folder_that_is_no_pipeline_is_refused(folder, tmp_path):
     assert is_pipeline(folder)
     assert not is_pipeline(tmp_path)
     with pytest.raises(ValueError, match=r"model_index\.json is missing"):
@@ -104,15 +104,15 @@ def test_what_is_no_pipeline_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="mapping of parts"):
         DiffusionGenerator.from_pretrained(tmp_path)
 
-    class Mute:
+    class WithoutPrompt:
         def __call__(self, image):
             raise AssertionError
 
-    with pytest.raises(ValueError, match="takes no text"):
-        DiffusionGenerator(Mute())
+    with pytest.raises(ValueError, match="takes no prompt"):
+        DiffusionGenerator(WithoutPrompt())
 
 
-def test_arguments_that_a_pipeline_does_not_have_are_named():
+def test_unsupported_arguments_are_named():
     class Plain:
         def __call__(self, prompt, generator, output_type):
             raise AssertionError
@@ -123,26 +123,26 @@ def test_arguments_that_a_pipeline_does_not_have_are_named():
         DiffusionGenerator(Plain()).draw("a star")
 
 
-def test_without_the_extra_the_error_names_it(folder, monkeypatch):
+def test_a_missing_extra_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     with pytest.raises(ImportError, match=r"amodal\[diffusion\]"):
         DiffusionGenerator.from_pretrained(folder)
 
 
-def test_the_command_draws_with_a_pipeline(folder, tmp_path, monkeypatch):
+def test_the_command_generates_with_a_pipeline(folder, tmp_path, monkeypatch):
     opened = DiffusionGenerator.from_pretrained
 
-    def quick(name, **options):
+    def with_two_steps(name, **options):
         image_generator = opened(name, **options)
-        draws = image_generator.draw
-        image_generator.draw = lambda texts, **given: draws(texts, steps=2, **given)
+        draw = image_generator.draw
+        image_generator.draw = lambda texts, **given: draw(texts, steps=2, **given)
         return image_generator
 
-    monkeypatch.setattr(DiffusionGenerator, "from_pretrained", quick)
+    monkeypatch.setattr(DiffusionGenerator, "from_pretrained", with_two_steps)
     out = tmp_path / "drawn.png"
-    said = CliRunner().invoke(app, ["draw", str(folder), "a red star", "--out", str(out)])
-    assert said.exit_code == 0, said.output
+    result = CliRunner().invoke(app, ["draw", str(folder), "a red star", "--out", str(out)])
+    assert result.exit_code == 0, result.output
     with Image.open(out) as image:
         assert min(image.size) >= 128
-    said = CliRunner().invoke(app, ["draw", str(folder), "a star", "--top-k", "3"])
-    assert said.exit_code == 2
+    result = CliRunner().invoke(app, ["draw", str(folder), "a star", "--top-k", "3"])
+    assert result.exit_code == 2

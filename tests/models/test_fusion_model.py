@@ -8,10 +8,10 @@ import torch
 from pydantic import TypeAdapter
 
 from amodal.data.batch import Batch
-from amodal.data.collate import Collator
 from amodal.data.record import BrokenRecordError, DataError, sample_rng
 from amodal.losses.prediction import prediction_loss
 from amodal.models.fusion_model import FusionArchitecture, FusionModel, build_fusion_model
+from amodal.models.inputs import collator_of
 from amodal.models.target import TargetConfig
 
 RNG = np.random.default_rng(0)
@@ -50,14 +50,14 @@ def made(fusion="concat", *, head=None, target=None, encoders=ENCODERS):
     torch.manual_seed(0)
     architecture = TypeAdapter(FusionArchitecture).validate_python(
         {
-            **encoders,
+            "encoders": encoders,
             "fusion": FUSIONS[fusion],
             "head": head or {"unimodal": True},
             "target": target or {},
         }
     )
     model = build_fusion_model(architecture, lambda: iter(RECORDS)).eval()
-    return model, Collator(model.preprocessors, target=model.target)
+    return model, collator_of(model, target=model.target)
 
 
 def batch_of(collate, records=RECORDS):
@@ -73,7 +73,7 @@ def test_a_reopened_model_predicts_bit_equally(tmp_path, fusion):
     model.save_pretrained(tmp_path / "run")
     again = FusionModel.from_pretrained(tmp_path / "run")
     assert again.target.classes == ("cat", "dog", "owl")
-    collate = Collator(again.preprocessors, target=again.target)
+    collate = collator_of(again, target=again.target)
     assert torch.equal(again(batch_of(collate)).logits, before.logits)
 
 
@@ -155,7 +155,7 @@ def test_what_no_record_has_is_refused_by_name():
 
 def test_several_rows_per_item_are_refused():
     model, _ = made()
-    collate = Collator(model.preprocessors, captions=2, target=model.target)
+    collate = collator_of(model, captions=2, target=model.target)
     with pytest.raises(ValueError, match=r"text: fusion takes one row per item.*captions"):
         model(batch_of(collate))
 

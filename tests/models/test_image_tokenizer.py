@@ -1,4 +1,4 @@
-"""The image tokenizer: images to codes and back, the same after it was saved."""
+"""The image tokenizer: encoding, decoding, gradients, saving, refusals."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from amodal.models.image_tokenizer import (
 
 def made(**options):
     torch.manual_seed(0)
-    sizes = {"size": 16, "widths": (8, 16), "codebook_size": 12, "code_width": 4, "blocks": 1}
+    sizes = {"size": 16, "widths": (8, 16), "codebook_size": 12, "codebook_dim": 4, "blocks": 1}
     architecture = TokenizerArchitecture(**{**sizes, **options})
     return ImageTokenizer(ImageTokenizerConfig(architecture.model_dump()))
 
@@ -25,7 +25,7 @@ def batch(count=6, seed=0):
     return Batch({"image": {"pixel_values": pixels}}, {"image": present}, torch.arange(count))
 
 
-def test_in_evaluation_the_book_stays_as_it_is():
+def test_evaluation_leaves_the_codebook_unchanged():
     model = made().eval()
     before = model.quantizer.codebook.clone()
     model(batch())
@@ -33,7 +33,7 @@ def test_in_evaluation_the_book_stays_as_it_is():
     assert int(model.quantizer.steps) == 0
 
 
-def test_codes_give_the_image_that_went_through():
+def test_decoded_codes_equal_the_reconstruction():
     model = made().eval()
     found = model(batch())
     codes = model.encode(batch().tensors["image"]["pixel_values"])
@@ -55,7 +55,7 @@ def test_it_learns_and_every_parameter_gets_a_gradient():
         loss = error.square().mean() + 0.25 * found.commitment
         optimizer.zero_grad()
         loss.backward()
-        # The second layer of a block begins as 0 and hides the first one once.
+        # Blocks end in a layer initialized to 0, so that those before it have no gradient at first.
         assert all(p.grad is not None and (step == 0 or p.grad.any()) for p in model.parameters())
         optimizer.step()
         losses.append(float(error.detach().square().mean()))
@@ -63,7 +63,7 @@ def test_it_learns_and_every_parameter_gets_a_gradient():
     assert float(found.perplexity) > 8
 
 
-def test_a_reopened_tokenizer_gives_the_same_codes(tmp_path):
+def test_a_reloaded_tokenizer_gives_the_same_codes(tmp_path):
     model = made().train()
     for seed in range(3):
         model(batch(seed=seed))
@@ -79,18 +79,18 @@ def test_sizes_that_do_not_halve_are_refused():
         TokenizerArchitecture(size=60, widths=(8, 8, 8, 8))
 
 
-def test_patches_and_halvings_together_make_the_grid():
+def test_patches_and_halvings_determine_the_grid():
     model = made(patch=4, widths=(8, 16)).eval()
     assert (model.size, model.grid, model.tokens, model.vocabulary) == (16, 2, 4, 12)
     codes = model.encode(batch().tensors["image"]["pixel_values"])
     assert codes.shape == (6, 4)
     assert codes.dtype == torch.int64
     assert model.decode(codes).shape == (6, 3, 16, 16)
-    with pytest.raises(ValueError, match="must divide by 32"):
+    with pytest.raises(ValueError, match="must be divisible by 32"):
         TokenizerArchitecture(size=16, patch=4, widths=(8, 8, 8, 8))
 
 
-def test_tokens_lie_row_by_row():
+def test_tokens_are_in_row_major_order():
     model = made(widths=(8,), blocks=0).eval()
     pixels = batch(1).tensors["image"]["pixel_values"]
     other = pixels.clone()
@@ -109,7 +109,7 @@ def test_tokens_lie_row_by_row():
     assert not difference[..., :11].any()
 
 
-def test_codes_that_do_not_fit_are_refused():
+def test_invalid_codes_are_refused():
     model = made().eval()
     with pytest.raises(ValueError, match=r"expected codes of shape \(B, 64\), got \(1, 63\)"):
         model.decode(torch.zeros(1, 63, dtype=torch.int64))
@@ -117,7 +117,7 @@ def test_codes_that_do_not_fit_are_refused():
         model.decode(torch.arange(64)[None] % 13)
 
 
-def test_images_that_are_missing_are_left_out():
+def test_missing_images_are_left_out():
     model = made().eval()
     whole = batch()
     present = whole.present["image"].clone()
@@ -142,12 +142,12 @@ def test_half_precision_stays_finite_and_learns():
     assert found.commitment.dtype == torch.float32
 
 
-def test_vectors_have_one_scale():
+def test_vectors_have_a_fixed_norm():
     vectors = made()._vectors(batch().tensors["image"]["pixel_values"])
     torch.testing.assert_close(vectors.square().mean(2), torch.ones(6, 64))
 
 
-def test_the_warm_up_writes_images_without_codes():
+def test_the_warm_up_decodes_unquantized_vectors():
     model = made(warmup=2).train()
     pixels = batch().tensors["image"]["pixel_values"]
     with torch.no_grad():

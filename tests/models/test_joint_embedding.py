@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from amodal.data.collate import Collator
 from amodal.data.record import BrokenRecordError, sample_rng
 from amodal.encoders.dual.transformers import TransformersDualConfig
 from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.text.small_transformer import SmallTransformerConfig
+from amodal.models.inputs import collator_of
 from amodal.models.joint_embedding import Architecture, JointEmbedding, build_joint_embedding
 from amodal.projection import IdentityConfig, MLPConfig
 
@@ -28,11 +28,13 @@ def small(**text):
     torch.manual_seed(0)
     return build_joint_embedding(
         Architecture(
-            image=SmallCNNConfig(widths=(8, 16), size=32),
-            text=SmallTransformerConfig(width=16, layers=1, heads=2, max_length=12, **text),
+            encoders={
+                "image": SmallCNNConfig(widths=(8, 16), size=32),
+                "text": SmallTransformerConfig(width=16, layers=1, heads=2, max_length=12, **text),
+            },
             projection=MLPConfig(dim=8),
         ),
-        TEXTS,
+        lambda: iter([{"text": TEXTS}]),
     ).eval()
 
 
@@ -49,7 +51,7 @@ def dual():
             dual_encoder=TransformersDualConfig(architecture=architecture),
             projection=IdentityConfig(),
         ),
-        TEXTS,
+        lambda: iter([{"text": TEXTS}]),
     ).eval()
 
 
@@ -62,7 +64,7 @@ def test_a_saved_model_opens_bit_equal(make, tmp_path):
     model = make()
     model.save_pretrained(tmp_path)
     again = JointEmbedding.from_pretrained(tmp_path)
-    assert again.modalities == model.modalities
+    assert again.inputs == model.inputs
     assert again.dim == model.dim == 8
     for values in ({"text": TEXTS}, {"image": [image()]}):
         assert np.array_equal(model.encode(**values), again.encode(**values))
@@ -120,7 +122,7 @@ def test_missing_rows_are_not_computed_and_deleting_them_is_bit_equal():
         {"id": "b", "origin": "b", "image": None, "text": [TEXTS[1]]},
         {"id": "c", "origin": "c", "image": image(2), "text": []},
     ]
-    collate = Collator(model.preprocessors)
+    collate = collator_of(model)
     rngs = [sample_rng(0, 0, i) for i in range(3)]
     out = model(collate(records, rngs))
     assert len(out["image"].z) == len(out["text"].z) == 2
@@ -132,7 +134,7 @@ def test_missing_rows_are_not_computed_and_deleting_them_is_bit_equal():
 def test_a_batch_without_any_image_has_no_image_rows():
     model = small()
     records = [{"id": "a", "origin": "a", "image": None, "text": [TEXTS[0]]}]
-    out = model(Collator(model.preprocessors)(records, [sample_rng(0, 0, 0)]))
+    out = model(collator_of(model)(records, [sample_rng(0, 0, 0)]))
     assert out["image"].z.shape == (0, 8)
 
 
@@ -144,7 +146,7 @@ def test_a_folder_that_is_no_run_says_what_is_missing(tmp_path):
 def test_weights_of_another_architecture_are_refused(tmp_path):
     small().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    config["architecture"]["text"]["layers"] = 2
+    config["architecture"]["encoders"]["text"]["layers"] = 2
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="do not fit"):
         JointEmbedding.from_pretrained(tmp_path)

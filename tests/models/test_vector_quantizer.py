@@ -1,4 +1,4 @@
-"""The codebook of codes: nearest codes, moving averages, gradients, dead codes, several processes."""
+"""The codebook: nearest codes, moving averages, gradients, dead codes, several processes."""
 
 import math
 import os
@@ -19,7 +19,7 @@ def rows(count, width, seed=0, shift=0.0):
 
 
 def made(codes, width, **options):
-    """A quantizer with a codebook of its own, which has already begun."""
+    """A quantizer with a given codebook, past its initialization."""
     quantizer = VectorQuantizer(codes, width, **options)
     quantizer.codebook.copy_(rows(codes, width, seed=9))
     quantizer.sums.copy_(quantizer.codebook)
@@ -49,7 +49,7 @@ def test_codes_are_the_moving_average_of_their_vectors_computed_by_hand():
         ]
         found = quantizer(x)
         assert found.codes.tolist() == chosen
-        # What the batch gets is the codebook from before it learned from the batch.
+        # The batch is quantized by the codebook from before its update.
         want = torch.tensor([codebook[k] for k in chosen])
         torch.testing.assert_close(found.values, want, rtol=1e-5, atol=1e-5)
         for k in range(5):
@@ -76,7 +76,7 @@ def test_the_gradient_passes_straight_through_and_the_commitment_pulls():
     torch.testing.assert_close(x.grad, want)
 
 
-def test_the_book_has_no_gradient_and_no_parameter():
+def test_the_codebook_has_no_gradient_and_no_parameter():
     quantizer = made(5, 3).train()
     found = quantizer(rows(8, 3).requires_grad_())
     (found.values.sum() + found.commitment).backward()
@@ -93,8 +93,8 @@ def test_perplexity_is_the_exponential_of_the_entropy():
     assert float(found.perplexity) == pytest.approx(want, rel=1e-5)
 
 
-def test_dead_codes_come_back_to_life_the_same_way_each_time():
-    books = []
+def test_dead_codes_are_revived_deterministically():
+    codebooks = []
     for _ in range(2):
         quantizer = made(16, 2, decay=0.5, dead_code_threshold=0.1).train()
         quantizer.codebook[:12] += 100
@@ -102,11 +102,11 @@ def test_dead_codes_come_back_to_life_the_same_way_each_time():
         revived = [int(quantizer(rows(64, 2, seed=s)).revived) for s in range(30)]
         assert sum(revived) >= 12
         assert len(quantizer.nearest(rows(4000, 2)).unique()) >= 14
-        books.append(quantizer.codebook.clone())
-    assert torch.equal(*books)
+        codebooks.append(quantizer.codebook.clone())
+    assert torch.equal(*codebooks)
 
 
-def test_without_restarts_dead_codes_stay_dead():
+def test_with_a_threshold_of_zero_dead_codes_stay_dead():
     quantizer = made(16, 2, decay=0.5, dead_code_threshold=0.0).train()
     quantizer.codebook[:12] += 100
     quantizer.sums.copy_(quantizer.codebook)
@@ -115,7 +115,7 @@ def test_without_restarts_dead_codes_stay_dead():
     assert len(quantizer.nearest(rows(4000, 2)).unique()) <= 4
 
 
-def test_a_rare_kind_of_vector_gets_codes_where_nearly_all_are_alike():
+def test_rare_vectors_get_codes_among_nearly_identical_ones():
     quantizer = VectorQuantizer(8, 2, decay=0.9, dead_code_threshold=0.1).train()
     for step in range(20):
         x = rows(500, 2, seed=step) * 1e-3
@@ -124,7 +124,7 @@ def test_a_rare_kind_of_vector_gets_codes_where_nearly_all_are_alike():
     assert int((quantizer.codebook.norm(dim=1) > 1).sum()) >= 4
 
 
-def test_a_resumed_book_learns_on_as_if_nothing_had_happened():
+def test_a_resumed_codebook_continues_identically():
     whole = VectorQuantizer(12, 2, decay=0.5, dead_code_threshold=0.2).train()
     for step in range(6):
         whole(rows(20, 2, seed=step))
@@ -140,7 +140,7 @@ def test_a_resumed_book_learns_on_as_if_nothing_had_happened():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_in_the_warm_up_vectors_pass_while_the_book_learns():
+def test_the_warm_up_passes_vectors_and_updates_the_codebook():
     warm = VectorQuantizer(6, 2, warmup=3).train()
     cold = VectorQuantizer(6, 2).train()
     for step in range(5):
@@ -155,10 +155,10 @@ def test_in_the_warm_up_vectors_pass_while_the_book_learns():
         (found.values.sum() + found.commitment).backward()
         assert x.grad.isfinite().all()
     fresh = VectorQuantizer(6, 2, warmup=3).eval()
-    assert not torch.equal(fresh(x).values, x)  # in evaluation there is none
+    assert not torch.equal(fresh(x).values, x)  # no warm-up in evaluation
 
 
-def test_in_evaluation_nothing_changes():
+def test_evaluation_changes_nothing():
     quantizer = made(6, 2).eval()
     before = {name: value.clone() for name, value in quantizer.state_dict().items()}
     quantizer(rows(30, 2))
@@ -186,7 +186,7 @@ def test_degenerate_batches_leave_everything_finite(kind):
     assert int(quantizer.steps) == (0 if kind == "none" else 5)
 
 
-def test_half_precision_keeps_statistics_in_float32():
+def test_statistics_stay_in_float32_under_autocast():
     quantizer = made(6, 3).train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = quantizer(rows(30, 3).bfloat16())
@@ -197,10 +197,10 @@ def test_half_precision_keeps_statistics_in_float32():
     assert quantizer.codebook.isfinite().all()
 
 
-def learned(parts, wrap):
-    """State after ten steps, where this process sees `parts` of every batch."""
+def trained(parts, wrap):
+    """State after ten steps in which this process gets `parts` of every batch."""
     quantizer = VectorQuantizer(12, 2, decay=0.5, dead_code_threshold=0.3).train()
-    # A weight before it, since DistributedDataParallel wants a parameter.
+    # DistributedDataParallel needs a parameter.
     model = wrap(torch.nn.Sequential(torch.nn.Linear(2, 2), quantizer))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -210,7 +210,7 @@ def learned(parts, wrap):
         found = model(rows(24, 2, seed=step)[parts])
         found.commitment.backward()
         revived += int(found.revived)
-    return {**quantizer.state_dict(), "restarted": torch.tensor(revived)}
+    return {**quantizer.state_dict(), "revived": torch.tensor(revived)}
 
 
 def run(process, file, folder):
@@ -218,17 +218,17 @@ def run(process, file, folder):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{file}", rank=process, world_size=2)
     part = [slice(0, 15), slice(15, 24)][process]
-    torch.save(learned(part, DistributedDataParallel), f"{folder}/{process}.pt")
+    torch.save(trained(part, DistributedDataParallel), f"{folder}/{process}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch without torch.distributed")
-def test_two_processes_learn_the_book_of_one_that_sees_everything():
+def test_two_processes_learn_the_codebook_of_one():
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(run, args=(str(Path(folder) / "meet"), folder), nprocs=2)
         first, second = (torch.load(Path(folder) / f"{i}.pt") for i in range(2))
-    alone = learned(slice(None), lambda model: model)
-    assert int(alone["restarted"]) > 0
+    alone = trained(slice(None), lambda model: model)
+    assert int(alone["revived"]) > 0
     for name, value in alone.items():
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
         assert torch.equal(first[name], second[name]), name

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from amodal.reports.plots import joint_map, segment_mask, series
+from amodal.reports.plots import joint_map, readable_name, series
 from amodal.reports.report import (
-    FoundImage,
     Heatmap,
     Metric,
     Report,
     SearchExample,
+    SearchHit,
     data_uri,
     write_report,
 )
@@ -87,13 +87,13 @@ def full_report():
         searches=[
             SearchExample(
                 "<script>alert(1)</script> 红色的圆",
-                [FoundImage(image(i), 0.9 - 0.1 * i, true=i == 1) for i in range(5)],
-                true_rank=2,
+                [SearchHit(image(i), 0.9 - 0.1 * i, correct=i == 1) for i in range(5)],
+                rank=2,
             ),
-            SearchExample("not found", [FoundImage(Image.new("RGB", (9, 9)), 0.1)], true_rank=41),
+            SearchExample("not found", [SearchHit(Image.new("RGB", (9, 9)), 0.1)], rank=41),
         ],
         heatmap=Heatmap(np.eye(3), ["a", "b", "c"], [image(i) for i in range(3)]),
-        map_points=joint_map(z, z.roll(1, 1)),
+        map_points=joint_map(z, z.roll(1, 1), ("image", "text")),
         recipe="data: {kind: scenes}\n",
         broken=[("captions.json row 7", "no such file: <x>.jpg")],
         records=1000,
@@ -139,8 +139,8 @@ def test_text_of_others_is_shown_and_never_run(written):
     assert "<title>A run &lt;b&gt;&amp;&lt;/b&gt;</title>" in written.read_text("utf-8")
 
 
-def test_the_true_image_alone_is_outlined(written):
-    items = re.findall(r'<li( class="true")?><img', written.read_text("utf-8"))
+def test_the_correct_hit_alone_is_outlined(written):
+    items = re.findall(r'<li( class="correct")?><img', written.read_text("utf-8"))
     assert [bool(item) for item in items] == [False, True, False, False, False, False]
 
 
@@ -183,11 +183,11 @@ def test_the_map_agrees_with_a_singular_value_decomposition():
     generator = torch.Generator().manual_seed(1)
     image = F.normalize(torch.randn(40, 7, generator=generator, dtype=torch.float64), dim=1)
     text = F.normalize(image + 0.3, dim=1)
-    got = joint_map(image, text)
+    got = joint_map(image, text, ("image", "text"))
     both = torch.cat([image, text])
     u, s, _ = torch.linalg.svd(both - both.mean(0), full_matrices=False)
     want = (u * s)[:, :2]
-    mapped = torch.from_numpy(np.concatenate([got.image, got.text])).double()
+    mapped = torch.from_numpy(np.concatenate([got.first, got.second])).double()
     torch.testing.assert_close(mapped.abs(), want.abs(), atol=1e-5, rtol=0)
     assert got.explained == pytest.approx(float((s[:2] ** 2).sum() / (s**2).sum()))
     assert got.gap == pytest.approx(float((image.mean(0) - text.mean(0)).norm()))
@@ -195,11 +195,11 @@ def test_the_map_agrees_with_a_singular_value_decomposition():
 
 def test_the_map_has_an_answer_for_degenerate_input():
     for z in (torch.ones(1, 4) / 2, torch.ones(5, 4) / 2, torch.ones(3, 1)):
-        got = joint_map(z, z)
-        assert np.isfinite(got.image).all()
-        assert (got.image.shape, got.gap) == ((len(z), 2), 0.0)
+        got = joint_map(z, z, ("a", "b"))
+        assert np.isfinite(got.first).all()
+        assert (got.first.shape, got.gap) == ((len(z), 2), 0.0)
     with pytest.raises(ValueError, match="expected"):
-        joint_map(torch.ones(2, 3), torch.ones(3, 3))
+        joint_map(torch.ones(2, 3), torch.ones(3, 3), ("a", "b"))
 
 
 def test_lines_without_a_number_are_left_out_of_curves():
@@ -208,5 +208,5 @@ def test_lines_without_a_number_are_left_out_of_curves():
 
 
 def test_metric_names_read_like_words():
-    assert segment_mask("retrieval/image_to_text/recall@5") == "image → text recall@5"
-    assert segment_mask("zero_shot/accuracy") == "zero shot accuracy"
+    assert readable_name("retrieval/image_to_text/recall@5") == "image → text recall@5"
+    assert readable_name("zero_shot/accuracy") == "zero shot accuracy"

@@ -21,7 +21,7 @@ from amodal.search.store import VectorStore
 class Model:
     """Embeds the mean colour of an image, and the letters of a text."""
 
-    modalities = ("image", "text")
+    inputs = ("image", "text")
     dim = 3
 
     def __init__(self):
@@ -31,9 +31,9 @@ class Model:
         return "weights-1"
 
     def encode(self, *, batch_size=64, **values):
-        ((modality, items),) = values.items()
-        self.calls.append((modality, len(items)))
-        if modality == "image":
+        ((input, items),) = values.items()
+        self.calls.append((input, len(items)))
+        if input == "image":
             rows = np.stack([np.asarray(item).mean((0, 1)) + 1 for item in items])
         else:
             for place, text in enumerate(items):
@@ -47,9 +47,9 @@ class Model:
 class ListSource:
     name = "list"
 
-    def __init__(self, records, modalities=("image", "text")):
+    def __init__(self, records, inputs=("image", "text")):
         self.records = records
-        self.modalities = frozenset(modalities)
+        self.inputs = frozenset(inputs)
 
     def __len__(self):
         return len(self.records)
@@ -63,7 +63,7 @@ class ListSource:
 
 class Stream:
     name = "stream"
-    modalities = frozenset({"image", "text"})
+    inputs = frozenset({"image", "text"})
 
     def __init__(self, records):
         self.records = records
@@ -105,8 +105,8 @@ def test_every_value_becomes_one_row_with_its_own_embedding(kind):
     }
     for row in rows:
         number = int(row.id[4:])
-        value = photo(number * 5) if row.modality == "image" else row.text
-        np.testing.assert_array_equal(row.embedding, model.encode(**{row.modality: [value]})[0])
+        value = photo(number * 5) if row.input == "image" else row.text
+        np.testing.assert_array_equal(row.embedding, model.encode(**{row.input: [value]})[0])
         assert row.metadata == {"size": number}
         assert row.origin == f"list row {number}"
         assert row.text == (f"green {number}" if row.row else f"red {number}")
@@ -127,18 +127,18 @@ def test_broken_values_are_named_and_the_rest_goes_on(tmp_path):
         rows, broken = split(embed_source(Model(), source))
         assert sorted(e.origin for e in broken) == [f"list row {i}" for i in (1, 2, 3, 4)]
         assert "bad.jpg" in next(e for e in broken if e.origin == "list row 2").reason
-        assert [r.text for r in rows if r.id == "item3" and r.modality == "text"] == [
+        assert [r.text for r in rows if r.id == "item3" and r.input == "text"] == [
             "fine",
             "fine too",
         ]
-        assert {r.id for r in rows if r.modality == "image"} == {"item0", "item3", "item5"}
+        assert {r.id for r in rows if r.input == "image"} == {"item0", "item3", "item5"}
 
 
 def test_records_of_one_item_share_its_image_and_continue_its_captions():
     records = [record(1, text=[text]) for text in ("one", "two", "one", "three")]
     rows, _ = split(embed_source(Model(), ListSource(records)))
-    assert [(r.modality, r.row) for r in rows if r.modality == "image"] == [("image", 0)]
-    assert [(r.row, r.text) for r in rows if r.modality == "text"] == [
+    assert [(r.input, r.row) for r in rows if r.input == "image"] == [("image", 0)]
+    assert [(r.row, r.text) for r in rows if r.input == "text"] == [
         (0, "one"),
         (1, "two"),
         (2, "three"),
@@ -150,12 +150,12 @@ def test_files_keep_their_path_and_thumbnails_are_small(tmp_path):
     rows, _ = split(
         embed_source(Model(), ListSource([record(1, image=tmp_path / "a.jpg")]), thumbnails=True)
     )
-    (image,) = [r for r in rows if r.modality == "image"]
+    (image,) = [r for r in rows if r.input == "image"]
     thumbnail = Image.open(io.BytesIO(image.thumbnail))
     assert thumbnail.size == (256, 256)
     assert thumbnail.format == "JPEG"
     assert {r.path for r in rows} == {str(tmp_path / "a.jpg")}
-    assert [r.thumbnail for r in rows if r.modality == "text"] == [None, None]
+    assert [r.thumbnail for r in rows if r.input == "text"] == [None, None]
 
 
 def test_rows_that_are_there_are_neither_decoded_nor_encoded():
@@ -175,14 +175,14 @@ def test_progress_counts_records():
 
 
 def test_modalities_can_be_chosen_and_must_exist():
-    source = ListSource([record(0)], modalities=("image", "text", "audio"))
-    rows, _ = split(embed_source(Model(), source, modalities=["text"]))
-    assert {row.modality for row in rows} == {"text"}
+    source = ListSource([record(0)], inputs=("image", "text", "audio"))
+    rows, _ = split(embed_source(Model(), source, inputs=["text"]))
+    assert {row.input for row in rows} == {"text"}
     for asked in (["audio"], ["text", "audio"], []):
         with pytest.raises(DataError, match="the model takes image, text"):
-            list(embed_source(Model(), source, modalities=asked))
+            list(embed_source(Model(), source, inputs=asked))
     with pytest.raises(DataError, match="the source has audio"):
-        list(embed_source(Model(), ListSource([], modalities=("audio",))))
+        list(embed_source(Model(), ListSource([], inputs=("audio",))))
 
 
 def interrupted(stream, after):
@@ -200,7 +200,7 @@ def test_parquet_holds_every_column_and_says_what_it_holds(tmp_path):
     table = ds.dataset(tmp_path / "e", format="parquet", exclude_invalid_files=True).to_table()
     assert table.schema.field("embedding").type == pa.list_(pa.float32(), 3)
     assert table.schema.names == [
-        "id", "modality", "row", "text", "path", "origin", "embedding", "size",
+        "id", "input", "row", "text", "path", "origin", "embedding", "size",
     ]  # fmt: skip
     assert (summary.items, summary.rows, summary.new) == (10, {"image": 10, "text": 20}, 30)
     stored = json.loads((tmp_path / "e" / "embeddings.json").read_text())
@@ -229,7 +229,7 @@ def test_stopping_keeps_what_was_done_and_a_second_run_adds_the_rest_once(tmp_pa
         key
         for shard in tmp_path.glob("*.parquet")
         for key in zip(
-            *(c.to_pylist() for c in pq.read_table(shard, columns=["id", "modality", "row"])),
+            *(c.to_pylist() for c in pq.read_table(shard, columns=["id", "input", "row"])),
             strict=True,
         )
     ]
@@ -277,7 +277,7 @@ def test_filling_an_index_can_be_stopped_and_goes_on(tmp_path):
     assert json.loads((tmp_path / "index" / "broken.json").read_text()) == [
         {"origin": "list row 10", "reason": "bad"}
     ]
-    assert store.search(model.encode(image=[photo(30)]), 1, modality="image")[0].id == "item6"
+    assert store.search(model.encode(image=[photo(30)]), 1, input="image")[0].id == "item6"
 
 
 def test_an_addition_that_was_interrupted_is_not_repeated(tmp_path, monkeypatch):

@@ -1,14 +1,14 @@
-"""What is asked, as a vector, and what a search gives back."""
+"""Queries as vectors, and the input that a search returns."""
 
 import numpy as np
 import pytest
 
 from amodal.search.description import StoreError
-from amodal.search.query import query_vector, returned_modality
+from amodal.search.query import input_of_type, named_values, query_vector, returned_input
 
 
 class Model:
-    modalities = ("image", "text")
+    types = {"image": "image", "text": "text"}  # noqa: RUF012
     dim = 2
 
     def fingerprint(self):
@@ -18,15 +18,32 @@ class Model:
         return np.array([{"image": (1.0, 0.0), "text": (0.0, 1.0)}[name] for name in values])
 
 
+class TwoImages(Model):
+    types = {"photo": "image", "sketch": "image", "caption": "text"}  # noqa: RUF012
+
+
 def test_a_query_of_two_parts_lies_between_them():
     np.testing.assert_array_equal(query_vector(Model(), {"text": "a"}), (0, 1))
     np.testing.assert_array_equal(query_vector(Model(), {"text": "a", "image": "b"}), (0.5, 0.5))
-    with pytest.raises(StoreError, match="no audio encoder; it takes image, text"):
+    with pytest.raises(StoreError, match="no input 'audio'; its inputs are image, text"):
         query_vector(Model(), {"audio": "c"})
 
 
+def test_values_are_named_by_type_where_that_is_clear():
+    assert named_values(TwoImages(), {"text": "a"}, {"photo": "b.jpg"}) == {
+        "caption": "a",
+        "photo": "b.jpg",
+    }
+    with pytest.raises(StoreError, match=r"several inputs of type image: .*--input photo=VALUE"):
+        input_of_type(TwoImages(), "image")
+    with pytest.raises(StoreError, match="no input of type audio"):
+        input_of_type(TwoImages(), "audio")
+    with pytest.raises(StoreError, match="no input 'image'"):
+        named_values(TwoImages(), {}, {"image": "b.jpg"})
+
+
 @pytest.mark.parametrize(
-    ("asked", "counts", "alone", "returned"),
+    ("asked", "counts", "query", "returned"),
     [
         (None, {"image": 2, "text": 2}, "text", "image"),
         (None, {"image": 2, "text": 2}, "image", "text"),
@@ -35,5 +52,12 @@ def test_a_query_of_two_parts_lies_between_them():
         ("all", {"image": 2, "text": 2}, "text", None),
     ],
 )
-def test_a_search_goes_across_modalities_where_it_can(asked, counts, alone, returned):
-    assert returned_modality(asked, counts, alone=alone) == returned
+def test_a_search_goes_across_inputs_where_it_can(asked, counts, query, returned):
+    assert returned_input(asked, counts, Model.types, {query: "x"}) == returned
+
+
+def test_a_text_finds_the_first_input_that_is_no_text():
+    counts = {"caption": 3, "photo": 3, "sketch": 3}
+    assert returned_input(None, counts, TwoImages.types, {"caption": "x"}) == "photo"
+    assert returned_input(None, counts, TwoImages.types, {"sketch": "x"}) == "caption"
+    assert returned_input(None, {"sketch": 3}, TwoImages.types, {"photo": "x"}) is None

@@ -18,11 +18,11 @@ def unit_rows(count, dim, seed):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def rows_of(vectors, modality="image", prefix="item", **metadata):
+def rows_of(vectors, input="image", prefix="item", **metadata):
     return [
         Row(
             id=f"{prefix}{i:03d}",
-            modality=modality,
+            input=input,
             embedding=vector,
             text=f"caption {i}",
             path=f"photos/{i}.jpg",
@@ -66,21 +66,21 @@ def test_a_filter_is_exact_over_the_rows_it_keeps(store):
     want = kept[np.argsort(-vectors[kept] @ query)][:5]
     assert [hit.metadata["number"] for hit in hits] == want.tolist()
     assert store.search(query, 5, where="number > 1000") == []
-    assert store.search(query, 5, where="number = 1 OR number = 2", modality="image")
+    assert store.search(query, 5, where="number = 1 OR number = 2", input="image")
 
 
 def test_a_modality_is_searched_alone_or_all_together(store):
     vectors = unit_rows(40, 8, 0)
-    store.add([*rows_of(vectors[:20]), *rows_of(vectors[20:], modality="text")])
+    store.add([*rows_of(vectors[:20]), *rows_of(vectors[20:], input="text")])
     query = unit_rows(1, 8, 1)[0]
-    assert {hit.modality for hit in store.search(query, modality="text")} == {"text"}
+    assert {hit.input for hit in store.search(query, input="text")} == {"text"}
     both = store.search(query, 40)
     assert [h.score for h in both] == sorted((h.score for h in both), reverse=True)
-    assert len({(h.id, h.modality) for h in both}) == 40
+    assert len({(h.id, h.input) for h in both}) == 40
     assert store.counts() == {"image": 20, "text": 20}
-    assert store.count(modality="text") == 20
+    assert store.count(input="text") == 20
     with pytest.raises(StoreError, match="no 'audio' rows; it has image, text"):
-        store.search(query, modality="audio")
+        store.search(query, input="audio")
 
 
 @pytest.mark.parametrize("where", [None, "number >= 0"])
@@ -134,7 +134,7 @@ def test_deleting_by_id_and_by_filter(store):
 
 def test_an_empty_index_finds_nothing(store):
     assert store.search(unit_rows(1, 8, 0)[0]) == []
-    assert store.search(unit_rows(1, 8, 0)[0], modality="image") == []
+    assert store.search(unit_rows(1, 8, 0)[0], input="image") == []
     assert store.add([]) == 0
     assert store.count() == 0
 

@@ -1,8 +1,8 @@
-"""Folders that can be served: runs of untrained models and an index."""
+"""Runs of untrained models and an index to serve."""
 
 import pytest
 import yaml
-from small_models import Records, embedder, image_generator, speaker
+from small_models import Records, captioner, embedder, image_generator
 
 from amodal.search.embed import embed_source
 from amodal.search.store import VectorStore
@@ -11,17 +11,17 @@ from amodal.serving.served import Served
 
 @pytest.fixture(scope="session")
 def generation_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("speaking") / "talker"
-    speaker().save_pretrained(folder)
+    folder = tmp_path_factory.mktemp("generation") / "captioner"
+    captioner().save_pretrained(folder)
     recipe = {"model": {"kind": "multimodal_transformer", "tasks": ["vqa", "caption", "dialogue"]}}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    (folder / "metrics.json").write_text('{"vqa/exact": 0.5, "vqa/nothing": NaN}')
+    (folder / "metrics.json").write_text('{"vqa/exact_match": 0.5, "vqa/nothing": NaN}')
     return folder
 
 
 @pytest.fixture(scope="session")
 def text_to_image_run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("drawing") / "painter"
+    folder = tmp_path_factory.mktemp("text_to_image") / "generator"
     image_generator().save_pretrained(folder)
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"model": {"tasks": ["text_to_image"]}}))
     return folder
@@ -47,8 +47,8 @@ def index(embedding_run, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def everything(index):
-    """Search, questions, captions, conversations and images at once."""
-    model = speaker()
+    """All abilities at once."""
+    model = captioner()
     return Served(
         name="everything",
         kind="several models",

@@ -33,10 +33,11 @@ def png(pixels):
     return buffer.getvalue()
 
 
-def speaker():
+def captioner():
+    """Answers, captions and converses, untrained."""
     torch.manual_seed(0)
     architecture = TransformerArchitecture(
-        image=SmallCNNConfig(size=16, widths=(8, 16), grid=4),
+        encoders={"image": SmallCNNConfig(size=16, widths=(8, 16), grid=4)},
         width=32,
         heads=2,
         encoder_layers=1,
@@ -51,18 +52,27 @@ def embedder():
     torch.manual_seed(0)
     return build_joint_embedding(
         Architecture(
-            image=SmallCNNConfig(widths=(8, 16), size=32),
-            text=SmallTransformerConfig(width=16, layers=1, heads=2, max_length=12),
+            encoders={
+                "image": SmallCNNConfig(widths=(8, 16), size=32),
+                "text": SmallTransformerConfig(width=16, layers=1, heads=2, max_length=12),
+            },
             projection=MLPConfig(dim=8),
         ),
-        WORDS,
+        lambda: iter([{"text": WORDS}]),
     ).eval()
 
 
 def image_generator():
-    """Draws without having learned it."""
+    """Generates images, untrained."""
     torch.manual_seed(0)
-    sizes = {"size": 16, "patch": 4, "widths": (8,), "codes": 12, "code_width": 4, "blocks": 0}
+    sizes = {
+        "size": 16,
+        "patch": 4,
+        "widths": (8,),
+        "codebook_size": 12,
+        "codebook_dim": 4,
+        "blocks": 0,
+    }
     tokenizer = ImageTokenizer(ImageTokenizerConfig(TokenizerArchitecture(**sizes).model_dump()))
     architecture = TransformerArchitecture(
         width=32,

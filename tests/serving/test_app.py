@@ -1,4 +1,4 @@
-"""The REST interface: what models say comes through whole, and every refusal says why."""
+"""The REST interface: responses equal those of the models, and errors explain themselves."""
 
 import asyncio
 import json
@@ -14,14 +14,14 @@ import torch
 
 pytest.importorskip("fastapi", reason="needs amodal[serve]")
 from fastapi.testclient import TestClient
-from small_models import WORDS, embedder, photo, png, speaker
+from small_models import WORDS, captioner, embedder, photo, png
 
 from amodal.models.multimodal_transformer.image_generation import (
     GUIDANCE,
     TEMPERATURE,
     best_matches,
 )
-from amodal.serving.app import MAX_FIELDS, MAX_IMAGE, Worker, conversation, create_app
+from amodal.serving.app import MAX_FIELDS, MAX_IMAGE, Worker, create_app, stream_answer
 from amodal.serving.images import png_url
 
 IMAGE = png(photo())
@@ -38,17 +38,19 @@ def post(client, path, content=IMAGE, **fields):
     return client.post(path, data=fields, files=files or None)
 
 
-def talk(client, **fields):
+def chat(client, **fields):
     response = post(client, "/api/chat", **fields)
     assert response.status_code == 200, response.text
     return [json.loads(line) for line in response.text.splitlines()]
 
 
-def test_it_says_what_it_is(client, everything):
+def test_about_describes_the_served_models(client, everything):
     assert client.get("/health").json() == {"status": "ok"}
     about = client.get("/api/about").json()
     assert about["abilities"] == ["search", "ask", "caption", "chat", "draw"]
     assert about["parameters"] == everything.parameters
+    assert about["metrics"] == everything.figures
+    assert about["limits"]["image_bytes"] == MAX_IMAGE
     assert about["index"]["rows"] == {"image": 6, "text": 6}
     assert "size" in about["index"]["columns"]
     paths = client.get("/openapi.json").json()["paths"]
@@ -60,72 +62,75 @@ def test_answers_are_those_of_the_model(client, everything):
     model = everything.speaks
     found = post(client, "/api/ask", question=" is there a red star ? ").json()
     assert found["answer"] == model.ask(photo(), "is there a red star ?")
-    look = found["look"]
+    attention = found["attention"]
     want = model.attention_map(photo(), "is there a red star ?", found["answer"]).tolist()
-    assert (look["side"], look["of"]) == (4, "whole")
-    np.testing.assert_allclose(look["shares"], want, atol=1e-6)
-    assert found["unknown"] == []
-    assert post(client, "/api/ask", question="a zebra ?").json()["unknown"] == ["zebra"]
-    drawn = post(client, "/api/draw", None, text="a zebra", seed=0).json()
-    assert drawn["unknown"] == ["zebra"]
-    said = post(client, "/api/caption").json()["caption"]
-    assert said == model.caption([photo()], num_beams=3)[0]
+    assert (attention["side"], attention["region"]) == (4, "whole")
+    np.testing.assert_allclose(attention["weights"], want, atol=1e-6)
+    assert found["out_of_vocabulary"] == []
+    asked = post(client, "/api/ask", question="a zebra ?").json()
+    assert asked["out_of_vocabulary"] == ["zebra"]
+    generated = post(client, "/api/draw", None, text="a zebra", seed=0).json()
+    assert generated["out_of_vocabulary"] == ["zebra"]
+    caption = post(client, "/api/caption").json()["caption"]
+    assert caption == model.caption([photo()], num_beams=3)[0]
 
 
-def testconversations_come_word_by_word_and_know_what_was_said(client, everything):
+def test_answers_are_streamed_and_depend_on_the_history(client, everything):
     history = [("is there a star ?", "yes")]
-    lines = talk(client, question="what colour ?", history=json.dumps(history))
+    lines = chat(client, question="what colour ?", history=json.dumps(history))
     want = everything.speaks.chat(photo(), history, "what colour ?")
-    assert lines[-1] == {"answer": want, "rounds_read": 1}
-    texts = [line["said"] for line in lines[:-1]]
+    assert lines[-1] == {"answer": want, "turns_read": 2}
+    texts = [line["text"] for line in lines[:-1]]
     assert len(texts) > 1
     assert texts[-1] == want
     assert all(len(a) <= len(b) for a, b in pairwise(texts))
 
 
-def test_rounds_for_which_there_is_no_room_are_left_out_whole(client, everything):
+def test_history_beyond_the_context_is_left_out_pair_by_pair(client, everything):
     history = [(f"is there a {word} ?", "no") for word in WORDS[3:9]]
-    lines = talk(client, question="what ?", history=json.dumps(history))
-    read = lines[-1]["rounds_read"]
-    assert 0 < read < len(history)
-    assert lines[-1]["answer"] == everything.speaks.chat(photo(), history[-read:], "what ?")
+    lines = chat(client, question="what ?", history=json.dumps(history))
+    turns = lines[-1]["turns_read"]
+    assert turns % 2 == 0
+    assert 0 < turns < 2 * len(history)
+    recent = history[-turns // 2 :]
+    assert lines[-1]["answer"] == everything.speaks.chat(photo(), recent, "what ?")
 
 
-def test_a_failingconversation_says_so_in_its_last_line(everything):
+def test_a_failure_is_reported_in_the_last_line(everything):
     class Failing:
-        turns = everything.speaks.chat_template
+        chat_template = everything.speaks.chat_template
 
         def chat(self, *args, **options):
             raise RuntimeError("out of memory")
 
     app = create_app(replace(everything, speaks=Failing()), hosts=["*"])
-    assert talk(TestClient(app), question="what ?") == [{"error": "out of memory"}]
+    assert chat(TestClient(app), question="what ?") == [{"error": "out of memory"}]
 
 
-def test_who_leaves_aconversation_frees_the_model(everything):
-    heard = threading.Event()
+def test_a_disconnect_stops_the_model(everything):
+    stopped = threading.Event()
 
     class Endless:
-        turns = everything.speaks.chat_template
+        chat_template = everything.speaks.chat_template
 
         def chat(self, image, history, question, *, streamer, stopping_criteria):
             ids = torch.tensor([[1]])
             streamer.put(ids)
             while not stopping_criteria(ids, None).all():
                 streamer.put(ids)
-            heard.set()
+            stopped.set()
             return ""
 
-    async def listen_once():
-        lines = conversation(Worker(), Endless(), photo(), [], "what ?")
-        assert "said" in json.loads(await anext(lines))
+    async def read_one_line():
+        lines = stream_answer(Worker(), Endless(), photo(), [], "what ?")
+        assert "text" in json.loads(await anext(lines))
         await lines.aclose()
-        assert await asyncio.to_thread(heard.wait, 20)
+        assert await asyncio.to_thread(stopped.wait, 20)
 
-    asyncio.run(listen_once())
+    asyncio.run(read_one_line())
 
 
-def test_drawing_follows_its_seed(client, everything):
+def test_generated_images_follow_the_seed(client, everything):
     first = post(client, "/api/draw", None, text="a star", seed=3, count=2).json()["images"]
     again = post(client, "/api/draw", None, text="a star", seed=3, count=2).json()["images"]
     assert first == again
@@ -135,31 +140,31 @@ def test_drawing_follows_its_seed(client, everything):
     assert first[0] == png_url(alone)
 
 
-def test_the_page_draws_as_the_command_does(client):
+def test_the_page_has_the_defaults_of_the_command(client):
     page = client.get("/").text
     for name, value in (("guidance", GUIDANCE), ("temperature", TEMPERATURE)):
         (field,) = re.findall(rf'<input [^>]*name="{name}"[^>]*>', page)
         assert f'value="{value:g}"' in field
 
 
-def test_a_judge_chooses_among_drawings(client, everything):
+def test_a_reranker_chooses_among_candidates(client, everything):
     refused = post(client, "/api/draw", None, text="a star", candidates=3)
     assert refused.status_code == 422
-    assert "--judge" in refused.json()["detail"]
-    assert client.get("/api/about").json()["judged"] is False
+    assert "--reranker" in refused.json()["detail"]
+    assert client.get("/api/about").json()["reranked"] is False
     reranked = TestClient(
         create_app(replace(everything, reranker=embedder(), texts=("a star",)), hosts=["*"])
     )
     about = reranked.get("/api/about").json()
-    assert about["judged"] is True
+    assert about["reranked"] is True
     assert about["texts"] == ["a star"]
     found = post(reranked, "/api/draw", None, text="a star", seed=3, candidates=5).json()["images"]
-    drawn = everything.draws.draw(["a star"] * 5, seed=3)
-    (best,) = best_matches(embedder(), ["a star"], [drawn])
-    assert found == [png_url(drawn[best])]
+    images = everything.draws.draw(["a star"] * 5, seed=3)
+    (best,) = best_matches(embedder(), ["a star"], [images])
+    assert found == [png_url(images[best])]
 
 
-def test_words_and_images_find_rows_with_thumbnails(client, everything):
+def test_texts_and_images_find_rows_with_thumbnails(client, everything):
     hits = post(client, "/api/search", None, text="a red thing").json()["hits"]
     vector = everything.embeds.encode(text=["a red thing"])[0]
     want = [hit.id for hit in everything.store.search(vector, 12, modality="image")]
@@ -174,7 +179,7 @@ def test_words_and_images_find_rows_with_thumbnails(client, everything):
     assert {hit["metadata"]["size"] for hit in few} == {4, 5}
 
 
-def test_without_an_index_texts_are_compared_with_a_image(everything):
+def test_without_an_index_labels_are_ranked_for_an_image(everything):
     served = replace(everything, store=None, speaks=None, says=(), draws=None)
     client = TestClient(create_app(served, hosts=["*"]))
     assert client.get("/api/about").json()["abilities"] == ["zero-shot"]
@@ -216,7 +221,7 @@ def test_without_an_index_texts_are_compared_with_a_image(everything):
         ("/health", None, {}, 405, "does not take POST"),
     ],
 )
-def test_refusals_say_what_is_wrong(client, path, content, fields, status, message):
+def test_errors_name_the_field_and_the_reason(client, path, content, fields, status, message):
     response = post(client, path, content, **fields)
     assert response.status_code == status, response.text
     assert message in response.json()["detail"]
@@ -239,9 +244,9 @@ def test_bodies_of_unknown_length_are_counted(client):
     assert response.status_code == 413
 
 
-def test_failures_of_a_model_end_neither_the_server_nor_the_next_request(everything):
+def test_a_failing_model_does_not_stop_the_server(everything):
     class Failing:
-        turns = everything.speaks.chat_template
+        chat_template = everything.speaks.chat_template
 
         def caption(self, *args, **options):
             raise RuntimeError("secret")
@@ -255,29 +260,29 @@ def test_failures_of_a_model_end_neither_the_server_nor_the_next_request(everyth
     assert client.get("/health").status_code == 200
 
 
-def test_other_names_of_this_machine_are_refused(everything):
+def test_other_host_names_are_refused(everything):
     client = TestClient(create_app(everything), base_url="http://evil.example")
     assert client.get("/api/about").status_code == 400
     local = TestClient(create_app(everything), base_url="http://127.0.0.1:8000")
     assert local.get("/api/about").status_code == 200
 
 
-def test_requests_at_once_are_answered_as_one_after_the_other(client):
-    asked = [(png(photo(i)), f"is there a {WORDS[3 + i % 6]} ?") for i in range(8)]
+def test_concurrent_requests_give_the_same_answers(client):
+    requests = [(png(photo(i)), f"is there a {WORDS[3 + i % 6]} ?") for i in range(8)]
 
     def answer(one):
         return post(client, "/api/ask", one[0], question=one[1]).json()
 
-    alone = [answer(one) for one in asked]
+    alone = [answer(one) for one in requests]
     with ThreadPoolExecutor(8) as threads:
-        assert list(threads.map(answer, asked)) == alone
+        assert list(threads.map(answer, requests)) == alone
 
 
 def test_health_is_answered_while_a_model_works(everything):
     started, release = threading.Event(), threading.Event()
 
     class Slow:
-        turns = everything.speaks.chat_template
+        chat_template = everything.speaks.chat_template
 
         def caption(self, *args, **options):
             started.set()
@@ -296,7 +301,7 @@ def test_health_is_answered_while_a_model_works(everything):
         assert waiting.result().json() == {"caption": "done"}
 
 
-def test_examples_are_scenes_with_what_can_be_asked(client):
+def test_examples_are_scenes_with_captions_and_questions(client):
     found = client.get("/api/examples").json()
     assert len(found) == 6
     for example in found:
@@ -305,7 +310,7 @@ def test_examples_are_scenes_with_what_can_be_asked(client):
         assert len(example["questions"]) == 3
 
 
-def test_the_page_may_load_nothing_from_elsewhere(client):
+def test_the_page_loads_nothing_from_other_origins(client):
     response = client.get("/")
     assert "default-src 'none'" in response.headers["content-security-policy"]
     for name in ("style.css", "main.js", "api.js"):
@@ -317,9 +322,9 @@ def test_the_page_may_load_nothing_from_elsewhere(client):
     assert client.get("/page/../app.py").status_code == 404
 
 
-def test_a_cropping_model_says_that_it_saw_the_middle(everything):
-    model = speaker()
+def test_a_cropping_model_reports_the_center_crop(everything):
+    model = captioner()
     model.preprocessors["image"].how = "crop"
     app = create_app(replace(everything, speaks=model), hosts=["*"])
     found = post(TestClient(app), "/api/ask", question="what ?").json()
-    assert found["look"]["of"] == "middle"
+    assert found["attention"]["region"] == "center_crop"

@@ -1,4 +1,4 @@
-"""The page in a browser: what a person does, and what they see."""
+"""The page in a browser, as a user operates it."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ pytestmark = [
 
 @contextmanager
 def running(served):
-    """The address of a server that runs for a while."""
+    """The address of a running server."""
     config = uvicorn.Config(create_app(served), port=0, log_level="error")
     server, socket = uvicorn.Server(config), config.bind_socket()
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
@@ -58,28 +58,28 @@ def browser():
 
 @pytest.fixture
 def page(browser, address):
-    """The page, which in no test complains or asks anyone else for anything."""
+    """The page; a script error or a request to another origin fails the test."""
     context = browser.new_context(viewport={"width": 1000, "height": 800})
     opened = context.new_page()
     opened.set_default_timeout(15_000)
-    complaints = []
-    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    violations = []
+    opened.on("pageerror", lambda error: violations.append(str(error)))
     own = (address, "data:", "blob:")
-    opened.on("request", lambda r: r.url.startswith(own) or complaints.append(r.url))
+    opened.on("request", lambda r: r.url.startswith(own) or violations.append(r.url))
     opened.goto(address)
     opened.wait_for_selector("#examples button")
     yield opened
-    assert complaints == []
+    assert violations == []
     context.close()
 
 
-def test_there_is_a_tab_for_everything_that_can_be_done(page):
+def test_there_is_a_tab_for_each_ability(page):
     names = [tab.inner_text() for tab in page.query_selector_all("[role=tab]")]
-    assert names == ["Search", "Ask", "Describe", "Talk", "Draw"]
+    assert names == ["Search", "Ask", "Caption", "Chat", "Draw"]
     assert page.title() == "everything · amodal"
 
 
-def test_a_question_about_an_example_is_answered_with_where_it_looked(page, everything):
+def test_a_question_about_an_example_is_answered_with_an_attention_map(page, everything):
     page.click("#tab-ask")
     page.click("#panel-ask button[type=submit]")
     assert "choose an image first" in page.inner_text("#panel-ask .problem")
@@ -87,15 +87,15 @@ def test_a_question_about_an_example_is_answered_with_where_it_looked(page, ever
     page.fill("#ask-question", "is there a star ?")
     page.keyboard.press("Enter")
     page.wait_for_selector("#panel-ask .answer")
-    assert page.is_visible("#look-controls")
-    painted = "c => c.getContext('2d').getImageData(5, 5, 1, 1).data[3]"
-    assert page.eval_on_selector("#overlay", painted) > 0
+    assert page.is_visible("#attention-controls")
+    alpha = "c => c.getContext('2d').getImageData(5, 5, 1, 1).data[3]"
+    assert page.eval_on_selector("#overlay", alpha) > 0
     page.click("#tab-caption")
-    assert not page.is_visible("#look-controls")
-    assert page.eval_on_selector("#overlay", painted) == 0
+    assert not page.is_visible("#attention-controls")
+    assert page.eval_on_selector("#overlay", alpha) == 0
 
 
-def test_an_own_image_is_described_and_a_broken_one_explained(page, everything):
+def test_an_uploaded_image_is_captioned_and_a_broken_one_refused(page, everything):
     page.click("#tab-caption")
     own = {"name": "own.png", "mimeType": "image/png", "buffer": png(photo(3))}
     page.set_input_files("#file", own)
@@ -110,7 +110,7 @@ def test_an_own_image_is_described_and_a_broken_one_explained(page, everything):
     assert "begins with b'nothing'" in page.inner_text("#panel-caption .problem")
 
 
-def test_a_image_can_be_dropped_and_pasted(page):
+def test_an_image_can_be_dropped_and_pasted(page):
     give = """(kind) => {
         const pixels = new OffscreenCanvas(4, 4);
         pixels.getContext("2d").fillRect(0, 0, 4, 4);
@@ -128,7 +128,7 @@ def test_a_image_can_be_dropped_and_pasted(page):
         page.wait_for_selector(f"#preview[alt$='{kind}.png']")
 
 
-def test_a_conversation_goes_on_and_ends_with_another_image(page):
+def test_a_conversation_continues_until_the_image_changes(page):
     page.click("#tab-chat")
     page.click("#examples button")
     for number, question in enumerate(["what colour ?", "is it red ?"], start=1):
@@ -136,31 +136,31 @@ def test_a_conversation_goes_on_and_ends_with_another_image(page):
         page.keyboard.press("Enter")
         page.wait_for_selector(f"#conversation .model >> nth={number - 1}")
         page.wait_for_selector("#stop", state="hidden")
-    assert page.locator("#conversation .you").all_inner_texts() == ["what colour ?", "is it red ?"]
+    assert page.locator("#conversation .user").all_inner_texts() == ["what colour ?", "is it red ?"]
     assert all(page.locator("#conversation .model").all_inner_texts())
     page.click("#examples li:nth-child(2) button")
     assert page.query_selector("#conversation li") is None
 
 
-def test_images_are_drawn(page):
+def test_images_are_generated(page):
     page.click("#tab-draw")
     assert not page.is_visible("#image")
     page.fill("#draw-text", "a red star")
     page.click("#panel-draw button[type=submit]")
     page.wait_for_selector("#panel-draw .images img >> nth=3")
     assert not page.is_visible("#panel-draw .note")
-    assert not page.is_visible("#draw-candidates")  # nothing here judges
+    assert not page.is_visible("#draw-candidates")  # there is no reranker
     page.fill("#draw-text", "a red zebra")
     page.click("#panel-draw button[type=submit]")
     page.wait_for_selector("#panel-draw .note:visible")
-    assert page.inner_text("#panel-draw .note") == "The model has never read: zebra"
+    assert page.inner_text("#panel-draw .note") == "Out of vocabulary: zebra"
     page.fill("#draw-text", "star " * 30)
     page.click("#panel-draw button[type=submit]")
     page.wait_for_selector("#panel-draw .problem:visible")
     assert "shorten it" in page.inner_text("#panel-draw .problem")
 
 
-def test_a_search_shows_thumbnails_and_explains_a_wrong_filter(page):
+def test_a_search_shows_thumbnails_and_explains_an_invalid_filter(page):
     page.fill("#search-text", "a red thing")
     page.keyboard.press("Enter")
     page.wait_for_selector(".hits img >> nth=5")
@@ -171,7 +171,7 @@ def test_a_search_shows_thumbnails_and_explains_a_wrong_filter(page):
     assert "The columns are" in page.inner_text("#panel-search .problem")
 
 
-def test_arrows_go_from_tab_to_tab_and_everything_has_a_name(page):
+def test_arrow_keys_move_between_tabs_and_every_control_has_a_name(page):
     page.focus("#tab-search")
     page.keyboard.press("ArrowRight")
     assert page.evaluate("document.activeElement.id") == "tab-ask"
@@ -191,7 +191,7 @@ def test_a_narrow_window_does_not_scroll_sideways(page):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_a_joint_embedding_ranks_texts(browser, everything):
+def test_a_joint_embedding_ranks_labels(browser, everything):
     served = replace(everything, store=None, speaks=None, says=(), draws=None)
     with running(served) as address:
         page = browser.new_page()

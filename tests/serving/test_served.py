@@ -1,4 +1,4 @@
-"""What a folder can do is found in the folder; what cannot be served says what to do instead."""
+"""Abilities come from the folder; a folder that is not served names the command to use."""
 
 import shutil
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 from pydantic import TypeAdapter
-from small_models import embedder, image_generator, photo, speaker
+from small_models import captioner, embedder, image_generator, photo
 
 from amodal.data.record import DataError
 from amodal.models.fusion_model import FusionArchitecture, build_fusion_model
@@ -36,7 +36,7 @@ def test_a_joint_embedding_compares(embedding_run):
 def test_a_transformer_does_what_its_recipe_trained(generation_run):
     served = open_served(generation_run)
     assert served.abilities == ("ask", "caption", "chat")
-    assert served.figures == {"vqa/exact": 0.5}
+    assert served.figures == {"vqa/exact_match": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -49,40 +49,40 @@ def test_a_transformer_does_what_its_recipe_trained(generation_run):
     ],
 )
 def test_tasks_become_abilities(tasks, abilities, tmp_path):
-    speaker().save_pretrained(tmp_path)
+    captioner().save_pretrained(tmp_path)
     if tasks is not None:
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": {"tasks": tasks}}))
     assert open_served(tmp_path).abilities == abilities
 
 
-def test_a_run_that_draws_draws_and_nothing_else(text_to_image_run):
+def test_a_text_to_image_run_generates_images_only(text_to_image_run):
     served = open_served(text_to_image_run)
     assert served.abilities == ("draw",)
     (drawn,) = served.draws.draw(["a red star"], seed=1)
     np.testing.assert_array_equal(drawn, image_generator().draw(["a red star"], seed=1)[0])
 
 
-def test_a_painter_draws_beside_an_index_and_beside_a_speaker(
+def test_an_image_generator_stands_beside_an_index_and_beside_a_text_generator(
     index, generation_run, text_to_image_run
 ):
     assert open_served(index, image_generator=text_to_image_run).abilities == ("search", "draw")
     both = open_served(generation_run, image_generator=text_to_image_run)
     assert both.abilities == ("ask", "caption", "chat", "draw")
     assert both.parameters == sum(
-        p.numel() for model in (speaker(), image_generator()) for p in model.parameters()
+        p.numel() for model in (captioner(), image_generator()) for p in model.parameters()
     )
-    with pytest.raises(DataError, match="--painter needs"):
+    with pytest.raises(DataError, match="--generator needs"):
         open_served(index, image_generator=generation_run)
 
 
-def test_a_judge_stands_beside_a_painter_and_knows_what_it_draws(
+def test_a_reranker_stands_beside_an_image_generator(
     text_to_image_run, embedding_run, generation_run, tmp_path
 ):
     served = open_served(text_to_image_run, reranker=embedding_run)
     assert served.reranker is not None
     assert served.texts == ()  # it has no recipe
     for folder, reranker in ((text_to_image_run, generation_run), (generation_run, embedding_run)):
-        with pytest.raises(DataError, match="--judge is a run of a joint embedding"):
+        with pytest.raises(DataError, match="--reranker is a run of a joint embedding"):
             open_served(folder, reranker=reranker)
     shutil.copytree(text_to_image_run, tmp_path / "run")
     scenes = "kind: scenes, textures: [solid], sizes: [large], max_objects: 1"
@@ -95,7 +95,7 @@ def test_a_judge_stands_beside_a_painter_and_knows_what_it_draws(
 
 
 def test_an_index_of_other_weights_or_without_its_run_is_refused(index, generation_run, tmp_path):
-    with pytest.raises(DataError, match="need a joint embedding"):
+    with pytest.raises(DataError, match="this needs a joint embedding"):
         open_served(index, run=generation_run)
     VectorStore.create(tmp_path / "orphan", 8, fingerprint="x")
     with pytest.raises(StoreError, match="--run"):
@@ -116,14 +116,14 @@ def test_what_is_no_run_says_how_to_make_one(tmp_path):
     ("text", "message"), [("model: [", "model.tasks"), ("model: {}", "model.tasks")]
 )
 def test_a_damaged_recipe_is_named(text, message, tmp_path):
-    speaker().save_pretrained(tmp_path)
+    captioner().save_pretrained(tmp_path)
     (tmp_path / "recipe.yaml").write_text(text)
     with pytest.raises(DataError, match=message):
         open_served(tmp_path)
 
 
 def test_damaged_figures_are_named(tmp_path):
-    speaker().save_pretrained(tmp_path)
+    captioner().save_pretrained(tmp_path)
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(DataError, match=r"metrics\.json"):
         open_served(tmp_path)
@@ -146,8 +146,8 @@ def test_a_fusion_is_not_served_and_says_what_is_there_instead(tmp_path):
 
 
 def test_an_image_tokenizer_is_not_served(tmp_path):
-    sizes = {"size": 16, "widths": (8, 16), "codes": 12, "code_width": 4, "blocks": 1}
+    sizes = {"size": 16, "widths": (8, 16), "codebook_size": 12, "codebook_dim": 4, "blocks": 1}
     config = ImageTokenizerConfig(TokenizerArchitecture(**sizes).model_dump())
     ImageTokenizer(config).save_pretrained(tmp_path)
-    with pytest.raises(DataError, match="a run whose tasks have `draw`"):
+    with pytest.raises(DataError, match="text_to_image"):
         open_served(tmp_path)

@@ -1,35 +1,35 @@
-"""Words come as they are said, and a model stops when nobody listens."""
+"""Streaming of partial text, and stopping after a disconnect."""
 
 import torch
-from small_models import photo, speaker
+from small_models import captioner, photo
 from transformers import StoppingCriteriaList
 
-from amodal.serving.streaming import Gone, TextSoFar
+from amodal.serving.streaming import PartialTextStreamer, StopOnDisconnect
 
 
-def test_the_prompt_is_not_told_and_every_token_is():
-    told = []
-    streamer = TextSoFar(lambda ids: " ".join(map(str, ids)), told.append)
+def test_every_token_but_the_prompt_is_streamed():
+    texts = []
+    streamer = PartialTextStreamer(lambda ids: " ".join(map(str, ids)), texts.append)
     streamer.put(torch.tensor([[9, 9, 9]]))
     streamer.put(torch.tensor([1]))
     streamer.put(torch.tensor([2]))
     streamer.end()
-    assert told == ["1", "1 2"]
+    assert texts == ["1", "1 2"]
 
 
-def test_who_leaves_stops_the_model():
-    model, gone, told = speaker(), Gone(), []
+def test_a_disconnect_stops_the_model():
+    model, stop, texts = captioner(), StopOnDisconnect(), []
 
-    def tell(text):
-        told.append(text)
-        if len(told) == 3:
-            gone.left.set()
+    def receive(text):
+        texts.append(text)
+        if len(texts) == 3:
+            stop.disconnected.set()
 
     model.chat(
         photo(),
         [],
         "what colour ?",
-        streamer=TextSoFar(model.chat_template.text, tell),
-        stopping_criteria=StoppingCriteriaList([gone]),
+        streamer=PartialTextStreamer(model.chat_template.text, receive),
+        stopping_criteria=StoppingCriteriaList([stop]),
     )
-    assert len(told) <= 4  # one token may be on its way
+    assert len(texts) <= 4  # one token may be in flight

@@ -1,4 +1,4 @@
-"""Captions said and compared in one step: the loss, whole runs, recipes that do not fit."""
+"""Contrastive captioning: the loss, whole runs, recipes that are refused."""
 
 import copy
 import json
@@ -18,8 +18,8 @@ from amodal.training.objectives import Objectives
 from amodal.training.recipe import parse_recipe
 from amodal.training.recipes.error import RecipeError
 from amodal.training.run import train_run
-from amodal.training.tasks.multimodal_transformer_run import MultimodalTransformerRun
-from amodal.training.trainer import Step
+from amodal.training.tasks.multimodal_transformer import MultimodalTransformerRun
+from amodal.training.tasks.protocol import Step
 
 SCENES = {"kind": "scenes", "image_size": 32, "min_objects": 2, "captions_per_scene": 2}
 RECIPE = {
@@ -78,7 +78,7 @@ def test_the_loss_of_a_step_is_the_sum_of_both_in_double_precision():
     model = run.model.double()
     source = recipe.data.train.open()
     records = [source[i] for i in range(6)]
-    records[4] = {**records[4], "text": records[1]["text"]}  # said of two images
+    records[4] = {**records[4], "text": records[1]["text"]}  # predicted of two images
     batch = run.collator(records, [sample_rng(0, 0, i) for i in range(6)])
     pixels = batch.tensors["image"]["pixel_values"]
     batch.tensors["image"]["pixel_values"] = pixels.double()
@@ -95,10 +95,10 @@ def test_the_loss_of_a_step_is_the_sum_of_both_in_double_precision():
     )
     got = float(run.task.backward(batch, step))
     with torch.inference_mode():
-        said = model(batch)
-    log_p = said.logits - said.logits.exp().sum(1, keepdim=True).log()
-    language = -float(log_p[torch.arange(len(said.labels)), said.labels].mean())
-    image, text = said.embedded["image"], said.embedded["text"]
+        predicted = model(batch)
+    log_p = predicted.logits - predicted.logits.exp().sum(1, keepdim=True).log()
+    language = -float(log_p[torch.arange(len(predicted.labels)), predicted.labels].mean())
+    image, text = predicted.embedded["image"], predicted.embedded["text"]
     scale = math.exp(float(run.contrast.losses[0].log_scale.detach()))
     s = (scale * image.z @ text.z.T).tolist()
     of, words = text.item.tolist(), text.content.tolist()
@@ -112,23 +112,25 @@ def test_the_loss_of_a_step_is_the_sum_of_both_in_double_precision():
         ([list(c) for c in zip(*s, strict=True)], [list(c) for c in zip(*positive, strict=True)]),
     ):
         of_rows = []
-        for row, right in zip(rows, own, strict=True):
-            rivals = sum(math.exp(v) for v, yes in zip(row, right, strict=True) if not yes)
+        for row, own_pairs in zip(rows, own, strict=True):
+            rivals = sum(math.exp(v) for v, yes in zip(row, own_pairs, strict=True) if not yes)
             each = [
-                math.log1p(rivals / math.exp(v)) for v, yes in zip(row, right, strict=True) if yes
+                math.log1p(rivals / math.exp(v))
+                for v, yes in zip(row, own_pairs, strict=True)
+                if yes
             ]
             of_rows.append(sum(each) / len(each))
         way.append(sum(of_rows) / len(of_rows))
     assert got == pytest.approx(language + 0.5 * sum(way) / 2, rel=1e-9)
 
 
-def test_a_run_says_captions_and_finds_images(tmp_path):
+def test_a_run_generates_captions_and_retrieves_images(tmp_path):
     folder = tmp_path / "run"
     result = train_run(parse_recipe(RECIPE, "test"), folder)
     assert {"caption/cider", "retrieval/image_to_text/recall@1"} <= result.metrics.keys()
     log = [json.loads(line) for line in (folder / "train_log.jsonl").read_text().splitlines()]
     first, last = log[0], [line for line in log if "loss" in line][-1]
-    assert first["contrast"] > 0
+    assert first["loss/contrastive"] > 0
     assert 0.01 <= last["temperature/info_nce"] != first["temperature/info_nce"]
     model = amodal.load(folder, device="cpu")
     z = model.encode(text=["a red circle", "two stars"], output="torch")
@@ -145,7 +147,7 @@ def test_a_run_says_captions_and_finds_images(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model": {"unimodal_layers": 0}}, "have not memory_rows"),
+        ({"model": {"unimodal_layers": 0}}, "read the caption without the image"),
         ({"model": {"encoders": {}}}, "give model.encoders.image"),
         ({"model": {"tasks": ["vqa"]}}, "needs the task caption"),
         ({"train": {"micro_batch_size": 4}}, "micro_batch_size"),

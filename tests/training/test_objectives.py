@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amodal.losses.deep_cca import DeepCCAConfig, deep_cca
+from amodal.losses.deep_cca import DeepCCAConfig, deep_cca_loss
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.models.joint_embedding import Embeddings
@@ -34,7 +34,7 @@ def test_the_total_is_the_weighted_sum_of_the_losses_alone():
 def test_matched_losses_see_the_first_row_of_every_item_that_all_modalities_have():
     objectives = Objectives([DeepCCAConfig(ridge=0.1)], dim=4)
     embedded = batch()
-    want = deep_cca(
+    want = deep_cca_loss(
         [embedded["image"].z[[0, 2, 3, 4, 5]], embedded["text"].z[[1, 3, 4, 5, 0]]], ridge=0.1
     )
     assert torch.equal(objectives(embedded)[0], want)

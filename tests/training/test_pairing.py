@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from amodal.data.batch import key64
 from amodal.data.record import DataError
 from amodal.losses.distillation import DistillationConfig, similarity_distillation
-from amodal.losses.info_nce import InfoNCEConfig, one_way
+from amodal.losses.info_nce import InfoNCEConfig, one_way_info_nce
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.models.joint_embedding import Embeddings
 from amodal.search.parquet import write_parquet
@@ -82,8 +82,8 @@ def test_candidates_come_from_the_momentum_encoder():
     total, _ = objectives(embedded, slow)
     scale = objectives.losses[0].log_scale
     want = (
-        one_way(embedded["image"].z, slow["text"].z, scale)
-        + one_way(embedded["text"].z, slow["image"].z, scale)
+        one_way_info_nce(embedded["image"].z, slow["text"].z, scale)
+        + one_way_info_nce(embedded["text"].z, slow["image"].z, scale)
     ) / 2
     assert total.item() == pytest.approx(want.item(), rel=1e-12)
 
@@ -101,12 +101,12 @@ def test_the_queue_holds_what_the_momentum_encoder_said():
     total, _ = objectives(later, slow_later)
     loss = objectives.losses[0]
     want = (
-        one_way(
+        one_way_info_nce(
             later["image"].z,
             torch.cat([slow_later["text"].z, slow["text"].z.detach()]),
             loss.log_scale,
         )
-        + one_way(
+        + one_way_info_nce(
             later["text"].z,
             torch.cat([slow_later["image"].z, slow["image"].z.detach()]),
             loss.log_scale,

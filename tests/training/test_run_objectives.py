@@ -13,7 +13,8 @@ from amodal.search.parquet import write_parquet
 from amodal.training.objectives import Objectives
 from amodal.training.recipe import parse_recipe
 from amodal.training.run import train_run
-from amodal.training.trainer import Trained, complete_checkpoints
+from amodal.training.trained import Trained
+from amodal.training.trainer import complete_checkpoints
 
 
 def recipe_of(*objectives, model=None, data=None, **train):

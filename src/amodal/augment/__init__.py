@@ -1,0 +1,16 @@
+"""Augmentation of images, text and audio, drawn per item from seeded generators."""
+
+from amodal.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "audio": "AudioAugmentation add_noise change_gain change_speed shift",
+        "config": "AdditiveNoise AugmentConfig ColorJitter FrequencyMask Grayscale HorizontalFlip"
+        " RandomErasing RandomGain RandomResizedCrop Rotate SpeedChange TimeMask TimeShift"
+        " TokenDropout TokenMask",
+        "image": "ImageAugmentation",
+        "modality": "drop_modalities",
+        "text": "swap_left_right token_dropout token_mask",
+    },
+)

@@ -1,4 +1,4 @@
-"""Sounds: changed as waveforms, then hidden in part as features."""
+"""Audio augmentation: of waveforms, and SpecAugment masks of features."""
 
 from __future__ import annotations
 
@@ -19,18 +19,28 @@ from amodal.augment.config import (
 from amodal.data.decode_audio import resample
 
 Rngs = Sequence[np.random.Generator]
-SPEED_STEPS = 100  # speeds are whole hundredths, so that few resampling filters are needed
+SPEED_STEPS = 100  # speeds are multiples of 1/100, so that few resampling filters are needed
 
 
 class AudioAugmentation:
-    """The `augment.audio` part of a recipe.
+    """Augmentation of waveforms and of their features.
 
-    Steps come in the order of the recipe; those on waveforms before those on features, wherever
-    they stand. Each sample draws from its own generator and from nothing else, and how much it
-    draws depends on the steps and on its own length only.
+    Steps are applied in the order of the recipe, those on waveforms before those on features. Each
+    clip draws from its own generator alone, and the number of draws depends only on the steps and
+    on its length.
 
     Args:
-        steps: of the recipe.
+        steps: the `augment.audio` part of a recipe.
+
+    Examples:
+        >>> import numpy as np
+        >>> from amodal.augment import AudioAugmentation, RandomGain, TimeShift
+        >>> augmentation = AudioAugmentation([RandomGain(), TimeShift()])
+        >>> waveforms = [np.ones(8, np.float32) / 4, np.ones(6, np.float32) / 4]
+        >>> rngs = [np.random.default_rng(i) for i in range(2)]
+        >>> augmented = augmentation.waveforms(waveforms, rngs)
+        >>> [waveform.shape for waveform in augmented]
+        [(8,), (6,)]
     """
 
     def __init__(self, steps: Sequence[Any]) -> None:
@@ -39,7 +49,7 @@ class AudioAugmentation:
         self.on_features = [step for step in steps if isinstance(step, masks)]
 
     def waveforms(self, waveforms: Sequence[np.ndarray], rngs: Rngs) -> list[np.ndarray]:
-        """Change B waveforms (T,) float32 in [-1, 1]; a change of speed changes T."""
+        """Augment B waveforms (T,) float32 in [-1, 1]; a change of speed changes T."""
         found = []
         for waveform, rng in zip(waveforms, rngs, strict=True):
             for step in self.on_waveforms:
@@ -48,18 +58,18 @@ class AudioAugmentation:
         return found
 
     def features(self, features: dict[str, Tensor], rngs: Rngs) -> dict[str, Tensor]:
-        """Hide frames and bands of `features` (B, T', M), of which `keep` (B, T') bool count."""
+        """Mask frames and bands of `features` (B, T', M), as far as `keep` (B, T') is True."""
         if not self.on_features:
             return features
         x, keep = features["features"].clone(), features["keep"]
         for row, kept, rng in zip(x, keep.sum(dim=1).tolist(), rngs, strict=True):
-            sound = row[:kept]
-            # What is hidden becomes the mean of the sound, which says nothing.
-            fill = float(sound.mean()) if kept else 0.0
+            clip = row[:kept]
+            # Masked values become the mean of the clip, which has no information.
+            fill = float(clip.mean()) if kept else 0.0
             for step in self.on_features:
                 axis = 0 if isinstance(step, TimeMask) else 1
-                for start, stop in mask_spans(step, sound.shape[axis], rng):
-                    sound.narrow(axis, start, stop - start).fill_(fill)
+                for start, stop in mask_spans(step, clip.shape[axis], rng):
+                    clip.narrow(axis, start, stop - start).fill_(fill)
         return {**features, "features": x}
 
 
@@ -72,16 +82,23 @@ def _changed(step: Any, waveform: np.ndarray, rng: np.random.Generator) -> np.nd
         return shift(waveform, step.fraction, rng)
     if isinstance(step, AdditiveNoise):
         return add_noise(waveform, step, rng)
-    raise TypeError(f"{type(step).__name__} is no step for waveforms")
+    raise TypeError(f"{type(step).__name__} is not an augmentation of waveforms")
 
 
 def change_speed(
     waveform: np.ndarray, low: float, high: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Play faster or slower by a factor in low … high: pitch and formants move with it.
+    """Speed perturbation by a factor in low … high, which also changes the pitch.
 
     References:
         Ko et al. 2015, Audio Augmentation for Speech Recognition, Interspeech, section 2.
+
+    Examples:
+        >>> import numpy as np
+        >>> from amodal.augment import change_speed
+        >>> waveform = np.sin(np.arange(1600) / 10).astype(np.float32)
+        >>> change_speed(waveform, 2.0, 2.0, np.random.default_rng(0)).shape
+        (800,)
     """
     played = max(1, round(rng.uniform(low, high) * SPEED_STEPS))
     found = resample(waveform, played, SPEED_STEPS)
@@ -91,7 +108,15 @@ def change_speed(
 def change_gain(
     waveform: np.ndarray, low_db: float, high_db: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Louder or quieter by low_db … high_db, but never so loud that it would clip."""
+    """Random gain of low_db … high_db, limited so that the waveform does not clip.
+
+    Examples:
+        >>> import numpy as np
+        >>> from amodal.augment import change_gain
+        >>> waveform = np.array([0.1, -0.1], np.float32)
+        >>> change_gain(waveform, 20.0, 20.0, np.random.default_rng(0)).tolist()  # 20 dB louder
+        [1.0, -1.0]
+    """
     factor = 10 ** (rng.uniform(low_db, high_db) / 20)
     peak = float(np.abs(waveform).max(initial=0.0))
     factor = min(factor, max(1.0, 1 / peak)) if peak > 0 else factor
@@ -99,7 +124,14 @@ def change_gain(
 
 
 def shift(waveform: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
-    """Moved by up to a fraction of its length, either way; silence comes in, the end falls out."""
+    """Random shift by up to a fraction of the length, either way, filled with silence.
+
+    Examples:
+        >>> import numpy as np
+        >>> from amodal.augment import shift
+        >>> shift(np.arange(1, 6, dtype=np.float32), 0.5, np.random.default_rng(0)).tolist()
+        [0.0, 1.0, 2.0, 3.0, 4.0]
+    """
     by = round(rng.uniform(-fraction, fraction) * len(waveform))
     found = np.zeros_like(waveform)
     if by >= 0:
@@ -110,9 +142,18 @@ def shift(waveform: np.ndarray, fraction: float, rng: np.random.Generator) -> np
 
 
 def add_noise(waveform: np.ndarray, step: AdditiveNoise, rng: np.random.Generator) -> np.ndarray:
-    """Gaussian noise whose power lies a drawn number of dB below that of the sound.
+    """Additive Gaussian noise at a random signal-to-noise ratio.
 
-    Its spectrum falls with frequency f as f^-colour: 0 is white, 1 pink, 2 brown.
+    Its power spectrum is f^-colour: 0 is white, 1 pink, 2 brown noise.
+
+    Examples:
+        >>> import numpy as np
+        >>> from amodal.augment import AdditiveNoise, add_noise
+        >>> step = AdditiveNoise(probability=1.0, low_snr_db=20.0, high_snr_db=20.0)
+        >>> waveform = np.sin(np.arange(1600) / 10).astype(np.float32) / 2
+        >>> noise = add_noise(waveform, step, np.random.default_rng(0)) - waveform
+        >>> float(round(10 * np.log10(np.mean(waveform**2) / np.mean(noise**2)), 1))
+        20.0
     """
     chosen = rng.random() < step.probability
     ratio_db = rng.uniform(step.low_snr_db, step.high_snr_db)
@@ -133,7 +174,7 @@ def add_noise(waveform: np.ndarray, step: AdditiveNoise, rng: np.random.Generato
 def mask_spans(
     step: TimeMask | FrequencyMask, length: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """`step.count` spans of random width and place in 0 … length, each as (start, stop).
+    """SpecAugment masks: `step.count` spans (start, stop) of random width and position.
 
     The width is uniform in 0 … the smaller of `step.width` and `step.share` of the length.
 

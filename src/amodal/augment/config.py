@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, Union
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from amodal.data.record import StrictModel
+from amodal.plugins import load_plugins
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -165,25 +172,55 @@ def _named(step: Any) -> Any:
     return {"kind": step} if isinstance(step, str) else step
 
 
-ImageStep = Annotated[
-    RandomResizedCrop | HorizontalFlip | Rotate | ColorJitter | Grayscale | RandomErasing,
-    Field(discriminator="kind"),
-    BeforeValidator(_named),
-]
-TextStep = Annotated[TokenMask | TokenDropout, Field(discriminator="kind"), BeforeValidator(_named)]
-
-AudioStep = Annotated[
-    SpeedChange | RandomGain | TimeShift | AdditiveNoise | TimeMask | FrequencyMask,
+IMAGE_STEPS: tuple[type[StrictModel], ...] = (
+    RandomResizedCrop,
+    HorizontalFlip,
+    Rotate,
+    ColorJitter,
+    Grayscale,
+    RandomErasing,
+)
+TEXT_STEPS: tuple[type[StrictModel], ...] = (TokenMask, TokenDropout)
+AUDIO_STEPS: tuple[type[StrictModel], ...] = (
+    SpeedChange,
+    RandomGain,
+    TimeShift,
+    AdditiveNoise,
+    TimeMask,
+    FrequencyMask,
+)
+# Steps of modality types of other packages, registered as entry points.
+PLUGIN_STEPS: tuple[type[StrictModel], ...] = load_plugins("amodal.augmentations")
+AnyStep = Annotated[
+    Union[(*IMAGE_STEPS, *TEXT_STEPS, *AUDIO_STEPS, *PLUGIN_STEPS)],
     Field(discriminator="kind"),
     BeforeValidator(_named),
 ]
 
 
 class AugmentConfig(StrictModel):
-    """Steps per modality; a step is a name, or a mapping with `kind` and its parameters."""
+    """Steps per input; a step is a name, or a mapping with `kind` and its parameters.
 
-    image: tuple[ImageStep, ...] = ()
-    text: tuple[TextStep, ...] = ()
-    audio: tuple[AudioStep, ...] = ()
-    # share of items that lose a modality while a fusion is trained: one rate, or one per modality
+    In a recipe the inputs stand beside the other keys: `{photo: [horizontal_flip]}`.
+
+    Args:
+        steps: input -> its steps, in order.
+        modality_dropout: share of items that lose an input while a fusion is trained: one rate,
+            or one per input.
+    """
+
+    steps: dict[str, tuple[AnyStep, ...]] = Field(default_factory=dict)
     modality_dropout: Annotated[float, Field(ge=0, lt=1)] | dict[str, Fraction] = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inputs_beside_the_rest(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "steps" in values:
+            return values
+        known = {key: values[key] for key in cls.model_fields if key in values}
+        return {**known, "steps": {k: v for k, v in values.items() if k not in known}}
+
+    @model_serializer(mode="wrap")
+    def _flat(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        whole = dump(self)
+        return {**whole.pop("steps"), **whole}

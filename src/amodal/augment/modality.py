@@ -1,4 +1,4 @@
-"""Taking modalities away at random, so that a fusion learns to do without any of them."""
+"""Modality dropout, so that a fusion learns to work with missing modalities."""
 
 from __future__ import annotations
 
@@ -14,18 +14,28 @@ def drop_modalities(
     rates: float | Mapping[str, float],
     rngs: Sequence[np.random.Generator],
 ) -> dict[str, Tensor]:
-    """Presence masks with modalities gone at random; an item never loses all that it has.
+    """Modality dropout: presence masks with modalities dropped at random.
 
-    Each modality of an item goes with its rate, independently; where that would leave an item
-    with nothing, one of what it had stays, each with the same probability.
+    Each modality of an item is dropped with its rate, independently; where an item would lose all
+    its modalities, one of them, drawn uniformly, is kept.
 
     Args:
         present: modality -> (B, V) bool.
-        rates: for all modalities, or by name; one that is not named stays.
+        rates: for all modalities, or by name; others are never dropped.
         rngs: B generators, one per item.
 
     References:
         Neverova et al. 2014, arXiv:1501.00102, section 4.3 (ModDrop).
+
+    Examples:
+        >>> import numpy as np
+        >>> import torch
+        >>> from amodal.augment import drop_modalities
+        >>> present = {m: torch.ones(3, 1, dtype=torch.bool) for m in ("image", "audio")}
+        >>> rngs = [np.random.default_rng(i) for i in range(3)]
+        >>> kept = drop_modalities(present, rates=0.9, rngs=rngs)
+        >>> (kept["image"] | kept["audio"]).all().item()  # every item keeps a modality
+        True
     """
     names = list(present)
     rate = np.array([rates.get(m, 0.0) if isinstance(rates, Mapping) else rates for m in names])

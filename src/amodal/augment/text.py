@@ -1,4 +1,4 @@
-"""Captions: kept true of a mirrored image, and thinned out token by token."""
+"""Text augmentation: captions of mirrored images, token masking and token dropout."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ for _end in ("", "most", "hand", "handed", "side", "ward", "wards", "y", "ies"):
 OPPOSITE |= {"左": "右", "右": "左", "顺时针": "逆时针", "逆时针": "顺时针"}
 OPPOSITE |= {"順時針": "逆時針", "逆時針": "順時針"}
 
-# The first alternatives are found first and have no opposite, so that they stay.
+# The first alternatives match first and have no opposite, so that they are kept.
 WORD = re.compile(
     r"左右|右左|座右[铭銘]|无出其右|無出其右|旁[门門]左道|相左|[左右]派"
     r"|[左右]|[顺逆]时针|[順逆]時針"
@@ -27,16 +27,16 @@ WORD = re.compile(
 
 
 def _ends(words: str) -> re.Pattern[str]:
-    """Matches text in front of a word that ends with one of `words`."""
+    """Pattern of text that ends with one of `words`, before a word."""
     return re.compile(rf"(?:^|[^\w'’])(?:{words})[\s-]+$", re.IGNORECASE)
 
 
 def _starts(words: str) -> re.Pattern[str]:
-    """Matches text behind a word that starts with one of `words`."""
+    """Pattern of text that starts with one of `words`, after a word."""
     return re.compile(rf"[\s-]+(?:{words})(?![\w'’])", re.IGNORECASE)
 
 
-# What is written in the image is quoted, not seen: `the words " Look Right "`.
+# Text that is written in the image is kept: `the words " Look Right "`.
 WRITTEN = re.compile(
     r"\b(?:say|says|saying|said|read|reads|reading|words?|labell?ed|lettering|written|titled)\b"
     r"(?:[^\"“”]{0,20}[\"“][^\"”]*|\s+(?:look|turn|keep|no|go|stay|exit|merge|bear|drive)\s+)$",
@@ -104,7 +104,7 @@ LEFT_AUXILIARY = _ends(
     r"|just|already|recently|not|all|being))?|he|she|they|who|which|that|just|i|we|you|it|someone"
     r"|somebody|everyone|nobody|nothing|something|anything|everything"
 )
-# "what is left of the cake", "one slice left": what remains.
+# "what is left of the cake", "one slice left": the remainder.
 LEFT_REMAINS = re.compile(
     r"\b(?:what|all that|whatever|nothing|little|much)(?:\s*['’]s|\s+is|\s+was)?\s+$"
     r"|\b(?:only|just|one|two|three|four|five|few|some|any|no|more|last|much|many|piece|bit)"
@@ -117,16 +117,23 @@ PAUSE = re.compile(r"\s*(?:$|[.,;!?)]|(?:on|in|at|to|for)\b)", re.IGNORECASE)
 
 
 def swap_left_right(text: str) -> str:
-    """The caption of the mirrored image: sides are exchanged, everything else stays.
+    """Caption of the mirrored image: left and right are exchanged.
 
     "left" and "right" are exchanged where they are a side or a direction, body parts included; not
     where "right" is an adverb ("right behind") or an adjective ("all right"), not where "left" is
     a form of "leave", and not where they are quoted from a sign. In Chinese 左 and 右 are
     exchanged, but not in 左右, which means both sides or "about". Case is kept.
 
-    Applied twice it gives the text back, but for spelling ("anticlockwise" comes back as
-    "counterclockwise") and for "looks left at him": it becomes "looks to the right at him", since
-    "looks right at him" says something else, and then "looks to the left at him".
+    Applied twice it returns the original text, except for spelling ("anticlockwise" becomes
+    "counterclockwise") and for "looks left at him": it becomes "looks to the right at him", as
+    "looks right at him" has another meaning, and then "looks to the left at him".
+
+    Examples:
+        >>> from amodal.augment import swap_left_right
+        >>> swap_left_right("A dog on the left looks right at the door.")
+        'A dog on the right looks right at the door.'
+        >>> swap_left_right("猫在狗的左边")
+        '猫在狗的右边'
     """
 
     def swap(found: re.Match[str]) -> str:
@@ -196,16 +203,25 @@ def token_mask(
     rate: float,
     rngs: Sequence[np.random.Generator],
 ) -> Tensor:
-    """Put `mask_id` in the place of a share of the tokens.
+    """Token masking: `mask_id` in place of a random share of the tokens.
 
     Args:
         input_ids, attention_mask: (B, T).
-        special_ids: tokens that stay, such as [CLS] and padding.
-        rate: share of the content tokens, each drawn on its own; one of a row always stays.
+        special_ids: tokens that are never masked, such as [CLS] and padding.
+        rate: probability of each content token; at least one of a row is kept.
         rngs: B generators; row b draws from the b-th only.
 
     Returns:
         (B, T) ids.
+
+    Examples:
+        >>> import numpy as np
+        >>> import torch
+        >>> from amodal.augment import token_mask
+        >>> ids, rngs = torch.tensor([[1, 10, 11, 12, 13, 2]]), [np.random.default_rng(0)]
+        >>> mask = torch.ones_like(ids)
+        >>> token_mask(ids, mask, special_ids={1, 2}, mask_id=99, rate=0.5, rngs=rngs)
+        tensor([[ 1, 99, 99, 99, 13,  2]])
     """
     chosen = _chosen(input_ids, attention_mask, special_ids, rate, rngs)
     return torch.where(chosen, torch.full_like(input_ids, mask_id), input_ids)
@@ -218,16 +234,26 @@ def token_dropout(
     rate: float,
     rngs: Sequence[np.random.Generator],
 ) -> dict[str, Tensor]:
-    """Leave a share of the tokens out; the rest moves up, and the mask becomes shorter.
+    """Token dropout: a random share of the tokens is removed and the rows are shortened.
 
     Args:
-        tokens: `input_ids` and `attention_mask`, (B, T); padding comes out on the right.
+        tokens: `input_ids` and `attention_mask`, (B, T); the padding of the result is on the right.
         special_ids, rate, rngs: as for `token_mask`.
+
+    Examples:
+        >>> import numpy as np
+        >>> import torch
+        >>> from amodal.augment import token_dropout
+        >>> ids, rngs = torch.tensor([[1, 10, 11, 12, 13, 2]]), [np.random.default_rng(0)]
+        >>> tokens = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        >>> shorter = token_dropout(tokens, special_ids={1, 2}, rate=0.5, rngs=rngs)
+        >>> shorter["input_ids"]
+        tensor([[ 1, 13,  2]])
     """
     ids, mask = tokens["input_ids"], tokens["attention_mask"]
     dropped = _chosen(ids, mask, special_ids, rate, rngs)
     kept = mask.masked_fill(dropped, 0)
-    order = (kept == 0).long().argsort(dim=1, stable=True)  # what stays keeps its order
+    order = (kept == 0).long().argsort(dim=1, stable=True)  # kept tokens stay in order
     kept = kept.gather(1, order)
     moved = ids.gather(1, order)
     padding = ids[mask == 0]
@@ -244,7 +270,7 @@ def _chosen(
     rate: float,
     rngs: Sequence[np.random.Generator],
 ) -> Tensor:
-    """(B, T) bool: the content tokens that a step takes away, never all of a row."""
+    """(B, T) bool: the content tokens that are masked or dropped, never all of a row."""
     special = torch.tensor(sorted(special_ids), dtype=ids.dtype)
     content = mask.bool() & ~torch.isin(ids, special)
     drawn = torch.ones(ids.shape, dtype=torch.float64)

@@ -1,1 +1,1 @@
-"""The command line: one light file per group of commands, which parses, calls and prints."""
+"""Command line: one module per command group, which imports heavy libraries on use."""

@@ -80,7 +80,7 @@ def _opened(run: Path) -> MultimodalTransformer:
 
     from amodal.data.record import DataError
     from amodal.models.multimodal_transformer.model import MultimodalTransformer
-    from amodal.models.opening import open_run
+    from amodal.training.kinds import open_run
 
     model = open_run(run)
     if not isinstance(model, MultimodalTransformer):

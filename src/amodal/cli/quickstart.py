@@ -1,27 +1,20 @@
-"""`amodal quickstart`: the whole way round on the built-in world."""
+"""`amodal quickstart`: train, evaluate, index, search and report on the built-in world."""
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-import amodal.training.recipe as recipes
 from amodal.cli.console import console, progress_callbacks
 from amodal.cli.train import show_result, stopped
-from amodal.data.record import Source
-from amodal.data.scenes.source import ScenesConfig
-from amodal.evaluators.retrieval import embed_items, retrieval_metrics
-from amodal.models.joint_embedding import JointEmbedding
-from amodal.reports.joint_embedding import run_report
-from amodal.reports.report import write_report
-from amodal.search.embed import embed_source
-from amodal.search.indexing import fill_index
-from amodal.search.store import VectorStore
-from amodal.training.run import open_sources, train_run
+
+if TYPE_CHECKING:
+    from amodal.data.record import Source
+    from amodal.models.joint_embedding import JointEmbedding
+    from amodal.search.store import VectorStore
+    from amodal.training.recipe import Recipe
 
 EXAMPLES = (
     "a large red circle in the top left corner",
@@ -36,28 +29,32 @@ def quickstart(
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="Change one value of the recipe."),
     ] = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint.")] = False,
 ) -> None:
     """Train on the built-in world, evaluate, index, search, and write report.html."""
-    recipe = recipes.load_recipe(quickstart_recipe(), set_)
+    import json
+
+    from amodal.reports.run_report import write_run_report
+    from amodal.training.recipe import load_recipe
+    from amodal.training.run import train_run
+
+    recipe = load_recipe(quickstart_recipe(), set_)
     with progress_callbacks() as callbacks:
         result = train_run(recipe, out, resume=resume, callbacks=callbacks)
     if result.stopped_at is not None:
         raise stopped(result)
-    show_result(result)
-    model = result.model
-    assert isinstance(model, JointEmbedding)  # the quickstart recipe trains one
+    show_result(result, recipe)
+    model = cast("JointEmbedding", result.model)
     held_out = held_out_pairs(model, recipe)
     (out / "metrics.json").write_text(json.dumps({**result.metrics, **held_out}, indent=1), "utf-8")
     key = "attribute_pair/retrieval/text_to_image/recall@1"
-    console.print(f"on colour–shape pairs that were never seen: text→image R@1 {held_out[key]:.3f}")
+    console.print(f"on unseen colour–shape pairs: text→image R@1 {held_out[key]:.3f}")
 
-    _, source = open_sources(recipe)
-    assert source is not None  # the quickstart recipe names one
-    index = build_index(model, source, out)
+    assert result.validation_source is not None  # the quickstart recipe names one
+    index = build_index(model, result.validation_source, out)
     for query in EXAMPLES:
         console.print(f"\n[bold]{query}[/]")
-        for hit in index.search(model.encode(text=[query])[0], 3, modality="image"):
+        for hit in index.search(model.encode(text=[query])[0], 3, input="image"):
             console.print(f"  {hit.score:.3f}  {hit.text}", soft_wrap=True)
 
     commands = [
@@ -67,10 +64,9 @@ def quickstart(
         "amodal data inspect YOUR_TABLE.csv # your own data",
         "amodal train recipes/own-data-finetune.yaml # fine-tune a public model on it",
     ]
-    report = run_report(
-        result, recipe, source, title="amodal quickstart", commands=commands, more=held_out
+    page = write_run_report(
+        result, recipe, title="amodal quickstart", commands=commands, more=held_out
     )
-    page = write_report(out, report)
     console.print(f"\nOpen the report: [link={page.resolve().as_uri()}]{page}[/link]")
     console.print(f"  {page.resolve().as_uri()}", soft_wrap=True, highlight=False)
     console.print(f'Search on:       amodal search {out}/index "a yellow ring"', soft_wrap=True)
@@ -84,24 +80,31 @@ def quickstart_recipe() -> Path:
     return (inside if inside.is_dir() else beside) / "quickstart.yaml"
 
 
-def held_out_pairs(model: JointEmbedding, recipe: recipes.Recipe) -> dict[str, float]:
-    """Retrieval among scenes that each hold a colour–shape pair which training never showed."""
-    train = recipe.data.train
-    size = train.image_size if isinstance(train, ScenesConfig) else 64
+def held_out_pairs(model: JointEmbedding, recipe: Recipe) -> dict[str, float]:
+    """Retrieval among scenes that each hold a colour–shape pair absent from training."""
+    from amodal.data.scenes.source import ScenesConfig
+    from amodal.evaluators.retrieval import evaluate_retrieval
+
     source = ScenesConfig(
         kind="scenes",
         split="attribute-pair",
         part="test",
         size=1000,
-        image_size=size,
+        image_size=getattr(recipe.data.train, "image_size", 64),
         captions_per_scene=1,
     ).open()
-    metrics = retrieval_metrics(embed_items(model, source).rows, bootstrap=1000)
+    metrics = evaluate_retrieval(model, source).metrics
     return {f"attribute_pair/{name}": value for name, value in metrics.items()}
 
 
 def build_index(model: JointEmbedding, source: Source, out: Path) -> VectorStore:
     """A fresh index of every image and caption of `source` in OUT/index."""
+    import shutil
+
+    from amodal.search.embed import embed_source
+    from amodal.search.indexing import fill_index
+    from amodal.search.store import VectorStore
+
     folder = out / "index"
     shutil.rmtree(folder, ignore_errors=True)
     store = VectorStore.create(folder, model.dim, fingerprint=model.fingerprint(), model_path=out)

@@ -42,11 +42,13 @@ def embed(
     input_: Inputs = None,
 ) -> None:
     """Write the embeddings of a source as Parquet; run again to continue."""
-    from amodal.data.sources.specification import parse_source
+    from amodal.data.sources.specification import open_source, parse_source
+    from amodal.models.inputs import column_styles
     from amodal.search.embed import embed_source
     from amodal.search.parquet import write_parquet, written_keys
 
-    model, opened = open_model(run), parse_source(source).open()
+    model = open_model(run)
+    opened = open_source(parse_source(source), column_styles(model.types))
     fingerprint = model.fingerprint()
     done = written_keys(out, fingerprint)
     with progress_callbacks() as callbacks:
@@ -55,7 +57,7 @@ def embed(
             model,
             opened,
             batch_size=batch_size,
-            modalities=input_,
+            inputs=input_,
             skip=done,
             progress=_Total(callbacks.advance),
         )
@@ -82,12 +84,14 @@ def index(
     ] = False,
 ) -> None:
     """Make a source searchable; run again to continue, or to add to the index."""
-    from amodal.data.sources.specification import parse_source
+    from amodal.data.sources.specification import open_source, parse_source
+    from amodal.models.inputs import column_styles
     from amodal.search.embed import embed_source
     from amodal.search.indexing import fill_index
     from amodal.search.store import VectorStore
 
-    model, opened = open_model(run), parse_source(source).open()
+    model = open_model(run)
+    opened = open_source(parse_source(source), column_styles(model.types))
     store = VectorStore.create(
         out, model.dim, fingerprint=model.fingerprint(), model_path=run, exist_ok=True
     )
@@ -98,7 +102,7 @@ def index(
             model,
             opened,
             batch_size=batch_size,
-            modalities=input_,
+            inputs=input_,
             skip=done,
             thumbnails=thumbnails,
             progress=_Total(callbacks.advance),
@@ -155,9 +159,10 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Search an index with a text, an image or any other input; several parts are combined."""
-    query = query_parts({"text": text, "image": image, "audio": audio, "video": video}, input_)
+    by_type = {"text": text, "image": image, "audio": audio, "video": video}
+    by_type, by_name = query_parts(by_type, input_)
     from amodal.search.description import StoreError
-    from amodal.search.query import query_vector, returned_modality
+    from amodal.search.query import named_values, query_vector, returned_input
     from amodal.search.store import VectorStore
 
     store = VectorStore.open(index)
@@ -166,55 +171,50 @@ def search(
         raise StoreError(f"{index} does not say which run made it; name it with --run")
     model = open_model(folder)
     store.check_fingerprint(model.fingerprint())
-    vector = query_vector(model, query)
-    alone = "image" if set(query) == {"image"} else "text"
-    wanted = returned_modality(return_, store.counts(), alone=alone)
-    hits = store.search(vector, k, where=where, modality=wanted)
+    query = named_values(model, by_type, by_name)
+    wanted = returned_input(return_, store.counts(), model.types, query)
+    hits = store.search(query_vector(model, query), k, where=where, input=wanted)
     if as_json:
-        _print_json(index, query, hits)
+        _print_json(index, {**by_type, **by_name}, hits)
     else:
         _print_table(hits)
 
 
 def query_parts(
-    typed: Mapping[str, str | Path | None], inputs: Sequence[str] | None
-) -> dict[str, str | Path]:
-    """The parts of a query by name: those given by their modality type, then NAME=VALUE pairs.
+    by_type: Mapping[str, str | Path | None], inputs: Sequence[str] | None
+) -> tuple[dict[str, str | Path], dict[str, str]]:
+    """The parts of a query: those named by their modality type, and NAME=VALUE pairs.
 
     Raises:
-        typer.BadParameter: there is no part, a part is empty, or a name is given twice.
+        typer.BadParameter: there is no part, one is empty, or a name is given twice.
     """
-    parts = {name: value for name, value in typed.items() if value is not None}
+    typed = {kind: value for kind, value in by_type.items() if value is not None}
+    named: dict[str, str] = {}
     for pair in inputs or ():
         name, equals, value = pair.partition("=")
         if not equals or not name:
             raise typer.BadParameter(f"--input {pair}: expected NAME=VALUE")
-        if name in parts:
+        if name in named:
             raise typer.BadParameter(f"--input {pair}: {name} is given twice")
-        parts[name] = value
-    if not parts:
+        named[name] = value
+    if not typed and not named:
         raise typer.BadParameter(
             "give a TEXT, --image FILE, --audio FILE, --video FILE or --input NAME=VALUE"
         )
-    empty = [name for name, value in parts.items() if not str(value).strip()]
-    if empty:
-        raise typer.BadParameter(f"the {empty[0]} to search for is empty")
-    return parts
+    for name, part in {**typed, **named}.items():
+        if not str(part).strip():
+            raise typer.BadParameter(f"the {name} to search for is empty")
+    return typed, named
 
 
 def open_model(run: Path) -> JointEmbedding:
     """The joint embedding of a run, on the GPU if there is one."""
     import torch
 
-    from amodal.data.record import DataError
-    from amodal.models.joint_embedding import JointEmbedding
-    from amodal.models.opening import open_run
+    from amodal.training.kinds import open_run
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model: Any = open_run(run)
-    if not isinstance(model, JointEmbedding):
-        raise DataError(f"{run}: holds a {type(model).__name__}; this needs a joint embedding")
-    placed: Any = model
+    placed: Any = open_run(run, "joint_embedding")
     return placed.to(device)
 
 

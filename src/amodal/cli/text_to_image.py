@@ -119,7 +119,7 @@ def draw(
 def _run(run: str, device: torch.device) -> MultimodalTransformer:
     from amodal.data.record import DataError
     from amodal.models.multimodal_transformer.model import MultimodalTransformer
-    from amodal.models.opening import open_run
+    from amodal.training.kinds import open_run
 
     model = open_run(run)
     if not isinstance(model, MultimodalTransformer) or not model.generates_images:

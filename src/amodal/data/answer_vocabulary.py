@@ -1,4 +1,4 @@
-"""Which answers of a closed list people gave to a question."""
+"""Answer vocabulary: soft targets of questions over a fixed set of answers."""
 
 from __future__ import annotations
 
@@ -8,46 +8,53 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-OUTSIDE = -1  # place of an answer that is not in the list
-OTHER = -2  # in the place of an answer, where the exchange is not about a question
+OUT_OF_VOCABULARY = -1  # index of an answer outside the vocabulary
+NOT_A_QUESTION = -2  # index of a conversation that is not a question with an answer
 
 
 class AnswerVocabulary:
-    """Targets of the questions about the items of a batch.
+    """Indices and soft targets of the answers to the questions of a batch.
 
     Args:
-        answers: the A texts.
+        answers: the A answers of the vocabulary.
+
+    Example:
+        >>> vocabulary = AnswerVocabulary(["yes", "no"])
+        >>> vocabulary([[("yes", ["yes", "yes", "no"]), None]])[0]
+        tensor([[ 0.0000,  0.6667,  0.3333],
+                [-2.0000,  0.0000,  0.0000]])
     """
 
     def __init__(self, answers: Sequence[str]) -> None:
-        self.place = {text: i for i, text in enumerate(answers)}
+        self.index = {text: i for i, text in enumerate(answers)}
 
     def __call__(self, items: Sequence[Sequence[tuple[str, list[str]] | None]]) -> Tensor:
-        """The place of the answer in the list, and what each answer of the list is worth.
+        """Index of the answer, and the soft target of every answer of the vocabulary.
 
         Args:
-            items: B items, for each exchange its answer and those of all people who were asked;
-                None where it is no question.
+            items: for each conversation about each of B items its answer and the answers of all
+                annotators; None where it is not a question.
 
         Returns:
-            (B, X, 1 + A) float32: `OUTSIDE` or `OTHER` in the place of a place; then
-            min(count / 3, 1), or 1 where only one person was asked.
+            (B, X, 1 + A) float32: the index, `OUT_OF_VOCABULARY` or `NOT_A_QUESTION`; then
+            min(count / 3, 1) over the annotators, or 1 where there is one annotator.
 
         References:
             Teney et al. 2017, arXiv:1708.02711, section 3.6.
         """
-        most = max((len(found) for found in items), default=1) or 1
-        table = torch.zeros(len(items), most, 1 + len(self.place))
-        table[..., 0] = OTHER
-        for row, found in enumerate(items):
-            for number, asked in enumerate(found):
-                if asked is None:
+        longest = max((len(entries) for entries in items), default=1) or 1
+        table = torch.zeros(len(items), longest, 1 + len(self.index))
+        table[..., 0] = NOT_A_QUESTION
+        for row, entries in enumerate(items):
+            for number, entry in enumerate(entries):
+                if entry is None:
                     continue
-                answer, people = asked
-                said = people or [answer]
-                enough = 3 if len(said) > 1 else 1
-                table[row, number, 0] = self.place.get(answer, OUTSIDE)
-                for text, count in Counter(said).items():
-                    if text in self.place:
-                        table[row, number, 1 + self.place[text]] = min(count / enough, 1.0)
+                answer, annotators = entry
+                answers = annotators or [answer]
+                full_score = 3 if len(answers) > 1 else 1
+                table[row, number, 0] = self.index.get(answer, OUT_OF_VOCABULARY)
+                for text, count in Counter(answers).items():
+                    if text in self.index:
+                        target = min(count / full_score, 1.0)
+                        table[row, number, 1 + self.index[text]] = target
         return table

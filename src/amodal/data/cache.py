@@ -3,37 +3,38 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import torch
 
-from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError, Record, Source
 
+Decoder = Callable[[Any, str], Any]
 CHUNK = 64  # records that a process reads at once
-
-
 PARALLEL_FROM = 2000  # records; fewer are read before processes have started
 
 
 class CachedSource:
-    """Keeps the records of a source in memory, images decoded to at most `min_size`.
+    """Keeps the records of a source in memory, with decoded values.
 
     Args:
         source: where records come from.
-        min_size: images are kept at the smallest size that is still at least this, in pixels.
-        limit_bytes: stop caching images beyond this many bytes; the rest is read each time.
+        decoders: key of a record -> (value, origin) → decoded array to be kept.
+        limit_bytes: stop caching decoded values beyond this many bytes; the rest is decoded each
+            time.
     """
 
-    def __init__(self, source: Source, *, min_size: int, limit_bytes: int = 8 << 30) -> None:
+    def __init__(
+        self, source: Source, decoders: Mapping[str, Decoder], *, limit_bytes: int = 8 << 30
+    ) -> None:
         self.source = source
         self.name = source.name
-        self.modalities = source.modalities
+        self.inputs = source.inputs
         self.broken_rows: tuple[BrokenRecordError, ...] = getattr(source, "broken_rows", ())
-        self.min_size = min_size
+        self.decoders = dict(decoders)
         self.limit_bytes = limit_bytes
         self.bytes = 0
         self._records: list[Record | BrokenRecordError | None] = [None] * len(source)
@@ -70,9 +71,9 @@ class CachedSource:
         for chunk, records in zip(chunks, loader, strict=True):
             for i, record in zip(chunk, records, strict=True):
                 self._records[i] = record
-                image = None if isinstance(record, BrokenRecordError) else record.get("image")
-                if isinstance(image, np.ndarray):
-                    self.bytes += image.nbytes
+                if not isinstance(record, BrokenRecordError):
+                    arrays = (record.get(name) for name in self.decoders)
+                    self.bytes += sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
             if tick is not None:
                 tick(chunk.stop)
         self.limit_bytes = whole
@@ -89,11 +90,14 @@ class CachedSource:
         if found is None:
             try:
                 found = dict(self.source[index])
-                if found.get("image") is not None:
-                    image = decode_image(found["image"], found["origin"], min_size=self.min_size)
-                    if self.bytes + image.nbytes <= self.limit_bytes:
-                        found["image"] = image
-                        self.bytes += image.nbytes
+                for name, decode in self.decoders.items():
+                    value = found.get(name)
+                    if value is None or isinstance(value, list | tuple):
+                        continue
+                    array = decode(value, found["origin"])
+                    if self.bytes + array.nbytes <= self.limit_bytes:
+                        found[name] = array
+                        self.bytes += array.nbytes
             except BrokenRecordError as error:
                 found = error
             self._records[index] = found

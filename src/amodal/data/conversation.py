@@ -1,4 +1,4 @@
-"""What is said about an item, in turns: questions with answers, captions, dialogues."""
+"""Conversations about an item: questions with answers, captions, dialogues, images to generate."""
 
 from __future__ import annotations
 
@@ -12,27 +12,43 @@ Role = Literal["question", "answer", "caption", "image"]
 
 
 class Turn(NamedTuple):
-    """A piece of text and who says it; `learned` where the model is to say it."""
+    """One turn of a conversation.
+
+    Args:
+        role: of its text.
+        text: empty for an image, and for the turn that a model generates.
+        target: whether the model learns to generate it.
+
+    Example:
+        >>> Turn("answer", "yes", target=True)
+        Turn(role='answer', text='yes', target=True)
+    """
 
     role: Role
     text: str
-    learned: bool
+    target: bool
 
 
 Conversation = tuple[Turn, ...]
 
 
 def conversations(record: Record, task: Task) -> list[Conversation]:
-    """Everything of one record that a model can learn to say for a task.
+    """Conversations of one record for a task.
 
-    - vqa: one exchange per question; several answers count as the most common one.
-    - caption: one per caption.
-    - dialogue: all rounds in one, every answer learned.
-    - rounds: each round of a dialogue by itself, as if nothing had been said before.
-    - draw: one per caption, which is given; the image itself is what is to be said.
+    - vqa: one per question; its answer is the target.
+    - caption: one per caption, which is the target.
+    - dialogue: one with all turns; every answer is a target.
+    - single_turn: one per question of a dialogue, without its history.
+    - text_to_image: one per caption; the image is the target.
 
     Raises:
-        BrokenRecordError: questions and answers do not go together.
+        BrokenRecordError: numbers of questions and answers differ, or one of them is missing.
+
+    Example:
+        >>> record = {"origin": "example", "question": ["is it red?"], "answer": ["yes"]}
+        >>> ((question, answer),) = conversations(record, "vqa")
+        >>> answer
+        Turn(role='answer', text='yes', target=True)
     """
     if task == "caption":
         return [(Turn("caption", text, True),) for text in record.get("text") or []]
@@ -42,7 +58,7 @@ def conversations(record: Record, task: Task) -> list[Conversation]:
             for text in record.get("text") or []
         ]
     if task == "vqa":
-        questions, answers = _listed(record.get("question")), _listed(record.get("answer"))
+        questions, answers = _as_list(record.get("question")), _as_list(record.get("answer"))
         if answers and len(answers) != len(questions):
             raise BrokenRecordError(
                 record["origin"], f"{len(questions)} questions and {len(answers)} answers"
@@ -51,26 +67,25 @@ def conversations(record: Record, task: Task) -> list[Conversation]:
             (Turn("question", question, False), Turn("answer", answer, True))
             for question, answer in zip(questions, answers, strict=True)
         ]
-    rounds = record.get("dialog") or []
-    apart: list[Conversation] = [
+    pairs: list[Conversation] = [
         (
-            Turn("question", _text(one, "question", record), False),
-            Turn("answer", _text(one, "answer", record), True),
+            Turn("question", _text(entry, "question", record), False),
+            Turn("answer", _text(entry, "answer", record), True),
         )
-        for one in rounds
+        for entry in record.get("dialog") or []
     ]
     if task == "single_turn":
-        return apart
-    return [tuple(turn for turns in apart for turn in turns)] if apart else []
+        return pairs
+    return [tuple(turn for pair in pairs for turn in pair)] if pairs else []
 
 
-def _listed(value: Any) -> list[str]:
+def _as_list(value: Any) -> list[str]:
     if value is None:
         return []
     return [str(value)] if isinstance(value, str | int | float) else [str(v) for v in value]
 
 
-def _text(one: Mapping[str, Any], name: str, record: Record) -> str:
-    if not one.get(name):
-        raise BrokenRecordError(record["origin"], f"a round of the dialogue has no {name}")
-    return str(one[name])
+def _text(entry: Mapping[str, Any], name: str, record: Record) -> str:
+    if not entry.get(name):
+        raise BrokenRecordError(record["origin"], f"an entry of the dialogue has no {name}")
+    return str(entry[name])

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-# One item of a data set: modality -> value, plus `id`, `origin` and metadata.
+# One item of a data set: input -> value, plus `id`, `origin` and metadata.
 #   id      str, unique per item; rows with the same id are positives of each other
 #   origin  str, where the record comes from ("captions.json row 7"), printed in every error
 #   image   str or Path, bytes, uint8 array (H, W, 3) or PIL image; decoded late, by `data.decode`
@@ -48,7 +48,7 @@ class Source(Protocol):
     """
 
     name: str
-    modalities: frozenset[str]
+    inputs: frozenset[str]
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int) -> Record: ...
@@ -62,9 +62,18 @@ class StreamingSource(Protocol):
     """
 
     name: str
-    modalities: frozenset[str]
+    inputs: frozenset[str]
 
     def __iter__(self) -> Iterator[Record | BrokenRecordError]: ...
+
+
+def readable_records(source: Source) -> Iterator[Record]:
+    """The records of a source that can be read; training lists the others when it draws them."""
+    for i in range(len(source)):
+        try:
+            yield source[i]
+        except BrokenRecordError:
+            continue
 
 
 class StrictModel(BaseModel):

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention, in the number format in which it is quick."""
+"""Scaled dot-product attention, in the number format in which it is fast."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float = 0.0
 ) -> Tensor:
-    """softmax(Q K' / sqrt(D)) V.
+    """Scaled dot-product attention, softmax(Q K' / sqrt(D)) V.
 
     Args:
         query: (B, H, N, D).
         key, value: (B, H, K, D).
-        mask: bool, broadcasts to (B, H, N, K), True where a query may look; None: everywhere.
+        mask: bool, broadcasts to (B, H, N, K), True where a query may attend; None: everywhere.
         dropout: of the weights.
 
     References:

@@ -1,4 +1,4 @@
-"""Activations computed twice instead of kept, without counting a batch's statistics twice."""
+"""Gradient checkpointing that updates the statistics of BatchNorm once per batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def checkpointed(module: nn.Module, *inputs: Tensor) -> Tensor:
-    """`module(*inputs)`, its inner activations computed again in the backward pass.
+    """`module(*inputs)`, with its activations recomputed in the backward pass.
 
     References:
         Chen et al. 2016, arXiv:1604.06174.
@@ -27,7 +27,7 @@ def checkpointed(module: nn.Module, *inputs: Tensor) -> Tensor:
 
 @contextmanager
 def _statistics_held(module: nn.Module) -> Iterator[None]:
-    """Running statistics of BatchNorm stay as they are: the first pass has counted the batch."""
+    """Running statistics of BatchNorm frozen: the first pass has counted the batch."""
     layers: list[Any] = [
         m
         for m in module.modules()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
@@ -38,3 +38,7 @@ class EncoderConfig(StrictConfig):
     learning_rate_scale: float = Field(1.0, ge=0)
     gradient_checkpointing: bool = False
     pooling: PoolingName | None = None  # None means the encoder's own choice
+
+    def for_preprocessor(self, prepare: Any) -> Self:
+        """The same with what the preprocessor has found out, such as the size of a vocabulary."""
+        return self

@@ -93,6 +93,7 @@ def enable_checkpointing(model: Any) -> None:
 class HuggingFaceImageConfig(HuggingFaceConfig):
     """A vision model: ViT, DINOv2, ConvNeXt, ResNet, Swin, …"""
 
+    type: Literal["image"] = "image"
     size: int | None = Field(None, ge=16)  # pixels; None means what the model was made for
 
     def build(self, pretrained: bool = True) -> HuggingFaceEncoder:
@@ -117,6 +118,7 @@ class HuggingFaceImageConfig(HuggingFaceConfig):
 class HuggingFaceTextConfig(HuggingFaceConfig):
     """A text model: BERT, RoBERTa, DistilBERT, XLM-R, T5, GPT-like, …"""
 
+    type: Literal["text"] = "text"
     max_length: int = Field(64, ge=4)  # tokens, special ones included
     tokenizer: TokenizerConfig | None = None  # None: the model's own, or one trained on the texts
     vocab_size: int | None = None  # filled in from a trained tokenizer
@@ -157,6 +159,9 @@ class HuggingFaceTextConfig(HuggingFaceConfig):
         if self.architecture is None and self.name is not None:
             return PretrainedTokenizerConfig(name=self.name)
         return TrainedTokenizerConfig()
+
+    def for_preprocessor(self, prepare: TextPreprocessor) -> HuggingFaceTextConfig:
+        return self.model_copy(update={"vocab_size": len(prepare.tokenizer)})
 
     def preprocessor(self, texts: Iterable[str] | None) -> TextPreprocessor:
         return TextPreprocessor(build_tokenizer(self.chosen_tokenizer(), texts), self.max_length)

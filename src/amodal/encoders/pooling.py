@@ -1,4 +1,4 @@
-"""From tokens (B, N, D) to one vector (B, D)."""
+"""Pooling of tokens (B, N, D) to one vector (B, D)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from amodal.encoders.config import PoolingName
 
 
 def build_pooling(name: PoolingName, width: int) -> nn.Module:
-    """The pooling of that name for tokens of `width` numbers."""
+    """Pooling of that name for tokens of width D.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.encoders import build_pooling
+        >>> build_pooling("attention", width=64)(torch.randn(2, 5, 64)).shape
+        torch.Size([2, 64])
+    """
     if name == "attention":
         return AttentionPooling(width)
     return {"mean": MeanPooling, "max": MaxPooling, "cls": FirstPooling, "last": LastPooling}[
@@ -19,19 +26,37 @@ def build_pooling(name: PoolingName, width: int) -> nn.Module:
 
 
 class MeanPooling(nn.Module):
-    """Mean of the tokens that are kept; zeros where none is."""
+    """Mean of the tokens that are kept; zeros where none is.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.encoders import MeanPooling
+        >>> tokens = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]])
+        >>> keep = torch.tensor([[True, True, False]])  # the last token is padding
+        >>> MeanPooling()(tokens, keep)
+        tensor([[2., 3.]])
+    """
 
     def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, N, D), (B, N) bool → (B, D)."""
         if keep is None:
             return tokens.mean(dim=1)
-        # Filled, not multiplied: what stands in the padding may be infinite or NaN.
+        # Filled, not multiplied: padding may contain infinity or NaN.
         kept = tokens.masked_fill(~keep.unsqueeze(-1), 0)
         return kept.sum(dim=1) / keep.sum(dim=1, keepdim=True).clamp(min=1).to(tokens.dtype)
 
 
 class MaxPooling(nn.Module):
-    """Largest value per channel over the tokens that are kept; zeros where none is."""
+    """Largest value per channel over the tokens that are kept; zeros where none is.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.encoders import MaxPooling
+        >>> tokens = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]])
+        >>> keep = torch.tensor([[True, True, False]])  # the last token is padding
+        >>> MaxPooling()(tokens, keep)
+        tensor([[3., 5.]])
+    """
 
     def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, N, D), (B, N) bool → (B, D)."""
@@ -43,7 +68,16 @@ class MaxPooling(nn.Module):
 
 
 class FirstPooling(nn.Module):
-    """The first token, as in BERT's [CLS]; zeros where it is not kept."""
+    """The first token, as in BERT's [CLS]; zeros where it is not kept.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.encoders import FirstPooling
+        >>> tokens = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]])
+        >>> keep = torch.tensor([[True, True, False]])  # the last token is padding
+        >>> FirstPooling()(tokens, keep)
+        tensor([[1., 5.]])
+    """
 
     def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, N, D), (B, N) bool → (B, D)."""
@@ -52,7 +86,16 @@ class FirstPooling(nn.Module):
 
 
 class LastPooling(nn.Module):
-    """The last token that is kept, as for decoders; zeros where none is."""
+    """The last token that is kept, as for causal language models; zeros where none is.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.encoders import LastPooling
+        >>> tokens = torch.tensor([[[1.0, 5.0], [3.0, 1.0], [9.0, 9.0]]])
+        >>> keep = torch.tensor([[True, True, False]])  # the last token is padding
+        >>> LastPooling()(tokens, keep)
+        tensor([[3., 1.]])
+    """
 
     def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, N, D), (B, N) bool → (B, D)."""
@@ -65,7 +108,7 @@ class LastPooling(nn.Module):
 
 
 class AttentionPooling(nn.Module):
-    """Learned queries attend to the tokens; their answers are mixed into one vector.
+    """Multihead attention pooling: learned queries attend to the tokens.
 
     Args:
         width: D of the tokens; must divide by the head width of 32, else one head is used.
@@ -74,6 +117,13 @@ class AttentionPooling(nn.Module):
     References:
         Lee et al. 2019, arXiv:1810.00825, eq. 11 (pooling by multihead attention), without its
         feed-forward layers.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.encoders import AttentionPooling
+        >>> pooling, tokens = AttentionPooling(width=8), torch.randn(2, 5, 8)
+        >>> pooling(tokens).shape, pooling.weights(tokens).shape
+        (torch.Size([2, 8]), torch.Size([2, 5]))
     """
 
     def __init__(self, width: int, queries: int = 1) -> None:
@@ -85,7 +135,7 @@ class AttentionPooling(nn.Module):
 
     def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         """(B, N, D), (B, N) bool → (B, D); zeros where no token is kept."""
-        if keep is not None:  # a weight of zero would not silence a NaN in the padding
+        if keep is not None:  # a weight of zero times NaN in the padding would be NaN
             tokens = tokens.masked_fill(~keep.unsqueeze(-1), 0)
         batch, count, width = tokens.shape
         key, value = (
@@ -96,8 +146,8 @@ class AttentionPooling(nn.Module):
         query = self.query.view(1, -1, self.heads, width // self.heads).transpose(1, 2)
         query = query.to(key.dtype).expand(batch, -1, -1, -1)
         mask = None if keep is None else _some_kept(keep)[:, None, None, :]
-        answer = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        pooled = self.out(answer.transpose(1, 2).reshape(batch, -1))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        pooled = self.out(attended.transpose(1, 2).reshape(batch, -1))
         return pooled if keep is None else pooled.masked_fill(~keep.any(dim=1, keepdim=True), 0)
 
     def weights(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -118,5 +168,5 @@ class AttentionPooling(nn.Module):
 
 
 def _some_kept(keep: Tensor) -> Tensor:
-    """`keep`, with rows that keep nothing opened up: a softmax over nothing would be NaN."""
+    """`keep`, with empty rows unmasked, as a softmax over nothing would be NaN."""
     return keep | ~keep.any(dim=1, keepdim=True)

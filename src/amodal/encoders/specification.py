@@ -1,12 +1,15 @@
-"""Every encoder that a recipe can name; a new one is one more entry here."""
+"""Encoders that a recipe can name: a union per modality type, and the mapping of named inputs."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import keyword
+from collections.abc import Mapping
+from typing import Annotated, Any, Union, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
 from amodal.encoders.audio.small_cnn import SmallAudioCNNConfig
+from amodal.encoders.config import EncoderConfig
 from amodal.encoders.dual.open_clip import OpenClipDualConfig
 from amodal.encoders.dual.sentence_transformers import SentenceTransformersDualConfig
 from amodal.encoders.dual.transformers import TransformersDualConfig
@@ -14,16 +17,111 @@ from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextC
 from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.image.timm import TimmConfig
 from amodal.encoders.image.torchvision import TorchvisionConfig
+from amodal.encoders.tabular import ColumnsConfig
 from amodal.encoders.text.small_transformer import SmallTransformerConfig
+from amodal.encoders.vector import VectorConfig
+from amodal.plugins import load_plugins
 
-ImageEncoderConfig = Annotated[
-    TorchvisionConfig | TimmConfig | HuggingFaceImageConfig | SmallCNNConfig,
-    Field(discriminator="kind"),
+GROUP = "amodal.encoders"  # of entry points: NAME = "package.module:ConfigClass"
+# Every encoder of this package; a new one is one more entry here.
+BUILT_IN: tuple[type[EncoderConfig], ...] = (
+    TorchvisionConfig,
+    TimmConfig,
+    HuggingFaceImageConfig,
+    SmallCNNConfig,
+    HuggingFaceTextConfig,
+    SmallTransformerConfig,
+    SmallAudioCNNConfig,
+    VectorConfig,
+    ColumnsConfig,
+)
+# Keys of a record and files of a run folder, which an input cannot be named after.
+RESERVED = frozenset(
+    [
+        "id",
+        "origin",
+        "label",
+        "best",
+        "checkpoints",
+        "evaluation",
+        "index",
+        "normalization",
+        "plots",
+        "conversation",
+    ]
+)
+
+
+def _tag(config: type[EncoderConfig], field: str) -> str:
+    (tag,) = get_args(config.model_fields[field].annotation)
+    return str(tag)
+
+
+def _by_type() -> dict[str, dict[str, type[EncoderConfig]]]:
+    found: dict[str, dict[str, type[EncoderConfig]]] = {}
+    for config in (*BUILT_IN, *load_plugins(GROUP)):
+        found.setdefault(_tag(config, "type"), {}).setdefault(_tag(config, "kind"), config)
+    return found
+
+
+# Modality type -> kind -> configuration of the encoder.
+ENCODERS = _by_type()
+
+
+def _type_of(value: Any) -> Any:
+    return value.get("type") if isinstance(value, Mapping) else getattr(value, "type", None)
+
+
+def _union(kinds: Mapping[str, type[EncoderConfig]]) -> Any:
+    options = tuple(kinds.values())
+    if len(options) == 1:
+        return options[0]
+    return Annotated[Union[options], Field(discriminator="kind")]  # noqa: UP007
+
+
+EncoderSpecification = Annotated[
+    Union[tuple(Annotated[_union(kinds), Tag(name)] for name, kinds in ENCODERS.items())],  # noqa: UP007
+    Discriminator(_type_of),
 ]
-TextEncoderConfig = Annotated[
-    HuggingFaceTextConfig | SmallTransformerConfig, Field(discriminator="kind")
+
+
+def _with_types(encoders: Any) -> Any:
+    """The mapping with the type of every input filled in where its name or its kind tells."""
+    if not isinstance(encoders, Mapping):
+        return encoders
+    return {name: _with_type(str(name), value) for name, value in encoders.items()}
+
+
+def _with_type(name: str, value: Any) -> Any:
+    if not isinstance(value, Mapping) or value.get("type") is not None:
+        return value
+    if name in ENCODERS:
+        return {**value, "type": name}
+    kind = value.get("kind")
+    fitting = [type_ for type_, kinds in ENCODERS.items() if kind in kinds]
+    if len(fitting) != 1:
+        raise ValueError(
+            f"encoders.{name}: say its modality type, such as `type: {(fitting or list(ENCODERS))[0]}`"
+            f" (types: {', '.join(fitting or ENCODERS)})"
+        )
+    return {**value, "type": fitting[0]}
+
+
+def _named(encoders: dict[str, Any]) -> dict[str, Any]:
+    for name in encoders:
+        if not name.isidentifier() or keyword.iskeyword(name) or name in RESERVED:
+            raise ValueError(
+                f"encoders.{name}: an input needs a name of letters, digits and underscores other "
+                f"than {', '.join(sorted(RESERVED))}"
+            )
+    return encoders
+
+
+# Input -> encoder; names are of the user's choosing, and several inputs may have one type.
+NamedEncoders = Annotated[
+    dict[str, EncoderSpecification], BeforeValidator(_with_types), AfterValidator(_named)
 ]
-AudioEncoderConfig = SmallAudioCNNConfig  # a discriminated union once there are two
+ImageEncoderConfig = _union(ENCODERS["image"])
 DualEncoderConfig = Annotated[
     TransformersDualConfig | OpenClipDualConfig | SentenceTransformersDualConfig,
     Field(discriminator="kind"),

@@ -22,6 +22,7 @@ Row = tuple[tuple[float | None, ...], tuple[str | None, ...]]  # numbers and cat
 class ColumnsConfig(EncoderConfig):
     """Which columns are read, and how wide their tokens are."""
 
+    type: Literal["columns"] = "columns"
     kind: Literal["columns"] = "columns"
     numbers: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()

@@ -20,8 +20,10 @@ from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 class VectorConfig(EncoderConfig):
     """Which column holds the features, and the width they get."""
 
+    type: Literal["vector"] = "vector"
     kind: Literal["vector"] = "vector"
-    column: str  # lists of numbers, arrays, or paths of .npy files
+    # of lists of numbers, arrays, or paths of .npy files; None: the one with the input's name
+    column: str | None = None
     width: int = Field(128, ge=1)
     standardize: bool = True  # by mean and deviation of the training rows
     size: int | None = None  # numbers per vector; found in the training rows
@@ -30,9 +32,9 @@ class VectorConfig(EncoderConfig):
         """The encoder with random weights; there are no pretrained ones."""
         return Vector(self)
 
-    def preprocessor(self, records: Iterable[Mapping[str, Any]]) -> VectorPreprocessor:
-        """What reads the column, fitted on training records."""
-        return VectorPreprocessor.fitted(self.column, self.standardize, records)
+    def preprocessor(self, name: str, records: Iterable[Mapping[str, Any]]) -> VectorPreprocessor:
+        """The reader of the column, fitted on training records."""
+        return VectorPreprocessor.fitted(self.column or name, self.standardize, records)
 
     def for_preprocessor(self, prepare: VectorPreprocessor) -> VectorConfig:
         """The same with the number of features that the training rows have."""

@@ -1,85 +1,92 @@
-"""How likely a multimodal Transformer holds each of the candidate answers that a source offers."""
+"""Log-likelihoods of the candidate answers that a source offers, by a multimodal Transformer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from amodal.data.collate import Collator
 from amodal.data.conversation import Conversation, Turn, conversations
-from amodal.data.reader import BatchReader
 from amodal.data.record import Record, Source
-from amodal.data.samplers import Draw
 from amodal.data.sources.vqa import choices_of
-from amodal.evaluators.generation import Numbered, row_numbers
+from amodal.evaluators.loop import Autocast, NumberedSource, Tick, evaluation_batches, row_numbers
+from amodal.models.inputs import collator_of
 from amodal.models.multimodal_transformer.layers import Memory
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
-Ranked = Literal["dialogue", "single_turn", "vqa"]  # tasks that may offer candidates
-Autocast = Callable[[], AbstractContextManager[object]]
+RankedTask = Literal["dialogue", "single_turn", "vqa"]  # tasks that may offer candidates
 
 
-@torch.inference_mode()
 def rank_candidates(
     model: MultimodalTransformer,
     source: Source,
-    items: Sequence[int],
-    task: Ranked = "dialogue",
+    items: Sequence[int] | None = None,
+    task: RankedTask = "dialogue",
     *,
     batch_size: int = 32,
     autocast: Autocast = nullcontext,
+    tick: Tick | None = None,
 ) -> dict[int, dict[int, Tensor]]:
-    """How likely each candidate answer is: of each round given the true history, or of a question.
+    """Score each candidate answer of a question, or of a round given its true history.
+
+    Args:
+        items: row numbers; None means all.
+        tick: called with the number of items done, for a progress bar.
 
     Returns:
         row number -> number of the round or question -> (C,) float32 log-likelihoods per token
-        (scores, where the model has a list of answers), where there are `candidates` or
+        (scores, where the model has an answer vocabulary), where the record has `candidates` or
         `multiple_choices`.
+
+    Example:
+        ```python
+        scores = rank_candidates(amodal.load("runs/dialogue"), source, task="dialogue")
+        scores[0][2].argmax()  # best candidate of the third round of the first dialogue
+        ```
     """
-    images = {m: p for m, p in model.preprocessors.items() if m != "conversation"}
-    reader = BatchReader(Numbered(source), Collator(images), seed=0)
-    was_training = model.training
-    model.eval()
     found: dict[int, dict[int, Tensor]] = {}
-    for start in range(0, len(items), batch_size):
-        chunk = items[start : start + batch_size]
-        batch = reader.__getitems__([Draw(0, row) for row in chunk])
-        if not len(batch):
-            continue  # all of them are broken
-        asked: list[tuple[int, int, int, Conversation, list[str]]] = []
-        for place, row in enumerate(row_numbers(batch, chunk).tolist()):
-            about = offered(source[row], task)
-            asked += [(place, row, n, before, texts) for n, (before, texts) in about.items()]
-        if not asked:
-            continue
-        prompts = model.chat_template.prompts(
-            [(*before, Turn("answer", "", True)) for _, _, _, before, _ in asked]
-        )
-        answers = [texts for _, _, _, _, texts in asked]
-        with autocast():
-            encoded = model.encode_inputs(batch.to(model.device))
-            if encoded is not None:
-                places = torch.tensor([place for place, *_ in asked], device=model.device)
-                encoded = Memory(encoded.tokens[places], encoded.keep[places])
-            if task == "vqa" and model.answer_head is not None:
-                scores = _of_listed(model, model.answer_scores(prompts, encoded).cpu(), answers)
-            else:
-                scores = model.likelihoods(prompts, encoded, answers)
-        for (_, row, number, _, _), values in zip(asked, scores, strict=True):
-            found.setdefault(row, {})[number] = values
-    model.train(was_training)
+    with evaluation_batches(
+        model,
+        NumberedSource(source),
+        collator_of(model),
+        items=items,
+        batch_size=batch_size,
+        tick=tick,
+    ) as batches:
+        for batch in batches:
+            asked: list[tuple[int, int, int, Conversation, list[str]]] = []
+            for place, row in enumerate(row_numbers(batch, batches.rows).tolist()):
+                offered = candidates_of(source[row], task)
+                asked += [(place, row, n, before, texts) for n, (before, texts) in offered.items()]
+            if not asked:
+                continue
+            prompts = model.chat_template.prompts(
+                [(*before, Turn("answer", "", True)) for _, _, _, before, _ in asked]
+            )
+            answers = [texts for _, _, _, _, texts in asked]
+            with autocast():
+                encoded = model.encode_inputs(batch.to(model.device))
+                if encoded is not None:
+                    places = torch.tensor([place for place, *_ in asked], device=model.device)
+                    encoded = Memory(encoded.tokens[places], encoded.keep[places])
+                if task == "vqa" and model.answer_head is not None:
+                    in_vocabulary = model.answer_scores(prompts, encoded).cpu()
+                    scores = _vocabulary_scores(model, in_vocabulary, answers)
+                else:
+                    scores = model.log_likelihoods(prompts, encoded, answers)
+            for (_, row, number, _, _), values in zip(asked, scores, strict=True):
+                found.setdefault(row, {})[number] = values
     return found
 
 
-def _of_listed(
+def _vocabulary_scores(
     model: MultimodalTransformer, scores: Tensor, answers: Sequence[Sequence[str]]
 ) -> list[Tensor]:
-    """Of (R, A) scores those of the given answers; minus infinity where one is not listed."""
+    """The given answers' (R, A) scores; minus infinity where one is out of vocabulary."""
     assert model.answer_head is not None
     place = {text: i for i, text in enumerate(model.answer_head.answers)}
     return [
@@ -88,17 +95,16 @@ def _of_listed(
     ]
 
 
-def offered(record: Record, task: Ranked) -> dict[int, tuple[Conversation, list[str]]]:
+def candidates_of(record: Record, task: RankedTask) -> dict[int, tuple[Conversation, list[str]]]:
     """Number of a round or question -> the turns before its answer, and the candidates."""
     about = conversations(record, task)
     if task == "vqa":
         choices = choices_of(record, len(about))
-        return {n: (about[n][:-1], found) for n, found in enumerate(choices) if found}
-    rounds = record.get("dialog") or []
+        return {n: (about[n][:-1], texts) for n, texts in enumerate(choices) if texts}
     found = {}
-    for number, one in enumerate(rounds):
+    for number, one in enumerate(record.get("dialog") or []):
         if one.get("candidates"):
-            said = about[0][: 2 * number + 1] if task == "dialogue" else about[number][:1]
-            before = tuple(turn._replace(learned=False) for turn in said)
+            turns = about[0][: 2 * number + 1] if task == "dialogue" else about[number][:1]
+            before = tuple(turn._replace(target=False) for turn in turns)
             found[number] = (before, [str(text) for text in one["candidates"]])
     return found

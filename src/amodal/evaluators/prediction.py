@@ -1,40 +1,42 @@
-"""What a fusion model says of a whole source, and how right that is."""
+"""Predictions of a fusion model for a whole source, and their metrics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-import amodal.metrics.prediction as figures
+import amodal.metrics.prediction as head_metrics
 from amodal.data.batch import Batch
-from amodal.data.collate import Collator
-from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, DataError, Record, Source
-from amodal.data.samplers import Draw
+from amodal.evaluators.loop import Autocast, EvaluationBatches, Tick, evaluation_batches
 from amodal.metrics.bootstrap import flatten
+from amodal.models.evaluation_mode import evaluation_mode
 from amodal.models.fusion_model import FusionModel
+from amodal.models.inputs import collator_of
 from amodal.models.target import TargetConfig
 
 SCORES = {"classification": "accuracy", "multi_label": "mean_average_precision", "regression": "r2"}
+BATCH_SIZE = 128
 
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """Predictions of a source, on the CPU in float32.
+    """Predictions for a source, on the CPU in float32.
 
     Args:
         logits: (N, C) scores of the classes, or (N, 1) numbers in the units of the column.
         target: (N,) or (N, C), as `TargetConfig.encode` gives it.
-        unimodal: modality -> (N, C) what it alone says.
-        present: modality -> (N,) bool.
-        gates: (N, M) how much each modality counted, where the fusion has gates.
-        items: (N,) keys of the items.
+        unimodal: input -> (N, C) scores of the head on that input alone.
+        present: input -> (N,) bool.
+        gates: (N, M) weight of each input, where the fusion has gates.
+        item: (N,) keys of the items.
         broken: the records that were skipped.
-        truncated: modality -> rows cut to the encoder's maximum length.
+        truncated: input -> rows cut to the encoder's maximum length.
+        metrics: flat `prediction/…` values; empty before they are computed.
     """
 
     logits: Tensor
@@ -42,13 +44,18 @@ class PredictionResult:
     unimodal: dict[str, Tensor]
     present: dict[str, Tensor]
     gates: Tensor | None
-    items: Tensor
+    item: Tensor
     broken: tuple[BrokenRecordError, ...] = ()
     truncated: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def items(self) -> int:
+        return len(self.item)
 
 
 class _WithoutTarget:
-    """Leaves out what is to be predicted, for records that do not have it."""
+    """Leaves the target out, for records that do not have it."""
 
     def __init__(self, target: TargetConfig) -> None:
         self.target = target
@@ -60,120 +67,136 @@ class _WithoutTarget:
         return self.target.encode([None] * len(values))
 
 
-@torch.inference_mode()
+def evaluate_prediction(
+    model: FusionModel,
+    source: Source,
+    *,
+    items: Sequence[int] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    autocast: Autocast = nullcontext,
+    tick: Tick | None = None,
+) -> PredictionResult:
+    """Accuracy, average precision or error of the fused prediction and of each input alone.
+
+    Args:
+        items: row numbers; None means all.
+        bootstrap: resamples of the 95 % intervals; 0 leaves them out.
+        tick: called with the number of items done, for a progress bar.
+
+    Raises:
+        DataError: not one usable record, or none with the target column.
+
+    Example:
+        ```python
+        result = evaluate_prediction(amodal.load("runs/fusion"), source)
+        result.metrics["prediction/accuracy"]
+        ```
+    """
+    predicted = predict_items(model, source, items=items, autocast=autocast, tick=tick)
+    metrics = prediction_metrics(predicted, model.target, bootstrap=bootstrap, seed=seed)
+    return replace(predicted, metrics=metrics)
+
+
 def predict_items(
     model: FusionModel,
     source: Source,
     *,
     items: Sequence[int] | None = None,
-    batch_size: int = 128,
+    batch_size: int = BATCH_SIZE,
     with_target: bool = True,
-    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-    tick: Callable[[int], None] | None = None,
+    change: Callable[[Batch], Batch] = lambda batch: batch,
+    autocast: Autocast = nullcontext,
+    tick: Tick | None = None,
 ) -> PredictionResult:
     """Predict the given rows of a source.
 
     Args:
-        model: used in evaluation mode; its mode is restored.
         items: row numbers; None means all.
         batch_size: items at once.
-        with_target: read the truth too; a record whose truth is no value of the column is broken.
+        with_target: read the target too; a record whose target is no value of the column is
+            broken.
+        change: of every batch before it is predicted, such as an input taken away.
         autocast: context of the forward passes.
         tick: called with the number of items done, for a progress bar.
 
     Raises:
         DataError: not one usable record.
     """
-    rows = list(items) if items is not None else list(range(len(source)))
-    batches = read_batches(
-        model, source, rows, batch_size=batch_size, with_target=with_target, tick=tick
-    )
-    return predict_batches(model, batches, where=source.name, autocast=autocast)
+    target = model.target if with_target else _WithoutTarget(model.target)
+    with evaluation_batches(
+        model,
+        source,
+        collator_of(model, target=target),
+        items=items,
+        batch_size=batch_size,
+        tick=tick,
+    ) as batches:
+        parts = _predictions(model, batches, change, autocast)
+    if not parts:
+        raise batches.nothing_usable("no record can be used")
+    return replace(_concatenated(parts), broken=tuple(batches.broken), truncated=batches.truncated)
 
 
 def read_batches(
     model: FusionModel,
     source: Source,
-    rows: Sequence[int],
     *,
-    batch_size: int = 128,
-    with_target: bool = True,
-    tick: Callable[[int], None] | None = None,
-) -> BatchesOf:
-    """The batches of some rows of a source, read when they are iterated."""
-    target = model.target if with_target else _WithoutTarget(model.target)
-    reader = BatchReader(source, Collator(model.preprocessors, target=target), seed=0)
-    return BatchesOf(reader, rows, batch_size, tick)
+    items: Sequence[int] | None = None,
+    batch_size: int = BATCH_SIZE,
+    tick: Tick | None = None,
+) -> EvaluationBatches:
+    """Batches of a source with their target, to be predicted several times."""
+    collator = collator_of(model, target=model.target)
+    return EvaluationBatches(source, collator, items=items, batch_size=batch_size, tick=tick)
 
 
-class BatchesOf:
-    """Batches of the rows of a reader, each read when its turn comes."""
-
-    def __init__(
-        self,
-        reader: BatchReader,
-        rows: Sequence[int],
-        batch_size: int,
-        tick: Callable[[int], None] | None,
-    ) -> None:
-        self.reader, self.rows, self.batch_size, self.tick = reader, rows, batch_size, tick
-
-    def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
-
-    def __getitem__(self, index: int) -> Batch:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        start = index * self.batch_size
-        draws = [Draw(0, row) for row in self.rows[start : start + self.batch_size]]
-        batch = self.reader.__getitems__(draws)
-        if self.tick is not None:
-            self.tick(start + len(draws))
-        return batch
-
-
-@torch.inference_mode()
 def predict_batches(
     model: FusionModel,
-    batches: Sequence[Batch] | BatchesOf,
+    batches: Iterable[Batch],
     *,
-    where: str,
     change: Callable[[Batch], Batch] = lambda batch: batch,
-    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
+    autocast: Autocast = nullcontext,
 ) -> PredictionResult:
-    """Predict batches, each changed before, for example by taking a modality away.
+    """Predict batches that are already in memory, each changed before; see `predict_items`.
 
     Raises:
-        DataError: not one usable record; `where` says of what.
+        DataError: no batch holds a usable record.
     """
-    was_training = model.training
-    model.eval()
-    parts: list[PredictionResult] = []
-    broken: list[BrokenRecordError] = []
-    truncated: dict[str, int] = {}
-    for i in range(len(batches)):
-        batch = batches[i]
-        broken += batch.broken
-        for modality, count in batch.truncated.items():
-            truncated[modality] = truncated.get(modality, 0) + count
-        if len(batch):
-            with autocast():
-                said = model(change(batch).to(model.device))
-            assert batch.target is not None
-            parts.append(
-                PredictionResult(
-                    said.logits.float().cpu(),
-                    batch.target,
-                    {m: x.float().cpu() for m, x in said.unimodal.items()},
-                    {m: x.cpu() for m, x in said.present.items()},
-                    said.gates.float().cpu() if said.gates is not None else None,
-                    batch.item,
-                )
-            )
-    model.train(was_training)
+    with torch.inference_mode(), evaluation_mode(model):
+        parts = _predictions(model, batches, change, autocast)
     if not parts:
-        first = f"; the first: {broken[0]}" if broken else ""
-        raise DataError(f"{where}: no record can be used{first}")
+        raise DataError("no record can be used")
+    return _concatenated(parts)
+
+
+def _predictions(
+    model: FusionModel,
+    batches: Iterable[Batch],
+    change: Callable[[Batch], Batch],
+    autocast: Autocast,
+) -> list[PredictionResult]:
+    parts = []
+    for batch in batches:
+        if not len(batch):
+            continue
+        with autocast():
+            predicted = model(change(batch).to(model.device))
+        assert batch.target is not None
+        parts.append(
+            PredictionResult(
+                predicted.logits.float().cpu(),
+                batch.target,
+                {m: x.float().cpu() for m, x in predicted.unimodal.items()},
+                {m: x.cpu() for m, x in predicted.present.items()},
+                predicted.gates.float().cpu() if predicted.gates is not None else None,
+                batch.item,
+            )
+        )
+    return parts
+
+
+def _concatenated(parts: Sequence[PredictionResult]) -> PredictionResult:
     gates = [part.gates for part in parts if part.gates is not None]
     return PredictionResult(
         torch.cat([part.logits for part in parts]),
@@ -181,51 +204,49 @@ def predict_batches(
         {m: torch.cat([part.unimodal[m] for part in parts]) for m in parts[0].unimodal},
         {m: torch.cat([part.present[m] for part in parts]) for m in parts[0].present},
         torch.cat(gates) if gates else None,
-        torch.cat([part.items for part in parts]),
-        tuple(broken),
-        truncated,
+        torch.cat([part.item for part in parts]),
     )
 
 
 def prediction_metrics(
     predicted: PredictionResult, target: TargetConfig, *, bootstrap: int = 0, seed: int = 0
 ) -> dict[str, float]:
-    """Flat `prediction/metric` of the fused head, `prediction/MODALITY_alone/metric` of the others.
+    """Flat `prediction/METRIC` of the fused head, `prediction/INPUT_only/METRIC` of the others.
 
     Raises:
         DataError: no record has the column that is predicted.
     """
-    found = _figures(predicted.logits, predicted.target, target, bootstrap, seed)
-    metrics = {f"prediction/{name}": value for name, value in found.items()}
-    for modality, logits in predicted.unimodal.items():
-        there = predicted.present[modality]
+    fused = _head_metrics(predicted.logits, predicted.target, target, bootstrap, seed)
+    metrics = {f"prediction/{name}": value for name, value in fused.items()}
+    for name, logits in predicted.unimodal.items():
+        there = predicted.present[name]
         if not bool((there & known(predicted.target)).any()):
             continue
-        own = _figures(logits[there], predicted.target[there], target, 0, seed)
-        metrics |= {f"prediction/{modality}_alone/{name}": value for name, value in own.items()}
+        own = _head_metrics(logits[there], predicted.target[there], target, 0, seed)
+        metrics |= {f"prediction/{name}_only/{key}": value for key, value in own.items()}
     return metrics
 
 
 def score_name(target: TargetConfig) -> str:
-    """The figure that picks the best weights: more is better."""
+    """The metric that picks the best weights: more is better."""
     return SCORES[target.task]
 
 
 def known(target: Tensor) -> Tensor:
-    """(N,) bool: whose truth is known."""
+    """(N,) bool: True where the target is known."""
     if not target.is_floating_point():
         return target >= 0
     return ~target.isnan().reshape(len(target), -1).any(1)
 
 
-def _figures(
-    logits: Tensor, truth: Tensor, target: TargetConfig, bootstrap: int, seed: int
+def _head_metrics(
+    logits: Tensor, values: Tensor, target: TargetConfig, bootstrap: int, seed: int
 ) -> dict[str, float]:
-    if not bool(known(truth).any()):
+    if not bool(known(values).any()):
         raise DataError(f"no record has a value in column {target.column!r}, which is predicted")
     measure = {
-        "classification": figures.classification,
-        "multi_label": figures.multi_label,
-        "regression": figures.regression,
+        "classification": head_metrics.classification_metrics,
+        "multi_label": head_metrics.multi_label_metrics,
+        "regression": head_metrics.regression_metrics,
     }[target.task]
-    return flatten(measure(logits, truth, bootstrap=bootstrap, seed=seed))
+    return flatten(measure(logits, values, bootstrap=bootstrap, seed=seed))

@@ -1,118 +1,128 @@
-"""Embed a whole source and measure retrieval on it, during training and after."""
+"""Retrieval across the inputs of a joint embedding, on a whole source."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
-from itertools import permutations
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 
-import torch
-
-from amodal.data.collate import Collator
-from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, DataError, Source
-from amodal.data.samplers import Draw
-from amodal.metrics.retrieval import retrieval
-from amodal.models.joint_embedding import Embeddings, JointEmbedding, concatenate
+from amodal.evaluators.embedding import EmbeddedSource, embed_captioned, embed_items
+from amodal.evaluators.loop import Autocast, Tick
+from amodal.metrics.retrieval import retrieval_metrics as rank_metrics
+from amodal.models.joint_embedding import Embeddings, JointEmbedding
+from amodal.models.multimodal_transformer.model import MultimodalTransformer
+
+RECALLS = ("recall@1", "recall@5", "recall@10")
 
 
 @dataclass(frozen=True)
-class EmbeddedSource:
-    """The embeddings of a source, and what could not be embedded.
+class RetrievalResult:
+    """Retrieval metrics and the embeddings they come from.
 
     Args:
-        rows: modality -> embeddings, on the CPU in float32.
-        places: row number in the source of every item that was embedded, in order.
-        broken: the records that were skipped.
-        truncated: modality -> rows that were cut to the encoder's maximum length.
+        embedded: of the source.
+        metrics: flat `retrieval/A_to_B/METRIC` values.
     """
 
-    rows: dict[str, Embeddings]
-    broken: tuple[BrokenRecordError, ...] = ()
-    truncated: dict[str, int] = field(default_factory=dict)
+    embedded: EmbeddedSource
+    metrics: dict[str, float]
+
+    @property
+    def items(self) -> int:
+        return self.embedded.items
+
+    @property
+    def broken(self) -> tuple[BrokenRecordError, ...]:
+        return self.embedded.broken
 
 
-@torch.inference_mode()
-def embed_items(
+def evaluate_retrieval(
     model: JointEmbedding,
     source: Source,
     *,
     items: Sequence[int] | None = None,
     captions: int | None = None,
-    batch_size: int = 128,
-    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-    tick: Callable[[int], None] | None = None,
-) -> EmbeddedSource:
-    """Embed the given rows of a source, every modality and every caption.
+    folds: int = 1,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    autocast: Autocast = nullcontext,
+    tick: Tick | None = None,
+) -> RetrievalResult:
+    """Recall, ranks, MRR, mAP and nDCG from every input to every other.
 
     Args:
-        model: used in evaluation mode; its mode is restored.
         items: row numbers; None means all.
         captions: the first so many captions of each item; None means all.
-        batch_size: items at once.
-        autocast: context of the forward passes.
+        folds: mean over so many parts of the gallery; 5 is COCO's 1K protocol.
+        bootstrap: resamples of the 95 % intervals; 0 leaves them out.
         tick: called with the number of items done, for a progress bar.
 
     Raises:
-        DataError: not one usable record.
+        DataError: no usable record, or a single input.
+
+    Example:
+        ```python
+        result = evaluate_retrieval(amodal.load("runs/quickstart"), source)
+        result.metrics["retrieval/text_to_image/recall@1"]
+        ```
     """
-    reader = BatchReader(source, Collator(model.preprocessors, captions=captions), seed=0)
-    order = list(items) if items is not None else list(range(len(source)))
-    was_training = model.training
-    model.eval()
-    parts: list[dict[str, Embeddings]] = []
-    broken: list[BrokenRecordError] = []
-    truncated: dict[str, int] = {}
-    for start in range(0, len(order), batch_size):
-        batch = reader.__getitems__([Draw(0, i) for i in order[start : start + batch_size]])
-        broken += batch.broken
-        for modality, count in batch.truncated.items():
-            truncated[modality] = truncated.get(modality, 0) + count
-        if len(batch):
-            with autocast():
-                embedded = model(batch.to(model.device))
-            parts.append(
-                {
-                    m: Embeddings(
-                        rows.z.float().cpu(),
-                        rows.item.cpu(),
-                        rows.content.cpu() if rows.content is not None else None,
-                    )
-                    for m, rows in embedded.items()
-                }
-            )
-        if tick is not None:
-            tick(min(start + batch_size, len(order)))
-    model.train(was_training)
-    if not parts:
-        first = f"; the first: {broken[0]}" if broken else ""
-        raise DataError(f"{source.name}: none of {len(order)} records can be used{first}")
-    return EmbeddedSource(concatenate(parts), tuple(broken), truncated)
+    embedded = embed_items(
+        model, source, items=items, captions=captions, autocast=autocast, tick=tick
+    )
+    return _result(embedded, source, bootstrap=bootstrap, folds=folds, seed=seed)
+
+
+def evaluate_captioner_retrieval(
+    model: MultimodalTransformer,
+    source: Source,
+    *,
+    items: Sequence[int] | None = None,
+    captions: int | None = None,
+    folds: int = 1,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    tick: Tick | None = None,
+) -> RetrievalResult:
+    """Retrieval between images and captions by a contrastive captioner.
+
+    See `evaluate_retrieval` for the arguments.
+
+    Example:
+        ```python
+        result = evaluate_captioner_retrieval(amodal.load("runs/captioner"), source)
+        result.metrics["retrieval/image_to_text/recall@1"]
+        ```
+    """
+    embedded = embed_captioned(model, source, items=items, captions=captions, tick=tick)
+    return _result(embedded, source, bootstrap=bootstrap, folds=folds, seed=seed)
 
 
 def retrieval_metrics(
-    rows: dict[str, Embeddings], *, bootstrap: int = 0, folds: int = 1, seed: int = 0
+    rows: Mapping[str, Embeddings], *, bootstrap: int = 0, folds: int = 1, seed: int = 0
 ) -> dict[str, float]:
-    """Retrieval from every modality to every other, as flat `retrieval/a_to_b/metric` values."""
+    """Retrieval from every input to every other, as flat `retrieval/A_to_B/METRIC` values."""
     metrics: dict[str, float] = {}
-    for a, b in permutations(rows, 2):
-        result = retrieval(
-            rows[a].z,
-            rows[b].z,
-            rows[a].item,
-            rows[b].item,
-            bootstrap=bootstrap,
-            seed=seed,
-            folds=folds,
-        )
-        for name, value in result.to_dict().items():
-            metrics[f"retrieval/{a}_to_{b}/{name}"] = value
+    for a in rows:
+        for b in rows:
+            if a == b:
+                continue
+            result = rank_metrics(
+                rows[a].z,
+                rows[b].z,
+                rows[a].item,
+                rows[b].item,
+                bootstrap=bootstrap,
+                seed=seed,
+                folds=folds,
+            )
+            for name, value in result.to_dict().items():
+                metrics[f"retrieval/{a}_to_{b}/{name}"] = value
     return metrics
 
 
-def mean_recall(metrics: dict[str, float]) -> float:
-    """Mean of recall@1, 5 and 10 over all directions: the figure that picks the best weights."""
+def mean_recall(metrics: Mapping[str, float]) -> float:
+    """Mean of recall@1, 5 and 10 over all directions: the metric that picks the best weights."""
     recalls = [
         value
         for name, value in metrics.items()
@@ -121,4 +131,12 @@ def mean_recall(metrics: dict[str, float]) -> float:
     return sum(recalls) / len(recalls)
 
 
-RECALLS = ("recall@1", "recall@5", "recall@10")
+def _result(
+    embedded: EmbeddedSource, source: Source, *, bootstrap: int, folds: int, seed: int
+) -> RetrievalResult:
+    if len(embedded.rows) < 2:
+        raise DataError(
+            f"{source.name}: retrieval needs two inputs, the model has {', '.join(embedded.rows)}"
+        )
+    metrics = retrieval_metrics(embedded.rows, bootstrap=bootstrap, folds=folds, seed=seed)
+    return RetrievalResult(embedded, metrics)

@@ -1,9 +1,9 @@
-"""Robustness of a fusion: every modality missing, noisy and swapped, and every subset alone."""
+"""Robustness of a fusion: every input missing, noisy and swapped, and every subset alone."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -12,130 +12,140 @@ from torch import Tensor
 
 from amodal.data.batch import Batch
 from amodal.data.corruption import CORRUPTIONS, changer, only
-from amodal.data.record import DataError, Source
+from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.evaluators.loop import Autocast, Tick
 from amodal.evaluators.prediction import PredictionResult, known, predict_batches, read_batches
 from amodal.metrics.bootstrap import Estimate
-from amodal.metrics.robustness import Robustness, item_scores, robustness
+from amodal.metrics.robustness import Robustness, item_scores, robustness_metrics
 from amodal.models.fusion_model import FusionModel
+from amodal.models.target import TargetConfig
 
 RATES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
-class RobustnessReport:
-    """What became of a fusion as its modalities got worse.
+class RobustnessResult:
+    """Scores of a fusion as its inputs are corrupted.
 
     Args:
-        curves: corruption -> modality -> scores over rates.
-        subsets: modalities that alone are there, joined by "+" -> score; all of them included.
-        gates: corruption -> modality -> mean gate of that modality at each rate, where there are.
+        target: what is predicted.
+        curves: corruption -> input -> scores over rates.
+        subsets: inputs that alone are present, joined by "+" -> score; all of them included.
+        gates: corruption -> input -> mean gate of that input at each rate, where there are gates.
         chance: score of the best constant prediction.
-        items: how many were measured.
-        broken: how many records were skipped.
+        items: number of items with a known target.
+        broken: records that were skipped.
     """
 
+    target: TargetConfig
     curves: dict[str, dict[str, Robustness]]
     subsets: dict[str, Estimate]
     gates: dict[str, dict[str, list[float]]]
     chance: float
     items: int
-    broken: int
+    broken: tuple[BrokenRecordError, ...]
 
+    @property
     def metrics(self) -> dict[str, float]:
-        """Flat `robustness/…` figures."""
+        """Flat `robustness/…` and `gates/…` values."""
         flat: dict[str, float] = {"robustness/chance": self.chance}
         for names, estimate in self.subsets.items():
             flat |= _flat(f"robustness/only/{names}", estimate)
-        for kind, by_modality in self.curves.items():
-            for modality, curve in by_modality.items():
-                name = f"robustness/{kind}/{modality}"
+        for kind, by_input in self.curves.items():
+            for one, curve in by_input.items():
+                name = f"robustness/{kind}/{one}"
                 for rate, score in zip(curve.rates, curve.scores, strict=True):
                     flat |= _flat(f"{name}/{round(100 * rate)}", score)
                 flat |= _flat(f"{name}/area", curve.area)
                 flat |= _flat(f"{name}/relative", curve.relative)
                 flat |= _flat(f"{name}/effective", curve.effective)
         for kind, gates in self.gates.items():
-            for modality, values in gates.items():
+            for one, values in gates.items():
                 for rate, value in zip(RATES, values, strict=True):
-                    flat[f"gates/{kind}/{modality}/{round(100 * rate)}"] = value
+                    flat[f"gates/{kind}/{one}/{round(100 * rate)}"] = value
         return flat
 
 
-def measure_robustness(
+def evaluate_robustness(
     model: FusionModel,
     source: Source,
-    rows: Sequence[int],
     *,
+    items: Sequence[int] | None = None,
     rates: tuple[float, ...] = RATES,
     bootstrap: int = 1000,
     seed: int = 0,
-    autocast: Callable[[], AbstractContextManager[object]] = nullcontext,
-    tick: Callable[[int], None] | None = None,
-) -> RobustnessReport:
-    """Predict the rows once for every modality, corruption and rate, and once for every subset.
+    autocast: Autocast = nullcontext,
+    tick: Tick | None = None,
+) -> RobustnessResult:
+    """Scores for every input, corruption and rate, and for every subset of the inputs.
 
     Args:
-        model: the fusion.
         source: records with the target.
-        rows: row numbers; all batches of them are kept in memory.
+        items: row numbers, None means all; all batches of them are kept in memory.
         rates: of corruption, ascending from 0 to 1.
-        bootstrap: resamples of the intervals.
+        bootstrap: resamples of the intervals; 0 leaves them out.
         seed: of what is corrupted; items that a rate hits are hit by every higher one too.
-        tick: called with the number of passes done, see `passes`.
+        tick: called with the number of items done, as if each were done once in all passes.
 
     Raises:
         DataError: no record has the target.
+
+    Example:
+        ```python
+        result = evaluate_robustness(amodal.load("runs/fusion"), source)
+        result.metrics["robustness/missing/image/effective"]
+        ```
     """
-    reader = read_batches(model, source, rows)
-    batches = [reader[i] for i in range(len(reader))]
-    done = 0
+    reading = read_batches(model, source, items=items)
+    batches = list(reading)
+    if not batches:
+        raise reading.nothing_usable("no record can be used")
+    done, passes = 0, _passes(model, rates)
 
     def scored(change: Callable[[Batch], Batch]) -> tuple[Tensor, float, PredictionResult]:
         nonlocal done
-        predicted = predict_batches(
-            model, batches, where=source.name, change=change, autocast=autocast
-        )
-        there = known(predicted.target)
-        if not bool(there.any()):
+        predicted = predict_batches(model, batches, change=change, autocast=autocast)
+        with_target = known(predicted.target)
+        if not bool(with_target.any()):
             raise DataError(f"{source.name}: no record has a value in {model.target.column!r}")
         done += 1
         if tick is not None:
-            tick(done)
+            tick(round(len(reading.items) * done / passes))
         values, chance = item_scores(
-            predicted.logits[there], predicted.target[there], model.target.task
+            predicted.logits[with_target], predicted.target[with_target], model.target.task
         )
         return values, chance, predicted
 
     clean, chance, predicted = scored(lambda batch: batch)
     subsets = {}
-    for size in range(len(model.modalities), 0, -1):
-        for kept in combinations(model.modalities, size):
-            whole = size == len(model.modalities)
+    for size in range(len(model.inputs), 0, -1):
+        for kept in combinations(model.inputs, size):
+            whole = size == len(model.inputs)
             values = clean if whole else scored(lambda batch, kept=kept: only(batch, kept))[0]  # type: ignore[misc]
             subsets["+".join(kept)] = _mean(values, bootstrap, seed)
     curves: dict[str, dict[str, Robustness]] = {}
     gates: dict[str, dict[str, list[float]]] = {}
     for kind in CORRUPTIONS:
         curves[kind] = {}
-        for place, modality in enumerate(model.modalities):
-            lines, found = [clean], [_mean_gate(predicted, place)]
+        for place, name in enumerate(model.inputs):
+            lines, mean_gates = [clean], [_mean_gate(predicted, place)]
             for rate in rates[1:]:
-                values, _, said = scored(changer(modality, kind, rate, seed))
+                values, _, corrupted = scored(changer(name, kind, rate, seed))
                 lines.append(values)
-                found.append(_mean_gate(said, place))
-            curves[kind][modality] = robustness(
+                mean_gates.append(_mean_gate(corrupted, place))
+            curves[kind][name] = robustness_metrics(
                 rates, torch.stack(lines), chance, bootstrap=bootstrap, seed=seed
             )
             if predicted.gates is not None:
-                gates.setdefault(kind, {})[modality] = [g for g in found if g is not None]
-    return RobustnessReport(
-        curves, subsets, gates, chance, len(clean), sum(len(b.broken) for b in batches)
+                gates.setdefault(kind, {})[name] = [g for g in mean_gates if g is not None]
+    return RobustnessResult(
+        model.target, curves, subsets, gates, chance, len(clean), tuple(reading.broken)
     )
 
 
-def passes(model: FusionModel, rates: tuple[float, ...] = RATES) -> int:
-    """How often `measure_robustness` predicts all rows."""
-    count = len(model.modalities)
+def _passes(model: FusionModel, rates: tuple[float, ...]) -> int:
+    """Number of passes over the rows that `evaluate_robustness` makes."""
+    count = len(model.inputs)
     return 1 + (2**count - 2) + count * len(CORRUPTIONS) * (len(rates) - 1)
 
 
@@ -145,7 +155,7 @@ def _mean_gate(predicted: PredictionResult, place: int) -> float | None:
 
 def _mean(values: Tensor, bootstrap: int, seed: int) -> Estimate:
     """The mean, with its interval from the same resampling as the curves have."""
-    whole = robustness(
+    whole = robustness_metrics(
         (0.0, 1.0), torch.stack([values, values]), 0.0, bootstrap=bootstrap, seed=seed
     )
     return whole.scores[0]

@@ -1,10 +1,10 @@
-"""What a model draws for the captions of a source, and whether it shows what they say."""
+"""Images generated from the captions of a source, and whether they show what the captions say."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -17,21 +17,23 @@ from amodal.data.scenes.reading import read_caption
 from amodal.data.scenes.verifier import read_scene
 from amodal.data.scenes.world import Scene
 from amodal.encoders.image.preprocessing import ImagePreprocessor
+from amodal.evaluators.loop import Tick
 from amodal.metrics.bootstrap import flatten, intervals, resampled
 from amodal.metrics.image_distance import nearest_distance
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer.image_generation import (
     GUIDANCE,
     TEMPERATURE,
-    Drawn,
+    ImageArray,
     generate_best,
 )
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
 BATCH = 64
-COMPARED = 5000  # training images that drawn ones are compared with
-SIDE = 16  # pixels; of the images that are compared
-MAX_IMAGES = 500  # captions that are drawn at the end of a run
+TRAINING_IMAGES = 5000  # at most, for the distance to the nearest training image
+SIDE = 16  # pixels; of images whose distance is taken
+MAX_IMAGES = 500  # captions that images are generated for by default
+MEDIA = "image"  # left out of the records that a result keeps
 
 
 @dataclass(frozen=True)
@@ -40,133 +42,185 @@ class TextToImageResult:
 
     Args:
         rows: numbers of the records in the source.
-        texts: what was asked for.
-        images: what was drawn.
-        truth: the records, without images.
-        true: their own images, at the size of those drawn; None where it cannot be read.
+        texts: the captions.
+        images: the generated images.
+        records: the records, without media.
+        references: their own images at the size of the generated ones; None where one cannot be
+            read.
+        broken: records that were skipped.
+        metrics: flat `text_to_image/…` values; empty before they are computed.
     """
 
     rows: list[int]
     texts: list[str]
-    images: list[Drawn]
-    truth: list[Record]
-    true: list[Drawn | None]
+    images: list[ImageArray]
+    records: list[Record]
+    references: list[ImageArray | None]
+    broken: tuple[BrokenRecordError, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls,
-        model: MultimodalTransformer,
-        source: Source,
-        *,
-        items: range | None = None,
-        guidance: float = GUIDANCE,
-        temperature: float = TEMPERATURE,
-        top_k: int | None = None,
-        candidates: int = 1,
-        reranker: JointEmbedding | None = None,
-        seed: int = 0,
-        tick: Callable[[int], None] | None = None,
-    ) -> TextToImageResult:
-        """Draw.
+    @property
+    def items(self) -> int:
+        return len(self.rows)
 
-        Args:
-            items: row numbers; None: the first 500.
-            guidance, temperature, top_k, seed: see `MultimodalTransformer.draw`.
-            candidates: drawn for each caption; the judge keeps the one nearest to it.
-            judge: of images and texts.
 
-        Raises:
-            DataError: no record has a caption.
-            ValueError: several candidates and no judge.
-        """
-        prepare = model.preprocessors["image"]
-        assert isinstance(prepare, ImagePreprocessor)
-        found = cls([], [], [], [], [])
-        chosen = items if items is not None else range(min(len(source), MAX_IMAGES))
-        for start in range(0, len(chosen), BATCH):
-            rows, texts = [], []
-            for row in chosen[start : start + BATCH]:
-                try:
-                    record = source[row]
-                except BrokenRecordError:
-                    continue
-                if record.get("text"):
-                    rows.append(row)
-                    texts.append(str(record["text"][0]))
-                    found.true.append(_read(prepare, record))
-                    found.truth.append({k: v for k, v in record.items() if k != "image"})
-            found.rows.extend(rows)
-            found.texts.extend(texts)
-            found.images.extend(
-                generate_best(
-                    model,
-                    texts,
-                    candidates=candidates,
-                    reranker=reranker,
-                    guidance=guidance,
-                    temperature=temperature,
-                    top_k=top_k,
-                    seed=seed + start,
-                )
+def evaluate_text_to_image(
+    model: MultimodalTransformer,
+    source: Source,
+    *,
+    training_source: Source | None = None,
+    items: Sequence[int] | None = None,
+    guidance: float = GUIDANCE,
+    temperature: float = TEMPERATURE,
+    top_k: int | None = None,
+    candidates: int = 1,
+    reranker: JointEmbedding | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    generation_seed: int = 0,
+    tick: Tick | None = None,
+) -> TextToImageResult:
+    """Generate an image for the first caption of each record, and score it.
+
+    Args:
+        training_source: whose images are compared with; None leaves the distances out.
+        items: row numbers; None: the first 500.
+        guidance, temperature, top_k: see `MultimodalTransformer.draw`.
+        candidates: images generated per caption; the reranker keeps the nearest one.
+        reranker: a joint embedding of images and texts.
+        bootstrap: resamples of the 95 % intervals; 0 leaves them out.
+        seed: of the resamples.
+        generation_seed: of the images.
+        tick: called with the number of items done, for a progress bar.
+
+    Raises:
+        DataError: no record has a caption.
+        ValueError: several candidates and no reranker.
+
+    Example:
+        ```python
+        result = evaluate_text_to_image(amodal.load("runs/draw"), source)
+        result.metrics["text_to_image/correct"]
+        ```
+    """
+    result = generate_for_captions(
+        model,
+        source,
+        items=items,
+        guidance=guidance,
+        temperature=temperature,
+        top_k=top_k,
+        candidates=candidates,
+        reranker=reranker,
+        seed=generation_seed,
+        tick=tick,
+    )
+    metrics = text_to_image_metrics(result, training_source, bootstrap=bootstrap, seed=seed)
+    return replace(result, metrics=metrics)
+
+
+def generate_for_captions(
+    model: MultimodalTransformer,
+    source: Source,
+    *,
+    items: Sequence[int] | None = None,
+    guidance: float = GUIDANCE,
+    temperature: float = TEMPERATURE,
+    top_k: int | None = None,
+    candidates: int = 1,
+    reranker: JointEmbedding | None = None,
+    seed: int = 0,
+    tick: Tick | None = None,
+) -> TextToImageResult:
+    """Generated images beside their references, without metrics; see `evaluate_text_to_image`."""
+    prepare = model.preprocessors["image"]
+    assert isinstance(prepare, ImagePreprocessor)
+    found = TextToImageResult([], [], [], [], [])
+    broken: list[BrokenRecordError] = []
+    chosen = items if items is not None else range(min(len(source), MAX_IMAGES))
+    for start in range(0, len(chosen), BATCH):
+        texts = []
+        for row in chosen[start : start + BATCH]:
+            try:
+                record = source[row]
+            except BrokenRecordError as error:
+                broken.append(error)
+                continue
+            if record.get("text"):
+                found.rows.append(row)
+                texts.append(str(record["text"][0]))
+                found.references.append(_read(prepare, record))
+                found.records.append({k: v for k, v in record.items() if k != MEDIA})
+        found.texts.extend(texts)
+        found.images.extend(
+            generate_best(
+                model,
+                texts,
+                candidates=candidates,
+                reranker=reranker,
+                guidance=guidance,
+                temperature=temperature,
+                top_k=top_k,
+                seed=seed + start,
             )
-            if tick is not None:
-                tick(min(start + BATCH, len(chosen)))
-        if not found.rows:
-            raise DataError(f"{source.name}: no record has a caption to draw")
-        return found
+        )
+        if tick is not None:
+            tick(min(start + BATCH, len(chosen)))
+    if not found.rows:
+        raise DataError(f"{source.name}: no record has a caption to generate an image for")
+    return replace(found, broken=tuple(broken))
 
 
 def text_to_image_metrics(
-    drawn: TextToImageResult, train: Source | None, *, bootstrap: int = 1000, seed: int = 0
+    result: TextToImageResult, train: Source | None, *, bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """Flat `text_to_image/…` figures.
+    """Flat `text_to_image/…` metrics.
 
-    On scenes, by the verifier, which knows how images are drawn and nothing of the model:
+    On scenes, by the verifier, which reads an image without the model:
 
-    - named: share of the objects that are asked for whose shape and colour are there, mean over
-      images.
-    - objects: share of the images with exactly the shapes and colours that are asked for.
-    - right: of these, those in which every relation that the caption names holds as well.
-    - true: share of the images of which the caption holds in full: sizes, textures, cells and
-      background too.
-    - relations: share of the captions with relations in whose images all of them hold; one
-      whose objects are missing counts as wrong.
-    - true_pictures/right: the same of the true images, what is missing from 1 is the verifier's.
+    - object_recall: share of the objects of the caption whose shape and colour are in the image,
+      mean over images.
+    - object_match: share of the images with exactly the shapes and colours of the caption.
+    - correct: share of those in which every relation of the caption holds as well.
+    - caption_match: share of the images of which the caption holds in full: sizes, textures,
+      cells and background too.
+    - relation_accuracy: share of the captions with relations in whose images all of them hold;
+      one whose objects are missing counts as wrong.
+    - real_images/correct: `correct` of the reference images; the rest to 1 is the verifier's error.
 
-    Wherever the images come from:
+    For any images:
 
-    - nearest_training: mean root-mean-square difference, in grey levels, to the most alike of up
-      to 5,000 training images, all at 16 pixels; nearest_training_of_true: the same of the true
-      images. A model that copied its training images would be far below.
+    - nearest_training: mean root-mean-square difference, in grey levels, to the nearest of up to
+      5,000 training images, all at 16 pixels; nearest_training_of_real_images: the same of the
+      reference images. A model that copied its training images would be far below.
 
     Args:
         train: whose images are compared with; None leaves that out.
-        bootstrap: resamples for the intervals.
+        bootstrap: resamples of the intervals; 0 leaves them out.
     """
-    found: dict[str, float] = {"text_to_image/images": len(drawn.images)}
-    claims = [_claims(record, text) for record, text in zip(drawn.truth, drawn.texts, strict=True)]
+    found: dict[str, float] = {"text_to_image/images": len(result.images)}
+    claims = [_claims(r, text) for r, text in zip(result.records, result.texts, strict=True)]
+    references = [image for image in result.references if image is not None]
     if all(one is not None for one in claims):
         known = [one for one in claims if one is not None]
-        found |= _verified(drawn.images, known, bootstrap, seed)
-        if all(image is not None for image in drawn.true):
-            true = [image for image in drawn.true if image is not None]
-            found["text_to_image/true_pictures/right"] = _verified(true, known, 0, seed)[
-                "text_to_image/right"
+        found |= _verified(result.images, known, bootstrap, seed)
+        if len(references) == len(result.references):
+            found["text_to_image/real_images/correct"] = _verified(references, known, 0, seed)[
+                "text_to_image/correct"
             ]
     if train is not None:
-        gallery = _small(_images(train, drawn.images[0].shape[0]))
-        distance, _ = nearest_distance(_small(drawn.images), gallery)
+        gallery = _small(_images(train, result.images[0].shape[0]))
+        distance, _ = nearest_distance(_small(result.images), gallery)
         found["text_to_image/nearest_training"] = float(distance.mean())
         found["text_to_image/nearest_training/smallest"] = float(distance.min())
-        true = [image for image in drawn.true if image is not None]
-        if true:
-            of_true, _ = nearest_distance(_small(true), gallery)
-            found["text_to_image/nearest_training_of_true"] = float(of_true.mean())
+        if references:
+            of_references, _ = nearest_distance(_small(references), gallery)
+            found["text_to_image/nearest_training_of_real_images"] = float(of_references.mean())
     return found
 
 
-def scene_of(image: Drawn) -> Scene:
-    """What the verifier reads; nothing where there is no colour of this world."""
+def scene_of(image: ImageArray) -> Scene:
+    """The scene that the verifier reads; an empty one where no colour of the world occurs."""
     try:
         return read_scene(image)
     except ValueError:
@@ -174,13 +228,13 @@ def scene_of(image: Drawn) -> Scene:
 
 
 def _verified(
-    images: Sequence[Drawn], claims: Sequence[Claims], bootstrap: int, seed: int
+    images: Sequence[ImageArray], claims: Sequence[Claims], bootstrap: int, seed: int
 ) -> dict[str, float]:
     rows = []
     for image, claim in zip(images, claims, strict=True):
         scene = scene_of(image)
-        asked = Counter((m.shape, m.colour) for m in claim.mentions)
-        there = Counter((o.shape, o.colour) for o in scene.objects)
+        claimed = Counter((m.shape, m.colour) for m in claim.mentions)
+        shown = Counter((o.shape, o.colour) for o in scene.objects)
         plain = replace(
             claim,
             mentions=tuple(replace(m, size=None, texture=None, cell=None) for m in claim.mentions),
@@ -188,8 +242,8 @@ def _verified(
         )
         rows.append(
             [
-                (asked & there).total() / asked.total(),
-                float(asked == there),
+                (claimed & shown).total() / claimed.total(),
+                float(claimed == shown),
                 float(plain.hold_in(scene)),
                 float(claim.hold_in(scene)),
                 float(replace(plain, complete=False).hold_in(scene))
@@ -198,7 +252,7 @@ def _verified(
             ]
         )
     values = torch.tensor(rows, dtype=torch.float64)
-    columns = ("named", "objects", "right", "true", "relations")
+    columns = ("object_recall", "object_match", "correct", "caption_match", "relation_accuracy")
     found: dict[str, float] = {}
     for place, column in enumerate(columns):
         kept = values[:, place : place + 1]
@@ -206,8 +260,8 @@ def _verified(
         if not len(kept):
             continue
         generator = torch.Generator().manual_seed(seed)
-        drawn = resampled(kept, torch.arange(len(kept)), bootstrap, generator)
-        found |= flatten(intervals([f"text_to_image/{column}"], *drawn))
+        resamples = resampled(kept, torch.arange(len(kept)), bootstrap, generator)
+        found |= flatten(intervals([f"text_to_image/{column}"], *resamples))
     return {n: v for n, v in found.items() if v == v}
 
 
@@ -215,21 +269,23 @@ def _claims(record: Record, text: str) -> Claims | None:
     return read_caption(text) if "objects" in record else None
 
 
-def _read(prepare: ImagePreprocessor, record: Record) -> Drawn | None:
-    """The image of a record as the model gets it; None where it cannot be read."""
+def _read(prepare: ImagePreprocessor, record: Record) -> ImageArray | None:
+    """The image of a record as the model reads it; None where it cannot be read."""
     try:
         image = decode_image(record["image"], record["origin"], min_size=prepare.size)
     except (BrokenRecordError, KeyError):
         return None
-    pixels: Drawn = prepare.resize([image])[0].permute(1, 2, 0).numpy()
+    pixels: ImageArray = prepare.resize([image])[0].permute(1, 2, 0).numpy()
     return pixels
 
 
-def _images(source: Source, side: int) -> list[Drawn]:
+def _images(source: Source, side: int) -> list[ImageArray]:
     """Images of a source, spread over it, at one size; those that cannot be read are left out."""
     prepare = ImagePreprocessor(side, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    places = np.unique(np.linspace(0, len(source) - 1, min(COMPARED, len(source))).astype(int))
-    found: list[Drawn] = []
+    places = np.unique(
+        np.linspace(0, len(source) - 1, min(TRAINING_IMAGES, len(source))).astype(int)
+    )
+    found: list[ImageArray] = []
     for row in places.tolist():
         try:
             image = _read(prepare, source[row])
@@ -240,7 +296,7 @@ def _images(source: Source, side: int) -> list[Drawn]:
     return found
 
 
-def _small(images: Sequence[Drawn]) -> Tensor:
+def _small(images: Sequence[ImageArray]) -> Tensor:
     """(P, 3, 16, 16) float32."""
     whole = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float()
     return torch.nn.functional.adaptive_avg_pool2d(whole, SIDE)

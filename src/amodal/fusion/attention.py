@@ -1,4 +1,4 @@
-"""Attention from one set of tokens to another, where either may be empty."""
+"""Cross-attention between token sequences, either of which may be empty."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 class CrossAttention(nn.Module):
-    """x + Attention(LN(x), LN(context)): every token of x looks at the context.
+    """Pre-norm cross-attention with a residual: x + Attention(LN(x), LN(context)).
 
-    A row whose context is empty passes unchanged.
+    A row with an empty context is returned unchanged.
 
     Args:
         dim: D of both.
@@ -18,6 +18,15 @@ class CrossAttention(nn.Module):
 
     References:
         Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.fusion import CrossAttention
+        >>> attention = CrossAttention(dim=8, heads=2)
+        >>> x, context = torch.randn(1, 3, 8), torch.randn(1, 5, 8)
+        >>> keep = torch.tensor([[True, True, True, False, False]])
+        >>> attention(x, context, keep).shape, attention.weights(x, context, keep).shape
+        (torch.Size([1, 3, 8]), torch.Size([1, 2, 3, 5]))
     """
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0) -> None:
@@ -31,14 +40,14 @@ class CrossAttention(nn.Module):
         """(B, N, D), (B, K, D) and (B, K) bool → (B, N, D)."""
         query, key, value, mask = self._projected(x, context, keep)
         dropout = self.dropout if self.training else 0.0
-        answer = F.scaled_dot_product_attention(
+        attended = F.scaled_dot_product_attention(
             query, key, value, attn_mask=mask, dropout_p=dropout
         )
-        answer = self.out(answer.transpose(1, 2).flatten(2))
-        return x + answer * keep.any(1)[:, None, None]
+        attended = self.out(attended.transpose(1, 2).flatten(2))
+        return x + attended * keep.any(1)[:, None, None]
 
     def weights(self, x: Tensor, context: Tensor, keep: Tensor) -> Tensor:
-        """(B, H, N, K) how much each token looks at each of the context; 0 where that is empty."""
+        """(B, H, N, K) attention weights over the context; 0 where it is empty."""
         query, key, _, mask = self._projected(x, context, keep)
         scores = query @ key.transpose(2, 3) * query.shape[-1] ** -0.5
         found: Tensor = scores.masked_fill(~mask, -float("inf")).softmax(-1)
@@ -52,13 +61,13 @@ class CrossAttention(nn.Module):
             t.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for t in (self.query(self.norm(x)), key, value)
         )
-        # An empty context is opened up, as a softmax over nothing is NaN; its answer is dropped.
+        # An empty context is unmasked, as a softmax over nothing is NaN; its output is dropped.
         mask = keep | ~keep.any(1, keepdim=True)
         return query, key, value, mask[:, None, None, :]
 
 
 class FeedForward(nn.Module):
-    """x + W' gelu(W LN(x))."""
+    """Pre-norm feed-forward layer with a residual: x + W' gelu(W LN(x))."""
 
     def __init__(self, dim: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()

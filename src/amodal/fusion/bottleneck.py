@@ -1,4 +1,4 @@
-"""Bottleneck fusion: modalities talk through a few tokens only."""
+"""Attention bottlenecks: modalities exchange information through a few tokens only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from amodal.fusion.config import FusionBase, Widths, check_widths, cleared, kept
 
 
 class BottleneckConfig(FusionBase):
-    """How many tokens, and how many layers."""
+    """Transformer layers with a few bottleneck tokens between the modalities."""
 
     kind: Literal["bottleneck"] = "bottleneck"
     tokens: int = Field(4, ge=1)
@@ -33,17 +33,29 @@ class BottleneckConfig(FusionBase):
 
 
 class Bottleneck(nn.Module):
-    """In each layer a modality reads itself and the bottleneck, and rewrites its own copy of that.
+    """Attention bottleneck fusion.
 
-    The copies of the modalities that are there are averaged before the next layer. So the cost of
-    fusion grows with the number of bottleneck tokens and not with the product of lengths.
+    In each layer the tokens of a modality attend to each other and to the bottleneck, and update
+    their own copy of it; the copies of the present modalities are averaged before the next layer.
+    The cost of fusion grows with the number of bottleneck tokens, not with the product of lengths.
 
     Args:
-        config: see there.
+        config: sizes and options.
         widths: modality -> D.
 
     References:
         Nagrani et al. 2021, arXiv:2107.00135, eq. 5 to 7.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.fusion import BottleneckConfig
+        >>> config = BottleneckConfig(dim=8, tokens=2, layers=1, heads=2)
+        >>> fusion = config.build({"image": 6, "audio": 4})
+        >>> values = {"image": torch.randn(2, 9, 6), "audio": torch.randn(2, 5, 4)}
+        >>> keep = {m: torch.ones(x.shape[:2], dtype=torch.bool) for m, x in values.items()}
+        >>> tokens, mask = fusion(values, keep)
+        >>> tokens.shape  # 9 + 5 tokens and the bottleneck
+        torch.Size([2, 16, 8])
     """
 
     level = "tokens"
@@ -66,8 +78,8 @@ class Bottleneck(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(B, N_m, D_m) and (B, N_m) bool of every modality → (B, N + bottleneck, dim), (B, ...).
 
-        The bottleneck comes last, and is kept for every item: where all modalities are absent it
-        is as it was learned.
+        The bottleneck comes last and is kept for every item; where all modalities are absent it
+        has its initial, learned value.
         """
         found = {
             m: (self.project[m](x), mask)
@@ -93,5 +105,5 @@ class Bottleneck(nn.Module):
         return kept(tokens, mask), mask
 
     def owners(self) -> list[str]:
-        """The modality of each run of tokens that comes out, the bottleneck's aside."""
+        """Modality of each run of output tokens, except those of the bottleneck."""
         return list(self.widths)

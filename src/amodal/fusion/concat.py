@@ -1,4 +1,4 @@
-"""Concatenation: of vectors, late, or of tokens, early."""
+"""Concatenation: of pooled vectors (late fusion) or of tokens (early fusion)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amodal.fusion.config import FusionBase, Widths, all_kept, check_widths, cle
 
 
 class ConcatConfig(FusionBase):
-    """Vectors side by side, then a layer or two."""
+    """Concatenated vectors, then one linear layer or an MLP."""
 
     kind: Literal["concat"] = "concat"
     hidden: int | None = Field(None, ge=1)  # None: one linear layer
@@ -27,8 +27,17 @@ class Concat(nn.Module):
     """W [x_1; ...; x_M], or W' gelu(W [x_1; ...; x_M]); an absent x_m is a learned vector.
 
     Args:
-        config: see there.
+        config: sizes and options.
         widths: modality -> D.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.fusion import ConcatConfig
+        >>> fusion = ConcatConfig(dim=8).build({"image": 6, "audio": 4})
+        >>> values = {"image": torch.randn(2, 6), "audio": torch.randn(2, 4)}
+        >>> present = {"image": torch.tensor([True, True]), "audio": torch.tensor([True, False])}
+        >>> fusion(values, present).shape
+        torch.Size([2, 8])
     """
 
     level = "vectors"
@@ -57,14 +66,13 @@ class Concat(nn.Module):
             for m, (x, there) in found.items()
         ]
         fused: Tensor = self.layers(torch.cat(rows, dim=1))
-        # Those that stand in for nobody have a gradient of 0, not none: processes that add up
-        # their gradients wait for it.
+        # Unused ones get a gradient of 0 instead of None, which data-parallel training waits for.
         unused = [self.absent[m] for m, (_, there) in found.items() if all_kept(there)]
         return fused + 0 * torch.cat(unused).sum().to(fused.dtype) if unused else fused
 
 
 class ConcatTokensConfig(FusionBase):
-    """All tokens in one sequence."""
+    """Concatenated tokens in one sequence."""
 
     kind: Literal["concat_tokens"] = "concat_tokens"
 
@@ -73,13 +81,23 @@ class ConcatTokensConfig(FusionBase):
 
 
 class ConcatTokens(nn.Module):
-    """Tokens brought to one width, plus a learned vector per modality, one after the other.
+    """Tokens projected to one width, plus a learned modality embedding, concatenated.
 
-    Whatever mixes them comes after: a Transformer, or the pooling of the model.
+    They are mixed later, by a Transformer or by the pooling of the model.
 
     Args:
-        config: see there.
+        config: sizes and options.
         widths: modality -> D.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.fusion import ConcatTokensConfig
+        >>> fusion = ConcatTokensConfig(dim=8).build({"image": 6, "audio": 4})
+        >>> values = {"image": torch.randn(2, 9, 6), "audio": torch.randn(2, 5, 4)}
+        >>> keep = {m: torch.ones(x.shape[:2], dtype=torch.bool) for m, x in values.items()}
+        >>> tokens, mask = fusion(values, keep)
+        >>> tokens.shape, mask.shape
+        (torch.Size([2, 14, 8]), torch.Size([2, 14]))
     """
 
     level = "tokens"
@@ -101,5 +119,5 @@ class ConcatTokens(nn.Module):
         return kept(torch.cat(tokens, dim=1), mask), mask
 
     def owners(self) -> list[str]:
-        """The modality of each run of tokens that comes out."""
+        """Modality of each run of output tokens."""
         return list(self.widths)

@@ -1,4 +1,4 @@
-"""What the configurations of all fusions share, and how they treat what is not there."""
+"""Base class of the fusion configurations, and masking of absent modalities."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 Widths = Mapping[str, int]  # modality -> D, in the order of fusion
-MODALITIES = range(2, 6)  # how many can be fused
+MODALITIES = range(2, 6)  # numbers of modalities that can be fused
 
 
 class FusionBase(BaseModel):
-    """Unknown keys are errors, values are immutable."""
+    """Base of every fusion configuration: unknown keys are errors, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    dim: int = Field(128, ge=1)  # width of what comes out
+    dim: int = Field(128, ge=1)  # output width
 
 
 def check_widths(widths: Widths) -> None:
-    """Refuse another number of modalities than 2 to 5."""
+    """Raise ValueError unless there are 2 to 5 modalities."""
     if len(widths) not in MODALITIES:
         raise ValueError(f"fusion takes 2 to 5 modalities, got {', '.join(widths) or 'none'}")
 
@@ -29,9 +29,9 @@ def check_widths(widths: Widths) -> None:
 def cleared(
     values: Mapping[str, Tensor], keep: Mapping[str, Tensor], widths: Widths, *, ndim: int
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """modality -> (its values with zeros where they do not count, its mask), as in `widths`.
+    """modality -> (values with zeros where masked, mask), in the order of `widths`.
 
-    What stands where the mask is False is never read: NaN times 0 would be NaN.
+    Masked values are replaced, not multiplied, as NaN times 0 would be NaN.
 
     Args:
         values: modality -> (B, D) vectors or (B, N, D) tokens.
@@ -47,8 +47,8 @@ def cleared(
         x, mask = values.get(modality), keep.get(modality)
         if x is None or mask is None:
             raise ValueError(
-                f"expected values of {', '.join(widths)}, got {', '.join(values) or 'none'}; an "
-                "absent modality is given with a mask of False"
+                f"expected values of {', '.join(widths)}, got {', '.join(values) or 'none'}; pass "
+                "an absent modality with a mask of False"
             )
         if x.ndim != ndim or x.shape[-1] != width or mask.shape != x.shape[:-1]:
             expected = "(B, N, D) and (B, N)" if ndim == 3 else "(B, D) and (B,)"
@@ -61,15 +61,15 @@ def cleared(
 
 
 def kept(x: Tensor, mask: Tensor) -> Tensor:
-    """(..., D) with zeros where the mask, (...) bool, is False, whatever stands there."""
+    """(..., D) with zeros where the mask, (...) bool, is False, even in place of NaN."""
     if all_kept(mask):
         return x
     return torch.where(mask[..., None], x, torch.zeros_like(x))
 
 
 def all_kept(mask: Tensor) -> bool:
-    """Whether nothing is masked; False on an accelerator, which would have to be waited for.
+    """Whether nothing is masked; always False on an accelerator, to avoid a synchronisation.
 
-    On a CPU it costs next to nothing to see that all is there, and much to copy it.
+    On a CPU the check is cheap and saves a copy.
     """
     return mask.device.type == "cpu" and bool(mask.all())

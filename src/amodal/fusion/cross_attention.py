@@ -1,4 +1,4 @@
-"""Cross-modal attention: the tokens of each modality look at those of the others."""
+"""Cross-modal attention: the tokens of each modality attend to those of the others."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from amodal.fusion.config import FusionBase, Widths, check_widths, cleared, kept
 
 
 class CrossAttentionConfig(FusionBase):
-    """Who looks at whom, and how often."""
+    """Cross-attention layers, for every ordered pair of modalities or jointly."""
 
     kind: Literal["cross_attention"] = "cross_attention"
-    # directional: one stack of layers for every ordered pair of modalities, all of which read the
-    # other's tokens as they came. together: layer by layer each modality reads all others, then
-    # itself.
+    # directional: one stack of layers for every ordered pair of modalities, which attends to the
+    # input tokens of the other. together: in each layer every modality attends to all others,
+    # then to itself.
     style: Literal["directional", "together"] = "together"
     layers: int = Field(2, ge=1)
     heads: int = Field(4, ge=1)
@@ -36,7 +36,7 @@ class CrossAttentionConfig(FusionBase):
 
 
 class _Projected(nn.Module):
-    """Tokens of every modality at one width, with a learned vector that tells them apart."""
+    """Tokens of every modality projected to one width, plus a learned modality embedding."""
 
     def __init__(self, dim: int, widths: Widths) -> None:
         super().__init__()
@@ -55,13 +55,24 @@ class _Projected(nn.Module):
 
 
 class Directional(nn.Module):
-    """For every two modalities, the tokens of one are rewritten by layers that read the other.
+    """Directional cross-modal attention: one stack of layers per ordered pair of modalities.
 
-    What comes out are the tokens of every modality after each of the others, so M (M - 1)
-    sequences one after the other; a token whose other modality is absent passes unchanged.
+    The output concatenates M (M - 1) sequences, the tokens of every modality after attending to
+    each of the others; where the other modality is absent, tokens pass unchanged.
 
     References:
         Tsai et al. 2019, arXiv:1906.00295, section 3.1.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.fusion import CrossAttentionConfig
+        >>> config = CrossAttentionConfig(dim=8, heads=2, layers=1, style="directional")
+        >>> fusion = config.build({"image": 6, "audio": 4})
+        >>> values = {"image": torch.randn(2, 9, 6), "audio": torch.randn(2, 5, 4)}
+        >>> keep = {m: torch.ones(x.shape[:2], dtype=torch.bool) for m, x in values.items()}
+        >>> tokens, mask = fusion(values, keep)
+        >>> tokens.shape, fusion.owners()
+        (torch.Size([2, 14, 8]), ['image', 'audio'])
     """
 
     level = "tokens"
@@ -101,20 +112,32 @@ class Directional(nn.Module):
         return kept(torch.cat(tokens, dim=1), mask), mask
 
     def owners(self) -> list[str]:
-        """The modality of each run of tokens that comes out."""
+        """Modality of each run of output tokens."""
         widths = self.inputs.widths
         return [target for target in widths for source in widths if source != target]
 
 
 class CoAttention(nn.Module):
-    """In each layer every modality reads the tokens of all others, then its own, then a MLP.
+    """Co-attention: in each layer cross-attention to all other modalities, then self-attention.
 
-    Within a layer all modalities read what the others were before it, so their order is of no
-    importance.
+    Within a layer all modalities attend to the outputs of the previous one, so the order of the
+    modalities does not matter.
 
     References:
         Lu et al. 2019, arXiv:1908.02265, fig. 2b (co-attention of two).
         Tan & Bansal 2019, arXiv:1908.07490, section 3.2 (cross, then self-attention).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.fusion import CrossAttentionConfig
+        >>> fusion = CrossAttentionConfig(dim=8, heads=2, layers=1).build({"image": 6, "audio": 4})
+        >>> values = {"image": torch.randn(2, 9, 6), "audio": torch.randn(2, 5, 4)}
+        >>> keep = {m: torch.ones(x.shape[:2], dtype=torch.bool) for m, x in values.items()}
+        >>> tokens, mask = fusion(values, keep)
+        >>> tokens.shape
+        torch.Size([2, 14, 8])
+        >>> fusion.weights(values, keep, target="audio")["image"].shape
+        torch.Size([2, 5, 9])
     """
 
     level = "tokens"
@@ -152,13 +175,13 @@ class CoAttention(nn.Module):
         return kept(torch.cat([x for x, _ in found.values()], dim=1), mask), mask
 
     def owners(self) -> list[str]:
-        """The modality of each run of tokens that comes out."""
+        """Modality of each run of output tokens."""
         return list(self.inputs.widths)
 
     def weights(
         self, values: Mapping[str, Tensor], keep: Mapping[str, Tensor], target: str
     ) -> dict[str, Tensor]:
-        """Where the tokens of `target` look in the first layer.
+        """Attention weights of the tokens of `target` in the first layer.
 
         Returns:
             source -> (B, N_target, N_source) mean over heads; over all sources a row sums to 1, or

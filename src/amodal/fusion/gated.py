@@ -1,4 +1,4 @@
-"""Gated fusion: how much each modality counts is decided for each item."""
+"""Gated fusion: the weight of each modality is predicted for each item."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amodal.fusion.config import FusionBase, Widths, all_kept, check_widths, cle
 
 
 def softmax_of_present(scores: Tensor, present: Tensor) -> Tensor:
-    """Softmax over the modalities that are there; all 0 where none is.
+    """Softmax over the present modalities; all 0 where none is present.
 
     Args:
         scores: (B, M) or (B, M, units).
@@ -27,12 +27,12 @@ def softmax_of_present(scores: Tensor, present: Tensor) -> Tensor:
 
 
 class GatedConfig(FusionBase):
-    """How much each modality counts: by what all say, per unit or as a whole, or by its own word.
+    """Gates from all modalities, one or one per unit, or from each modality alone.
 
     - all: one gate per modality, from all of them together.
     - units: a gate per modality and unit of the result, the gated multimodal unit.
-    - own: each modality tells its own precision, so that noise in one cannot move the gate of
-      another but by the sum. The loss of each modality alone teaches it what precision is.
+    - own: each modality predicts its own precision, so that noise in one changes the gates of the
+      others only through the normalisation. Precision is learned from the loss.
     """
 
     kind: Literal["gated"] = "gated"
@@ -44,7 +44,7 @@ class GatedConfig(FusionBase):
 
 
 class Gated(nn.Module):
-    """sum over m of g_m tanh(W_m x_m), g = softmax over who is there of U [x_1; ...; x_M].
+    """sum over m of g_m tanh(W_m x_m), g = softmax over present m of U [x_1; ...; x_M].
 
     Args:
         config: with gate "all" (g_m is a number) or "units" (g_m has a number per unit).
@@ -52,6 +52,17 @@ class Gated(nn.Module):
 
     References:
         Arevalo et al. 2017, arXiv:1702.01992, section 3.1 ("units", for two and more).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.fusion import GatedConfig
+        >>> fusion = GatedConfig(dim=8).build({"image": 6, "audio": 4})
+        >>> values = {"image": torch.randn(2, 6), "audio": torch.randn(2, 4)}
+        >>> present = {"image": torch.tensor([True, True]), "audio": torch.tensor([True, False])}
+        >>> fusion(values, present).shape
+        torch.Size([2, 8])
+        >>> fusion.gates(values, present)[1].tolist()  # the second item has no audio
+        [1.0, 0.0]
     """
 
     level = "vectors"
@@ -74,7 +85,7 @@ class Gated(nn.Module):
         return (gates.to(content.dtype) * content).sum(1)
 
     def gates(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """(B, M) how much each modality counts, mean over units; rows sum to 1, or 0 if empty."""
+        """(B, M) gates, mean over units; rows sum to 1, or to 0 where all are absent."""
         return self._gates(cleared(values, present, self.widths, ndim=2)).mean(2)
 
     def _gates(self, found: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
@@ -84,10 +95,10 @@ class Gated(nn.Module):
 
 
 class PrecisionGated(nn.Module):
-    """sum over m of g_m W_m x_m, g = softmax over who is there of s_m([x_m; log mean x_m²]).
+    """sum over m of g_m W_m x_m, g = softmax over present m of s_m([x_m; log mean x_m²]).
 
-    With s_m the log precision of modality m, g_m is the weight that inverse variances give. Noise
-    shows in the size of features, so s_m, a small network, is told of it.
+    With s_m the log precision of modality m, g_m is inverse-variance weighting. Noise
+    changes the size of features, so s_m, a small network, has it as an input.
 
     Args:
         config: with gate "own".
@@ -95,6 +106,17 @@ class PrecisionGated(nn.Module):
 
     References:
         Kendall & Gal 2017, arXiv:1703.04977, section 3 (precision learned from the loss).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.fusion import GatedConfig
+        >>> fusion = GatedConfig(dim=8, gate="own").build({"image": 6, "audio": 4})
+        >>> values = {"image": torch.randn(2, 6), "audio": torch.randn(2, 4)}
+        >>> present = {"image": torch.tensor([True, True]), "audio": torch.tensor([True, False])}
+        >>> fusion(values, present).shape
+        torch.Size([2, 8])
+        >>> fusion.gates(values, present)[1].tolist()  # the second item has no audio
+        [1.0, 0.0]
     """
 
     level = "vectors"
@@ -123,7 +145,7 @@ class PrecisionGated(nn.Module):
         return (gates[..., None].to(content.dtype) * content).sum(1)
 
     def gates(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
-        """(B, M) how much each modality counts; rows sum to 1, or to 0 where all are absent."""
+        """(B, M) gates; rows sum to 1, or to 0 where all are absent."""
         return self._gates(cleared(values, present, self.widths, ndim=2))
 
     def log_precision(self, modality: str, x: Tensor) -> Tensor:

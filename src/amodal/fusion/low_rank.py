@@ -1,4 +1,4 @@
-"""Low-rank tensor fusion: the same products, without ever writing them out."""
+"""Low-rank tensor fusion: tensor fusion without materialising the tensor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amodal.fusion.config import FusionBase, Widths, check_widths, cleared
 
 
 def low_rank_product(rows: Sequence[Tensor], factors: Sequence[Tensor]) -> Tensor:
-    """sum over r of  Π_m ([1; x_m] F_m^r): a tensor of rank R contracted with all modalities.
+    """Low-rank multimodal fusion: sum over r of Π_m ([1; x_m] F_m^r).
 
     It equals vec([1; x_1] ⊗ ... ⊗ [1; x_M]) times the weight whose slice for each output is
     sum over r of f_1^r ⊗ ... ⊗ f_M^r, at the cost of the factors.
@@ -27,6 +27,14 @@ def low_rank_product(rows: Sequence[Tensor], factors: Sequence[Tensor]) -> Tenso
 
     References:
         Liu et al. 2018, arXiv:1806.00064, eq. 6.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.fusion import low_rank_product
+        >>> image, audio = torch.randn(2, 3), torch.randn(2, 4)
+        >>> factors = [torch.randn(5, 4, 8), torch.randn(5, 5, 8)]  # rank 5, D + 1, E
+        >>> low_rank_product([image, audio], factors).shape
+        torch.Size([2, 8])
     """
     product = None
     for x, factor in zip(rows, factors, strict=True):
@@ -49,11 +57,20 @@ class LowRankConfig(FusionBase):
 
 
 class LowRank(nn.Module):
-    """`low_rank_product` plus a bias; an absent x_m is 0, so products without it stay.
+    """`low_rank_product` plus a bias; an absent x_m is 0, so that products without it remain.
 
     Args:
-        config: see there.
+        config: sizes and options.
         widths: modality -> D.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.fusion import LowRankConfig
+        >>> fusion = LowRankConfig(dim=8, rank=2).build({"image": 6, "audio": 4})
+        >>> values = {"image": torch.randn(2, 6), "audio": torch.randn(2, 4)}
+        >>> present = {"image": torch.tensor([True, True]), "audio": torch.tensor([True, False])}
+        >>> fusion(values, present).shape
+        torch.Size([2, 8])
     """
 
     level = "vectors"
@@ -68,7 +85,7 @@ class LowRank(nn.Module):
                 for m, d in widths.items()
             }
         )
-        with torch.no_grad():  # at the start the terms of the sum are about 1, and so their product
+        with torch.no_grad():  # initial factors of the product are about 1
             for factor in self.factors.values():
                 factor[:, 0] += 1
         self.scale = config.rank**-0.5

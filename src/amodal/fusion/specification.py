@@ -1,4 +1,4 @@
-"""Every fusion that a recipe can name; a new one is one more entry here."""
+"""Union of all fusion configurations, and the cost of a fusion."""
 
 from __future__ import annotations
 
@@ -28,17 +28,30 @@ FusionConfig = Annotated[
 ]
 
 
-class Cost(NamedTuple):
-    """Parameters of a fusion, and floating-point operations of one item forwards."""
+class FusionCost(NamedTuple):
+    """Parameters of a fusion, and floating-point operations of the forward pass of one item."""
 
     parameters: int
     flops: int
 
 
-def cost(config: Any, widths: Widths, *, tokens: int = 1) -> Cost:
-    """What a fusion costs for modalities of these widths, each with so many tokens.
+def fusion_cost(config: Any, widths: Widths, *, tokens: int = 1) -> FusionCost:
+    """Parameters and FLOPs of a fusion for modalities of these widths.
 
     A multiplication and an addition count as two operations; only matrix products are counted.
+
+    Args:
+        config: of any fusion.
+        widths: modality -> D.
+        tokens: of each modality.
+
+    Examples:
+        >>> from amodal.fusion import LowRankConfig, TensorConfig, fusion_cost
+        >>> widths = {"image": 64, "audio": 32}
+        >>> fusion_cost(TensorConfig(dim=128), widths)
+        FusionCost(parameters=38688, flops=77056)
+        >>> fusion_cost(LowRankConfig(dim=128), widths)
+        FusionCost(parameters=50304, flops=98304)
     """
     module = config.build(widths)
     shape = (1, tokens) if module.level == "tokens" else (1,)
@@ -46,4 +59,4 @@ def cost(config: Any, widths: Widths, *, tokens: int = 1) -> Cost:
     masks = {m: torch.ones(*shape, dtype=torch.bool) for m in widths}
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(values, masks)
-    return Cost(sum(p.numel() for p in module.parameters()), counter.get_total_flops())
+    return FusionCost(sum(p.numel() for p in module.parameters()), counter.get_total_flops())

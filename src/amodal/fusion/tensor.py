@@ -1,4 +1,4 @@
-"""Tensor fusion: every product of one number from each modality."""
+"""Tensor fusion: the outer product of all modalities."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ LARGEST = 1 << 20  # numbers per item in the product
 def outer_product(rows: Sequence[Tensor]) -> Tensor:
     """(B, Π (D_m + 1)) entries of [1; x_1] ⊗ ... ⊗ [1; x_M], the last modality fastest.
 
-    It holds the product of any subset of the modalities, the constant included.
+    It contains the products of every subset of the modalities, the constant included.
 
     Args:
         rows: M tensors (B, D_m).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.fusion import outer_product
+        >>> outer_product([torch.tensor([[2.0]]), torch.tensor([[3.0, 5.0]])])
+        tensor([[ 1.,  3.,  5.,  2.,  6., 10.]])
     """
     found = _with_one(rows[0])
     for x in rows[1:]:
@@ -34,7 +40,7 @@ def _with_one(x: Tensor) -> Tensor:
 
 
 class TensorConfig(FusionBase):
-    """`outer_product`, after each modality was made narrow."""
+    """`outer_product` of reduced modalities, then a linear layer."""
 
     kind: Literal["tensor"] = "tensor"
     reduce: int | None = Field(16, ge=1)  # width of each modality in the product; None: its own
@@ -44,10 +50,10 @@ class TensorConfig(FusionBase):
 
 
 class TensorFusion(nn.Module):
-    """W vec([1; x_1] ⊗ ... ⊗ [1; x_M]); an absent x_m is 0, so products without it stay.
+    """W vec([1; x_1] ⊗ ... ⊗ [1; x_M]); an absent x_m is 0, so that products without it remain.
 
     Args:
-        config: see there.
+        config: sizes and options.
         widths: modality -> D.
 
     Raises:
@@ -55,6 +61,15 @@ class TensorFusion(nn.Module):
 
     References:
         Zadeh et al. 2017, arXiv:1707.07250, section 4.2.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.fusion import TensorConfig
+        >>> fusion = TensorConfig(dim=8, reduce=3).build({"image": 6, "audio": 4})
+        >>> values = {"image": torch.randn(2, 6), "audio": torch.randn(2, 4)}
+        >>> present = {"image": torch.tensor([True, True]), "audio": torch.tensor([True, False])}
+        >>> fusion(values, present).shape
+        torch.Size([2, 8])
     """
 
     level = "vectors"
@@ -68,7 +83,7 @@ class TensorFusion(nn.Module):
         if size > LARGEST:
             raise ValueError(
                 f"the product of {' x '.join(str(d + 1) for d in narrow.values())} has {size:,} "
-                f"numbers per item, more than {LARGEST:,}; set `reduce`, or take low_rank"
+                f"numbers per item, more than {LARGEST:,}; set `reduce`, or use low_rank"
             )
         self.reduce = nn.ModuleDict(
             {m: nn.Linear(d, narrow[m]) for m, d in widths.items() if narrow[m] != d}

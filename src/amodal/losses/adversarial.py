@@ -1,4 +1,4 @@
-"""Adversarial alignment: no discriminator can tell which modality an embedding came from."""
+"""Adversarial alignment: a discriminator of modalities, and embeddings trained to fool it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,18 @@ class _Reversal(torch.autograd.Function):
 
 
 def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
-    """x itself, with a gradient of -strength times what comes back.
+    """Gradient reversal: identity forwards, the gradient times -strength backwards.
 
     References:
         Ganin & Lempitsky 2015, arXiv:1409.7495, eq. 13 and 14.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import reverse_gradient
+        >>> x = torch.ones(2, requires_grad=True)
+        >>> reverse_gradient(x, strength=0.5).sum().backward()
+        >>> x.grad
+        tensor([-0.5000, -0.5000])
     """
     reversed_: Tensor = _Reversal.apply(x, strength)  # type: ignore[no-untyped-call]
     return reversed_
@@ -41,24 +49,36 @@ def reverse_gradient(x: Tensor, strength: float = 1.0) -> Tensor:
 def reversal_strength(progress: float) -> float:
     """2 / (1 + e^(-10 p)) - 1: from 0 to almost 1 as p goes from 0 to 1.
 
-    A young discriminator knows nothing, and its gradients would only disturb the embedding.
+    An untrained discriminator gives gradients that would only disturb the embedding.
 
     References:
         Ganin & Lempitsky 2015, arXiv:1409.7495, section 5.2.
+
+    Examples:
+        >>> from amodal.losses import reversal_strength
+        >>> [round(reversal_strength(progress), 3) for progress in (0.0, 0.1, 0.5, 1.0)]
+        [0.0, 0.462, 0.987, 1.0]
     """
     return 2 / (1 + math.exp(-10 * min(1.0, max(0.0, progress)))) - 1
 
 
-def discrimination(logits: Sequence[Tensor]) -> Tensor:
-    """Mean over modalities m of the mean cross-entropy of naming m, in nats; chance is ln M.
+def discriminator_loss(logits: Sequence[Tensor]) -> Tensor:
+    """Cross-entropy of the discriminator, mean over modalities, in nats; chance is ln M.
 
-    Modalities weigh alike however many rows they have; those without rows take no part.
+    Every modality has the same weight, however many rows it has; one without rows is left out.
 
     Args:
         logits: per modality the (N_m, M) outputs of the discriminator on its rows.
 
     Returns:
-        () loss that the discriminator lowers and the embedding raises.
+        () loss that the discriminator minimises and the embedding maximises.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import discriminator_loss
+        >>> undecided = [torch.zeros(3, 2), torch.zeros(5, 2)]  # rows of two modalities
+        >>> round(discriminator_loss(undecided).item(), 4)  # ln 2
+        0.6931
     """
     terms = [
         F.cross_entropy(rows.float(), torch.full((len(rows),), m, device=rows.device))
@@ -68,18 +88,24 @@ def discrimination(logits: Sequence[Tensor]) -> Tensor:
     return torch.stack(terms).mean() if terms else torch.stack([x.sum() for x in logits]).sum()
 
 
-def confusion(logits: Sequence[Tensor]) -> Tensor:
-    """Mean over modalities of the cross-entropy between the output and "any of the M", less ln M.
+def confusion_loss(logits: Sequence[Tensor]) -> Tensor:
+    """Cross-entropy between the discriminator's output and the uniform distribution, less ln M.
 
-    The other half of alternating updates, for the embedding alone: unlike the negative of
-    `discrimination` it ends at 0 with rows that could be of any modality, where the gradient is 0,
-    and not with rows that are taken for another modality.
+    The loss of the embedding in alternating updates. Unlike the negative of `discriminator_loss`
+    its minimum, 0, is reached where the discriminator is undecided, and not where rows are
+    mistaken for another modality.
 
     Args:
         logits: per modality the (N_m, M) outputs of the discriminator on its rows.
 
     References:
         Tzeng et al. 2015, arXiv:1510.02192, eq. 4.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import confusion_loss
+        >>> confusion_loss([torch.zeros(3, 2), torch.zeros(5, 2)]).item()  # undecided: the minimum
+        0.0
     """
     terms = [
         -rows.float().log_softmax(1).mean() - math.log(rows.shape[1])
@@ -89,8 +115,8 @@ def confusion(logits: Sequence[Tensor]) -> Tensor:
     return torch.stack(terms).mean() if terms else torch.stack([x.sum() for x in logits]).sum()
 
 
-def accuracy(logits: Sequence[Tensor]) -> float:
-    """Share of rows whose modality is named, mean over modalities; chance is 1 / M."""
+def discriminator_accuracy(logits: Sequence[Tensor]) -> float:
+    """Accuracy of the discriminator, mean over modalities; chance is 1 / M."""
     found = [
         float((rows.argmax(1) == m).float().mean()) for m, rows in enumerate(logits) if len(rows)
     ]
@@ -98,32 +124,47 @@ def accuracy(logits: Sequence[Tensor]) -> float:
 
 
 def gradient_penalty(
-    discriminator: Callable[[Tensor], Tensor], samples: Sequence[Tensor]
+    discriminator: Callable[[Tensor], Tensor], embeddings: Sequence[Tensor]
 ) -> Tensor:
-    """Mean squared length of the gradient of the logits' log-sum-exp margin at the rows.
+    """Mean squared norm of the gradient of the log-probability of the true modality at the rows.
 
-    It keeps the discriminator from becoming steep where the data are ("R1").
+    It keeps the discriminator smooth at the data (the R1 penalty).
 
     References:
         Mescheder et al. 2018, arXiv:1801.04406, eq. 9.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import Discriminator, gradient_penalty
+        >>> discriminator = Discriminator(dim=4, modalities=2, hidden=8, spectral=False)
+        >>> gradient_penalty(discriminator, [torch.randn(3, 4), torch.randn(5, 4)]).shape
+        torch.Size([])
     """
-    rows = torch.cat([z.detach() for z in samples]).requires_grad_()
+    rows = torch.cat([z.detach() for z in embeddings]).requires_grad_()
     if not len(rows):
         return rows.sum()
-    modality = torch.cat([torch.full((len(z),), m, device=z.device) for m, z in enumerate(samples)])
+    modality = torch.cat(
+        [torch.full((len(z),), m, device=z.device) for m, z in enumerate(embeddings)]
+    )
     named = discriminator(rows).log_softmax(1).gather(1, modality[:, None]).sum()
     (gradient,) = torch.autograd.grad(named, rows, create_graph=True)
     return gradient.square().sum(1).mean()
 
 
 class Discriminator(nn.Module):
-    """An MLP that names the modality of a row.
+    """MLP that classifies the modality of a row.
 
     Args:
         dim: E.
         modalities: M.
         hidden: width of its two hidden layers.
         spectral: bound the gain of every layer by 1 (Miyato et al. 2018, arXiv:1802.05957).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import Discriminator
+        >>> Discriminator(dim=4, modalities=3, hidden=8, spectral=True)(torch.randn(5, 4)).shape
+        torch.Size([5, 3])
     """
 
     def __init__(self, dim: int, modalities: int, *, hidden: int, spectral: bool) -> None:
@@ -142,7 +183,7 @@ class Discriminator(nn.Module):
 
 
 class AdversarialConfig(Config):
-    """A modality discriminator behind a gradient reversal, or by turns with the embedding."""
+    """Modality discriminator, trained through gradient reversal or in alternating steps."""
 
     kind: Literal["adversarial"] = "adversarial"
     updates: Literal["reversal", "alternating"] = "reversal"
@@ -151,8 +192,8 @@ class AdversarialConfig(Config):
     hidden: int = Field(256, ge=1)
     spectral_norm: bool = True
     gradient_penalty: float = Field(0.0, ge=0)  # weight of it in the discriminator's loss
-    strength: float = Field(1.0, ge=0)  # of the pull at the embedding, at the end of its ramp
-    ramp_steps: int = Field(500, ge=0)  # steps until that pull has almost its full strength
+    strength: float = Field(1.0, ge=0)  # factor on the gradient of the embedding after the ramp
+    ramp_steps: int = Field(500, ge=0)  # steps until that factor is almost reached
 
     def build(self, dim: int | None = None) -> Adversarial:
         """The loss; `dim` is E."""
@@ -162,11 +203,11 @@ class AdversarialConfig(Config):
 
 
 class Adversarial(nn.Module):
-    """`discrimination` that its own layers lower, against embeddings that do not let them.
+    """Discriminator of modalities whose loss the embeddings are trained to increase.
 
-    "reversal": both in one backward pass, the embedding raising what the discriminator lowers.
-    "alternating": training steps in which only the discriminator learns, then one in which only
-    the embedding does, by `confusion`; the discriminator's gradient is then exactly 0.
+    "reversal": both in one backward pass, by gradient reversal.
+    "alternating": some steps that train the discriminator alone, then one that trains the
+    embedding alone, with `confusion_loss`; the discriminator's gradient is then exactly 0.
 
     Args:
         config: of the discriminator and the reversal.
@@ -175,6 +216,14 @@ class Adversarial(nn.Module):
     References:
         Ganin & Lempitsky 2015, arXiv:1409.7495 (reversal).
         Tzeng et al. 2015, arXiv:1510.02192 (alternating).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import AdversarialConfig
+        >>> loss = AdversarialConfig(modalities=2, hidden=16).build(dim=8)
+        >>> value = loss([torch.randn(6, 8), torch.randn(4, 8)])
+        >>> value.shape, sorted(loss.metrics())
+        (torch.Size([]), ['accuracy', 'chance'])
     """
 
     step: Tensor
@@ -188,39 +237,41 @@ class Adversarial(nn.Module):
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.accuracy = 1 / config.modalities  # of the discriminator, in the last batch
 
-    def forward(self, samples: Sequence[Tensor]) -> Tensor:
-        """Loss of M tensors (N_m, E), rows not matched.
+    def forward(self, embeddings: Sequence[Tensor]) -> Tensor:
+        """Loss of M tensors (N_m, E); rows need not be paired.
 
         Raises:
             ValueError: there are not M of them.
         """
         config = self.config
-        if len(samples) != config.modalities:
+        if len(embeddings) != config.modalities:
             raise ValueError(
-                f"adversarial was built for {config.modalities} modalities, got {len(samples)}; "
+                f"adversarial was built for {config.modalities} modalities, got {len(embeddings)}; "
                 "set `modalities`"
             )
         strength = config.strength
         if config.ramp_steps:
             strength *= reversal_strength(int(self.step) / config.ramp_steps)
-        with torch.autocast(samples[0].device.type, enabled=False):
-            wide = [z.float() for z in samples]
+        with torch.autocast(embeddings[0].device.type, enabled=False):
+            wide = [z.float() for z in embeddings]
             if config.updates == "reversal":
                 logits = self._logits([reverse_gradient(z, strength) for z in wide])
-                loss = discrimination(logits) + self._penalty(wide)
-            elif self._discriminators_turn():
+                loss = discriminator_loss(logits) + self._penalty(wide)
+            elif self._trains_discriminator():
                 logits = self._logits([z.detach() for z in wide])
-                loss = discrimination(logits) + self._penalty(wide) + _nothing_of(wide)
+                loss = discriminator_loss(logits) + self._penalty(wide) + _nothing_of(wide)
             else:
                 parameters = {n: p.detach() for n, p in self.discriminator.named_parameters()}
                 logits = self._logits(wide, parameters)
-                loss = strength * confusion(logits) + _nothing_of(self.discriminator.parameters())
-        self.accuracy = accuracy([x.detach() for x in logits])
+                loss = strength * confusion_loss(logits) + _nothing_of(
+                    self.discriminator.parameters()
+                )
+        self.accuracy = discriminator_accuracy([x.detach() for x in logits])
         if self.training:
             self.step += 1
         return loss
 
-    def _discriminators_turn(self) -> bool:
+    def _trains_discriminator(self) -> bool:
         round_ = self.config.discriminator_steps + 1
         return int(self.step) % round_ < self.config.discriminator_steps
 
@@ -235,8 +286,11 @@ class Adversarial(nn.Module):
         weight = self.config.gradient_penalty
         return weight * gradient_penalty(self.discriminator, rows) if weight else 0.0
 
-    def figures(self) -> dict[str, float]:
-        """What tells whether the game goes on: accuracy near 1 means the embedding has lost."""
+    def metrics(self) -> dict[str, float]:
+        """Accuracy of the discriminator in the last batch, and chance.
+
+        An accuracy that stays near 1 means that the modalities remain separable.
+        """
         return {"accuracy": self.accuracy, "chance": 1 / self.config.modalities}
 
 

@@ -1,4 +1,4 @@
-"""Reconstruction of what a view showed from its embedding, and deep CCA with such terms."""
+"""Deep canonically correlated autoencoders: deep CCA with a reconstruction term per view."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from amodal.losses.config import Config
 from amodal.losses.deep_cca import DeepCCA, Variant
 
 
-def reconstruction(decoded: Tensor, target: Tensor) -> Tensor:
+def reconstruction_mse(decoded: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of a decoder, over rows and features.
 
     Args:
-        decoded: (N, d) what the decoder made of the embeddings.
-        target: (N, d) what it should be; no gradient flows into it.
+        decoded: (N, d) output of the decoder.
+        target: (N, d) features to reconstruct; no gradient flows into them.
 
     Returns:
         () loss in float32 or wider, in squared units of the features; 0 without rows.
@@ -31,7 +31,7 @@ def reconstruction(decoded: Tensor, target: Tensor) -> Tensor:
         return error.square().sum() / max(1, error.numel())
 
 
-def deep_ccae(
+def deep_ccae_loss(
     correlation_loss: Tensor,
     decoded: Sequence[Tensor],
     targets: Sequence[Tensor],
@@ -43,7 +43,7 @@ def deep_ccae(
         correlation loss + λ * sum over views of the mean squared reconstruction error.
 
     Args:
-        correlation_loss: () of `deep_cca`, or of a `DeepCCA` with running covariance.
+        correlation_loss: () of `deep_cca_loss`, or of a `DeepCCA` with running covariance.
         decoded: M tensors (N, d_i).
         targets: M tensors (N, d_i), the inputs, or features of them.
         reconstruction_weight: λ >= 0.
@@ -51,10 +51,20 @@ def deep_ccae(
     References:
         Wang et al. 2015, ICML, "On Deep Multi-View Representation Learning" (DCCAE; there the
         error is summed over features).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import deep_cca_loss, deep_ccae_loss
+        >>> views = [torch.randn(32, 3), torch.randn(32, 3)]
+        >>> features = [torch.randn(32, 10), torch.randn(32, 6)]
+        >>> decoded = [torch.zeros(32, 10), torch.zeros(32, 6)]
+        >>> correlation = deep_cca_loss(views)
+        >>> deep_ccae_loss(correlation, decoded, features, reconstruction_weight=0.1).shape
+        torch.Size([])
     """
     if len(decoded) != len(targets):
         raise ValueError(f"{len(decoded)} decoded views but {len(targets)} targets")
-    errors = [reconstruction(d, t) for d, t in zip(decoded, targets, strict=True)]
+    errors = [reconstruction_mse(d, t) for d, t in zip(decoded, targets, strict=True)]
     return correlation_loss + reconstruction_weight * torch.stack(errors).sum()
 
 
@@ -63,8 +73,8 @@ class Decoder(nn.Sequential):
 
     Args:
         dim: E.
-        out_dim: d, width of what is reconstructed.
-        hidden: width between.
+        out_dim: d, width of the features.
+        hidden: width of the hidden layer.
     """
 
     def __init__(self, dim: int, out_dim: int, hidden: int = 512) -> None:
@@ -72,7 +82,7 @@ class Decoder(nn.Sequential):
 
 
 class DeepCCAEConfig(Config):
-    """`deep_ccae` with one decoder per view."""
+    """`deep_ccae_loss` with one decoder per view."""
 
     kind: Literal["deep_ccae"] = "deep_ccae"
     ridge: float = Field(1e-3, ge=1e-6)
@@ -95,10 +105,18 @@ class DeepCCAEConfig(Config):
 
 
 class DeepCCAE(nn.Module):
-    """`deep_ccae` with its decoders.
+    """`deep_ccae_loss` with its decoders.
 
-    Reconstruction keeps in the embedding what the other view says nothing about. It helps where
-    training rows are few, and costs correlation where E is small.
+    Reconstruction keeps information in the embedding that the other view does not share. It helps
+    where training rows are few, and costs correlation where E is small.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import DeepCCAEConfig
+        >>> loss = DeepCCAEConfig(hidden=16).build(dim=3, out_dims=[10, 6])
+        >>> views = [torch.randn(32, 3), torch.randn(32, 3)]
+        >>> loss(views, targets=[torch.randn(32, 10), torch.randn(32, 6)]).shape
+        torch.Size([])
     """
 
     def __init__(
@@ -110,11 +128,11 @@ class DeepCCAE(nn.Module):
         self.reconstruction_weight = reconstruction_weight
 
     def forward(self, views: Sequence[Tensor], targets: Sequence[Tensor]) -> Tensor:
-        """Loss of M embeddings (N, E) and the M features (N, d_i) behind them."""
+        """Loss of M embeddings (N, E) and the M features (N, d_i) to reconstruct."""
         if len(views) != len(self.decoders):
             raise ValueError(f"expected {len(self.decoders)} views, got {len(views)}")
         decoded = [decode(z) for decode, z in zip(self.decoders, views, strict=True)]
-        return deep_ccae(
+        return deep_ccae_loss(
             self.correlation(views),
             decoded,
             targets,

@@ -1,4 +1,4 @@
-"""Keeping modalities in balance while they are learned together: gradients or losses reweighted."""
+"""Balanced multimodal training: gradient modulation, and blending of the losses."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class GradientModulationConfig(BaseModel):
-    """On-the-fly gradient modulation: the encoder that is ahead takes smaller steps.
+    """On-the-fly gradient modulation: the dominant modality's encoder takes smaller steps.
 
     The factor is on the step that the optimizer makes. For plain gradient descent that is the
     published factor on the gradient; Adam would undo a factor on the gradient.
@@ -20,7 +20,7 @@ class GradientModulationConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["gradient_modulation"] = "gradient_modulation"
-    alpha: float = Field(0.5, gt=0)  # how hard the leader is held back
+    alpha: float = Field(0.5, gt=0)  # strength of the modulation
     noise: bool = True  # add noise as large as the gradients, for generalization
     until: float = Field(1.0, gt=0, le=1)  # share of all steps during which it acts
 
@@ -40,9 +40,9 @@ BalanceConfig = Annotated[
 
 
 def modulation(confidence: Mapping[str, float], alpha: float) -> dict[str, float]:
-    """Factors on the steps of each modality's encoder.
+    """Factors on the optimizer steps of each modality's encoder.
 
-    With s_m how much probability modality m alone gives to the truth and rho_m = s_m / mean of the
+    With s_m the probability that modality m alone gives to the target and rho_m = s_m / mean of the
     others' s, the factor is 1 - tanh(alpha rho_m) where rho_m > 1, else 1.
 
     Args:
@@ -50,10 +50,16 @@ def modulation(confidence: Mapping[str, float], alpha: float) -> dict[str, float
         alpha: > 0.
 
     Returns:
-        modality -> factor in (0, 1]; 1 for a single modality, and where nobody is confident.
+        modality -> factor in (0, 1]; 1 for a single modality, and where all confidences are 0.
 
     References:
         Peng et al. 2022, arXiv:2203.15332, eqs. 9 and 10, here for any number of modalities.
+
+    Examples:
+        >>> from amodal.losses import modulation
+        >>> factors = modulation({"image": 0.8, "audio": 0.4}, alpha=0.5)
+        >>> {modality: round(factor, 3) for modality, factor in factors.items()}
+        {'image': 0.238, 'audio': 1.0}
     """
     factors = {}
     for modality, own in confidence.items():
@@ -61,16 +67,17 @@ def modulation(confidence: Mapping[str, float], alpha: float) -> dict[str, float
         rest = sum(others) / len(others) if others else 0.0
         ratio = own / rest if rest > 0 else (float("inf") if own > 0 and others else 0.0)
         held = float(torch.tensor(alpha * ratio).tanh()) if ratio > 1 else 0.0
-        # Never quite 0: an encoder that stands still cannot be caught up with.
+        # Never quite 0, so that no encoder stops learning.
         factors[modality] = max(1.0 - held, 1e-3)
     return factors
 
 
 def truth_confidence(logits: Tensor, target: Tensor, task: str) -> float:
-    """How sure predictions are of the truth, summed over the rows whose truth is known.
+    """Confidence of predictions in the target, summed over the rows with a target.
 
-    Probability of the true class; for several classes the mean probability of what is true of each;
-    for numbers exp(-squared error / 2), with both in deviations of the target.
+    Classification: the probability of the true class. Multi-label: the mean over classes of the
+    probability of the true value. Regression: exp(-squared error / 2), in standard deviations of
+    the target.
 
     Args:
         logits: (B, C) scores, or (B, 1) numbers.
@@ -92,7 +99,7 @@ def truth_confidence(logits: Tensor, target: Tensor, task: str) -> float:
 def blending_weights(
     train: Mapping[str, tuple[float, float]], validation: Mapping[str, tuple[float, float]]
 ) -> dict[str, float]:
-    """Weights of the losses of heads, from what each learned and how much of it was overfitting.
+    """Weights of the losses of the heads, from generalization and overfitting of each.
 
     Between two checkpoints the validation loss of head k fell by G_k, and its distance from the
     training loss grew by O_k; w_k is proportional to max(G_k, 0) / O_k².
@@ -102,19 +109,28 @@ def blending_weights(
         validation: the same on held-out items.
 
     Returns:
-        head -> weight; they sum to 1, and are equal where no head got better.
+        head -> weight; they sum to 1, and are equal where no head improved.
 
     References:
         Wang et al. 2020, arXiv:1905.12681, eq. 4.
+
+    Examples:
+        >>> from amodal.losses import blending_weights
+        >>> weights = blending_weights(
+        ...     train={"image": (1.0, 0.2), "audio": (1.0, 0.7)},
+        ...     validation={"image": (1.0, 0.9), "audio": (1.0, 0.8)},
+        ... )
+        >>> {head: round(weight, 3) for head, weight in weights.items()}
+        {'image': 0.01, 'audio': 0.99}
     """
     raw = {}
     for head, (before, after) in validation.items():
-        gained = before - after
+        gain = before - after
         overfit = (after - train[head][1]) - (before - train[head][0])
-        # One that did not overfit at all would get all the weight; a hundredth of what it gained
-        # is the least that counts.
-        least = max(0.01 * abs(gained), 1e-6)
-        raw[head] = max(gained, 0.0) / max(abs(overfit), least) ** 2
+        # A head without overfitting would get all the weight, so overfitting counts as at least a
+        # hundredth of the gain.
+        least = max(0.01 * abs(gain), 1e-6)
+        raw[head] = max(gain, 0.0) / max(abs(overfit), least) ** 2
     total = sum(raw.values())
     if total <= 0:
         return {head: 1.0 / len(raw) for head in raw}

@@ -1,4 +1,4 @@
-"""What the configurations of all losses share."""
+"""Base classes of the loss configurations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Config(BaseModel):
 
 
 class ContrastiveConfig(Config):
-    """Which rows belong together: those of one item, or all whose items share a label.
+    """Loss with positives: the rows of one item, or the rows of all items with the same label.
 
     An item without a label is a class of its own.
 
@@ -29,7 +29,7 @@ class ContrastiveConfig(Config):
 
 
 class TemperatureConfig(ContrastiveConfig):
-    """How sharp the softmax starts and how sharp it may become."""
+    """Contrastive loss with a learned temperature that has a lower bound."""
 
     temperature: float = Field(0.07, gt=0)  # initial; logits are divided by it
     min_temperature: float = Field(0.01, gt=0)  # floor: 0.01 keeps the scale at or below 100

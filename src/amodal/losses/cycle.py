@@ -1,4 +1,4 @@
-"""Cycle consistency: from one modality to the other and back again must lead home."""
+"""Cycle consistency: mapping to the other modality and back returns the same row."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CLOSED = 0.1  # cycle error below which the cycle counts as closed
 PATIENCE = 50  # training steps in a row of closed cycles at chance that call for a warning
 
 
-def unexplained(estimate: Tensor, truth: Tensor, rows: Tensor | None = None) -> Tensor:
+def unexplained_variance(estimate: Tensor, truth: Tensor, rows: Tensor | None = None) -> Tensor:
     """mean |estimate - truth|^2 / mean |row - mean row|^2: the unexplained share of the variance.
 
-    0 is exact, 1 is what the mean row scores. It does not change when everything is scaled or
-    shifted. Rows that are one point have no scale to measure by; the value is then exactly 0.
+    0 is exact; the mean row scores 1. It is invariant to scaling and shifting. Where all rows are
+    one point, there is no scale and the value is exactly 0.
 
     Args:
         estimate: (N, E).
@@ -52,9 +52,9 @@ def unexplained(estimate: Tensor, truth: Tensor, rows: Tensor | None = None) -> 
 
 
 def cycle_loss(left: Tensor, right: Tensor, forth: Translate, back: Translate) -> Tensor:
-    """Mean of the `unexplained` of back(forth(left)) and of forth(back(right)).
+    """Mean of the `unexplained_variance` of back(forth(left)) and of forth(back(right)).
 
-    It asks for no pairs. Nor does it make any: forth = back = identity has a loss of 0, and so
+    It needs no pairs, and does not determine any: forth = back = identity has a loss of 0, and so
     has any other map with its inverse. The paper takes the mean absolute difference, which
     shrinks with the rows; this does not.
 
@@ -65,20 +65,29 @@ def cycle_loss(left: Tensor, right: Tensor, forth: Translate, back: Translate) -
         back: from the space of right to that of left.
 
     Returns:
-        () loss in float32 or wider; a side without rows does not count.
+        () loss in float32 or wider; a side without rows is left out.
 
     References:
         Zhu et al. 2017, arXiv:1703.10593, eq. 2.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import cycle_loss
+        >>> left, right = torch.randn(6, 4), torch.randn(9, 4)
+        >>> cycle_loss(left, right, forth=lambda x: 2 * x, back=lambda x: x / 2).item()
+        0.0
     """
     _check(left, right)
-    total = unexplained(back(forth(left)), left) + unexplained(forth(back(right)), right)
+    total = unexplained_variance(back(forth(left)), left) + unexplained_variance(
+        forth(back(right)), right
+    )
     return total / max(1, (len(left) > 0) + (len(right) > 0))
 
 
 def translation_loss(
     left: Tensor, right: Tensor, forth: Translate, back: Translate, seeds: Tensor
 ) -> Tensor:
-    """Mean of the `unexplained` of forth(left) against right, and back(right) against left.
+    """Mean `unexplained_variance` of forth(left) against right, and of back(right) against left.
 
     The error is the mean over the pairs that `seeds` marks, the variance that of all rows.
 
@@ -91,26 +100,36 @@ def translation_loss(
 
     Returns:
         () loss in float32 or wider; exactly 0 without a pair.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import translation_loss
+        >>> left = torch.randn(6, 4)
+        >>> right = 2 * left
+        >>> pairs = torch.eye(6, dtype=torch.bool)
+        >>> loss = translation_loss(left, right, lambda x: 2 * x, lambda x: x / 2, seeds=pairs)
+        >>> loss.item()
+        0.0
     """
     _check(left, right, seeds)
     i, j = seeds.nonzero().unbind(1)
     # A row with several partners is translated once.
-    there = unexplained(forth(left)[i], right[j], right)
-    home = unexplained(back(right)[j], left[i], left)
+    there = unexplained_variance(forth(left)[i], right[j], right)
+    home = unexplained_variance(back(right)[j], left[i], left)
     return (there + home) / 2
 
 
 def soft_nearest_neighbour_cycle(
     left: Tensor, right: Tensor, same: Tensor | None = None, *, temperature: float
 ) -> Tensor:
-    """Cross-entropy of coming back to where one started, from left to right and to left again.
+    """Cross-entropy of returning to the same row, from left to right and to left again.
 
         b(i) = sum over j of softmax_j(-|a_i - b_j|^2 / 2τ) b_j
         loss = -mean over i of ln sum over k in same(i) of softmax_k(-|b(i) - a_k|^2 / 2τ)
 
     For unit rows the first exponents are a_i . b_j / τ but for a constant, so τ is the temperature
     of InfoNCE. The paper has 2τ = 1, and frames of videos, each its own item. Rows of `right` in
-    any other order give the same value: it does not say what belongs together.
+    any other order give the same value: it does not determine the pairs.
 
     Args:
         left: (N, E) rows a of one modality.
@@ -124,6 +143,16 @@ def soft_nearest_neighbour_cycle(
 
     References:
         Dwibedi et al. 2019, arXiv:1904.07846, section 3.2, eq. 1 and 2.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import soft_nearest_neighbour_cycle
+        >>> z = torch.eye(4)
+        >>> round(soft_nearest_neighbour_cycle(z, z, temperature=0.1).item(), 3)
+        0.0
+        >>> shuffled = z[[2, 0, 3, 1]]  # the cycle does not determine the pairs
+        >>> round(soft_nearest_neighbour_cycle(z, shuffled, temperature=0.1).item(), 3)
+        0.0
     """
     _check(left, right)
     home = _own(left, same)
@@ -138,9 +167,9 @@ def soft_nearest_neighbour_cycle(
 def soft_nearest_neighbour_seeds(
     left: Tensor, right: Tensor, seeds: Tensor, *, temperature: float
 ) -> Tensor:
-    """-mean ln of the share of its soft nearest neighbour that a row gives to its known partners.
+    """-mean ln of the softmax weight of a row's known partners, over both directions.
 
-    Rows without a known partner take no part; both directions weigh alike.
+    Rows without a known partner are left out; both directions have the same weight.
 
     Args:
         left: (N, E) rows of one modality.
@@ -150,6 +179,14 @@ def soft_nearest_neighbour_seeds(
 
     Returns:
         () loss in nats, in float32 or wider; exactly 0 without a pair.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import soft_nearest_neighbour_seeds
+        >>> z, known = torch.eye(4), torch.zeros(4, 4, dtype=torch.bool)
+        >>> known[0, 0] = True  # one known pair
+        >>> round(soft_nearest_neighbour_seeds(z, z, known, temperature=0.5).item(), 3)
+        0.341
     """
     _check(left, right, seeds)
     left, right = _wide(left, right)
@@ -165,8 +202,10 @@ def soft_nearest_neighbour_seeds(
 
 
 @torch.no_grad()
-def matching(query: Tensor, candidates: Tensor, positives: Tensor) -> tuple[float, float, int]:
-    """Share of the rows whose nearest candidate is a partner, what chance gives, and of how many.
+def matching_accuracy(
+    query: Tensor, candidates: Tensor, positives: Tensor
+) -> tuple[float, float, int]:
+    """Nearest-neighbour matching accuracy, its chance level, and the number of rows.
 
     Args:
         query: (N, E), translated into the space of the candidates.
@@ -175,6 +214,13 @@ def matching(query: Tensor, candidates: Tensor, positives: Tensor) -> tuple[floa
 
     Returns:
         Accuracy and chance over the rows that have a partner, and their number; 0, 0, 0 without.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import matching_accuracy
+        >>> z = torch.eye(4)
+        >>> matching_accuracy(z, z, positives=torch.eye(4, dtype=torch.bool))
+        (1.0, 0.25, 4)
     """
     _check(query, candidates, positives)
     known = positives.any(1)
@@ -190,8 +236,10 @@ def matching(query: Tensor, candidates: Tensor, positives: Tensor) -> tuple[floa
 
 
 @torch.no_grad()
-def lost(left: Tensor, right: Tensor, same: Tensor | None = None, *, temperature: float) -> float:
-    """Share of the rows whose soft nearest neighbour is nearest to a row that is not theirs."""
+def cycle_miss_rate(
+    left: Tensor, right: Tensor, same: Tensor | None = None, *, temperature: float
+) -> float:
+    """Share of the rows that do not return to themselves through their soft nearest neighbour."""
     _check(left, right)
     home = _own(left, same)
     left, right = _wide(left, right)
@@ -202,8 +250,8 @@ def lost(left: Tensor, right: Tensor, same: Tensor | None = None, *, temperature
     return float((~home.gather(1, back[:, None])).float().mean())
 
 
-def mixed(keys: Tensor) -> Tensor:
-    """int64 keys to int64 hashes below 2^53, evenly spread; the same on every machine.
+def hashed_keys(keys: Tensor) -> Tensor:
+    """int64 hashes of int64 keys, uniform below 2^53 and equal on every machine.
 
     References:
         Steele et al. 2014, "Fast splittable pseudorandom number generators", OOPSLA, fig. 16
@@ -263,13 +311,20 @@ def _wide(*rows: Tensor) -> tuple[Tensor, ...]:
 
 
 class Translator(nn.Module):
-    """x -> W x + b, or W x + b + V relu(U x + c); at the start it returns x.
+    """x -> W x + b, or W x + b + V relu(U x + c), initialised as the identity.
 
-    Embeddings of both modalities live in one space, where doing nothing is the natural start.
+    Both modalities are embedded in one space, where the identity is the natural initial map.
 
     Args:
         dim: E.
         hidden: width of the second path; 0: there is none.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import Translator
+        >>> x = torch.randn(3, 8)
+        >>> torch.equal(Translator(dim=8, hidden=16)(x), x)  # the identity before training
+        True
     """
 
     def __init__(self, dim: int, hidden: int = 0) -> None:
@@ -290,7 +345,7 @@ class Translator(nn.Module):
 
 
 class CycleConfig(Config):
-    """A cycle between two modalities, and how many of their pairs may be known."""
+    """Cycle consistency between two modalities, with all, some or none of the pairs known."""
 
     kind: Literal["cycle"] = "cycle"
     form: Literal["translate", "soft_nearest_neighbour"] = "soft_nearest_neighbour"
@@ -303,7 +358,7 @@ class CycleConfig(Config):
         | Annotated[float, Field(gt=0, lt=1)]
     ) = "all"
     supervised: float = Field(1.0, ge=0)  # weight of the term of the known pairs
-    ramp_steps: int = Field(200, ge=0)  # until the cycle has its full weight, where pairs are known
+    ramp_steps: int = Field(200, ge=0)  # until the cycle term has its full weight, with known pairs
 
     def build(self, dim: int | None = None) -> Cycle:
         """The loss; `dim` is E."""
@@ -313,38 +368,47 @@ class CycleConfig(Config):
 
 
 class Cycle(nn.Module):
-    """A closed cycle, plus the known pairs that say which of all closed cycles is meant.
+    """Cycle consistency, plus a supervised term for the known pairs.
 
     "translate": `cycle_loss` + supervised * `translation_loss`, with a translator each way.
     "soft_nearest_neighbour": both ways of `soft_nearest_neighbour_cycle` + supervised *
     `soft_nearest_neighbour_seeds`.
 
-    A cycle closes for any permutation of the items, so a low cycle error does not mean that
-    anything is matched. `figures` gives both, and there is one warning where the cycle has been
+    A cycle closes for any permutation of the items, so a low cycle error does not mean that the
+    matching is right. `metrics` gives both, and one warning is raised where the cycle has been
     closed for 50 training steps while the matching is at chance.
 
-    Where pairs are known the cycle starts with no weight and has its full weight after
-    `ramp_steps`. A linear translator whose determinant has the wrong sign must become singular on
-    its way, which the cycle forbids: with both terms from the first step training may stay in a
-    local minimum that knowing the pairs alone would not have.
+    Where pairs are known, the weight of the cycle grows from 0 to 1 over `ramp_steps`. A linear
+    translator whose determinant has the wrong sign must become singular on its way, which the
+    cycle forbids: with both terms from the first step training may stay in a local minimum that
+    the supervised term alone does not have.
 
     Which items are seeds follows from their keys alone where `seeds` is a share: those with a low
-    hash. A number K takes the first K items that training meets with rows in both modalities (of
-    one batch those with the lowest hash) and keeps them in the state of the module: the loss sees
-    no list of all items from which to choose.
+    hash. A number K takes the first K items that occur in training with rows in both modalities (of
+    one batch those with the lowest hash) and keeps them in the state of the module, as the loss
+    has no list of all items to choose from.
 
     One module has one pair of translators: "translate" is for two modalities.
 
     Args:
-        config: see there.
+        config: sizes and options.
         dim: E.
 
     References:
         Zhu et al. 2017, arXiv:1703.10593; Dwibedi et al. 2019, arXiv:1904.07846.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn.functional import normalize
+        >>> from amodal.losses import CycleConfig
+        >>> loss = CycleConfig(form="soft_nearest_neighbour", seeds="none").build()
+        >>> image, text = (normalize(torch.randn(8, 16), dim=1) for _ in range(2))
+        >>> loss(image, text).shape, sorted(loss.metrics())
+        (torch.Size([]), ['chance', 'cycle_error', 'matching'])
     """
 
     seed_items: Tensor
-    seeds_met: Tensor
+    seed_count: Tensor
     step: Tensor
 
     def __init__(self, config: CycleConfig, dim: int) -> None:
@@ -356,11 +420,11 @@ class Cycle(nn.Module):
             self.back = Translator(dim, config.hidden)
         if isinstance(config.seeds, int):
             self.register_buffer("seed_items", torch.zeros(config.seeds, dtype=torch.int64))
-            self.register_buffer("seeds_met", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("seed_count", torch.zeros((), dtype=torch.int64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self.stuck = 0  # training steps in a row with a closed cycle and matching at chance
+        self.closed_at_chance = 0  # steps in a row with a closed cycle and matching at chance
         self._warned = False
-        self._figures: dict[str, float] = {}
+        self._metrics: dict[str, float] = {}
 
     def forward(
         self,
@@ -373,11 +437,11 @@ class Cycle(nn.Module):
         left_content: Tensor | None = None,
         right_content: Tensor | None = None,
     ) -> Tensor:
-        """Loss of rows of two modalities; rows without a partner take part in the cycle alone.
+        """Loss of rows of two modalities; rows without a partner are in the cycle term alone.
 
-        The mask serves three ends: pairs of seeds are known to the loss; the soft nearest
-        neighbour may come back to a row that shares a partner with the first; and `figures`
-        measures by it, which has no gradient.
+        The mask has three uses: it marks the known pairs among the seeds; the soft nearest
+        neighbour may return to a row that shares a partner with the first; and `metrics` are
+        measured with it, without a gradient.
 
         Args:
             left: (N, E).
@@ -416,13 +480,14 @@ class Cycle(nn.Module):
             self._watch()
         return loss
 
-    def figures(self) -> dict[str, float]:
-        """Of the last batch: `cycle_error`, beside `matching` and its `chance` where rows match.
+    def metrics(self) -> dict[str, float]:
+        """`cycle_error` of the last batch, and `matching` with its `chance` where pairs are known.
 
         `cycle_error` is the unexplained share of the variance ("translate") or the share of rows
-        that do not come home ("soft_nearest_neighbour"). All are means of both directions.
+        that do not return to themselves ("soft_nearest_neighbour"); `matching` is the accuracy of
+        the nearest neighbour. All are means of both directions.
         """
-        return {name: value for name, value in self._figures.items() if name != "rows"}
+        return {name: value for name, value in self._metrics.items() if name != "rows"}
 
     def _translate(
         self, left: Tensor, right: Tensor, positives: Tensor, seeds: Tensor | None
@@ -434,8 +499,8 @@ class Cycle(nn.Module):
             there, home = self.forth(left), self.back(right)
         self._note(
             float(cycle.detach()),
-            matching(there, right, positives),
-            matching(home, left, positives.T),
+            matching_accuracy(there, right, positives),
+            matching_accuracy(home, left, positives.T),
         )
         if seeds is None:
             return cycle
@@ -455,12 +520,12 @@ class Cycle(nn.Module):
         back = soft_nearest_neighbour_cycle(right, left, sames[1], temperature=tau)
         self._note(
             (
-                lost(left, right, sames[0], temperature=tau)
-                + lost(right, left, sames[1], temperature=tau)
+                cycle_miss_rate(left, right, sames[0], temperature=tau)
+                + cycle_miss_rate(right, left, sames[1], temperature=tau)
             )
             / 2,
-            matching(left, right, positives),
-            matching(right, left, positives.T),
+            matching_accuracy(left, right, positives),
+            matching_accuracy(right, left, positives.T),
         )
         cycle = (forth + back) / 2
         if seeds is None:
@@ -485,49 +550,50 @@ class Cycle(nn.Module):
             raise ValueError(f"cycle with seeds: {seeds} needs the item keys of both sides")
         if isinstance(seeds, int):
             if self.training:
-                self._meet(left_item[torch.isin(left_item, right_item)])
-            items = self.seed_items[: int(self.seeds_met)]
+                self._add_seeds(left_item[torch.isin(left_item, right_item)])
+            items = self.seed_items[: int(self.seed_count)]
             known = [torch.isin(item, items) for item in (left_item, right_item)]
         else:
             bound = int(float(seeds) * (1 << 53))
-            known = [mixed(item) < bound for item in (left_item, right_item)]
+            known = [hashed_keys(item) < bound for item in (left_item, right_item)]
         return positives & known[0][:, None] & known[1][None, :]
 
     @torch.no_grad()
-    def _meet(self, items: Tensor) -> None:
-        met, room = int(self.seeds_met), len(self.seed_items)
-        if met == room or not len(items):
+    def _add_seeds(self, items: Tensor) -> None:
+        count, size = int(self.seed_count), len(self.seed_items)
+        if count == size or not len(items):
             return
         new = torch.unique(items)
-        new = new[~torch.isin(new, self.seed_items[:met])]
-        new = new[mixed(new).argsort(stable=True)][: room - met]
-        self.seed_items[met : met + len(new)] = new
-        self.seeds_met += len(new)
+        new = new[~torch.isin(new, self.seed_items[:count])]
+        new = new[hashed_keys(new).argsort(stable=True)][: size - count]
+        self.seed_items[count : count + len(new)] = new
+        self.seed_count += len(new)
 
     def _note(
         self, error: float, forth: tuple[float, float, int], back: tuple[float, float, int]
     ) -> None:
-        self._figures = {"cycle_error": error, "rows": float(min(forth[2], back[2]))}
+        self._metrics = {"cycle_error": error, "rows": float(min(forth[2], back[2]))}
         if forth[2]:
-            self._figures["matching"] = (forth[0] + back[0]) / 2
-            self._figures["chance"] = (forth[1] + back[1]) / 2
+            self._metrics["matching"] = (forth[0] + back[0]) / 2
+            self._metrics["chance"] = (forth[1] + back[1]) / 2
 
     def _watch(self) -> None:
-        found = self._figures
+        found = self._metrics
         chance, n = found.get("chance", 1.0), max(1.0, found["rows"])
-        # Three standard deviations of the accuracy of guesses. Where that says nothing because
-        # there are few rows, the batch is not judged.
+        # Chance plus three standard deviations. With few rows this bound is meaningless, and the
+        # batch is skipped.
         bound = chance + 3 * (chance * (1 - chance) / n) ** 0.5
-        reranked = bound < 0.5
+        measurable = bound < 0.5
         closed = found["cycle_error"] < CLOSED
-        self.stuck = self.stuck + 1 if reranked and closed and found["matching"] <= bound else 0
-        if self.stuck >= PATIENCE and not self._warned:
+        at_chance = measurable and closed and found["matching"] <= bound
+        self.closed_at_chance = self.closed_at_chance + 1 if at_chance else 0
+        if self.closed_at_chance >= PATIENCE and not self._warned:
             self._warned = True
             warnings.warn(
                 f"cycle: for {PATIENCE} steps the cycle has been closed (error "
                 f"{found['cycle_error']:.3g}) while {found['matching']:.1%} of the rows find "
                 f"their partner, which is chance ({chance:.1%}). Any permutation closes a cycle: "
-                "give more seeds, or add info_nce",
+                "use more seeds, or add info_nce",
                 stacklevel=3,
             )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from amodal.losses.config import TemperatureConfig
 
 
-def decoupled(
+def decoupled_loss(
     left: Tensor, right: Tensor, log_scale: Tensor, positives: Tensor | None = None
 ) -> Tensor:
     """Mean of `one_way_decoupled` from left to right and from right to left.
@@ -31,6 +31,13 @@ def decoupled(
 
     References:
         Yeh et al. 2021, arXiv:2110.06848, eq. 6.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import decoupled_loss
+        >>> z = torch.eye(4)
+        >>> round(decoupled_loss(z, z, log_scale=torch.tensor(2.0)).item(), 3)
+        -6.29
     """
     n, m = len(left), len(right)
     if positives is None:
@@ -50,9 +57,9 @@ def one_way_decoupled(
 ) -> Tensor:
     """Mean over p in P of -S_p + log sum over n in N of e^S_n, S = exp(log_scale) q . c.
 
-    In InfoNCE the gradient of a row shrinks as its positive is found among few negatives, which
-    makes small batches learn slowly; here it does not. Rows without a positive or without a
-    negative take no part; if none remains, the loss is exactly 0.
+    In InfoNCE the gradient of a row shrinks once its positive stands out among few negatives,
+    which slows training with small batches; here it does not. Rows without a positive or without a
+    negative are left out; if none remains, the loss is exactly 0.
     """
     with torch.autocast(query.device.type, enabled=False):
         dtype = torch.promote_types(
@@ -70,7 +77,7 @@ def one_way_decoupled(
 
 
 class DecoupledConfig(TemperatureConfig):
-    """`decoupled` with a learned temperature."""
+    """`decoupled_loss` with a learned temperature."""
 
     kind: Literal["decoupled"] = "decoupled"
 
@@ -79,7 +86,17 @@ class DecoupledConfig(TemperatureConfig):
 
 
 class Decoupled(nn.Module):
-    """`decoupled` with a learned, bounded temperature."""
+    """`decoupled_loss` with a learned, bounded temperature.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn.functional import normalize
+        >>> from amodal.losses import DecoupledConfig
+        >>> loss = DecoupledConfig(temperature=0.1).build()
+        >>> image, text = (normalize(torch.randn(8, 16), dim=1) for _ in range(2))
+        >>> loss(image, text).shape
+        torch.Size([])
+    """
 
     def __init__(self, *, temperature: float, min_temperature: float) -> None:
         super().__init__()
@@ -87,8 +104,8 @@ class Decoupled(nn.Module):
         self.max_log_scale = -math.log(min_temperature)
 
     def forward(self, left: Tensor, right: Tensor, positives: Tensor | None = None) -> Tensor:
-        """Loss of (N, E) and (M, E) unit-norm embeddings; see `decoupled`."""
-        return decoupled(left, right, self.log_scale, positives)
+        """Loss of (N, E) and (M, E) unit-norm embeddings; see `decoupled_loss`."""
+        return decoupled_loss(left, right, self.log_scale, positives)
 
     @torch.no_grad()
     def constrain_(self) -> None:

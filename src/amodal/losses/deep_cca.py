@@ -1,4 +1,4 @@
-"""Deep CCA: embeddings of two or more views correlate as much as a linear map can make them."""
+"""Deep CCA: embeddings of two or more views, trained to be maximally correlated."""
 
 from __future__ import annotations
 
@@ -18,38 +18,46 @@ Variant = Literal["squared", "trace_norm"]
 # Added to every variance. A standard deviation of 1e-4 and less counts as none, so that the
 # gradient, which grows as 1 / (size of the embeddings), stays finite in half precision too.
 FLOOR = 1e-8
-SMOOTH = 1e-4  # correlations well below this have no pull on the trace norm
+SMOOTH = 1e-4  # correlations well below this get no gradient from the trace norm
 
 
-def deep_cca(
+def deep_cca_loss(
     views: Sequence[Tensor], *, ridge: float = 1e-3, variant: Variant = "squared"
 ) -> Tensor:
-    """Minus the canonical correlation that the rows of M views share, averaged over pairs.
+    """Negative canonical correlation of the rows of M views, averaged over pairs of views.
 
-    `captured` of the covariance of the batch: between -E (every view determines the others
-    linearly) and 0. In a batch of N rows, independent views already score about -E² / N
-    ("squared"), and -E where N <= E + 1; see `DeepCCA` for small batches.
+    It is `captured_correlation` of the covariance of the batch, negated: between -E (every view
+    determines the others linearly) and 0. In a batch of N rows, independent views already score
+    about -E² / N ("squared"), and -E where N <= E + 1; see `DeepCCA` for small batches.
 
     Args:
-        views: M >= 2 tensors (N, E), rows matched. They need not be unit-norm, and better are
-            not: the loss fixes the scale of every direction itself. Fewer than 2 rows give 0.
+        views: M >= 2 tensors (N, E), rows paired. They need not be unit-norm, and had better
+            not be: the loss fixes the scale of every direction itself. Fewer than 2 rows give 0.
         ridge: share of the mean variance added to each variance.
-        variant: see `captured`.
+        variant: see `captured_correlation`.
 
     Returns:
         () loss in float32 or wider, finite with a finite gradient whatever the rows.
 
     References:
         Andrew et al. 2013, ICML, "Deep Canonical Correlation Analysis", section 3.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import deep_cca_loss
+        >>> x = torch.randn(200, 3)
+        >>> y = x @ torch.tensor([[0.0, 1, 0], [2, 0, 0], [0, 0, -1]])  # a linear map of x
+        >>> round(deep_cca_loss([x, y], ridge=1e-6).item(), 3)
+        -3.0
     """
     rows, counted = _stacked(views)
     with torch.autocast(rows.device.type, enabled=False):
         covariance = _scatter(rows) / max(1, len(rows) - 1)
-        loss = -captured(covariance, len(views), ridge=ridge, variant=variant)
+        loss = -captured_correlation(covariance, len(views), ridge=ridge, variant=variant)
     return loss.to(counted)
 
 
-def captured(
+def captured_correlation(
     covariance: Tensor, views: int, *, ridge: float = 1e-3, variant: Variant = "squared"
 ) -> Tensor:
     """Canonical correlation of M views of width E from their joint covariance, mean over pairs.
@@ -62,13 +70,13 @@ def captured(
     whose singular values are the (ridge) canonical correlations ρ, as T differs from
     S_ii^-1/2 S_ij S_jj^-1/2 by a rotation on either side. Then
 
-    - "mse_weight":    sum of ρ² = |T|_F², a polynomial in T;
+    - "squared":    sum of ρ² = |T|_F², a polynomial in T;
     - "trace_norm": sum of sqrt(ρ² + 1e-8) - 1e-4, the sum of ρ of Andrew et al. with its kink
-      at 0 rounded, so that directions without correlation get no pull instead of one of full
-      strength and random sign.
+      at 0 rounded, so that directions without correlation get no gradient instead of one of
+      full size and random sign.
 
-    The default is the square: its pull fades with ρ, so chance correlations of weak directions
-    are chased less, and it needs no SVD. The trace norm is the paper's.
+    The default is the square: its gradient fades with ρ, so chance correlations of weak directions
+    are followed less, and it needs no SVD. The trace norm is the one of the paper.
 
     Neither divides by a gap between eigenvalues, as the derivative of an eigenvector does, which
     is NaN for whitened or rank-deficient views. Cholesky factors and triangular solves have
@@ -86,6 +94,13 @@ def captured(
 
     Returns:
         () between 0 and E.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import captured_correlation
+        >>> covariance = torch.tensor([[1.0, 0.5], [0.5, 1.0]])  # two views of width 1
+        >>> round(captured_correlation(covariance, views=2, ridge=0.0).item(), 3)  # 0.5 squared
+        0.25
     """
     width = len(covariance) // views
     if views < 2 or width * views != len(covariance):
@@ -99,7 +114,7 @@ def captured(
     for i, j in combinations(range(views), 2):
         half = torch.linalg.solve_triangular(factors[i], blocks[i, :, j], upper=False)
         t = torch.linalg.solve_triangular(factors[j], half.T, upper=False)
-        if variant == "mse_weight":
+        if variant == "squared":
             values.append(t.square().sum())
         else:
             correlations = torch.linalg.svdvals(t)
@@ -108,12 +123,12 @@ def captured(
 
 
 class DeepCCAConfig(Config):
-    """`deep_cca`, with a running covariance where `momentum` > 0."""
+    """`deep_cca_loss`, with a running covariance where `momentum` > 0."""
 
     kind: Literal["deep_cca"] = "deep_cca"
     ridge: float = Field(1e-3, ge=1e-6)  # share of the mean variance added to each variance
     variant: Variant = "squared"
-    momentum: float = Field(0.0, ge=0, lt=1)  # how much of the covariance a step keeps
+    momentum: float = Field(0.0, ge=0, lt=1)  # share of the covariance that a step keeps
     views: int = Field(2, ge=2)  # embeddings that `forward` takes
 
     def build(self, dim: int | None = None) -> DeepCCA:
@@ -130,7 +145,7 @@ class DeepCCAConfig(Config):
 
 
 class DeepCCA(nn.Module):
-    """`deep_cca` of each batch, or of a running covariance that makes small batches work.
+    """`deep_cca_loss` of each batch, or of a running covariance that makes small batches work.
 
     A covariance of width E needs several times E rows. With `momentum` m > 0 every coordinate is
     centred and divided by its standard deviation in the batch, and the loss is taken at the
@@ -143,29 +158,37 @@ class DeepCCA(nn.Module):
     d captured / dS : E[dS_batch], so this estimates the gradient of all data as far as S_t is S.
     (Averaging losses of small batches instead estimates another, badly biased function.)
 
-    Scaling first changes nothing in what is captured, up to the ridge. Without it a coordinate
-    that has grown since S_t was made looks as if it captured more, and runs away. For the same
-    reason m must not be high: what S_t remembers was embedded by older weights. 0.8 is a good
-    start; raise it only with a lower learning rate.
+    Scaling first does not change the captured correlation, up to the ridge. Without it a
+    coordinate that has grown since S_t was computed seems to capture more, and diverges. For the
+    same reason m must not be high: the rows in S_t were embedded by older weights. 0.8 is a good
+    first value; raise it only with a lower learning rate.
 
-    What m = 0 gives is `deep_cca` itself. In evaluation mode the loss is that of the rows given
-    and nothing is remembered.
+    With m = 0 it is `deep_cca_loss` itself. In evaluation mode the loss is that of the given rows
+    and no state is updated.
 
     Rows on the unit sphere work: the covariance of points on a sphere can have full rank, and
-    the loss is blind to the scale of a direction. But the length of a row, which normalisation
-    throws away, is one degree of freedom per view, which is felt where E is small (about 10);
-    give the loss un-normalised projections there. The loss does not make cosines comparable
-    either: append the maps of `amodal.alignment.cca.refit_last_layer`, then normalise.
+    the loss does not depend on the scale of a direction. But the length of a row, which
+    normalisation removes, is one degree of freedom per view, which matters where E is small
+    (about 10); give the loss unnormalised projections there. The loss does not make cosines
+    comparable either: append the maps of `amodal.alignment.cca.refit_last_layer`, then normalise.
 
     Args:
         dim: E.
         views: M, how many embeddings `forward` takes.
-        ridge, variant: see `captured`.
+        ridge, variant: see `captured_correlation`.
         momentum: m; 0.8 for batches smaller than 5 E, 0 for larger ones.
 
     References:
         Wang et al. 2015, arXiv:1510.02054 (running covariance, for whitening).
         Chang et al. 2018, arXiv:1707.09669 (the same, for a decorrelation penalty).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import DeepCCAConfig
+        >>> loss = DeepCCAConfig(momentum=0.8).build(dim=4)
+        >>> image, text = torch.randn(64, 4), torch.randn(64, 4)
+        >>> loss([image, text]).shape
+        torch.Size([])
     """
 
     scatter: Tensor
@@ -195,7 +218,7 @@ class DeepCCA(nn.Module):
             self.register_buffer("degrees", torch.zeros(()))
 
     def forward(self, views: Sequence[Tensor]) -> Tensor:
-        """Loss of M tensors (N, E), rows matched; see `deep_cca`."""
+        """Loss of M tensors (N, E), rows paired; see `deep_cca_loss`."""
         if len(views) != self.views or any(v.shape[-1] != self.dim for v in views):
             raise ValueError(
                 f"expected {self.views} views of width {self.dim}, "
@@ -204,7 +227,7 @@ class DeepCCA(nn.Module):
         if self.training:
             self._warn_once(len(views[0]))
         if not self.momentum or not self.training:
-            return deep_cca(views, ridge=self.ridge, variant=self.variant)
+            return deep_cca_loss(views, ridge=self.ridge, variant=self.variant)
         rows, counted = _stacked(views)
         with torch.autocast(rows.device.type, enabled=False):
             centred = rows - rows.sum(0) / max(1, len(rows))
@@ -219,7 +242,9 @@ class DeepCCA(nn.Module):
                 running = kept / weight.to(scatter).clamp_min(1e-30)
             batch = scatter / max(1, degrees)
             covariance = running + (batch - batch.detach())
-            loss = -captured(covariance, self.views, ridge=self.ridge, variant=self.variant)
+            loss = -captured_correlation(
+                covariance, self.views, ridge=self.ridge, variant=self.variant
+            )
         return loss.to(counted)
 
     def _warn_once(self, n: int) -> None:
@@ -228,9 +253,9 @@ class DeepCCA(nn.Module):
             return
         self._warned = True
         warnings.warn(
-            f"deep_cca of width {self.dim} sees about {used:.0f} rows (batch {n}, momentum "
-            f"{self.momentum:g}); below {5 * self.dim} it mostly fits chance. Give a larger batch, "
-            "a smaller width, or a running covariance (momentum 0.8)",
+            f"deep_cca of width {self.dim} uses about {used:.0f} rows (batch {n}, momentum "
+            f"{self.momentum:g}); below {5 * self.dim} it mostly fits chance correlations. "
+            "Use a larger batch, a smaller width, or a running covariance (momentum: 0.8)",
             stacklevel=3,
         )
 

@@ -1,4 +1,4 @@
-"""Distillation: a small model learns from what a larger one says of the same rows."""
+"""Distillation: a small model learns from a larger one's embeddings of the same items."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def similarity_distillation(
 
     With T = softmax(t_left . t_right / temperature) and S = softmax(exp(log_scale) l . r) along
     the rows, sum of T (log T - log S); then the same along the columns; then their mean. Widths
-    of teacher and student may differ. It is 0 where both rank and weigh alike, and says more than
-    who belongs to whom: also which of the others come close.
+    of teacher and student may differ. It is 0 where both distributions are equal. Besides the
+    pairs it teaches the similarity of every row to all others.
 
     Args:
         left: (N, E) unit-norm embeddings of the student.
@@ -46,6 +46,15 @@ def similarity_distillation(
     References:
         Hinton et al. 2015, arXiv:1503.02531, section 2.
         Yang et al. 2023, arXiv:2307.12732, section 3.3 (contrastive relations).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import similarity_distillation
+        >>> z, scale = torch.eye(4), torch.tensor(3.0)
+        >>> teacher = (torch.eye(6)[:4], torch.eye(6)[:4])  # another width
+        >>> loss = similarity_distillation(z, z, *teacher, scale, temperature=0.05)
+        >>> round(loss.item(), 4)
+        0.0
     """
     if len(left) != len(teacher_left) or len(right) != len(teacher_right):
         raise ValueError(
@@ -62,9 +71,9 @@ def similarity_distillation(
 
 
 def feature_distillation(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over rows of 1 - cos(student, teacher): the student moves into the teacher's space.
+    """Mean over rows of 1 - cos(student, teacher): the student learns the teacher's space.
 
-    What was indexed with the teacher can then be searched with the student.
+    An index made with the teacher can then be searched with the student.
 
     Args:
         student: (N, E) unit-norm embeddings.
@@ -75,6 +84,13 @@ def feature_distillation(student: Tensor, teacher: Tensor) -> Tensor:
 
     Raises:
         ValueError: the shapes differ.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import feature_distillation
+        >>> student, teacher = torch.eye(3), torch.eye(3)[[0, 1, 0]]
+        >>> round(feature_distillation(student, teacher).item(), 3)
+        0.333
     """
     if student.shape != teacher.shape:
         raise ValueError(f"student {tuple(student.shape)} and teacher {tuple(teacher.shape)}")
@@ -97,14 +113,14 @@ def _wide(rows: Tensor) -> Tensor:
 class DistillationConfig(Config):
     """A teacher's embeddings of the training rows, from `amodal embed`.
 
-    `form` says what the student takes over: "similarity" how near the rows of two modalities are
-    to each other, "feature" the embedding itself, for which the widths must be equal.
+    `form`: "similarity" distils the similarities between the rows of two modalities, "feature" the
+    embedding itself, for which the widths must be equal.
     """
 
     kind: Literal["distillation"] = "distillation"
     teacher: str  # folder that `amodal embed` has written
     form: Literal["similarity", "feature"] = "similarity"
-    temperature: float = Field(0.05, gt=0)  # of the teacher, and of the student at the start
+    temperature: float = Field(0.05, gt=0)  # of the teacher, and initial one of the student
     min_temperature: float = Field(0.01, gt=0)
 
     def build(self, dim: int | None = None) -> Distillation:
@@ -114,7 +130,18 @@ class DistillationConfig(Config):
 
 
 class Distillation(nn.Module):
-    """`similarity_distillation` with a learned, bounded temperature, or `feature_distillation`."""
+    """`similarity_distillation` with a learned, bounded temperature, or `feature_distillation`.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn.functional import normalize
+        >>> from amodal.losses import Distillation
+        >>> loss = Distillation(form="similarity", temperature=0.05)
+        >>> image, text = (normalize(torch.randn(8, 16), dim=1) for _ in range(2))
+        >>> teacher_image, teacher_text = (normalize(torch.randn(8, 32), dim=1) for _ in range(2))
+        >>> loss(image, text, teacher_image, teacher_text).shape
+        torch.Size([])
+    """
 
     def __init__(
         self,

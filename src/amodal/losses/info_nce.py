@@ -1,4 +1,4 @@
-"""InfoNCE: each row must pick out its own partners among all others."""
+"""InfoNCE: contrastive cross-entropy of each row's partners among all candidates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MultiPositive = Literal["exclusive", "mean"]
 STRIP = 1 << 24
 
 
-def info_nce(
+def info_nce_loss(
     left: Tensor,
     right: Tensor,
     log_scale: Tensor,
@@ -32,7 +32,7 @@ def info_nce(
     keep: Tensor | None = None,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Mean of `one_way` from left to right and from right to left.
+    """Mean of `one_way_info_nce` from left to right and from right to left.
 
     It is in nats; with one partner per row, chance level is log(N).
 
@@ -42,9 +42,9 @@ def info_nce(
         log_scale: () natural log of the inverse temperature.
         positives: (N, M) bool, True where the rows belong together; None: N = M and row i
             belongs to row i.
-        multi_positive: see `one_way`.
-        keep: (N, M) bool; pairs that are False take no part. None keeps all.
-        smoothing: see `one_way`.
+        multi_positive: see `one_way_info_nce`.
+        keep: (N, M) bool; pairs that are False are ignored. None keeps all.
+        smoothing: see `one_way_info_nce`.
 
     Returns:
         () loss in float32 or wider.
@@ -55,10 +55,20 @@ def info_nce(
     References:
         van den Oord et al. 2018, arXiv:1807.03748, eq. 4 (one direction).
         Radford et al. 2021, arXiv:2103.00020, fig. 3 (both directions).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import info_nce_loss
+        >>> image = text = torch.eye(4)  # (N, E) unit rows, paired
+        >>> round(info_nce_loss(image, text, log_scale=torch.tensor(2.0)).item(), 4)
+        0.0019
+        >>> same = torch.ones(4, 4) / 2  # indistinguishable rows: chance, ln 4
+        >>> round(info_nce_loss(same, same, log_scale=torch.tensor(2.0)).item(), 4)
+        1.3863
     """
     if positives is None and left.shape != right.shape:
         raise ValueError(f"paired embeddings differ: {tuple(left.shape)} vs {tuple(right.shape)}")
-    forth = one_way(
+    forth = one_way_info_nce(
         left,
         right,
         log_scale,
@@ -67,7 +77,7 @@ def info_nce(
         keep=keep,
         smoothing=smoothing,
     )
-    back = one_way(
+    back = one_way_info_nce(
         right,
         left,
         log_scale,
@@ -79,7 +89,7 @@ def info_nce(
     return (forth + back) / 2
 
 
-def one_way(
+def one_way_info_nce(
     query: Tensor,
     candidates: Tensor,
     log_scale: Tensor,
@@ -89,7 +99,7 @@ def one_way(
     keep: Tensor | None = None,
     smoothing: float = 0.0,
 ) -> Tensor:
-    """Mean cross-entropy with which each query picks its positives among the candidates.
+    """Mean cross-entropy of the positives of each query among the candidates.
 
     With S = exp(log_scale) * query @ candidates.T, positives P and negatives N of row i:
 
@@ -120,6 +130,15 @@ def one_way(
         Szegedy et al. 2015, arXiv:1512.00567, section 7 (smoothing).
         Khosla et al. 2020, arXiv:2004.11362, eq. 2 ("mean").
         Oh Song et al. 2016, arXiv:1511.06452 (each positive against the negatives alone).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import one_way_info_nce
+        >>> text = torch.eye(4)
+        >>> query = text[[0, 0, 1]]  # three images, two of which have the same caption
+        >>> positives = torch.tensor([[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]]).bool()
+        >>> round(one_way_info_nce(query, text, torch.tensor(2.0), positives).item(), 4)
+        0.0019
     """
     n, m = len(query), len(candidates)
     for name, mask in (("positives", positives), ("keep", keep)):
@@ -210,14 +229,14 @@ def info_nce_explicit(
     log_scale: Tensor,
     keep: Tensor | None = None,
 ) -> Tensor:
-    """Mean of -log e^(s+/τ) / (e^(s+/τ) + sum of e^(s-/τ)), with negatives that are given.
+    """InfoNCE with explicit negatives: mean of -log e^(s+/τ) / (e^(s+/τ) + sum of e^(s-/τ)).
 
     Args:
         query: (N, E) unit-norm embeddings.
         positive: (N, E) unit-norm partner of each query.
         negatives: (K, E) for all queries, or (N, K, E) for each.
         log_scale: () natural log of the inverse temperature 1/τ.
-        keep: (N, K) bool, False where a negative does not count; None keeps all.
+        keep: (N, K) bool, False where a negative is ignored; None keeps all.
 
     Returns:
         () loss in float32 or wider; 0 where there is no query or no negative.
@@ -225,6 +244,14 @@ def info_nce_explicit(
     References:
         van den Oord et al. 2018, arXiv:1807.03748, eq. 4.
         He et al. 2020, arXiv:1911.05722, eq. 1.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import info_nce_explicit
+        >>> query = torch.eye(4)[:2]
+        >>> negatives = torch.eye(4)[2:]  # the same for all queries
+        >>> round(info_nce_explicit(query, query, negatives, torch.tensor(2.0)).item(), 4)
+        0.0012
     """
     if query.shape != positive.shape:
         raise ValueError(f"query {tuple(query.shape)} and positive {tuple(positive.shape)} differ")
@@ -250,16 +277,16 @@ def info_nce_explicit(
 
 
 class InfoNCEConfig(TemperatureConfig):
-    """`info_nce` with a learned temperature, and more negatives from earlier batches if wanted."""
+    """`info_nce_loss` with a learned temperature, and optionally a queue of negatives."""
 
     kind: Literal["info_nce"] = "info_nce"
     multi_positive: MultiPositive = "exclusive"
     queue_size: int = Field(0, ge=0)  # rows of each modality kept from earlier batches
-    # Training steps before queued rows count. While encoders move fast, queued rows differ from
-    # those of the batch by their age, and telling old from new is easier than telling items apart.
-    # None: 1000, or 0 with a momentum encoder, whose rows are all alike.
+    # Training steps before queued rows are used. While encoders change fast, queued rows differ
+    # from those of the batch by their age, which is easier to learn than the items.
+    # None: 1000, or 0 with a momentum encoder, which changes slowly.
     queue_after: int | None = Field(None, ge=0)
-    # Decay of a slow copy of the model, which then says what the candidates are; None: no copy.
+    # Decay of a momentum encoder, which then embeds the candidates; None: no momentum encoder.
     momentum: float | None = Field(None, gt=0, lt=1)
     smoothing: float = Field(0.0, ge=0, lt=1)  # share of each target that the negatives get
 
@@ -284,18 +311,30 @@ class InfoNCEConfig(TemperatureConfig):
 
 
 class InfoNCE(nn.Module):
-    """`info_nce` with a learned, bounded temperature.
+    """`info_nce_loss` with a learned, bounded temperature.
 
     With a queue, the rows of earlier batches are further negatives: in the direction from left
     to right the queued right rows, and the other way round. Queued rows that are related to a
-    query (see `positives_from_keys`) are left out for it. The queue holds what the encoder said
-    when the row passed, so it suits encoders that change slowly: it counts from the step
+    query (see `positives_from_keys`) are left out for it. Queued rows were embedded by
+    earlier weights, so a queue suits encoders that change slowly: it is used from the step
     `queue_after` on, or its rows come from a momentum encoder, which always changes slowly. One
     module serves one pair of modalities, as its two queues are those of `left` and `right`.
 
     References:
         Wang et al. 2020, arXiv:1912.06798 (cross-batch memory).
         He et al. 2020, arXiv:1911.05722 (a queue of a momentum encoder's rows).
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn.functional import normalize
+        >>> from amodal.losses import InfoNCEConfig
+        >>> loss = InfoNCEConfig(temperature=0.07).build()
+        >>> image, text = (normalize(torch.randn(8, 16), dim=1) for _ in range(2))
+        >>> value = loss(image, text)
+        >>> value.backward()
+        >>> loss.constrain_()  # after each optimizer step
+        >>> value.shape, round(loss.log_scale.exp().item(), 2)
+        (torch.Size([]), 14.29)
     """
 
     step: Tensor
@@ -335,7 +374,7 @@ class InfoNCE(nn.Module):
         left_candidates: Tensor | None = None,
         right_candidates: Tensor | None = None,
     ) -> Tensor:
-        """Loss of (N, E) and (M, E) unit-norm embeddings; see `info_nce`.
+        """Loss of (N, E) and (M, E) unit-norm embeddings; see `info_nce_loss`.
 
         Args:
             positives: (N, M) bool; None: made from the keys where they are given, else row i
@@ -343,12 +382,14 @@ class InfoNCE(nn.Module):
             left_item, right_item: (N,) and (M,) int64 keys; a queue needs them.
             left_content, right_content: int64 content keys, or None.
             left_candidates, right_candidates: (N, E) and (M, E) rows of a momentum encoder for the
-                same values, without a gradient: they take the place of `left` and `right` as what
-                a query is compared with, and in the queue. None: the rows themselves.
+                same values, without a gradient: they replace `left` and `right` as candidates and
+                in the queue. None: the rows themselves.
         """
         if left_item is None or right_item is None:
             if self.left_queue is not None:
-                raise ValueError("a queue needs left_item and right_item, to spare related rows")
+                raise ValueError(
+                    "a queue needs left_item and right_item, to leave related rows out"
+                )
         elif positives is None:
             positives = positives_from_keys(left_item, right_item, left_content, right_content)
         left_candidates = left if left_candidates is None else left_candidates
@@ -395,7 +436,7 @@ class InfoNCE(nn.Module):
         positives: Tensor | None,
         keep: Tensor | None = None,
     ) -> Tensor:
-        return one_way(
+        return one_way_info_nce(
             query,
             candidates,
             self.log_scale,

@@ -1,4 +1,4 @@
-"""The loss of saying the right tokens."""
+"""Language-modelling loss: cross-entropy of the target tokens."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from amodal.losses.config import Config
 
 
 class LanguageModelingConfig(Config):
-    """Cross-entropy of the tokens that are to be said, each given all before it."""
+    """Cross-entropy of the target tokens, each given the tokens before it.
+
+    Example:
+        >>> LanguageModelingConfig(per="conversation").smoothing
+        0.0
+    """
 
     kind: Literal["language_modeling"] = "language_modeling"
-    smoothing: float = Field(0.0, ge=0, lt=1)  # share of the target spread over the vocabulary
-    per: Literal["token", "exchange"] = "token"  # what counts the same: tokens, or whole exchanges
+    smoothing: float = Field(0.0, ge=0, lt=1)  # label smoothing
+    per: Literal["token", "conversation"] = "token"  # unit of the average
 
 
 def language_modeling_loss(
@@ -26,19 +31,25 @@ def language_modeling_loss(
     conversation: Tensor,
     *,
     smoothing: float = 0.0,
-    per: Literal["token", "exchange"] = "token",
+    per: Literal["token", "conversation"] = "token",
 ) -> Tensor:
-    """Mean over tokens, or over exchanges of the mean over their tokens, of -log p(token).
+    """Mean of -log p(token) over tokens, or over conversations of the mean over their tokens.
 
     Args:
         logits: (T, V).
-        labels: (T,) int64.
-        exchange: (T,) int64 key of the exchange that each token belongs to.
-        smoothing: share of the target that is spread over the vocabulary.
-        per: see above.
+        labels: (T,) int64 target tokens.
+        conversation: (T,) int64 key of the conversation of each token.
+        smoothing: share of the target distribution that is uniform over the vocabulary.
+        per: "conversation" gives a long caption the weight of a short answer.
 
     Returns:
-        () in float32 or wider; 0 with a gradient of 0 where nothing is to be said.
+        () in nats, float32 or wider; 0 with a gradient of 0 where there are no targets.
+
+    Example:
+        >>> logits, labels = torch.zeros(3, 4), torch.tensor([0, 1, 3])
+        >>> loss = language_modeling_loss(logits, labels, torch.tensor([0, 0, 1]))
+        >>> round(float(loss), 4)  # log 4
+        1.3863
 
     References:
         Sutskever et al. 2014, arXiv:1409.3215, eq. 1; Szegedy et al. 2015, arXiv:1512.00567,
@@ -47,8 +58,8 @@ def language_modeling_loss(
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if not len(labels):
         return wide.sum() * 0.0
-    each = F.cross_entropy(wide, labels, label_smoothing=smoothing, reduction="none")
+    per_token = F.cross_entropy(wide, labels, label_smoothing=smoothing, reduction="none")
     if per == "token":
-        return each.mean()
-    _, place, count = conversation.unique(return_inverse=True, return_counts=True)
-    return (each / count[place]).sum() / len(count)
+        return per_token.mean()
+    _, index, count = conversation.unique(return_inverse=True, return_counts=True)
+    return (per_token / count[index]).sum() / len(count)

@@ -1,4 +1,4 @@
-"""Matryoshka: the first coordinates of an embedding are an embedding too."""
+"""Matryoshka representation learning: every prefix of an embedding is an embedding too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,14 @@ PairwiseConfig = Annotated[
 
 
 def prefix(z: Tensor, dim: int) -> Tensor:
-    """(N, dim) first coordinates of (N, E) rows, at unit length again; zeros stay zeros."""
+    """(N, dim) first coordinates of (N, E) rows, normalised to unit length; zeros stay zeros.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import prefix
+        >>> prefix(torch.tensor([[3.0, 4.0, 12.0]]), dim=2)
+        tensor([[0.6000, 0.8000]])
+    """
     if not 1 <= dim <= z.shape[1]:
         raise ValueError(f"a prefix of {dim} dimensions does not fit embeddings of {z.shape[1]}")
     return F.normalize(z[:, :dim], dim=1)
@@ -52,7 +59,7 @@ class MatryoshkaConfig(ContrastiveConfig):
         return self
 
     def build(self, dim: int | None = None) -> Matryoshka:
-        """The loss; `dim` is E, to refuse a prefix that is longer."""
+        """The loss; `dim` is E, with which prefixes that are too long are refused."""
         if dim is not None and max(self.dims) > dim:
             raise ValueError(f"dims {list(self.dims)} do not fit embeddings of {dim}")
         weights = self.weights or (1.0,) * len(self.dims)
@@ -60,7 +67,7 @@ class MatryoshkaConfig(ContrastiveConfig):
 
 
 class Matryoshka(nn.Module):
-    """The weighted mean of one pairwise loss over prefixes that are each at unit length.
+    """Weighted mean of one pairwise loss over prefixes that are each normalised to unit length.
 
     All prefixes share the loss's temperature.
 
@@ -71,6 +78,16 @@ class Matryoshka(nn.Module):
 
     References:
         Kusupati et al. 2022, arXiv:2205.13147, eq. 1.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn.functional import normalize
+        >>> from amodal.losses import InfoNCEConfig, MatryoshkaConfig
+        >>> config = MatryoshkaConfig(dims=(4, 8, 16), loss=InfoNCEConfig(temperature=0.1))
+        >>> loss = config.build(dim=16)
+        >>> image, text = (normalize(torch.randn(8, 16), dim=1) for _ in range(2))
+        >>> loss(image, text).shape
+        torch.Size([])
     """
 
     def __init__(self, loss: nn.Module, dims: tuple[int, ...], weights: tuple[float, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Moment matching: clouds of rows of different modalities become alike as distributions."""
+"""Moment matching: MMD, CORAL and CMD between the embeddings of different modalities."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from amodal.losses.config import Config
 
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the bandwidth: one width would see one scale only
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the bandwidth, so that several scales are covered
 
 # Narrowest median bandwidth: unit rows that lie nearer differ by the rounding of bfloat16.
 NARROWEST = 1e-3
@@ -26,15 +26,15 @@ def mmd(
     factors: Sequence[float] = FACTORS,
     unbiased: bool = True,
 ) -> Tensor:
-    """Squared maximum mean discrepancy of two samples under a mixture of Gaussian kernels.
+    """Squared maximum mean discrepancy of two sets of rows under a mixture of Gaussian kernels.
 
     k(a, b) = mean over f of exp(-|a - b|^2 / (2 (f h)^2)) with bandwidth h, and
 
         MMD^2 = mean k(x, x') + mean k(y, y') - 2 mean k(x, y).
 
-    Unbiased, a row is not compared with itself; the value is then 0 on average for samples of one
+    Unbiased, a row is not compared with itself; the value is then 0 on average for rows of one
     distribution, and negative about half of the time. Biased (the V-statistic) it is never
-    negative, but large for small samples.
+    negative, but large for few rows.
 
     Args:
         x: (N, E) rows of one modality.
@@ -44,10 +44,18 @@ def mmd(
         unbiased: which estimate.
 
     Returns:
-        () in float32 or wider; 0 where a sample has fewer rows than the estimate needs.
+        () in float32 or wider; 0 where a side has fewer rows than the estimate needs.
 
     References:
         Gretton et al. 2012, JMLR 13, 723-773, eq. 3 (unbiased), eq. 5 (biased).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import median_distance, mmd
+        >>> x, y = torch.randn(300, 4), torch.randn(200, 4)
+        >>> bandwidth = median_distance(x, y)
+        >>> abs(mmd(x, y, bandwidth).item()) < 0.02, mmd(x, y + 1, bandwidth).item() > 0.1
+        (True, True)
     """
     _check(x, y)
     if not float(bandwidth) > 0:
@@ -74,9 +82,15 @@ def mmd(
 
 @torch.no_grad()
 def median_distance(x: Tensor, y: Tensor) -> Tensor:
-    """() median distance between different rows of both samples together: a usual bandwidth.
+    """() median distance between different rows of both sets together: a usual bandwidth.
 
-    It is 1 where all rows are equal, as any bandwidth then gives the same.
+    It is 1 where all rows are equal, as the bandwidth then makes no difference.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import median_distance
+        >>> median_distance(torch.tensor([[0.0], [1.0]]), torch.tensor([[3.0]])).item()
+        2.0
     """
     _check(x, y)
     rows = torch.cat(_wide(x, y))
@@ -89,7 +103,7 @@ def median_distance(x: Tensor, y: Tensor) -> Tensor:
 def coral(x: Tensor, y: Tensor) -> Tensor:
     """|C_x - C_y|_F^2 / (4 E^2): the squared difference of both covariances.
 
-    Means do not count. Samples with fewer than 2 rows give 0.
+    Means are ignored. Fewer than 2 rows on a side give 0.
 
     Args:
         x: (N, E) rows of one modality.
@@ -100,6 +114,13 @@ def coral(x: Tensor, y: Tensor) -> Tensor:
 
     References:
         Sun & Saenko 2016, arXiv:1607.01719, eq. 1.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import coral
+        >>> x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+        >>> coral(x, x + 5).item(), coral(x, 2 * x).item()
+        (0.0, 2.25)
     """
     _check(x, y)
     x, y = _wide(x, y)
@@ -110,7 +131,7 @@ def coral(x: Tensor, y: Tensor) -> Tensor:
 
 
 def cmd(x: Tensor, y: Tensor, *, moments: int = 5, width: float = 2.0) -> Tensor:
-    """Central moment discrepancy: means and central moments of every coordinate, compared.
+    """Central moment discrepancy: differences of means and central moments per coordinate.
 
         |E x - E y| / w  +  sum over k = 2..K of |c_k(x) - c_k(y)| / w^k
 
@@ -124,10 +145,17 @@ def cmd(x: Tensor, y: Tensor, *, moments: int = 5, width: float = 2.0) -> Tensor
         width: w; 2 for coordinates of unit rows, which lie between -1 and 1.
 
     Returns:
-        () in float32 or wider; 0 where a sample is empty.
+        () in float32 or wider; 0 where a side is empty.
 
     References:
         Zellinger et al. 2017, arXiv:1702.08811, eq. 9.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import cmd
+        >>> x = torch.tensor([[0.5], [-0.5]])
+        >>> round(cmd(x, x).item(), 4), round(cmd(x, x + 1).item(), 4)
+        (0.0, 0.5)
     """
     _check(x, y)
     if moments < 1 or not width > 0:
@@ -178,14 +206,14 @@ class MMDConfig(Config):
     bandwidth: Literal["median"] | float = Field("median")
     unbiased: bool = True
 
-    def build(self, dim: int | None = None) -> EmbeddingSets:
+    def build(self, dim: int | None = None) -> MomentMatching:
         def distance(x: Tensor, y: Tensor) -> Tensor:
             given = self.bandwidth
             median = median_distance(x, y).clamp_min(NARROWEST)
             width = median if given == "median" else float(given)
             return mmd(x, y, width, unbiased=self.unbiased)
 
-        return EmbeddingSets(distance)
+        return MomentMatching(distance)
 
 
 class CORALConfig(Config):
@@ -193,8 +221,8 @@ class CORALConfig(Config):
 
     kind: Literal["coral"] = "coral"
 
-    def build(self, dim: int | None = None) -> EmbeddingSets:
-        return EmbeddingSets(coral)
+    def build(self, dim: int | None = None) -> MomentMatching:
+        return MomentMatching(coral)
 
 
 class CMDConfig(Config):
@@ -204,23 +232,31 @@ class CMDConfig(Config):
     moments: int = Field(5, ge=1)
     width: float = Field(2.0, gt=0)
 
-    def build(self, dim: int | None = None) -> EmbeddingSets:
-        return EmbeddingSets(lambda x, y: cmd(x, y, moments=self.moments, width=self.width))
+    def build(self, dim: int | None = None) -> MomentMatching:
+        return MomentMatching(lambda x, y: cmd(x, y, moments=self.moments, width=self.width))
 
 
-class EmbeddingSets(nn.Module):
-    """The mean over pairs of modalities of a distance between clouds of rows.
+class MomentMatching(nn.Module):
+    """Mean over pairs of modalities of a distance between their distributions.
 
     Args:
         distance: (N, E), (M, E) -> ().
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import MMDConfig
+        >>> loss = MMDConfig().build()
+        >>> image, text, audio = torch.randn(8, 4), torch.randn(6, 4), torch.randn(5, 4)
+        >>> loss([image, text, audio]).shape
+        torch.Size([])
     """
 
     def __init__(self, distance: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.distance = distance
 
-    def forward(self, samples: Sequence[Tensor]) -> Tensor:
+    def forward(self, embeddings: Sequence[Tensor]) -> Tensor:
         """Loss of two or more tensors (N_m, E)."""
-        if len(samples) < 2:
-            raise ValueError(f"need 2 or more modalities, got {len(samples)}")
-        return torch.stack([self.distance(x, y) for x, y in combinations(samples, 2)]).mean()
+        if len(embeddings) < 2:
+            raise ValueError(f"need 2 or more modalities, got {len(embeddings)}")
+        return torch.stack([self.distance(x, y) for x, y in combinations(embeddings, 2)]).mean()

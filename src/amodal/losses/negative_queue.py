@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class QueuedRows(NamedTuple):
-    """What a queue holds: (K, E) embeddings, (K,) item keys and (K,) content keys."""
+    """Rows of a queue: (K, E) embeddings, (K,) item keys and (K,) content keys."""
 
     z: Tensor
     item: Tensor
@@ -27,6 +27,15 @@ class NegativeQueue(nn.Module):
 
     References:
         He et al. 2020, arXiv:1911.05722, section 3.2.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import NegativeQueue
+        >>> queue = NegativeQueue(size=3, dim=2)
+        >>> queue.push(torch.ones(2, 2), item=torch.tensor([7, 8]))
+        >>> queue.push(torch.zeros(2, 2), item=torch.tensor([9, 10]))
+        >>> len(queue), sorted(queue.rows().item.tolist())
+        (3, [8, 9, 10])
     """
 
     z: Tensor
@@ -49,12 +58,12 @@ class NegativeQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, z: Tensor, item: Tensor, content: Tensor | None = None) -> None:
-        """Append rows, in order; the oldest make room.
+        """Append rows, in order; the oldest are removed.
 
         Args:
             z: (R, E) unit-norm embeddings; the gradient is dropped.
             item: (R,) int64 item keys.
-            content: (R,) int64 content keys; None: a row's content is its item's own.
+            content: (R,) int64 content keys; None: the item keys.
         """
         if z.shape != (len(item), self.z.shape[1]):
             raise ValueError(
@@ -69,11 +78,11 @@ class NegativeQueue(nn.Module):
         self.content[place] = content[kept]
         self.pushed += rows
 
-    def rows(self, most: int | None = None) -> QueuedRows:
-        """The rows that are held, in no particular order; copies, safe to differentiate beside.
+    def rows(self, limit: int | None = None) -> QueuedRows:
+        """Copies of the rows in the queue, in no particular order.
 
         Args:
-            most: so many of them; None: all.
+            limit: at most so many of them; None: all.
         """
-        n = len(self) if most is None else min(most, len(self))
+        n = len(self) if limit is None else min(limit, len(self))
         return QueuedRows(self.z[:n].clone(), self.item[:n].clone(), self.content[:n].clone())

@@ -1,4 +1,4 @@
-"""Which rows of two modalities belong together, from the keys of items and of contents."""
+"""Positive pairs of two modalities, from the keys of items and of contents."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def positives_from_keys(
     left_content: Tensor | None = None,
     right_content: Tensor | None = None,
 ) -> Tensor:
-    """Mask of the pairs (i, j) that must not be pushed apart.
+    """Mask of the pairs (i, j) that are positives, and never negatives.
 
     Row i is a positive of row j where
 
@@ -35,6 +35,18 @@ def positives_from_keys(
 
     Returns:
         (N, M) bool.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import positives_from_keys
+        >>> image_item, text_item = torch.tensor([0, 1]), torch.tensor([0, 0, 1])
+        >>> positives_from_keys(image_item, text_item).int()
+        tensor([[1, 1, 0],
+                [0, 0, 1]], dtype=torch.int32)
+        >>> text_content = torch.tensor([10, 11, 10])  # the captions of rows 0 and 2 are equal
+        >>> positives_from_keys(image_item, text_item, None, text_content).int()
+        tensor([[1, 1, 1],
+                [1, 0, 1]], dtype=torch.int32)
     """
     sides = ((left_item, left_content), (right_item, right_content))
     owners = [(item, content) for item, content in sides if content is not None]
@@ -48,7 +60,7 @@ def related(
     right_content: Tensor | None,
     owners: list[tuple[Tensor, Tensor]],
 ) -> Tensor:
-    """`positives_from_keys` with the (item, content) rows that say who owns what given apart."""
+    """`positives_from_keys` with the (item, content) rows of all owners given separately."""
     mask = left_item[:, None] == right_item[None, :]  # (N, M)
     if left_content is not None and right_content is not None:
         mask |= left_content[:, None] == right_content[None, :]

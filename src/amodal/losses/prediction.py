@@ -1,4 +1,4 @@
-"""Losses of predictions, over the rows whose target is known."""
+"""Losses of classification, multi-label classification and regression with missing targets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Task = Literal["classification", "multi_label", "regression"]
 def prediction_loss(
     logits: Tensor, target: Tensor, task: Task, *, smoothing: float = 0.0
 ) -> Tensor:
-    """Mean loss over the rows with a target; rows without count as deleted rows do.
+    """Mean loss over the rows with a target; rows without one are ignored.
 
     - "classification": cross-entropy, with `smoothing` of the target spread over all classes.
     - "multi_label": mean over classes of the binary cross-entropies.
@@ -32,6 +32,17 @@ def prediction_loss(
 
     Raises:
         ValueError: the shapes do not fit together.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import prediction_loss
+        >>> logits = torch.zeros(3, 2)
+        >>> target = torch.tensor([0, 1, -100])  # the last target is unknown
+        >>> round(prediction_loss(logits, target, "classification").item(), 4)
+        0.6931
+        >>> target = torch.tensor([2.0, float("nan")])
+        >>> prediction_loss(torch.zeros(2, 1), target, "regression").item()
+        4.0
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if task == "classification":

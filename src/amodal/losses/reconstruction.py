@@ -1,4 +1,4 @@
-"""The loss of images that went through tokens and came back."""
+"""Reconstruction loss of an image tokenizer: L1, MSE and commitment."""
 
 from __future__ import annotations
 
@@ -11,25 +11,37 @@ from amodal.losses.config import Config
 
 
 class ReconstructionConfig(Config):
-    """Absolute and squared error of the pixels, and the distance of vectors from their codes."""
+    """Weights of the L1 and squared errors of the pixels and of the commitment loss.
+
+    Example:
+        >>> ReconstructionConfig(mse_weight=5.0).commitment_weight
+        0.25
+    """
 
     kind: Literal["reconstruction"] = "reconstruction"
-    absolute: float = Field(1.0, ge=0)
+    l1_weight: float = Field(1.0, ge=0)
     mse_weight: float = Field(1.0, ge=0)
-    commitment: float = Field(0.25, ge=0)
+    commitment_weight: float = Field(0.25, ge=0)
 
 
 def reconstruction_loss(
     pixels: Tensor, target: Tensor, commitment: Tensor, config: ReconstructionConfig
 ) -> Tensor:
-    """absolute · mean |x - y| + squared · mean (x - y)² + commitment · the distance from the codes.
+    """l1_weight · mean |x - y| + mse_weight · mean (x - y)² + commitment_weight · commitment.
 
     Args:
         pixels, target: (B, C, H, W).
-        commitment: (), see `Quantized`.
+        commitment: () mean squared distance of encoder outputs from their codes.
+        config: the weights.
 
     Returns:
         () in float32; 0 with a gradient of 0 for an empty batch.
+
+    Example:
+        >>> import torch
+        >>> zeros, ones = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
+        >>> float(reconstruction_loss(zeros, ones, torch.tensor(2.0), ReconstructionConfig()))
+        2.5
 
     References:
         van den Oord et al. 2017, arXiv:1711.00937, eq. 3.
@@ -38,7 +50,7 @@ def reconstruction_loss(
         return pixels.sum().float() * 0.0
     error = pixels.float() - target.float()
     return (
-        config.absolute * error.abs().mean()
+        config.l1_weight * error.abs().mean()
         + config.mse_weight * error.square().mean()
-        + config.commitment * commitment.float()
+        + config.commitment_weight * commitment.float()
     )

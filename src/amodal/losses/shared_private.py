@@ -1,4 +1,4 @@
-"""Shared and private codes: what modalities have in common, apart from what each has alone."""
+"""Shared and private codes: what modalities have in common, and what each has alone."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from torch import Tensor, nn
 
 from amodal.losses.adversarial import AdversarialConfig
 from amodal.losses.config import Config
-from amodal.losses.info_nce import info_nce
+from amodal.losses.info_nce import info_nce_loss
 from amodal.losses.moments import NARROWEST, cmd, median_distance, mmd
 
 
-def difference(codes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-    """Sum of |A' B|_F^2 / N^2 over pairs of code matrices that should not repeat each other.
+def difference_loss(codes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Soft orthogonality: sum of |A' B|_F^2 / N^2 over pairs of code matrices.
 
-    Rows of A (N, D_a) and B (N, D_b) are centred and brought to unit length first, so the value
-    lies between 0, no column of one correlates with a column of the other, and 1. It sees linear
-    dependence alone: codes can be orthogonal here and one still be read from the other.
+    Rows of A (N, D_a) and B (N, D_b) are centred and normalised first, so that the value of a pair
+    lies between 0 (no column of one correlates with a column of the other) and 1. It measures
+    linear dependence alone: one code may still be a nonlinear function of the other.
 
     Args:
-        codes: the pairs (A, B), rows matched.
+        codes: the pairs (A, B), rows paired.
 
     Returns:
         () in float32 or wider; 0 without rows.
@@ -33,27 +33,36 @@ def difference(codes: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     References:
         Bousmalis et al. 2016, arXiv:1608.06019, eq. 5.
         Hazarika et al. 2020, arXiv:2005.03545, eq. 8.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import difference_loss
+        >>> x = torch.randn(200, 1)
+        >>> copied = difference_loss([(x, x)])
+        >>> independent = difference_loss([(x, torch.randn(200, 1))])
+        >>> round(copied.item(), 3), independent.item() < 0.05
+        (1.0, True)
     """
     total = torch.zeros(())
     for a, b in codes:
         if a.ndim != 2 or b.ndim != 2 or len(a) != len(b):
-            raise ValueError(f"codes must be matched rows, got {tuple(a.shape)}, {tuple(b.shape)}")
+            raise ValueError(f"codes must be paired rows, got {tuple(a.shape)}, {tuple(b.shape)}")
         with torch.autocast(a.device.type, enabled=False):
             left, right = _centred_unit(a), _centred_unit(b)
             total = total.to(left) + (left.T @ right / max(1, len(a))).square().sum()
     return total
 
 
-def dependence(a: Tensor, b: Tensor) -> Tensor:
-    """Normalized HSIC of matched rows: how far the one tells anything of the other, on this batch.
+def normalized_hsic(a: Tensor, b: Tensor) -> Tensor:
+    """Normalized HSIC of paired rows: the statistical dependence of two codes, on this batch.
 
         HSIC(a, b) / sqrt(HSIC(a, a) HSIC(b, b))
 
     with the unbiased estimate of the Hilbert-Schmidt independence criterion under Gaussian kernels
     exp(-d^2 / h), h the median of the squared distances in the batch, through which no gradient
     flows. It is 0 on average for independent rows, negative about half of the time, and 1 for
-    copies. Unlike `difference` it sees dependence of any shape; what the kernels hardly see at
-    this bandwidth, a network may still read.
+    copies. Unlike `difference_loss` it measures dependence of any form, as far as the kernels
+    resolve it at this bandwidth.
 
     Args:
         a: (N, D_a) rows.
@@ -65,9 +74,16 @@ def dependence(a: Tensor, b: Tensor) -> Tensor:
     References:
         Gretton et al. 2005, ALT, "Measuring statistical dependence with Hilbert-Schmidt norms".
         Song et al. 2012, JMLR 13, 1393-1434, eq. 5 (unbiased estimate).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import normalized_hsic
+        >>> x = torch.linspace(-1, 1, 100)[:, None]
+        >>> round(normalized_hsic(x, x).item(), 3), normalized_hsic(x, x**2).item() > 0.1
+        (1.0, True)
     """
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b):
-        raise ValueError(f"codes must be matched rows, got {tuple(a.shape)}, {tuple(b.shape)}")
+        raise ValueError(f"codes must be paired rows, got {tuple(a.shape)}, {tuple(b.shape)}")
     with torch.autocast(a.device.type, enabled=False):
         a, b = _wide(a), _wide(b)
         if len(a) < 4:
@@ -99,14 +115,21 @@ def _hsic(a: Tensor, b: Tensor) -> Tensor:
     return ((a * b).sum() + mean - 2 / (n - 2) * (a.sum(0) @ b.sum(0))) / (n * (n - 3))
 
 
-def agreement(shared: Sequence[Tensor]) -> Tensor:
+def agreement_loss(shared: Sequence[Tensor]) -> Tensor:
     """Mean over pairs of modalities of mean |s_a - s_b|^2 over the items, for unit rows.
 
-    A code of one modality that holds anything of what only it knows differs from the other's:
-    where this is 0, both are functions of what the modalities share.
+    A shared code that contains private information differs from that of the other modality; where
+    the value is 0, both are functions of what the modalities share.
 
     Args:
-        shared: M tensors (N, E) of unit rows, matched.
+        shared: M tensors (N, E) of unit rows, paired.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import agreement_loss
+        >>> z = torch.eye(3)
+        >>> agreement_loss([z, z]).item(), agreement_loss([z, -z]).item()
+        (0.0, 4.0)
     """
     terms = [
         (_wide(a) - _wide(b)).square().sum(1).mean() if len(a) else (a.sum() + b.sum()) * 0.0
@@ -115,10 +138,10 @@ def agreement(shared: Sequence[Tensor]) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def reconstruction(rebuilt: Tensor, features: Tensor) -> Tensor:
+def unexplained_share(rebuilt: Tensor, features: Tensor) -> Tensor:
     """mean |x̂ - x|^2 / mean |x - mean x|^2: the unexplained share of the variance.
 
-    Features that are one point have no variance to explain; the value is then 0.
+    Where all features are one point there is no variance to explain, and the value is 0.
     """
     if rebuilt.shape != features.shape:
         raise ValueError(f"{tuple(rebuilt.shape)} does not rebuild {tuple(features.shape)}")
@@ -132,7 +155,7 @@ def reconstruction(rebuilt: Tensor, features: Tensor) -> Tensor:
 
 
 class Codes(NamedTuple):
-    """What `SharedPrivate` makes of N items: modality -> (N, E) unit rows each."""
+    """Shared and private codes of N items: modality -> (N, E) unit rows each."""
 
     shared: dict[str, Tensor]
     private: dict[str, Tensor]
@@ -145,8 +168,8 @@ class SharedPrivateConfig(Config):
     shared: int = Field(16, ge=1)  # width of the shared codes
     private: int = Field(16, ge=1)
     hidden: int = Field(128, ge=1)
-    # cmd: clouds alike, as in MISA; mmd: likewise; adversarial: a discriminator behind a gradient
-    # reversal cannot name the modality; pairs: InfoNCE of the items
+    # cmd, mmd: distance of the distributions (MISA has cmd); adversarial: a discriminator of the
+    # modality with gradient reversal; pairs: InfoNCE of the items
     similarity: Literal["cmd", "mmd", "adversarial", "pairs"] = "pairs"
     temperature: float = Field(0.1, gt=0)
     similarity_weight: float = Field(1.0, ge=0)
@@ -163,29 +186,40 @@ class SharedPrivateConfig(Config):
 
 
 class SharedPrivate(nn.Module):
-    """Two encoders and a decoder per modality, over features of items that all modalities have.
+    """Two encoders and a decoder per modality, over features of items that have all modalities.
 
-    Each modality gets a shared code s and a private code p, unit rows both. The loss is the
+    Each modality gets a shared code s and a private code p, both with unit rows. The loss is the
     weighted sum of
 
-    - similarity: the shared codes of an item meet (`info_nce`), or their clouds do (`cmd`, `mmd`,
-      or a discriminator that learns along; the value is then its own loss);
-    - `agreement` of the shared codes;
-    - `difference` of s and p of each modality, and of the private codes of every two;
-    - `dependence` of s and p of each modality, against private codes that repeat what is shared;
-    - `reconstruction` of the features from [s; p], with `cross` from the s of another modality,
-      so that nothing in s that only this modality knows can be of use.
+    - similarity: `info_nce_loss` of the shared codes, or a distance of their distributions (`cmd`,
+      `mmd`, or a discriminator that is trained along; the value is then its own loss);
+    - agreement: `agreement_loss` of the shared codes;
+    - difference: `difference_loss` of s and p of each modality, and of the private codes of every
+      two modalities;
+    - dependence: `normalized_hsic` of s and p of each modality, against private codes that repeat
+      the shared one;
+    - reconstruction: `unexplained_share` of the features from [s; p], with `cross` from the s of
+      another modality, so that private information in s is of no use.
 
-    With CMD and `difference` alone, as published, s tells much of the private factor; agreement
-    removes it. `dependence` takes from p most of what s tells, not all of it.
+    With CMD and `difference_loss` alone, as published, s still contains much of the private factor;
+    the agreement term removes it. The dependence term removes most of s from p, not all of it.
 
     Args:
-        config: see there.
+        config: sizes and options.
         widths: modality -> D.
 
     References:
         Hazarika et al. 2020, arXiv:2005.03545 (MISA).
         Bousmalis et al. 2016, arXiv:1608.06019.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import SharedPrivateConfig
+        >>> config = SharedPrivateConfig(shared=4, private=4, hidden=16)
+        >>> loss = config.build({"image": 10, "text": 6})
+        >>> features = {"image": torch.randn(16, 10), "text": torch.randn(16, 6)}
+        >>> loss(features).shape, loss.encode(features).shared["text"].shape
+        (torch.Size([]), torch.Size([16, 4]))
     """
 
     def __init__(self, config: SharedPrivateConfig, widths: Mapping[str, int]) -> None:
@@ -216,35 +250,35 @@ class SharedPrivate(nn.Module):
         )
 
     def terms(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Each unweighted term of the loss of matched features (N, D_m) of every modality.
+        """Unweighted terms of the loss of paired features (N, D_m) of every modality.
 
-        `dependence` is left out where its weight is 0.
+        "dependence" is left out where its weight is 0.
 
         Raises:
-            ValueError: a modality is missing, or rows are not matched.
+            ValueError: a modality is missing, or the numbers of rows differ.
         """
         shapes = {m: tuple(x.shape) for m, x in features.items()}
         rows = {len(x) for x in features.values()}
         if set(features) != set(self.widths) or len(rows) != 1:
-            raise ValueError(f"expected matched features of {self.widths}, got {shapes}")
+            raise ValueError(f"expected paired features of {self.widths}, got {shapes}")
         config, (shared, private) = self.config, self.encode(features)
         names = list(self.widths)
         rebuilt = []
         for place, m in enumerate(names):
             source = names[(place + 1) % len(names)] if config.cross else m
             code = torch.cat([shared[source], private[m]], dim=1)
-            rebuilt.append(reconstruction(_through(self.decoder[m], code), features[m]))
+            rebuilt.append(unexplained_share(_through(self.decoder[m], code), features[m]))
         apart = [(shared[m], private[m]) for m in names]
         apart += [(private[a], private[b]) for a, b in combinations(names, 2)]
         found = {
             "similarity": self._similarity([shared[m] for m in names]),
-            "agreement": agreement([shared[m] for m in names]),
-            "difference": difference(apart),
+            "agreement": agreement_loss([shared[m] for m in names]),
+            "difference": difference_loss(apart),
             "reconstruction": torch.stack(rebuilt).mean(),
         }
         if config.dependence_weight:  # the one term that costs N^2 and trains no layer of its own
-            tells = [dependence(shared[m], private[m]) for m in names]
-            found["dependence"] = torch.stack(tells).mean()
+            dependences = [normalized_hsic(shared[m], private[m]) for m in names]
+            found["dependence"] = torch.stack(dependences).mean()
         return found
 
     def _similarity(self, shared: list[Tensor]) -> Tensor:
@@ -256,7 +290,7 @@ class SharedPrivate(nn.Module):
         for a, b in combinations(shared, 2):
             if kind == "pairs":
                 scale = -torch.tensor(self.config.temperature, device=a.device).log()
-                terms.append(info_nce(a, b, scale))
+                terms.append(info_nce_loss(a, b, scale))
             elif kind == "mmd":
                 terms.append(mmd(a, b, median_distance(a, b).clamp_min(NARROWEST)))
             else:

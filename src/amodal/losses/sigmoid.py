@@ -1,4 +1,4 @@
-"""Sigmoid loss: every pair of rows is judged on its own, related or not."""
+"""Sigmoid loss: binary classification of every pair of rows as related or not."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def sigmoid_loss(
 
     z_ij is 1 where rows i and j belong together and -1 elsewhere. N is the mean of both numbers of
     rows, so that left and right may be exchanged; with as many rows on both sides this is the
-    paper's sum over all pairs by the batch size. It is in nats per row and needs no other rows to
-    compare with: the loss of one pair does not depend on the rest of the batch.
+    paper's sum over all pairs, divided by the batch size. It is in nats per row, and the loss of a
+    pair does not depend on the rest of the batch.
 
     Args:
         left: (N, E) unit-norm embeddings of one modality.
@@ -43,6 +43,14 @@ def sigmoid_loss(
 
     References:
         Zhai et al. 2023, arXiv:2303.15343, section 3.2.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import sigmoid_loss
+        >>> z = torch.eye(4)
+        >>> scale, bias = torch.tensor(2.0), torch.tensor(-4.0)
+        >>> round(sigmoid_loss(z, z, scale, bias).item(), 4)
+        0.0876
     """
     n, m = len(left), len(right)
     if positives is None and n != m:
@@ -99,7 +107,17 @@ class SigmoidConfig(TemperatureConfig):
 
 
 class SigmoidLoss(nn.Module):
-    """`sigmoid_loss` with a learned, bounded temperature and a learned bias."""
+    """`sigmoid_loss` with a learned, bounded temperature and a learned bias.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn.functional import normalize
+        >>> from amodal.losses import SigmoidConfig
+        >>> loss = SigmoidConfig(temperature=0.1, bias=-10.0).build()
+        >>> image, text = (normalize(torch.randn(8, 16), dim=1) for _ in range(2))
+        >>> loss(image, text).shape
+        torch.Size([])
+    """
 
     def __init__(self, *, temperature: float, min_temperature: float, bias: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Triplet loss with hard negatives: a positive must beat a negative by a margin."""
+"""Triplet loss with hard negatives: positives score higher than negatives by a margin."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPREAD = 0.01  # below it, rows of a modality count as one point
 PATIENCE = 50  # steps in a row that make a collapse
 
 
-def triplet(
+def triplet_loss(
     left: Tensor,
     right: Tensor,
     positives: Tensor | None = None,
@@ -33,7 +33,7 @@ def triplet(
         right: (M, E) unit-norm embeddings of the other.
         positives: (N, M) bool, True where the rows belong together; None: N = M and row i
             belongs to row i.
-        margin: in cosine, by which a positive must lead.
+        margin: minimum lead of a positive over a negative, in cosine.
         mining: see `one_way_triplet`.
 
     Returns:
@@ -45,6 +45,15 @@ def triplet(
     References:
         Faghri et al. 2017, arXiv:1707.05612, eq. 4 ("all"), eq. 6 ("hardest").
         Schroff et al. 2015, arXiv:1503.03832, section 3.2 ("semi_hard").
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import triplet_loss
+        >>> z = torch.eye(4)
+        >>> triplet_loss(z, z, margin=0.2).item()  # every positive leads by 1
+        0.0
+        >>> round(triplet_loss(z, z[[1, 0, 2, 3]], margin=0.2).item(), 3)  # two pairs exchanged
+        0.6
     """
     n, m = len(left), len(right)
     if positives is None:
@@ -66,11 +75,11 @@ def one_way_triplet(
     """Mean over positive pairs (i, p) of the hinge [margin - s_ip + s_in]+ over negatives n.
 
     "all" sums the hinge over every negative of row i. "hardest" takes the most similar one.
-    "semi_hard" takes the most similar one that is still behind the positive, or where none is,
-    the least similar one: at the start of training the hardest negatives of large batches are
-    often such that the quickest way down is to make all rows alike.
+    "semi_hard" takes the most similar one that is less similar than the positive, or where there is
+    none, the least similar one: early in training the hardest negatives of large batches often
+    make the embeddings collapse.
 
-    Pairs whose row has no negative take no part; if none remains, the loss is exactly 0.
+    Pairs whose row has no negative are left out; if none remains, the loss is exactly 0.
     """
     with torch.autocast(query.device.type, enabled=False):
         dtype = torch.promote_types(
@@ -104,7 +113,7 @@ def spread(z: Tensor) -> Tensor:
 
 
 class TripletConfig(ContrastiveConfig):
-    """`triplet`, with harder negatives as training goes on where `mining` is "scheduled"."""
+    """`triplet_loss`, with harder negatives as training goes on where `mining` is "scheduled"."""
 
     kind: Literal["triplet"] = "triplet"
     margin: float = Field(0.2, gt=0)
@@ -116,15 +125,24 @@ class TripletConfig(ContrastiveConfig):
 
 
 class Triplet(nn.Module):
-    """`triplet` with a schedule, and a warning where it has collapsed.
+    """`triplet_loss` with a schedule of mining, and a warning where the embeddings have collapsed.
 
-    Collapsed means that both modalities have become one point: every similarity is 1, every
-    hinge equals the margin, and the gradient no longer points anywhere.
+    Collapse means that both modalities have become one point: every similarity is 1, every hinge
+    equals the margin, and the gradient vanishes.
 
     Args:
         margin: in cosine.
         mining: of `one_way_triplet`, or "scheduled".
         harden_after: training steps of semi-hard mining before the hardest negatives.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn.functional import normalize
+        >>> from amodal.losses import TripletConfig
+        >>> loss = TripletConfig(margin=0.2, mining="scheduled", harden_after=100).build()
+        >>> image, text = (normalize(torch.randn(8, 16), dim=1) for _ in range(2))
+        >>> loss(image, text).shape
+        torch.Size([])
     """
 
     step: Tensor
@@ -139,16 +157,16 @@ class Triplet(nn.Module):
         super().__init__()
         self.margin, self.mining, self.harden_after = margin, mining, harden_after
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        self.stuck = 0  # training steps in a row in which all rows were one point
+        self.collapsed_steps = 0  # training steps in a row in which all rows were one point
 
     @property
     def collapsed(self) -> bool:
         """Whether all rows have been one point for the last 50 training steps."""
-        return self.stuck >= PATIENCE
+        return self.collapsed_steps >= PATIENCE
 
     def forward(self, left: Tensor, right: Tensor, positives: Tensor | None = None) -> Tensor:
-        """Loss of (N, E) and (M, E) unit-norm embeddings; see `triplet`."""
-        loss = triplet(left, right, positives, margin=self.margin, mining=self._now())
+        """Loss of (N, E) and (M, E) unit-norm embeddings; see `triplet_loss`."""
+        loss = triplet_loss(left, right, positives, margin=self.margin, mining=self._now())
         if self.training:
             self.step += 1
             self._watch(left, right)
@@ -164,11 +182,11 @@ class Triplet(nn.Module):
         # Where each side is one point, all similarities are equal and every hinge is the margin.
         flat = len(left) > 1 and max(float(spread(left)), float(spread(right))) < SPREAD
         before = self.collapsed
-        self.stuck = self.stuck + 1 if flat else 0
+        self.collapsed_steps = self.collapsed_steps + 1 if flat else 0
         if self.collapsed and not before:
             warnings.warn(
-                f"triplet: for {PATIENCE} steps all rows have been one point (spread below "
-                f"{SPREAD}) and the loss equals its margin: it has collapsed. Mine scheduled or "
-                "semi-hard negatives, lower the learning rate, or take info_nce",
+                f"triplet: the embeddings have collapsed: for {PATIENCE} steps all rows have been "
+                f"one point (spread below {SPREAD}) and the loss equals its margin. Mine scheduled "
+                "or semi-hard negatives, lower the learning rate, or use info_nce",
                 stacklevel=3,
             )

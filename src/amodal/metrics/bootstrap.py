@@ -1,4 +1,4 @@
-"""Figures with 95 % bootstrap intervals."""
+"""Metrics with 95 % bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-SLAB = 1 << 21  # numbers drawn at once
+CHUNK_NUMBERS = 1 << 21  # random numbers drawn at once
 
 
 class Estimate(NamedTuple):
-    """A figure with its 95 % percentile interval; NaN where none was asked for."""
+    """Value of a metric with its 95 % percentile interval; NaN where there is no interval."""
 
     value: float
     low: float = float("nan")
@@ -19,7 +19,7 @@ class Estimate(NamedTuple):
 
 
 def flatten(estimates: dict[str, Estimate]) -> dict[str, float]:
-    """`name`, and `name/low` and `name/high` where there is an interval."""
+    """Flat dict of `name`, and of `name/low` and `name/high` where there is an interval."""
     flat: dict[str, float] = {}
     for name, estimate in estimates.items():
         flat[name] = estimate.value
@@ -60,7 +60,7 @@ def resampled(
     order = values[:, median_of].argsort() if median_of is not None else None
     estimate = _statistics(values, once, median_of, order)[0]
     draws = [torch.empty(0, values.shape[1], dtype=torch.float64)]
-    at_once = max(1, SLAB // max(1, len(values)))
+    at_once = max(1, CHUNK_NUMBERS // max(1, len(values)))
     for start in range(0, resamples, at_once):
         count = min(at_once, resamples - start)
         drawn = torch.randint(len(keys), (count, len(keys)), generator=generator)

@@ -1,4 +1,4 @@
-"""Figures of a classifier from its scores, exact under ties."""
+"""Accuracy of a classifier from its scores, exact under ties."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from amodal.metrics.ties import hit_within
 
 @dataclass(frozen=True)
 class ClassificationResult:
-    """Accuracies with 95 % bootstrap intervals, and who was taken for whom.
+    """Accuracies with 95 % bootstrap intervals, and the confusion matrix.
 
     Args:
         metrics: top1, top5 and mean_per_class (the mean over classes of the top-1 accuracy of
             each; rare classes count as much as frequent ones).
-        confusion: (C, C) float64, rows of class i that were taken for class j; a row whose best
-            score is tied is shared out evenly.
+        confusion: (C, C) float64, rows of class i predicted as class j; a row whose best score is
+            tied is divided evenly.
         rows: rows that were classified.
-        chosen: settings that were picked on validation data, by name.
+        chosen: hyperparameters that were selected on validation data, by name.
     """
 
     metrics: dict[str, Estimate]
@@ -33,11 +33,11 @@ class ClassificationResult:
         return self.metrics[name].value
 
     def to_dict(self) -> dict[str, float]:
-        """Flat figures: `top1`, `top1/low`, `top1/high`, ..., the settings and the count."""
+        """Flat metrics: `top1`, `top1/low`, `top1/high`, ..., the hyperparameters and the count."""
         return flatten(self.metrics) | self.chosen | {"rows": self.rows}
 
 
-def classification(
+def top_k_accuracy(
     scores: Tensor,
     labels: Tensor,
     *,
@@ -45,9 +45,9 @@ def classification(
     seed: int = 0,
     chosen: dict[str, float] | None = None,
 ) -> ClassificationResult:
-    """Accuracies of the scores; equal scores count as a draw between their classes.
+    """Top-1, top-5 and mean per-class accuracy; ties count by expectation.
 
-    A label of -1 is a class without a score: it is never right, and counts as a class of its
+    A label of -1 is a class without a score: it is never predicted, and counts as a class of its
     own in `mean_per_class`.
 
     Args:
@@ -55,7 +55,18 @@ def classification(
         labels: (N,) int64 class of each row.
         bootstrap: resamples for the intervals; 0 leaves them out.
         seed: of the resamples.
-        chosen: settings to report.
+        chosen: hyperparameters to report.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import top_k_accuracy
+        >>> scores = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.5, 0.5]])  # the last row is tied
+        >>> result = top_k_accuracy(scores, labels=torch.tensor([0, 1, 1]), bootstrap=0)
+        >>> result["top1"], result["mean_per_class"]
+        (0.5, 0.625)
+        >>> result.confusion
+        tensor([[1.0000, 0.0000],
+                [1.5000, 0.5000]], dtype=torch.float64)
     """
     scores, labels = scores.cpu(), labels.cpu()
     n, classes = scores.shape

@@ -1,4 +1,4 @@
-"""The shape of a joint space: how modalities lie to each other, spread out and mix."""
+"""Geometry of a joint space: modality gap, uniformity, rank, similarity and hubness."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from amodal.alignment.cca import fit_cca
 from amodal.metrics.bootstrap import Estimate, flatten, intervals, resampled
-from amodal.metrics.hubness import hubness, k_occurrence, mixed_gallery
+from amodal.metrics.hubness import hubness_metrics, k_occurrence, mixed_gallery
 from amodal.metrics.modality_gap import centroid_gap, energy_test, modality_probe
 from amodal.metrics.retrieval import checked
 from amodal.metrics.similarity import alignment, linear_cka, random_alignment, rsa
@@ -21,7 +21,7 @@ from amodal.metrics.similarity import alignment, linear_cka, random_alignment, r
 CHUNK_BYTES = 24 << 20  # of numbers held at once
 NOISE = 1e-12  # a variance below this share of the second moment is rounding
 CCA_RIDGE = 0.1  # share of the mean variance; half the items may be fewer than the dimensions
-FEWEST_ITEMS = 4  # below, figures of a pair of modalities are not defined
+FEWEST_ITEMS = 4  # below, metrics of a pair of modalities are not defined
 
 
 class EmbeddingSet(NamedTuple):
@@ -38,16 +38,16 @@ class EmbeddingSet(NamedTuple):
 
 @dataclass(frozen=True)
 class GeometryOptions:
-    """What the figures depend on.
+    """Parameters of the metrics.
 
     Args:
         alpha: exponent of the distance in `alignment`.
-        t: steepness of the Gaussian in `uniformity`.
+        t: inverse width of the Gaussian in `uniformity`.
         k: neighbours in hubness and in the mixed gallery.
         folds: of the modality probe.
         components: of the CCA whose correlations are summed.
         permutations: of the tests; the smallest p-value is one over that plus one.
-        max_items: items that are drawn for the energy test, the probe, RSA and CCA.
+        max_items: items drawn at random for the energy test, the probe, RSA and CCA.
         bootstrap: resamples of the 95 % intervals; 0 leaves them out.
     """
 
@@ -79,15 +79,15 @@ class GeometryOptions:
 
 @dataclass(frozen=True)
 class GeometryResult:
-    """All figures, and what the plots are drawn from.
+    """All metrics, and the data of the plots.
 
     Args:
-        metrics: flat names; `NAME/chance` is what `NAME` is without any structure, `NAME/p` its
-            permutation p-value.
+        metrics: by flat name; `NAME/chance` is the value of `NAME` without any structure,
+            `NAME/p` its permutation p-value.
         occurrences: "text_to_image" -> (G,) how often each image is among the first k of a text.
-        spectra: modality -> (E,) singular values of the centred cloud, falling, their squares
-            summing to 1 (or all 0); "joint" for all modalities together.
-        options: what the figures depend on.
+        spectra: modality -> (E,) singular values of the centred embeddings, descending, their
+            squares summing to 1 (or all 0); "joint" for all modalities together.
+        options: parameters of the metrics.
     """
 
     metrics: dict[str, Estimate]
@@ -99,25 +99,25 @@ class GeometryResult:
         return self.metrics[name].value
 
     def to_dict(self) -> dict[str, float]:
-        """Flat figures: `NAME`, and `NAME/low` and `NAME/high` where there is an interval."""
+        """Flat metrics: `NAME`, and `NAME/low` and `NAME/high` where there is an interval."""
         return flatten(self.metrics)
 
 
 @torch.no_grad()
-def geometry(
-    samples: Mapping[str, EmbeddingSet],
+def geometry_metrics(
+    embeddings: Mapping[str, EmbeddingSet],
     options: GeometryOptions | None = None,
     *,
     seed: int = 0,
     generator: torch.Generator | None = None,
 ) -> GeometryResult:
-    """Every figure of this module, of each modality, each pair, and each direction.
+    """All geometry metrics, of each modality, each pair and each direction.
 
-    Figures that need both modalities of an item (alignment, energy, CKA, RSA) are taken over the
+    Metrics that need both modalities of an item (alignment, energy, CKA, RSA) are taken over the
     items that have both; for a pair with too few of them they are left out.
 
     Args:
-        clouds: modality -> its rows, two modalities or more.
+        embeddings: modality -> its rows, two modalities or more.
         options: None for the defaults.
         seed: of the drawn items, permutations and resamples, where no `generator` is given.
         generator: on the CPU.
@@ -125,48 +125,70 @@ def geometry(
     Raises:
         ValueError: fewer than two modalities, different widths, an embedding that is not finite,
             or fewer items than folds.
+
+    Examples:
+        >>> import torch
+        >>> from torch.nn.functional import normalize
+        >>> from amodal.metrics import EmbeddingSet, GeometryOptions, geometry_metrics
+        >>> z, item = normalize(torch.randn(40, 8), dim=1), torch.arange(40)
+        >>> shifted = normalize(z + 0.5, dim=1)
+        >>> result = geometry_metrics(
+        ...     {"image": EmbeddingSet(z, item), "text": EmbeddingSet(shifted, item)},
+        ...     GeometryOptions(permutations=20, bootstrap=0),
+        ... )
+        >>> result["gap/image_text/centroid"] > result["gap/image_text/centroid/chance"]
+        True
     """
     options = options or GeometryOptions()
     generator = generator or torch.Generator().manual_seed(seed)
-    samples = _checked(samples, options)
-    spectra = {name: singular_values([sample.z]) for name, sample in samples.items()}
-    spectra["joint"] = singular_values([sample.z for sample in samples.values()])
+    sets = _checked(embeddings, options)
+    spectra = {name: singular_values([one.z]) for name, one in sets.items()}
+    spectra["joint"] = singular_values([one.z for one in sets.values()])
     metrics: dict[str, Estimate] = {}
-    for name, sample in samples.items():
-        metrics[f"uniformity/{name}"] = Estimate(uniformity(*sample, t=options.t))
+    for name, one in sets.items():
+        metrics[f"uniformity/{name}"] = Estimate(uniformity(*one, t=options.t))
     for name, spectrum in spectra.items():
         metrics[f"effective_rank/{name}"] = Estimate(effective_rank(spectrum))
-    for a, b in combinations(samples, 2):
-        for measure in PAIR_FIGURES:
-            for name, estimate in measure(samples[a], samples[b], options, generator).items():
+    for a, b in combinations(sets, 2):
+        for measure in PAIR_METRICS:
+            for name, estimate in measure(sets[a], sets[b], options, generator).items():
                 head, _, tail = name.partition("/")
                 metrics[f"{head}/{a}_{b}" + (f"/{tail}" if tail else "")] = estimate
     occurrences: dict[str, Tensor] = {}
-    for a, b in permutations(samples, 2):
-        k = min(options.k, len(samples[b].z))
-        occurrence = k_occurrence(samples[a].z, samples[b].z, k).cpu()
+    for a, b in permutations(sets, 2):
+        k = min(options.k, len(sets[b].z))
+        occurrence = k_occurrence(sets[a].z, sets[b].z, k).cpu()
         occurrences[f"{a}_to_{b}"] = occurrence
-        for name, value in hubness(occurrence, len(samples[a].z), k)._asdict().items():
+        for name, value in hubness_metrics(occurrence, len(sets[a].z), k)._asdict().items():
             name = name.replace("_chance", "/chance")
             metrics[f"hubness/{a}_to_{b}/{name}"] = Estimate(value)
-    metrics |= _mixed(samples, options, generator)
+    metrics |= _mixed(sets, options, generator)
     return GeometryResult(metrics, occurrences, spectra, options)
 
 
 def uniformity(z: Tensor, item: Tensor, *, t: float = 2.0, chunk: int | None = None) -> float:
     """log of the mean of exp(-t |z_i - z_j|²) over pairs of rows of different items.
 
-    0 for a single point, about -2t for directions spread evenly in many dimensions. Pairs of one
-    item are left out: its captions are not independent draws.
+    0 for a single point, about -2t for directions distributed uniformly in many dimensions. Pairs
+    of one item are left out, as its captions are not independent.
 
     Args:
         z: (N, E) unit-norm embeddings.
         item: (N,) int64, at least two items.
-        t: steepness.
+        t: inverse width.
         chunk: rows compared at once; None: as many as fit a few tens of megabytes.
 
     References:
         Wang & Isola 2020, arXiv:2005.10242, section 4.1 (they use t = 2).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import uniformity
+        >>> item = torch.arange(3)
+        >>> round(abs(uniformity(torch.ones(3, 4) / 2, item)), 3)  # one point
+        0.0
+        >>> round(uniformity(torch.eye(4)[:3], item), 3)
+        -4.0
     """
     z = checked("z", z)
     square = z.square().sum(1)
@@ -185,21 +207,21 @@ def uniformity(z: Tensor, item: Tensor, *, t: float = 2.0, chunk: int | None = N
     return float(torch.cat(sums).logsumexp(0)) - math.log(pairs)
 
 
-def second_moment(samples: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """(E, E) float64 covariance of all clouds together and (E,) its centre, each counting alike."""
-    width = samples[0].shape[1]
-    centre = torch.stack([z.mean(0, dtype=torch.float64) for z in samples]).mean(0)
-    moment = torch.zeros(width, width, dtype=torch.float64, device=samples[0].device)
-    for z in samples:
+def second_moment(sets: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """(E, E) float64 covariance of all modalities, equally weighted, and their (E,) mean."""
+    width = sets[0].shape[1]
+    centre = torch.stack([z.mean(0, dtype=torch.float64) for z in sets]).mean(0)
+    moment = torch.zeros(width, width, dtype=torch.float64, device=sets[0].device)
+    for z in sets:
         for rows in _split(z):
             centred = rows.double() - centre
-            moment += centred.T @ centred / (len(z) * len(samples))
+            moment += centred.T @ centred / (len(z) * len(sets))
     return moment, centre
 
 
-def singular_values(samples: list[Tensor]) -> Tensor:
-    """(E,) float64 singular values of the centred clouds, falling; squares sum to 1 (or all 0)."""
-    moment, centre = second_moment(samples)
+def singular_values(sets: list[Tensor]) -> Tensor:
+    """(E,) float64 singular values of the centred rows, descending; squares sum to 1 (or all 0)."""
+    moment, centre = second_moment(sets)
     spread = float(moment.trace())
     if spread <= NOISE * float(centre.square().sum()):
         return torch.zeros(len(moment), dtype=torch.float64)
@@ -209,7 +231,7 @@ def singular_values(samples: list[Tensor]) -> Tensor:
 
 
 def effective_rank(singular: Tensor) -> float:
-    """exp of the entropy of σ / Σσ: E for a cloud as wide in all E directions, 1 for a line.
+    """exp of the entropy of σ / Σσ: E for equal variance in all directions, 1 for a line.
 
     Args:
         singular: (E,) singular values.
@@ -219,6 +241,12 @@ def effective_rank(singular: Tensor) -> float:
 
     References:
         Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality".
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import effective_rank
+        >>> round(effective_rank(torch.tensor([1.0, 1.0, 1.0, 0.0])), 3)
+        3.0
     """
     total = singular.sum()
     if total == 0:
@@ -227,28 +255,28 @@ def effective_rank(singular: Tensor) -> float:
     return float(torch.special.entr(share).sum().exp())
 
 
-def item_means(sample: EmbeddingSet, items: Tensor) -> Tensor:
+def item_means(one: EmbeddingSet, items: Tensor) -> Tensor:
     """(I, E) mean row of each of the sorted items, all of which have rows."""
-    keep = torch.isin(sample.item, items)
-    place = torch.searchsorted(items, sample.item[keep])
+    keep = torch.isin(one.item, items)
+    place = torch.searchsorted(items, one.item[keep])
     total = torch.zeros(
         len(items),
-        sample.z.shape[1],
-        dtype=sample.z.dtype,
-        device=sample.z.device,
+        one.z.shape[1],
+        dtype=one.z.dtype,
+        device=one.z.device,
     )
-    total.index_add_(0, place, sample.z[keep])
+    total.index_add_(0, place, one.z[keep])
     return total / torch.bincount(place, minlength=len(items))[:, None]
 
 
-def one_row_each(sample: EmbeddingSet, items: Tensor, generator: torch.Generator) -> EmbeddingSet:
-    """One row, drawn at random, of each of the sorted items that has any."""
-    order = torch.randperm(len(sample.item), generator=generator).to(sample.item.device)
-    order = order[torch.isin(sample.item[order], items)]
-    present, place = torch.unique(sample.item[order], return_inverse=True)
+def one_row_each(one: EmbeddingSet, items: Tensor, generator: torch.Generator) -> EmbeddingSet:
+    """One row, drawn at random, of each of the sorted items that has rows."""
+    order = torch.randperm(len(one.item), generator=generator).to(one.item.device)
+    order = order[torch.isin(one.item[order], items)]
+    present, place = torch.unique(one.item[order], return_inverse=True)
     first = torch.full((len(present),), len(order), device=order.device)
     first.scatter_reduce_(0, place, torch.arange(len(order), device=order.device), "amin")
-    return EmbeddingSet(sample.z[order[first]], present)
+    return EmbeddingSet(one.z[order[first]], present)
 
 
 Measure = Callable[
@@ -275,7 +303,7 @@ def _gap(
     found = {"gap/centroid": Estimate(distance), "gap/centroid/chance": Estimate(noise)}
     items = _drawn(_shared(a, b), options, generator)
     if len(items) >= FEWEST_ITEMS:
-        rows = [one_row_each(sample, items, generator).z for sample in (a, b)]
+        rows = [one_row_each(one, items, generator).z for one in (a, b)]
         shape = energy_test(*rows, permutations=options.permutations, generator=generator)
         found["gap/energy"] = Estimate(shape.value)
         found["gap/energy/p"] = Estimate(shape.p)
@@ -325,7 +353,7 @@ def _correlation(
         return {}
     half = torch.zeros(len(items), dtype=torch.bool)
     half[torch.randperm(len(items), generator=generator)[: len(items) // 2]] = True
-    views = [item_means(sample, items).cpu() for sample in (a, b)]
+    views = [item_means(one, items).cpu() for one in (a, b)]
     total, p, components = 0.0, 1.0, 0
     if all(_varies(x[half]) for x in views):
         fit = fit_cca([x[half] for x in views], options.components, ridge=CCA_RIDGE)
@@ -346,8 +374,8 @@ def _varies(z: Tensor) -> bool:
     return bool(spread > NOISE * z.double().square().sum())
 
 
-# What is measured of each pair of modalities; a further figure is a further line.
-PAIR_FIGURES: tuple[Measure, ...] = (
+# Metrics of each pair of modalities; a new one is a new line.
+PAIR_METRICS: tuple[Measure, ...] = (
     _alignment,
     _gap,
     _probe,
@@ -357,14 +385,16 @@ PAIR_FIGURES: tuple[Measure, ...] = (
 
 
 def _mixed(
-    samples: Mapping[str, EmbeddingSet], options: GeometryOptions, generator: torch.Generator
+    sets: Mapping[str, EmbeddingSet], options: GeometryOptions, generator: torch.Generator
 ) -> dict[str, Estimate]:
-    rows = {name: sample.z for name, sample in samples.items()}
+    rows = {name: one.z for name, one in sets.items()}
     k = min(options.k, sum(len(z) for z in rows.values()) - 1)
     found = {}
     for name, (share, chance) in mixed_gallery(rows, k).items():
-        found[f"mixed_gallery/{name}/own"] = _mean(share, samples[name].item, options, generator)
-        found[f"mixed_gallery/{name}/own/chance"] = Estimate(chance)
+        found[f"mixed_gallery/{name}/same_modality_share"] = _mean(
+            share, sets[name].item, options, generator
+        )
+        found[f"mixed_gallery/{name}/same_modality_share/chance"] = Estimate(chance)
     return found
 
 
@@ -393,12 +423,12 @@ def _split(z: Tensor) -> tuple[Tensor, ...]:
 
 
 def _checked(
-    samples: Mapping[str, EmbeddingSet], options: GeometryOptions
+    embeddings: Mapping[str, EmbeddingSet], options: GeometryOptions
 ) -> dict[str, EmbeddingSet]:
-    if len(samples) < 2:
-        raise ValueError(f"geometry needs two modalities or more, got {list(samples)}")
+    if len(embeddings) < 2:
+        raise ValueError(f"geometry needs two modalities or more, got {list(embeddings)}")
     found = {}
-    for name, (z, item) in samples.items():
+    for name, (z, item) in embeddings.items():
         if item.shape != z.shape[:1]:
             raise ValueError(f"{name}: {len(z)} rows need as many items, got {tuple(item.shape)}")
         items = len(torch.unique(item))
@@ -407,7 +437,7 @@ def _checked(
                 f"{name}: {options.folds} folds need at least as many items, got {items}"
             )
         found[name] = EmbeddingSet(checked(name, z), item.to(z.device))
-    widths = {name: sample.z.shape[1] for name, sample in found.items()}
+    widths = {name: one.z.shape[1] for name, one in found.items()}
     if len(set(widths.values())) > 1:
         raise ValueError(f"widths of the embeddings differ: {widths}")
     return found

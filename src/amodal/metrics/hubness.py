@@ -1,4 +1,4 @@
-"""Who is whose neighbour: hubs across modalities, and who fills a gallery of all modalities."""
+"""Hubness across modalities, and neighbours in a gallery of all modalities."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ CHUNK_BYTES = 24 << 20  # of similarities held at once
 
 
 class Hubness(NamedTuple):
-    """How unevenly the places among the first k are shared out over a gallery.
+    """Hubness of a gallery: skewness of the k-occurrence, antihubs and the largest hub.
 
     With neighbours drawn at random, N_k is binomial with Q draws of probability k / G; the
-    `chance` figures are those of that distribution.
+    `chance` values are those of that distribution.
 
     Args:
         skew: third standardised moment of N_k; 0 where every row occurs equally often.
@@ -37,7 +37,7 @@ class Hubness(NamedTuple):
 
 
 def neighbour_shares(scores: Tensor, k: int) -> Tensor:
-    """Probability of each entry to be among the first k of its row; equal scores share places.
+    """Probability of each entry to be among the first k of its row; ties share their places.
 
     Args:
         scores: (Q, G); an entry of -inf is no candidate.
@@ -54,7 +54,7 @@ def neighbour_shares(scores: Tensor, k: int) -> Tensor:
 
 @torch.no_grad()
 def k_occurrence(query: Tensor, gallery: Tensor, k: int, *, chunk: int | None = None) -> Tensor:
-    """N_k: how many queries have each gallery row among their k nearest by inner product.
+    """k-occurrence N_k: number of queries with a gallery row among their k nearest.
 
     Where scores are equal it is the expectation over their order.
 
@@ -69,6 +69,13 @@ def k_occurrence(query: Tensor, gallery: Tensor, k: int, *, chunk: int | None = 
 
     References:
         Radovanović, Nanopoulos & Ivanović 2010, "Hubs in space", JMLR 11.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import k_occurrence
+        >>> query = torch.eye(3)[[0, 0, 0, 1]]
+        >>> k_occurrence(query, gallery=torch.eye(3), k=1).tolist()
+        [3.0, 1.0, 0.0]
     """
     query, gallery = checked("query", query), checked("gallery", gallery)
     if not 1 <= k <= len(gallery):
@@ -81,8 +88,8 @@ def k_occurrence(query: Tensor, gallery: Tensor, k: int, *, chunk: int | None = 
     return occurrence
 
 
-def hubness(occurrence: Tensor, queries: int, k: int) -> Hubness:
-    """The figures of a `k_occurrence`.
+def hubness_metrics(occurrence: Tensor, queries: int, k: int) -> Hubness:
+    """Hubness metrics of a `k_occurrence`.
 
     Args:
         occurrence: (G,) N_k of every gallery row.
@@ -91,6 +98,13 @@ def hubness(occurrence: Tensor, queries: int, k: int) -> Hubness:
 
     References:
         Radovanović et al. 2010, "Hubs in space", JMLR 11.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import hubness_metrics
+        >>> result = hubness_metrics(torch.tensor([3.0, 1.0, 0.0]), queries=4, k=1)
+        >>> round(result.antihubs, 3), result.largest_hub
+        (0.333, 0.75)
     """
     size = len(occurrence)
     deviation = occurrence.double() - queries * k / size
@@ -110,32 +124,41 @@ def hubness(occurrence: Tensor, queries: int, k: int) -> Hubness:
 
 @torch.no_grad()
 def mixed_gallery(
-    samples: Mapping[str, Tensor], k: int, *, chunk: int | None = None
+    embeddings: Mapping[str, Tensor], k: int, *, chunk: int | None = None
 ) -> dict[str, tuple[Tensor, float]]:
-    """Share of each query's k nearest that is of its own modality, all modalities searched.
+    """Same-modality neighbour share in one gallery of all modalities.
 
-    The gallery holds every row of every modality except the query itself. Where scores are
-    equal it is the expectation over their order, so a constant embedding gives chance,
-    (N_own - 1) / (N_all - 1). A share above chance means that modalities keep apart.
+    It is the share of a query's k nearest neighbours that have the query's modality. The gallery
+    holds every row of every modality except the query itself. Where scores are equal it is the
+    expectation over their order, so a constant embedding gives chance, (N_m - 1) / (N_all - 1).
+    A share above chance means that the modalities are separated.
 
     Args:
-        clouds: modality -> (N, E) unit-norm embeddings.
+        embeddings: modality -> (N, E) unit-norm embeddings.
         k: places; at most N_all - 1.
         chunk: queries compared at once; None: as many as fit a few tens of megabytes.
 
     Returns:
         modality -> (N,) float64 share of each query, and the share expected by chance.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import mixed_gallery
+        >>> image, text = torch.eye(4)[[0, 0, 0]], torch.eye(4)[[1, 1, 1]]  # separated modalities
+        >>> share, chance = mixed_gallery({"image": image, "text": text}, k=2)["image"]
+        >>> share.tolist(), chance
+        ([1.0, 1.0, 1.0], 0.4)
     """
-    names = list(samples)
-    gallery = torch.cat([checked(name, samples[name]) for name in names])
+    names = list(embeddings)
+    gallery = torch.cat([checked(name, embeddings[name]) for name in names])
     if not 1 <= k < len(gallery):
         raise ValueError(f"k must lie in 1…{len(gallery) - 1}, got {k}")
     distinct, place = distinct_rows(gallery)
     result: dict[str, tuple[Tensor, float]] = {}
     first = 0
     for name in names:
-        last = first + len(samples[name])
-        own = []
+        last = first + len(embeddings[name])
+        same = []
         step = chunk or _rows(gallery)
         for start in range(first, last, step):
             stop = min(start + step, last)
@@ -143,10 +166,10 @@ def mixed_gallery(
             here = torch.arange(stop - start, device=scores.device)
             scores[here, here + start] = -torch.inf
             shares = neighbour_shares(scores, k)
-            own.append(shares[:, first:last].sum(1, dtype=torch.float64) / k)
+            same.append(shares[:, first:last].sum(1, dtype=torch.float64) / k)
         chance = (last - first - 1) / (len(gallery) - 1)
         empty = torch.zeros(0, dtype=torch.float64)
-        result[name] = (torch.cat(own).cpu() if own else empty, chance)
+        result[name] = (torch.cat(same).cpu() if same else empty, chance)
         first = last
     return result
 

@@ -1,4 +1,4 @@
-"""The modality gap: how far apart two modalities lie, and how their clouds differ in shape."""
+"""Modality gap: distance of two modalities, difference in shape, and linear separability."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROBE_PENALTY = 1e-3  # of the squared weights of the modality probe
 
 
 class EnergyTest(NamedTuple):
-    """Energy distance of two centred clouds; see `energy_test`.
+    """Energy distance of two centred sets of embeddings; see `energy_test`.
 
     Args:
         value: corrected distance, in the unit of the embeddings; 0 is expected of equal shapes.
@@ -29,11 +29,11 @@ class EnergyTest(NamedTuple):
 
 
 def centroid_gap(x: Tensor, x_item: Tensor, y: Tensor, y_item: Tensor) -> tuple[float, float]:
-    """Distance of the mean rows, and the distance that sampling alone gives without a gap.
+    """Distance of the centroids, and the distance expected from sampling noise alone.
 
     The second is the root mean square of the distance if the true centroids coincided: the root
-    of Σ_i |r_i|² n/(n-1), with r_i what item i adds to the difference of the centred clouds'
-    means, which keeps together the rows that belong together.
+    of Σ_i |r_i|² n/(n-1), with r_i the contribution of item i to the difference of the means of
+    the centred embeddings, so that the rows of an item are not treated as independent.
 
     Args:
         x: (N, E) embeddings of one modality.
@@ -43,6 +43,14 @@ def centroid_gap(x: Tensor, x_item: Tensor, y: Tensor, y_item: Tensor) -> tuple[
 
     References:
         Liang et al. 2022, arXiv:2203.02053 (the gap between centroids).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import centroid_gap
+        >>> z, item = torch.randn(50, 8), torch.arange(50)
+        >>> distance, noise = centroid_gap(z, item, z + 1, item)
+        >>> round(distance, 3), noise < 0.01
+        (2.828, True)
     """
     items, place = torch.unique(torch.cat([x_item, y_item]), return_inverse=True)
     means = [z.mean(0, dtype=torch.float64) for z in (x, y)]
@@ -61,13 +69,13 @@ def centroid_gap(x: Tensor, x_item: Tensor, y: Tensor, y_item: Tensor) -> tuple[
 def energy_test(
     x: Tensor, y: Tensor, *, permutations: int, generator: torch.Generator
 ) -> EnergyTest:
-    """How far two clouds differ beyond their centroids: energy distance after centring each.
+    """Energy distance of two sets of embeddings after centring each, with a permutation test.
 
-    Permutations swap the two rows of an item with probability 1/2, centre both clouds anew,
-    and give the distances that equal shapes produce. As the centres are estimated, the plain
-    figure of `energy_statistics` is slightly too small; the mean over permutations shows by
-    how much, and is subtracted: two samples of one distribution score 0 on average, wherever
-    they lie.
+    It measures how the distributions differ beyond their centroids. Permutations swap the two rows
+    of an item with probability 1/2, centre both sets again, and give the distances that equal
+    shapes produce. As the centres are estimated, the plain value of `energy_statistics` is biased;
+    the mean over permutations estimates the bias and is subtracted, so that two sets from one
+    distribution score 0 on average.
 
     Args:
         x: (N, E) one row per item, N >= 2.
@@ -78,6 +86,16 @@ def energy_test(
     References:
         Székely & Rizzo 2013, "Energy statistics: a class of statistics based on distances"
         (the distance, and the coefficient of inhomogeneity).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import energy_test
+        >>> x = torch.randn(60, 2)
+        >>> stretched = x * torch.tensor([4.0, 1.0])
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> test = energy_test(x, stretched, permutations=50, generator=generator)
+        >>> test.value > 0, round(test.p, 3)
+        (True, 0.02)
     """
     if permutations < 1:
         raise ValueError(f"permutations must be at least 1, got {permutations}")
@@ -95,15 +113,16 @@ def energy_test(
 
 
 def energy_statistics(x: Tensor, y: Tensor, signs: Tensor) -> tuple[Tensor, float]:
-    """Energy distances of the centred clouds, as they are and with the pairs swapped by `signs`.
+    """Energy distances of the centred embeddings, unchanged and with pairs swapped by `signs`.
 
-    For clouds u and v with means taken off, the mean over i ≠ j of 2|u_i - v_j| - |u_i - u_j| -
-    |v_i - v_j|: rows of one item are never compared, as they are not independent.
+    For sets u and v of rows with their means subtracted, the mean over i ≠ j of
+    2|u_i - v_j| - |u_i - u_j| - |v_i - v_j|: rows of one item are not compared, as they are
+    not independent.
 
     Args:
         x: (N, E) one row per item.
         y: (N, E) rows of the same items.
-        signs: (P, N) of +1 and -1; where it is -1, x_i and y_i change clouds.
+        signs: (P, N) of +1 and -1; where it is -1, x_i and y_i change sides.
 
     Returns:
         (1 + P,) float64, the first without swaps, and the mean of |x_i - y_j| without swaps.
@@ -158,10 +177,10 @@ def modality_probe(
     folds: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """How well a linear classifier tells two modalities apart on items it was not fitted on.
+    """Accuracy of a linear classifier of the modality, on held-out items.
 
     Logistic regression with a small L2 penalty on rows that are centred and divided by one
-    number (their mean deviation), so that the figure does not depend on the axes. All rows of an
+    number (their mean deviation), so that the result does not depend on the axes. All rows of an
     item are in one fold. Each modality counts one half, however many rows it has: the mean of
     the first result is the balanced accuracy, and chance is 1/2.
 
@@ -176,6 +195,15 @@ def modality_probe(
     Returns:
         (N + M,) float64 of each row, first those of x: 1 right, 0 wrong, 1/2 undecided, times
         (N + M) / (2 rows of its modality); and (N + M,) its item.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import modality_probe
+        >>> z, item = torch.randn(40, 4), torch.arange(40)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> right, _ = modality_probe(z, item, z + 5, item, folds=4, generator=generator)
+        >>> right.mean().item()  # separable
+        1.0
     """
     z, item = torch.cat([x, y]), torch.cat([x_item, y_item])
     target = torch.cat([torch.zeros(len(x)), torch.ones(len(y))]).long().to(z.device)
@@ -193,7 +221,7 @@ def modality_probe(
         weights = fit_multinomial((train - mean) / deviation, target[~held], 2, PROBE_PENALTY)
         margin = scores((z[held].double() - mean) / deviation, weights).diff(dim=1)[:, 0]
         margin = torch.where(target[held] == 1, margin, -margin)
-        # A margin of rounding size is a draw: the two clouds may be the same.
+        # A margin of rounding size is undecided: both sets may be the same.
         margin = torch.where(margin.abs() > 1e-6, margin, 0.0)
         right[held] = (margin.sign() + 1) / 2
     counts = torch.bincount(target, minlength=2)

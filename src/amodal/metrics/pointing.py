@@ -1,4 +1,4 @@
-"""The pointing game: does an attention map peak on the thing that it should be about?"""
+"""Pointing game: whether the maximum of an attention map lies on its target."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from amodal.metrics.bootstrap import Estimate, intervals, resampled
 
 
 class Pointing(NamedTuple):
-    """Figures of a set of maps.
+    """Result of the pointing game.
 
     Args:
         hits: share of maps whose largest cell touches its target; ties count by expectation.
         inside: mean share of the map's weight that lies on its target.
-        chance: what a map without any preference gets in both: the mean area of the targets.
+        chance: both values of a uniform map, which is the mean area of the targets.
     """
 
     hits: Estimate
@@ -28,11 +28,11 @@ class Pointing(NamedTuple):
 def pointing_game(
     maps: Tensor, targets: Tensor, *, bootstrap: int = 1000, seed: int = 0
 ) -> Pointing:
-    """Compare maps with where their targets are.
+    """Share of attention maps whose maximum lies on the target, and attention mass inside it.
 
     Args:
         maps: (B, H, W) weights, not negative.
-        targets: (B, H, W) bool, cells that the target covers; a map without any is left out.
+        targets: (B, H, W) bool, cells of the target; a map without any is left out.
         bootstrap: resamples of the intervals.
 
     Raises:
@@ -40,6 +40,15 @@ def pointing_game(
 
     References:
         Zhang et al. 2016, arXiv:1608.00507, section 4.1.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import pointing_game
+        >>> maps = torch.tensor([[[0.7, 0.1], [0.1, 0.1]]])  # (B, H, W) attention
+        >>> target = torch.tensor([[[True, False], [False, False]]])
+        >>> result = pointing_game(maps, target, bootstrap=0)
+        >>> result.hits.value, round(result.inside.value, 3), result.chance
+        (1.0, 0.7, 0.25)
     """
     if maps.shape != targets.shape or maps.ndim != 3:
         raise ValueError(

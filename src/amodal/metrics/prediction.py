@@ -1,4 +1,4 @@
-"""How good predictions are: accuracy, F1, calibration, error, each with a bootstrap interval."""
+"""Metrics of predictions: accuracy, F1, calibration and error, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ BINS = 15  # of the calibration error
 
 
 @torch.no_grad()
-def classification(
+def classification_metrics(
     logits: Tensor, target: Tensor, *, bootstrap: int = 0, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Figures of one class per item.
+    """Metrics of single-label classification.
 
     - accuracy: ties between the highest scores count by expectation, so that constant scores give
       one over the number of classes.
@@ -33,6 +33,16 @@ def classification(
 
     References:
         Guo et al. 2017, arXiv:1706.04599, eq. 5 (calibration).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import classification_metrics
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0]])
+        >>> metrics = classification_metrics(logits, target=torch.tensor([0, 1, 1]))
+        >>> list(metrics)
+        ['accuracy', 'cross_entropy', 'balanced_accuracy', 'macro_f1', 'calibration_error']
+        >>> round(metrics["accuracy"].value, 3), round(metrics["balanced_accuracy"].value, 3)
+        (0.667, 0.75)
     """
     logits, target = _known(logits, target, target >= 0)
     log_share = logits.log_softmax(1)
@@ -56,19 +66,27 @@ def classification(
 
 
 @torch.no_grad()
-def multi_label(
+def multi_label_metrics(
     logits: Tensor, target: Tensor, *, bootstrap: int = 0, seed: int = 0
 ) -> dict[str, Estimate]:
-    """Figures of any number of classes per item; a class is predicted where its score is positive.
+    """Metrics of multi-label classification; a class is predicted where its logit is positive.
 
     - micro_f1: over all items and classes together; macro_f1: mean over classes that occur.
-    - mean_average_precision: mean over classes that occur of the area under precision and recall;
-      equal scores share their places.
-    - exact: share of items with every class right.
+    - mean_average_precision: mean over classes that occur of average precision; equal
+      scores share their ranks.
+    - exact: share of items with every class right (subset accuracy).
 
     Args:
         logits: (B, C).
         target: (B, C) of 0 and 1; rows with NaN are left out.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import multi_label_metrics
+        >>> logits = torch.tensor([[2.0, -1.0], [1.0, 1.0]])
+        >>> metrics = multi_label_metrics(logits, target=torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+        >>> {name: round(estimate.value, 3) for name, estimate in metrics.items()}
+        {'exact': 0.5, 'micro_f1': 0.8, 'macro_f1': 1.0, 'mean_average_precision': 1.0}
     """
     logits, target = _known(logits, target, ~target.isnan().any(1))
     predicted, truth = logits > 0, target > 0.5
@@ -84,16 +102,24 @@ def multi_label(
 
 
 @torch.no_grad()
-def regression(
+def regression_metrics(
     values: Tensor, target: Tensor, *, bootstrap: int = 0, seed: int = 0
 ) -> dict[str, Estimate]:
     """Mean absolute error, root mean squared error, R² and Pearson's correlation.
 
-    R² is 1 less the share of the target's variance that is left: 0 for the mean, below for worse.
+    R² is the explained share of the variance of the target: 0 for the mean, negative if worse.
 
     Args:
         values: (B,) or (B, 1) predictions.
         target: (B,); NaN rows are left out.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import regression_metrics
+        >>> predictions, target = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 2.0, 3.0])
+        >>> metrics = regression_metrics(predictions, target)
+        >>> {name: round(estimate.value, 3) for name, estimate in metrics.items()}
+        {'mae': 0.333, 'rmse': 0.577, 'r2': 0.5, 'pearson': 0.982}
     """
     values, target = _known(values.reshape(len(target)), target, ~target.isnan())
     error = values - target
@@ -109,7 +135,7 @@ def regression(
 
 
 def best_constant_labels(truth: Tensor) -> Tensor:
-    """The one set of classes, (C,) bool, that has the best mean F1 when it is said of every item.
+    """Set of classes, (C,) bool, with the best mean F1 as a constant prediction for every item.
 
     Sets of the most frequent classes are tried, from none of them to all.
 
@@ -130,17 +156,24 @@ def best_constant_labels(truth: Tensor) -> Tensor:
 
 
 def average_precision(scores: Tensor, truth: Tensor) -> float:
-    """Mean over the rows that are true of the precision at their place; ties share theirs.
+    """Mean over the positive rows of the precision at their rank; ties share their ranks.
 
     Args:
         scores: (B,).
         truth: (B,) bool, with a True.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import average_precision
+        >>> truth = torch.tensor([True, False, True])
+        >>> round(average_precision(torch.tensor([0.9, 0.8, 0.7]), truth), 3)
+        0.833
     """
     levels, place = torch.unique(scores, return_inverse=True)
-    min_count = torch.zeros(len(levels), 2, dtype=torch.float64)
-    min_count[:, 0].index_add_(0, place, torch.ones(len(scores), dtype=torch.float64))
-    min_count[:, 1].index_add_(0, place, truth.double())
-    counts = min_count.flip(0).cumsum(0).flip(0)  # rows, and true rows, with at least this score
+    count = torch.zeros(len(levels), 2, dtype=torch.float64)
+    count[:, 0].index_add_(0, place, torch.ones(len(scores), dtype=torch.float64))
+    count[:, 1].index_add_(0, place, truth.double())
+    counts = count.flip(0).cumsum(0).flip(0)  # rows, and true rows, with at least this score
     precision = counts[:, 1] / counts[:, 0]
     return float((precision[place] * truth).sum() / truth.sum())
 

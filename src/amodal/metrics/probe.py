@@ -1,4 +1,4 @@
-"""Probes: how much of the labels a frozen embedding gives away to a simple classifier."""
+"""Linear and k-nearest-neighbour probes of frozen embeddings."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amodal.metrics.classification import ClassificationResult, classification
+from amodal.metrics.classification import ClassificationResult, top_k_accuracy
 from amodal.metrics.retrieval import checked, distinct_rows, scores_of
 
 PENALTIES = tuple(10.0**e for e in range(-6, 2))
@@ -29,29 +29,38 @@ def linear_probe(
     """Test accuracy of a linear classifier fitted on frozen embeddings.
 
     Features are standardised with the mean and deviation of the training rows. The strength of
-    the L2 penalty is picked on a part of the training rows, drawn class by class; the classifier
-    is then fitted on all of them. Test rows are only ever scored.
+    the L2 penalty is selected on a part of the training rows, drawn class by class; the classifier
+    is then fitted on all of them. Test rows are only scored.
 
     Args:
         train_x: (N, D) embeddings.
         train_y: (N,) int64 classes.
         test_x: (T, D) embeddings.
-        test_y: (T,) int64; a class that does not occur in training is never right.
+        test_y: (T,) int64; a class that does not occur in training is never predicted.
         penalties: candidates for λ in mean cross-entropy + λ/2 |W|²; a single one is used as is.
-        validation: share of the training rows on which λ is picked.
+        validation: share of the training rows on which λ is selected.
         bootstrap: resamples for the 95 % intervals; 0 leaves them out.
         seed: of the validation rows and of the resamples.
 
     Returns:
-        Figures of the test rows, with `penalty` and `unseen_rows` (test rows of classes that do
-        not occur in training) among the settings. Classes of `confusion` are those of training,
+        Accuracies of the test rows, with `penalty` and `unseen_rows` (test rows of classes
+        that do not occur in training) in `chosen`. Classes of `confusion` are those of training,
         sorted.
 
     Raises:
-        ValueError: shapes do not fit, an embedding is not finite, or there is but one class.
+        ValueError: shapes do not fit, an embedding is not finite, or there is only one class.
 
     References:
         Alain & Bengio 2016, arXiv:1610.01644.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import linear_probe
+        >>> labels = torch.arange(60) % 2
+        >>> z = torch.randn(60, 8) + 4 * labels[:, None]
+        >>> result = linear_probe(z[:40], labels[:40], z[40:], labels[40:], bootstrap=0)
+        >>> result["top1"], sorted(result.chosen)
+        (1.0, ['penalty', 'unseen_rows'])
     """
     _check(train_x, train_y, test_x, test_y)
     train_x, test_x = checked("train_x", train_x).double(), checked("test_x", test_x).double()
@@ -64,17 +73,17 @@ def linear_probe(
     if len(penalties) > 1:
         held = _held_out(target, validation, seed)
         fit_x, held_x = _standardised(train_x[~held], train_x[held])
-        accuracy, start = [], None
+        accuracy, weights = [], None
         strong_first = sorted(penalties, reverse=True)
-        for candidate in strong_first:  # each fit starts where the last ended
-            start = fit_multinomial(fit_x, target[~held], len(classes), candidate, start)
-            right = scores(held_x, start).argmax(1) == target[held]
+        for candidate in strong_first:  # warm start from the previous fit
+            weights = fit_multinomial(fit_x, target[~held], len(classes), candidate, weights)
+            right = scores(held_x, weights).argmax(1) == target[held]
             accuracy.append(float(right.double().mean()))
         penalty = strong_first[accuracy.index(max(accuracy))]  # of equals the strongest
     train_x, test_x = _standardised(train_x, test_x)
     weights = fit_multinomial(train_x, target, len(classes), penalty)
     labels = _places(test_y, classes)
-    return classification(
+    return top_k_accuracy(
         scores(test_x, weights),
         labels,
         bootstrap=bootstrap,
@@ -94,9 +103,9 @@ def knn_probe(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> ClassificationResult:
-    """Test accuracy of the vote among the k nearest training rows by cosine.
+    """Test accuracy of a vote among the k nearest training rows by cosine.
 
-    Training rows tied at the k-th place share the votes that are left.
+    Training rows tied at rank k share the remaining votes.
 
     Args:
         train_x: (N, D) embeddings.
@@ -113,6 +122,14 @@ def knn_probe(
 
     References:
         Wu et al. 2018, arXiv:1805.01978, section 3.4 (weighted votes).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import knn_probe
+        >>> labels = torch.arange(60) % 2
+        >>> z = torch.randn(60, 8) + 4 * (2 * labels[:, None] - 1)
+        >>> knn_probe(z[:40], labels[:40], z[40:], labels[40:], k=5, bootstrap=0)["top1"]
+        1.0
     """
     _check(train_x, train_y, test_x, test_y)
     if not 1 <= k <= len(train_x):
@@ -137,7 +154,7 @@ def knn_probe(
             share = share * ((cosine - nearest[:, :1]) / temperature).exp()
         votes.append(share.to(gallery.dtype) @ member)
     labels = _places(test_y, classes)
-    return classification(
+    return top_k_accuracy(
         torch.cat(votes),
         labels,
         bootstrap=bootstrap,
@@ -147,7 +164,7 @@ def knn_probe(
 
 
 def fit_multinomial(
-    x: Tensor, target: Tensor, classes: int, penalty: float, start: Tensor | None = None
+    x: Tensor, target: Tensor, classes: int, penalty: float, init: Tensor | None = None
 ) -> Tensor:
     """Weights that minimise mean cross-entropy + penalty/2 |W|²; the bias is not penalised.
 
@@ -156,7 +173,7 @@ def fit_multinomial(
         target: (N,) int64 in [0, classes).
         classes: C.
         penalty: λ.
-        start: (D + 1, C) weights to begin from.
+        init: (D + 1, C) initial weights; None: zeros.
 
     Returns:
         (D + 1, C) float64; the last row is the bias.
@@ -164,8 +181,8 @@ def fit_multinomial(
     with torch.enable_grad():
         weights = (
             torch.zeros(x.shape[1] + 1, classes, dtype=x.dtype, device=x.device)
-            if start is None
-            else start.clone()
+            if init is None
+            else init.clone()
         ).requires_grad_()
         optimizer = torch.optim.LBFGS(
             [weights],
@@ -204,7 +221,7 @@ def _check(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tensor) -> 
 
 def _standardised(train: Tensor, other: Tensor) -> tuple[Tensor, Tensor]:
     mean, deviation = train.mean(0), train.std(0, correction=0)
-    # A constant feature says nothing; dividing by rounding noise would make it loud.
+    # A constant feature has no information; dividing by rounding noise would amplify it.
     deviation = torch.where(deviation > 1e-7 * (1 + mean.abs()), deviation, 1.0)
     return (train - mean) / deviation, (other - mean) / deviation
 
@@ -219,7 +236,7 @@ def _held_out(target: Tensor, share: float, seed: int) -> Tensor:
         held[rows[order[: min(round(share * len(rows)), len(rows) - 1)]]] = True
     if not bool(held.any()):
         raise ValueError(
-            f"{len(target)} training rows leave none to pick the penalty on: give a single "
+            f"{len(target)} training rows leave none to select the penalty on: give a single "
             "penalty, or more rows per class"
         )
     return held

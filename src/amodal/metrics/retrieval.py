@@ -25,18 +25,18 @@ NDCG_CUTOFF = 10
 NAMES = [f"recall@{k}" for k in CUTOFFS] + ["median_rank", "mean_rank", "mrr", "map", "ndcg@10"]
 MEDIAN = NAMES.index("median_rank")
 CHUNK_BYTES = 24 << 20  # of similarities held at once
-FEW = 8  # up to so many relevant entries per query are counted one by one; above, by sorting
+FEW = 8  # relevant entries per query up to which they are counted one by one; above, by sorting
 
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """Retrieval figures, each with a 95 % bootstrap interval.
+    """Retrieval metrics, each with a 95 % bootstrap interval.
 
     Args:
         metrics: recall@1, recall@5, recall@10, median_rank, mean_rank, mrr, map, ndcg@10.
-        queries: queries that were measured.
+        queries: queries with a positive.
         queries_without_positive: queries left out because the gallery holds no positive.
-        gallery: entries that were searched; with folds, the mean per fold.
+        gallery: size of the gallery; with folds, the mean per fold.
     """
 
     metrics: dict[str, Estimate]
@@ -48,7 +48,7 @@ class RetrievalResult:
         return self.metrics[name].value
 
     def to_dict(self) -> dict[str, float]:
-        """Flat figures: `recall@1`, `recall@1/low`, `recall@1/high`, ..., and the counts."""
+        """Flat metrics: `recall@1`, `recall@1/low`, `recall@1/high`, ..., and the counts."""
         return flatten(self.metrics) | {
             "queries": self.queries,
             "queries_without_positive": self.queries_without_positive,
@@ -57,7 +57,7 @@ class RetrievalResult:
 
 
 @torch.no_grad()
-def retrieval(
+def retrieval_metrics(
     query: Tensor,
     gallery: Tensor,
     query_item: Tensor,
@@ -70,13 +70,13 @@ def retrieval(
     folds: int = 1,
     chunk: int | None = None,
 ) -> RetrievalResult:
-    """How well each query finds the entries of its own item by inner product.
+    """Recall@k, ranks, MRR, mAP and nDCG of queries against a gallery, by inner product.
 
-    Entries of equal score are taken in random order, and every figure is the exact expectation
+    Entries of equal score are taken in random order, and every metric is the exact expectation
     over that order: a constant embedding scores chance. Recall@k is the share of queries with
     at least one positive among the first k. A rank is that of the first positive (for tied
-    entries its expected rank). Queries without any positive in the gallery cannot be answered;
-    they are left out of the means and counted.
+    entries its expected rank). Queries without a positive in the gallery are left out of
+    the means and counted.
 
     Args:
         query: (Q, E) unit-norm embeddings.
@@ -89,7 +89,7 @@ def retrieval(
         seed: of the resamples, where no `generator` is given.
         generator: on the CPU.
         folds: split the items, in order of first appearance in the queries, into so many equal
-            parts, search each on its own and average; 5 on COCO's 5,000 test images is the "1K"
+            parts, evaluate each on its own and average; 5 on COCO's 5,000 test images is the "1K"
             protocol, 1 the "5K" protocol.
         chunk: queries compared at once; None: as many as fit a few tens of megabytes.
 
@@ -99,16 +99,25 @@ def retrieval(
     References:
         Karpathy & Fei-Fei 2015, arXiv:1412.2306 (recall@k and median rank of captions).
         Järvelin & Kekäläinen 2002, "Cumulated gain-based evaluation of IR techniques" (nDCG).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import retrieval_metrics
+        >>> text, image = torch.eye(4)[[0, 0, 1, 2]], torch.eye(4)[:3]
+        >>> text_item, image_item = torch.tensor([0, 0, 1, 0]), torch.arange(3)
+        >>> result = retrieval_metrics(text, image, text_item, image_item, bootstrap=0)
+        >>> result["recall@1"], round(result["mrr"], 3)
+        (0.75, 0.854)
     """
     query, gallery = checked("query", query), checked("gallery", gallery)
     _check(query, gallery, query_item, gallery_item, relevance, folds)
     generator = generator or torch.Generator().manual_seed(seed)
     query_item, gallery_item = query_item.to(query.device), gallery_item.to(query.device)
-    estimates, draws, sizes, unanswered = [], [], [], 0
+    estimates, draws, sizes, unmatched = [], [], [], 0
     for query_rows, gallery_rows in _folds(query_item, gallery_item, folds):
-        answerable = torch.isin(query_item[query_rows], gallery_item[gallery_rows])
-        unanswered += int((~answerable).sum())
-        query_rows = query_rows[answerable]
+        matched = torch.isin(query_item[query_rows], gallery_item[gallery_rows])
+        unmatched += int((~matched).sum())
+        query_rows = query_rows[matched]
         if not len(query_rows):
             continue
         values = _measure(
@@ -132,13 +141,13 @@ def retrieval(
         )
     return RetrievalResult(
         metrics=intervals(NAMES, torch.stack(estimates).mean(0), torch.stack(draws).mean(0)),
-        queries=len(query) - unanswered,
-        queries_without_positive=unanswered,
+        queries=len(query) - unmatched,
+        queries_without_positive=unmatched,
         gallery=sum(sizes) / len(sizes),
     )
 
 
-def cross_modal(
+def cross_modal_retrieval(
     name_a: str,
     z_a: Tensor,
     item_a: Tensor,
@@ -147,16 +156,24 @@ def cross_modal(
     item_b: Tensor,
     **options: Any,
 ) -> dict[str, float]:
-    """Retrieval in both directions as flat figures, `retrieval/A_to_B/recall@1` and so on.
+    """Retrieval in both directions as flat metrics, `retrieval/A_to_B/recall@1` and so on.
 
-    `options` go to `retrieval`.
+    `options` go to `retrieval_metrics`.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import cross_modal_retrieval
+        >>> z, item = torch.eye(3), torch.arange(3)
+        >>> metrics = cross_modal_retrieval("audio", z, item, "text", z, item, bootstrap=0)
+        >>> metrics["retrieval/audio_to_text/recall@1"], metrics["retrieval/text_to_audio/ndcg@10"]
+        (1.0, 1.0)
     """
     flat: dict[str, float] = {}
     for (a, x, i), (b, y, j) in (
         ((name_a, z_a, item_a), (name_b, z_b, item_b)),
         ((name_b, z_b, item_b), (name_a, z_a, item_a)),
     ):
-        for name, value in retrieval(x, y, i, j, **options).to_dict().items():
+        for name, value in retrieval_metrics(x, y, i, j, **options).to_dict().items():
             flat[f"retrieval/{a}_to_{b}/{name}"] = value
     return flat
 
@@ -164,8 +181,18 @@ def cross_modal(
 def image_text_retrieval(
     image: Tensor, text: Tensor, image_item: Tensor, text_item: Tensor, **options: Any
 ) -> dict[str, float]:
-    """`cross_modal` of images and their texts; text may have several rows per item."""
-    return cross_modal("image", image, image_item, "text", text, text_item, **options)
+    """`cross_modal_retrieval` of images and their texts; text may have several rows per item.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import image_text_retrieval
+        >>> image, text = torch.eye(3), torch.eye(3)[[0, 0, 1, 1, 2, 2]]  # two captions per image
+        >>> image_item, text_item = torch.arange(3), torch.arange(3).repeat_interleave(2)
+        >>> metrics = image_text_retrieval(image, text, image_item, text_item, bootstrap=0)
+        >>> metrics["retrieval/text_to_image/recall@1"]
+        1.0
+    """
+    return cross_modal_retrieval("image", image, image_item, "text", text, text_item, **options)
 
 
 def scores_of(query: Tensor, distinct: Tensor, place: Tensor | None) -> Tensor:
@@ -181,12 +208,12 @@ def scores_of(query: Tensor, distinct: Tensor, place: Tensor | None) -> Tensor:
 def distinct_rows(gallery: Tensor) -> tuple[Tensor, Tensor | None]:
     """The distinct rows of (G, E), and (G,) where each row is among them; None if all differ."""
     bits = (gallery + 0.0).cpu().contiguous().numpy()  # -0.0 becomes 0.0
-    seen: dict[bytes, int] = {}
-    place = [seen.setdefault(row.tobytes(), len(seen)) for row in bits]
-    if len(seen) == len(gallery):
+    numbers: dict[bytes, int] = {}
+    place = [numbers.setdefault(row.tobytes(), len(numbers)) for row in bits]
+    if len(numbers) == len(gallery):
         return gallery, None
     index = torch.tensor(place, device=gallery.device)
-    first = torch.full((len(seen),), len(gallery), device=gallery.device)
+    first = torch.full((len(numbers),), len(gallery), device=gallery.device)
     first.scatter_reduce_(0, index, torch.arange(len(gallery), device=gallery.device), "amin")
     return gallery[first], index
 
@@ -199,7 +226,7 @@ def checked(name: str, z: Tensor) -> Tensor:
     if len(bad):
         raise ValueError(
             f"{name}: {len(bad)} of {len(z)} embeddings are not finite, the first is row "
-            f"{int(bad[0])}; a figure over them would mean nothing"
+            f"{int(bad[0])}; metrics of them would be meaningless"
         )
     return z.to(torch.promote_types(z.dtype, torch.float32))
 
@@ -262,9 +289,9 @@ def _measure(
     relevance: tuple[Tensor, Tensor, Tensor] | None,
     chunk: int | None,
 ) -> Tensor:
-    """(Q, len(NAMES)) float64 figures of every query; each has a positive.
+    """(Q, len(NAMES)) float64 metrics of every query; each has a positive.
 
-    `relevance` is the matrix of all gains, with the rows and columns of it that are meant.
+    `relevance` is the matrix of all gains, with its rows and columns to use.
     """
     device, size = query.device, len(gallery)
     distinct, place = distinct_rows(gallery)
@@ -283,7 +310,7 @@ def _measure(
         column = by_item[begin[row] + offset]
         value = scores[row, column]
         above, tied = _counts(scores, row, value, offset, int(count.max()))
-        measured.append(_figures(row, value, above, tied, count, harmonic, discounts))
+        measured.append(_metrics_of_queries(row, value, above, tied, count, harmonic, discounts))
         if relevance is not None:
             table, rows, columns = relevance
             gains = table[rows[part].to(table.device)][:, columns.to(table.device)]
@@ -292,30 +319,30 @@ def _measure(
 
 
 def _counts(
-    scores: Tensor, row: Tensor, value: Tensor, offset: Tensor, most: int
+    scores: Tensor, row: Tensor, value: Tensor, offset: Tensor, largest: int
 ) -> tuple[Tensor, Tensor]:
     """(P,) entries of `scores[row]` that are greater than `value`, and that equal it."""
-    if most <= FEW and scores.shape[1] < 1 << 24:
+    if largest <= FEW and scores.shape[1] < 1 << 24:
         above, tied = torch.zeros_like(row), torch.zeros_like(row)
         # Summing booleans would first copy them into 64-bit numbers, which takes far longer;
         # as floats the counts are exact up to 2^24 entries.
         flags = torch.empty_like(scores)
-        for turn in range(most):
-            now = (offset == turn).nonzero()[:, 0]  # at most one entry per query
+        for place in range(largest):
+            now = (offset == place).nonzero()[:, 0]  # at most one entry per query
             rows = scores if len(now) == len(scores) else scores[row[now]]
             bound, flag = value[now, None], flags[: len(now)]
             above[now] = torch.gt(rows, bound, out=flag).sum(1).long()
             tied[now] = torch.eq(rows, bound, out=flag).sum(1).long()
         return above, tied
     ascending = scores.sort(dim=1).values
-    padded = scores.new_zeros(len(scores), most)
+    padded = scores.new_zeros(len(scores), largest)
     padded[row, offset] = value
     below = torch.searchsorted(ascending, padded)[row, offset]
     upto = torch.searchsorted(ascending, padded, right=True)[row, offset]
     return scores.shape[1] - upto, upto - below
 
 
-def _figures(
+def _metrics_of_queries(
     row: Tensor,
     value: Tensor,
     above: Tensor,
@@ -324,7 +351,7 @@ def _figures(
     harmonic: Tensor,
     discounts: Tensor,
 ) -> Tensor:
-    """(q, len(NAMES)) figures from the counts of (P,) positive pairs."""
+    """(q, len(NAMES)) metrics from the counts of (P,) positive pairs."""
     queries = len(count)
     # Positives of one query with equal `above` are tied with each other: one group.
     code = row * (len(harmonic) + 1) + above

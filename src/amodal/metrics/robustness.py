@@ -1,4 +1,4 @@
-"""How much a prediction loses as one of its modalities gets worse."""
+"""Robustness of predictions to the corruption of one modality."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from amodal.metrics.prediction import best_constant_labels
 
 
 class Robustness(NamedTuple):
-    """Scores over the rates of a corruption.
+    """Scores over the rates of a corruption, and their summaries.
 
     Args:
         rates: in [0, 1], ascending from 0.
         scores: mean score at each rate, with intervals.
         area: mean score over all rates from 0 to 1.
         relative: area over the score at rate 0.
-        effective: area between the scores and the straight line from the score at rate 0 down to
-            chance at rate 1, which is what guessing for the items that are hit would give. 0: no
-            better than that; the most there can be is half of what the score is above chance.
+        effective: effective robustness, the area between the scores and the straight line from the
+            score at rate 0 to chance at rate 1, which guessing on the corrupted items would give.
+            0: no better than that; at most half of the lead of the clean score over chance.
     """
 
     rates: tuple[float, ...]
@@ -33,7 +33,7 @@ class Robustness(NamedTuple):
 
 @torch.no_grad()
 def item_scores(outputs: Tensor, target: Tensor, task: str) -> tuple[Tensor, float]:
-    """A score per item whose mean is the figure that is followed, and what a constant gets.
+    """Score per item, and the score of the best constant prediction.
 
     - classification: 1 for a right answer, ties by expectation; the constant is the most frequent
       class: accuracy.
@@ -43,10 +43,18 @@ def item_scores(outputs: Tensor, target: Tensor, task: str) -> tuple[Tensor, flo
 
     Args:
         outputs: (N, C) scores, or (N, 1) numbers.
-        target: as `prediction.classification` and the others take it; none unknown.
+        target: as `classification_metrics` and the others take it; none unknown.
 
     Returns:
         (N,) float64 and the mean score of the best constant prediction.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import item_scores
+        >>> logits = torch.tensor([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0]])
+        >>> scores, chance = item_scores(logits, torch.tensor([0, 1, 1]), "classification")
+        >>> scores.tolist(), round(chance, 3)
+        ([1.0, 0.0, 1.0], 0.667)
     """
     outputs, target = outputs.double().cpu(), target.cpu()
     if task == "classification":
@@ -63,7 +71,7 @@ def item_scores(outputs: Tensor, target: Tensor, task: str) -> tuple[Tensor, flo
 
 
 @torch.no_grad()
-def robustness(
+def robustness_metrics(
     rates: tuple[float, ...],
     scores: Tensor,
     chance: float,
@@ -71,7 +79,7 @@ def robustness(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> Robustness:
-    """Figures of one corruption of one modality; intervals from resampled items.
+    """Area, relative area and effective robustness of one corruption, with bootstrap intervals.
 
     Args:
         rates: R values ascending from 0 to 1.
@@ -83,15 +91,23 @@ def robustness(
         ValueError: the rates do not go from 0 to 1, or do not fit the scores.
 
     References:
-        Taori et al. 2020, arXiv:2007.00644, section 2 (effective robustness, there against other
-        models; here against what guessing for the items hit would give, so that no table of other
+        Taori et al. 2020, arXiv:2007.00644, section 2 (effective robustness, there relative to
+        other models; here relative to guessing on the corrupted items, so that no table of other
         models is needed).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import robustness_metrics
+        >>> scores = torch.tensor([[1.0, 1, 1, 1], [1, 1, 1, 0], [1, 0, 1, 0]])  # (rates, items)
+        >>> result = robustness_metrics((0.0, 0.5, 1.0), scores, chance=0.5, bootstrap=0)
+        >>> result.area.value, result.effective.value
+        (0.75, 0.0)
     """
     if len(rates) != len(scores) or rates[0] != 0 or rates[-1] != 1 or list(rates) != sorted(rates):
         raise ValueError(f"expected {len(scores)} rates ascending from 0 to 1, got {rates}")
     at = torch.tensor(rates, dtype=torch.float64)
     wide = scores.double()
-    values = _figures(at, wide.mean(1)[None], chance)[0]
+    values = _summaries(at, wide.mean(1)[None], chance)[0]
     drawn = None
     if bootstrap:
         generator = torch.Generator().manual_seed(seed)
@@ -102,7 +118,7 @@ def robustness(
                 for _ in range(bootstrap)
             ]
         )
-        drawn = _figures(at, means, chance)
+        drawn = _summaries(at, means, chance)
     estimates = [
         Estimate(float(value))
         if drawn is None
@@ -113,7 +129,7 @@ def robustness(
     return Robustness(rates, tuple(estimates[:-3]), area, relative, effective)
 
 
-def _figures(rates: Tensor, scores: Tensor, chance: float) -> Tensor:
+def _summaries(rates: Tensor, scores: Tensor, chance: float) -> Tensor:
     """(S, R) scores → (S, R + 3): the scores, area, relative, effective."""
     area = torch.trapezoid(scores, rates)
     line = scores[:, :1] * (1 - rates) + chance * rates

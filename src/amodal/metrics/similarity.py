@@ -1,4 +1,4 @@
-"""Whether two modalities arrange the same items alike: alignment, CKA and RSA."""
+"""Representational similarity of two modalities: alignment, CKA and RSA."""
 
 from __future__ import annotations
 
@@ -60,6 +60,14 @@ def alignment(
 
     References:
         Wang & Isola 2020, arXiv:2005.10242, section 4.1 (they use α = 2).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import alignment
+        >>> z, item = torch.eye(3), torch.arange(3)
+        >>> values, _ = alignment(z, item, z[[0, 2, 1]], item)
+        >>> values.round(decimals=3).tolist()
+        [0.0, 2.0, 2.0]
     """
     values, items = [], []
     for row, column in _pairs(x_item, y_item, x.shape[1]):
@@ -72,7 +80,14 @@ def alignment(
 
 
 def random_alignment(x: Tensor, y: Tensor, *, alpha: float = 2.0) -> float:
-    """Mean of |x_i - y_j|^α over all pairs: the alignment if partners were drawn at random."""
+    """Mean of |x_i - y_j|^α over all pairs: the alignment of random pairs.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import random_alignment
+        >>> round(random_alignment(torch.eye(4), torch.eye(4)), 3)
+        1.5
+    """
     x, y = checked("x", x), checked("y", y)
     square = y.square().sum(1)
     total = 0.0
@@ -97,12 +112,20 @@ def linear_cka(x: Tensor, y: Tensor) -> CKA:
         y: (N, F) rows of the same items.
 
     Returns:
-        Both forms. 0 where a cloud is a single point, and for the debiased form also where the
-        unbiased HSIC of a cloud with itself is not positive (it does not rise above noise).
+        Both forms. 0 where a side is a single point, and for the debiased form also where the
+        unbiased HSIC of a side with itself is not positive (not above noise).
 
     References:
         Kornblith et al. 2019, arXiv:1905.00414, section 3.
         Song et al. 2012, "Feature selection via dependence maximization", JMLR 13.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import linear_cka
+        >>> x = torch.randn(200, 4)
+        >>> cka = linear_cka(x, 3 * x)
+        >>> round(cka.biased, 3), abs(linear_cka(x, torch.randn(200, 4)).debiased) < 0.05
+        (1.0, True)
     """
     x, y = _paired(x, y, least=4)
     n = len(x)
@@ -138,7 +161,7 @@ def rsa(x: Tensor, y: Tensor, *, permutations: int, generator: torch.Generator) 
     """Spearman correlation of the distances between items in x with those in y.
 
     The p-value is one-sided: the items of y are permuted, which keeps its distances but not
-    whom they are between. Memory and time grow with N².
+    their pairs of items. Memory and time grow with N².
 
     Args:
         x: (N, E) one row per item, N >= 3.
@@ -147,10 +170,18 @@ def rsa(x: Tensor, y: Tensor, *, permutations: int, generator: torch.Generator) 
         generator: on the CPU.
 
     Returns:
-        0 with p = 1 where all distances of a cloud are equal.
+        0 with p = 1 where all distances of a side are equal.
 
     References:
         Kriegeskorte, Mur & Bandettini 2008, "Representational similarity analysis".
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import rsa
+        >>> x = torch.randn(30, 4)
+        >>> test = rsa(x, x + 1, permutations=20, generator=torch.Generator().manual_seed(0))
+        >>> round(test.value, 3), round(test.p, 3)
+        (1.0, 0.048)
     """
     x, y = _paired(x, y, least=3)
     n = len(x)
@@ -176,7 +207,7 @@ def rsa(x: Tensor, y: Tensor, *, permutations: int, generator: torch.Generator) 
 def cosine_histogram(
     x: Tensor, y: Tensor, x_item: Tensor, y_item: Tensor, *, chunk: int | None = None
 ) -> CosineHistogram:
-    """How the cosines of true pairs, and of all other pairs, are spread over [-1, 1].
+    """Histogram over [-1, 1] of the cosines of true pairs, and of all other pairs.
 
     Args:
         x: (N, E) embeddings; they need not have unit length.
@@ -184,6 +215,14 @@ def cosine_histogram(
         x_item: (N,) int64; equal keys are true pairs.
         y_item: (M,) int64.
         chunk: rows of x compared at once; None: as many as fit a few tens of megabytes.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import cosine_histogram
+        >>> z, item = torch.eye(3), torch.arange(3)
+        >>> histogram = cosine_histogram(z, z, item, item)
+        >>> int(histogram.true.sum()), int(histogram.other.sum())
+        (3, 6)
     """
     y = torch.nn.functional.normalize(checked("y", y), dim=1)
     true = torch.zeros(BINS, dtype=torch.int64)

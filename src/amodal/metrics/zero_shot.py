@@ -1,18 +1,18 @@
-"""Zero-shot classification: each image takes the class whose description is nearest."""
+"""Zero-shot classification: the class whose prompts are nearest to the image."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from amodal.metrics.classification import ClassificationResult, classification
+from amodal.metrics.classification import ClassificationResult, top_k_accuracy
 from amodal.metrics.retrieval import checked, distinct_rows, scores_of
 
-# Sentences into which the name of a class is put; their mean is steadier than any one of them.
+# Prompt templates; an ensemble of them is more accurate than a single one.
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "en": (
         "{}",
-        "an image of {}",
+        "a picture of {}",
         "a photo of a {}",
         "a close view of the {}",
         "a {} seen from far away",
@@ -20,7 +20,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
         "a bright photo of the {}",
         "a dark photo of the {}",
         "a drawing of a {}",
-        "there is a {} in this image",
+        "there is a {} in this picture",
         "one {} among other things",
         "several of them: {}",
     ),
@@ -43,19 +43,27 @@ CHUNK_BYTES = 64 << 20
 
 
 def class_embeddings(text: Tensor) -> Tensor:
-    """One unit vector per class: the direction of the mean over its sentences.
+    """One unit vector per class: the mean embedding of its prompts, normalised.
 
     Args:
-        text: (C, T, E) unit-norm embeddings of T sentences about each of C classes.
+        text: (C, T, E) unit-norm embeddings of T prompts of each of C classes.
 
     Returns:
         (C, E) unit rows, float32 or wider.
 
     Raises:
-        ValueError: wrong shape, or the sentences of a class cancel out.
+        ValueError: wrong shape, or the mean of the prompts of a class is 0.
 
     References:
         Radford et al. 2021, arXiv:2103.00020, section 3.1.4.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import class_embeddings
+        >>> prompts = torch.eye(4).reshape(2, 2, 4)  # two classes, two prompts of each
+        >>> class_embeddings(prompts)
+        tensor([[0.7071, 0.7071, 0.0000, 0.0000],
+                [0.0000, 0.0000, 0.7071, 0.7071]])
     """
     if text.ndim != 3 or 0 in text.shape:
         raise ValueError(f"expected (C, T, E) embeddings, got {tuple(text.shape)}")
@@ -63,12 +71,12 @@ def class_embeddings(text: Tensor) -> Tensor:
     norm = mean.norm(dim=1, keepdim=True)
     if not bool((norm > 1e-6).all()):
         bad = int((~(norm[:, 0] > 1e-6)).nonzero()[0])
-        raise ValueError(f"class {bad}: the mean of its {text.shape[1]} sentences has no direction")
+        raise ValueError(f"class {bad}: the mean of its {text.shape[1]} prompts is 0")
     return mean / norm
 
 
 @torch.no_grad()
-def zero_shot(
+def zero_shot_metrics(
     image: Tensor,
     classes: Tensor,
     labels: Tensor,
@@ -76,10 +84,10 @@ def zero_shot(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> ClassificationResult:
-    """Accuracy of the nearest class; equal scores count as a draw, so a constant scores chance.
+    """Accuracy of the nearest class; ties count by expectation, so a constant scores chance.
 
     Args:
-        image: (N, E) unit-norm embeddings of what is classified.
+        image: (N, E) unit-norm embeddings to classify.
         classes: (C, E) unit-norm embeddings, see `class_embeddings`.
         labels: (N,) int64 in [0, C).
         bootstrap: resamples for the 95 % intervals; 0 leaves them out.
@@ -90,6 +98,14 @@ def zero_shot(
 
     References:
         Radford et al. 2021, arXiv:2103.00020, section 3.1.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import zero_shot_metrics
+        >>> image, classes = torch.eye(3)[[0, 1, 1]], torch.eye(3)[:2]
+        >>> result = zero_shot_metrics(image, classes, labels=torch.tensor([0, 1, 0]), bootstrap=0)
+        >>> round(result["top1"], 3)
+        0.667
     """
     image, classes = checked("image", image), checked("classes", classes)
     if image.shape[1] != classes.shape[1]:
@@ -105,4 +121,4 @@ def zero_shot(
     scores = torch.cat(
         [scores_of(part, distinct, place).cpu() for part in torch.split(image, rows)]
     )
-    return classification(scores, labels, bootstrap=bootstrap, seed=seed)
+    return top_k_accuracy(scores, labels, bootstrap=bootstrap, seed=seed)

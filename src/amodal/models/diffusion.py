@@ -1,4 +1,4 @@
-"""A pretrained text-to-image pipeline of `diffusers`, behind the interface of our own models."""
+"""Adapter of pretrained `diffusers` text-to-image pipelines to the interface of our models."""
 
 from __future__ import annotations
 
@@ -12,28 +12,40 @@ from typing import Any
 import numpy as np
 import torch
 
-from amodal.models.multimodal_transformer.image_generation import Drawn, row_generators
+from amodal.models.multimodal_transformer.image_generation import ImageArray, row_generators
 
 INDEX = "model_index.json"
-HUB = "diffusers:"  # before the name of a pipeline of the hub
+HUB = "diffusers:"  # prefix of the name of a pipeline on the hub
 
 
 class DiffusionGenerator:
-    """Draws with any pipeline whose call takes a `prompt`: Stable Diffusion, SDXL, PixArt, Flux, …
+    """Text-to-image generation by any pipeline that takes a `prompt`: Stable Diffusion, Flux, …
 
     Args:
         pipeline: of `diffusers`, with its weights.
+
+    Raises:
+        ValueError: the pipeline takes no prompt.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> class Pipeline:  # stands for a StableDiffusionPipeline
+        ...     def __call__(self, prompt, generator, output_type):
+        ...         return SimpleNamespace(images=np.zeros((len(prompt), 8, 8, 3)))
+        >>> (image,) = DiffusionGenerator(Pipeline()).draw(["a red star"], seed=0)
+        >>> image.shape, image.dtype
+        ((8, 8, 3), dtype('uint8'))
     """
 
-    draws = True
+    generates_images = True
 
     def __init__(self, pipeline: Any) -> None:
         self.pipeline = pipeline
-        self.known = set(inspect.signature(pipeline.__call__).parameters)
-        if "prompt" not in self.known:
+        self.parameters = set(inspect.signature(pipeline.__call__).parameters)
+        if "prompt" not in self.parameters:
             raise ValueError(
-                f"{type(pipeline).__name__} takes no text; a pipeline that draws from text is "
-                "needed, such as StableDiffusionPipeline"
+                f"{type(pipeline).__name__} takes no prompt; expected a text-to-image pipeline, "
+                "such as StableDiffusionPipeline"
             )
 
     @classmethod
@@ -44,35 +56,36 @@ class DiffusionGenerator:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> DiffusionGenerator:
-        """Open a folder that `save_pretrained` of a pipeline wrote, or a pipeline of the hub.
+        """A pipeline from a folder written by its `save_pretrained`, or from the hub.
 
-        Only safetensors are read, never a pickle, and no code of the pipeline's own is run.
+        Only safetensors are loaded, never pickles, and no code of the pipeline is executed.
 
         Args:
-            name: folder, or `owner/name` of the hub.
-            device: where it draws; None: the GPU if there is one.
+            name: folder, or `owner/name` on the hub.
+            device: None: the GPU if there is one.
             dtype: of the weights; None: float16 on a GPU, else float32.
 
         Raises:
             ImportError: `diffusers` is not installed.
-            ValueError: the folder is no pipeline, or its weights are pickles.
+            ValueError: the folder is not a pipeline, or its weights are pickles.
         """
         try:
             from diffusers import DiffusionPipeline
         except ImportError as error:
             raise ImportError(
-                f"drawing by diffusion needs diffusers: pip install 'amodal[diffusion]' ({error})"
+                "image generation by diffusion needs diffusers: "
+                f"pip install 'amodal[diffusion]' ({error})"
             ) from None
         folder = Path(name)
         if folder.is_dir():
             _check(folder)
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        kind = dtype or (torch.float16 if place.type == "cuda" else torch.float32)
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        weight_type = dtype or (torch.float16 if target.type == "cuda" else torch.float32)
         pipeline = DiffusionPipeline.from_pretrained(
-            str(name), torch_dtype=kind, use_safetensors=True
+            str(name), torch_dtype=weight_type, use_safetensors=True
         )
         pipeline.set_progress_bar_config(disable=True)
-        return cls(pipeline.to(place))
+        return cls(pipeline.to(target))
 
     @torch.inference_mode()
     def draw(
@@ -85,15 +98,20 @@ class DiffusionGenerator:
         negative: str | None = None,
         seed: int | None = None,
         batch_size: int = 4,
-    ) -> list[Drawn]:
-        """An image for each text, (S, S, 3) uint8.
+    ) -> list[ImageArray]:
+        """A generated image for each text, (S, S, 3) uint8.
 
-        A text that occurs twice gives two images; the same text, occurrence and seed begin from
-        the same noise, whatever else is drawn beside it.
+        A text that occurs twice gives two images. The same text, occurrence and seed begin from
+        the same noise whatever the other texts are.
 
         Args:
-            guidance, steps, size, negative: None: what the pipeline does by itself.
+            texts: prompts.
+            guidance: scale of classifier-free guidance.
+            steps: of the sampler.
+            size: S, in pixels.
+            negative: negative prompt. All four: None is the pipeline's default.
             seed: None: another image each time.
+            batch_size: images generated at once.
 
         Raises:
             ValueError: the pipeline does not take an argument that was given.
@@ -108,36 +126,35 @@ class DiffusionGenerator:
             "negative_prompt": negative,
         }
         options = {name: value for name, value in options.items() if value is not None}
-        unknown = sorted(set(options) - self.known)
+        unknown = sorted(set(options) - self.parameters)
         if unknown:
             raise ValueError(f"{type(self.pipeline).__name__} does not take {', '.join(unknown)}")
         generators = row_generators(texts, secrets.randbits(63) if seed is None else seed)
-        found: list[Drawn] = []
+        images: list[ImageArray] = []
         for start in range(0, len(texts), batch_size):
-            part = list(texts[start : start + batch_size])
-            given = dict(options)
+            chunk = list(texts[start : start + batch_size])
             if negative is not None:
-                given["negative_prompt"] = [negative] * len(part)
-            said = self.pipeline(
-                prompt=part,
+                options["negative_prompt"] = [negative] * len(chunk)
+            output = self.pipeline(
+                prompt=chunk,
                 generator=generators[start : start + batch_size],
                 output_type="np",
-                **given,
+                **options,
             )
-            found += [(255 * image).round().astype(np.uint8) for image in np.asarray(said.images)]
-        return found
+            images += [(255 * x).round().astype(np.uint8) for x in np.asarray(output.images)]
+        return images
 
 
 def is_pipeline(folder: Path) -> bool:
-    """Whether a folder holds a pipeline of `diffusers`."""
+    """Whether a folder is a pipeline of `diffusers`."""
     return (folder / INDEX).is_file()
 
 
 def _check(folder: Path) -> None:
-    """That a folder is a pipeline, and has weights that are not pickles.
+    """Check that a folder is a pipeline whose weights are safetensors.
 
     Raises:
-        ValueError: says what is wrong, and how to mend it.
+        ValueError: with the file, what was expected, and how to fix it.
     """
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
@@ -155,6 +172,6 @@ def _check(folder: Path) -> None:
         if pickles and not any(part.glob("*.safetensors")):
             raise ValueError(
                 f"{part}: {pickles[0]} is a pickle, which is never loaded; expected "
-                "*.safetensors. Where you trust it, open it with diffusers and write it anew with "
+                "*.safetensors. If you trust it, convert it with diffusers: "
                 "pipeline.save_pretrained(FOLDER, safe_serialization=True)"
             )

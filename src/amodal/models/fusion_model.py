@@ -12,20 +12,13 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from amodal.data.batch import Batch
-from amodal.data.collate import Collator
-from amodal.data.record import DataError, Record, sample_rng
-from amodal.encoders.fine_tuning import apply_fine_tuning
-from amodal.encoders.pooling import AttentionPooling, build_pooling
-from amodal.encoders.specification import (
-    AudioEncoderConfig,
-    ImageEncoderConfig,
-    TextEncoderConfig,
-)
-from amodal.encoders.tabular import ColumnsConfig
-from amodal.encoders.text.preprocessing import TextPreprocessor
-from amodal.encoders.vector import VectorConfig
+from amodal.data.record import Record, sample_rng
+from amodal.encoders.pooling import AttentionPooling
+from amodal.encoders.specification import NamedEncoders
 from amodal.fusion.gated import Gated, PrecisionGated
 from amodal.fusion.specification import FusionConfig
+from amodal.models.evaluation_mode import evaluation_mode
+from amodal.models.inputs import build_encoder, collator_of, fit_preprocessors
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
 from amodal.models.target import TargetConfig
 
@@ -45,18 +38,15 @@ class FusionArchitecture(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image: ImageEncoderConfig | None = None
-    text: TextEncoderConfig | None = None
-    audio: AudioEncoderConfig | None = None
-    vector: VectorConfig | None = None
-    columns: ColumnsConfig | None = None
+    encoders: NamedEncoders
     fusion: FusionConfig
     head: HeadConfig = HeadConfig()
     target: TargetConfig = TargetConfig()
 
-    def encoders(self) -> dict[str, Any]:
-        named = {m: getattr(self, m) for m in ("image", "text", "audio", "vector", "columns")}
-        return {m: config for m, config in named.items() if config is not None}
+    @property
+    def types(self) -> dict[str, str]:
+        """Input -> modality type."""
+        return {name: config.type for name, config in self.encoders.items()}
 
 
 class FusionModelConfig(PretrainedConfig):
@@ -132,16 +122,14 @@ class FusionModel(PreTrainedModel):
         self.poolings = nn.ModuleDict()
         widths: dict[str, int] = {}
         resolved: dict[str, Any] = {}
-        for modality, specification in architecture.encoders().items():
-            specification = _fitted(specification, self.preprocessors.get(modality))
-            encoder = specification.build(pretrained=pretrained)
-            resolved[modality] = encoder.config
-            widths[modality] = encoder.width
-            self.encoders[modality] = apply_fine_tuning(encoder)
-            self.poolings[modality] = build_pooling(
-                specification.pooling or encoder.pooling, encoder.width
+        for name, specification in architecture.encoders.items():
+            resolved[name], encoder, pooling = build_encoder(
+                specification, self.preprocessors.get(name), pretrained=pretrained
             )
-        self.architecture = architecture.model_copy(update=resolved)
+            self.encoders[name], self.poolings[name] = encoder, pooling
+            widths[name] = cast(int, encoder.width)
+        self.types = architecture.types
+        self.architecture = architecture.model_copy(update={"encoders": resolved})
         self.target = architecture.target
         size = self.target.size
         fusion: Any = architecture.fusion.build(widths)
@@ -158,19 +146,20 @@ class FusionModel(PreTrainedModel):
         config.architecture = self.architecture.model_dump(mode="json")
 
     @property
-    def modalities(self) -> tuple[str, ...]:
-        return tuple(self.encoders)
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return tuple(self.types)
 
     def learning_rate_scales(self) -> dict[str, float]:
         """Prefix of parameter names -> factor on the learning rate."""
         return {
-            f"network.encoders.{modality}.": config.learning_rate_scale
-            for modality, config in self.architecture.encoders().items()
+            f"network.encoders.{name}.": config.learning_rate_scale
+            for name, config in self.architecture.encoders.items()
         }
 
     def forward(self, batch: Batch) -> Prediction:
         """Predictions of all items of the batch, those without any modality included."""
-        encoded = {m: self.encoded(m, batch) for m in self.modalities if m in batch.tensors}
+        encoded = {m: self.encoded(m, batch) for m in self.inputs if m in batch.tensors}
         return Prediction(
             self.target.natural(self.head(self.fused(encoded))),
             {m: self._alone(m, encoded[m].pooled) for m in self.unimodal if m in encoded},
@@ -221,7 +210,7 @@ class FusionModel(PreTrainedModel):
         a bottleneck, sum to 1. In a fusion of vectors each modality with attention pooling has
         shares that sum to 1; others are left out.
         """
-        encoded = {m: self.encoded(m, batch) for m in self.modalities if m in batch.tensors}
+        encoded = {m: self.encoded(m, batch) for m in self.inputs if m in batch.tensors}
         if self.fused_pooling is None:
             return {
                 m: pooling.weights(encoded[m].tokens, encoded[m].keep)
@@ -289,20 +278,18 @@ class FusionModel(PreTrainedModel):
         Raises:
             BrokenRecordError: a record that cannot be read.
         """
-        collate = Collator(self.preprocessors)
-        was_training = self.training
-        self.eval()
+        collate = collator_of(self)
         rows = []
-        for start in range(0, len(records), batch_size):
-            part = [
-                {"id": str(start + i), "origin": f"records[{start + i}]", **record}
-                for i, record in enumerate(records[start : start + batch_size])
-            ]
-            batch = collate(part, [sample_rng(0, 0, i) for i in range(len(part))])
-            if batch.broken:
-                raise batch.broken[0]
-            rows.append(self(batch.to(self.device)).logits.float().cpu())
-        self.train(was_training)
+        with evaluation_mode(self):
+            for start in range(0, len(records), batch_size):
+                part = [
+                    {"id": str(start + i), "origin": f"records[{start + i}]", **record}
+                    for i, record in enumerate(records[start : start + batch_size])
+                ]
+                batch = collate(part, [sample_rng(0, 0, i) for i in range(len(part))])
+                if batch.broken:
+                    raise batch.broken[0]
+                rows.append(self(batch.to(self.device)).logits.float().cpu())
         logits = torch.cat(rows) if rows else torch.zeros(0, self.target.size)
         return self.target.probabilities(logits).numpy()
 
@@ -337,37 +324,11 @@ def build_fusion_model(
     Raises:
         DataError: no record has the target, or what an encoder reads.
     """
-    preprocessors: dict[str, Any] = {}
-    if architecture.image is not None:
-        preprocessors["image"] = architecture.image.preprocessor()
-    if architecture.text is not None:
-        texts = (text for record in records() for text in record.get("text") or [])
-        preprocessors["text"] = architecture.text.preprocessor(texts)
-    if architecture.audio is not None:
-        preprocessors["audio"] = architecture.audio.preprocessor()
-    for modality in ("vector", "columns"):
-        specification = getattr(architecture, modality)
-        if specification is not None:
-            try:
-                preprocessors[modality] = specification.preprocessor(records())
-            except ValueError as error:
-                raise DataError(f"model.encoders.{modality}: {error}") from None
+    preprocessors = fit_preprocessors(architecture.encoders, records)
     target = architecture.target.fitted(records())
     fitted = architecture.model_copy(update={"target": target})
     config = FusionModelConfig(fitted.model_dump(mode="json"))
     return FusionModel(config, preprocessors, pretrained=True)
-
-
-def _fitted(specification: Any, prepare: Any) -> Any:
-    """The specification with what only its preprocessor knows, such as the vocabulary's size."""
-    if prepare is None:
-        return specification
-    if isinstance(prepare, TextPreprocessor):
-        if "vocab_size" in type(specification).model_fields:
-            return specification.model_copy(update={"vocab_size": len(prepare.tokenizer)})
-        return specification
-    fit = getattr(specification, "for_preprocessor", None)
-    return specification if fit is None else fit(prepare)
 
 
 def _head(config: HeadConfig, width: int, size: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Images as tokens, and back: a convolutional autoencoder with a quantized middle."""
+"""Image tokenizer: a convolutional autoencoder with a vector-quantized bottleneck (VQ-VAE)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,17 @@ class TokenizerArchitecture(BaseModel):
 
     Args:
         size: side S of the images, in pixels.
-        patch: side of the squares of pixels that are the first vectors. What a layer costs falls
-            with its square, and edges stay sharp: a square is written whole.
-        widths: channels of the encoder; each after the first halves the side.
-        codebook_size: K.
-        codebook_dim: D of a code.
-        blocks: residual blocks at the side of the grid, in the encoder and in the decoder.
+        patch: side of the pixel patches that the first layer reads and the last one writes. The
+            cost of a layer falls with its square.
+        widths: channels of the encoder; each after the first halves the resolution.
+        codebook_size: K, number of codes.
+        codebook_dim: D, dimension of a code.
+        blocks: residual blocks at the resolution of the grid, in encoder and decoder.
         decay, dead_code_threshold, warmup: of the codebook, see `VectorQuantizer`.
+
+    Example:
+        >>> TokenizerArchitecture(size=64, patch=2, widths=(8, 16)).grid
+        16
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -46,7 +50,7 @@ class TokenizerArchitecture(BaseModel):
 
     @property
     def factor(self) -> int:
-        """How many pixels a token is wide."""
+        """Side of the pixel area of a token."""
         return int(self.patch * 2 ** (len(self.widths) - 1))
 
     @property
@@ -60,7 +64,7 @@ class TokenizerArchitecture(BaseModel):
         if self.size % self.factor:
             raise ValueError(
                 f"size {self.size} does not halve {halvings} times, once per width after the "
-                f"first, into whole patches of {self.patch}; it must divide by {self.factor}"
+                f"first, into whole patches of {self.patch}; it must be divisible by {self.factor}"
             )
         if min(self.widths) < 1:
             raise ValueError(f"widths must be positive, got {self.widths}")
@@ -78,12 +82,12 @@ class ImageTokenizerConfig(PretrainedConfig):
 
 
 class Reconstruction(NamedTuple):
-    """Images that went through the tokens and came back.
+    """Images reconstructed from their codes.
 
     Args:
-        pixels: (B, 3, S, S) as the preprocessor scales them.
+        pixels: (B, 3, S, S), normalized as by the preprocessor.
         codes: (B, N) int64, row by row.
-        commitment, perplexity, restarted: see `Quantized`.
+        commitment, perplexity, revived: see `Quantized`.
     """
 
     pixels: Tensor
@@ -99,6 +103,13 @@ class ImageTokenizer(PreTrainedModel):
     Args:
         config: the architecture.
         preprocessors: `image`.
+
+    Example:
+        >>> sizes = {"size": 8, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
+        >>> tokenizer = ImageTokenizer(ImageTokenizerConfig(sizes)).eval()
+        >>> codes = tokenizer.encode(torch.zeros(1, 3, 8, 8))
+        >>> codes.shape, tokenizer.decode(codes).shape
+        (torch.Size([1, 4]), torch.Size([1, 3, 8, 8]))
 
     References:
         van den Oord et al. 2017, arXiv:1711.00937.
@@ -119,10 +130,10 @@ class ImageTokenizer(PreTrainedModel):
         self.architecture = a = TokenizerArchitecture.model_validate(config.architecture)
         default = ImagePreprocessor(a.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         self.preprocessors: dict[str, Any] = {"image": default, **(preprocessors or {})}
-        squares = 3 * a.patch**2
+        patch_channels = 3 * a.patch**2
         down: list[nn.Module] = [
             nn.PixelUnshuffle(a.patch),
-            nn.Conv2d(squares, a.widths[0], 3, padding=1),
+            nn.Conv2d(patch_channels, a.widths[0], 3, padding=1),
             _Residual(a.widths[0]),
         ]
         for width, out in pairwise(a.widths):
@@ -142,14 +153,15 @@ class ImageTokenizer(PreTrainedModel):
         for width, out in pairwise(reversed(a.widths)):
             up += [nn.ConvTranspose2d(width, out, 4, stride=2, padding=1), _Residual(out)]
         width = a.widths[0]
-        up += [nn.SiLU(), nn.Conv2d(width, squares, 3, padding=1)]
+        up += [nn.SiLU(), nn.Conv2d(width, patch_channels, 3, padding=1)]
         self.up = nn.Sequential(*up, nn.PixelShuffle(a.patch))
-        # Channels last is the layout in which CPU and GPU kernels are quickest.
+        # Convolution kernels of CPUs and GPUs are fastest with channels last.
         for part in (self.down, self.up):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         config.architecture = a.model_dump(mode="json")
 
-    modalities = ("image",)
+    types = {"image": "image"}  # noqa: RUF012
+    inputs = ("image",)
 
     @property
     def size(self) -> int:
@@ -163,34 +175,34 @@ class ImageTokenizer(PreTrainedModel):
 
     @property
     def vocabulary(self) -> int:
-        """How many codes there are."""
+        """Number of codes."""
         return self.architecture.codebook_size
 
     @property
     def tokens(self) -> int:
-        """How many an image has."""
+        """Tokens per image."""
         return self.grid**2
 
     def learning_rate_scales(self) -> dict[str, float]:
-        """All parameters learn at one rate."""
+        """Empty: all parameters have one learning rate."""
         return {}
 
     def forward(self, batch: Batch) -> Reconstruction:
-        """The images of a batch that are present, through the tokens and back."""
+        """Reconstructions of the images of a batch that are present."""
         pixels = batch.tensors["image"]["pixel_values"][batch.present["image"].reshape(-1)]
-        found = self.quantizer(self._vectors(pixels).flatten(0, 1))
-        codes = found.codes.view(len(pixels), self.tokens)
+        quantized = self.quantizer(self._vectors(pixels).flatten(0, 1))
+        codes = quantized.codes.view(len(pixels), self.tokens)
         return Reconstruction(
-            self._pixels(found.values.view(*codes.shape, -1)),
+            self._pixels(quantized.values.view(*codes.shape, -1)),
             codes,
-            found.commitment,
-            found.perplexity,
-            found.revived,
+            quantized.commitment,
+            quantized.perplexity,
+            quantized.revived,
         )
 
     @torch.no_grad()
     def encode(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) as the preprocessor scales them → (B, N) int64 codes, row by row."""
+        """(B, 3, S, S) normalized pixels → (B, N) int64 codes, row by row."""
         vectors = self._vectors(pixel_values)
         codes: Tensor = self.quantizer.nearest(vectors.flatten(0, 1))
         return codes.view(len(vectors), self.tokens)
@@ -200,7 +212,7 @@ class ImageTokenizer(PreTrainedModel):
         """(B, N) codes → (B, 3, S, S) uint8 images.
 
         Raises:
-            ValueError: not N codes per image, or a code that the codebook does not have.
+            ValueError: not N codes per image, or a code outside the codebook.
         """
         if codes.ndim != 2 or codes.shape[1] != self.tokens:
             raise ValueError(
@@ -215,10 +227,10 @@ class ImageTokenizer(PreTrainedModel):
         return scaled.round().clamp(0, 255).to(torch.uint8)
 
     def _vectors(self, pixels: Tensor) -> Tensor:
-        """(B, 3, S, S) → (B, N, D) float32, of root mean square 1."""
+        """(B, 3, S, S) → (B, N, D) float32 with a root mean square of 1."""
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         vectors = self.down(pixels).flatten(2).transpose(1, 2).float()
-        # One scale for all: the commitment could else be made small by shrinking the vectors.
+        # A fixed norm: otherwise shrinking the vectors would lower the commitment loss.
         return F.normalize(vectors, dim=2) * self.architecture.codebook_dim**0.5
 
     def _pixels(self, values: Tensor) -> Tensor:
@@ -227,29 +239,29 @@ class ImageTokenizer(PreTrainedModel):
         return cast(Tensor, self.up(values.view(len(values), grid, grid, -1).permute(0, 3, 1, 2)))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
-        """Write config.json, model.safetensors and the preprocessor's folder."""
+        """Write config.json, model.safetensors and the folder of the preprocessor."""
         write_model(self, self.preprocessors, Path(save_directory))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
     ) -> ImageTokenizer:
-        """Open a run folder, or a model of the hub; in evaluation mode, on the CPU.
+        """A tokenizer from a run folder or the hub, in evaluation mode, on the CPU.
 
         Raises:
-            ValueError: the folder is not a run, or its files do not fit together.
+            ValueError: the folder is not a run folder, or its files do not match.
         """
         return read_model(cls, found_folder(pretrained_model_name_or_path))
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Every part has initialised itself."""
+        """Nothing: every part initializes itself."""
 
 
 class _Residual(nn.Module):
-    """x + two 3x3 convolutions, which begin as 0.
+    """x + two 3x3 convolutions, the second initialized to 0.
 
-    There are no norms: one over the image would hide how bright it is from what writes the
-    pixels, and with them the images learn more slowly.
+    Without normalization: it would remove the brightness of the image, and training was slower
+    with it.
     """
 
     def __init__(self, width: int) -> None:

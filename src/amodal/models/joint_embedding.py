@@ -5,28 +5,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
-import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from amodal.alignment.normalization import Normalization
 from amodal.data.batch import Batch
-from amodal.data.decode import decode_image
-from amodal.encoders.fine_tuning import apply_fine_tuning
-from amodal.encoders.image.preprocessing import ImagePreprocessor
-from amodal.encoders.pooling import build_pooling
-from amodal.encoders.specification import (
-    DualEncoderConfig,
-    ImageEncoderConfig,
-    TextEncoderConfig,
-)
-from amodal.encoders.text.preprocessing import TextPreprocessor
+from amodal.encoders.dual.base import DualEncoder
+from amodal.encoders.specification import DualEncoderConfig, NamedEncoders
+from amodal.modalities.modality import Records, all_texts
+from amodal.modalities.registry import modality
+from amodal.models.evaluation_mode import evaluation_mode
+from amodal.models.inputs import build_encoder, fit_preprocessors, origin_of
 from amodal.models.run_folder import (
-    Preprocessor,
     Preprocessors,
     found_folder,
     read_model,
@@ -57,13 +51,13 @@ class Embeddings(NamedTuple):
 def concatenate(parts: Sequence[dict[str, Embeddings]]) -> dict[str, Embeddings]:
     """The embeddings of several batches, one after the other."""
     whole: dict[str, Embeddings] = {}
-    for modality in parts[0]:
-        rows = [part[modality] for part in parts]
+    for name in parts[0]:
+        rows = [part[name] for part in parts]
         contents = [r.content for r in rows if r.content is not None]
         # A part without labels counts every item as its own class.
         labelled = any(r.label is not None for r in rows)
         labels = [r.label if r.label is not None else r.item for r in rows]
-        whole[modality] = Embeddings(
+        whole[name] = Embeddings(
             z=torch.cat([r.z for r in rows]),
             item=torch.cat([r.item for r in rows]),
             content=torch.cat(contents) if len(contents) == len(rows) else None,
@@ -73,18 +67,26 @@ def concatenate(parts: Sequence[dict[str, Embeddings]]) -> dict[str, Embeddings]
 
 
 class Architecture(BaseModel):
-    """Everything that is needed to build the model without its weights."""
+    """Everything that is needed to build the model without its weights.
+
+    Args:
+        encoders: input -> its encoder; empty where there is a dual encoder.
+        dual_encoder: a pretrained model with an image and a text tower.
+        projection: into the shared space, one of the same kind for every input.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image: ImageEncoderConfig | None = None
-    text: TextEncoderConfig | None = None
+    encoders: NamedEncoders = {}
     dual_encoder: DualEncoderConfig | None = None
     projection: ProjectionConfig
 
-    def encoders(self) -> dict[str, ImageEncoderConfig | TextEncoderConfig]:
-        named: dict[str, Any] = {"image": self.image, "text": self.text}
-        return {m: config for m, config in named.items() if config is not None}
+    @property
+    def types(self) -> dict[str, str]:
+        """Input -> modality type."""
+        if self.dual_encoder is not None:
+            return {name: name for name in DualEncoder.modalities}
+        return {name: config.type for name, config in self.encoders.items()}
 
 
 class JointEmbeddingConfig(PretrainedConfig):
@@ -125,35 +127,34 @@ class JointEmbedding(PreTrainedModel):
     ) -> None:
         super().__init__(config)
         architecture = Architecture.model_validate(config.architecture)
-        self.preprocessors: dict[str, Preprocessor] = dict(preprocessors or {})
+        self.preprocessors: dict[str, Any] = dict(preprocessors or {})
         self.encoders = nn.ModuleDict()
         self.poolings = nn.ModuleDict()
         self.projections = nn.ModuleDict()
-        self.dual = None
+        self.dual: DualEncoder | None = None
+        self.types = architecture.types
         if architecture.dual_encoder is not None:
             dual = architecture.dual_encoder.build(pretrained=pretrained)
             architecture = architecture.model_copy(update={"dual_encoder": dual.config})
             self.dual = dual
-            for modality in dual.modalities:
-                self.projections[modality] = architecture.projection.build(dual.width(modality))
+            for name in dual.modalities:
+                self.projections[name] = architecture.projection.build(dual.width(name))
         resolved: dict[str, Any] = {}
-        for modality, specification in architecture.encoders().items():
-            specification = self._for_vocabulary(specification)
-            encoder = specification.build(pretrained=pretrained)
-            resolved[modality] = encoder.config
-            self.encoders[modality] = apply_fine_tuning(encoder)
-            self.poolings[modality] = build_pooling(
-                specification.pooling or encoder.pooling, encoder.width
+        for name, specification in architecture.encoders.items():
+            resolved[name], encoder, pooling = build_encoder(
+                specification, self.preprocessors.get(name), pretrained=pretrained
             )
-            self.projections[modality] = architecture.projection.build(encoder.width)
+            self.encoders[name], self.poolings[name] = encoder, pooling
+            self.projections[name] = architecture.projection.build(cast(int, encoder.width))
         # Fitted on training rows when training is over; applied to whatever is embedded then.
         self.normalization: Normalization | None = None
-        self.architecture = architecture.model_copy(update=resolved)
+        self.architecture = architecture.model_copy(update={"encoders": resolved})
         config.architecture = self.architecture.model_dump(mode="json")
 
     @property
-    def modalities(self) -> tuple[str, ...]:
-        return tuple(self.projections)
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs."""
+        return tuple(self.types)
 
     @property
     def dim(self) -> int:
@@ -166,62 +167,61 @@ class JointEmbedding(PreTrainedModel):
         if self.dual is not None:
             return {"network.dual.": float(self.dual.config.learning_rate_scale)}
         return {
-            f"network.encoders.{modality}.": config.learning_rate_scale
-            for modality, config in self.architecture.encoders().items()
+            f"network.encoders.{name}.": config.learning_rate_scale
+            for name, config in self.architecture.encoders.items()
         }
 
-    def embed(self, modality: str, tensors: Mapping[str, Tensor]) -> Tensor:
-        """(R, E) unit rows of R preprocessed values of one modality, normalized if that is set."""
-        z = self._embed_grouped(modality, tensors)
+    def embed(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+        """(R, E) unit rows of R preprocessed values of one input, normalized if that is set."""
+        z = self._embed_grouped(name, tensors)
         if self.normalization is not None and not self.training:
-            z = self.normalization.transform(modality, z)
+            z = self.normalization.transform(name, z)
         return z
 
-    def _embed_grouped(self, modality: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    def _embed_grouped(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
         # On a CPU, texts are encoded in groups of similar length, so that little work goes into
         # padding; a GPU would rather have one large batch.
         mask = tensors.get("attention_mask")
         if mask is None or mask.device.type != "cpu" or len(mask) < 2 * GROUP:
-            return self._embed(modality, tensors)
-        prepare = self.preprocessors.get(modality)
-        if not isinstance(prepare, TextPreprocessor) or prepare.padding != "longest":
-            return self._embed(modality, tensors)  # a model that wants its texts at full length
+            return self._embed(name, tensors)
+        if not getattr(self.preprocessors.get(name), "groups_by_length", False):
+            return self._embed(name, tensors)  # a model that wants its texts at full length
         length = mask.sum(dim=1)
         order = length.argsort(stable=True)
         parts = [
             self._embed(
-                modality,
-                {name: t[rows, : max(1, int(length[rows[-1]]))] for name, t in tensors.items()},
+                name,
+                {key: t[rows, : max(1, int(length[rows[-1]]))] for key, t in tensors.items()},
             )
             for rows in order.split(GROUP)
         ]
         return torch.cat(parts)[order.argsort()]
 
-    def _embed(self, modality: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    def _embed(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
         if self.dual is not None:
-            tokens, keep = self.dual(modality, **tensors)
+            tokens, keep = self.dual(name, **tensors)
             pooled = tokens[:, 0]
         else:
-            tokens, keep = self.encoders[modality](**tensors)  # (R, N, D)
-            pooled = self.poolings[modality](tokens, keep)  # (R, D)
-        return self.projections[modality](pooled)
+            tokens, keep = self.encoders[name](**tensors)  # (R, N, D)
+            pooled = self.poolings[name](tokens, keep)  # (R, D)
+        return self.projections[name](pooled)
 
     def forward(self, batch: Batch) -> dict[str, Embeddings]:
         """Embeddings of the rows that are present; the others are never computed."""
         embedded: dict[str, Embeddings] = {}
-        for modality, named in batch.tensors.items():
-            mask = batch.present[modality]  # (B, V)
+        for name, named in batch.tensors.items():
+            mask = batch.present[name]  # (B, V)
             item = batch.item[:, None].expand_as(mask)[mask]  # (P,)
-            content = batch.content.get(modality)
+            content = batch.content.get(name)
             label = batch.label[:, None].expand_as(mask)[mask] if batch.label is not None else None
             if not bool(mask.all()):
                 rows = mask.reshape(-1)
-                named = {name: tensor[rows] for name, tensor in named.items()}
+                named = {key: tensor[rows] for key, tensor in named.items()}
             if len(item):
-                z = self.embed(modality, named)
+                z = self.embed(name, named)
             else:
                 z = torch.zeros(0, self.dim, device=self.device)
-            embedded[modality] = Embeddings(
+            embedded[name] = Embeddings(
                 z, item, content[mask] if content is not None else None, label
             )
         return embedded
@@ -235,61 +235,53 @@ class JointEmbedding(PreTrainedModel):
         output: Literal["numpy", "torch"] = "numpy",
         **values: Sequence[Any],
     ) -> Any:
-        """Embeddings of values of one modality.
+        """Embeddings of values of one input.
 
         Args:
             batch_size: values encoded at once.
             progress: show a progress bar.
             output: type of the result; torch tensors are on the CPU.
-            values: exactly one of `image=` (paths, bytes, uint8 arrays (H, W, 3) or PIL
-                images) and `text=` (strings).
+            values: exactly one input with a list of its values, such as `image=` (paths, bytes,
+                uint8 arrays (H, W, 3) or PIL images) or `text=` (strings).
 
         Returns:
             (N, E) float32 unit rows.
 
         Raises:
-            ValueError: not exactly one modality, or one that the model lacks.
-            BrokenRecordError: an image that cannot be read.
+            ValueError: not exactly one input, or one that the model lacks.
+            BrokenRecordError: a value that cannot be read.
         """
-        if len(values) != 1 or next(iter(values)) not in self.modalities:
+        if len(values) != 1 or next(iter(values)) not in self.inputs:
             raise ValueError(
-                f"encode takes exactly one of {', '.join(m + '=' for m in self.modalities)}; "
+                f"encode takes exactly one of {', '.join(name + '=' for name in self.inputs)}; "
                 f"got {', '.join(values) or 'none'}"
             )
-        ((modality, items),) = values.items()
+        ((name, items),) = values.items()
         if isinstance(items, str | bytes | Path):
-            raise ValueError(f"{modality}= takes a list, got one {type(items).__name__}")
-        was_training = self.training
-        self.eval()
+            raise ValueError(f"{name}= takes a list, got one {type(items).__name__}")
         starts: Iterable[int] = range(0, len(items), batch_size)
         if progress:
             from rich.progress import track
 
-            starts = track(starts, description=f"embedding {modality}", transient=True)
-        rows = [
-            self.embed(modality, self.preprocess(modality, items[start : start + batch_size]))
-            .float()
-            .cpu()
-            for start in starts
-        ]
-        self.train(was_training)
+            starts = track(starts, description=f"embedding {name}", transient=True)
+        with evaluation_mode(self):
+            rows = [
+                self.embed(name, self.preprocess(name, items[start : start + batch_size]))
+                .float()
+                .cpu()
+                for start in starts
+            ]
         z = torch.cat(rows) if rows else torch.zeros(0, self.dim)
         return z.numpy() if output == "numpy" else z
 
-    def preprocess(self, modality: str, items: Sequence[Any]) -> dict[str, Tensor]:
-        """The encoder's tensors of raw values, on the model's device."""
-        prepare = self.preprocessors[modality]
-        if isinstance(prepare, ImagePreprocessor):
-            arrays: list[np.ndarray] = []
-            for place, item in enumerate(items):
-                name = str(item) if isinstance(item, str | Path) else f"{modality}[{place}]"
-                arrays.append(decode_image(item, name, min_size=prepare.size))
-            tensors = prepare(arrays)
-        elif isinstance(prepare, TextPreprocessor):
-            tensors = prepare([str(item) for item in items])
-        else:
-            raise ValueError(f"{modality} has no raw values that could be embedded")
-        return {name: tensor.to(self.device) for name, tensor in tensors.items()}
+    def preprocess(self, name: str, items: Sequence[Any]) -> dict[str, Tensor]:
+        """The encoder's tensors of raw values of an input, on the model's device."""
+        prepare, kind = self.preprocessors[name], modality(self.types[name])
+        decoded = [
+            kind.decode(item, origin_of(name, place, item), prepare)
+            for place, item in enumerate(items)
+        ]
+        return {key: tensor.to(self.device) for key, tensor in prepare(decoded).items()}
 
     def fingerprint(self) -> str:
         """A short name of the weights: equal for equal weights, on every machine."""
@@ -299,8 +291,8 @@ class JointEmbedding(PreTrainedModel):
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
         if self.normalization is not None:
             digest.update(" ".join(self.normalization.steps).encode())
-            for modality, chain in sorted(self.normalization.fitted.items()):
-                digest.update(modality.encode())
+            for name, chain in sorted(self.normalization.fitted.items()):
+                digest.update(name.encode())
                 for shift, scale in chain:
                     digest.update(shift.numpy().tobytes() + scale.numpy().tobytes())
         return digest.hexdigest()
@@ -329,34 +321,23 @@ class JointEmbedding(PreTrainedModel):
             model.normalization = Normalization.load(folder / NORMALIZATION)
         return model
 
-    def _for_vocabulary(
-        self, specification: ImageEncoderConfig | TextEncoderConfig
-    ) -> ImageEncoderConfig | TextEncoderConfig:
-        """The text encoder's specification with the size of the tokenizer that it gets."""
-        text = self.preprocessors.get("text")
-        if isinstance(text, TextPreprocessor) and "vocab_size" in type(specification).model_fields:
-            return specification.model_copy(update={"vocab_size": len(text.tokenizer)})
-        return specification
-
     def _init_weights(self, module: nn.Module) -> None:
         """Every encoder has initialised itself."""
 
 
 def build_joint_embedding(
-    architecture: Architecture, texts: Iterable[str] | None = None
+    architecture: Architecture, records: Records | None = None
 ) -> JointEmbedding:
     """A model ready for training.
 
     Args:
         architecture: encoders and projection.
-        texts: training captions, for a tokenizer that is trained on them.
+        records: a function that starts reading the training records, for what is fitted on them,
+            such as a tokenizer.
     """
-    preprocessors: dict[str, ImagePreprocessor | TextPreprocessor] = {}
-    if architecture.image is not None:
-        preprocessors["image"] = architecture.image.preprocessor()
-    if architecture.text is not None:
-        preprocessors["text"] = architecture.text.preprocessor(texts)
+    preprocessors = fit_preprocessors(architecture.encoders, records)
     if architecture.dual_encoder is not None:
+        texts = all_texts(records(), "text") if records is not None else None
         preprocessors.update(architecture.dual_encoder.preprocessors(texts))
-    config = JointEmbeddingConfig(TypeAdapter(Architecture).dump_python(architecture, mode="json"))
+    config = JointEmbeddingConfig(architecture.model_dump(mode="json"))
     return JointEmbedding(config, preprocessors, pretrained=True)

@@ -11,46 +11,27 @@ import safetensors.torch
 from pydantic import ValidationError
 from transformers import PretrainedConfig, PreTrainedModel
 
-from amodal.encoders.audio.preprocessing import AudioPreprocessor
-from amodal.encoders.image.preprocessing import ImagePreprocessor
-from amodal.encoders.tabular import ColumnsPreprocessor
-from amodal.encoders.text.chat_template import ChatTemplate
-from amodal.encoders.text.preprocessing import TextPreprocessor
-from amodal.encoders.vector import VectorPreprocessor
+from amodal.modalities.registry import modality
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-Preprocessor = (
-    ImagePreprocessor
-    | TextPreprocessor
-    | AudioPreprocessor
-    | VectorPreprocessor
-    | ColumnsPreprocessor
-    | ChatTemplate
-)
-PREPROCESSORS: dict[str, type[Preprocessor]] = {
-    "image": ImagePreprocessor,
-    "text": TextPreprocessor,
-    "audio": AudioPreprocessor,
-    "vector": VectorPreprocessor,
-    "columns": ColumnsPreprocessor,
-    "conversation": ChatTemplate,
-}
 Model = TypeVar("Model", bound=PreTrainedModel)
-Preprocessors = Mapping[str, Preprocessor]
+Preprocessors = Mapping[str, Any]
 
 
 def write_model(model: PreTrainedModel, preprocessors: Preprocessors, folder: Path) -> None:
-    """Write config.json, model.safetensors and one preprocessor folder per modality."""
+    """Write config.json, model.safetensors and one preprocessor folder per input."""
     folder.mkdir(parents=True, exist_ok=True)
+    types: Any = model.types
+    model.config.inputs = dict(types)  # how the preprocessors are to be read
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     # Written aside and renamed: a run folder never holds half a model.
     partial = folder / (WEIGHTS + ".partial")
     safetensors.torch.save_model(model, str(partial))
     partial.replace(folder / WEIGHTS)
-    for modality, prepare in preprocessors.items():
-        prepare.save(folder / modality)
+    for name, prepare in preprocessors.items():
+        prepare.save(folder / name)
 
 
 def found_folder(name: str | Path) -> Path:
@@ -96,11 +77,8 @@ def read_model(kind: type[Model], folder: Path) -> Model:
         config: PretrainedConfig = config_class.from_dict(
             json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         )
-        preprocessors = {
-            modality: preprocessor.load(folder / modality)
-            for modality, preprocessor in PREPROCESSORS.items()
-            if (folder / modality).is_dir()
-        }
+        types: Mapping[str, str] = getattr(config, "inputs", {})
+        preprocessors = {name: modality(kind).load(folder / name) for name, kind in types.items()}
         model = kind(config, preprocessors)
         missing, unexpected = safetensors.torch.load_model(
             model, str(folder / WEIGHTS), strict=False

@@ -1,4 +1,4 @@
-"""Vector quantization: every vector becomes the nearest of a learned codebook of codes."""
+"""Vector quantization with an exponential-moving-average codebook and revival of dead codes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from amodal.distributed import gather, world_size
 
 
 class Quantized(NamedTuple):
-    """What became of N vectors.
+    """N quantized vectors.
 
     Args:
-        values: (N, D) the codes, with the gradient of the vectors themselves.
-        codes: (N,) int64.
-        commitment: () mean squared distance of the vectors from their codes; it pulls the vectors.
-        perplexity: () exp of the entropy of the codes of this batch: how many are in use.
-        restarted: () how many codes were dead and have been drawn anew.
+        values: (N, D) codebook vectors, with the straight-through gradient of the input.
+        codes: (N,) int64 indices into the codebook.
+        commitment: () mean squared distance of the input from its codes; its gradient moves the
+            input only.
+        perplexity: () exponential of the entropy of the codes of the batch: the effective number
+            of codes in use.
+        revived: () number of dead codes that were resampled.
     """
 
     values: Tensor
@@ -30,30 +32,36 @@ class Quantized(NamedTuple):
 
 
 class VectorQuantizer(nn.Module):
-    """Nearest code, learned as a moving average of the vectors that chose it.
+    """Nearest-code quantizer; each code is a moving average of the vectors assigned to it.
 
     n_k ← γ n_k + (1 - γ) |vectors of k|,  m_k ← γ m_k + (1 - γ) Σ vectors of k,  e_k = m_k / n_k.
-    A code with n_k below `restart` is dead: it becomes a vector of the batch, drawn with a
-    probability in proportion to the squared distance from its code. Drawn evenly, most would be
-    copies of what is everywhere, such as a plain background, and would die again.
+    A code with n_k below `dead_code_threshold` is dead and is replaced by a vector of the batch,
+    sampled in proportion to the squared distance from its own code. Uniform sampling would mostly
+    copy what is frequent, such as a plain background, and those codes would die again.
 
-    For the first `warmup` batches the codebook learns, but the vectors pass as they are: what is
-    before and behind it learns several times faster so, and the codebook has something to follow.
+    In the first `warmup` batches the codebook is updated but the vectors pass unquantized:
+    encoder and decoder learn several times faster, and the codebook follows them.
 
-    Several processes count together, and their codebooks stay equal.
+    Statistics are summed over all processes, so that their codebooks stay equal.
 
     Args:
         codebook_size: K.
         width: D.
         decay: γ.
-        dead_code_threshold: in vectors per batch, of all processes together; 0: codes stay dead.
+        dead_code_threshold: in vectors per batch over all processes; 0: dead codes are kept.
         warmup: in batches.
+
+    Example:
+        >>> quantizer = VectorQuantizer(4, 2).eval()
+        >>> quantized = quantizer(torch.zeros(3, 2))
+        >>> quantized.values.shape, quantized.codes.shape, float(quantized.perplexity)
+        (torch.Size([3, 2]), torch.Size([3]), 1.0)
 
     References:
         van den Oord et al. 2017, arXiv:1711.00937, eq. 1 to 3 and appendix A.1.
-        Łańcucki et al. 2020, arXiv:2005.08520 (a start without codes, vectors of one scale).
-        Dhariwal et al. 2020, arXiv:2005.00341, section 3.1 (restart of dead codes).
-        Arthur and Vassilvitskii 2007, "k-means++" (draws in proportion to squared distance).
+        Łańcucki et al. 2020, arXiv:2005.08520 (warm-up without quantization, vectors of one scale).
+        Dhariwal et al. 2020, arXiv:2005.00341, section 3.1 (revival of dead codes).
+        Arthur and Vassilvitskii 2007, "k-means++" (sampling in proportion to squared distance).
     """
 
     codebook: Tensor
@@ -72,67 +80,67 @@ class VectorQuantizer(nn.Module):
     ) -> None:
         super().__init__()
         self.decay, self.dead_code_threshold, self.warmup = decay, dead_code_threshold, warmup
-        # Buffers, not parameters: no gradient reaches them, and a checkpoint has them.
+        # Buffers: without gradient, and saved in checkpoints.
         self.register_buffer("codebook", torch.randn(codebook_size, width))
         self.register_buffer("counts", torch.zeros(codebook_size))
         self.register_buffer("sums", torch.zeros(codebook_size, width))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Quantized:
-        """(N, D) vectors; the codebook learns from them in training mode."""
-        wide = x.float()
+        """Quantize (N, D) vectors; in training mode they update the codebook."""
+        x_float = x.float()
         if self.training and int(self.steps) == 0:
-            self._begin(wide.detach())
-        codes = self.nearest(wide)
-        chosen = F.embedding(codes, self.codebook)  # a copy: what follows changes the codebook
+            self._initialize(x_float.detach())
+        codes = self.nearest(x_float)
+        chosen = F.embedding(codes, self.codebook)  # a copy, from before the update
         revived = torch.zeros((), device=x.device)
-        passes = self.training and int(self.steps) < self.warmup
+        warming_up = self.training and int(self.steps) < self.warmup
         if self.training:
-            revived = self._learn(wide.detach(), codes, chosen)
-        commitment = (wide - chosen).square().sum() / max(wide.numel(), 1)
+            revived = self._update(x_float.detach(), codes, chosen)
+        commitment = (x_float - chosen).square().sum() / max(x_float.numel(), 1)
         share = torch.bincount(codes, minlength=len(self.codebook)).float() / max(len(codes), 1)
         perplexity = torch.special.entr(share).sum().exp()
-        if passes:
+        if warming_up:
             return Quantized(x, codes, commitment * 0.0, perplexity, revived)
-        values = wide + (chosen - wide).detach()
+        values = x_float + (chosen - x_float).detach()
         return Quantized(values.to(x.dtype), codes, commitment, perplexity, revived)
 
     @torch.no_grad()
     def nearest(self, x: Tensor) -> Tensor:
-        """(N, D) → (N,) the code at the smallest Euclidean distance."""
-        wide = x.float()
+        """(N, D) → (N,) index of the code at the smallest Euclidean distance."""
+        x_float = x.float()
         with torch.autocast(x.device.type, enabled=False):
-            distance = self.codebook.square().sum(1) - 2 * wide @ self.codebook.T
+            distance = self.codebook.square().sum(1) - 2 * x_float @ self.codebook.T
         return distance.argmin(1)
 
     @torch.no_grad()
-    def _begin(self, x: Tensor) -> None:
-        """Codes begin where the vectors are: every further one away from those before it."""
+    def _initialize(self, x: Tensor) -> None:
+        """Initialize the codes by k-means++ on the first batch."""
         vectors = gather(x)
         if not len(vectors):
             return
         generator = self._generator()
         first = int(torch.randint(len(vectors), (), generator=generator))
         self.codebook.copy_(vectors[first].expand_as(self.codebook))
-        # k-means++ in few rounds: a round of draws rather than one draw per look at the distances.
-        known = 1
-        while known < len(self.codebook):
+        # The number of codes doubles per iteration, so that distances are computed log2 K times.
+        count = 1
+        while count < len(self.codebook):
             distance = (vectors - self.codebook[self.nearest(vectors)]).square().sum(1)
-            more = min(known, len(self.codebook) - known)
-            self.codebook[known : known + more] = vectors[_drawn(distance, more, generator)]
-            known += more
+            new = min(count, len(self.codebook) - count)
+            self.codebook[count : count + new] = vectors[_sample_rows(distance, new, generator)]
+            count += new
         self.sums.copy_(self.codebook)
         self.counts.fill_(1.0)
 
     @torch.no_grad()
-    def _learn(self, x: Tensor, codes: Tensor, chosen: Tensor) -> Tensor:
-        """One step of the moving averages; () how many codes were drawn anew."""
+    def _update(self, x: Tensor, codes: Tensor, chosen: Tensor) -> Tensor:
+        """One step of the moving averages; returns () the number of revived codes."""
         counts = torch.bincount(codes, minlength=len(self.codebook)).float()
         sums = torch.zeros_like(self.sums).index_add_(0, codes, x)
         if world_size() > 1:
             torch.distributed.all_reduce(counts)
             torch.distributed.all_reduce(sums)
-        if not bool(counts.any()):  # no vectors anywhere: nothing to learn, nobody died
+        if not bool(counts.any()):  # no vectors in any process
             return counts.sum()
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
@@ -140,23 +148,23 @@ class VectorQuantizer(nn.Module):
         number = int(dead.sum())
         if number:
             vectors, distance = gather(x), gather((x - chosen).square().sum(1))
-            fresh = vectors[_drawn(distance, number, self._generator())]
-            self.sums[dead], self.counts[dead] = fresh, 1.0
+            replacements = vectors[_sample_rows(distance, number, self._generator())]
+            self.sums[dead], self.counts[dead] = replacements, 1.0
         alive = self.counts > 0
         self.codebook[alive] = self.sums[alive] / self.counts[alive, None]
         self.steps += 1
         return dead.sum().float()
 
     def _generator(self) -> torch.Generator:
-        """Draws of this step, on every process and after every resume the same."""
+        """Generator of this step, the same in every process and after resuming."""
         return torch.Generator().manual_seed(int(self.steps))
 
 
-def _drawn(weight: Tensor, number: int, generator: torch.Generator) -> Tensor:
-    """Places of `number` rows, in proportion to `weight` (N,); none twice while there are some."""
-    # On the CPU, whose generator draws the same on every machine. A little weight for every row
-    # lets rows be drawn that are all at distance 0. A run that has left the numbers is stopped
-    # by its loss, which says more than an error here would.
+def _sample_rows(weight: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """Indices of `number` rows sampled by `weight` (N,), without replacement for the first N."""
+    # On the CPU, whose generator gives the same samples on every machine. The small constant allows
+    # rows that are all at distance 0. NaN is not an error here: the loss reports it with more
+    # context.
     weight = weight.double().cpu().nan_to_num(0.0, 0.0, 0.0)
     weight = weight + 1e-6 * weight.mean() + 1e-30
     rounds = [

@@ -1,4 +1,4 @@
-"""Where a model looked, drawn over the image."""
+"""Attention maps over images."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from amodal.reports.plots import ON_PAPER, new_figure, save_png
 
 
 def save_attention(file: Path, image: np.ndarray, shares: Tensor, title: str) -> None:
-    """A PNG of the image beside the same with the shares of attention over it.
+    """Write a PNG of the image with its attention map over it.
 
     Args:
         image: (H, W, 3) uint8.
-        shares: (N,) of a square grid, row by row.
+        shares: (N,) attention on the tokens of a square grid, row by row.
         title: above.
 
     Raises:
-        ValueError: the shares are of no square grid.
+        ValueError: the number of shares is no square.
     """
     side = math.isqrt(len(shares))
     if side * side != len(shares):

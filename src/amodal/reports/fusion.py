@@ -1,23 +1,24 @@
-"""The page of a run that predicts: figures, curves, confusions, examples."""
+"""The report of a fusion: metrics, curves, confusions, examples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from amodal.data.batch import key64
-from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError, Record, Source
 from amodal.evaluators.prediction import PredictionResult, known, score_name
 from amodal.models.fusion_model import FusionModel
 from amodal.models.target import TargetConfig
-from amodal.reports.frame import framed, read_log, with_intervals
 from amodal.reports.plots import score_curve
 from amodal.reports.prediction_plots import bars_figure, confusion_figure, scatter_figure
-from amodal.reports.report import Example, Image, Metric, Plot, Report
+from amodal.reports.report import Example, Metric, Plot, Report
+from amodal.reports.run_report import read_log, run_report, size_and_time, with_intervals
+from amodal.reports.show_value import show_record
 from amodal.training.recipe import Recipe
 from amodal.training.run import RunResult
 
@@ -33,19 +34,18 @@ def fusion_report(
     title: str,
     commands: Sequence[str] = (),
 ) -> Report:
-    """What the page of a run that predicts shows.
+    """The report of a run of a fusion.
 
     Args:
         result: a run that went to its end.
-        recipe: what it was trained with.
+        recipe: of the run.
         source: the validation source, whose items are shown.
         title: heading of the page.
         commands: what to try next.
     """
-    model = result.model
-    assert isinstance(model, FusionModel)
-    predicted = result.validation if isinstance(result.validation, PredictionResult) else None
-    return framed(
+    model = cast(FusionModel, result.model)
+    predicted = cast("PredictionResult | None", result.results.get("prediction"))
+    return run_report(
         result,
         recipe,
         title=title,
@@ -58,7 +58,7 @@ def fusion_report(
 
 
 def majority_share(predicted: PredictionResult) -> float | None:
-    """Accuracy of always saying the most frequent class; None where no class is predicted."""
+    """Accuracy of always predicting the most frequent class; None where no class is predicted."""
     target = predicted.target
     if target.is_floating_point() or not bool((target >= 0).any()):
         return None
@@ -66,8 +66,8 @@ def majority_share(predicted: PredictionResult) -> float | None:
     return float(counts.max() / counts.sum())
 
 
-def answer(logits: Tensor, target: TargetConfig) -> str:
-    """What (C,) scores say, in words."""
+def prediction_text(logits: Tensor, target: TargetConfig) -> str:
+    """The prediction of (C,) scores in words."""
     if target.task == "regression":
         return f"{float(logits[0]):.4g}"
     if target.task == "classification":
@@ -80,13 +80,13 @@ def answer(logits: Tensor, target: TargetConfig) -> str:
     return ", ".join(chosen) or "none"
 
 
-def truth(value: Tensor, target: TargetConfig) -> str:
+def target_text(value: Tensor, target: TargetConfig) -> str:
     """A target in words."""
     if target.task == "regression":
         return f"{float(value):.4g}"
     if target.task == "classification":
         return target.classes[int(value)]
-    chosen = [n for n, there in zip(target.classes, value.tolist(), strict=True) if there > 0.5]
+    chosen = [n for n, share in zip(target.classes, value.tolist(), strict=True) if share > 0.5]
     return ", ".join(chosen) or "none"
 
 
@@ -112,32 +112,32 @@ def _plots(
     plots = [
         Plot(
             "score",
-            f"{score} on validation data: all modalities fused, and what each alone knows.",
+            f"{score} on validation data, of the fused head and of each input by itself.",
             lambda palette: score_curve(log, list(dict.fromkeys(keys)), palette, label=score),
         )
     ]
     if predicted is None:
         return plots
-    alone = {
+    unimodal = {
         name.split("/")[1]: value
         for name, value in result.metrics.items()
-        if name.endswith(f"_alone/{score}")
+        if name.endswith(f"_only/{score}")
     }
-    if alone:
-        values = {"fused": result.metrics[f"prediction/{score}"], **alone}
+    if unimodal:
+        values = {"fused": result.metrics[f"prediction/{score}"], **unimodal}
         plots.append(
             Plot(
-                "alone",
-                f"{score} of the fused prediction and of the head on each modality alone.",
+                "unimodal",
+                f"{score} of the fused head and of the head on each input by itself.",
                 lambda palette: bars_figure(values, palette, label=score),
             )
         )
     if predicted.gates is not None:
-        gates = dict(zip(model.modalities, predicted.gates.mean(0).tolist(), strict=True))
+        gates = dict(zip(model.inputs, predicted.gates.mean(0).tolist(), strict=True))
         plots.append(
             Plot(
                 "gates",
-                "How much each modality counts, mean gate over the validation data.",
+                "Weight of each input, mean gate over the validation data.",
                 lambda palette: bars_figure(gates, palette, label="mean gate"),
             )
         )
@@ -146,7 +146,7 @@ def _plots(
         plots.append(
             Plot(
                 "confusion",
-                "Which classes are taken for which, in per cent of the true class.",
+                "Confusion matrix, in per cent of the true class.",
                 lambda palette: confusion_figure(
                     found.logits, found.target, model.target.classes, palette
                 ),
@@ -156,7 +156,7 @@ def _plots(
         plots.append(
             Plot(
                 "scatter",
-                "Predicted over true numbers; points on the line are right.",
+                "Predicted over true numbers; points on the line are exact.",
                 lambda palette: scatter_figure(found.logits[:, 0], found.target, palette),
             )
         )
@@ -164,9 +164,9 @@ def _plots(
 
 
 def _examples(model: FusionModel, predicted: PredictionResult, source: Source) -> list[Example]:
-    places = {int(key): i for i, key in enumerate(predicted.items.tolist())}
+    places = {int(key): i for i, key in enumerate(predicted.item.tolist())}
     chosen = np.unique(np.linspace(0, len(source) - 1, min(SHOWN, len(source))).astype(int))
-    there = known(predicted.target)
+    with_target = known(predicted.target)
     examples = []
     for row in chosen.tolist():
         try:
@@ -176,43 +176,32 @@ def _examples(model: FusionModel, predicted: PredictionResult, source: Source) -
         place = places.get(key64(str(record["id"])))
         if place is None:
             continue
-        said = answer(predicted.logits[place], model.target)
-        lines = [("predicted", said)]
-        right = None
-        if bool(there[place]):
-            true = truth(predicted.target[place], model.target)
+        prediction = prediction_text(predicted.logits[place], model.target)
+        lines = [("predicted", prediction)]
+        correct = None
+        if bool(with_target[place]):
+            true = target_text(predicted.target[place], model.target)
             lines.append(("true", true))
             if model.target.task != "regression":
-                right = said.split(" (")[0] == true
+                correct = prediction.split(" (")[0] == true
         if predicted.gates is not None:
             gates = predicted.gates[place].tolist()
-            shown = ", ".join(f"{m} {g:.2f}" for m, g in zip(model.modalities, gates, strict=True))
+            shown = ", ".join(f"{m} {g:.2f}" for m, g in zip(model.inputs, gates, strict=True))
             lines.append(("gates", shown))
-        lines += _inputs(model, record)
-        examples.append(Example(lines, _image(model, record), right))
+        texts, image = show_record(model, record, model.inputs, LONGEST)
+        lines += [*texts, *_columns(model, record)]
+        examples.append(Example(lines, None if isinstance(image, str) else image, correct))
     return examples
 
 
-def _inputs(model: FusionModel, record: Record) -> list[tuple[str, str]]:
-    lines = []
-    if "text" in model.modalities and record.get("text"):
-        lines.append(("text", str(record["text"][0])[:LONGEST]))
+def _columns(model: FusionModel, record: Record) -> list[tuple[str, str]]:
+    """The columns that an encoder reads."""
     columns = model.architecture.columns
     names = (*columns.numbers, *columns.categories) if columns is not None else ()
-    return lines + [(name, str(record.get(name))[:LONGEST]) for name in names]
-
-
-def _image(model: FusionModel, record: Record) -> Image | None:
-    if "image" not in model.modalities or record.get("image") is None:
-        return None
-    try:
-        return decode_image(record["image"], record["origin"], min_size=128)
-    except BrokenRecordError:
-        return None
+    return [(name, str(record.get(name))[:LONGEST]) for name in names]
 
 
 def _summary(result: RunResult, model: FusionModel, predicted: PredictionResult | None) -> str:
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
     target = model.target
     what = {
         "classification": f"one of {len(target.classes)} classes",
@@ -220,16 +209,15 @@ def _summary(result: RunResult, model: FusionModel, predicted: PredictionResult 
         "regression": "a number",
     }[target.task]
     text = (
-        f"Predicts {target.column} ({what}) from {', '.join(model.modalities)}, fused by "
-        f"{model.architecture.fusion.kind}: {millions:.2f} million weights, trained for "
-        f"{result.steps} steps in {result.train_seconds:.0f} seconds."
+        f"Predicts {target.column} ({what}) from {', '.join(model.inputs)}, fused by "
+        f"{model.architecture.fusion.kind}: {size_and_time(result)}."
     )
     if predicted is not None:
         count = int(known(predicted.target).sum())
-        text += f" Measured on {count} items that no gradient came from"
+        text += f" Evaluated on {count} held-out items"
         share = majority_share(predicted)
         text += (
-            f"; always saying the most frequent class is right in {100 * share:.1f} %."
+            f"; always predicting the most frequent class has an accuracy of {100 * share:.1f} %."
             if share is not None and torch.isfinite(torch.tensor(share))
             else "."
         )

@@ -1,8 +1,8 @@
-"""The images of the geometry report."""
+"""Plots of the geometry of a joint space."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from amodal.metrics.geometry import EmbeddingSet, GeometryResult, second_moment
 from amodal.metrics.similarity import BINS, CosineHistogram, cosine_histogram
 from amodal.reports.plots import ON_PAPER, Palette, add_legend, new_figure, save_png
 
-OTHERS = ("#1a8754", "#8b3fc4", "#b08900", "#c2255c", "#0b7d8f", "#6b4a2b")  # further modalities
-MAP_ROWS = 400  # drawn of each modality
+OTHERS = ("#1a8754", "#8b3fc4", "#b08900", "#c2255c", "#0b7d8f", "#6b4a2b")  # further inputs
+MAP_ROWS = 400  # drawn of each input
 BARS = 60  # of a histogram, about
 
 
@@ -29,7 +29,7 @@ def write_plots(
     Returns:
         The PNG files.
     """
-    colours = modality_colours(list(samples), ON_PAPER)
+    colours = input_colours(list(samples), ON_PAPER)
     figures = {
         "map": map_figure({name: sample.z for name, sample in samples.items()}, colours),
         "spectrum": spectrum_figure(result.spectra, colours),
@@ -49,18 +49,17 @@ def write_plots(
     return files
 
 
-def modality_colours(names: list[str], palette: Palette) -> dict[str, str]:
-    """Images and texts as everywhere, other modalities in the order given."""
-    free = iter(OTHERS * (1 + len(names) // len(OTHERS)))
-    known = {"image": palette.image, "text": palette.text}
-    return {name: known[name] if name in known else next(free) for name in names}
+def input_colours(names: Sequence[str], palette: Palette) -> dict[str, str]:
+    """A colour per input, in the order given; they repeat after the eighth."""
+    colours = (palette.first, palette.second, *OTHERS)
+    return {name: colours[i % len(colours)] for i, name in enumerate(names)}
 
 
 def map_figure(samples: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figure:
-    """Clouds on their two common principal axes, with the centroid of each as a large mark.
+    """Embeddings on their two common principal axes, with a mark at the centroid of each input.
 
-    The axes are those of all modalities, each counting alike; at most `MAP_ROWS` rows of each,
-    evenly spaced, are drawn.
+    The axes are those of all inputs with equal weight; at most `MAP_ROWS` rows of each, evenly
+    spaced, are drawn.
     """
     moment, centre = second_moment(list(samples.values()))
     variances, axes = torch.linalg.eigh(moment)
@@ -76,7 +75,7 @@ def map_figure(samples: Mapping[str, Tensor], colours: Mapping[str, str]) -> Fig
         places.append(((z[rows].double() - centre) @ axes).cpu().numpy())
         paint += [colours[name]] * len(rows)
     points = np.concatenate(places)
-    mixed = np.random.default_rng(0).permutation(len(points))  # no modality covers the others
+    mixed = np.random.default_rng(0).permutation(len(points))  # no input covers the others
     ax.scatter(*points[mixed].T, s=14, alpha=0.6, c=np.array(paint)[mixed], linewidths=0)
     for name, z in samples.items():
         middle = ((z.mean(0, dtype=torch.float64) - centre) @ axes).cpu().numpy()
@@ -94,7 +93,7 @@ def map_figure(samples: Mapping[str, Tensor], colours: Mapping[str, str]) -> Fig
 
 
 def spectrum_figure(spectra: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figure:
-    """Singular values of each centred cloud over their number, as shares of the largest."""
+    """Singular values of the centred embeddings over their number, as shares of the largest."""
     figure, ax = new_figure(ON_PAPER, (6.0, 3.6))
     for name, singular in spectra.items():
         values = singular[singular > 0].numpy()
@@ -128,10 +127,10 @@ def _doubling(last: int) -> tuple[list[int], list[str]]:
 
 
 def similarity_figure(histogram: CosineHistogram, a: str, b: str) -> Figure:
-    """Cosines of true pairs and of all others, each scaled to an area of 1."""
+    """Cosines of pairs and of non-pairs, each scaled to an area of 1."""
     figure, ax = new_figure(ON_PAPER, (6.0, 3.6))
     edges = np.linspace(-1, 1, BINS + 1)
-    counts = {"true pairs": histogram.true.numpy(), "other pairs": histogram.other.numpy()}
+    counts = {"pairs": histogram.true.numpy(), "non-pairs": histogram.other.numpy()}
     occupied = np.flatnonzero(sum(counts.values()))
     if len(occupied):
         low, high = occupied[0], occupied[-1] + 1
@@ -139,7 +138,7 @@ def similarity_figure(histogram: CosineHistogram, a: str, b: str) -> Figure:
         starts = np.arange(low, high, width)
         borders = np.append(edges[starts], edges[min(starts[-1] + width, BINS)])
         for (name, count), colour in zip(
-            counts.items(), (ON_PAPER.text, ON_PAPER.muted), strict=True
+            counts.items(), (ON_PAPER.second, ON_PAPER.muted), strict=True
         ):
             total = count.sum()
             if total == 0:
@@ -156,11 +155,11 @@ def similarity_figure(histogram: CosineHistogram, a: str, b: str) -> Figure:
 
 
 def occurrence_figure(counted: Mapping[str, tuple[Tensor, str]], k: int) -> Figure:
-    """Share of the gallery rows that occur so often among the first k, in doubling classes.
+    """Share of the gallery rows by k-occurrence, in doubling classes.
 
     Args:
         counted: direction -> (G,) k-occurrence and colour.
-        k: places that were counted.
+        k: nearest neighbours that were counted.
     """
     highest = max(float(occurrence.max()) for occurrence, _ in counted.values())
     tops = [0, 1, 2]  # the last number of each class
@@ -185,7 +184,7 @@ def occurrence_figure(counted: Mapping[str, tuple[Tensor, str]], k: int) -> Figu
 
 
 def gap_figure(samples: Mapping[str, Tensor], colours: Mapping[str, str]) -> Figure:
-    """Two clouds along the line through their centroids, with 0 halfway between them."""
+    """Two inputs along the line through their centroids, with 0 halfway between them."""
     means = [z.mean(0, dtype=torch.float64) for z in samples.values()]
     line, middle = means[1] - means[0], (means[0] + means[1]) / 2
     distance = float(line.norm())
@@ -200,7 +199,7 @@ def gap_figure(samples: Mapping[str, Tensor], colours: Mapping[str, str]) -> Fig
         ax.stairs(density, borders, color=colours[name], linewidth=1.6, label=name)
     for end, name in zip((-distance / 2, distance / 2), samples, strict=True):
         ax.axvline(end, color=colours[name], linewidth=1.2, linestyle="--")
-    ax.set_xlabel(f"place along the line through the centroids (dashed, {distance:.3g} apart)")
+    ax.set_xlabel(f"position along the line through the centroids (dashed, {distance:.3g} apart)")
     ax.set_ylabel("density")
     ax.set_ylim(bottom=0)
     add_legend(ax, ON_PAPER)

@@ -1,25 +1,26 @@
-"""The page of a run of an image tokenizer: figures, curves, images before and after."""
+"""The report of an image tokenizer: metrics, curves, images before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import torch
 
-from amodal.data.collate import Collator
 from amodal.data.record import BrokenRecordError, Source, sample_rng
 from amodal.models.image_tokenizer import ImageTokenizer
-from amodal.reports.frame import framed, read_log
+from amodal.models.inputs import collator_of
 from amodal.reports.plots import score_curve
 from amodal.reports.report import Example, Plot, Report
+from amodal.reports.run_report import read_log, run_report, size_and_time
 from amodal.training.recipe import Recipe
 from amodal.training.run import RunResult
 
 SHOWN = 12  # images
 
 
-def tokenizer_report(
+def image_tokenizer_report(
     result: RunResult,
     recipe: Recipe,
     source: Source | None,
@@ -27,27 +28,24 @@ def tokenizer_report(
     title: str,
     commands: Sequence[str] = (),
 ) -> Report:
-    """What the page of a run of an image tokenizer shows.
+    """The report of a run of an image tokenizer.
 
     Args:
         result: a run that went to its end.
-        recipe: what it was trained with.
+        recipe: of the run.
         source: the validation source, whose images are shown.
         title: heading of the page.
         commands: what to try next.
     """
-    model = result.model
-    assert isinstance(model, ImageTokenizer)
+    model = cast(ImageTokenizer, result.model)
     log = read_log(result.folder)
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
-    return framed(
+    return run_report(
         result,
         recipe,
         title=title,
         summary=(
             f"Turns an image of {model.architecture.size} pixels into {model.tokens} tokens out "
-            f"of {model.vocabulary}, and back: {millions:.2f} million weights, trained for "
-            f"{result.steps} steps in {result.train_seconds:.0f} seconds."
+            f"of {model.vocabulary}, and back: {size_and_time(result)}."
         ),
         metrics=dict(result.metrics),
         commands=commands,
@@ -59,7 +57,7 @@ def tokenizer_report(
             ),
             Plot(
                 "perplexity",
-                "How many codes are in use, as a perplexity.",
+                "Perplexity of the codes: how many are in use.",
                 lambda palette: score_curve(
                     log, ["perplexity", "eval/reconstruction/perplexity"], palette, label="codes"
                 ),
@@ -71,8 +69,8 @@ def tokenizer_report(
 
 @torch.inference_mode()
 def _examples(model: ImageTokenizer, source: Source) -> list[Example]:
-    """Images beside what came back."""
-    collate = Collator(model.preprocessors)
+    """Images beside their reconstructions."""
+    collate = collator_of(model)
     chosen = np.unique(np.linspace(0, len(source) - 1, min(SHOWN, len(source))).astype(int))
     examples = []
     for row in chosen.tolist():
@@ -86,5 +84,5 @@ def _examples(model: ImageTokenizer, source: Source) -> list[Example]:
         back = model.decode(model.encode(pixels))[0].cpu()
         before = ((pixels[0].cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
         both = torch.cat([before, back], dim=2).permute(1, 2, 0).numpy()
-        examples.append(Example([("left", "the image"), ("right", "from its tokens")], both))
+        examples.append(Example([("left", "the image"), ("right", "its reconstruction")], both))
     return examples

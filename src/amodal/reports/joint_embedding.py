@@ -1,170 +1,156 @@
-"""The page of a run: figures, curves, example searches, similarities and a map."""
+"""The report of a joint embedding: metrics, example searches, similarities and a map."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import cast
 
 import numpy as np
 import torch
 
-from amodal.data.batch import key64
-from amodal.data.decode import decode_image
-from amodal.data.record import BrokenRecordError, Record, Source
-from amodal.evaluators.retrieval import EmbeddedSource
-from amodal.models.joint_embedding import Embeddings
-from amodal.reports.frame import framed, with_intervals
+from amodal.data.record import Source
+from amodal.evaluators.inputs import query_and_gallery
+from amodal.evaluators.retrieval import RetrievalResult
+from amodal.models.joint_embedding import Embeddings, JointEmbedding
 from amodal.reports.plots import JointMap, joint_map
-from amodal.reports.report import (
-    FoundImage,
-    Heatmap,
-    Metric,
-    Report,
-    SearchExample,
-)
+from amodal.reports.report import Heatmap, Metric, Report, SearchExample, SearchHit, Shown
+from amodal.reports.run_report import run_report, size_and_time, with_intervals
+from amodal.reports.show_value import ShownItems
 from amodal.training.recipe import Recipe
 from amodal.training.run import RunResult
 
 SEARCHES = 3
-SHOWN = 5  # images per search
-SQUARE = 10  # captions and images of the similarity map
+HITS = 5  # per search
+PAIRS = 10  # of the similarity map
 ON_MAP = 300  # pairs
 NOT_SHOWN = ("queries", "queries_without_positive", "gallery", "mean_rank")
-HEADLINES = (
-    "retrieval/text_to_image/recall@1",
-    "retrieval/text_to_image/recall@10",
-    "retrieval/image_to_text/recall@1",
-    "retrieval/image_to_text/recall@10",
-)
+HEADLINES = ("recall@1", "recall@10")
 
 
-def run_report(
+def joint_embedding_report(
     result: RunResult,
     recipe: Recipe,
     source: Source | None,
     *,
     title: str,
     commands: Sequence[str] = (),
-    more: Mapping[str, float] | None = None,
 ) -> Report:
-    """What the page of a run shows.
+    """The report of a run of a joint embedding.
 
     Args:
         result: a run that went to its end.
-        recipe: what it was trained with.
-        source: the validation source, whose images are shown.
+        recipe: of the run.
+        source: the validation source, whose items are shown.
         title: heading of the page.
         commands: what to try next.
-        more: further figures, such as those of another split.
     """
-    report = framed(
+    model = cast(JointEmbedding, result.model)
+    found = cast("RetrievalResult | None", result.results.get("retrieval"))
+    names = query_and_gallery(model)
+    report = run_report(
         result,
         recipe,
         title=title,
-        summary=_summary(result),
-        metrics=_metrics({**result.metrics, **(more or {})}),
+        summary=_summary(result, model, found),
+        metrics=_metrics(result.metrics, names),
         commands=commands,
     )
-    if source is None or not isinstance(result.validation, EmbeddedSource):
+    if source is None or found is None or names is None:
         return report
-    rows = result.validation.rows
-    if not {"image", "text"} <= rows.keys():
+    rows = found.embedded.rows
+    pairs = _first_pairs(rows[names[0]], rows[names[1]])
+    if not pairs:
         return report
-    images = _Images(source)
-    return Report(
-        **{
-            **{name: getattr(report, name) for name in report.__dataclass_fields__},
-            "searches": example_searches(rows, images),
-            "heatmap": _heatmap(rows, images),
-            "map_points": _map(rows),
-        }
+    items = ShownItems(model, source)
+    return replace(
+        report,
+        searches=example_searches(rows, names, items),
+        heatmap=_heatmap(rows, names, pairs[:PAIRS], items),
+        map_points=_map(rows, names, pairs[:ON_MAP]),
     )
 
 
-class _Images:
-    """Images and captions of a source by item key, decoded when they are shown."""
+def example_searches(
+    rows: Mapping[str, Embeddings], names: tuple[str, str], items: ShownItems
+) -> list[SearchExample]:
+    """Searches with queries spread over the source; none is hand-picked.
 
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.places: dict[int, int] = {}
-        for i in range(len(source)):
-            try:
-                self.places[key64(str(source[i]["id"]))] = i
-            except BrokenRecordError:
-                continue
-
-    def record(self, key: int) -> Record:
-        return self.source[self.places[key]]
-
-    def image(self, key: int) -> np.ndarray:
-        record = self.record(key)
-        return decode_image(record["image"], record["origin"], min_size=128)
-
-    def caption(self, item: int, content: int) -> str:
-        texts = [str(t) for t in self.record(item).get("text") or [""]]
-        return next((t for t in texts if key64(t) == content), texts[0])
-
-
-def example_searches(rows: Mapping[str, Embeddings], images: _Images) -> list[SearchExample]:
-    """Searches with the first captions of items spread over the source; none is hand-picked."""
-    image, text = rows["image"], rows["text"]
-    chosen = np.linspace(0, len(text.z) - 1, SEARCHES).astype(int).tolist()
+    Args:
+        rows: embeddings by input.
+        names: inputs of the queries and of the gallery.
+        items: the values to show.
+    """
+    queries, gallery = rows[names[0]], rows[names[1]]
     examples = []
-    for row in chosen:
-        scores = image.z @ text.z[row]
+    for row in np.linspace(0, len(queries.z) - 1, SEARCHES).astype(int).tolist():
+        scores = gallery.z @ queries.z[row]
         best = scores.argsort(descending=True, stable=True)
-        true = image.item[best] == text.item[row]
-        rank = int(true.nonzero()[0]) + 1 if bool(true.any()) else None
+        correct = gallery.item[best] == queries.item[row]
         examples.append(
             SearchExample(
-                query=images.caption(int(text.item[row]), _content(text, row)),
-                images=[
-                    FoundImage(
-                        images.image(int(image.item[i])),
+                query=_show(items, names[0], queries, row),
+                hits=[
+                    SearchHit(
+                        _show(items, names[1], gallery, int(i)),
                         float(scores[i]),
-                        bool(image.item[i] == text.item[row]),
+                        bool(gallery.item[i] == queries.item[row]),
                     )
-                    for i in best[:SHOWN]
+                    for i in best[:HITS]
                 ],
-                true_rank=rank,
+                rank=int(correct.nonzero()[0]) + 1 if bool(correct.any()) else None,
             )
         )
     return examples
 
 
-def _first_captions(rows: Mapping[str, Embeddings], count: int) -> list[tuple[int, int]]:
-    """(image row, row of its first caption) of the first `count` items that have both."""
+def _first_pairs(queries: Embeddings, gallery: Embeddings) -> list[tuple[int, int]]:
+    """(row of the first query, gallery row) of the items that have both."""
     first: dict[int, int] = {}
-    for row, key in enumerate(rows["text"].item.tolist()):
+    for row, key in enumerate(queries.item.tolist()):
         first.setdefault(key, row)
-    keys = rows["image"].item.tolist()
-    return [(i, first[key]) for i, key in enumerate(keys) if key in first][:count]
+    return [(first[key], i) for i, key in enumerate(gallery.item.tolist()) if key in first]
 
 
-def _heatmap(rows: Mapping[str, Embeddings], images: _Images) -> Heatmap:
-    pairs = _first_captions(rows, SQUARE)
-    image, text = rows["image"], rows["text"]
-    at_image, at_text = torch.tensor([p[0] for p in pairs]), torch.tensor([p[1] for p in pairs])
+def _heatmap(
+    rows: Mapping[str, Embeddings],
+    names: tuple[str, str],
+    pairs: Sequence[tuple[int, int]],
+    items: ShownItems,
+) -> Heatmap:
+    queries, gallery = rows[names[0]], rows[names[1]]
+    z_query = queries.z[torch.tensor([q for q, _ in pairs])]
+    z_gallery = gallery.z[torch.tensor([g for _, g in pairs])]
     return Heatmap(
-        scores=(text.z[at_text] @ image.z[at_image].T).numpy(),
-        texts=[images.caption(int(text.item[t]), _content(text, t)) for _, t in pairs],
-        images=[images.image(int(image.item[i])) for i, _ in pairs],
+        scores=(z_query @ z_gallery.T).numpy(),
+        rows=[_show(items, names[0], queries, q) for q, _ in pairs],
+        columns=[_show(items, names[1], gallery, g) for _, g in pairs],
+        names=names,
     )
 
 
-def _map(rows: Mapping[str, Embeddings]) -> JointMap:
-    pairs = _first_captions(rows, ON_MAP)
+def _map(
+    rows: Mapping[str, Embeddings], names: tuple[str, str], pairs: Sequence[tuple[int, int]]
+) -> JointMap:
+    query, gallery = names
     return joint_map(
-        rows["image"].z[torch.tensor([p[0] for p in pairs])],
-        rows["text"].z[torch.tensor([p[1] for p in pairs])],
+        rows[gallery].z[torch.tensor([g for _, g in pairs])],
+        rows[query].z[torch.tensor([q for q, _ in pairs])],
+        (gallery, query),
     )
 
 
-def _content(rows: Embeddings, row: int) -> int:
-    return int(rows.content[row]) if rows.content is not None else 0
+def _show(items: ShownItems, name: str, rows: Embeddings, row: int) -> Shown:
+    content = int(rows.content[row]) if rows.content is not None else None
+    return items.show(name, int(rows.item[row]), content)
 
 
-def _metrics(values: Mapping[str, float]) -> dict[str, Metric]:
-    found = with_intervals(values, HEADLINES, chance=lambda name: _chance(name, values))
+def _metrics(values: Mapping[str, float], names: tuple[str, str] | None) -> dict[str, Metric]:
+    headlines = []
+    if names is not None:
+        for a, b in (names, names[::-1]):
+            headlines += [f"retrieval/{a}_to_{b}/{metric}" for metric in HEADLINES]
+    found = with_intervals(values, headlines, chance=lambda name: _chance(name, values))
     return {name: one for name, one in found.items() if name.split("/")[-1] not in NOT_SHOWN}
 
 
@@ -181,21 +167,12 @@ def _chance(name: str, values: Mapping[str, float]) -> float | None:
     return 1 - missed
 
 
-def _summary(result: RunResult) -> str:
-    model = result.model
-    millions = sum(p.numel() for p in model.parameters()) / 1e6
-    modalities = " and ".join(model.modalities)
-    text = (
-        f"A joint embedding of {modalities} in {model.dim} dimensions, {millions:.1f} million "
-        f"weights, trained for {result.steps} steps in {result.train_seconds:.0f} seconds."
-    )
-    if (
-        isinstance(result.validation, EmbeddedSource)
-        and {"image", "text"} <= result.validation.rows.keys()
-    ):
-        rows = result.validation.rows
-        text += (
-            f" Measured on {len(rows['image'].z)} images and {len(rows['text'].z)} captions "
-            "that no gradient came from."
+def _summary(result: RunResult, model: JointEmbedding, found: RetrievalResult | None) -> str:
+    inputs = " and ".join(model.inputs)
+    text = f"A joint embedding of {inputs} in {model.dim} dimensions, {size_and_time(result)}."
+    if found is not None:
+        counts = " and ".join(
+            f"{len(rows.z):,} {name} embeddings" for name, rows in found.embedded.rows.items()
         )
+        text += f" Evaluated on {counts} of held-out items."
     return text

@@ -1,4 +1,4 @@
-"""The images of a report: loss, recall, similarities, and a map of the joint space."""
+"""Plots of a report: loss, recall, similarities, and a map of the joint space."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ LABEL_LENGTH = 40  # characters of a caption on an axis
 
 @dataclass(frozen=True)
 class Palette:
-    """Colours by role."""
+    """Colours by role; `first` and `second` are those of the first two curves or inputs."""
 
     ink: str
     muted: str
     grid: str
-    image: str
-    text: str
+    first: str
+    second: str
     background: str
 
 
@@ -39,7 +39,7 @@ ON_PAPER = Palette("#16191d", "#5b6470", "#e1e5ea", "#2563c9", "#c8540f", "#ffff
 # Stand-ins that `to_svg` replaces by CSS variables, so that a figure follows the page's theme.
 ON_PAGE = Palette("#010101", "#010102", "#010103", "#010104", "#010105", "none")
 _VARIABLES = {
-    getattr(ON_PAGE, role): f"var(--{role})" for role in ("ink", "muted", "grid", "image", "text")
+    getattr(ON_PAGE, role): f"var(--{role})" for role in ("ink", "muted", "grid", "first", "second")
 }
 
 
@@ -48,32 +48,35 @@ class JointMap:
     """Two-dimensional map of paired embeddings.
 
     Args:
-        image: (N, 2) positions; row i belongs to row i of `text`.
-        text: (N, 2).
-        gap: distance between the mean image and the mean text embedding, in [0, 2].
+        first: (N, 2) positions; row i belongs to row i of `second`.
+        second: (N, 2).
+        gap: distance between the means of the two inputs, in [0, 2].
         explained: fraction of the variance that the two axes hold.
+        names: of the two inputs.
     """
 
-    image: NDArray[np.float32]
-    text: NDArray[np.float32]
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
     gap: float
     explained: float
+    names: tuple[str, str]
 
 
-def joint_map(image: Tensor, text: Tensor) -> JointMap:
+def joint_map(first: Tensor, second: Tensor, names: tuple[str, str]) -> JointMap:
     """Project paired embeddings on their two common principal axes.
 
     Args:
-        image: (N, E) unit-norm embeddings; row i is paired with row i of `text`.
-        text: (N, E).
+        first: (N, E) unit-norm embeddings; row i is paired with row i of `second`.
+        second: (N, E).
+        names: of the two inputs.
 
     References:
         Liang et al. 2022, arXiv:2203.02053 (the modality gap).
     """
-    if image.shape != text.shape or image.ndim != 2 or len(image) < 1:
-        raise ValueError(f"expected two (N, E), got {tuple(image.shape)} and {tuple(text.shape)}")
-    image, text = image.detach().cpu().double(), text.detach().cpu().double()
-    both = torch.cat([image, text])
+    if first.shape != second.shape or first.ndim != 2 or len(first) < 1:
+        raise ValueError(f"expected two (N, E), got {tuple(first.shape)}, {tuple(second.shape)}")
+    first, second = first.detach().cpu().double(), second.detach().cpu().double()
+    both = torch.cat([first, second])
     centre = both.mean(0)
     both = both - centre
     variances, axes = torch.linalg.eigh(both.T @ both)  # rising
@@ -84,15 +87,16 @@ def joint_map(image: Tensor, text: Tensor) -> JointMap:
     total = variances.clamp_min(0).sum()
     held = variances.clamp_min(0)[-2:].sum()
     return JointMap(
-        image=((image - centre) @ axes).float().numpy(),
-        text=((text - centre) @ axes).float().numpy(),
-        gap=float((image.mean(0) - text.mean(0)).norm()),
+        first=((first - centre) @ axes).float().numpy(),
+        second=((second - centre) @ axes).float().numpy(),
+        gap=float((first.mean(0) - second.mean(0)).norm()),
         explained=float(held / total) if total > 0 else 1.0,
+        names=names,
     )
 
 
 def new_figure(palette: Palette, size: tuple[float, float]) -> tuple[Figure, Any]:
-    """An empty figure of the house, and its axes."""
+    """An empty figure in the style of all plots, and its axes."""
     figure = Figure(figsize=size, layout="constrained", facecolor=palette.background)
     axes = figure.subplots()
     axes.set_facecolor("none")
@@ -138,14 +142,14 @@ def loss_curve(log: Sequence[Mapping[str, Any]], palette: Palette) -> Figure | N
         return None
     figure, axes = new_figure(palette, (5.6, 3.2))
     if len(steps) > 40:
-        axes.plot(steps, losses, color=palette.image, alpha=0.3, linewidth=1)
-        axes.plot(steps, _smooth(losses), color=palette.image, linewidth=2, label="training")
+        axes.plot(steps, losses, color=palette.first, alpha=0.3, linewidth=1)
+        axes.plot(steps, _smooth(losses), color=palette.first, linewidth=2, label="training")
     else:
-        axes.plot(steps, losses, color=palette.image, linewidth=2, label="training")
+        axes.plot(steps, losses, color=palette.first, linewidth=2, label="training")
     eval_steps, eval_losses = series(log, "eval/loss")
     if eval_steps:
         axes.plot(
-            eval_steps, eval_losses, color=palette.text, linewidth=2, marker="o", markersize=4,
+            eval_steps, eval_losses, color=palette.second, linewidth=2, marker="o", markersize=4,
             label="validation",
         )  # fmt: skip
         add_legend(axes, palette)
@@ -174,17 +178,17 @@ def score_curve(
     label: str,
     scale: float = 1.0,
 ) -> Figure | None:
-    """Figures on the validation data over steps; None where the log has none of `keys`."""
+    """Metrics on the validation data over steps; None where the log has none of `keys`."""
     curves = [(key, *series(log, key)) for key in keys]
     curves = [(key, steps, values) for key, steps, values in curves if steps]
     if not curves:
         return None
     figure, axes = new_figure(palette, (5.6, 3.2))
-    colours = [palette.text, palette.image, palette.muted, palette.ink]
+    colours = [palette.second, palette.first, palette.muted, palette.ink]
     for number, (key, steps, values) in enumerate(curves):
         axes.plot(
             steps, [scale * v for v in values], color=colours[number % 4], linewidth=2, marker="o",
-            markersize=4, label=segment_mask(key.removeprefix("eval/")),
+            markersize=4, label=readable_name(key.removeprefix("eval/")),
             linestyle="-" if number < 4 else "--",
         )  # fmt: skip
     axes.set_xlabel("step")
@@ -197,18 +201,19 @@ def score_curve(
 
 
 def map_plot(points: JointMap, palette: Palette, pairs: int = 150) -> Figure:
-    """At most `pairs` pairs of the map, each image tied to its text by a line."""
+    """At most `pairs` pairs of the map, the two of each joined by a line."""
     figure, axes = new_figure(palette, (5.6, 4.6))
-    places = np.unique(np.linspace(0, len(points.image) - 1, pairs).astype(int))
-    image, text = points.image[places], points.text[places]
+    chosen = np.unique(np.linspace(0, len(points.first) - 1, pairs).astype(int))
+    first, second = points.first[chosen], points.second[chosen]
     axes.plot(
-        np.stack([image[:, 0], text[:, 0]]), np.stack([image[:, 1], text[:, 1]]),
+        np.stack([first[:, 0], second[:, 0]]), np.stack([first[:, 1], second[:, 1]]),
         color=palette.muted, linewidth=0.7, alpha=0.45, zorder=1,
     )  # fmt: skip
-    axes.scatter(*image.T, s=26, color=palette.image, label="image", zorder=2, linewidths=0)
-    axes.scatter(
-        *text.T, s=26, color=palette.text, label="text", zorder=2, marker="s", linewidths=0
-    )
+    for rows, name, colour, marker in (
+        (first, points.names[0], palette.first, "o"),
+        (second, points.names[1], palette.second, "s"),
+    ):
+        axes.scatter(*rows.T, s=26, color=colour, label=name, zorder=2, marker=marker, linewidths=0)
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel("first principal axis")
     axes.set_ylabel("second principal axis")
@@ -217,21 +222,26 @@ def map_plot(points: JointMap, palette: Palette, pairs: int = 150) -> Figure:
 
 
 def similarity_plot(
-    scores: NDArray[np.floating[Any]], texts: Sequence[str], palette: Palette
+    scores: NDArray[np.floating[Any]], rows: Sequence[str], column: str, palette: Palette
 ) -> Figure:
-    """Cosine similarities, (texts, images), as colours with their values."""
-    height = 1.2 + 0.36 * len(texts)
+    """Cosine similarities (R, C) as colours with their values.
+
+    Args:
+        rows: a label per row.
+        column: what the columns are.
+    """
+    height = 1.2 + 0.36 * len(rows)
     figure, axes = new_figure(palette, (4.2 + 0.5 * scores.shape[1], height))
     axes.grid(False)
     drawn = axes.imshow(scores, cmap="Blues", aspect="auto")
     axes.set_xticks(range(scores.shape[1]), [str(i + 1) for i in range(scores.shape[1])])
-    labels = [f"{i + 1}  {shorten(text)}" for i, text in enumerate(texts)]
-    axes.set_yticks(range(len(texts)), labels, fontfamily=_fonts())
-    axes.set_xlabel("image")
+    labels = [f"{i + 1}  {shorten(text)}" for i, text in enumerate(rows)]
+    axes.set_yticks(range(len(rows)), labels, fontfamily=_fonts())
+    axes.set_xlabel(column)
     middle = (scores.min() + scores.max()) / 2
-    for (row, column), score in np.ndenumerate(scores):
+    for (y, x), score in np.ndenumerate(scores):
         colour = "white" if score > middle else "black"
-        axes.text(column, row, f"{score:.2f}", ha="center", va="center", color=colour, size=8)
+        axes.text(x, y, f"{score:.2f}", ha="center", va="center", color=colour, size=8)
     bar = figure.colorbar(drawn, ax=axes)
     bar.ax.tick_params(colors=palette.muted)
     bar.set_label("cosine similarity", color=palette.muted)
@@ -245,11 +255,11 @@ def _fonts() -> list[str]:
 
 
 def shorten(text: str, length: int = LABEL_LENGTH) -> str:
-    """`text` with its end left out where it is longer than `length` characters."""
+    """`text`, truncated to `length` characters."""
     return text if len(text) <= length else text[: length - 1].rstrip() + "…"
 
 
-def segment_mask(name: str) -> str:
+def readable_name(name: str) -> str:
     """A metric's name for people: "retrieval/text_to_image/recall@1" → "text → image recall@1"."""
     parts = [re.sub(r"_to_", " → ", part).replace("_", " ") for part in name.split("/")]
     return " ".join(parts[1:] if len(parts) > 1 and parts[0] == "retrieval" else parts)
@@ -272,7 +282,7 @@ def to_svg(figure: Figure, salt: str) -> str:
 
 
 def save_png(figure: Figure, file: Path) -> None:
-    """Write the figure for use outside the report."""
+    """Write the figure as a PNG for use outside the report."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # captions in any script

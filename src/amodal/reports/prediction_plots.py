@@ -1,4 +1,4 @@
-"""Figures of predictions: which classes are confused, and how numbers compare with the truth."""
+"""Plots of predictions: confusion matrix, predicted over true numbers, bars."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from amodal.reports.plots import Palette, new_figure, segment_mask
+from amodal.reports.plots import Palette, new_figure, readable_name
 
-MOST_CLASSES = 20  # of a confusion matrix that can still be read
+MAX_CLASSES = 20  # of a confusion matrix that can still be read
 
 
 def confusion_figure(
     logits: Tensor, target: Tensor, classes: Sequence[str], palette: Palette
 ) -> Figure | None:
-    """Share of each true class (rows) that is taken for each class (columns).
+    """Share of each true class (rows) that is predicted as each class (columns).
 
     None where there are more than 20 classes, or no target is known.
 
@@ -25,7 +25,7 @@ def confusion_figure(
         target: (N,) int64, below 0 where unknown.
     """
     known = target >= 0
-    if len(classes) > MOST_CLASSES or not bool(known.any()):
+    if len(classes) > MAX_CLASSES or not bool(known.any()):
         return None
     counts = torch.zeros(len(classes), len(classes))
     pairs = target[known] * len(classes) + logits[known].argmax(1)
@@ -38,7 +38,7 @@ def confusion_figure(
         for column in range(len(classes)):
             value = float(share[row, column])
             axes.add_patch(
-                _square(column, row, value, palette.image if row == column else palette.text)
+                _square(column, row, value, palette.first if row == column else palette.second)
             )
             if value >= 0.005:
                 axes.text(
@@ -55,7 +55,7 @@ def confusion_figure(
 
 
 def scatter_figure(values: Tensor, target: Tensor, palette: Palette) -> Figure | None:
-    """Predicted numbers over the true ones; points on the line are right.
+    """Predicted numbers over the true ones; points on the line are exact.
 
     Args:
         values: (N,).
@@ -68,7 +68,7 @@ def scatter_figure(values: Tensor, target: Tensor, palette: Palette) -> Figure |
     figure, axes = new_figure(palette, (4.6, 4.2))
     low, high = float(min(x.min(), y.min())), float(max(x.max(), y.max()))
     axes.plot([low, high], [low, high], color=palette.muted, linewidth=1)
-    axes.scatter(x, y, s=14, color=palette.image, alpha=0.5, linewidths=0)
+    axes.scatter(x, y, s=14, color=palette.first, alpha=0.5, linewidths=0)
     axes.set_xlabel("true")
     axes.set_ylabel("predicted")
     return figure
@@ -77,8 +77,8 @@ def scatter_figure(values: Tensor, target: Tensor, palette: Palette) -> Figure |
 def bars_figure(values: dict[str, float], palette: Palette, *, label: str) -> Figure:
     """Named values as bars, the first one in another colour."""
     figure, axes = new_figure(palette, (5.6, 0.9 + 0.42 * len(values)))
-    names = [segment_mask(name) for name in values]
-    colours = [palette.text] + [palette.image] * (len(values) - 1)
+    names = [readable_name(name) for name in values]
+    colours = [palette.second] + [palette.first] * (len(values) - 1)
     axes.barh(range(len(values)), list(values.values()), color=colours, height=0.62)
     axes.set_yticks(range(len(values)), names, color=palette.ink)
     axes.invert_yaxis()

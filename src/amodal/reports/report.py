@@ -1,4 +1,4 @@
-"""One page that says what a run has learned: numbers, curves, images, and what to try next."""
+"""The page of a run: metrics, curves, examples, and commands to try next."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from amodal.reports.plots import (
     Palette,
     loss_curve,
     map_plot,
+    readable_name,
     recall_curve,
     save_png,
-    segment_mask,
     similarity_plot,
     to_svg,
 )
@@ -36,7 +36,9 @@ TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_SIZE = 256  # pixels of the longer side
 LOSSLESS_BELOW = 128  # up to here images are kept without loss
 HEADLINES = 4
+PERCENT = r"recall|accuracy|precision|map\b|top-?\d|exact_match|_match|/correct|relevance@"
 ImageLike = NDArray[np.uint8] | Image.Image
+Shown = ImageLike | str  # a value of any input as the page shows it
 
 
 @dataclass(frozen=True)
@@ -60,35 +62,43 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class FoundImage:
-    """An image that a search returned; `true` if it is the one that was meant."""
+class SearchHit:
+    """An item that a search returned; `correct` if it belongs to the query."""
 
-    image: ImageLike
+    value: Shown
     score: float
-    true: bool = False
+    correct: bool = False
 
 
 @dataclass(frozen=True)
 class SearchExample:
-    """A query and its best images, best first; `true_rank` counts from 1."""
+    """A query and its hits, best first; `rank` of the correct item counts from 1."""
 
-    query: str
-    images: Sequence[FoundImage]
-    true_rank: int | None = None
+    query: Shown
+    hits: Sequence[SearchHit]
+    rank: int | None = None
 
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Cosine similarities `scores`, (T, I), of T texts and I images; pair i is (i, i)."""
+    """Cosine similarities (R, C) of R values of one input and C of another; pair i is (i, i).
+
+    Args:
+        scores: (R, C).
+        rows: R values.
+        columns: C values.
+        names: of the two inputs.
+    """
 
     scores: NDArray[np.floating[Any]]
-    texts: Sequence[str]
-    images: Sequence[ImageLike]
+    rows: Sequence[Shown]
+    columns: Sequence[Shown]
+    names: tuple[str, str] = ("text", "image")
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure of the page.
+    """A plot of the page.
 
     Args:
         name: of its file in `plots/`.
@@ -103,16 +113,16 @@ class Plot:
 
 @dataclass(frozen=True)
 class Example:
-    """One item: its image, if it has one, and lines of (what, text); `right` frames it."""
+    """One item: its image, if it has one, and lines of (what, text); `correct` frames it."""
 
     lines: Sequence[tuple[str, str]]
     image: ImageLike | None = None
-    right: bool | None = None
+    correct: bool | None = None
 
 
 @dataclass(frozen=True)
 class Report:
-    """What the page shows; a part that is empty is left out.
+    """The content of the page; a part that is empty is left out.
 
     Args:
         title: names the run.
@@ -121,10 +131,10 @@ class Report:
             large.
         log: lines of `train_log.jsonl`: step, loss, `eval/…`.
         searches: examples.
-        heatmap: similarities of a few captions and images.
+        heatmap: similarities of a few pairs.
         map_points: see `plots.joint_map`.
-        plots: further figures, under a heading of their own.
-        examples: items with what the model makes of them.
+        plots: further plots, under a heading of their own.
+        examples: items with the output of the model.
         recipe: the resolved recipe, YAML.
         broken: origin and reason of every record that was skipped.
         records: how many records were read in all.
@@ -155,13 +165,13 @@ def write_report(run: Path | str, report: Report) -> Path:
         The page.
 
     Raises:
-        ValueError: the heat map's scores do not fit its texts and images.
+        ValueError: the shape of the heat map's scores is not that of its rows and columns.
     """
     run = Path(run)
     heatmap = report.heatmap
-    if heatmap is not None and heatmap.scores.shape != (len(heatmap.texts), len(heatmap.images)):
+    if heatmap is not None and heatmap.scores.shape != (len(heatmap.rows), len(heatmap.columns)):
         raise ValueError(
-            f"heat map: expected scores of shape ({len(heatmap.texts)}, {len(heatmap.images)}), "
+            f"heat map: expected scores of shape ({len(heatmap.rows)}, {len(heatmap.columns)}), "
             f"got {heatmap.scores.shape}"
         )
     _save_plots(run / "plots", report)
@@ -172,7 +182,8 @@ def write_report(run: Path | str, report: Report) -> Path:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters["image"] = data_uri
+    environment.filters["data_uri"] = data_uri
+    environment.tests["text"] = lambda value: isinstance(value, str)
     rows = [_metric_row(name, metric) for name, metric in report.metrics.items()]
     loss, recall = loss_curve(report.log, ON_PAGE), recall_curve(report.log, ON_PAGE)
     points = report.map_points
@@ -208,9 +219,7 @@ def _save_plots(folder: Path, report: Report) -> None:
         "loss": loss_curve(report.log, ON_PAPER),
         "recall": recall_curve(report.log, ON_PAPER),
         "map": map_plot(report.map_points, ON_PAPER) if report.map_points is not None else None,
-        "similarity": similarity_plot(report.heatmap.scores, report.heatmap.texts, ON_PAPER)
-        if report.heatmap is not None
-        else None,
+        "similarity": _similarity_plot(report.heatmap) if report.heatmap is not None else None,
         **{plot.name: plot.draw(ON_PAPER) for plot in report.plots},
     }
     for name, figure in figures.items():
@@ -218,8 +227,14 @@ def _save_plots(folder: Path, report: Report) -> None:
             save_png(figure, folder / f"{name}.png")
 
 
+def _similarity_plot(heatmap: Heatmap) -> Figure:
+    row, column = heatmap.names
+    labels = [one if isinstance(one, str) else row for one in heatmap.rows]
+    return similarity_plot(heatmap.scores, labels, column, ON_PAPER)
+
+
 def data_uri(value: ImageLike) -> str:
-    """An image of at most `PICTURE_SIZE` pixels as a `data:` address."""
+    """An image, scaled to at most `IMAGE_SIZE` pixels, as a `data:` URI."""
     image = value if isinstance(value, Image.Image) else Image.fromarray(value)
     image = image.convert("RGB")
     image.thumbnail((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.LANCZOS)
@@ -245,7 +260,7 @@ def _metric_row(name: str, metric: Metric | float) -> _MetricRow:
         metric = Metric(float(metric))
     percent = metric.percent
     if percent is None:
-        percent = re.search(r"recall|accuracy|precision|map\b|top-?\d", name.lower()) is not None
+        percent = re.search(PERCENT, name.lower()) is not None
         percent = percent and 0 <= metric.value <= 1
 
     def show(value: float | None) -> str:
@@ -272,7 +287,7 @@ def _metric_row(name: str, metric: Metric | float) -> _MetricRow:
             f"{metric.value / metric.chance:,.{0 if metric.value >= 10 * metric.chance else 1}f}"
         )
     return _MetricRow(
-        name=segment_mask(name),
+        name=readable_name(name),
         value=show(metric.value) + unit,
         interval=f"{show(metric.low)} – {show(metric.high)}" if known else "",
         chance=show(metric.chance) + unit if metric.chance is not None else "",
@@ -287,7 +302,7 @@ def _heatmap_rows(heatmap: Heatmap) -> list[dict[str, Any]]:
     strength = (scores - low) / (high - low) if high > low else np.zeros_like(scores)
     return [
         {
-            "text": text,
+            "value": value,
             "cells": [
                 {
                     "score": f"{scores[row, column]:.2f}",
@@ -298,7 +313,7 @@ def _heatmap_rows(heatmap: Heatmap) -> list[dict[str, Any]]:
                 for column in range(scores.shape[1])
             ],
         }
-        for row, text in enumerate(heatmap.texts)
+        for row, value in enumerate(heatmap.rows)
     ]
 
 

@@ -1,4 +1,4 @@
-"""Figures of robustness: scores as a modality gets worse, and what every subset of them knows."""
+"""Plots of robustness: scores over corruption rates, and of every subset of the inputs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ MARKS = ("o", "s", "^", "D", "v")
 def curves_figure(
     curves: Mapping[str, Robustness], chance: float, palette: Palette, *, title: str, label: str
 ) -> Figure:
-    """Score over the rate of one corruption, a line per modality with its 95 % band."""
+    """Score over the rate of one corruption, a line per input with its 95 % band."""
     figure, axes = new_figure(palette, (5.6, 3.6))
-    colours = [palette.image, palette.text, palette.ink, palette.muted, palette.image]
+    colours = [palette.first, palette.second, palette.ink, palette.muted, palette.first]
     for number, (name, curve) in enumerate(curves.items()):
         percent = [100 * rate for rate in curve.rates]
         colour = colours[number % len(colours)]
@@ -39,10 +39,10 @@ def curves_figure(
 def subsets_figure(
     scores: Mapping[str, float], chance: float, palette: Palette, *, label: str
 ) -> Figure:
-    """Score with only these modalities there, best first."""
+    """Scores with only these inputs present, best first."""
     ordered = sorted(scores.items(), key=lambda item: -item[1])
     figure, axes = new_figure(palette, (5.6, 0.9 + 0.42 * len(ordered)))
-    axes.barh(range(len(ordered)), [v for _, v in ordered], color=palette.image, height=0.62)
+    axes.barh(range(len(ordered)), [v for _, v in ordered], color=palette.first, height=0.62)
     axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], color=palette.ink)
     axes.invert_yaxis()
     axes.grid(False, axis="y")

@@ -1,0 +1,16 @@
+"""Search: embedding of sources, the vector store and nearest-neighbour indexes."""
+
+from amodal.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "ann": "AnnIndex",
+        "description": "IndexDescription StoreError",
+        "embed": "EmbeddingModel embed_source",
+        "indexing": "IndexSummary fill_index",
+        "parquet": "EmbeddingSummary write_parquet",
+        "query": "query_vector",
+        "store": "Hit VectorStore",
+    },
+)

@@ -2,34 +2,37 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from PIL import Image
 
 from amodal.data.batch import key64
-from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError, DataError, Record, Source, StreamingSource
+from amodal.modalities.modality import Modality, texts_of
+from amodal.modalities.registry import modality
+from amodal.models.inputs import column_styles
 from amodal.search.rows import Key, Row, plain_metadata
+from amodal.search.thumbnail import jpeg_thumbnail
 
-THUMBNAIL_SIZE = 256  # pixels of the longer side
-DECODE_AHEAD = 16  # images decoded while the model works
-MAX_PENDING_BYTES = 1 << 28  # decoded images that wait for the model
+CAPTIONS = "text"  # key of the captions in the records of every source
+MEDIA = frozenset({"image", "audio", CAPTIONS})  # keys of values, which are no metadata
+DECODE_AHEAD = 16  # values decoded while the model works
+MAX_PENDING_BYTES = 1 << 28  # decoded values that wait for the model
 
 
 class EmbeddingModel(Protocol):
-    """What embedding needs from a model; `JointEmbedding` is one."""
+    """A model that embeds values of named inputs; `JointEmbedding` is one."""
 
     @property
-    def modalities(self) -> tuple[str, ...]: ...
+    def types(self) -> Mapping[str, str]: ...  # input -> modality type
+    @property
+    def preprocessors(self) -> Mapping[str, Any]: ...
     @property
     def dim(self) -> int: ...
 
@@ -40,11 +43,21 @@ class EmbeddingModel(Protocol):
 
 @dataclass(frozen=True)
 class _Unit:
-    """One value on its way to the model."""
+    """One value on its way to the model.
 
-    row: Row  # its embedding is still empty
+    Args:
+        row: its embedding is still empty.
+        value: as the record has it, then decoded.
+        origin: of the record.
+        kind: modality type of the input.
+        prepare: preprocessor of the input.
+    """
+
+    row: Row
     value: Any
     origin: str
+    kind: Modality
+    prepare: Any
 
 
 def embed_source(
@@ -52,14 +65,14 @@ def embed_source(
     source: Source | StreamingSource,
     *,
     batch_size: int = 64,
-    modalities: Collection[str] | None = None,
+    inputs: Collection[str] | None = None,
     skip: Collection[Key] = frozenset(),
     thumbnails: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Row | BrokenRecordError]:
     """Embed every value of a source; a value that cannot be used is yielded as its error.
 
-    Rows are numbered per item and modality in the order of the source, across records with the
+    Rows are numbered per item and input in the order of the source, across records with the
     same id; a value that an item already has (the same caption, the same file) is not embedded
     twice. The numbering depends on the source alone, so a run that was stopped goes on with
     `skip`.
@@ -68,46 +81,45 @@ def embed_source(
         model: what encodes.
         source: what to embed.
         batch_size: values encoded at once.
-        modalities: embed these only; all that model and source share if None.
+        inputs: embed these only; all that model and source share if None.
         skip: keys of rows that are there already; they are neither decoded nor encoded.
         thumbnails: keep a small JPEG of every image.
         progress: called with the number of records that were read since the last call.
 
     Raises:
-        DataError: model and source share none of the modalities.
+        DataError: model and source share none of the inputs.
     """
-    wanted = _shared_modalities(model, source, modalities)
-    units = _units(source, wanted, frozenset(source.modalities), skip, progress)
-    sizes = getattr(model, "preprocessors", {})
-    size = getattr(sizes.get("image"), "size", None) if isinstance(sizes, Mapping) else None
+    wanted = _shared_inputs(model, source, inputs)
+    units = _units(model, source, wanted, skip, progress)
     pending: dict[str, list[_Unit]] = defaultdict(list)
     pending_bytes = 0
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for unit in _decoded_ahead(units, pool, size, thumbnails):
+        for unit in _decoded_ahead(units, pool, thumbnails):
             if isinstance(unit, BrokenRecordError):
                 yield unit
                 continue
-            modality = unit.row.modality
-            pending[modality].append(unit)
+            input = unit.row.input
+            pending[input].append(unit)
             pending_bytes += getattr(unit.value, "nbytes", 0)
-            if len(pending[modality]) >= batch_size or pending_bytes > MAX_PENDING_BYTES:
-                ready = pending.pop(modality)
+            if len(pending[input]) >= batch_size or pending_bytes > MAX_PENDING_BYTES:
+                ready = pending.pop(input)
                 pending_bytes -= sum(getattr(u.value, "nbytes", 0) for u in ready)
-                yield from _encode(model, modality, ready, batch_size)
-        for modality, rest in pending.items():
-            yield from _encode(model, modality, rest, batch_size)
+                yield from _encode(model, input, ready, batch_size)
+        for input, rest in pending.items():
+            yield from _encode(model, input, rest, batch_size)
 
 
-def _shared_modalities(
+def _shared_inputs(
     model: EmbeddingModel, source: Source | StreamingSource, asked: Collection[str] | None
 ) -> tuple[str, ...]:
-    shared = [m for m in model.modalities if m in source.modalities]
+    columns = column_styles(model.types)  # an input without a column reads several
+    shared = [name for name in model.types if name in source.inputs or name not in columns]
     wanted = shared if asked is None else [m for m in shared if m in asked]
     if not wanted or (asked is not None and set(asked) - set(wanted)):
         raise DataError(
             f"{source.name}: asked to embed {', '.join(asked) if asked is not None else 'all'}; "
-            f"the source has {', '.join(sorted(source.modalities)) or 'nothing'}, "
-            f"the model takes {', '.join(model.modalities)}"
+            f"the source has {', '.join(sorted(source.inputs)) or 'nothing'}, "
+            f"the model takes {', '.join(model.types)}"
         )
     return tuple(wanted)
 
@@ -132,12 +144,14 @@ def _records(
 
 
 def _units(
+    model: EmbeddingModel,
     source: Source | StreamingSource,
     wanted: Sequence[str],
-    media: frozenset[str],
     skip: Collection[Key],
     progress: Callable[[int], None] | None,
 ) -> Iterator[_Unit | BrokenRecordError]:
+    kinds = {name: modality(kind) for name, kind in model.types.items()}
+    media = MEDIA | set(kinds)
     next_row: dict[int, int] = {}  # keys are hashed: a set of strings would not fit at web scale
     seen: set[int] = set()
     for number, record in enumerate(_records(source, progress)):
@@ -146,64 +160,66 @@ def _units(
             continue
         item = str(record.get("id", number))
         origin = str(record.get("origin", f"{source.name} record {number}"))
-        captions = record.get("text")
-        captions = [captions] if isinstance(captions, str) else list(captions or ())
-        metadata = plain_metadata(record, leave_out={"id", "origin", "text", *media, *wanted})
-        thumbnail = record.get("image")
-        usable = False
-        for modality in wanted:
-            value = record.get(modality)
-            values = captions if modality == "text" else [] if value is None else [value]
-            for value in values:
-                usable = True
-                of_item = key64(f"{modality}\0{item}")
-                content = key64(f"{of_item}\0{_content(value)}")
+        values = {
+            name: kind.values(name, model.preprocessors.get(name), record)
+            for name, kind in kinds.items()
+        }
+        caption, path = _caption(kinds, values, record), _path(kinds, values, record)
+        metadata = plain_metadata(record, leave_out={"id", "origin", *media})
+        for name in wanted:
+            for value in values[name]:
+                of_item = key64(f"{name}\0{item}")
+                content = key64(f"{of_item}\0{kinds[name].content_key(value)}")
                 if content in seen:
                     continue
                 seen.add(content)
                 place = next_row[of_item] = next_row.get(of_item, -1) + 1
-                if (item, modality, place) in skip:
+                if (item, name, place) in skip:
                     continue
-                file = thumbnail if modality == "text" else value
+                shown = kinds[name].show(value)
                 row = Row(
                     id=item,
-                    modality=modality,
+                    input=name,
                     embedding=np.empty(0, np.float32),
                     row=place,
-                    text=value if modality == "text" else (captions[0] if captions else None),
-                    path=str(file) if isinstance(file, str | Path) else None,
+                    text=shown.text if shown.text is not None else caption,
+                    path=shown.path if shown.path is not None else path,
                     origin=origin,
                     metadata=metadata,
                 )
-                yield _Unit(row, value, origin)
-        if not usable:
+                yield _Unit(row, value, origin, kinds[name], model.preprocessors.get(name))
+        if not any(values[name] for name in wanted):
             yield BrokenRecordError(origin, f"expected {' or '.join(wanted)}, found none")
 
 
-def _content(value: Any) -> str:
-    """What two values that are the same have in common."""
-    if isinstance(value, str | Path):
-        return str(value)
-    if isinstance(value, np.ndarray):
-        return f"{value.shape} {_digest(value.tobytes())}"
-    if isinstance(value, bytes):
-        return _digest(value)
-    if isinstance(value, Image.Image):
-        return f"{value.size} {value.mode} {_digest(value.tobytes())}"
-    return f"object {id(value)}"
+def _caption(
+    kinds: Mapping[str, Modality], values: Mapping[str, Sequence[Any]], record: Record
+) -> str | None:
+    """The first text of an item: of the model's own inputs, else of the record."""
+    for name, kind in kinds.items():
+        if kind.language and values[name]:
+            return kind.show(values[name][0]).text
+    return next(iter(texts_of(record, CAPTIONS)), None)
 
 
-def _digest(content: bytes) -> str:
-    return blake2b(content, digest_size=16).hexdigest()
+def _path(
+    kinds: Mapping[str, Modality], values: Mapping[str, Sequence[Any]], record: Record
+) -> str | None:
+    """The first file of an item: of the model's own inputs, else of the record."""
+    for name, kind in kinds.items():
+        path = kind.show(values[name][0]).path if values[name] else None
+        if path is not None:
+            return path
+    files = (record.get(name) for name in sorted(MEDIA - {CAPTIONS}))
+    return next((str(f) for f in files if isinstance(f, str | Path)), None)
 
 
 def _decoded_ahead(
     units: Iterator[_Unit | BrokenRecordError],
     pool: ThreadPoolExecutor,
-    size: int | None,
     thumbnails: bool,
 ) -> Iterator[_Unit | BrokenRecordError]:
-    """The same units in the same order with images decoded, a few ahead of the reader."""
+    """The same units in the same order with values decoded, a few ahead of the reader."""
     waiting: deque[Future[_Unit | BrokenRecordError] | _Unit | BrokenRecordError] = deque()
 
     def first() -> _Unit | BrokenRecordError:
@@ -211,8 +227,8 @@ def _decoded_ahead(
         return done.result() if isinstance(done, Future) else done
 
     for unit in units:
-        if isinstance(unit, _Unit) and unit.row.modality == "image":
-            waiting.append(pool.submit(_decode, unit, size, thumbnails))
+        if isinstance(unit, _Unit):
+            waiting.append(pool.submit(_decode, unit, thumbnails))
         else:
             waiting.append(unit)
         if len(waiting) > DECODE_AHEAD:
@@ -221,42 +237,31 @@ def _decoded_ahead(
         yield first()
 
 
-def _decode(unit: _Unit, size: int | None, thumbnails: bool) -> _Unit | BrokenRecordError:
+def _decode(unit: _Unit, thumbnails: bool) -> _Unit | BrokenRecordError:
     try:
-        # The size is the one `model.encode` asks for: the same file gives the same embedding.
-        array = decode_image(unit.value, unit.origin, min_size=size)
+        # Decoded as `model.encode` would: the same file gives the same embedding.
+        decoded = unit.kind.decode(unit.value, unit.origin, unit.prepare)
         row = unit.row
         if thumbnails:
-            large = array
-            if min(array.shape[:2]) < THUMBNAIL_SIZE and not isinstance(unit.value, np.ndarray):
-                large = decode_image(unit.value, unit.origin, min_size=THUMBNAIL_SIZE)
-            row = replace(row, thumbnail=jpeg_thumbnail(large))
-        return replace(unit, row=row, value=array)
+            image = unit.kind.show(unit.value, decoded).image
+            row = replace(row, thumbnail=jpeg_thumbnail(image) if image is not None else None)
+        return replace(unit, row=row, value=decoded)
     except BrokenRecordError as error:
         return error
 
 
-def jpeg_thumbnail(image: np.ndarray, size: int = THUMBNAIL_SIZE) -> bytes:
-    """A JPEG of `image`, uint8 (H, W, 3), with a longer side of at most `size` pixels."""
-    thumbnail = Image.fromarray(image)
-    thumbnail.thumbnail((size, size), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    stream = io.BytesIO()
-    thumbnail.save(stream, format="JPEG", quality=85)
-    return stream.getvalue()
-
-
 def _encode(
-    model: EmbeddingModel, modality: str, units: Sequence[_Unit], batch_size: int
+    model: EmbeddingModel, input: str, units: Sequence[_Unit], batch_size: int
 ) -> Iterator[Row | BrokenRecordError]:
     try:
         values = [unit.value for unit in units]
-        z = model.encode(**{modality: values}, batch_size=batch_size)
+        z = model.encode(**{input: values}, batch_size=batch_size)
     except BrokenRecordError as error:
         if len(units) == 1:
             yield BrokenRecordError(units[0].origin, error.reason)
         else:  # find the ones that are broken
             for unit in units:
-                yield from _encode(model, modality, [unit], batch_size)
+                yield from _encode(model, input, [unit], batch_size)
         return
     for unit, vector in zip(units, np.asarray(z, dtype=np.float32), strict=True):
         yield replace(unit.row, embedding=vector)

@@ -26,7 +26,7 @@ class EmbeddingSummary:
         dim: E.
         fingerprint: of the model.
         items: number of different ids.
-        rows: modality -> number of rows.
+        rows: input -> number of rows.
         broken: origin and reason of every value that could not be used.
         complete: False if the run was stopped; running it again goes on.
         new: rows written by the last run.
@@ -62,7 +62,7 @@ def written_keys(folder: Path | str, fingerprint: str) -> set[Key]:
         )
     keys: set[Key] = set()
     for shard in _shards(folder):
-        table = pq.read_table(shard, columns=["id", "modality", "row"])
+        table = pq.read_table(shard, columns=["id", "input", "row"])
         keys.update(zip(*(column.to_pylist() for column in table.columns), strict=True))
     return keys
 
@@ -121,8 +121,8 @@ def write_parquet(
         if summary.complete:
             _unify(folder, schema(dim, columns, thumbnails=False))
         summary.items = len({key[0] for key in keys})
-        for _, modality, _ in keys:
-            summary.rows[modality] = summary.rows.get(modality, 0) + 1
+        for _, input, _ in keys:
+            summary.rows[input] = summary.rows.get(input, 0) + 1
         _write_summary(folder, summary)
     return summary
 

@@ -1,4 +1,4 @@
-"""From what a person asks to a vector that a store can search with."""
+"""Queries: values of a model's inputs to one vector, and the input that a search returns."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from amodal.modalities.registry import modality
 from amodal.search.description import StoreError
 from amodal.search.embed import EmbeddingModel
+
+ALL = "all"
 
 
 def query_vector(model: EmbeddingModel, values: Mapping[str, Any]) -> np.ndarray:
@@ -16,30 +19,79 @@ def query_vector(model: EmbeddingModel, values: Mapping[str, Any]) -> np.ndarray
 
     Args:
         model: what the index was built with.
-        values: modality -> the one value of it, such as `{"text": "a red circle"}`.
+        values: input -> the one value of it, such as `{"text": "a red circle"}`.
 
     Raises:
-        StoreError: the model has no encoder for a part.
+        StoreError: the model has no such input.
     """
     for name in values:
-        if name not in model.modalities:
+        if name not in model.types:
             raise StoreError(
-                f"the model has no {name} encoder; it takes {', '.join(model.modalities)}"
+                f"the model has no input {name!r}; its inputs are {', '.join(model.types)}"
             )
     parts = [model.encode(**{name: [value]})[0] for name, value in values.items()]
     return np.asarray(np.mean(parts, axis=0))
 
 
-def returned_modality(asked: str | None, counts: Mapping[str, int], *, alone: str) -> str | None:
-    """The modality that a search returns; None for all of them.
+def input_of_type(model: EmbeddingModel, kind: str) -> str:
+    """The input of a model that takes values of a modality type.
+
+    Raises:
+        StoreError: there is none, or there are several, which have to be named.
+    """
+    fitting = [name for name, own in model.types.items() if own == kind]
+    shown = ", ".join(f"{name} ({own})" for name, own in model.types.items())
+    if not fitting:
+        raise StoreError(f"the model has no input of type {kind}; its inputs are {shown}")
+    if len(fitting) > 1:
+        raise StoreError(
+            f"the model has several inputs of type {kind}: name one, such as "
+            f"`--input {fitting[0]}=VALUE`; its inputs are {shown}"
+        )
+    return fitting[0]
+
+
+def named_values(
+    model: EmbeddingModel, by_type: Mapping[str, Any], by_name: Mapping[str, str]
+) -> dict[str, Any]:
+    """The parts of a query by input.
 
     Args:
-        asked: by name, or "all"; left out, the search goes across modalities: an image alone
-            finds texts, everything else finds images, where the index has them.
-        counts: modality -> rows of the index.
-        alone: "image" where the query is an image and nothing else, "text" otherwise.
+        by_type: modality type -> value.
+        by_name: input -> value as it was written.
+
+    Raises:
+        StoreError: an input that the model lacks, or one that is not clear.
+    """
+    found = {input_of_type(model, kind): value for kind, value in by_type.items()}
+    for name, text in by_name.items():
+        if name not in model.types:
+            raise StoreError(
+                f"the model has no input {name!r}; its inputs are {', '.join(model.types)}"
+            )
+        try:
+            found[name] = modality(model.types[name]).parse(text)
+        except ValueError as error:
+            raise StoreError(f"{name}: {error}") from None
+    return found
+
+
+def returned_input(
+    asked: str | None, counts: Mapping[str, int], types: Mapping[str, str], query: Mapping[str, Any]
+) -> str | None:
+    """The input that a search returns; None for all of them.
+
+    Args:
+        asked: by name, or "all"; left out, the search goes across inputs: a text finds what is no
+            text, anything else finds texts, where the index has them.
+        counts: input -> rows of the index.
+        types: input -> modality type.
+        query: input -> value of the query.
     """
     if asked is not None:
-        return None if asked == "all" else asked
-    other = "image" if alone == "text" else "text"
-    return other if other in counts else None
+        return None if asked == ALL else asked
+    language = {name: modality(types[name]).language for name in counts if name in types}
+    by_text = any(modality(types[name]).language for name in query)
+    others = [name for name, is_text in language.items() if is_text != by_text]
+    # Something that the query does not hold, if there is such.
+    return next((n for n in others if n not in query), next(iter(others), None))

@@ -48,14 +48,14 @@ def nearest_filtered(
 ) -> Ranked:
     """The same over the rows of a LanceDB table that `condition` keeps, by a full scan."""
     fetch = 2 * k
-    columns = ["id", "modality", "row", "embedding", "_distance"]
+    columns = ["id", "input", "row", "embedding", "_distance"]
     while True:
         search = table.search(query, vector_column_name="embedding").distance_type("dot")
         search = search.where(condition, prefilter=True).limit(fetch).select(columns)
         found = search.with_row_id(True).to_arrow()
         vectors = found["embedding"].combine_chunks().flatten().to_numpy()
         scores = exact_scores(query, vectors.reshape(-1, len(query)))
-        keys = [found[name].to_pylist() for name in ("modality", "id", "row")]
+        keys = [found[name].to_pylist() for name in ("input", "id", "row")]
         order = sorted(range(len(scores)), key=lambda i: (-scores[i], *(key[i] for key in keys)))
         if not _tie_may_go_on(scores[order], k, fetch):
             row_ids = found["_rowid"].to_pylist()

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-Key = tuple[str, str, int]  # (id, modality, row): what makes a row unique
+Key = tuple[str, str, int]  # (id, input, row): what makes a row unique
 Scalar = bool | int | float | str
 
-FIXED = ("id", "modality", "row", "text", "path", "origin", "thumbnail", "embedding")
+FIXED = ("id", "input", "row", "text", "path", "origin", "thumbnail", "embedding")
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Row:
 
     Args:
         id: the item; all rows of an item carry the same id.
-        modality: "image", "text", …
-        row: which of the item's values of this modality, such as the caption number.
+        input: "image", "text", …
+        row: which of the item's values of this input, such as the caption number.
         embedding: (E,) float32, unit length.
-        text: the caption itself; for other modalities the item's first caption, if it has one.
+        text: the caption itself; for other inputs the item's first caption, if it has one.
         path: where the item's file is, if it is a file.
         origin: file and row that the item came from.
         thumbnail: a small JPEG.
@@ -36,7 +36,7 @@ class Row:
     """
 
     id: str
-    modality: str
+    input: str
     embedding: NDArray[np.float32]
     row: int = 0
     text: str | None = None
@@ -47,7 +47,7 @@ class Row:
 
     @property
     def key(self) -> Key:
-        return (self.id, self.modality, self.row)
+        return (self.id, self.input, self.row)
 
 
 def plain_metadata(record: Mapping[str, Any], leave_out: Iterable[str]) -> dict[str, Scalar]:
@@ -123,7 +123,7 @@ def schema(dim: int, metadata: Mapping[str, pa.DataType], *, thumbnails: bool) -
     """Columns of a table of rows with embeddings of `dim` numbers."""
     fields = [
         pa.field("id", pa.string(), nullable=False),
-        pa.field("modality", pa.string(), nullable=False),
+        pa.field("input", pa.string(), nullable=False),
         pa.field("row", pa.int32(), nullable=False),
         pa.field("text", pa.string()),
         pa.field("path", pa.string()),

@@ -28,7 +28,7 @@ class Hit:
 
     score: float
     id: str
-    modality: str
+    input: str
     row: int = 0
     text: str | None = None
     path: str | None = None
@@ -38,7 +38,7 @@ class Hit:
 
     def as_dict(self) -> dict[str, Any]:
         """What can be written as JSON: everything but the thumbnail."""
-        names = ("score", "id", "modality", "row", "text", "path", "origin", "metadata")
+        names = ("score", "id", "input", "row", "text", "path", "origin", "metadata")
         return {name: getattr(self, name) for name in names}
 
 
@@ -48,21 +48,21 @@ class _Snapshot:
 
     version: int
     table: Any
-    counts: dict[str, int]  # modality -> rows
+    counts: dict[str, int]  # input -> rows
     indexes: dict[str, AnnIndex] = field(default_factory=dict)
 
 
 class VectorStore:
     """Embeddings of one model, on disk, with cosine search and SQL filters.
 
-    Rows are unique by (id, modality, row): adding one again replaces it. Every change is a new
+    Rows are unique by (id, input, row): adding one again replaces it. Every change is a new
     version of the table; other processes see it at their next search. Safe to share between
     threads for searching.
 
     Example:
         >>> store = VectorStore.create(folder, dim=512, fingerprint=model.fingerprint())
         >>> store.add(rows)
-        >>> store.search(model.encode(text=["a red circle"])[0], k=5, modality="image")
+        >>> store.search(model.encode(text=["a red circle"])[0], k=5, input="image")
     """
 
     def __init__(self, folder: Path, description: IndexDescription) -> None:
@@ -182,11 +182,11 @@ class VectorStore:
         hidden = {"embedding", "thumbnail"}
         return {f.name: str(f.type) for f in self._table.schema if f.name not in hidden}
 
-    def count(self, modality: str | None = None, where: str | None = None) -> int:
-        """Number of rows, of one modality and of those that `where` keeps."""
+    def count(self, input: str | None = None, where: str | None = None) -> int:
+        """Number of rows, of one input and of those that `where` keeps."""
         self._table.checkout_latest()
         try:
-            return int(self._table.count_rows(_conjunction(where, modality)))
+            return int(self._table.count_rows(_conjunction(where, input)))
         except (ValueError, RuntimeError) as error:
             raise self._bad_filter(where, error) from None
 
@@ -195,14 +195,14 @@ class VectorStore:
         return dict(self._snapshot().counts)
 
     def row_keys(self) -> set[Key]:
-        """(id, modality, row) of every row."""
+        """(id, input, row) of every row."""
         self._table.checkout_latest()
-        table = self._table.search().select(["id", "modality", "row"]).to_arrow()
-        columns = (table[name].to_pylist() for name in ("id", "modality", "row"))
+        table = self._table.search().select(["id", "input", "row"]).to_arrow()
+        columns = (table[name].to_pylist() for name in ("id", "input", "row"))
         return set(zip(*columns, strict=True))
 
     def add(self, rows: Iterable[Row]) -> int:
-        """Add rows, replacing those with the same (id, modality, row), in one version.
+        """Add rows, replacing those with the same (id, input, row), in one version.
 
         Returns:
             How many rows were written.
@@ -224,7 +224,7 @@ class VectorStore:
                 self._table.add(table)
             else:
                 (
-                    self._table.merge_insert(["id", "modality", "row"])
+                    self._table.merge_insert(["id", "input", "row"])
                     .when_matched_update_all()
                     .when_not_matched_insert_all()
                     .execute(table)
@@ -232,10 +232,10 @@ class VectorStore:
         return len(new)
 
     def _check(self, row: Row) -> None:
-        where = f"id {row.id!r}, {row.modality} row {row.row}"
+        where = f"id {row.id!r}, {row.input} row {row.row}"
         vector = np.asarray(row.embedding)
-        if not row.id or not row.modality:
-            raise StoreError(f"{where}: id and modality must not be empty")
+        if not row.id or not row.input:
+            raise StoreError(f"{where}: id and input must not be empty")
         if vector.shape != (self.dim,):
             raise StoreError(
                 f"{where}: expected a vector of shape ({self.dim},), got {vector.shape}"
@@ -284,16 +284,16 @@ class VectorStore:
                     self._table.delete(f"id IN ({quoted})")
         return before - self.count()
 
-    def get(self, ids: Sequence[str], modality: str | None = None) -> list[Hit]:
-        """All rows of these items, with score 1, in the order of `ids`, then modality and row."""
+    def get(self, ids: Sequence[str], input: str | None = None) -> list[Hit]:
+        """All rows of these items, with score 1, in the order of `ids`, then input and row."""
         if not ids:
             return []
         self._table.checkout_latest()
         condition = f"id IN ({', '.join(_quote(name) for name in ids)})"
-        query = self._table.search().where(_conjunction(condition, modality))
+        query = self._table.search().where(_conjunction(condition, input))
         found = query.select(self._shown(self._table)).to_arrow().to_pylist()
         place = {name: number for number, name in reversed(list(enumerate(ids)))}
-        found.sort(key=lambda row: (place[row["id"]], row["modality"], row["row"]))
+        found.sort(key=lambda row: (place[row["id"]], row["input"], row["row"]))
         return [_hit(row, 1.0) for row in found]
 
     def search(
@@ -302,13 +302,13 @@ class VectorStore:
         k: int = 10,
         *,
         where: str | None = None,
-        modality: str | None = None,
+        input: str | None = None,
     ) -> list[Hit]:
         """The `k` rows most similar to one query vector, (E,) or (1, E); see `search_many`."""
         queries = np.asarray(vector)
         if queries.ndim == 2 and len(queries) != 1:
             raise StoreError(f"search takes one query, got {len(queries)}; use search_many")
-        return self.search_many(queries.reshape(1, -1), k, where=where, modality=modality)[0]
+        return self.search_many(queries.reshape(1, -1), k, where=where, input=input)[0]
 
     def search_many(
         self,
@@ -316,48 +316,48 @@ class VectorStore:
         k: int = 10,
         *,
         where: str | None = None,
-        modality: str | None = None,
+        input: str | None = None,
     ) -> list[list[Hit]]:
         """The `k` rows most similar to each of the (Q, E) queries, best first.
 
         With `where` the search is exact over the rows that the filter keeps. Without it, it is
-        exact below 20,000 rows per modality and approximate (HNSW) above. The scores are exact
-        in all cases; ties are ordered by modality, id and row.
+        exact below 20,000 rows per input and approximate (HNSW) above. The scores are exact
+        in all cases; ties are ordered by input, id and row.
 
         Args:
             vectors: (Q, E) queries; they need not be of unit length.
             k: how many hits per query.
             where: SQL condition on `columns`, such as "label = 'dog' AND width > 200".
-            modality: search the rows of this modality only.
+            input: search the rows of this input only.
 
         Raises:
-            StoreError: wrong dimension, NaN, zero vector, `k` < 1, unknown modality, or SQL that
+            StoreError: wrong dimension, NaN, zero vector, `k` < 1, unknown input, or SQL that
                 cannot be used.
         """
         queries = self._unit_queries(vectors)
         if k < 1:
             raise StoreError(f"k must be at least 1, got {k}")
         snapshot = self._snapshot()
-        if modality is not None and snapshot.counts and modality not in snapshot.counts:
+        if input is not None and snapshot.counts and input not in snapshot.counts:
             raise StoreError(
-                f"the index has no {modality!r} rows; it has {', '.join(snapshot.counts)}"
+                f"the index has no {input!r} rows; it has {', '.join(snapshot.counts)}"
             )
         if not snapshot.counts:
             return [[] for _ in queries]
         if where is not None:
-            condition = _conjunction(where, modality)
+            condition = _conjunction(where, input)
             try:
                 ranked = [nearest_filtered(snapshot.table, q, k, condition) for q in queries]
             except (ValueError, RuntimeError) as error:
                 raise self._bad_filter(where, error) from None
         else:
-            names = [modality] if modality is not None else list(snapshot.counts)
+            names = [input] if input is not None else list(snapshot.counts)
             indexes = {name: self._index(snapshot, name) for name in names}
             ranked = nearest(indexes, queries, k)
         return self._hits(snapshot, ranked)
 
     def build_index(self) -> dict[str, AnnIndex]:
-        """Build (or read) the in-memory index of every modality now, not at the first search."""
+        """Build (or read) the in-memory index of every input now, not at the first search."""
         snapshot = self._snapshot()
         return {name: self._index(snapshot, name) for name in snapshot.counts}
 
@@ -384,34 +384,34 @@ class VectorStore:
             if self._pinned is None or self._pinned.version != version:
                 table = self._database.open_table(TABLE)
                 table.checkout(version)
-                modalities = table.search().select(["modality"]).to_arrow()["modality"]
+                inputs = table.search().select(["input"]).to_arrow()["input"]
                 counts = {
                     str(entry["values"]): int(entry["counts"])
-                    for entry in modalities.value_counts().to_pylist()
+                    for entry in inputs.value_counts().to_pylist()
                 }
                 self._pinned = _Snapshot(version, table, dict(sorted(counts.items())))
             return self._pinned
 
-    def _index(self, snapshot: _Snapshot, modality: str) -> AnnIndex:
+    def _index(self, snapshot: _Snapshot, input: str) -> AnnIndex:
         with self._lock:
-            if modality not in snapshot.indexes:
-                file = self.folder / "ann" / f"{_file_name(modality)}-v{snapshot.version}.faiss"
+            if input not in snapshot.indexes:
+                file = self.folder / "ann" / f"{_file_name(input)}-v{snapshot.version}.faiss"
                 index = AnnIndex.load(file)
                 if index is None or (len(index), index.dim) != (
-                    snapshot.counts[modality],
+                    snapshot.counts[input],
                     self.dim,
                 ):
-                    index = self._build(snapshot, modality)
+                    index = self._build(snapshot, input)
                     with suppress(OSError, RuntimeError):  # an index on a read-only disk works too
                         index.save(file)
-                        for old in file.parent.glob(f"{_file_name(modality)}-v*"):
+                        for old in file.parent.glob(f"{_file_name(input)}-v*"):
                             if not old.name.startswith(file.name):
                                 old.unlink(missing_ok=True)
-                snapshot.indexes[modality] = index
-            return snapshot.indexes[modality]
+                snapshot.indexes[input] = index
+            return snapshot.indexes[input]
 
-    def _build(self, snapshot: _Snapshot, modality: str) -> AnnIndex:
-        query = snapshot.table.search().where(f"modality = {_quote(modality)}")
+    def _build(self, snapshot: _Snapshot, input: str) -> AnnIndex:
+        query = snapshot.table.search().where(f"input = {_quote(input)}")
         table = query.select(["id", "row", "embedding"]).with_row_id(True).to_arrow()
         # In key order the position breaks ties, and the graph does not depend on insertion order.
         table = table.sort_by([("id", "ascending"), ("row", "ascending")])
@@ -439,10 +439,10 @@ class VectorStore:
         )
 
 
-def _conjunction(where: str | None, modality: str | None) -> str | None:
+def _conjunction(where: str | None, input: str | None) -> str | None:
     parts = [f"({where})"] if where is not None else []
-    if modality is not None:
-        parts.append(f"modality = {_quote(modality)}")
+    if input is not None:
+        parts.append(f"input = {_quote(input)}")
     return " AND ".join(parts) or None
 
 
@@ -450,8 +450,8 @@ def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _file_name(modality: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in modality)
+def _file_name(input: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in input)
 
 
 def _hit(row: dict[str, Any], score: float) -> Hit:

@@ -1,4 +1,4 @@
-"""The REST interface and the page: what models can do, one call after the other."""
+"""REST interface and page over the loaded models; requests are processed one at a time."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from amodal.models.multimodal_transformer.image_generation import (
 )
 from amodal.search.description import StoreError
 from amodal.search.embed import EmbeddingModel
-from amodal.search.query import query_vector, returned_modality
+from amodal.search.query import named_values, query_vector, returned_input
 from amodal.search.store import Hit, VectorStore
 from amodal.serving.images import data_url, examples, png_url
 from amodal.serving.served import Draws, Served, Speaks, Turns
-from amodal.serving.streaming import Gone, TextSoFar
+from amodal.serving.streaming import PartialTextStreamer, StopOnDisconnect
 
 try:
     from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
@@ -47,27 +47,27 @@ except ImportError as error:
         f"pip install 'amodal[serve]' ({error})"
     ) from None
 
-# A registry of Windows may call scripts plain text, which browsers then do not run.
+# The registry of Windows may map .js to text/plain, which browsers refuse to execute.
 mimetypes.add_type("text/javascript", ".js")
 PAGE = Path(__file__).parent / "page"
-MAX_IMAGE = 20 << 20  # bytes of an upload
-MAX_FIELDS = 1 << 20  # bytes of everything that comes with it
+MAX_IMAGE = 20 << 20  # bytes of an uploaded image
+MAX_FIELDS = 1 << 20  # bytes of the other fields of a request
 MAX_CHARACTERS = 2000
 MAX_LABELS = 200
-MAX_ROUNDS = 200
+MAX_HISTORY = 200  # question–answer pairs
 CAPTION_BEAMS = 3  # as `amodal caption`
 LOCAL = ("127.0.0.1", "localhost")
 
 Result = TypeVar("Result")
 Image = Annotated[UploadFile, File(description="JPEG, PNG, WEBP, BMP, GIF or TIFF, to 20 MiB.")]
-OptionalImage = Annotated[UploadFile | None, File(description="An image to look for.")]
+OptionalImage = Annotated[UploadFile | None, File(description="Query image.")]
 Text = Annotated[str, Form(min_length=1, max_length=MAX_CHARACTERS)]
 MaybeText = Annotated[str | None, Form(max_length=MAX_CHARACTERS)]
-ROUNDS: TypeAdapter[list[tuple[str, str]]] = TypeAdapter(list[tuple[str, str]])
+HISTORY: TypeAdapter[list[tuple[str, str]]] = TypeAdapter(list[tuple[str, str]])
 
 
 class Worker:
-    """Runs calls of models one after the other, beside the event loop."""
+    """A single thread for model calls, so that the event loop stays responsive."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
@@ -78,17 +78,22 @@ class Worker:
 
 
 def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
-    """The application that answers for `served`.
+    """The FastAPI application of the served models.
 
     Args:
-        served: what can be done.
-        hosts: names under which it may be addressed, "*" for any. A page elsewhere that gives
-            itself a name of this machine (DNS rebinding) is refused.
+        served: models, index and metadata.
+        hosts: accepted Host headers, "*" for any; others are refused (DNS rebinding).
+
+    Example:
+        >>> from amodal.serving.served import Served
+        >>> app = create_app(Served(name="empty", kind="nothing"))
+        >>> "/api/about" in [route.path for route in app.routes]
+        True
     """
     app = FastAPI(
         title="amodal",
         description=f"{served.kind} {served.name}: {', '.join(served.abilities)}",
-        docs_url=None,  # both pages load their scripts from the network
+        docs_url=None,  # both load their scripts from the network
         redoc_url=None,
     )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
@@ -98,22 +103,22 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        """Whether requests are answered."""
+        """Liveness check."""
         return {"status": "ok"}
 
     @app.get("/api/about")
     async def about() -> dict[str, Any]:
-        """What is served, what it can do, and how well it did."""
+        """Name, kind, abilities and metrics of the served models, and the request limits."""
         return {
             "name": served.name,
             "kind": served.kind,
             "abilities": served.abilities,
             "parameters": served.parameters,
-            "figures": served.figures,
+            "metrics": served.figures,
             "texts": served.texts,
-            "judged": served.reranker is not None,
+            "reranked": served.reranker is not None,
             "limits": {
-                "picture_bytes": MAX_IMAGE,
+                "image_bytes": MAX_IMAGE,
                 "characters": MAX_CHARACTERS,
                 "labels": MAX_LABELS,
             },
@@ -122,22 +127,22 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
 
     @app.get("/api/examples")
     async def example_images() -> list[dict[str, Any]]:
-        """Scenes of the built-in world, with what can be said and asked about them."""
+        """Example scenes of the built-in world: image, caption and questions."""
         return await asyncio.to_thread(examples)
 
     if served.embeds is not None and served.store is not None:
-        _offer_search(app, work, served.embeds, served.store)
+        _add_search(app, work, served.embeds, served.store)
     elif served.embeds is not None:
-        _offer_zero_shot(app, work, served.embeds)
+        _add_zero_shot(app, work, served.embeds)
     if served.speaks is not None:
         if "ask" in served.says:
-            _offer_ask(app, work, served.speaks)
+            _add_ask(app, work, served.speaks)
         if "caption" in served.says:
-            _offer_caption(app, work, served.speaks)
+            _add_caption(app, work, served.speaks)
         if "chat" in served.says:
-            _offer_chat(app, work, served.speaks)
+            _add_chat(app, work, served.speaks)
     if served.draws is not None:
-        _offer_draw(app, work, served.draws, served.reranker)
+        _add_draw(app, work, served.draws, served.reranker)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -151,40 +156,40 @@ def _index(store: VectorStore) -> dict[str, Any]:
     return {"rows": store.counts(), "columns": store.columns}
 
 
-def _offer_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: VectorStore) -> None:
+def _add_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: VectorStore) -> None:
     @app.post("/api/search")
     async def search(
         text: MaybeText = None,
         image: OptionalImage = None,
-        k: Annotated[int, Form(ge=1, le=100, description="How many hits.")] = 12,
-        where: Annotated[MaybeText, Form(description="SQL condition on the metadata.")] = None,
-        modality: Annotated[MaybeText, Form(description="To return: image, text or all.")] = None,
+        k: Annotated[int, Form(ge=1, le=100, description="Number of hits.")] = 12,
+        where: Annotated[MaybeText, Form(description="SQL filter on the metadata.")] = None,
+        input: Annotated[MaybeText, Form(description="Input of the hits, or all.")] = None,
     ) -> dict[str, Any]:
-        """The rows of the index that are most similar to words, an image, or both."""
-        asked = (text or "").strip()
-        if not asked and image is None:
+        """Nearest rows of the index to a text, an image, or both."""
+        query = (text or "").strip()
+        if not query and image is None:
             raise HTTPException(422, "give a text, an image, or both")
 
         def find() -> list[dict[str, Any]]:
-            values: dict[str, Any] = {"text": asked} if asked else {}
+            by_type: dict[str, Any] = {"text": query} if query else {}
             if image is not None:
-                values["image"] = _pixels(image)
+                by_type["image"] = _pixels(image)
+            values = named_values(model, by_type, {})
+            returned = returned_input(input or None, store.counts(), model.types, values)
             vector = query_vector(model, values)
-            alone = "text" if asked else "image"
-            wanted = returned_modality(modality or None, store.counts(), alone=alone)
-            hits = store.search(vector, k, where=where or None, modality=wanted)
-            return [_shown(rank, hit) for rank, hit in enumerate(hits, start=1)]
+            hits = store.search(vector, k, where=where or None, input=returned)
+            return [_hit_fields(rank, hit) for rank, hit in enumerate(hits, start=1)]
 
         return {"hits": await work(find)}
 
 
-def _offer_zero_shot(app: FastAPI, work: Worker, model: EmbeddingModel) -> None:
+def _add_zero_shot(app: FastAPI, work: Worker, model: EmbeddingModel) -> None:
     @app.post("/api/zero-shot")
     async def zero_shot(
         image: Image,
-        labels: Annotated[str, Form(description="Texts to choose from, one per line.")],
+        labels: Annotated[str, Form(description="Candidate labels, one per line.")],
     ) -> dict[str, Any]:
-        """Texts by how well they fit an image: the cosine similarity of their embeddings."""
+        """Labels ranked by the cosine similarity of their embeddings to that of an image."""
         texts = list(dict.fromkeys(line.strip() for line in labels.splitlines() if line.strip()))
         if not texts:
             raise HTTPException(422, "labels: give at least one text, one per line")
@@ -201,97 +206,104 @@ def _offer_zero_shot(app: FastAPI, work: Worker, model: EmbeddingModel) -> None:
         return {"ranking": await work(rank)}
 
 
-def _offer_ask(app: FastAPI, work: Worker, model: Speaks) -> None:
+def _add_ask(app: FastAPI, work: Worker, model: Speaks) -> None:
     @app.post("/api/ask")
     async def ask(image: Image, question: Text) -> dict[str, Any]:
-        """The answer to a question about an image, and where the model looked for it."""
-        asked = _fitting("question", question, model.chat_template.ids, _room(model.chat_template))
+        """The answer to a question about an image, with its attention map."""
+        template = model.chat_template
+        query = _checked("question", question, template.ids, _prompt_length(template))
 
         def answer() -> dict[str, Any]:
             pixels = _pixels(image)
-            said = model.ask(pixels, asked)
-            look = _look(model, pixels, asked, said)
-            return {"answer": said, "look": look, "unknown": model.chat_template.unknown(asked)}
+            text = model.ask(pixels, query)
+            return {
+                "answer": text,
+                "attention": _attention(model, pixels, query, text),
+                "out_of_vocabulary": template.unknown(query),
+            }
 
         return await work(answer)
 
 
-def _offer_caption(app: FastAPI, work: Worker, model: Speaks) -> None:
+def _add_caption(app: FastAPI, work: Worker, model: Speaks) -> None:
     @app.post("/api/caption")
     async def caption(image: Image) -> dict[str, str]:
-        """A description of an image."""
+        """A caption of an image."""
 
-        def describe() -> str:
+        def generate() -> str:
             return model.caption([_pixels(image)], num_beams=CAPTION_BEAMS)[0]
 
-        return {"caption": await work(describe)}
+        return {"caption": await work(generate)}
 
 
-def _offer_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
+def _add_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
     @app.post("/api/chat")
     async def chat(
         image: Image,
         question: Text,
         history: Annotated[
-            str, Form(description='Rounds before, as JSON: [["question", "answer"], …].')
+            str, Form(description='Earlier pairs as JSON: [["question", "answer"], …].')
         ] = "[]",
     ) -> StreamingResponse:
-        """The next answer of a conversation about an image, word by word.
+        """The next answer of a conversation about an image, streamed token by token.
 
-        Lines of JSON: `{"said": …}` with the text so far, and at the end `{"answer": …,
-        "rounds_read": …}` with how many rounds before it there was room for, or `{"error": …}`.
+        Lines of JSON: `{"text": …}` with the text so far, and at the end `{"answer": …,
+        "turns_read": …}` with the number of turns of the history (two per pair) that fitted into
+        the context, or `{"error": …}`.
         """
-        asked = _fitting("question", question, model.chat_template.ids, _room(model.chat_template))
+        template = model.chat_template
+        query = _checked("question", question, template.ids, _prompt_length(template))
         try:
-            before = ROUNDS.validate_json(history)
+            pairs = HISTORY.validate_json(history)
         except ValidationError:
             raise HTTPException(
                 422, 'history: expected JSON such as [["is it red?", "yes"]]'
             ) from None
-        rounds = _recent(before[-MAX_ROUNDS:], asked, model.chat_template)
+        recent = _recent(pairs[-MAX_HISTORY:], query, template)
         pixels = await work(_pixels, image)
         return StreamingResponse(
-            conversation(work, model, pixels, rounds, asked), media_type="application/x-ndjson"
+            stream_answer(work, model, pixels, recent, query), media_type="application/x-ndjson"
         )
 
 
-async def conversation(
-    work: Worker, model: Speaks, pixels: np.ndarray, rounds: list[tuple[str, str]], asked: str
+async def stream_answer(
+    work: Worker, model: Speaks, pixels: np.ndarray, history: list[tuple[str, str]], question: str
 ) -> AsyncIterator[str]:
-    """The lines of `/api/chat` as a model says them; who stops listening stops the model."""
+    """Lines of `/api/chat` during generation; closing the iterator stops the model."""
     loop = asyncio.get_running_loop()
-    told: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    gone = Gone()
+    events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    stop = StopOnDisconnect()
 
-    def tell(event: dict[str, Any]) -> None:
-        if not gone.left.is_set():
-            loop.call_soon_threadsafe(told.put_nowait, event)
+    def send(event: dict[str, Any]) -> None:
+        if not stop.disconnected.is_set():
+            loop.call_soon_threadsafe(events.put_nowait, event)
 
-    def speak() -> None:
-        if gone.left.is_set():
+    def generate() -> None:
+        if stop.disconnected.is_set():
             return
+        template = model.chat_template
         try:
             answer = model.chat(
                 pixels,
-                rounds,
-                asked,
-                streamer=TextSoFar(model.chat_template.text, lambda said: tell({"said": said})),
-                stopping_criteria=StoppingCriteriaList([gone]),
+                history,
+                question,
+                streamer=PartialTextStreamer(template.text, lambda text: send({"text": text})),
+                stopping_criteria=StoppingCriteriaList([stop]),
             )
-        except Exception as failure:  # the response has begun: its last line has to say so
-            tell({"error": str(failure) or type(failure).__name__})
+        except Exception as failure:  # the status was sent: the last line reports the error
+            send({"error": str(failure) or type(failure).__name__})
             raise
-        tell({"answer": answer, "rounds_read": len(rounds)})
+        send({"answer": answer, "turns_read": 2 * len(history)})
 
-    speaking = asyncio.ensure_future(work(speak))
-    speaking.add_done_callback(_log_failure)
+    generation = asyncio.ensure_future(work(generate))
+    generation.add_done_callback(_log_failure)
     try:
-        event: dict[str, Any] = {"said": ""}
-        while "said" in event:
-            event = await told.get()
+        event: dict[str, Any] = {"text": ""}
+        while "text" in event:
+            event = await events.get()
             yield json.dumps(event, ensure_ascii=False) + "\n"
     finally:
-        gone.left.set()
+        stop.disconnected.set()
 
 
 def _log_failure(task: asyncio.Future[None]) -> None:
@@ -301,35 +313,42 @@ def _log_failure(task: asyncio.Future[None]) -> None:
         )
 
 
-def _offer_draw(app: FastAPI, work: Worker, model: Draws, reranker: JointEmbedding | None) -> None:
+def _add_draw(app: FastAPI, work: Worker, model: Draws, reranker: JointEmbedding | None) -> None:
     @app.post("/api/draw")
     async def draw(
         text: Text,
         guidance: Annotated[
-            float, Form(ge=0, le=20, description="How closely to follow.")
+            float, Form(ge=0, le=20, description="Classifier-free guidance scale.")
         ] = GUIDANCE,
         temperature: Annotated[
-            float, Form(ge=0, le=5, description="How freely; 0: likeliest.")
+            float, Form(ge=0, le=5, description="Of the softmax; 0: the most likely codes.")
         ] = TEMPERATURE,
-        top_k: Annotated[int | None, Form(ge=1, description="Likeliest codes.")] = None,
-        seed: Annotated[int | None, Form(ge=0, lt=2**63, description="Repeats an image.")] = None,
-        count: Annotated[int, Form(ge=1, le=9, description="How many images.")] = 1,
+        top_k: Annotated[
+            int | None, Form(ge=1, description="Most likely codes to sample from.")
+        ] = None,
+        seed: Annotated[
+            int | None, Form(ge=0, lt=2**63, description="Makes the images reproducible.")
+        ] = None,
+        count: Annotated[int, Form(ge=1, le=9, description="Number of images.")] = 1,
         candidates: Annotated[
-            int, Form(ge=1, le=16, description="Drawn for each; the judge chooses.")
+            int, Form(ge=1, le=16, description="Generated for each; the reranker chooses.")
         ] = 1,
     ) -> dict[str, Any]:
-        """Images of what a text says, as PNG data URLs."""
+        """Images generated from a text, as PNG data URLs."""
         if candidates > 1 and reranker is None:
             raise HTTPException(
-                422, "candidates: nothing chooses among them; `amodal serve … --judge RUN` does"
+                422,
+                "candidates: there is no reranker; start the server with "
+                "`amodal serve … --reranker RUN`",
             )
-        limit = model.chat_template.max_length - 3  # of two roles and an end
-        asked = _fitting("text", text, model.chat_template.ids, limit)
+        template = model.chat_template
+        limit = template.max_length - 3  # for two role tokens and an end token
+        caption = _checked("text", text, template.ids, limit)
 
-        def paint() -> list[str]:
+        def generate() -> list[str]:
             images = generate_best(
                 model,
-                [asked] * count,
+                [caption] * count,
                 candidates=candidates,
                 reranker=reranker,
                 guidance=guidance,
@@ -339,7 +358,7 @@ def _offer_draw(app: FastAPI, work: Worker, model: Draws, reranker: JointEmbeddi
             )
             return [png_url(pixels) for pixels in images]
 
-        return {"images": await work(paint), "unknown": model.chat_template.unknown(asked)}
+        return {"images": await work(generate), "out_of_vocabulary": template.unknown(caption)}
 
 
 def _pixels(image: UploadFile) -> np.ndarray:
@@ -349,90 +368,92 @@ def _pixels(image: UploadFile) -> np.ndarray:
     return decode_image(data, "the image")
 
 
-def _fitting(name: str, text: str, ids: Callable[[str], list[int]], limit: int) -> str:
-    """The text without spaces around it, where a model that reads `limit` tokens reads it whole."""
-    asked = text.strip()
-    if not asked:
+def _checked(name: str, text: str, ids: Callable[[str], list[int]], limit: int) -> str:
+    """The stripped text; refused where it is empty or has more than `limit` tokens."""
+    stripped = text.strip()
+    if not stripped:
         raise HTTPException(422, f"{name}: is empty")
-    length = len(ids(asked))
+    length = len(ids(stripped))
     if length > limit:
         raise HTTPException(
             422, f"{name}: has {length} tokens, this model reads at most {limit}; shorten it"
         )
-    return asked
+    return stripped
 
 
-def _room(turns: Turns) -> int:
-    """Tokens that a prompt may have; a quarter is kept for the answer, three are for the roles."""
-    return turns.max_length - max(1, turns.max_length // 4) - 3
+def _prompt_length(template: Turns) -> int:
+    """Longest prompt; a quarter of the context is for the answer, three tokens are for roles."""
+    return template.max_length - max(1, template.max_length // 4) - 3
 
 
-def _recent(rounds: Sequence[tuple[str, str]], asked: str, turns: Turns) -> list[tuple[str, str]]:
-    """The last rounds that the model can read before a question; older ones would be cut apart."""
-    room = _room(turns) - len(turns.ids(asked))
-    kept: list[tuple[str, str]] = []
-    for question, answer in reversed(rounds):
-        room -= len(turns.ids(question)) + len(turns.ids(answer)) + 4  # two roles, two ends
+def _recent(
+    history: Sequence[tuple[str, str]], question: str, template: Turns
+) -> list[tuple[str, str]]:
+    """The last pairs that fit into the context as a whole, before a question."""
+    room = _prompt_length(template) - len(template.ids(question))
+    recent: list[tuple[str, str]] = []
+    for pair in reversed(history):
+        room -= sum(len(template.ids(text)) + 2 for text in pair)  # a role and an end token each
         if room < 0:
             break
-        kept.insert(0, (question, answer))
-    return kept
+        recent.insert(0, pair)
+    return recent
 
 
-def _look(model: Speaks, pixels: np.ndarray, question: str, answer: str) -> dict[str, Any] | None:
-    """Attention on the tokens of an image, row by row; None where they are of no square grid."""
-    shares = model.attention_map(pixels, question, answer).tolist()
-    side = math.isqrt(len(shares))
-    if side * side != len(shares):
+def _attention(
+    model: Speaks, pixels: np.ndarray, question: str, answer: str
+) -> dict[str, Any] | None:
+    """Attention map on the image region that the model reads; None without a square grid."""
+    weights = model.attention_map(pixels, question, answer).tolist()
+    side = math.isqrt(len(weights))
+    if side * side != len(weights):
         return None
     crop = getattr(model.preprocessors["image"], "how", "squash") == "crop"
-    return {"side": side, "shares": shares, "of": "middle" if crop else "whole"}
+    return {"side": side, "weights": weights, "region": "center_crop" if crop else "whole"}
 
 
-def _shown(rank: int, hit: Hit) -> dict[str, Any]:
-    shown = hit.as_dict()
-    shown["metadata"] = {
+def _hit_fields(rank: int, hit: Hit) -> dict[str, Any]:
+    fields = hit.as_dict()
+    fields["metadata"] = {
         name: value
         for name, value in hit.metadata.items()
         if not isinstance(value, float) or math.isfinite(value)  # JSON has no NaN
     }
     thumbnail = None if hit.thumbnail is None else data_url(hit.thumbnail, "image/jpeg")
-    return {"rank": rank, **shown, "thumbnail": thumbnail}
+    return {"rank": rank, **fields, "thumbnail": thumbnail}
 
 
 def _explain_errors(app: FastAPI, served: Served) -> None:
-    """Every failure is `{"detail": …}`, a sentence."""
+    """Every error response is `{"detail": …}` with one sentence."""
 
-    def answer(status: int, detail: str) -> JSONResponse:
+    def error(status: int, detail: str) -> JSONResponse:
         return JSONResponse({"detail": detail}, status)
 
     @app.exception_handler(AnyHTTPException)
     async def refused(request: Request, failure: AnyHTTPException) -> JSONResponse:
         path = request.url.path
         if failure.status_code == 404:
-            done = ", ".join(served.abilities)
-            return answer(404, f"there is no {path} here; {served.name} does: {done}")
+            abilities = ", ".join(served.abilities)
+            return error(404, f"there is no {path} here; {served.name} offers: {abilities}")
         if failure.status_code == 405:
-            return answer(405, f"{path} does not take {request.method}; see /openapi.json")
-        return answer(failure.status_code, str(failure.detail))
+            return error(405, f"{path} does not take {request.method}; see /openapi.json")
+        return error(failure.status_code, str(failure.detail))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, failure: RequestValidationError) -> JSONResponse:
         problems = (
             f"{e['loc'][-1]}: {e['msg'][:1].lower()}{e['msg'][1:]}" for e in failure.errors()
         )
-        return answer(422, "; ".join(problems))
+        return error(422, "; ".join(problems))
 
     @app.exception_handler(BrokenRecordError)
     async def broken(request: Request, failure: BrokenRecordError) -> JSONResponse:
-        return answer(422, f"image: {failure.reason}")
+        return error(422, f"image: {failure.reason}")
 
     @app.exception_handler(StoreError)
     async def unusable(request: Request, failure: StoreError) -> JSONResponse:
-        return answer(422, str(failure))
+        return error(422, str(failure))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, failure: Exception) -> JSONResponse:
-        return answer(
-            500, f"the model failed ({type(failure).__name__}); the server's log says why"
-        )
+        return error(500, f"the model failed ({type(failure).__name__}); see the server's log")

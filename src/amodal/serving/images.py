@@ -1,4 +1,4 @@
-"""Images as the page sends and shows them."""
+"""Images as data URLs, and example images for the page."""
 
 from __future__ import annotations
 
@@ -13,24 +13,34 @@ from PIL import Image
 from amodal.data.scenes.source import ScenesConfig
 
 EXAMPLES = 6
-SIDE = 192  # pixels: sharp on a page, and an even multiple of what small encoders see
+SIDE = 192  # pixels: sharp on the page, and a multiple of the input size of small encoders
 
 
 def png_url(pixels: np.ndarray) -> str:
-    """A uint8 image (H, W, 3) as a URL that holds the whole PNG."""
+    """A uint8 image (H, W, 3) as a PNG data URL.
+
+    Example:
+        >>> png_url(np.zeros((2, 2, 3), np.uint8))[:22]
+        'data:image/png;base64,'
+    """
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return data_url(buffer.getvalue(), "image/png")
 
 
-def data_url(content: bytes, kind: str) -> str:
-    """File content as a URL that holds it."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def data_url(content: bytes, media_type: str) -> str:
+    """File content of a media type as a data URL.
+
+    Example:
+        >>> data_url(b"abc", "text/plain")
+        'data:text/plain;base64,YWJj'
+    """
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
 @lru_cache(maxsize=1)
 def examples() -> list[dict[str, Any]]:
-    """Scenes of the built-in world to try the page with: image, caption, questions."""
+    """Example scenes of the built-in world: image, caption and questions of each."""
     source = ScenesConfig(
         size=EXAMPLES,
         part="test",
@@ -40,14 +50,14 @@ def examples() -> list[dict[str, Any]]:
         caption_style="brief",
         questions_per_scene=3,
     ).open()
-    found = []
+    scenes = []
     for number in range(EXAMPLES):
         record = source[number]
-        found.append(
+        scenes.append(
             {
                 "image": png_url(record["image"]),
                 "caption": record["text"][0],
                 "questions": record["question"],
             }
         )
-    return found
+    return scenes

@@ -1,4 +1,4 @@
-"""What holds for every request: how large it may be, and what a page may load."""
+"""Security middleware: a limit on request bodies, and a content security policy."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # a new version of the package has a new page
+    "Cache-Control": "no-cache",  # the page changes with the package
 }
 
 
 class SecurityMiddleware:
-    """Refuses bodies larger than `limit` bytes, and lets nothing of another origin into the page.
+    """ASGI middleware that limits request bodies and restricts the page to its own origin.
 
-    Bodies are counted as they come, for those that do not say how long they are.
+    Bodies without a Content-Length header are counted as they arrive.
+
+    Args:
+        app: the ASGI application.
+        limit: of a body, in bytes.
     """
 
     def __init__(self, app: ASGIApp, *, limit: int) -> None:
@@ -42,13 +46,13 @@ class SecurityMiddleware:
                 raise HTTPException(413, message)
             return part
 
-        async def guarded(part: Message) -> None:
+        async def with_headers(part: Message) -> None:
             if part["type"] == "http.response.start":
                 MutableHeaders(scope=part).update(HEADERS)
             await send(part)
 
-        said = Headers(scope=scope).get("content-length", "")
-        if said.isdigit() and int(said) > self.limit:
-            await JSONResponse({"detail": message}, 413)(scope, receive, guarded)
+        length = Headers(scope=scope).get("content-length", "")
+        if length.isdigit() and int(length) > self.limit:
+            await JSONResponse({"detail": message}, 413)(scope, receive, with_headers)
             return
-        await self.app(scope, counted, guarded)
+        await self.app(scope, counted, with_headers)

@@ -1,4 +1,4 @@
-"""What a folder can do, and the models that do it."""
+"""Models and indexes behind the page, by what they can do."""
 
 from __future__ import annotations
 
@@ -19,24 +19,20 @@ from amodal.data.scenes.source import ScenesConfig
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer.image_generation import GUIDANCE, TEMPERATURE
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
-from amodal.models.opening import open_run
 from amodal.search.description import FILE, StoreError
 from amodal.search.embed import EmbeddingModel
 from amodal.search.store import VectorStore
+from amodal.training.kinds import kind_of_run, open_run, resolve
 
 Ability = Literal["search", "ask", "caption", "chat", "draw", "zero-shot"]
-# Tasks of a recipe, by what a person does with them.
-SAYING: dict[str, Ability] = {
+# Tasks of a recipe -> what a person does with them.
+TEXT_ABILITIES: dict[str, Ability] = {
     "vqa": "ask",
     "caption": "caption",
     "dialogue": "chat",
     "single_turn": "ask",
 }
-TEXTS = 3  # to try drawing with
-REFUSED = {
-    "FusionModel": "it predicts for rows of several modalities; use `amodal predict {run} SOURCE`",
-    "ImageTokenizer": "it is a part of models that draw; serve a run whose tasks have `draw`",
-}
+EXAMPLE_TEXTS = 3  # for image generation
 
 
 class Turns(Protocol):
@@ -50,7 +46,7 @@ class Turns(Protocol):
 
 
 class Speaks(Protocol):
-    """A model that says something about an image."""
+    """A model that generates text about an image."""
 
     @property
     def chat_template(self) -> Turns: ...
@@ -65,7 +61,7 @@ class Speaks(Protocol):
 
 
 class Draws(Protocol):
-    """A model that draws what a text says: uint8 (S, S, 3), one image per text."""
+    """A model that generates images of texts: uint8 (S, S, 3), one per text."""
 
     @property
     def chat_template(self) -> Turns: ...
@@ -82,20 +78,20 @@ class Draws(Protocol):
 
 @dataclass(frozen=True)
 class Served:
-    """Models behind a page, by what they can do; None where nothing does it.
+    """Models behind the page, by what they can do; None where no model does it.
 
     Args:
         name: of the folder.
-        kind: what the folder holds, in words.
+        kind: the content of the folder in words.
         embeds: for search and zero-shot classification.
         store: the index to search.
         speaks: for questions, captions and conversations.
-        says: which of these it was trained for.
+        says: which of these the model was trained for.
         draws: for images.
-        judge: chooses among drawings.
-        texts: to try drawing with; such as the model has learned to draw.
+        reranker: chooses among generated images.
+        texts: examples for image generation, like those of its training.
         figures: `metrics.json` of the run.
-        parameters: numbers that were learned, of all models.
+        parameters: of all models.
     """
 
     name: str
@@ -112,7 +108,7 @@ class Served:
 
     @property
     def abilities(self) -> tuple[Ability, ...]:
-        """What can be done, in the order in which it is offered."""
+        """Abilities in the order in which the page offers them."""
         found: list[Ability] = []
         if self.store is not None:
             found.append("search")
@@ -136,8 +132,8 @@ def open_served(
     Args:
         folder: an index, or a run.
         run: of the index, where it moved.
-        painter: a run that draws, beside what the folder does itself.
-        judge: run of a joint embedding that chooses among its drawings.
+        image_generator: a run that generates images, beside what the folder does itself.
+        reranker: run of a joint embedding that chooses among the generated images.
 
     Raises:
         DataError: the folder cannot be served; says why, and what to do with it.
@@ -146,24 +142,24 @@ def open_served(
     parts: dict[str, Any] = _index(folder, run) if (folder / FILE).is_file() else _run(folder)
     models = [parts.get(name) for name in ("embeds", "speaks", "draws")]
     if image_generator is not None:
-        artist = _on_device(open_run(image_generator))
-        if not getattr(artist, "generates_images", False):
+        generator: Any = open_run(image_generator)
+        if not getattr(generator, "generates_images", False):
             raise DataError(
-                f"{image_generator}: does not generate images; --generator needs a run whose tasks "
-                "`draw`"
+                f"{image_generator}: does not generate images; --generator needs a run with "
+                "model.tasks: [text_to_image]"
             )
-        models.append(artist)
-        parts["draws"] = artist
+        parts["draws"] = _on_device(generator)
+        models.append(parts["draws"])
     if parts.get("draws") is not None:
         parts["texts"] = _texts(image_generator or folder)
     if reranker is not None:
-        critic = open_run(reranker)
-        if not isinstance(critic, JointEmbedding) or parts.get("draws") is None:
+        if parts.get("draws") is None or "rerank" not in kind_of_run(reranker).abilities:
             raise DataError(
-                f"{reranker}: --judge is a run of a joint embedding, beside a model that draws"
+                f"{reranker}: --reranker is a run of a joint embedding, beside a model that "
+                "generates images"
             )
-        models.append(_on_device(critic))
-        parts["judge"] = critic
+        parts["reranker"] = _on_device(open_run(reranker, "joint_embedding"))
+        models.append(parts["reranker"])
     distinct = {id(model): model for model in models if model is not None}
     count = sum(p.numel() for model in distinct.values() for p in model.parameters())
     return Served(name=folder.resolve().name, parameters=count, **parts)
@@ -174,44 +170,57 @@ def _index(folder: Path, run: Path | None) -> dict[str, Any]:
     where = run or store.model_path
     if where is None:
         raise StoreError(f"{folder} does not say which run made it; say where it is with --run")
-    model = open_run(where)
-    if not isinstance(model, JointEmbedding):
-        raise DataError(f"{where}: holds a {type(model).__name__}, searches need a joint embedding")
+    model = open_run(where, "joint_embedding")
     store.check_fingerprint(model.fingerprint())
     store.build_index()
     return {
         "kind": "search index",
         "store": store,
         "embeds": _on_device(model),
-        "figures": _figures(where),
+        "figures": _metrics(where),
     }
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    model = open_run(folder)
-    figures = _figures(folder)
-    if isinstance(model, JointEmbedding):
-        if not {"image", "text"} <= set(model.modalities):
-            raise DataError(
-                f"{folder}: embeds {', '.join(model.modalities)}; the page compares images with "
-                "texts. Index something with it and serve the index"
-            )
-        return {"kind": "joint embedding", "embeds": _on_device(model), "figures": figures}
-    if not isinstance(model, MultimodalTransformer):
-        kind = type(model).__name__
-        why = REFUSED[kind].format(run=folder)
-        raise DataError(f"{folder}: holds a {kind}, which is not served: {why}")
-    says = _says(folder) if "image" in model.modalities else ()
-    draws = model.generates_images
-    if not says and not draws:
-        raise DataError(f"{folder}: neither speaks about images nor draws; nothing to serve")
+    kind = kind_of_run(folder)
+    if kind.serve is None:
+        raise DataError(
+            f"{folder}: holds {kind.phrase}, which is not served; {kind.purpose.format(run=folder)}"
+        )
+    parts: dict[str, Any] = resolve(kind.serve)(folder, open_run(folder))
+    return {"kind": kind.phrase.partition(" ")[2], "figures": _metrics(folder), **parts}
+
+
+def serve_joint_embedding(folder: Path, model: JointEmbedding) -> dict[str, Any]:
+    """Zero-shot classification of images by texts.
+
+    Raises:
+        DataError: the model lacks one of these inputs.
+    """
+    if not {"image", "text"} <= set(model.inputs):
+        raise DataError(
+            f"{folder}: embeds {', '.join(model.inputs)}; the page compares images with texts. "
+            "Index something with it and serve the index"
+        )
+    return {"embeds": _on_device(model)}
+
+
+def serve_multimodal_transformer(folder: Path, model: MultimodalTransformer) -> dict[str, Any]:
+    """Questions, captions and conversations about images, or image generation.
+
+    Raises:
+        DataError: the model does neither.
+    """
+    abilities = _text_abilities(folder) if "image" in model.inputs else ()
+    if not abilities and not model.generates_images:
+        raise DataError(
+            f"{folder}: generates neither text about images nor images; nothing to serve"
+        )
     placed = _on_device(model)
     return {
-        "kind": "multimodal Transformer",
-        "speaks": placed if says else None,
-        "says": says,
-        "draws": placed if draws else None,
-        "figures": figures,
+        "speaks": placed if abilities else None,
+        "says": abilities,
+        "draws": placed if model.generates_images else None,
     }
 
 
@@ -219,32 +228,34 @@ def _on_device(model: Any) -> Any:
     return model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
-def _says(run: Path) -> tuple[Ability, ...]:
-    """What the recipe trained the model to say; everything where there is no recipe."""
+def _text_abilities(run: Path) -> tuple[Ability, ...]:
+    """Abilities that the recipe trained; all of them where there is no recipe."""
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
         tasks = set(recipe["model"]["tasks"])
     except FileNotFoundError:
-        return tuple(dict.fromkeys(SAYING.values()))
+        return tuple(dict.fromkeys(TEXT_ABILITIES.values()))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         raise DataError(
             f"{run / 'recipe.yaml'}: has no model.tasks that can be read: {error}"
         ) from None
-    return tuple(dict.fromkeys(ability for task, ability in SAYING.items() if task in tasks))
+    return tuple(
+        dict.fromkeys(ability for task, ability in TEXT_ABILITIES.items() if task in tasks)
+    )
 
 
 def _texts(run: Path) -> tuple[str, ...]:
-    """Captions of scenes like those that the run learned to draw; none where it drew others."""
+    """Captions like those of the training scenes; none where the run was trained on other data."""
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
         config = ScenesConfig.model_validate({**recipe["data"]["train"], "part": "validation"})
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return ()
-    source = config.model_copy(update={"size": TEXTS}).open()
-    return tuple(str(source[i]["text"][0]) for i in range(TEXTS))
+    source = config.model_copy(update={"size": EXAMPLE_TEXTS}).open()
+    return tuple(str(source[i]["text"][0]) for i in range(EXAMPLE_TEXTS))
 
 
-def _figures(run: Path) -> dict[str, float]:
+def _metrics(run: Path) -> dict[str, float]:
     """The finite numbers of metrics.json; none where there is no such file."""
     try:
         values = json.loads((run / "metrics.json").read_text(encoding="utf-8"))

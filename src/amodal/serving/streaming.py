@@ -1,4 +1,4 @@
-"""What a model says, word by word, handed from its thread to the event loop."""
+"""Streaming of generated text, and stopping of a generation whose client has disconnected."""
 
 from __future__ import annotations
 
@@ -11,35 +11,52 @@ from transformers import StoppingCriteria
 from transformers.generation.streamers import BaseStreamer
 
 
-class TextSoFar(BaseStreamer):
-    """Tells the whole text so far at every token, since later tokens can change how it is written.
+class PartialTextStreamer(BaseStreamer):
+    """Calls back with the whole text so far at every token; later tokens can change its spelling.
 
     Args:
-        text: from ids to what a person reads, such as `TurnsPreprocessor.text`.
-        tell: called with the text, in the thread of the model.
+        text: ids → text, such as `ChatTemplate.text`.
+        callback: called with the text, in the thread of the model.
+
+    Example:
+        >>> import torch
+        >>> streamer = PartialTextStreamer(lambda ids: " ".join(map(str, ids)), print)
+        >>> streamer.put(torch.tensor([[7, 8]]))  # the prompt
+        >>> streamer.put(torch.tensor([1]))
+        1
+        >>> streamer.put(torch.tensor([2]))
+        1 2
     """
 
-    def __init__(self, text: Callable[[list[int]], str], tell: Callable[[str], Any]) -> None:
-        self.text, self.tell = text, tell
-        self.ids: list[int] | None = None  # None until the prompt has come
+    def __init__(self, text: Callable[[list[int]], str], callback: Callable[[str], Any]) -> None:
+        self.text, self.callback = text, callback
+        self.ids: list[int] | None = None  # None until the prompt was received
 
     def put(self, value: Tensor) -> None:
-        if self.ids is None:  # `generate` hands over the prompt first
+        if self.ids is None:  # `generate` puts the prompt first
             self.ids = []
             return
         self.ids += value.flatten().tolist()
-        self.tell(self.text(self.ids))
+        self.callback(self.text(self.ids))
 
     def end(self) -> None:
-        """The answer itself is what `generate` returns."""
+        """Nothing: `generate` returns the whole text."""
 
 
-class Gone(StoppingCriteria):
-    """Stops a model whose listener has left, so that others need not wait for it."""
+class StopOnDisconnect(StoppingCriteria):
+    """Stops the generation for a client that has disconnected.
+
+    Example:
+        >>> import torch
+        >>> criterion = StopOnDisconnect()
+        >>> criterion.disconnected.set()
+        >>> criterion(torch.tensor([[1]]), None).tolist()
+        [True]
+    """
 
     def __init__(self) -> None:
-        self.left = threading.Event()
+        self.disconnected = threading.Event()
 
     def __call__(self, input_ids: LongTensor, scores: Any, **kwargs: Any) -> Any:
         stopped = input_ids.new_zeros(len(input_ids)).bool()  # type: ignore[operator]
-        return stopped.fill_(self.left.is_set())
+        return stopped.fill_(self.disconnected.is_set())

@@ -1,0 +1,13 @@
+"""Training: recipes, the trainer, and runs of every kind of model."""
+
+from amodal.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "objectives": "Objectives",
+        "progress": "ProgressCallbacks",
+        "recipe": "Recipe load_recipe parse_recipe",
+        "run": "RunError RunResult train_run",
+    },
+)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any, Union
 
 import torch
 from pydantic import Field
@@ -23,10 +23,11 @@ from amodal.losses.nt_xent import NTXentConfig
 from amodal.losses.sigmoid import SigmoidConfig
 from amodal.losses.triplet import TripletConfig
 from amodal.models.joint_embedding import Embeddings
+from amodal.plugins import load_plugins
 from amodal.training.pairing import (
     Compare,
     EmbeddedRows,
-    Taught,
+    TaughtPairs,
     by_label,
     candidate_pairs,
     gathered,
@@ -34,29 +35,54 @@ from amodal.training.pairing import (
     keyed_pairs,
     matched_rows,
     pairs,
-    samples,
+    unpaired_rows,
     views_of_each,
 )
 from amodal.training.teacher import TeacherEmbeddings
 
+GROUP = "amodal.losses"  # of entry points: NAME = "package.module:ConfigClass"
 # Every objective that a recipe can name; a new loss is one more entry here, and one in
-# `_comparison` where it does not compare two modalities row by row.
+# `PAIRING_OF` where it does not compare two inputs row by row.
+BUILT_IN: tuple[type[Any], ...] = (
+    AdversarialConfig,
+    CMDConfig,
+    CORALConfig,
+    CycleConfig,
+    DecoupledConfig,
+    DeepCCAConfig,
+    DistillationConfig,
+    InfoNCEConfig,
+    MatryoshkaConfig,
+    MMDConfig,
+    NTXentConfig,
+    SigmoidConfig,
+    TripletConfig,
+)
 ObjectiveConfig = Annotated[
-    AdversarialConfig
-    | CMDConfig
-    | CORALConfig
-    | CycleConfig
-    | DecoupledConfig
-    | DeepCCAConfig
-    | DistillationConfig
-    | InfoNCEConfig
-    | MatryoshkaConfig
-    | MMDConfig
-    | NTXentConfig
-    | SigmoidConfig
-    | TripletConfig,
+    Union[(*BUILT_IN, *load_plugins(GROUP))],
     Field(discriminator="kind"),
 ]
+
+
+PAIRINGS: dict[str, Compare] = {
+    "pairs": pairs,
+    "keyed_pairs": keyed_pairs,
+    "candidate_pairs": candidate_pairs,
+    "views_of_each": views_of_each,
+    "joint_batch": joint_batch,
+    "matched_rows": matched_rows,
+    "unpaired_rows": unpaired_rows,
+}
+# Objectives that do not compare two inputs row by row; one of another package says so in `pairing`.
+PAIRING_OF: dict[type, str] = {
+    AdversarialConfig: "unpaired_rows",
+    CMDConfig: "unpaired_rows",
+    CORALConfig: "unpaired_rows",
+    MMDConfig: "unpaired_rows",
+    CycleConfig: "keyed_pairs",
+    DeepCCAConfig: "matched_rows",
+    InfoNCEConfig: "candidate_pairs",
+}
 
 
 class Objectives(nn.Module):
@@ -65,6 +91,7 @@ class Objectives(nn.Module):
     Args:
         configs: the objectives of the recipe.
         dim: E, the width of the embeddings.
+        pairs: inputs that are trained on each other; None: all of them.
         initial_log_scale: inverse temperature of a pretrained dual encoder, to start from.
 
     Raises:
@@ -77,11 +104,13 @@ class Objectives(nn.Module):
         configs: Sequence[ObjectiveConfig],
         *,
         dim: int,
+        pairs: Sequence[tuple[str, str]] | None = None,
         initial_log_scale: float | None = None,
     ) -> None:
         super().__init__()
+        self.pairs = pairs
         self.weights = [config.weight for config in configs]
-        self.comparisons = [_comparison(config, dim) for config in configs]
+        self.comparisons = [_pairing(config, dim) for config in configs]
         self.by_label = [
             isinstance(config, ContrastiveConfig) and config.positives == "label"
             for config in configs
@@ -104,13 +133,16 @@ class Objectives(nn.Module):
             embedded: modality -> rows of this process.
             slow: the same rows as the momentum encoder embeds them, where `momentum` is set.
         """
-        seen = {m: gathered(rows, slow[m] if slow else None) for m, rows in embedded.items()}
+        rows = EmbeddedRows(
+            {name: gathered(own, slow[name] if slow else None) for name, own in embedded.items()},
+            self.pairs,
+        )
         values: dict[str, Tensor] = {}
         for name, loss, compare, labelled in zip(
             self.names, self.losses, self.comparisons, self.by_label, strict=True
         ):
-            terms = compare(loss, by_label(seen) if labelled else seen)
-            values[name] = torch.stack(terms).mean() if terms else _nothing(loss, seen)
+            terms = compare(loss, by_label(rows) if labelled else rows)
+            values[name] = torch.stack(terms).mean() if terms else _nothing(loss, rows)
         total = torch.stack(
             [w * v for w, v in zip(self.weights, values.values(), strict=True)]
         ).sum()
@@ -153,7 +185,7 @@ class Objectives(nn.Module):
         found: dict[str, float] = {}
         for name, loss, compare in zip(self.names, self.losses, self.comparisons, strict=True):
             for teller in (loss, compare):
-                tell = getattr(teller, "figures", None)
+                tell = getattr(teller, "metrics", None)
                 if tell is not None:
                     found |= {f"{name}/{figure}": value for figure, value in tell().items()}
         return found
@@ -168,17 +200,10 @@ class Objectives(nn.Module):
         return found
 
 
-def _comparison(config: ObjectiveConfig, dim: int) -> Compare:
+def _pairing(config: Any, dim: int) -> Compare:
+    """The rows that an objective compares."""
     if isinstance(config, NTXentConfig):
-        return views_of_each if config.mode == "in_modality" else joint_batch
-    if isinstance(config, DeepCCAConfig):
-        return matched_rows
-    if isinstance(config, AdversarialConfig | CMDConfig | CORALConfig | MMDConfig):
-        return samples
-    if isinstance(config, InfoNCEConfig):
-        return candidate_pairs
-    if isinstance(config, CycleConfig):
-        return keyed_pairs
+        return PAIRINGS["views_of_each" if config.mode == "in_modality" else "joint_batch"]
     if isinstance(config, DistillationConfig):
         teacher = TeacherEmbeddings(config.teacher)
         if config.form == "feature" and teacher.dim != dim:
@@ -186,8 +211,8 @@ def _comparison(config: ObjectiveConfig, dim: int) -> Compare:
                 f"{config.teacher}: embeddings of {teacher.dim} dimensions cannot be copied by a "
                 f"student of {dim}; set model.projection.dim: {teacher.dim}, or form: similarity"
             )
-        return Taught(teacher)
-    return pairs
+        return TaughtPairs(teacher)
+    return PAIRINGS[PAIRING_OF.get(type(config), getattr(config, "pairing", "pairs"))]
 
 
 def _momentum(configs: Sequence[ObjectiveConfig]) -> float | None:
@@ -198,7 +223,7 @@ def _momentum(configs: Sequence[ObjectiveConfig]) -> float | None:
     return next(iter(wanted), None)
 
 
-def _nothing(loss: nn.Module, seen: EmbeddedRows) -> Tensor:
+def _nothing(loss: nn.Module, embedded: EmbeddedRows) -> Tensor:
     """Zero, with a gradient of zero for whatever could have had one."""
-    parts = [one.z.sum() for one in seen.values()] + [p.sum() for p in loss.parameters()]
+    parts = [one.z.sum() for one in embedded.rows.values()] + [p.sum() for p in loss.parameters()]
     return torch.stack(parts).sum() * 0.0

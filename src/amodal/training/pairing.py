@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -30,10 +31,31 @@ class Rows(NamedTuple):
     slow: Tensor | None = None
 
 
-EmbeddedRows = Mapping[str, Rows]
-Compare = Callable[
-    [Any, EmbeddedRows], list[Tensor]
-]  # a loss and the rows to its terms, whose mean counts
+@dataclass(frozen=True)
+class EmbeddedRows:
+    """The embedded rows of a batch, and which inputs are trained on each other.
+
+    Args:
+        rows: input -> its rows.
+        pairs: pairs of inputs; None: all of them.
+    """
+
+    rows: Mapping[str, Rows]
+    pairs: Sequence[tuple[str, str]] | None = None
+
+    def named_pairs(self) -> list[tuple[str, str]]:
+        """The pairs of which both inputs have rows in this batch."""
+        there = {name for name, rows in self.rows.items() if len(rows.z)}
+        pairs = combinations(self.rows, 2) if self.pairs is None else self.pairs
+        return [(a, b) for a, b in pairs if a in there and b in there]
+
+    def paired(self) -> list[tuple[Rows, Rows]]:
+        """The rows of these pairs."""
+        return [(self.rows[a], self.rows[b]) for a, b in self.named_pairs()]
+
+
+# A loss and the rows of a batch to its terms, whose mean counts.
+Compare = Callable[[Any, EmbeddedRows], list[Tensor]]
 
 
 def gathered(rows: Embeddings, slow: Embeddings | None = None) -> Rows:
@@ -49,40 +71,34 @@ def gathered(rows: Embeddings, slow: Embeddings | None = None) -> Rows:
     )
 
 
-def by_label(seen: EmbeddedRows) -> EmbeddedRows:
+def by_label(embedded: EmbeddedRows) -> EmbeddedRows:
     """The same rows, those whose items share a label belonging to one item.
 
     Raises:
         DataError: there are no labels.
     """
     found = {}
-    for modality, rows in seen.items():
+    for name, rows in embedded.rows.items():
         if rows.label is None:
             raise DataError("positives: label needs records with a label, and none has one")
-        found[modality] = rows._replace(item=rows.label)
-    return found
+        found[name] = rows._replace(item=rows.label)
+    return replace(embedded, rows=found)
 
 
-def pairs(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
+def pairs(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
     """Every two modalities, with the mask of the rows that belong together."""
-    return [
-        loss(left.z, right.z, _positives(left, right))
-        for left, right in combinations(seen.values(), 2)
-    ]
+    return [loss(left.z, right.z, _positives(left, right)) for left, right in embedded.paired()]
 
 
-def keyed_pairs(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
+def keyed_pairs(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
     """Every two modalities with the keys of their rows, for losses that remember items."""
-    _check_pairs(loss, seen)
-    return [
-        loss(left.z, right.z, **_keys(left, right))
-        for left, right in combinations(seen.values(), 2)
-    ]
+    _check_pairs(loss, embedded)
+    return [loss(left.z, right.z, **_keys(left, right)) for left, right in embedded.paired()]
 
 
-def candidate_pairs(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
+def candidate_pairs(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
     """As `keyed_pairs`, with what the momentum encoder says of the rows where there is one."""
-    _check_pairs(loss, seen)
+    _check_pairs(loss, embedded)
     return [
         loss(
             left.z,
@@ -91,23 +107,23 @@ def candidate_pairs(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
             left_candidates=left.slow,
             right_candidates=right.slow,
         )
-        for left, right in combinations(seen.values(), 2)
+        for left, right in embedded.paired()
     ]
 
 
-def views_of_each(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
+def views_of_each(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
     """Each modality in which some item has several rows."""
     return [
         loss(one.z, _positives(one, one))
-        for one in seen.values()
+        for one in embedded.rows.values()
         if len(torch.unique(one.item)) < len(one.z)
     ]
 
 
-def joint_batch(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
+def joint_batch(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
     """The rows of every two modalities in one bag."""
     terms = []
-    for left, right in combinations(seen.values(), 2):
+    for left, right in embedded.paired():
         across = _positives(left, right)
         together = torch.cat(
             [
@@ -119,49 +135,56 @@ def joint_batch(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
     return terms
 
 
-def matched_rows(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
+def matched_rows(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
     """One row per item and modality, of the items that every modality has."""
-    places = [_first_rows(one.item) for one in seen.values()]
+    places = [_first_rows(one.item) for one in embedded.rows.values()]
     shared = sorted(set.intersection(*(set(found) for found in places))) if places else []
-    if len(seen) < 2 or len(shared) < 2:
+    if len(embedded.rows) < 2 or len(shared) < 2:
         return []
     views = [
         one.z[torch.tensor([found[item] for item in shared], device=one.z.device)]
-        for one, found in zip(seen.values(), places, strict=True)
+        for one, found in zip(embedded.rows.values(), places, strict=True)
     ]
     return [loss(views)]
 
 
-def samples(loss: Any, seen: EmbeddedRows) -> list[Tensor]:
+def unpaired_rows(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
     """All rows of every modality; which of them belong together does not matter."""
-    return [loss([one.z for one in seen.values()])] if len(seen) > 1 else []
+    rows = [one.z for one in embedded.rows.values()]
+    return [loss(rows)] if len(rows) > 1 else []
 
 
-class Taught:
+class TaughtPairs:
     """Every two modalities beside what a teacher says of the same rows, where it knows them."""
 
     def __init__(self, teacher: TeacherEmbeddings) -> None:
         self.teacher = teacher
 
-    def __call__(self, loss: Any, seen: EmbeddedRows) -> list[Tensor]:
-        known = {m: self.teacher.rows_of(m, one.item, one.content) for m, one in seen.items()}
+    def __call__(self, loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
+        known = {
+            name: self.teacher.rows_of(name, one.item, one.content)
+            for name, one in embedded.rows.items()
+        }
         terms = []
-        for a, b in combinations(seen, 2):
+        for a, b in embedded.named_pairs():
             (of_a, where_a), (of_b, where_b) = known[a], known[b]
             if len(of_a) and len(of_b):
-                terms.append(loss(seen[a].z[where_a], seen[b].z[where_b], of_a, of_b))
+                terms.append(
+                    loss(embedded.rows[a].z[where_a], embedded.rows[b].z[where_b], of_a, of_b)
+                )
         return terms
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """Share of the rows since the last call that the teacher knew."""
         return {"known_share": self.teacher.known_share()}
 
 
-def _check_pairs(loss: Any, seen: EmbeddedRows) -> None:
-    if loss.one_pair and len(seen) > 2:
+def _check_pairs(loss: Any, embedded: EmbeddedRows) -> None:
+    pairs = embedded.named_pairs()
+    if loss.one_pair and len(pairs) > 1:
         raise DataError(
-            f"{type(loss).__name__} with a queue or translators serves two modalities, "
-            f"the records have {', '.join(seen)}; leave those out"
+            f"{type(loss).__name__} with a queue or translators serves one pair of inputs, the "
+            f"model has {', '.join(f'{a} and {b}' for a, b in pairs)}; name one with model.pairs"
         )
 
 

@@ -1,4 +1,4 @@
-"""The loss of predictions: the fused one, those of each modality alone, and their balance."""
+"""Loss of predictions: of the fused head, of the unimodal heads, and their balance."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ FUSED = "fused"
 
 
 class PredictionConfig(Config):
-    """Cross-entropy, binary cross-entropies or squared error of what a fusion model says.
+    """Cross-entropy, binary cross-entropies or squared error of the prediction of a fusion.
 
-    Heads on each modality alone are always trained, as they tell what each modality knows; with
-    `unimodal` 0 their gradient stops before the encoders.
+    The unimodal heads are always trained, to measure each input by itself; with `unimodal` 0 their
+    gradient stops before the encoders.
     """
 
     kind: Literal["prediction"] = "prediction"
-    smoothing: float = Field(0.0, ge=0, lt=1)  # of the target, classification alone
-    unimodal: float = Field(0.0, ge=0)  # how much the modalities' own losses count beside the fused
+    smoothing: float = Field(0.0, ge=0, lt=1)  # of the target, classification only
+    unimodal: float = Field(0.0, ge=0)  # weight of the unimodal losses beside the fused one
     balance: BalanceConfig | None = None
 
 
 class PredictionObjective(nn.Module):
-    """fused loss + `unimodal` x mean over modalities of their own loss.
+    """Fused loss + `unimodal` x mean of the unimodal losses.
 
     With gradient blending the losses are weighted by how little they overfit instead, all equally
     until that has been measured.
 
     Args:
-        config: see there.
-        target: what is predicted.
-        modalities: those with a head of their own.
+        config: weights and smoothing.
+        target: the predicted column.
+        modalities: inputs with a unimodal head.
     """
 
     shares: Tensor
@@ -58,27 +58,27 @@ class PredictionObjective(nn.Module):
 
     @property
     def reaches_encoders(self) -> bool:
-        """Whether the losses of single modalities move the encoders."""
+        """Whether the unimodal losses move the encoders."""
         return self.config.unimodal > 0 or isinstance(self.config.balance, GradientBlendingConfig)
 
-    def forward(self, said: Prediction, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(self, prediction: Prediction, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The total, and the loss of every head by name.
 
         Args:
-            said: of B items.
+            prediction: of B items.
             target: as `TargetConfig.encode` gives it.
         """
-        values = {FUSED: self.loss(said.logits, target)}
-        for modality, logits in said.unimodal.items():
-            there = said.present[modality]
-            values[modality] = self.loss(logits[there], target[there])
+        values = {FUSED: self.loss(prediction.logits, target)}
+        for modality, logits in prediction.unimodal.items():
+            present = prediction.present[modality]
+            values[modality] = self.loss(logits[present], target[present])
         if isinstance(self.config.balance, GradientBlendingConfig):
             return self._blended(values), values
-        own = [value for head, value in values.items() if head != FUSED]
+        unimodal = [value for head, value in values.items() if head != FUSED]
         total = values[FUSED]
-        if own:
+        if unimodal:
             # Behind detached features the heads are trained at full weight: nothing else moves.
-            total = total + (self.config.unimodal or 1.0) * torch.stack(own).mean()
+            total = total + (self.config.unimodal or 1.0) * torch.stack(unimodal).mean()
         return self.config.weight * total, values
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class PredictionObjective(nn.Module):
         return (FUSED, *self.modalities)
 
     def blend(self, train: Mapping[str, float], validation: Mapping[str, float]) -> None:
-        """Weigh the losses by what each head learned since the last call, and how it overfitted.
+        """Set the weights from what each head learned since the last call, and how it overfitted.
 
         Args:
             train: head -> loss on training items now.

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from amodal.data.batch import Batch
 from amodal.data.record import StrictModel
+from amodal.models.evaluation_mode import evaluation_mode
+from amodal.training.recipes.error import RecipeError
 
 MULTIPLE = 16  # a few sizes only, so that kernels are prepared once for each
 
 
 class ProgressiveSize(StrictModel):
-    """The side of the training images grows evenly from `start`; evaluation sees full ones.
+    """The side of the training images grows evenly from `start`; evaluation uses full ones.
 
     References:
         Tan & Le 2021, arXiv:2104.00298, section 4.2.
@@ -36,24 +39,51 @@ def side_at(config: ProgressiveSize, full: int, step: int, steps: int) -> int:
 
 def shrink(batch: Batch, side: int) -> Batch:
     """The batch with its images scaled down to (R, 3, side, side)."""
-    images = batch.tensors.get("image")
-    if images is None or images["pixel_values"].shape[-1] <= side:
-        return batch
-    small = F.interpolate(
-        images["pixel_values"], size=(side, side), mode="bilinear", antialias=True
-    )
-    return replace(batch, tensors={**batch.tensors, "image": {**images, "pixel_values": small}})
+    small = {
+        name: {**named, "pixel_values": _scaled(named["pixel_values"], side)}
+        for name, named in batch.tensors.items()
+        if "pixel_values" in named and named["pixel_values"].shape[-1] > side
+    }
+    return replace(batch, tensors={**batch.tensors, **small}) if small else batch
+
+
+def _scaled(pixels: Tensor, side: int) -> Tensor:
+    return F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
+
+
+def check_progressive_size(config: ProgressiveSize, model: Any) -> None:
+    """Check that the image encoders of a model read images of the smallest size.
+
+    Args:
+        model: with `preprocessors` and `encoders`.
+
+    Raises:
+        RecipeError: the model has no image encoder, or one that reads images of one size only.
+    """
+    encoders = dict(getattr(model, "encoders", {}).items())
+    sizes = {n: p.size for n, p in model.preprocessors.items() if hasattr(p, "resize")}
+    read = {name: side for name, side in sizes.items() if name in encoders}
+    if not read:
+        raise RecipeError("train.progressive_size needs an image encoder in model.encoders")
+    for name, side in read.items():
+        if config.start > side:
+            raise RecipeError(
+                f"train.progressive_size.start: {config.start}; the encoder of {name} reads {side} "
+                "pixels"
+            )
+        if not accepts_image_size(encoders[name], config.start):
+            kind = getattr(getattr(encoders[name], "config", None), "kind", name)
+            raise RecipeError(
+                f"train.progressive_size: {kind} takes images of {side} pixels only; leave it out, "
+                "or choose an encoder without learned positions"
+            )
 
 
 def accepts_image_size(encoder: nn.Module, side: int) -> bool:
     """Whether an image encoder can read a square of `side` pixels."""
-    training = encoder.training
-    encoder.eval()
-    try:
-        with torch.no_grad():
+    with torch.no_grad(), evaluation_mode(encoder):
+        try:
             encoder(pixel_values=torch.zeros(1, 3, side, side))
-    except (RuntimeError, ValueError, AssertionError):
-        return False
-    finally:
-        encoder.train(training)
+        except (RuntimeError, ValueError, AssertionError):
+            return False
     return True

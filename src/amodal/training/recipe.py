@@ -12,12 +12,9 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from amodal.augment.config import AugmentConfig
 from amodal.data.record import StrictModel
-from amodal.losses.balance import GradientBlendingConfig
-from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.language_modeling import LanguageModelingConfig
-from amodal.losses.nt_xent import NTXentConfig
 from amodal.losses.reconstruction import ReconstructionConfig
-from amodal.training.contrastive_captioning import contrastive_captioning_error
+from amodal.modalities.registry import modality
 from amodal.training.objectives import ObjectiveConfig
 from amodal.training.prediction_objective import PredictionConfig
 from amodal.training.recipes.data import DataRecipe
@@ -37,11 +34,8 @@ AnyObjective = Annotated[
     ObjectiveConfig | PredictionConfig | LanguageModelingConfig | ReconstructionConfig,
     Field(discriminator="kind"),
 ]
-DEFAULT_OBJECTIVE: dict[Any, Any] = {
-    "joint_embedding": InfoNCEConfig(),
-    "fusion": PredictionConfig(),
-    "multimodal_transformer": LanguageModelingConfig(),
-    "image_tokenizer": ReconstructionConfig(),
+MODEL_RECIPES: dict[str, Any] = {
+    model.model_fields["kind"].default: model for model in get_args(get_args(ModelRecipe)[0])
 }
 
 
@@ -65,91 +59,43 @@ class Recipe(StrictModel):
             return values
         model = {"kind": "joint_embedding", **values["model"]}
         filled = {**values, "model": model}
-        default = DEFAULT_OBJECTIVE.get(model["kind"])
-        if not values.get("objectives") and default is not None:
-            filled["objectives"] = (default,)
+        kind = MODEL_RECIPES.get(model["kind"])
+        if not values.get("objectives") and kind is not None:
+            filled["objectives"] = kind.default_objectives()
         return filled
 
     @model_validator(mode="after")
-    def _objectives_fit_the_model(self) -> Recipe:
-        alone = (
-            (FusionRecipe, PredictionConfig, "fusion", "prediction"),
-            (
-                MultimodalTransformerRecipe,
-                LanguageModelingConfig,
-                "multimodal_transformer",
-                "language_modeling",
-            ),
-            (ImageTokenizerRecipe, ReconstructionConfig, "image_tokenizer", "reconstruction"),
-        )
-        for model, objective, kind, name in alone:
-            fits = [isinstance(o, objective) for o in self.objectives]
-            if isinstance(self.model, model) and self._is_contrastive_captioning():
-                continue
-            if isinstance(self.model, model) and fits != [True]:
-                raise ValueError(f"a model of kind {kind} has one objective, {{kind: {name}}}")
-            if not isinstance(self.model, model) and any(fits):
-                raise ValueError(f"the objective {name} needs a model of kind {kind}")
-        return self
-
-    def _is_contrastive_captioning(self) -> bool:
-        if not isinstance(self.model, MultimodalTransformerRecipe):
-            return False
-        comparisons = [o for o in self.objectives if isinstance(o, InfoNCEConfig)]
-        said = [o for o in self.objectives if isinstance(o, LanguageModelingConfig)]
-        if len(comparisons) + len(said) < len(self.objectives) or len(said) != 1:
-            return False
-        wrong = contrastive_captioning_error(
-            comparisons,
-            unimodal_layers=self.model.unimodal_layers,
-            has_image_encoder=self.model.has_image_encoder,
-            tasks=self.model.tasks,
-            micro_batch_size=self.train.micro_batch_size,
-        )
-        if wrong is not None:
-            raise ValueError(wrong)
-        return True
-
-    @model_validator(mode="after")
-    def _modalities_are_dropped_where_they_are_fused(self) -> Recipe:
-        rates = self.augment.modality_dropout
-        if not isinstance(self.model, FusionRecipe):
-            if rates:
-                raise ValueError("augment.modality_dropout needs a model of kind fusion")
-            return self
-        unknown = sorted(set(rates) - set(self.model.modalities)) if isinstance(rates, dict) else ()
-        if unknown:
-            raise ValueError(
-                f"augment.modality_dropout names {', '.join(unknown)}; the model has encoders of "
-                f"{', '.join(self.model.modalities)}"
-            )
-        if self.data.captions != 1 or self.data.views != 1:
-            raise ValueError("a fusion takes one row per item: leave data.captions and views at 1")
+    def _parts_fit_the_model(self) -> Recipe:
+        self.model.check(self)
         return self
 
     @model_validator(mode="after")
-    def _balance_is_measured(self) -> Recipe:
-        blends = [
-            isinstance(o, PredictionConfig) and isinstance(o.balance, GradientBlendingConfig)
-            for o in self.objectives
-        ]
-        if any(blends) and self.data.validation is None:
-            raise ValueError("gradient_blending measures overfitting: give data.validation")
-        needs = any(
-            isinstance(o, PredictionConfig) and (o.unimodal or o.balance) for o in self.objectives
-        )
-        if isinstance(self.model, FusionRecipe) and needs and not self.model.head.unimodal:
-            raise ValueError("unimodal losses and balance need model.head.unimodal: true")
+    def _steps_fit_their_inputs(self) -> Recipe:
+        types = self.model.types
+        for name, steps in self.augment.steps.items():
+            kind = types.get(name, name)
+            if kind not in types.values():
+                near = difflib.get_close_matches(name, types, n=1)
+                hint = f"did you mean `{near[0]}`? " if near else ""
+                raise ValueError(
+                    f"augment.{name}: no such input; {hint}the inputs are {', '.join(types)}"
+                )
+            fitting = modality(kind).steps
+            for step in steps:
+                if not isinstance(step, fitting):
+                    known = ", ".join(str(s.model_fields["kind"].default) for s in fitting)
+                    raise ValueError(
+                        f"augment.{name}: {step.kind} is no step for a value of type {kind}; "
+                        f"expected one of {known or 'none'}"
+                    )
         return self
 
-    @model_validator(mode="after")
-    def _views_are_used(self) -> Recipe:
-        wants_views = [
-            o for o in self.objectives if isinstance(o, NTXentConfig) and o.mode == "in_modality"
-        ]
-        if wants_views and self.data.views < 2:
-            raise ValueError("nt_xent in_modality compares views of one image: set data.views: 2")
-        return self
+    def steps(self) -> dict[str, tuple[Any, ...]]:
+        """Input -> augmentation steps: those under its name, else those under its type."""
+        named = self.augment.steps
+        return {
+            name: named.get(name, named.get(kind, ())) for name, kind in self.model.types.items()
+        }
 
     def to_yaml(self) -> str:
         """The recipe with every default written out."""
@@ -259,6 +205,13 @@ def _walk(annotation: Any, location: list[str]) -> tuple[type[BaseModel] | None,
         return model, [first, *keys]
     options = _options(annotation)
     for option in options:
+        if get_origin(option) is dict:
+            model, keys = _walk(get_args(option)[1], rest)
+            return model, [first, *keys]
+    of_type = [o for o in options if _is_model(o) and first in _tags(o, "type")]
+    if of_type and not any(first in _tags(o) for o in of_type[1:]):
+        return _walk(Union[tuple(of_type)], rest) if len(of_type) > 1 else _walk(of_type[0], rest)  # noqa: UP007
+    for option in options:
         if _is_model(option) and first in _tags(option):
             return _walk(option, rest)
     for option in options:
@@ -286,6 +239,6 @@ def _is_model(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
-def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
-    kind = model.model_fields.get("kind")
-    return get_args(kind.annotation) if kind is not None else ()
+def _tags(model: type[BaseModel], field: str = "kind") -> tuple[Any, ...]:
+    found = model.model_fields.get(field)
+    return get_args(found.annotation) if found is not None else ()

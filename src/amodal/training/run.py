@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,62 +15,54 @@ from types import FrameType
 from typing import Any
 
 import yaml
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
-from amodal.data.cache import CachedSource
+from amodal.data.cache import CachedSource, Decoder
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
 from amodal.data.sources.specification import open_random_access
 from amodal.distributed import barrier, is_main
-from amodal.evaluators.generation_metrics import GenerationResult
-from amodal.evaluators.prediction import PredictionResult
-from amodal.evaluators.retrieval import EmbeddedSource
-from amodal.evaluators.text_to_image import TextToImageResult
-from amodal.models.opening import RunModel
+from amodal.evaluators.result import EvaluationResult
+from amodal.modalities.registry import modality
+from amodal.models.inputs import column_styles
 from amodal.models.run_folder import WEIGHTS
 from amodal.training.errors import RunError
+from amodal.training.kinds import kind_of_recipe, open_run, run_class
 from amodal.training.progress import ProgressCallbacks
-from amodal.training.progressive import accepts_image_size
+from amodal.training.progressive import check_progressive_size
 from amodal.training.recipe import Recipe
 from amodal.training.recipes.error import RecipeError
-from amodal.training.recipes.fusion import FusionRecipe
-from amodal.training.recipes.image_tokenizer import ImageTokenizerRecipe
-from amodal.training.recipes.multimodal_transformer import MultimodalTransformerRecipe
-from amodal.training.tasks.fusion_run import FusionRun
-from amodal.training.tasks.image_tokenizer_run import TokenizerRun
-from amodal.training.tasks.joint_embedding_run import EmbeddingRun
-from amodal.training.tasks.multimodal_transformer_run import MultimodalTransformerRun
+from amodal.training.tasks.protocol import Run
 from amodal.training.trainer import BEST, RunTrainer, complete_checkpoints
-
-Measured = EmbeddedSource | PredictionResult | tuple[GenerationResult, ...] | TextToImageResult
-AnyRun = EmbeddingRun | FusionRun | MultimodalTransformerRun | TokenizerRun
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came out of a run.
+    """A finished or stopped run.
 
     Args:
-        folder: the complete run folder.
-        metrics: flat figures, as in metrics.json; empty without a validation source.
+        folder: the run folder; complete unless the run was stopped.
+        metrics: flat metrics, as in metrics.json; none of the model without a validation source.
         model: the model of the folder, on the device that it was trained on.
-        validation: the validation source, embedded, predicted, spoken about or drawn.
         broken: records that were skipped while training, each once.
+        results: evaluation of the validation source by task, such as `retrieval`.
         stopped_at: step at which Ctrl-C ended the run, or None where it went to its end.
         train_seconds: seconds in optimizer steps, over all resumes; no evaluation, no saving.
         steps: optimizer steps of the whole run.
-        train_rows: rows of the training source.
+        train_source: the training source.
+        validation_source: the validation source, or None.
     """
 
     folder: Path
     metrics: dict[str, float]
-    model: RunModel
+    model: PreTrainedModel
     broken: list[BrokenRecordError] = field(default_factory=list)
-    validation: Measured | None = None
+    results: dict[str, EvaluationResult] = field(default_factory=dict)
     stopped_at: int | None = None
     train_seconds: float = 0.0
     steps: int = 0
-    train_rows: int = 0
+    train_source: Source | None = None
+    validation_source: Source | None = None
 
 
 def train_run(
@@ -80,7 +72,7 @@ def train_run(
     resume: bool = False,
     callbacks: ProgressCallbacks | None = None,
 ) -> RunResult:
-    """Train what `recipe` says and leave a complete model in `folder`.
+    """Train the model of a recipe and leave it complete in `folder`.
 
     Raises:
         RunError: the folder cannot be written, or already holds another run.
@@ -91,10 +83,11 @@ def train_run(
     _prepare_folder(recipe, folder, resume)
     set_seed(recipe.train.seed % (1 << 32))
     train, validation = open_sources(recipe, callbacks)
-    run = _kind_of(recipe)(recipe, train, validation, resume=resume)
-    for modality, prepare in run.model.preprocessors.items():
-        prepare.save(folder / modality)
-    _check_sizes(recipe, run.model)
+    run = run_class(kind_of_recipe(recipe))(recipe, train, validation, resume=resume)
+    for name, prepare in run.model.preprocessors.items():  # type: ignore[operator,union-attr]
+        prepare.save(folder / name)
+    if recipe.train.progressive_size is not None:
+        check_progressive_size(recipe.train.progressive_size, run.model)
     trainer = RunTrainer(
         run.trained(),
         run.task,
@@ -121,24 +114,26 @@ def train_run(
             stopped_at=steps,
             train_seconds=trainer.step_seconds,
             steps=steps,
+            train_source=train,
+            validation_source=validation,
         )
     if is_main():
         _keep_weights(trainer, recipe, folder)
         run.complete(folder, trainer.autocast, callbacks)
     barrier()
-    kept: Any = run.reopened(folder)
-    kept.to(trainer.args.device)
+    kept = open_run(folder)
+    kept.to(trainer.args.device)  # type: ignore[arg-type]
     metrics: dict[str, float] = {}
-    measured: Measured | None = None
+    results: dict[str, EvaluationResult] = {}
     if validation is not None:
         callbacks.stage("evaluation", len(validation))
-        metrics, measured = run.measured(kept, trainer.autocast, callbacks)
+        metrics, results = run.evaluate(kept, trainer.autocast, callbacks)
     metrics["train/steps"] = steps
     metrics["train/seconds"] = round(trainer.step_seconds, 2)
-    metrics["train/items_per_second"] = round(trainer.seen_items / trainer.step_seconds, 1)
+    metrics["train/items_per_second"] = round(trainer.read_items / trainer.step_seconds, 1)
     metrics["data/broken_rows"] = len(trainer.broken)
-    for modality, count in trainer.truncated.items():
-        metrics[f"data/truncated_{modality}_rows_seen"] = count
+    for name, count in trainer.truncated.items():
+        metrics[f"data/truncated_{name}_rows"] = count
     if is_main():
         _write(folder / "metrics.json", json.dumps(metrics, indent=1))
         broken = [{"origin": e.origin, "reason": e.reason} for e in trainer.broken.values()]
@@ -149,29 +144,18 @@ def train_run(
         metrics,
         kept,
         list(trainer.broken.values()),
-        measured,
+        results,
         train_seconds=trainer.step_seconds,
         steps=steps,
-        train_rows=len(train),
+        train_source=train,
+        validation_source=validation,
     )
 
 
 def _cores() -> int:
-    """Cores that this process may run on: fewer than there are in many containers."""
+    """Cores that this process may use: in many containers fewer than the machine has."""
     available = getattr(os, "sched_getaffinity", None)  # Linux alone has it
     return len(available(0)) if available is not None else os.cpu_count() or 1
-
-
-def _kind_of(recipe: Recipe) -> type[AnyRun]:
-    if isinstance(recipe.model, FusionRecipe):
-        return FusionRun
-    if isinstance(recipe.model, ImageTokenizerRecipe):
-        return TokenizerRun
-    return (
-        MultimodalTransformerRun
-        if isinstance(recipe.model, MultimodalTransformerRecipe)
-        else EmbeddingRun
-    )
 
 
 def open_sources(
@@ -183,16 +167,16 @@ def open_sources(
         DataError: a source cannot be read, is empty, or only streams.
     """
     callbacks = callbacks or ProgressCallbacks()
-    image = _image_size(recipe)
+    styles = column_styles(recipe.model.types)
+    decoders = _decoders(recipe) if recipe.data.cache else {}
     opened: list[Source | None] = []
     for name, config in (("train", recipe.data.train), ("validation", recipe.data.validation)):
         if config is None:
             opened.append(None)
             continue
-        source = open_random_access(config, f"data.{name}")
-        if recipe.data.cache and image is not None:
-            # Half as large again, so that a random crop still has pixels to choose from.
-            cached = CachedSource(source, min_size=image * 3 // 2)
+        source = open_random_access(config, f"data.{name}", styles)
+        if decoders:
+            cached = CachedSource(source, decoders)
             callbacks.stage(f"reading {name}", len(cached))
             cached.fill(callbacks.advance, processes=_cores())
             source = cached
@@ -202,33 +186,11 @@ def open_sources(
     return train, validation
 
 
-def _check_sizes(recipe: Recipe, model: RunModel) -> None:
-    growing = recipe.train.progressive_size
-    if growing is None:
-        return
-    encoders: Any = getattr(model, "encoders", {})  # an image tokenizer has none
-    image = dict(encoders.items()).get("image")
-    side = _image_size(recipe)
-    if image is None or side is None:
-        raise RecipeError("train.progressive_size needs model.encoders.image")
-    if growing.start > side:
-        raise RecipeError(
-            f"train.progressive_size.start: {growing.start}; the encoder sees {side} pixels"
-        )
-    if not accepts_image_size(image, growing.start):
-        raise RecipeError(
-            f"train.progressive_size: {recipe.model.encoders.image.kind} takes images of "  # type: ignore[union-attr]
-            f"{side} pixels only; leave it out, or choose an encoder without learned positions"
-        )
-
-
-def _image_size(recipe: Recipe) -> int | None:
-    if isinstance(recipe.model, ImageTokenizerRecipe):
-        return recipe.model.size
-    if isinstance(recipe.model, MultimodalTransformerRecipe) and recipe.model.image_tokenizer:
-        return None  # what size it takes stands in its own run
-    image = recipe.model.encoders.image
-    return image.preprocessor().size if image is not None else None
+def _decoders(recipe: Recipe) -> dict[str, Decoder]:
+    """Input -> decoder of the values that are kept in memory."""
+    encoders: Mapping[str, Any] = recipe.model.encoders
+    found = {name: modality(config.type).cached(config) for name, config in encoders.items()}
+    return {name: decode for name, decode in found.items() if decode is not None}
 
 
 def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
@@ -295,11 +257,15 @@ def _warn_about_data(trainer: RunTrainer, callbacks: ProgressCallbacks) -> None:
             f"{len(trainer.broken)} broken rows were skipped, listed in broken_rows.json; "
             f"the first: {first}"
         )
-    for modality, count in trainer.truncated.items():
+    encoders: Any = getattr(trainer.trained.network, "encoders", {})
+    preprocessors: Any = trainer.trained.network.preprocessors
+    for name, count in trainer.truncated.items():
         if count:
+            key = f"model.encoders.{name}" if name in encoders else "model"
+            prepare = preprocessors[name]
             callbacks.warn(
-                f"{count} of the {modality} rows seen were cut to the encoder's maximum length; "
-                f"raise model.encoders.{modality}.max_length if the end matters"
+                f"{count} of the {name} rows read were truncated; raise "
+                f"{key}.{prepare.length_option} if their {prepare.truncated_end} matters"
             )
 
 
@@ -323,28 +289,29 @@ def _graceful_interrupt(trainer: RunTrainer) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def model_card(run: AnyRun, metrics: dict[str, float]) -> str:
-    """A README.md for the run folder: what it is, how to open it, what it scores."""
+def model_card(run: Run, metrics: dict[str, float]) -> str:
+    """A README.md for the run folder: what it is, how to open it, its metrics."""
+    card = run.card(metrics)
     rows = [
         f"| {name} | {value:.4f} |"
-        for name, value in run.shown(metrics).items()
+        for name, value in card.metrics.items()
         if not name.endswith(("low", "high"))
     ]
     return "\n".join(
         [
             "---",
             "library_name: amodal",
-            f"pipeline_tag: {run.pipeline}",
+            f"pipeline_tag: {card.pipeline_tag}",
             "---",
-            f"# {run.title} trained with amodal",
+            f"# {card.title} trained with amodal",
             "",
             "```python",
             "import amodal",
             'model = amodal.load("THIS FOLDER")',
-            run.usage,
+            card.usage,
             "```",
             "",
-            "Figures on the validation source of the recipe, chance not taken off:",
+            "Metrics on the validation source of the recipe, not corrected for chance:",
             "",
             "| metric | value |",
             "|---|---|",

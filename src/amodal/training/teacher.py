@@ -1,4 +1,4 @@
-"""What another model says of the training rows: a folder that `amodal embed` has written."""
+"""Embeddings of the training rows by a teacher: a folder written by `amodal embed`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TeacherEmbeddings:
     """The embeddings of one model, found by the keys of a batch.
 
     A text is found by its words and any other row by its item, so a caption that augmentation has
-    changed is unknown, and takes no part.
+    changed is unknown and left out.
 
     Args:
         folder: written by `amodal embed RUN SOURCE --out FOLDER`.
@@ -48,14 +48,14 @@ class TeacherEmbeddings:
         }
 
     def rows_of(self, modality: str, item: Tensor, content: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What the teacher says of some rows.
+        """Embeddings of some rows by the teacher.
 
         Args:
             item: (P,) int64 keys of the rows' items.
             content: (P,) int64 keys of their contents, or None.
 
         Returns:
-            (K, dim) float32 rows and (K,) int64 places of the rows they belong to.
+            (K, dim) float32 embeddings of the known rows, and (K,) int64 positions of these rows.
         """
         place = self.place.get(modality, {})
         keys = (content if modality == "text" and content is not None else item).tolist()
@@ -69,23 +69,23 @@ class TeacherEmbeddings:
         return rows.to(item.device), where
 
     def known_share(self) -> float:
-        """Share of the rows asked for since the last call that the teacher knew."""
+        """Share of the rows since the last call that the teacher has embeddings of."""
         share = self.known / self.asked if self.asked else 0.0
         self.known = self.asked = 0
         return share
 
     def _dim(self) -> int:
-        """Width of the embeddings, once it is sure that they are all there."""
+        """Width of the embeddings, after a check that they are complete."""
         file = self.folder / "embeddings.json"
         how = "`amodal embed RUN SOURCE --out FOLDER` writes one"
         try:
             summary = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise DataError(f"{self.folder}: no embeddings of a teacher are there; {how}") from None
+            raise DataError(f"{self.folder}: holds no embeddings of a teacher; {how}") from None
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise DataError(f"{file}: cannot be read ({error}); {how}") from None
         if not isinstance(summary, dict) or not isinstance(summary.get("dim"), int):
-            raise DataError(f"{file}: does not say how wide the embeddings are; {how}")
+            raise DataError(f"{file}: `dim`, the width of the embeddings, is missing; {how}")
         if not summary.get("complete"):
             raise DataError(
                 f"{self.folder}: the embedding was stopped half-way; run `amodal embed` again"

@@ -7,14 +7,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
@@ -24,114 +22,25 @@ from amodal.data.reader import BatchReader, take_batch
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.data.samplers import RunSampler
 from amodal.distributed import is_main, rank, world_size
-from amodal.models.opening import RunModel
 from amodal.training.errors import TrainingError
-from amodal.training.optim.ema import ema_model
 from amodal.training.optim.muon import MuonWithAdamW, matrices_of_layers
 from amodal.training.optim.precision import resolve_precision
 from amodal.training.progressive import shrink, side_at
 from amodal.training.recipes.train import TrainRecipe
+from amodal.training.tasks.protocol import Step, Task
+from amodal.training.trained import Trained
 
 LOG = "train_log.jsonl"
 BEST = "best"
 CHECKPOINTS = "checkpoints"
 
 
-class Trained(nn.Module):
-    """What the optimizer and the checkpoints see: the model, its objectives, its slow copies.
-
-    Args:
-        network: what the run folder will hold.
-        objectives: layers and temperatures that only training needs.
-        ema_decay: of `average`, the weights to be evaluated and kept; None: there is none.
-        momentum: decay of the momentum encoder, which says what candidates are compared with.
-    """
-
-    def __init__(
-        self,
-        network: RunModel,
-        objectives: nn.Module,
-        ema_decay: float | None,
-        momentum: float | None = None,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.objectives = objectives
-        self.average: AveragedModel | None = (
-            ema_model(network, ema_decay) if ema_decay is not None else None
-        )
-        self.momentum: AveragedModel | None = (
-            ema_model(network, momentum) if momentum is not None else None
-        )
-
-    def forward(self, batch: Batch) -> Any:
-        return self.network(batch)
-
-    @property
-    def best_guess(self) -> RunModel:
-        """The weights to evaluate and to keep: the average where there is one."""
-        if self.average is None:
-            return self.network
-        averaged: Any = self.average.module
-        return cast(RunModel, averaged)
-
-
-@dataclass(frozen=True)
-class Step:
-    """One training step, as a task sees it.
-
-    Args:
-        model: `Trained`, perhaps wrapped for several processes.
-        trained: the same, bare.
-        backward: takes the loss; knows about loss scaling.
-        no_sync: context in which gradients of several processes stay apart.
-        autocast: the number format of the run.
-        number: steps before this one.
-        steps: of the whole run.
-        logged: whether the log gets a line after this step.
-    """
-
-    model: nn.Module
-    trained: Trained
-    backward: Callable[[Tensor], None]
-    no_sync: Callable[[], AbstractContextManager[Any]]
-    autocast: Callable[[], AbstractContextManager[object]]
-    number: int
-    steps: int
-    logged: bool
-
-
-class Task(Protocol):
-    """What a run learns: the gradient of one batch, and how good some weights are."""
-
-    score_name: str  # of the figure that picks the best weights; more is better
-    measures: bool  # whether there is anything to measure on
-
-    def backward(self, batch: Batch, step: Step) -> Tensor:
-        """Gradients of one batch into the weights; the detached loss."""
-        ...
-
-    def after_step(self, trained: Trained) -> None:
-        """What must happen once the optimizer has moved the weights."""
-        ...
-
-    def figures(self) -> dict[str, float]:
-        """What the steps since the last call have to tell."""
-        ...
-
-    def measure(
-        self, model: RunModel, autocast: Callable[[], AbstractContextManager[object]]
-    ) -> dict[str, float]:
-        """Flat figures on held-out data, `score_name` among them."""
-        ...
-
-
 class RunTrainer(Trainer):
-    """`Trainer` with batches of any modalities, resume, averaging and figures of any task.
+    """`Trainer` for batches of any inputs and any task, with resume and averaged weights.
 
     Args:
         trained: model and objectives.
-        task: what is learned.
+        task: gradients and validation.
         reader: training rows.
         recipe: the `train` part of the recipe.
         folder: the run folder; checkpoints go below it.
@@ -166,7 +75,7 @@ class RunTrainer(Trainer):
         self.precision = resolve_precision(recipe.precision)
         self.broken: dict[str, BrokenRecordError] = {}
         self.truncated: dict[str, int] = {}
-        self.seen_items = 0
+        self.read_items = 0
         self.best: dict[str, Any] = {}
         self.interrupted = False  # set from outside: save a checkpoint and stop after this step
         self.step_seconds = 0.0  # in training steps alone: no evaluation, no saving
@@ -176,7 +85,7 @@ class RunTrainer(Trainer):
             args=self._arguments(workers),
             data_collator=cast(Any, take_batch),
             train_dataset=reader,
-            eval_dataset=reader if task.measures else None,
+            eval_dataset=reader if task.has_validation else None,
             callbacks=[_AfterStep(self)],
         )
         self.remove_callback(PrinterCallback)
@@ -198,7 +107,7 @@ class RunTrainer(Trainer):
             bf16=self.precision == "bf16",
             fp16=self.precision == "fp16",
             use_cpu=not torch.cuda.is_available(),
-            eval_strategy="steps" if self.task.measures else "no",
+            eval_strategy="steps" if self.task.has_validation else "no",
             eval_steps=max(1, round(recipe.evaluate_every * per_epoch)),
             save_strategy="steps",
             save_steps=max(1, round(recipe.save_every * per_epoch)),
@@ -242,7 +151,7 @@ class RunTrainer(Trainer):
             muon = self.recipe.optimizer == "muon"
             matrices = matrices_of_layers(self.trained) if muon else set()
             groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
-            scales = self.trained.network.learning_rate_scales()
+            scales = self.trained.learning_rate_scales()
             for name, parameter in self.trained.named_parameters():
                 if parameter.requires_grad:
                     scale = next((s for p, s in scales.items() if name.startswith(p)), 1.0)
@@ -277,7 +186,7 @@ class RunTrainer(Trainer):
         if len(batch) == 0:
             raise DataError(f"a whole batch is unreadable; the first: {batch.broken[0]}")
         return self.task.backward(
-            self._at_its_size(batch),
+            self._resized(batch),
             Step(
                 model=model,
                 trained=self.trained,
@@ -290,25 +199,26 @@ class RunTrainer(Trainer):
             ),
         )
 
-    def _at_its_size(self, batch: Batch) -> Batch:
+    def _resized(self, batch: Batch) -> Batch:
         growing = self.recipe.progressive_size
-        if growing is None or "image" not in batch.tensors:
+        images = [named for named in batch.tensors.values() if "pixel_values" in named]
+        if growing is None or not images:
             return batch
-        full = batch.tensors["image"]["pixel_values"].shape[-1]
+        full = max(named["pixel_values"].shape[-1] for named in images)
         return shrink(batch, side_at(growing, full, self.state.global_step, self.state.max_steps))
 
     def _count(self, batch: Batch) -> None:
-        self.seen_items += len(batch) + len(batch.broken)
+        self.read_items += len(batch) + len(batch.broken)
         for error in batch.broken:
             self.broken[error.origin] = error
         for modality, count in batch.truncated.items():
             self.truncated[modality] = self.truncated.get(modality, 0) + count
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """What the task measures on held-out data; the best weights so far are kept aside."""
-        if not self.task.measures:
+        """Metrics of the task on held-out data; the best weights so far are kept aside."""
+        if not self.task.has_validation:
             return {}
-        values = self.task.measure(self.trained.best_guess, self.autocast)
+        values = self.task.evaluate(self.trained.best_guess, self.autocast)
         name = self.task.score_name
         if not self.best or values[name] > self.best[name]:
             self.best = {"step": self.state.global_step, name: values[name]}
@@ -316,14 +226,14 @@ class RunTrainer(Trainer):
                 self.trained.best_guess.save_pretrained(self.folder / BEST)
                 _write_json(self.folder / BEST / "best.json", self.best)
         self.log({f"eval/{name}": value for name, value in values.items()})
-        figures = {f"eval_{name}": value for name, value in values.items()}
+        metrics = {f"eval_{name}": value for name, value in values.items()}
         self.control = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, figures
+            self.args, self.state, self.control, metrics
         )
-        return figures
+        return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Append to the run's log, and tell whoever watches."""
+        """Append to the run's log and report the progress."""
         if "train_runtime" in logs:
             return  # the Trainer's own summary, which counts evaluation as training
         if "loss" in logs:
@@ -332,7 +242,7 @@ class RunTrainer(Trainer):
                     f"the loss is {logs['loss']} at step {self.state.global_step}: lower "
                     "train.learning_rate, lengthen train.warmup, or set train.precision: fp32"
                 )
-            logs |= self.task.figures()
+            logs |= self.task.log_metrics()
         logs["epoch"] = self.state.global_step / self.sampler.steps_per_epoch
         logs["seconds"] = self.step_seconds
         step = self.state.global_step
@@ -354,7 +264,7 @@ class RunTrainer(Trainer):
             {
                 "best": self.best,
                 "step_seconds": self.step_seconds,
-                "seen_items": self.seen_items,
+                "read_items": self.read_items,
                 "truncated": self.truncated,
                 "broken": [[e.origin, e.reason] for e in self.broken.values()],
             },
@@ -366,7 +276,7 @@ class RunTrainer(Trainer):
         state = json.loads((folder / "amodal_state.json").read_text(encoding="utf-8"))
         self.best = state["best"]
         self.step_seconds = state["step_seconds"]
-        self.seen_items = state["seen_items"]
+        self.read_items = state["read_items"]
         self.truncated = state["truncated"]
         self.broken = {o: BrokenRecordError(o, reason) for o, reason in state["broken"]}
         step = json.loads((folder / "trainer_state.json").read_text())["global_step"]
@@ -380,7 +290,7 @@ class RunTrainer(Trainer):
 
 
 class _AfterStep(TrainerCallback):
-    """What must happen between two optimizer steps."""
+    """Updates between two optimizer steps."""
 
     def __init__(self, trainer: RunTrainer) -> None:
         self.trainer = trainer
@@ -400,7 +310,7 @@ class _AfterStep(TrainerCallback):
         if state.global_step >= state.max_steps:
             control.should_log = True
             control.should_save = True
-            control.should_evaluate = self.trainer.task.measures
+            control.should_evaluate = self.trainer.task.has_validation
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

@@ -21,7 +21,7 @@ def test_it_is_a_source():
     source = ScenesConfig(size=7).open()
     assert isinstance(source, Source)
     assert len(source) == 7
-    assert source.modalities == {"image", "text"}
+    assert source.inputs == {"image", "text"}
     with pytest.raises(IndexError, match="7 scenes, asked for 7"):
         source[7]
 

@@ -14,7 +14,7 @@ def test_the_folder_of_an_image_is_its_label(tmp_path, write_image):
     (tmp_path / "cat" / "notes.txt").write_text("no image")
     source = FolderConfig(path=str(tmp_path)).open()
     assert isinstance(source, Source)
-    assert source.modalities == {"image"}
+    assert source.inputs == {"image"}
     assert [source[i]["id"] for i in range(len(source))] == ["cat/2.JPG", "traffic_light/day/1.png"]
     assert [source[i]["label"] for i in range(2)] == ["cat", "traffic_light"]
     assert "text" not in source[0]
@@ -26,7 +26,7 @@ def test_the_folder_of_an_image_is_its_label(tmp_path, write_image):
 def test_a_template_makes_captions(tmp_path, write_image):
     write_image(tmp_path / "traffic_light" / "1.png")
     source = FolderConfig(path=str(tmp_path), text="a photo of a {label}").open()
-    assert source.modalities == {"image", "text"}
+    assert source.inputs == {"image", "text"}
     assert source[0]["text"] == ["a photo of a traffic light"]
 
 

@@ -287,7 +287,7 @@ def test_a_column_of_sounds_gives_paths_below_the_table_and_an_empty_cell_no_sou
     ]
     columns = Columns(image=None, text=None, audio="file", label="digit")
     source = TableConfig(path=write(tmp_path, "csv", rows), columns=columns).open()
-    assert source.modalities == {"audio"}
+    assert source.inputs == {"audio"}
     first, second = source[0], source[1]
     assert first["audio"] == str(tmp_path / "a.flac")
     assert (first["id"], first["label"], first["speaker"]) == ("a.flac", "3", "george")
@@ -300,7 +300,7 @@ def test_a_table_without_media_is_a_table_of_columns(tmp_path):
     source = TableConfig(
         path=write(tmp_path, "csv", rows), columns=Columns(image=None, text=None)
     ).open()
-    assert source.modalities == frozenset()
+    assert source.inputs == frozenset()
     assert (source[1]["age"], source[1]["city"], source[1]["label"]) == (9, "Ulm", "no")
 
 

@@ -54,7 +54,7 @@ def reasons(source):
 def test_every_dialogue_is_one_record_in_words(folder):
     source = write(folder, [dialog(8), dialog(7, caption=" a cat ")]).open()
     assert isinstance(source, Source)
-    assert source.modalities == {"image", "text"}
+    assert source.inputs == {"image", "text"}
     assert len(source) == 2
     assert source.broken_rows == ()
     record = source[1]

@@ -5,6 +5,7 @@ import csv
 import math
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import nn
 
-from amodal.data.collate import Collator
 from amodal.data.decode_audio import decode_audio
 from amodal.data.record import sample_rng
 from amodal.encoders.audio.masked_norm import MaskedBatchNorm, MaskedGroupNorm, masked_moments
@@ -21,6 +21,7 @@ from amodal.encoders.audio.preprocessing import AudioPreprocessor
 from amodal.encoders.audio.small_cnn import SmallAudioCNNConfig
 from amodal.encoders.fine_tuning import apply_fine_tuning
 from amodal.encoders.pooling import build_pooling
+from amodal.models.inputs import collator_of
 
 DATA = Path(os.environ.get("AMODAL_DATA", Path(__file__).parents[3] / "shared" / "data")) / "fsdd"
 SMALL = SmallAudioCNNConfig(sample_rate=8000, mels=32, widths=(8, 16, 16), width=24)
@@ -300,7 +301,9 @@ def test_a_batch_has_sounds_and_zeros_where_there_are_none():
         {"id": "c", "origin": "row 3", "audio": (np.array([np.nan]), 8000)},
         {"id": "d", "origin": "row 4", "audio": (b, 8000)},
     ]
-    batch = Collator({"audio": prepare})(records, [sample_rng(0, 0, i) for i in range(4)])
+    batch = collator_of(
+        SimpleNamespace(types={"audio": "audio"}, preprocessors={"audio": prepare})
+    )(records, [sample_rng(0, 0, i) for i in range(4)])
     assert batch.present["audio"].tolist() == [[True], [False], [True]]
     assert [e.origin for e in batch.broken] == ["row 3"]
     assert batch.truncated == {"audio": 0}

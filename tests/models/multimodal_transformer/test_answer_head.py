@@ -1,4 +1,4 @@
-"""Answers from a list: learned by heart, padding changes nothing, and a reload is bit-equal."""
+"""Answer head: vocabulary, soft targets, independence of the batch, overfitting, reloading."""
 
 import pytest
 import torch
@@ -6,29 +6,33 @@ from tiny_transformers import RECORDS, made
 
 import amodal
 from amodal.data.answer_vocabulary import AnswerVocabulary
-from amodal.data.collate import Collator
 from amodal.data.conversation import conversations
 from amodal.data.record import sample_rng
 from amodal.losses.answer_classification import answer_classification_loss
+from amodal.modalities.conversation import ConversationInput
+from amodal.models.inputs import collator_of
 from amodal.models.multimodal_transformer.answer_head import ClassifiedAnswers
 
-ANSWERS = ClassifiedAnswers().listed(a for r in RECORDS for a in r["answer"])
+ANSWERS = ClassifiedAnswers().build_vocabulary(a for r in RECORDS for a in r["answer"])
 
 
 def batch_of(model, records=RECORDS, **tasks):
     tasks = tasks or {"vqa": None}
-    collate = Collator(model.preprocessors, tasks=tasks, answers=AnswerVocabulary(ANSWERS))
+    conversation = ConversationInput(
+        "conversation", model.chat_template, tasks, AnswerVocabulary(ANSWERS)
+    )
+    collate = collator_of(model, further=[conversation])
     return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])
 
 
-def test_the_list_holds_the_most_frequent_answers():
-    some = ClassifiedAnswers(most=2, min_count=2)
-    assert some.listed(["b", "a", "c", "c", "c", "a", "b", "d"]) == ("c", "a")
+def test_the_vocabulary_holds_the_most_frequent_answers():
+    config = ClassifiedAnswers(max_answers=2, min_count=2)
+    assert config.build_vocabulary(["b", "a", "c", "c", "c", "a", "b", "d"]) == ("c", "a")
     with pytest.raises(ValueError, match="no answer occurs 2 times"):
-        some.listed(["a", "b"])
+        config.build_vocabulary(["a", "b"])
 
 
-def test_targets_are_a_third_per_person():
+def test_soft_targets_are_a_third_per_annotator():
     table = AnswerVocabulary(["a", "b"])([[("a", ["a"] * 9 + ["b"]), None, ("z", [])], []])
     want = [[0, 1, 1 / 3], [-2, 0, 0], [-1, 0, 0]]
     torch.testing.assert_close(table[0], torch.tensor(want))
@@ -49,18 +53,18 @@ def test_answers_in_a_batch_equal_answers_on_their_own(fusion):
         )
 
 
-def test_64_answers_are_learned_by_heart_and_survive_a_reload(tmp_path):
+def test_64_answers_are_overfitted_and_survive_a_reload(tmp_path):
     model = made(answers=ANSWERS)
     batch = batch_of(model)
     optimizer = torch.optim.AdamW(model.train().parameters(), lr=4e-3, weight_decay=0)
     for step in range(250):
-        found = model.train()(batch).classified
+        predictions = model.train()(batch).classified
         optimizer.zero_grad()
-        answer_classification_loss(found.logits, found.targets).backward()
+        answer_classification_loss(predictions.logits, predictions.targets).backward()
         optimizer.step()
         if step % 10 == 9:
-            found = model.eval()(batch).classified
-            if bool((found.logits.argmax(1) == found.true).all()):
+            predictions = model.eval()(batch).classified
+            if bool((predictions.logits.argmax(1) == predictions.labels).all()):
                 break
     model.eval().save_pretrained(tmp_path)
     again = amodal.load(tmp_path, device="cpu")

@@ -1,11 +1,10 @@
-"""Captions and images in one space: nothing has memory_rows, nothing is padded, all of it learns."""
+"""Contrastive heads: caption ends, content keys, unimodal captions, missing values, gradients."""
 
 import pytest
 import torch
 from tiny_transformers import RECORDS, batch_of, made
 
 import amodal
-from amodal.losses.info_nce import info_nce
 from amodal.losses.language_modeling import language_modeling_loss
 from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
 from amodal.models.multimodal_transformer.contrastive_heads import caption_ends, conversation_keys
@@ -14,25 +13,25 @@ IMAGES = [r["image"] for r in RECORDS[:6]]
 TEXTS = [r["text"][0] for r in RECORDS[:6]]
 
 
-def test_only_whole_captions_have_an_end():
+def test_only_complete_captions_have_an_end():
     ids = torch.tensor([[7, 1, 9, 7, 2, 9, 5, 3, 9, 0], [4, 9, 7, 1, 1, 9, 7, 3, 3, 3]])
     segment = torch.tensor([[1, 1, 1, 2, 2, 2, 3, 3, 3, 0], [1, 1, 2, 2, 2, 2, 3, 3, 3, 3]])
     found = caption_ends(ids, segment, caption=7, end=9)
     assert found.nonzero().tolist() == [[0, 2], [0, 5], [1, 5]]
 
 
-def test_a_key_stands_for_the_ids_of_an_exchange_wherever_it_stands():
+def test_a_key_depends_on_the_ids_of_a_conversation_alone():
     torch.manual_seed(0)
-    said = [torch.randint(1, 300, (n,)).tolist() for n in (5, 7, 5, 1)]
-    said += [[*said[0][:4], 299 - said[0][4] % 7], said[1][::-1]]
+    texts = [torch.randint(1, 300, (n,)).tolist() for n in (5, 7, 5, 1)]
+    texts += [[*texts[0][:4], 299 - texts[0][4] % 7], texts[1][::-1]]
     rows = [[0, 1, 2], [2, 0], [3, 3, 1], [4, 5]]
     ids, segment = torch.zeros(4, 20).long(), torch.zeros(4, 20).long()
     ends, kinds = [], []
     for i, row in enumerate(rows):
         at = 0
         for number, kind in enumerate(row, start=1):
-            length = len(said[kind])
-            ids[i, at : at + length] = torch.tensor(said[kind])
+            length = len(texts[kind])
+            ids[i, at : at + length] = torch.tensor(texts[kind])
             segment[i, at : at + length] = number
             at += length
             ends.append((i, at - 1))
@@ -44,7 +43,7 @@ def test_a_key_stands_for_the_ids_of_an_exchange_wherever_it_stands():
             assert (one == other) == (a == b)
 
 
-def test_equal_captions_of_two_images_are_not_held_against_each_other():
+def test_equal_captions_of_two_images_have_equal_keys():
     model = made(unimodal_layers=1)
     records = [RECORDS[0], {**RECORDS[1], "text": RECORDS[0]["text"]}, RECORDS[2]]
     text = model(batch_of(model, records, vqa=None, caption=1)).embedded["text"]
@@ -52,7 +51,7 @@ def test_equal_captions_of_two_images_are_not_held_against_each_other():
     assert text.content[0] != text.content[2]
 
 
-def test_a_batch_embeds_what_encode_embeds_and_rows_have_unit_length():
+def test_forward_and_encode_agree_and_rows_have_unit_length():
     model = made(unimodal_layers=1)
     found = model(batch_of(model, RECORDS[:6], vqa=None, caption=None)).embedded
     for name, values in (("image", IMAGES), ("text", TEXTS)):
@@ -63,7 +62,7 @@ def test_a_batch_embeds_what_encode_embeds_and_rows_have_unit_length():
     assert torch.equal(found["image"].item, found["text"].item)
 
 
-def test_the_embedding_of_a_caption_has_not_seen_the_image():
+def test_the_embedding_of_a_caption_does_not_depend_on_the_image():
     model = made(unimodal_layers=1)
     other = [{**r, "image": RECORDS[9]["image"]} for r in RECORDS[:4]]
     a, b = (model(batch_of(model, rows, caption=None)) for rows in (RECORDS[:4], other))
@@ -82,10 +81,10 @@ def test_a_missing_image_and_a_missing_caption_are_left_out():
 
 def test_every_parameter_gets_a_gradient_and_is_saved(tmp_path):
     model = made(unimodal_layers=1).train()
-    said = model(batch_of(model, vqa=None, caption=None))
-    z = {name: rows.z for name, rows in said.embedded.items()}
-    loss = language_modeling_loss(said.logits, said.labels, said.item)
-    (loss + info_nce(z["image"], z["text"], torch.tensor(2.0))).backward()
+    output = model(batch_of(model, vqa=None, caption=None))
+    z = {name: rows.z for name, rows in output.embedded.items()}
+    loss = language_modeling_loss(output.logits, output.labels, output.item)
+    (loss + info_nce_loss(z["image"], z["text"], torch.tensor(2.0))).backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
     model.eval().save_pretrained(tmp_path / "run")
@@ -97,18 +96,18 @@ def test_every_parameter_gets_a_gradient_and_is_saved(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"unimodal_layers": 2}, "leave none that looks"),
+        ({"unimodal_layers": 2}, "leave none that cross-attends"),
         ({"unimodal_layers": 1, "fusion": "concat"}, "needs fusion: projection"),
     ],
 )
-def test_layers_that_do_not_fit_are_refused(options, message):
+def test_incompatible_layers_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         made(**options)
-    with pytest.raises(ValueError, match="without an image encoder"):
+    with pytest.raises(ValueError, match="needs an image encoder"):
         TransformerArchitecture(unimodal_layers=1)
 
 
-def test_a_model_that_does_not_embed_says_what_to_train():
+def test_a_model_without_contrastive_heads_names_the_recipe_keys():
     with pytest.raises(ValueError, match=r"unimodal_layers: 1"):
         made().encode(text=TEXTS)
     with pytest.raises(ValueError, match="exactly one"):

@@ -1,4 +1,4 @@
-"""Drawing: codes stand in their places, caches and neighbours change nothing, captions steer."""
+"""Image generation: code placement, caches, guidance, sampling, seeds, reranking."""
 
 import numpy as np
 import pytest
@@ -6,19 +6,20 @@ import torch
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 import amodal
-from amodal.data.collate import Collator
 from amodal.data.record import sample_rng
 from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.text.chat_template import IGNORED
 from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
 from amodal.losses.language_modeling import language_modeling_loss
+from amodal.modalities.conversation import ConversationInput
 from amodal.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
+from amodal.models.inputs import collator_of
 from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
 from amodal.models.multimodal_transformer.build import build_multimodal_transformer
 from amodal.models.multimodal_transformer.image_generation import (
     ImageContext,
     ImageSampler,
-    Packed,
+    PackedConversations,
     best_matches,
 )
 
@@ -45,11 +46,18 @@ RECORDS = [
 
 
 def tokenizer():
-    """Whose codes are the colours of its patches, as far as an untrained one can tell them."""
+    """An untrained image tokenizer with one code per patch."""
     torch.manual_seed(1)
     return ImageTokenizer(
         ImageTokenizerConfig(
-            {"size": SIZE, "patch": 4, "widths": [8], "codes": CODES, "code_width": 4, "blocks": 0}
+            {
+                "size": SIZE,
+                "patch": 4,
+                "widths": [8],
+                "codebook_size": CODES,
+                "codebook_dim": 4,
+                "blocks": 0,
+            }
         )
     )
 
@@ -64,7 +72,7 @@ def made(images=None, **options):
             "encoder_layers": 0,
             "decoder_layers": 2,
             "max_length": 24,
-            "unconditional": 0.0,
+            "caption_dropout": 0.0,
             "tokenizer": TrainedTokenizerConfig(model="word"),
             **options,
         },
@@ -74,30 +82,34 @@ def made(images=None, **options):
 
 
 def batch_of(model, records=RECORDS, captions=None):
-    collate = Collator(model.preprocessors, tasks={"text_to_image": captions})
+    tasks = {"text_to_image": captions}
+    conversation = ConversationInput("conversation", model.chat_template, tasks)
+    collate = collator_of(model, further=[conversation])
     return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])
 
 
 def loss_of(model, batch):
-    said = model(batch)
-    return language_modeling_loss(said.logits, said.labels, said.item * 64 + said.conversation)
+    output = model(batch)
+    return language_modeling_loss(
+        output.logits, output.labels, output.item * 64 + output.conversation
+    )
 
 
 def codes_of(model, batch):
     return model.image_tokens.tokenizer.encode(batch.tensors["image"]["pixel_values"])
 
 
-def filled(model, batch):
+def with_codes(model, batch):
     named = batch.tensors["conversation"]
-    return model.image_tokens.filled(
-        batch, Packed(named["input_ids"], named["segment"], named["labels"])
+    return model.image_tokens.insert_codes(
+        batch, PackedConversations(named["input_ids"], named["segment"], named["labels"])
     )
 
 
 def test_every_caption_is_followed_by_the_codes_of_its_image():
     model = made()
     batch = batch_of(model)
-    codes, packed = codes_of(model, batch), filled(model, batch)
+    codes, packed = codes_of(model, batch), with_codes(model, batch)
     first = model.image_tokens.first
     for i in range(len(RECORDS)):
         for conversation in (1, 2):
@@ -108,20 +120,20 @@ def test_every_caption_is_followed_by_the_codes_of_its_image():
             assert labels[ids == model.chat_template.role_ids["image"]] == codes[i, 0] + first
 
 
-def test_a_image_that_is_absent_is_not_learned():
+def test_an_absent_image_is_no_target():
     model = made()
     records = [RECORDS[0], {**RECORDS[1], "image": None}]
-    packed = filled(model, batch_of(model, records))
+    packed = with_codes(model, batch_of(model, records))
     assert bool((packed.labels[0] != IGNORED).any())
     assert bool((packed.labels[1] == IGNORED).all())
 
 
-def test_hidden_captions_leave_the_images_and_the_other_exchanges_alone():
+def test_masked_captions_leave_images_and_other_conversations_unchanged():
     model = made(caption_dropout=0.5).train()
     batch = batch_of(model)
     whole = batch.tensors["conversation"]["segment"]
     torch.manual_seed(0)
-    packed = filled(model, batch)
+    packed = with_codes(model, batch)
     image = packed.ids >= model.image_tokens.first
     assert torch.equal(packed.segment[image], whole[image])
     hidden = (packed.segment == 0) & (whole > 0)
@@ -132,38 +144,40 @@ def test_hidden_captions_leave_the_images_and_the_other_exchanges_alone():
             caption &= packed.ids[i] != model.chat_template.role_ids["image"]
             assert hidden[i][caption].all() or not hidden[i][caption].any()
     assert 0.3 < float(hidden.any(1).float().mean()) <= 1
-    assert torch.equal(filled(model.eval(), batch).segment, whole)
+    assert torch.equal(with_codes(model.eval(), batch).segment, whole)
 
 
-def test_a_code_is_said_with_those_that_touch_it_from_above_in_view():
+def test_the_context_holds_position_and_the_codes_above():
     model = made()
-    packed = filled(model, batch_of(model, RECORDS[:3]))
+    packed = with_codes(model, batch_of(model, RECORDS[:3]))
     codes = codes_of(model, batch_of(model, RECORDS[:3])) + model.image_tokens.first
-    places, above = model.image_tokens.context(packed.ids)
+    positions, above = model.image_tokens.context(packed.ids)
     for i in range(3):
         grid = codes[i].view(GRID, GRID)
-        drawn = packed.ids[i] >= model.image_tokens.first
-        assert bool((places[i][~drawn] == -1).all())
-        assert bool((above[i][~drawn] == -1).all())
-        assert places[i][drawn].tolist() == 2 * list(range(GRID**2))
-        for found, place in zip(above[i][drawn].tolist(), places[i][drawn].tolist(), strict=True):
-            row, column = divmod(place + 1, GRID)
-            touching = [(row - 1, column), (row - 1, column - 1), (row - 1, column + 1)]
-            assert found == [
-                int(grid[r, c]) if 0 <= r < GRID - 1 and 0 <= c < GRID else -1 for r, c in touching
+        images = packed.ids[i] >= model.image_tokens.first
+        assert bool((positions[i][~images] == -1).all())
+        assert bool((above[i][~images] == -1).all())
+        assert positions[i][images].tolist() == 2 * list(range(GRID**2))
+        for neighbours, position in zip(
+            above[i][images].tolist(), positions[i][images].tolist(), strict=True
+        ):
+            row, column = divmod(position + 1, GRID)
+            expected = [(row - 1, column), (row - 1, column - 1), (row - 1, column + 1)]
+            assert neighbours == [
+                int(grid[r, c]) if 0 <= r < GRID - 1 and 0 <= c < GRID else -1 for r, c in expected
             ]
 
 
-def test_packed_captions_do_not_read_each_other():
+def test_packed_captions_do_not_attend_to_each_other():
     model = made()
     both = model(batch_of(model, RECORDS[:4]))
     alone = model(batch_of(model, RECORDS[:4], captions=1))
     torch.testing.assert_close(both.logits[both.conversation == 1], alone.logits)
 
 
-def test_cached_drawing_equals_full_decoding():
+def test_cached_decoding_equals_full_decoding():
     model = made()
-    packed = filled(model, batch_of(model, RECORDS[:3], captions=1))
+    packed = with_codes(model, batch_of(model, RECORDS[:3], captions=1))
     whole = model.decode(packed.ids, packed.segment, None)
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     context = model.image_tokens.context(packed.ids)
@@ -181,11 +195,11 @@ def test_cached_drawing_equals_full_decoding():
     torch.testing.assert_close(torch.cat(parts, 1)[there], whole[there], atol=1e-5, rtol=1e-5)
 
 
-def test_every_parameter_but_the_tokenizers_learns():
+def test_every_parameter_but_those_of_the_tokenizer_gets_a_gradient():
     model = made().train()
     loss_of(model, batch_of(model)).backward()
     for name, parameter in model.named_parameters():
-        if name.startswith("images.tokenizer."):
+        if name.startswith("image_tokens.tokenizer."):
             assert not parameter.requires_grad
         else:
             assert parameter.grad is not None, name
@@ -194,8 +208,8 @@ def test_every_parameter_but_the_tokenizers_learns():
 
 
 @pytest.fixture(scope="module")
-def learned():
-    """A model that knows 16 images by heart, with and without their captions."""
+def overfitted():
+    """A model overfitted to 16 images, with and without their captions."""
     model = made(width=48, caption_dropout=0.2).train()
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=3e-3)
     batch = batch_of(model)
@@ -207,84 +221,89 @@ def learned():
     return model.eval()
 
 
-def test_images_are_learned_by_heart_and_drawn(learned):
-    batch = batch_of(learned)
+def test_overfitted_images_are_generated(overfitted):
+    batch = batch_of(overfitted)
     true = (
-        learned.image_tokens.tokenizer.decode(codes_of(learned, batch)).permute(0, 2, 3, 1).numpy()
+        overfitted.image_tokens.tokenizer.decode(codes_of(overfitted, batch))
+        .permute(0, 2, 3, 1)
+        .numpy()
     )
-    drawn = learned.draw([record["text"][0] for record in RECORDS], temperature=0, guidance=1)
-    assert all(np.array_equal(a, b) for a, b in zip(drawn, true, strict=True))
-    drawn = learned.draw([record["text"][1] for record in RECORDS], temperature=0, guidance=1)
-    assert all(np.array_equal(a, b) for a, b in zip(drawn, true, strict=True))
+    images = overfitted.draw([record["text"][0] for record in RECORDS], temperature=0, guidance=1)
+    assert all(np.array_equal(a, b) for a, b in zip(images, true, strict=True))
+    images = overfitted.draw([record["text"][1] for record in RECORDS], temperature=0, guidance=1)
+    assert all(np.array_equal(a, b) for a, b in zip(images, true, strict=True))
 
 
-def test_without_guidance_by_the_caption_images_are_any_of_those_known(learned):
-    drawn = learned.draw(["red left of blue"] * 24, guidance=0, seed=0)
-    assert len({one.tobytes() for one in drawn}) > 4
+def test_without_conditioning_any_of_the_training_images_is_generated(overfitted):
+    images = overfitted.draw(["red left of blue"] * 24, guidance=0, seed=0)
+    assert len({one.tobytes() for one in images}) > 4
 
 
-def test_a_seed_draws_the_same_whatever_stands_beside_it(learned):
+def test_a_seed_gives_the_same_image_whatever_the_other_texts(overfitted):
     text = "green left of red"
-    (alone,) = learned.draw([text], seed=3, temperature=10)
-    among = learned.draw(["white left of white", text, text], seed=3, temperature=10)
+    (alone,) = overfitted.draw([text], seed=3, temperature=10)
+    among = overfitted.draw(["white left of white", text, text], seed=3, temperature=10)
     assert np.array_equal(alone, among[1])
     assert not np.array_equal(among[1], among[2])
-    assert not np.array_equal(alone, learned.draw([text], seed=4, temperature=10)[0])
+    assert not np.array_equal(alone, overfitted.draw([text], seed=4, temperature=10)[0])
 
 
-def test_samples_follow_the_softmax_of_guided_scores(learned):
-    """Against the frequencies that an explicit softmax expects; five standard deviations."""
+def test_samples_follow_the_softmax_of_guided_scores(overfitted):
+    """Frequencies against an explicit softmax, within five standard deviations."""
     count = 4000
-    first = learned.image_tokens.first
-    prompt = learned.chat_template.prompts(
+    first = overfitted.image_tokens.first
+    prompt = overfitted.chat_template.prompts(
         [(("caption", "red left of blue", False), ("image", "", True))]
     )["input_ids"]
-    told = learned(input_ids=prompt).logits[:, -1]
-    start = torch.tensor([[learned.chat_template.role_ids["image"]]])
-    free = learned(input_ids=start).logits[:, -1]
-    guided = (free + 0.5 * (told - free))[:, first:] / 4.0
+    conditional = overfitted(input_ids=prompt).logits[:, -1]
+    start = torch.tensor([[overfitted.chat_template.role_ids["image"]]])
+    unconditional = overfitted(input_ids=start).logits[:, -1]
+    guided = (unconditional + 0.5 * (conditional - unconditional))[:, first:] / 4.0
     expected = guided.softmax(1)[0].double()
     sampler = ImageSampler(
-        learned,
-        learned.image_tokens,
+        overfitted,
+        overfitted.image_tokens,
         guidance=0.5,
         temperature=4.0,
         top_k=None,
         generators=[torch.Generator().manual_seed(i) for i in range(count)],
     )
     with torch.inference_mode():
-        chosen = sampler(start.expand(count, 1), told.expand(count, -1)).argmax(1) - first
-    found = torch.bincount(chosen, minlength=CODES).double() / count
+        sampled = sampler(start.expand(count, 1), conditional.expand(count, -1)).argmax(1) - first
+    found = torch.bincount(sampled, minlength=CODES).double() / count
     assert bool(((found - expected).abs() < 5 * (expected * (1 - expected) / count).sqrt()).all())
 
 
-def test_a_reopened_model_draws_the_same(learned, tmp_path):
-    learned.save_pretrained(tmp_path)
+def test_a_reloaded_model_generates_the_same(overfitted, tmp_path):
+    overfitted.save_pretrained(tmp_path)
     opened = amodal.load(tmp_path)
     texts = ["red left of green", "blue left of blue"]
-    for a, b in zip(learned.draw(texts, seed=1), opened.draw(texts, seed=1), strict=True):
+    for a, b in zip(overfitted.draw(texts, seed=1), opened.draw(texts, seed=1), strict=True):
         assert np.array_equal(a, b)
 
 
-def test_what_cannot_be_drawn_is_said(learned):
+def test_invalid_requests_are_refused(overfitted):
     with pytest.raises(ValueError, match="list of texts"):
-        learned.draw("red left of blue")
+        overfitted.draw("red left of blue")
     with pytest.raises(ValueError, match="temperature"):
-        learned.draw(["red"], temperature=-1)
-    seeing = build_multimodal_transformer(
+        overfitted.draw(["red"], temperature=-1)
+    captioner = build_multimodal_transformer(
         TransformerArchitecture(
-            image=SmallCNNConfig(size=16, widths=(8, 8), grid=4), width=16, heads=2
+            encoders={"image": SmallCNNConfig(size=16, widths=(8, 8), grid=4)}, width=16, heads=2
         ),
         ["red"],
     )
-    with pytest.raises(ValueError, match="does not draw"):
-        seeing.draw(["red"])
-    with pytest.raises(ValueError, match="cannot look"):
-        made(image=SmallCNNConfig(size=16, widths=(8, 8), grid=4), image_tokenizer={"size": 16})
+    with pytest.raises(ValueError, match="does not generate images"):
+        captioner.draw(["red"])
+    with pytest.raises(ValueError, match="cannot read them"):
+        made(
+            encoders={"image": SmallCNNConfig(size=16, widths=(8, 8), grid=4)},
+            image_tokenizer={"size": 16},
+        )
 
 
 class Reranker:
-    """Embeds a colour by its channels."""
+    """A joint embedding of colour names and images by their mean colour."""
 
     def encode(self, *, text=None, image=None, output):
         if text is not None:
@@ -292,6 +311,6 @@ class Reranker:
         return torch.stack([torch.from_numpy(one).float().mean((0, 1)) for one in image])
 
 
-def test_the_candidate_nearest_to_the_text_is_chosen():
+def test_the_candidate_most_similar_to_the_text_is_chosen():
     candidates = [image("red", "red"), image("blue", "blue"), image("red", "blue")]
     assert best_matches(Reranker(), ["blue", "red"], [candidates, candidates[1:]]) == [1, 1]

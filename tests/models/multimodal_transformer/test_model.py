@@ -1,4 +1,4 @@
-"""The multimodal Transformer: caches, padding, packing and beams change nothing; it can learn."""
+"""The multimodal Transformer: caches, padding, packing, beam search, overfitting, likelihoods."""
 
 import itertools
 import math
@@ -17,15 +17,15 @@ from amodal.models.multimodal_transformer.layers import Memory
 
 
 def memory_of(model, records=RECORDS, prompts=None):
-    return model.fused(model.encode_inputs(batch_of(model, records)), prompts)
+    return model.fuse(model.encode_inputs(batch_of(model, records)), prompts)
 
 
 def answers_of(model, records=RECORDS):
     encoded = model.encode_inputs(batch_of(model, records, vqa=None))
     prompts = [turns for r in records for turns in conversations(r, "vqa")]
     rows = torch.arange(len(records)).repeat_interleave(2)
-    memory_rows = Memory(encoded.tokens[rows], encoded.keep[rows])
-    return model.generate_text(model.chat_template.prompts(prompts), memory_rows, do_sample=False)
+    encoded = Memory(encoded.tokens[rows], encoded.keep[rows])
+    return model.generate_text(model.chat_template.prompts(prompts), encoded, do_sample=False)
 
 
 @pytest.mark.parametrize("unimodal_layers", [0, 1])
@@ -48,7 +48,7 @@ def test_cached_decoding_equals_full_decoding(unimodal_layers):
 
 
 @pytest.mark.parametrize("unimodal_layers", [0, 1])
-def test_packed_exchanges_equal_exchanges_on_their_own(unimodal_layers):
+def test_packed_conversations_equal_single_ones(unimodal_layers):
     model = made(unimodal_layers=unimodal_layers)
     whole = model(batch_of(model, RECORDS[:4], vqa=None, caption=None))
     for i, record in enumerate(RECORDS[:4]):
@@ -64,7 +64,7 @@ def test_packed_exchanges_equal_exchanges_on_their_own(unimodal_layers):
 
 
 @pytest.mark.parametrize("fusion", ["concat", "co_attention"])
-def test_where_prompts_are_read_every_answer_is_a_row_of_its_own(fusion):
+def test_where_the_encoder_reads_the_prompt_each_answer_is_a_row(fusion):
     model = made(fusion=fusion)
     whole = model(batch_of(model, RECORDS[:3], vqa=None, dialogue=None))
     for i, record in enumerate(RECORDS[:3]):
@@ -74,11 +74,11 @@ def test_where_prompts_are_read_every_answer_is_a_row_of_its_own(fusion):
             got = whole.logits[rows]
             start = 0
             for last, turn in enumerate(turns):
-                if not turn.learned:
+                if not turn.target:
                     continue
-                asked = tuple(one._replace(learned=False) for one in turns[:last])
-                tensors = model.chat_template([[(*asked, turn)]])
-                prompts = model.chat_template.prompts([(*asked, turn)])
+                context = tuple(one._replace(target=False) for one in turns[:last])
+                tensors = model.chat_template([[(*context, turn)]])
+                prompts = model.chat_template.prompts([(*context, turn)])
                 memory = memory_of(model, [record], prompts)
                 hidden = model.decode(tensors["input_ids"], tensors["segment"], memory)
                 want = model.scores(hidden[tensors["labels"] >= 0])
@@ -104,35 +104,35 @@ def test_padding_on_either_side_changes_nothing(unimodal_layers):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_answers_do_not_depend_on_who_else_is_asked(fusion):
+def test_answers_do_not_depend_on_the_other_rows(fusion):
     model = made(fusion=fusion)
-    together = answers_of(model, RECORDS[:6])
-    assert together == [a for r in RECORDS[:6] for a in answers_of(model, [r])]
+    answers = answers_of(model, RECORDS[:6])
+    assert answers == [a for r in RECORDS[:6] for a in answers_of(model, [r])]
 
 
-def test_an_item_without_a_image_is_legal_and_sees_nothing():
+def test_an_item_without_an_image_has_an_empty_memory():
     model = made()
     records = [RECORDS[0], {**RECORDS[1], "image": None}]
-    said = model(batch_of(model, records))
-    assert said.logits.isfinite().all()
+    output = model(batch_of(model, records))
+    assert output.logits.isfinite().all()
     shifted = [RECORDS[5], {**RECORDS[1], "image": None}]
     other = model(batch_of(model, shifted))
-    assert torch.equal(other.logits[other.item == 1], said.logits[said.item == 1])
-    nobody = model(batch_of(model, [{**r, "image": None} for r in RECORDS[:2]]))
+    assert torch.equal(other.logits[other.item == 1], output.logits[output.item == 1])
+    without = model(batch_of(model, [{**r, "image": None} for r in RECORDS[:2]]))
     torch.testing.assert_close(
-        nobody.logits[nobody.item == 1], said.logits[said.item == 1], rtol=0, atol=1e-5
+        without.logits[without.item == 1], output.logits[output.item == 1], rtol=0, atol=1e-5
     )
 
 
 @pytest.mark.parametrize("unimodal_layers", [0, 1])
-def test_beam_search_equals_the_search_through_all_texts(unimodal_layers):
+def test_beam_search_equals_exhaustive_search(unimodal_layers):
     records = [{**RECORDS[0], "question": ["a ?"], "answer": ["b"], "text": ["a b"], "dialog": []}]
     model = made(records, max_length=12, unimodal_layers=unimodal_layers)
-    model.embedding.weight.data.normal_(std=0.8)  # opinions, so that nothing ties
-    turns = model.chat_template
-    prompts = turns.prompts([conversations(records[0], "vqa")[0]])
+    model.embedding.weight.data.normal_(std=0.8)  # so that no two sequences tie
+    template = model.chat_template
+    prompts = template.prompts([conversations(records[0], "vqa")[0]])
     memory = memory_of(model, records)
-    vocabulary, steps = turns.vocabulary, 3
+    vocabulary, steps = template.vocabulary, 3
 
     def log_p(ids):
         whole = torch.cat([prompts["input_ids"], torch.tensor([ids], dtype=torch.int64)], 1)
@@ -140,18 +140,18 @@ def test_beam_search_equals_the_search_through_all_texts(unimodal_layers):
         return model.scores(hidden)[0, -1].log_softmax(0).tolist()
 
     best, found = -math.inf, None
-    encoded = {(): log_p([])}
+    next_log_p = {(): log_p([])}
     for length in range(1, steps + 1):
         for ids in itertools.product(range(vocabulary), repeat=length):
-            if turns.end_id in ids[:-1]:
+            if template.end_id in ids[:-1]:
                 continue
-            if ids[-1] != turns.end_id and length < steps:
-                encoded[ids] = log_p(list(ids))
+            if ids[-1] != template.end_id and length < steps:
+                next_log_p[ids] = log_p(list(ids))
                 continue
-            score = sum(encoded[ids[:i]][ids[i]] for i in range(length))
+            score = sum(next_log_p[ids[:i]][ids[i]] for i in range(length))
             if score > best:
                 best, found = score, ids
-    said = model.generate(
+    output = model.generate(
         input_ids=prompts["input_ids"],
         attention_mask=prompts["attention_mask"],
         memory_tokens=memory.tokens,
@@ -161,17 +161,17 @@ def test_beam_search_equals_the_search_through_all_texts(unimodal_layers):
         max_new_tokens=steps,
         length_penalty=0.0,
         do_sample=False,
-        eos_token_id=turns.end_id,
-        pad_token_id=turns.pad_id,
+        eos_token_id=template.end_id,
+        pad_token_id=template.pad_id,
     )[0, prompts["input_ids"].shape[1] :].tolist()
-    assert said[: len(found)] == list(found)
+    assert output[: len(found)] == list(found)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_every_parameter_gets_a_gradient_and_is_saved(tmp_path, fusion):
     model = made(fusion=fusion).train()
-    said = model(batch_of(model, vqa=None, dialogue=None))
-    language_modeling_loss(said.logits, said.labels, said.item).backward()
+    output = model(batch_of(model, vqa=None, dialogue=None))
+    language_modeling_loss(output.logits, output.labels, output.item).backward()
     without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert without == []
     model.eval().save_pretrained(tmp_path / "run")
@@ -182,13 +182,13 @@ def test_every_parameter_gets_a_gradient_and_is_saved(tmp_path, fusion):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_it_learns_32_items_by_heart(fusion):
+def test_it_overfits_32_items(fusion):
     model = made(fusion=fusion).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     batch = batch_of(model, vqa=None, caption=None, dialogue=None)
     for _ in range(250):
-        said = model(batch)
-        loss = language_modeling_loss(said.logits, said.labels, said.item)
+        output = model(batch)
+        loss = language_modeling_loss(output.logits, output.labels, output.item)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -204,32 +204,32 @@ def test_it_learns_32_items_by_heart(fusion):
         assert model.ask(r["image"], r["question"]) == r["answer"]
 
 
-def test_sampling_beams_and_streams_are_options():
+def test_sampling_beam_search_and_streaming_are_options():
     from transformers import TextStreamer
 
     model = made()
-    said = model.caption([RECORDS[0]["image"]], num_beams=3, max_new_tokens=5)
-    assert isinstance(said[0], str)
+    output = model.caption([RECORDS[0]["image"]], num_beams=3, max_new_tokens=5)
+    assert isinstance(output[0], str)
     several = model.caption([RECORDS[0]["image"]], do_sample=True, num_return_sequences=3)
     assert len(several) == 3
-    heard = []
+    streamed = []
 
-    class Listener(TextStreamer):
+    class Streamer(TextStreamer):
         def on_finalized_text(self, text, stream_end=False):
-            heard.append(text)
+            streamed.append(text)
 
-    model.caption([RECORDS[0]["image"]], streamer=Listener(model.chat_template.tokenizer))
-    assert heard
+    model.caption([RECORDS[0]["image"]], streamer=Streamer(model.chat_template.tokenizer))
+    assert streamed
 
 
 @pytest.mark.parametrize(
     ("fusion", "unimodal_layers"), [*((fusion, 0) for fusion in FUSIONS), ("projection", 1)]
 )
-def test_where_it_looks_is_a_share_of_the_image(fusion, unimodal_layers):
+def test_an_attention_map_sums_to_one_over_the_image(fusion, unimodal_layers):
     model = made(fusion=fusion, unimodal_layers=unimodal_layers)
-    shares = model.attention_map(RECORDS[0]["image"], "what is red ?", "blue")
-    assert shares.shape == (16,)
-    assert float(shares.sum()) == pytest.approx(1, abs=1e-5)
+    weights = model.attention_map(RECORDS[0]["image"], "what is red ?", "blue")
+    assert weights.shape == (16,)
+    assert float(weights.sum()) == pytest.approx(1, abs=1e-5)
 
 
 def test_a_broken_image_is_named():
@@ -239,24 +239,24 @@ def test_a_broken_image_is_named():
         made().caption("a.png")
 
 
-def test_too_long_a_text_is_refused_with_the_limit():
+def test_a_text_longer_than_max_length_is_refused():
     model = made(max_length=8)
     ids = torch.zeros(1, 9, dtype=torch.int64)
     with pytest.raises(ValueError, match="max_length is 8"):
         model.decode(ids, torch.ones_like(ids), None)
 
 
-def test_old_turns_are_cut_off_first():
-    turns = made(max_length=8).chat_template
+def test_the_oldest_turns_are_truncated_first():
+    template = made(max_length=8).chat_template
     long = tuple(Turn("question" if i % 2 == 0 else "answer", "red blue", False) for i in range(6))
-    row = turns.prompts([(*long, Turn("question", "star", False), Turn("answer", "", True))])
+    row = template.prompts([(*long, Turn("question", "star", False), Turn("answer", "", True))])
     ids = row["input_ids"][0].tolist()
     assert len(ids) == 8
-    assert ids[-1] == turns.role_ids["answer"]
-    assert turns.count_truncated([long]) == 1
+    assert ids[-1] == template.role_ids["answer"]
+    assert template.count_truncated([long]) == 1
 
 
-def test_the_loss_counts_tokens_or_exchanges():
+def test_the_loss_averages_over_tokens_or_conversations():
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(5, 7, generator=g, dtype=torch.float64)
     labels = torch.tensor([1, 2, 3, 4, 6])
@@ -267,55 +267,55 @@ def test_the_loss_counts_tokens_or_exchanges():
         each.append(top + math.log(sum(math.exp(x - top) for x in row)) - row[label])
     got = language_modeling_loss(logits, labels, conversation)
     assert float(got) == pytest.approx(sum(each) / 5, rel=1e-9)
-    per = language_modeling_loss(logits, labels, conversation, per="exchange")
+    per = language_modeling_loss(logits, labels, conversation, per="conversation")
     assert float(per) == pytest.approx((sum(each[:3]) / 3 + sum(each[3:]) / 2) / 2, rel=1e-9)
-    nothing = language_modeling_loss(logits[:0].requires_grad_(), labels[:0], conversation[:0])
-    assert float(nothing.detach()) == 0
+    empty = language_modeling_loss(logits[:0].requires_grad_(), labels[:0], conversation[:0])
+    assert float(empty.detach()) == 0
 
 
-def test_what_is_said_is_written_as_people_write():
+def test_generated_text_is_detokenized():
     records = [{**RECORDS[0], "text": ["a medium-sized star, it's (red)!"]}]
-    turns = made(records).chat_template
-    ids = turns.ids("a medium-sized star, it's (red)!")
-    assert turns.text([*ids, turns.end_id, *ids]) == "a medium-sized star, it's (red)!"
+    template = made(records).chat_template
+    ids = template.ids("a medium-sized star, it's (red)!")
+    assert template.text([*ids, template.end_id, *ids]) == "a medium-sized star, it's (red)!"
 
 
 ANSWERS = [["red", "a red star and blue"], ["yes", "", "no no"], ["is it there ?"]]
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("at_once", [1, 256])
-def test_likelihoods_of_answers_are_those_of_reading_each_whole(fusion, at_once, monkeypatch):
-    """A prompt is read once and its answers from there on; here each is read from its beginning."""
-    monkeypatch.setattr("amodal.models.multimodal_transformer.model.ANSWERS_AT_ONCE", at_once)
+@pytest.mark.parametrize("max_cached", [1, 256])
+def test_log_likelihoods_equal_those_of_full_sequences(fusion, max_cached, monkeypatch):
+    """The model decodes a prompt once; here each candidate is decoded in full."""
+    module = "amodal.models.multimodal_transformer.model"
+    monkeypatch.setattr(f"{module}.MAX_CACHED_CANDIDATES", max_cached)
     model = made(fusion=fusion, max_length=48)
-    asked = [conversations(RECORDS[0], "vqa")[0], conversations(RECORDS[1], "dialogue")[0]]
-    asked.append(conversations(RECORDS[2], "vqa")[1])
+    questions = [conversations(RECORDS[0], "vqa")[0], conversations(RECORDS[1], "dialogue")[0]]
+    questions.append(conversations(RECORDS[2], "vqa")[1])
     encoded = model.encode_inputs(batch_of(model, RECORDS[:3], vqa=None))
-    got = model.likelihoods(model.chat_template.prompts(asked), encoded, ANSWERS)
+    got = model.log_likelihoods(model.chat_template.prompts(questions), encoded, ANSWERS)
     for i, texts in enumerate(ANSWERS):
         for text, value in zip(texts, got[i].tolist(), strict=True):
-            before = tuple(turn._replace(learned=False) for turn in asked[i][:-1])
+            before = tuple(turn._replace(target=False) for turn in questions[i][:-1])
             turns = (*before, Turn("answer", text, True))
             batch = batch_of(model, [RECORDS[i]], vqa=None)
             tensors = {**batch.tensors, "conversation": model.chat_template([[turns]])}
-            said = model(replace(batch, tensors=tensors))
-            log_p = said.logits.double().log_softmax(1)
-            want = log_p[torch.arange(len(said.labels)), said.labels].mean()
+            output = model(replace(batch, tensors=tensors))
+            log_p = output.logits.double().log_softmax(1)
+            want = log_p[torch.arange(len(output.labels)), output.labels].mean()
             assert value == pytest.approx(float(want.detach()), abs=1e-5)
 
 
-def test_prompts_are_cut_on_the_left_where_their_answers_need_the_room():
+def test_prompts_are_truncated_on_the_left_to_leave_room_for_the_answers():
     model = made(max_length=16)
-    asked = [
-        conversations(RECORDS[1], "dialogue")[0]
-    ]  # longer than there is room for with an answer
+    # Longer than max_length together with an answer.
+    questions = [conversations(RECORDS[1], "dialogue")[0]]
     encoded = model.encode_inputs(batch_of(model, RECORDS[1:2], vqa=None))
-    prompts = model.chat_template.prompts(asked)
-    (whole,) = model.likelihoods(prompts, encoded, [["red red red", "yes"]])
+    prompts = model.chat_template.prompts(questions)
+    (whole,) = model.log_likelihoods(prompts, encoded, [["red red red", "yes"]])
     room = 16 - 4 + 1
     assert prompts["input_ids"].shape[1] > room
-    cut = {name: tensor[:, -room:] for name, tensor in prompts.items()}
-    (short,) = model.likelihoods(cut, encoded, [["red red red", "yes"]])
+    truncated = {name: tensor[:, -room:] for name, tensor in prompts.items()}
+    (short,) = model.log_likelihoods(truncated, encoded, [["red red red", "yes"]])
     assert torch.equal(whole, short)
     assert bool(whole.isfinite().all())

@@ -3,11 +3,12 @@
 import numpy as np
 import torch
 
-from amodal.data.collate import Collator
 from amodal.data.conversation import conversations
 from amodal.data.record import sample_rng
 from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
+from amodal.modalities.conversation import ConversationInput
+from amodal.models.inputs import collator_of
 from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
 from amodal.models.multimodal_transformer.build import build_multimodal_transformer
 
@@ -36,7 +37,7 @@ FUSIONS = ("projection", "concat", "co_attention")
 def made(records=RECORDS, **options):
     torch.manual_seed(0)
     architecture = TransformerArchitecture(
-        image=SmallCNNConfig(size=16, widths=(8, 16), grid=4),
+        encoders={"image": SmallCNNConfig(size=16, widths=(8, 16), grid=4)},
         **{
             "width": 32,
             "heads": 2,
@@ -58,5 +59,6 @@ def made(records=RECORDS, **options):
 
 
 def batch_of(model, records=RECORDS, **tasks):
-    collate = Collator(model.preprocessors, tasks=tasks or {"vqa": None})
+    conversation = ConversationInput("conversation", model.chat_template, tasks or {"vqa": None})
+    collate = collator_of(model, further=[conversation])
     return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])

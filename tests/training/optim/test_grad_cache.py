@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from amodal.data.collate import Collator
 from amodal.data.record import sample_rng
 from amodal.encoders.specification import SmallCNNConfig, SmallTransformerConfig
 from amodal.losses.info_nce import InfoNCEConfig
+from amodal.models.inputs import collator_of
 from amodal.models.joint_embedding import Architecture, build_joint_embedding, concatenate
 from amodal.projection import LinearConfig
 from amodal.training.objectives import Objectives
@@ -22,11 +22,15 @@ def make(*, norm: str, dropout: float):
     torch.manual_seed(0)
     texts = [f"{a} {b}" for a in WORDS for b in WORDS]
     architecture = Architecture(
-        image=SmallCNNConfig(widths=(8, 16), size=16, norm=norm),
-        text=SmallTransformerConfig(width=16, layers=1, heads=2, max_length=8, dropout=dropout),
+        encoders={
+            "image": SmallCNNConfig(widths=(8, 16), size=16, norm=norm),
+            "text": SmallTransformerConfig(
+                width=16, layers=1, heads=2, max_length=8, dropout=dropout
+            ),
+        },
         projection=LinearConfig(dim=8),
     )
-    model = build_joint_embedding(architecture, texts).double().train()
+    model = build_joint_embedding(architecture, lambda: iter([{"text": texts}])).double().train()
     rng = np.random.default_rng(0)
     records = [
         {
@@ -37,7 +41,7 @@ def make(*, norm: str, dropout: float):
         }
         for i in range(7)
     ]
-    batch = Collator(model.preprocessors)(records, [sample_rng(0, 0, i) for i in range(7)])
+    batch = collator_of(model)(records, [sample_rng(0, 0, i) for i in range(7)])
     for named in batch.tensors.values():
         for name, tensor in named.items():
             if tensor.is_floating_point():

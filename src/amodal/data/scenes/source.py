@@ -11,7 +11,7 @@ from typing import Literal
 from PIL import Image
 from pydantic import Field, model_validator
 
-from amodal.data.record import Record, StrictModel
+from amodal.data.record import Record
 from amodal.data.scenes.captions import CaptionStyle, Language, write_captions
 from amodal.data.scenes.dialogues import write_dialogue
 from amodal.data.scenes.english import NUMBERS
@@ -27,12 +27,13 @@ from amodal.data.scenes.world import (
     Texture,
     sample_scene,
 )
+from amodal.data.sources.renamed import RenamingConfig
 
 MOST_LARGE = 4
 YES_NO = {word for name in ("yes", "no") for word in (name, CHINESE_ANSWERS[name])}
 
 
-class ScenesConfig(StrictModel):
+class ScenesConfig(RenamingConfig):
     """A part of the built-in world.
 
     Splits:
@@ -123,7 +124,7 @@ class ScenesSource:
     `refers_back`, whether the question needs the rounds before it.
     """
 
-    modalities = frozenset({"image", "text"})
+    inputs = frozenset({"image", "text"})
 
     def __init__(self, config: ScenesConfig) -> None:
         self.config = config

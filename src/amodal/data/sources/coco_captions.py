@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from pycocotools.coco import COCO
 
-from amodal.data.record import BrokenRecordError, DataError, Record, StrictModel
+from amodal.data.record import BrokenRecordError, DataError, Record
+from amodal.data.sources.renamed import RenamingConfig
 
 
-class CocoCaptionsConfig(StrictModel):
+class CocoCaptionsConfig(RenamingConfig):
     """A folder of images and the JSON file with their captions.
 
     Args:
@@ -44,7 +45,7 @@ class CocoCaptionsSource:
         broken_rows: annotations and images that became no part of any record.
     """
 
-    modalities = frozenset({"image", "text"})
+    inputs = frozenset({"image", "text"})
 
     def __init__(self, config: CocoCaptionsConfig) -> None:
         self.annotations = Path(config.annotations)

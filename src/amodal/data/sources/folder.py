@@ -10,10 +10,11 @@ from pydantic import field_validator
 
 from amodal.data.decode import SUFFIXES as IMAGES
 from amodal.data.decode_audio import SUFFIXES as SOUNDS
-from amodal.data.record import DataError, Record, StrictModel
+from amodal.data.record import DataError, Record
+from amodal.data.sources.renamed import RenamingConfig
 
 
-class FolderConfig(StrictModel):
+class FolderConfig(RenamingConfig):
     """Images in folders named after their class; images that lie at the top have no label.
 
     Where there is no image, it is sounds: WAV, FLAC, OGG or MP3.
@@ -67,7 +68,7 @@ class FolderSource:
                     found["image" if suffix in IMAGES else "audio"].append(path)
         self._modality = "image" if found["image"] else "audio"
         self._files = sorted(found[self._modality])
-        self.modalities = frozenset({self._modality, *(() if config.text is None else ("text",))})
+        self.inputs = frozenset({self._modality, *(() if config.text is None else ("text",))})
         if not self._files:
             raise DataError(
                 f"{root}: no image below it and no sound; expected files that end in "

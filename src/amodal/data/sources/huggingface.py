@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +11,15 @@ import datasets
 from pydantic import model_validator
 
 from amodal.data.record import BrokenRecordError, DataError, Record, StrictModel
-from amodal.data.sources.rows import Columns, Places, RowSource, label_names, row_record, undecoded
+from amodal.data.sources.rows import (
+    Columns,
+    Places,
+    RowSource,
+    Style,
+    label_names,
+    row_record,
+    undecoded,
+)
 
 SAVED = ("state.json", "dataset_dict.json")  # one of them marks a folder of `save_to_disk`
 
@@ -44,6 +52,10 @@ class HuggingFaceConfig(StrictModel):
         if self.streaming and self.group_by is not None:
             raise ValueError("group_by needs all the rows, it cannot be used with streaming")
         return self
+
+    def with_styles(self, styles: Mapping[str, Style]) -> HuggingFaceConfig:
+        """The same source for a model that reads these inputs."""
+        return self.model_copy(update={"columns": self.columns.with_styles(styles)})
 
     def open(self) -> RowSource | StreamSource:
         """The source; without `streaming` the data set is downloaded and prepared now.
@@ -108,7 +120,7 @@ class StreamSource:
             except Exception as error:  # as in HuggingFaceConfig
                 raise DataError(f"{name} cannot be read: {error}") from error
         self._columns = columns.checked(names, name)
-        self.modalities = self._columns.modalities
+        self.inputs = frozenset({*self._columns.inputs, *(set(names) - self._columns.used())})
         self._dataset = undecoded(dataset)
         self._label_names = label_names(dataset.features, self._columns.label)
         self._root = root

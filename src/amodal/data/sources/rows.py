@@ -13,24 +13,42 @@ import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from amodal.data.decode import SUFFIXES as IMAGES
+from amodal.data.decode_audio import SUFFIXES as AUDIO
 from amodal.data.record import BrokenRecordError, DataError, Record, StrictModel
 
 LEGAL = "with `columns.empty: missing` an item may lack it"
+MEDIA_SUFFIXES = frozenset({*IMAGES, *AUDIO})
 RESERVED = ("id", "origin", "image", "text", "audio", "label")
+
+
+Style = Literal["media", "texts", "value"]
+STYLES: dict[str, Style] = {"image": "media", "text": "texts", "audio": "media"}
 
 
 class Columns(StrictModel):
     """Which column holds what; every other column is metadata.
 
+    Any further key is an input of the user's choosing: `{photo: path_of_photo}`.
+
     Args:
         image: paths, file contents, or a Hugging Face image; None reads none.
         text: captions; several columns, or a column of lists, give several captions per row.
-        audio: paths, file contents, or a Hugging Face sound; an empty cell is no sound.
+        audio: paths, file contents, or a Hugging Face audio; an empty cell is no audio.
         id: identity of the item.
         label: class name; left out, a column called `label` is taken if there is one.
         empty: what an empty cell of `image` or `text` is: a broken row, which captioned images
             cannot use, or a missing value, which a fusion does without.
+        others: further inputs -> their columns.
+        styles: input -> how its cells are read, for the model that the rows are for; None: there
+            is none, and a further input is a file where its cell looks like one.
     """
 
     image: str | None = "image"
@@ -39,6 +57,31 @@ class Columns(StrictModel):
     id: str | None = None
     label: str | None = None
     empty: Literal["broken", "missing"] = "broken"
+    others: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
+    styles: dict[str, Style] | None = Field(None, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inputs_beside_the_rest(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or "others" in values:
+            return values
+        known = {key: value for key, value in values.items() if key in cls.model_fields}
+        others = {key: value for key, value in values.items() if key not in known}
+        return {**known, "others": others} if others else known
+
+    @model_serializer(mode="wrap")
+    def _flat(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        whole = dump(self)
+        return {**whole, **whole.pop("others")}
+
+    def with_styles(self, styles: Mapping[str, Style]) -> Columns:
+        """The columns that a model reads; an input without a column of its own has its name."""
+        named = {"image": self.image, "text": self.text, "audio": self.audio, **self.others}
+        more = {name: name for name in styles if named.get(name) is None and name not in STYLES}
+        update: dict[str, Any] = {"others": {**self.others, **more}, "styles": dict(styles)}
+        if "audio" in styles and "audio" not in self.model_fields_set:
+            update["audio"] = "audio"
+        return self.model_copy(update=update)
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -46,25 +89,45 @@ class Columns(StrictModel):
         return (self.text,) if isinstance(self.text, str) else self.text or ()
 
     @property
-    def modalities(self) -> frozenset[str]:
-        named = {
-            "image": self.image is not None,
-            "text": bool(self.texts),
-            "audio": self.audio is not None,
+    def inputs(self) -> dict[str, tuple[str, ...]]:
+        """Input -> its columns."""
+        named = {"image": self.image, "text": self.text, "audio": self.audio, **self.others}
+        return {
+            name: (columns,) if isinstance(columns, str) else columns
+            for name, columns in named.items()
+            if columns
         }
-        return frozenset(m for m, there in named.items() if there)
+
+    def style(self, name: str) -> Style | None:
+        """How the cells of an input are read; None where nothing says so."""
+        if self.styles is not None and name in self.styles:
+            return self.styles[name]
+        return STYLES.get(name)
+
+    def reads(self, name: str) -> bool:
+        """Whether the model that the rows are for takes this input; true where there is none."""
+        return self.styles is None or name in self.styles or name in self.model_fields_set
 
     def checked(self, names: Iterable[str], where: str, group_by: str | None = None) -> Columns:
         """Itself, with `label` filled in, if all the columns are among `names`.
+
+        Where a model says what it reads, `image` and `text` columns that nobody has named are
+        left out if they are not there.
 
         Raises:
             DataError: names the missing column, the nearest one, and how to choose it.
         """
         there = list(names)
+        update: dict[str, Any] = {}
+        if self.styles is not None:
+            for name in ("image", "text", "audio"):
+                column = getattr(self, name)
+                optional = name not in self.model_fields_set and name not in self.styles
+                if optional and column is not None and column not in there:
+                    update[name] = None
+        wanted = self.model_copy(update=update)
         asked = [
-            ("columns.image", self.image),
-            *(("columns.text", name) for name in self.texts),
-            ("columns.audio", self.audio),
+            *((f"columns.{name}", c) for name, columns in wanted.inputs.items() for c in columns),
             ("columns.id", self.id),
             ("columns.label", self.label),
             ("group_by", group_by),
@@ -78,14 +141,21 @@ class Columns(StrictModel):
                     f"{', '.join(map(repr, there)) or 'none'}{hint}; choose with "
                     f"`{option}`, or leave it out with null"
                 )
-        if self.label is None and "label" in there and "label" not in self.used():
-            return self.model_copy(update={"label": "label"})
-        return self
+        if self.label is None and "label" in there and "label" not in wanted.used():
+            return wanted.model_copy(update={"label": "label"})
+        return wanted
 
     def used(self) -> set[str]:
         """Every column that is not metadata."""
-        single = (self.image, self.audio, self.id, self.label)
-        return {*self.texts, *(name for name in single if name is not None)}
+        columns = {column for columns in self.inputs.values() for column in columns}
+        return {*columns, *(name for name in (self.id, self.label) if name is not None)}
+
+    def media_column(self) -> str | None:
+        """The column of the first input that is a file, whose path names the item."""
+        for name, columns in self.inputs.items():
+            if self.style(name) == "media" and name != "audio":
+                return columns[0]
+        return None
 
 
 @dataclass(frozen=True)
@@ -131,10 +201,12 @@ class RowSource:
     ) -> None:
         self.name = name
         self.columns = columns = columns.checked(dataset.column_names, name, group_by)
-        self.modalities = columns.modalities
+        self.inputs = frozenset({*columns.inputs, *(set(dataset.column_names) - columns.used())})
         self._places = places
         self._roots = len(set(places.roots))
         self._dataset = undecoded(dataset)
+        media = columns.media_column()
+        self._first_media = next((n for n, c in columns.inputs.items() if media in c), None)
         self._texts = self._dataset.select_columns(list(columns.texts)) if columns.texts else None
         self._label_names = label_names(self._dataset.features, columns.label)
         if group_by is not None and columns.id is None:
@@ -169,22 +241,24 @@ class RowSource:
             root=self._places.root(rows[0]),
             label_names=self._label_names,
         )
-        if self.columns.id is None and self._roots > 1 and isinstance(record.get("image"), str):
-            record["id"] = record["image"]  # the same path below another folder is another image
+        if self.columns.id is None and self._roots > 1:
+            named = self._first_media and record.get(self._first_media)
+            if isinstance(named, str):
+                record["id"] = named  # the same path below another folder is another file
         return record
 
     def _column(self, name: str) -> pa.ChunkedArray:
         return self._dataset.with_format("arrow")[name][:]
 
     def _path_column(self) -> str | None:
-        name = self.columns.image
+        name = self.columns.media_column()
         if name is None or not _is_string(self._dataset.features[name]):
             return None
         return name
 
     def _file_of_row(self, key: str) -> np.ndarray | None:
         """Which file each row is from, where equal keys in two files mean different images."""
-        if key != self.columns.image or self._roots < 2:
+        if key != self.columns.media_column() or self._roots < 2:
             return None
         return np.searchsorted(self._places.starts, np.arange(len(self._dataset)), side="right")
 
@@ -226,9 +300,16 @@ def row_record(
     }
     record["origin"] = origin
     record["id"] = origin
+    for name, cells in columns.inputs.items():
+        if name not in STYLES:
+            value, path = _value(name, columns, [first[cell] for cell in cells], root)
+            if value is not None:
+                record[name] = value
+            if path is not None and cells[0] == columns.media_column():
+                record["id"] = path
     if columns.image is not None:
         image, path = _media(first[columns.image], root)
-        if image is None and columns.empty == "broken":
+        if image is None and columns.empty == "broken" and columns.reads("image"):
             raise BrokenRecordError(origin, f"no image: column {columns.image!r} is empty; {LEGAL}")
         if image is not None:
             record["image"] = image
@@ -243,7 +324,7 @@ def row_record(
         record["id"] = str(first[columns.id])
     if columns.texts:
         record["text"] = [t for row in rows for name in columns.texts for t in _captions(row[name])]
-        if not record["text"] and columns.empty == "broken":
+        if not record["text"] and columns.empty == "broken" and columns.reads("text"):
             named = " and ".join(map(repr, columns.texts))
             raise BrokenRecordError(origin, f"the caption is empty: column {named}; {LEGAL}")
         if not record["text"]:
@@ -282,6 +363,22 @@ def _media(value: Any, root: Path | None) -> tuple[Any, str | None]:
             return None, None
         return (value if root is None or "://" in value else str(root / value)), value
     return value, None
+
+
+def _value(
+    name: str, columns: Columns, cells: Sequence[Any], root: Path | None
+) -> tuple[Any, str | None]:
+    """The value of a further input, and the path of its file as it was written, if it is one."""
+    style = columns.style(name)
+    if style == "texts":
+        return [text for cell in cells for text in _captions(cell)] or None, None
+    cell = cells[0]
+    looks_like_file = isinstance(cell, str) and Path(cell).suffix[1:].lower() in MEDIA_SUFFIXES
+    if style == "media" or (style is None and (looks_like_file or isinstance(cell, Mapping))):
+        return _media(cell, root)
+    if isinstance(cell, str) and not cell.strip():
+        return None, None
+    return cell, None
 
 
 def _captions(value: Any) -> list[str]:

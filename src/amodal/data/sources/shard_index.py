@@ -41,7 +41,7 @@ class IndexedShards:
         DataError: a shard is remote, compressed or no tar.
     """
 
-    modalities = WebDatasetSource.modalities
+    inputs = WebDatasetSource.inputs
 
     def __init__(self, source: WebDatasetSource) -> None:
         self.name = source.name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -13,11 +14,13 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from amodal.data.decode import SUFFIXES as IMAGES
 from amodal.data.decode_audio import SUFFIXES as SOUNDS
-from amodal.data.record import DataError, Source
+from amodal.data.record import DataError, Source, StreamingSource
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
 from amodal.data.sources.folder import FolderConfig
 from amodal.data.sources.huggingface import HuggingFaceConfig, is_saved
+from amodal.data.sources.renamed import Renamed, RenamedStream, RenamingConfig
+from amodal.data.sources.rows import Style
 from amodal.data.sources.shard_index import IndexedShards
 from amodal.data.sources.table import SUFFIXES as TABLES
 from amodal.data.sources.table import TableConfig
@@ -55,19 +58,46 @@ ACCEPTED = """\
   source.yaml                             one source as it is written in a recipe"""
 
 
-def open_random_access(config: SourceConfig, where: str) -> Source:
+def open_source(
+    config: SourceConfig, styles: Mapping[str, Style] | None = None
+) -> Source | StreamingSource:
+    """The source, its records filling the inputs of a model.
+
+    Args:
+        config: the source.
+        styles: input -> how its cells are read, of the model that the records are for; None: there
+            is no model.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if isinstance(config, RenamingConfig):
+        source: Source | StreamingSource = config.open()
+        if not config.columns:
+            return source
+        random_access = isinstance(source, Source)
+        return (Renamed if random_access else RenamedStream)(source, config.columns)  # type: ignore[arg-type]
+    return (config if styles is None else config.with_styles(styles)).open()
+
+
+def open_random_access(
+    config: SourceConfig, where: str, styles: Mapping[str, Style] | None = None
+) -> Source:
     """The source with its rows in any order; tar shards on disk are indexed.
 
     Args:
         config: the source.
         where: what named it, for errors.
+        styles: see `open_source`.
 
     Raises:
         DataError: it cannot be read, has no rows, or can only be read in order.
     """
-    source: object = config.open()
+    source: object = open_source(config, styles)
     if isinstance(source, WebDatasetSource):
         source = IndexedShards(source)
+    elif isinstance(source, RenamedStream) and isinstance(source.source, WebDatasetSource):
+        source = Renamed(IndexedShards(source.source), source.columns)
     if not isinstance(source, Source):
         raise DataError(
             f"{where}: {config.kind} can only be read in order, and rows are wanted in any; store "

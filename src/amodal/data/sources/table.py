@@ -6,7 +6,7 @@ import codecs
 import csv
 import glob
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ import datasets
 import pyarrow.parquet as pq
 
 from amodal.data.record import DataError, StrictModel
-from amodal.data.sources.rows import Columns, Places, RowSource
+from amodal.data.sources.rows import Columns, Places, RowSource, Style
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON = (".jsonl", ".ndjson", ".json")
@@ -44,6 +44,10 @@ class TableConfig(StrictModel):
     root: str | None = None
     encoding: str = "utf-8"
     delimiter: str | None = None
+
+    def with_styles(self, styles: Mapping[str, Style]) -> TableConfig:
+        """The same source for a model that reads these inputs."""
+        return self.model_copy(update={"columns": self.columns.with_styles(styles)})
 
     def open(self) -> RowSource:
         """The source; tables are read into the cache of `datasets`, media stay where they are.

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from amodal.data.record import BrokenRecordError, DataError, Record, StrictModel
+from amodal.data.record import BrokenRecordError, DataError, Record
 from amodal.data.sources.image_files import ImageFiles
+from amodal.data.sources.renamed import RenamingConfig
 from amodal.data.sources.vqa import near, read_json
 
 EXPECTED = "VisDial v1.0: `data` with `questions`, `answers` and `dialogs`"
 
 
-class VisDialConfig(StrictModel):
+class VisDialConfig(RenamingConfig):
     """Dialogues, and the folder of the images that they are about.
 
     Args:
@@ -51,7 +52,7 @@ class VisDialSource:
         broken_rows: dialogues that became no record, and relevances that fit no round.
     """
 
-    modalities = frozenset({"image", "text"})
+    inputs = frozenset({"image", "text"})
 
     def __init__(self, config: VisDialConfig) -> None:
         self.file = Path(config.dialogs)

@@ -8,15 +8,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
-from amodal.data.record import BrokenRecordError, DataError, Record, StrictModel
+from amodal.data.record import BrokenRecordError, DataError, Record
 from amodal.data.sources.image_files import ImageFiles
+from amodal.data.sources.renamed import RenamingConfig
 
 EXPECTED = "VQA v2 questions, or a list of [question, answer, image_id]"
 # Of a question or an annotation, in the order in which they are looked for.
 EXTRAS = ("question_type", "answer_type", "multiple_choices")
 
 
-class VqaConfig(StrictModel):
+class VqaConfig(RenamingConfig):
     """Questions, their answers, and the folder of the images that they are about.
 
     Layouts:
@@ -67,7 +68,7 @@ class VqaSource:
         broken_rows: questions and annotations that became no record, or no part of one.
     """
 
-    modalities = frozenset({"image"})
+    inputs = frozenset({"image"})
 
     def __init__(self, config: VqaConfig) -> None:
         self.file = Path(config.questions)

@@ -12,7 +12,8 @@ from braceexpand import braceexpand
 from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from amodal.data.decode import SUFFIXES as IMAGES
-from amodal.data.record import BrokenRecordError, DataError, Record, StrictModel
+from amodal.data.record import BrokenRecordError, DataError, Record
+from amodal.data.sources.renamed import RenamingConfig
 from amodal.data.sources.rows import RESERVED
 
 # Members with other suffixes are passed over unread, above all pickles (.pyd, .pickle, .pth),
@@ -20,7 +21,7 @@ from amodal.data.sources.rows import RESERVED
 READ = frozenset({*IMAGES, "txt", "json", "cls"})
 
 
-class WebDatasetConfig(StrictModel):
+class WebDatasetConfig(RenamingConfig):
     """Tar files whose members share a name per item: 0001.jpg, 0001.txt, 0001.json.
 
     Image: jpg, png, webp, bmp, gif, tiff. Captions: txt, one per line, or in json a list
@@ -55,7 +56,7 @@ class WebDatasetSource:
     What cannot be read is yielded as its error: a member, or the rest of a shard.
     """
 
-    modalities = frozenset({"image", "text"})
+    inputs = frozenset({"image", "text"})
 
     def __init__(self, name: str, shards: tuple[str, ...]) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""Normalization layers whose statistics leave padding out."""
+"""Batch and group normalization whose statistics exclude padding."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 
 def masked_moments(x: Tensor, keep: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance of what is kept, over `axes`.
+    """Mean and biased variance over `axes` of the values that are kept.
 
     Args:
         x: any shape.
         keep: bool, broadcasts to x.
-        axes: they stay, with length 1.
+        axes: reduced to length 1.
 
     Returns:
         Mean and variance; zeros where nothing is kept.
@@ -28,8 +28,8 @@ def masked_moments(x: Tensor, keep: Tensor, axes: tuple[int, ...]) -> tuple[Tens
 class MaskedBatchNorm(nn.BatchNorm2d):
     """Batch normalization of (B, C, T, M) whose statistics leave out frames that are not kept.
 
-    On the kept frames it equals `BatchNorm2d`. What comes out where nothing is kept is 0. A batch
-    without two values per channel has no variance: it is normalised as in evaluation mode.
+    On the kept frames it equals `BatchNorm2d`; the output elsewhere is 0. A batch without two
+    values per channel has no variance and is normalised as in evaluation mode.
 
     References:
         Ioffe and Szegedy 2015, arXiv:1502.03167, algorithm 1.
@@ -43,7 +43,7 @@ class MaskedBatchNorm(nn.BatchNorm2d):
         training = self.training and kept.shape[0] * kept.shape[1] > 1
         if training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        # As rows (K M, C): several times as quick on a CPU as (B, C, T, M) with channels last.
+        # As rows (K M, C): several times faster on a CPU than (B, C, T, M) with channels last.
         normed = F.batch_norm(
             kept.flatten(0, 1),
             self.running_mean,
@@ -54,8 +54,8 @@ class MaskedBatchNorm(nn.BatchNorm2d):
             self.momentum if self.momentum is not None else 0.1,
             self.eps,
         ).view_as(kept)
-        spread = normed.new_zeros(frames.flatten(0, 1).shape).index_copy(0, place, normed)
-        return spread.view(frames.shape).permute(0, 3, 1, 2)
+        scattered = normed.new_zeros(frames.flatten(0, 1).shape).index_copy(0, place, normed)
+        return scattered.view(frames.shape).permute(0, 3, 1, 2)
 
 
 class MaskedGroupNorm(nn.GroupNorm):

@@ -1,4 +1,4 @@
-"""Waveforms to log-mel features."""
+"""Log-mel features of waveforms."""
 
 from __future__ import annotations
 
@@ -15,41 +15,44 @@ from amodal.encoders.audio.masked_norm import masked_moments
 
 Normalization = Literal["utterance", "channel", "none"]
 
-
-DYNAMIC_RANGE = 8.0  # decades of power below the loudest feature of a sound, as in Whisper
-
-
-ROUND = 16  # frames; batches of few different lengths, since kernels are made for each
-
-
-SILENCE = 1e-10  # power below which a sound has no features
+DYNAMIC_RANGE = 8.0  # decades of power below the loudest feature of a clip, as in Whisper
+ROUND = 16  # frames; batches are padded to a multiple, as kernels are compiled per length
+SILENCE = 1e-10  # power below which a clip counts as silent
 
 
 class AudioPreprocessor:
-    """Waveforms to log-mel features.
+    """Log-mel features of waveforms.
 
-    The power of a Hann window around every hop is summed in triangular bands that are equally wide
-    in mel; its natural logarithm, at most `DYNAMIC_RANGE` decades below the loudest band of the
-    sound, is normalised. Frame t is centred at sample t hop; what lies outside the sound is 0, so
-    that the features of a sound do not depend on what it is batched with.
+    The power spectrum of a Hann window at every hop is summed in triangular mel bands; its natural
+    logarithm, at most `DYNAMIC_RANGE` decades below the loudest band of the clip, is normalised.
+    Frame t is centred at sample t hop; samples outside the clip are 0, so that the features of a
+    clip do not depend on the rest of the batch.
 
     Args:
         sample_rate: of the waveforms, in Hz.
         mels: bands M.
         window_ms, hop_ms: in milliseconds.
         f_min, f_max: edges of the lowest and the highest band, in Hz; None: half the rate.
-        max_seconds: longer sounds are cut.
-        normalize: `utterance` takes the mean and divides by the deviation of all the features of
-            a sound, which removes how loud it is; `channel` does so band by band, which also
-            removes the spectrum of microphone and room, and of a short word some of its own;
-            `none` leaves the logarithm.
+        max_seconds: longer clips are truncated.
+        normalize: `utterance` standardises all features of a clip, which removes its loudness;
+            `channel` standardises each band, which also removes the spectrum of microphone and
+            room, and part of the signal in very short clips; `none` keeps the logarithm.
 
     References:
         Davis and Mermelstein 1980, IEEE Transactions ASSP 28(4) (mel bands).
         Radford et al. 2022, arXiv:2212.04356, section 2.2 (window, hop and dynamic range).
+
+    Examples:
+        >>> import numpy as np
+        >>> from amodal.encoders import AudioPreprocessor
+        >>> preprocessor = AudioPreprocessor(sample_rate=16000, mels=64)
+        >>> inputs = preprocessor([np.zeros(16000, np.float32), np.zeros(8000, np.float32)])
+        >>> inputs["features"].shape, inputs["keep"].sum(dim=1).tolist()
+        (torch.Size([2, 112, 64]), [101, 51])
     """
 
     FILE = "audio_config.json"
+    length_option, truncated_end = "max_seconds", "end"
 
     def __init__(
         self,
@@ -88,15 +91,15 @@ class AudioPreprocessor:
 
     def __call__(self, waveforms: list[np.ndarray]) -> dict[str, Tensor]:
         """(T,) float32 waveforms → `features` (B, T', M) float32, `keep` (B, T') bool."""
-        cut = [waveform[: self.longest] for waveform in waveforms]
-        lengths = torch.tensor([1 + len(waveform) // self.hop for waveform in cut])
-        count = -(-int(lengths.max()) // ROUND) * ROUND if cut else 1
-        keep = torch.arange(count) < lengths[:, None] if cut else torch.zeros(0, 1).bool()
-        if not cut:
+        truncated = [waveform[: self.longest] for waveform in waveforms]
+        lengths = torch.tensor([1 + len(waveform) // self.hop for waveform in truncated])
+        count = -(-int(lengths.max()) // ROUND) * ROUND if truncated else 1
+        keep = torch.arange(count) < lengths[:, None] if truncated else torch.zeros(0, 1).bool()
+        if not truncated:
             return {"features": torch.zeros(0, 1, self.mels), "keep": keep}
-        # The half window on either side is silence; the rest of the padding is never kept.
-        padded = torch.zeros(len(cut), (count - 1) * self.hop + self.size)
-        for row, waveform in zip(padded, cut, strict=True):
+        # The half window on either side is silence; the rest of the padding is masked.
+        padded = torch.zeros(len(truncated), (count - 1) * self.hop + self.size)
+        for row, waveform in zip(padded, truncated, strict=True):
             row[self.size // 2 : self.size // 2 + len(waveform)] = torch.from_numpy(
                 np.ascontiguousarray(waveform, dtype=np.float32)
             )
@@ -128,19 +131,19 @@ class AudioPreprocessor:
 
     @classmethod
     def load(cls, folder: str | Path) -> AudioPreprocessor:
-        """Read what `save` has written."""
+        """Preprocessor from a folder written by `save`."""
         return cls(**json.loads((Path(folder) / cls.FILE).read_text(encoding="utf-8")))
 
 
 def _log(mel: Tensor, keep: Tensor) -> Tensor:
-    """Natural logarithm of (B, T', M) power, with the dynamic range of each sound limited."""
+    """Natural logarithm of (B, T', M) power, with the dynamic range of each clip limited."""
     loudest = mel.masked_fill(~keep.unsqueeze(-1), 0).amax(dim=(1, 2), keepdim=True)
     floor = loudest.clamp(min=SILENCE) * 10**-DYNAMIC_RANGE
     return torch.maximum(mel, floor).log()
 
 
 def _normalized(x: Tensor, keep: Tensor, how: Normalization) -> Tensor:
-    """(B, T', M) less its mean and over its deviation, of the frames that are kept."""
+    """(B, T', M) standardised over the frames that are kept."""
     if how == "none":
         return x
     axes = (1,) if how == "channel" else (1, 2)

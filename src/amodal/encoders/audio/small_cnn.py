@@ -1,4 +1,4 @@
-"""Sounds: log-mel features, and a small convolutional network that never sees its padding."""
+"""A small residual network for audio, on log-mel features with masked padding."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 
 
 class SmallAudioCNNConfig(EncoderConfig):
-    """What `SmallAudioCNN` hears, and its sizes."""
+    """Small residual audio encoder on log-mel features, trained from scratch."""
 
+    type: Literal["audio"] = "audio"
     kind: Literal["small_audio_cnn"] = "small_audio_cnn"
     sample_rate: int = Field(16000, ge=1000)  # Hz; files of other rates are resampled
     mels: int = Field(64, ge=8)
@@ -26,7 +27,7 @@ class SmallAudioCNNConfig(EncoderConfig):
     hop_ms: float = Field(10.0, gt=0)
     f_min: float = Field(20.0, ge=0)  # Hz
     f_max: float | None = Field(None, gt=0)  # Hz; None: half the sample rate
-    max_seconds: float = Field(30.0, gt=0)  # longer sounds are cut
+    max_seconds: float = Field(30.0, gt=0)  # longer clips are truncated
     normalize: Normalization = "utterance"
     widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=2)  # stem, then the stages
     width: int = Field(256, ge=1)  # of a token
@@ -75,12 +76,22 @@ class SmallAudioCNNConfig(EncoderConfig):
 class SmallAudioCNN(nn.Module):
     """Residual 2-D convolutions over time and mel; one token per `token_frames` frames.
 
-    Frames that are not kept are zero before every convolution, which is what lies beyond the end
-    of an unpadded sound too, so that padding changes nothing. The mel axis, halved by the stem and
-    by every stage, is folded into the channels at the end, and a layer makes tokens of that.
+    Masked frames are zero before every convolution, as is the region beyond the end of an unpadded
+    clip, so that padding changes nothing. The mel axis, halved by the stem and by every stage, is
+    folded into the channels at the end, and a linear layer projects them to tokens.
 
     References:
         He et al. 2015, arXiv:1512.03385 (residual blocks, fig. 5 left).
+
+    Examples:
+        >>> import numpy as np
+        >>> from amodal.encoders import SmallAudioCNNConfig
+        >>> config = SmallAudioCNNConfig(widths=(8, 16), width=32)
+        >>> second = np.zeros(16000, np.float32)
+        >>> inputs = config.preprocessor()([second, second[:8000]])
+        >>> tokens, keep = config.build()(**inputs)
+        >>> tokens.shape, keep.sum(dim=1).tolist()
+        (torch.Size([2, 28, 32]), [26, 13])
     """
 
     pooling: PoolingName = "attention"
@@ -89,7 +100,7 @@ class SmallAudioCNN(nn.Module):
         super().__init__()
         self.config, self.width = config, config.width
         halvings = int(math.log2(config.token_frames))
-        # Time is halved as early as it goes: what follows costs half as much.
+        # Time is halved as early as possible, which halves the cost of the later layers.
         strides = [(2 if i < halvings else 1, 2) for i in range(len(config.widths))]
         stem, *stages = config.widths
         self.stem = nn.Conv2d(1, stem, 5, stride=strides[0], padding=2, bias=False)
@@ -127,7 +138,7 @@ class SmallAudioCNN(nn.Module):
         return tokens.masked_fill(~keep.unsqueeze(-1), 0), keep
 
     def layer_groups(self) -> LayerGroups:
-        """Stem, then the stages, the last with what makes tokens: what `freeze: n` counts."""
+        """Stem, then the stages, the last with the projection, as counted by `freeze: n`."""
         *first, last = self.stages
         return [
             [self.stem, self.stem_norm],
@@ -137,7 +148,7 @@ class SmallAudioCNN(nn.Module):
 
 
 class AudioStage(nn.Module):
-    """Residual blocks, one after another."""
+    """Sequence of residual blocks."""
 
     def __init__(self, blocks: list[AudioBlock]) -> None:
         super().__init__()
@@ -145,14 +156,14 @@ class AudioStage(nn.Module):
         self.time_stride = blocks[0].stride[0]
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
-        """(B, C, T, M) and the (B, T') bool of what comes out → (B, C', T', M')."""
+        """(B, C, T, M) and the (B, T') bool of the output → (B, C', T', M')."""
         for block in self.blocks:
             x = block(x, keep)
         return x
 
 
 class AudioBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, over (time, mel)."""
+    """Two 3x3 convolutions over (time, mel) with a shortcut."""
 
     def __init__(
         self, config: SmallAudioCNNConfig, width: int, out: int, stride: tuple[int, int]
@@ -162,7 +173,7 @@ class AudioBlock(nn.Module):
         self.first_norm = _norm(config, out)
         self.second = nn.Conv2d(out, out, 3, padding=1, bias=False)
         self.second_norm = _norm(config, out)
-        # Sliced, not strided: see `small_cnn.ResidualBlock` for what oneDNN does otherwise.
+        # Sliced, not strided: see `ResidualBlock` of the image encoder for the fault of oneDNN.
         self.stride = stride
         self.shortcut: nn.Conv2d | None = None
         if stride != (1, 1) or width != out:
@@ -170,13 +181,13 @@ class AudioBlock(nn.Module):
             self.shortcut_norm = _norm(config, out)
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
-        """(B, C, T, M) and the (B, T') bool of what comes out → (B, C', T', M')."""
+        """(B, C, T, M) and the (B, T') bool of the output → (B, C', T', M')."""
         y = torch.relu(self.first_norm(self.first(x), keep))
         y = self.second_norm(self.second(y), keep)
         if self.shortcut is None:
             return torch.relu(y + x)
-        seen = x[..., :: self.stride[0], :: self.stride[1]]
-        return torch.relu(y + self.shortcut_norm(self.shortcut(seen), keep))
+        strided = x[..., :: self.stride[0], :: self.stride[1]]
+        return torch.relu(y + self.shortcut_norm(self.shortcut(strided), keep))
 
 
 def _norm(config: SmallAudioCNNConfig, width: int) -> nn.Module:

@@ -1,0 +1,1 @@
+"""Dual encoders: pretrained image–text models such as CLIP and SigLIP."""

@@ -1,4 +1,4 @@
-"""A small residual network for images, quick on a CPU."""
+"""A small residual network for images, fast on a CPU."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from amodal.encoders.image.preprocessing import ImagePreprocessor
 
 
 class SmallCNNConfig(EncoderConfig):
-    """Sizes of `SmallCNN`."""
+    """Small residual image encoder, trained from scratch."""
 
+    type: Literal["image"] = "image"
     kind: Literal["small_cnn"] = "small_cnn"
-    size: int = Field(64, ge=8)  # pixels of the square that it sees
+    size: int = Field(64, ge=8)  # side of the square input, in pixels
     widths: tuple[int, ...] = Field((32, 64, 128, 256), min_length=2)  # stem, then the stages
     blocks: int = Field(1, ge=1)  # residual blocks per stage
-    grid: int = Field(8, ge=1)  # side of the token grid below which no stage goes
+    grid: int = Field(8, ge=1)  # smallest side of the token grid
     norm: Literal["batch", "group"] = "batch"
 
     def build(self, pretrained: bool = True) -> SmallCNN:
@@ -32,13 +33,20 @@ class SmallCNNConfig(EncoderConfig):
 
 
 class SmallCNN(nn.Module):
-    """Stem of stride 2, residual stages, and a learned position per cell of the grid.
+    """Stem of stride 2, residual stages, and a learned position embedding per cell of the grid.
 
-    The position is added to each token so that a pooling that weighs tokens can tell "left" from
-    "right"; the mean of the tokens could not.
+    With the positions an attention pooling can distinguish "left" from "right".
 
     References:
         He et al. 2015, arXiv:1512.03385 (residual blocks, fig. 5 left).
+
+    Examples:
+        >>> import torch
+        >>> from amodal.encoders import SmallCNNConfig
+        >>> encoder = SmallCNNConfig(size=32, widths=(8, 16, 32)).build()
+        >>> tokens, keep = encoder(torch.randn(2, 3, 32, 32))
+        >>> tokens.shape
+        torch.Size([2, 64, 32])
     """
 
     pooling: PoolingName = "attention"
@@ -64,7 +72,7 @@ class SmallCNN(nn.Module):
             width = out
         self.width = width
         self.position = nn.Parameter(torch.randn(side * side, width) * 0.02)
-        # Channels last is the layout in which CPU and GPU kernels are quickest.
+        # Channels last is the layout with the fastest kernels on CPU and GPU.
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, None]:
@@ -78,12 +86,12 @@ class SmallCNN(nn.Module):
         return x.flatten(2).transpose(1, 2) + self.position, None
 
     def layer_groups(self) -> LayerGroups:
-        """Stem, then the stages: what `freeze: n` counts."""
+        """Stem, then the stages, as counted by `freeze: n`."""
         return [[self.stem], *[[stage] for stage in self.stages]]
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut."""
+    """Two 3x3 convolutions with a shortcut."""
 
     def __init__(self, config: SmallCNNConfig, width: int, out: int, stride: int) -> None:
         super().__init__()
@@ -102,8 +110,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = torch.relu(self.first_norm(self.first(x)))
-        seen = x[..., :: self.stride, :: self.stride]
-        return torch.relu(self.second_norm(self.second(y)) + self.shortcut(seen))
+        strided = x[..., :: self.stride, :: self.stride]
+        return torch.relu(self.second_norm(self.second(y)) + self.shortcut(strided))
 
 
 def _norm(config: SmallCNNConfig, width: int) -> Any:

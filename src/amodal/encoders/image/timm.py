@@ -20,6 +20,7 @@ from amodal.encoders.image.preprocessing import ImagePreprocessor
 class TimmConfig(EncoderConfig):
     """Which model, with which weights."""
 
+    type: Literal["image"] = "image"
     kind: Literal["timm"] = "timm"
     name: str
     weights: bool | str = True  # true: timm's own; false: random; or a .safetensors file

@@ -20,6 +20,7 @@ from amodal.encoders.image.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Ima
 class TorchvisionConfig(EncoderConfig):
     """Which classifier, with which weights."""
 
+    type: Literal["image"] = "image"
     kind: Literal["torchvision"] = "torchvision"
     name: str = "resnet50"
     weights: str | None = "DEFAULT"  # a name of torchvision, a .safetensors file, or null: random

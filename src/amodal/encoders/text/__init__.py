@@ -1,0 +1,1 @@
+"""Text encoders, tokenizers and chat templates."""

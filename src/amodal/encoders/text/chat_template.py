@@ -1,4 +1,4 @@
-"""Turns of text as one sequence of tokens, with what is to be learned marked."""
+"""Chat template: conversations as sequences of role, text and end tokens with labels."""
 
 from __future__ import annotations
 
@@ -20,23 +20,36 @@ ROLES = {
     "image": "[IMAGE]",
 }
 END = "[END]"
-IGNORED = -100  # label of a token that is not learned
-Turn = tuple[str, str, bool]  # role, text, learned
+IGNORED = -100  # label of a token without a target
+MAX_CACHED_TEXTS = 1 << 17
+RoleTextTarget = tuple[str, str, bool]  # as `amodal.data.conversation.Turn`
 
 
 class ChatTemplate:
-    """Every turn becomes the token of its role, the tokens of its text and, if learned, an end.
+    """Tokenization of conversations: role token, text tokens and an end token for each turn.
 
-    A turn that draws has places for the tokens of an image instead, all of them the id after the
-    last one of text; the model puts the codes there.
+    The last turn has an end token only where it is a target. An image turn consists of placeholder
+    tokens, all with the id after the last text token; the model replaces them by image codes.
 
     Args:
         tokenizer: with the tokens of `ROLES` and `END`.
-        max_length: tokens of text in a sequence; older turns are cut off on the left.
-        picture_tokens: tokens of an image that is drawn; 0: nothing is drawn.
+        max_length: text tokens of a sequence; longer ones are truncated on the left.
+        image_tokens: tokens of a generated image; 0: no image generation.
+
+    Example:
+        >>> from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
+        >>> config = TrainedTokenizerConfig(model="word")
+        >>> template = ChatTemplate.fit(config, ["is it red ?", "yes"], max_length=16)
+        >>> turns = [("question", "is it red ?", False), ("answer", "yes", True)]
+        >>> tensors = template([[turns]])  # one item with one conversation
+        >>> {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        {'input_ids': (1, 9), 'segment': (1, 9), 'labels': (1, 9)}
+        >>> template.text(tensors["labels"][0, -3:-1].tolist())
+        'yes'
     """
 
-    FILE = "turns_config.json"
+    FILE = "chat_template_config.json"
+    length_option, truncated_end = "max_length", "beginning"
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, max_length: int, image_tokens: int = 0
@@ -46,20 +59,20 @@ class ChatTemplate:
         self.role_ids = {role: _id(tokenizer, token) for role, token in ROLES.items()}
         self.end_id = _id(tokenizer, END)
         self.pad_id = int(tokenizer.pad_token_id)  # type: ignore[arg-type]
-        self._known: dict[str, list[int]] = {}
+        self._cached: dict[str, list[int]] = {}
 
     @classmethod
-    def fitted(
+    def fit(
         cls,
         config: TokenizerConfig,
         texts: Iterable[str],
         max_length: int,
         image_tokens: int = 0,
     ) -> ChatTemplate:
-        """With a tokenizer as the recipe asks for, and tokens for the roles.
+        """A template whose tokenizer is trained or loaded as configured and has the role tokens.
 
         Raises:
-            ValueError: the training source has no texts.
+            ValueError: there is no text to train a tokenizer on.
         """
         special = (*SPECIAL, *ROLES.values(), END)
         tokenizer = build_tokenizer(config, texts, special)
@@ -70,67 +83,71 @@ class ChatTemplate:
 
     @property
     def vocabulary(self) -> int:
-        """Tokens of text; codes of images come after them."""
+        """Number of text tokens; image codes follow them."""
         return len(self.tokenizer)
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text without anything around it."""
-        found = self._known.get(text)
-        if found is None:
-            found = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-            if len(self._known) > 1 << 17:
-                self._known.clear()
-            self._known[text] = found
-        return found
+        """Token ids of a text, without role and end tokens."""
+        ids = self._cached.get(text)
+        if ids is None:
+            ids = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            if len(self._cached) > MAX_CACHED_TEXTS:
+                self._cached.clear()
+            self._cached[text] = ids
+        return ids
 
     def unknown(self, text: str) -> list[str]:
-        """Words that the tokenizer has no token for, as they are written; each once."""
+        """Out-of-vocabulary words of a text, as written, each once."""
         tokenizer = self.tokenizer
         if tokenizer.unk_token_id is None or not tokenizer.is_fast:
             return []
-        found = tokenizer(
+        encoded = tokenizer(
             text, add_special_tokens=False, verbose=False, return_offsets_mapping=True
         )
-        places = zip(found["input_ids"], found["offset_mapping"], strict=True)
-        return list(dict.fromkeys(text[a:b] for i, (a, b) in places if i == tokenizer.unk_token_id))
+        spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        return list(dict.fromkeys(text[a:b] for i, (a, b) in spans if i == tokenizer.unk_token_id))
 
-    def sequence(
-        self, turns: Sequence[Turn], *, complete: bool = True
+    def encode(
+        self, turns: Sequence[RoleTextTarget], *, complete: bool = True
     ) -> tuple[list[int], list[bool]]:
-        """Ids of an exchange, and which of them the model is to say.
+        """Ids of a conversation, and a mask of the target tokens.
 
         Args:
-            turns: role, text, learned.
-            complete: False stops before the text of the last turn, for the model to go on.
+            turns: role, text, and whether the turn is a target.
+            complete: False: stop after the role token of the last turn, as a prompt.
+
+        Raises:
+            ValueError: an image turn, and the template has no image tokens.
         """
         ids: list[int] = []
-        learned: list[bool] = []
-        for place, (role, text, said) in enumerate(turns):
+        targets: list[bool] = []
+        for index, (role, text, target) in enumerate(turns):
+            last = index == len(turns) - 1
             ids.append(self.role_ids[role])
-            learned.append(False)
-            if not complete and place == len(turns) - 1:
+            targets.append(False)
+            if not complete and last:
                 break
             if role == "image":
                 if not self.image_tokens:
-                    raise ValueError("there are no tokens of images: nothing can be drawn")
+                    raise ValueError("the template has no image tokens, so it takes no image turn")
                 ids += [self.vocabulary] * self.image_tokens
-                learned += [said] * self.image_tokens
+                targets += [target] * self.image_tokens
                 continue
-            tokens = [*self.ids(text), *([self.end_id] if said or place < len(turns) - 1 else [])]
+            tokens = [*self.ids(text), *([self.end_id] if target or not last else [])]
             ids += tokens
-            learned += [said] * len(tokens)
-        return ids, learned
+            targets += [target] * len(tokens)
+        return ids, targets
 
-    def __call__(self, items: Sequence[Sequence[Sequence[Turn]]]) -> dict[str, Tensor]:
-        """All exchanges about an item one after the other, in one row that is not mixed up.
+    def __call__(self, items: Sequence[Sequence[Sequence[RoleTextTarget]]]) -> dict[str, Tensor]:
+        """Packed conversations: one row per item with all conversations about it.
 
         Args:
-            items: B items, each with its exchanges.
+            items: B items, each with its conversations.
 
         Returns:
             (B, L) int64 tensors, padded on the right: `input_ids`; `segment`, the number of the
-            exchange from 1 on, 0 at padding; `labels`, the token that follows, `IGNORED` where that
-            is not to be said.
+            conversation from 1 on, 0 at padding; `labels`, the next token, `IGNORED` where it is
+            no target.
         """
         packed = []
         for conversations in items:
@@ -138,27 +155,31 @@ class ChatTemplate:
             segment: list[int] = []
             labels: list[int] = []
             for number, turns in enumerate(conversations, start=1):
-                row, learned = self.sequence(turns)
+                row, targets = self.encode(turns)
                 limit = self._limit(turns)
-                row, learned = row[-limit:], learned[-limit:]
+                row, targets = row[-limit:], targets[-limit:]
                 ids += row
                 segment += [number] * len(row)
-                after = zip(row[1:], learned[1:], strict=True)
-                labels += [token if said else IGNORED for token, said in after]
+                following = zip(row[1:], targets[1:], strict=True)
+                labels += [token if target else IGNORED for token, target in following]
                 labels += [IGNORED] * bool(row)
             packed.append((ids, segment, labels))
         length = max((len(ids) for ids, _, _ in packed), default=1) or 1
-        found = {}
+        tensors = {}
         names = (("input_ids", self.pad_id), ("segment", 0), ("labels", IGNORED))
-        for place, (name, filler) in enumerate(names):
-            rows = [row[place] + [filler] * (length - len(row[place])) for row in packed]
-            found[name] = torch.tensor(rows, dtype=torch.int64).view(len(packed), length)
-        return found
+        for column, (name, padding) in enumerate(names):
+            rows = [row[column] + [padding] * (length - len(row[column])) for row in packed]
+            tensors[name] = torch.tensor(rows, dtype=torch.int64).view(len(packed), length)
+        return tensors
 
-    def prompts(self, conversations: Sequence[Sequence[Turn]]) -> dict[str, Tensor]:
-        """`input_ids` and `attention_mask` up to the last turn, padded on the left."""
+    def prompts(self, conversations: Sequence[Sequence[RoleTextTarget]]) -> dict[str, Tensor]:
+        """Prompts that end with the role token of the last turn.
+
+        Returns:
+            `input_ids` and `attention_mask`, (R, L) int64, padded and truncated on the left.
+        """
         rows = [
-            self.sequence(turns, complete=False)[0][-self.max_length :] for turns in conversations
+            self.encode(turns, complete=False)[0][-self.max_length :] for turns in conversations
         ]
         length = max((len(row) for row in rows), default=1)
         ids = torch.full((len(rows), length), self.pad_id)
@@ -169,17 +190,17 @@ class ChatTemplate:
         return {"input_ids": ids, "attention_mask": mask}
 
     def text(self, ids: Sequence[int]) -> str:
-        """The text of what was said, up to the end token."""
-        said = list(ids)
-        if self.end_id in said:
-            said = said[: said.index(self.end_id)]
-        return _joined(str(self.tokenizer.decode(said, skip_special_tokens=True)))
+        """Text of generated ids up to the first end token."""
+        ids = list(ids)
+        if self.end_id in ids:
+            ids = ids[: ids.index(self.end_id)]
+        return _detokenized(str(self.tokenizer.decode(ids, skip_special_tokens=True)))
 
-    def count_truncated(self, conversations: Sequence[Sequence[Turn]]) -> int:
-        """How many exchanges are longer than `max_length`."""
-        return sum(len(self.sequence(turns)[0]) > self._limit(turns) for turns in conversations)
+    def count_truncated(self, conversations: Sequence[Sequence[RoleTextTarget]]) -> int:
+        """Number of conversations longer than `max_length`."""
+        return sum(len(self.encode(turns)[0]) > self._limit(turns) for turns in conversations)
 
-    def _limit(self, turns: Sequence[Turn]) -> int:
+    def _limit(self, turns: Sequence[RoleTextTarget]) -> int:
         return self.max_length + self.image_tokens * sum(role == "image" for role, _, _ in turns)
 
     def save(self, folder: str | Path) -> None:
@@ -187,25 +208,25 @@ class ChatTemplate:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save_pretrained(str(path))
-        values = {"max_length": self.max_length, "picture_tokens": self.image_tokens}
+        values = {"max_length": self.max_length, "image_tokens": self.image_tokens}
         (path / self.FILE).write_text(json.dumps(values), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> ChatTemplate:
-        """Read what `save` has written; no network."""
+        """The template that `save` wrote; no network."""
         values = json.loads((Path(folder) / cls.FILE).read_text(encoding="utf-8"))
         return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), **values)
 
 
-def _joined(text: str) -> str:
-    """Words of a tokenizer that splits at punctuation, written as people write them."""
+def _detokenized(text: str) -> str:
+    """Text without the spaces that a word-level tokenizer leaves around punctuation."""
     text = re.sub(r"\s+([,.;:!?%)\]])", r"\1", text)
     text = re.sub(r"([(\[])\s+", r"\1", text)
     return re.sub(r"(?<=\w) ([-'’]) (?=\w)", r"\1", text).strip()
 
 
 def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
-    found = tokenizer.convert_tokens_to_ids(token)
-    if not isinstance(found, int) or found == tokenizer.unk_token_id:
+    index = tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(index, int) or index == tokenizer.unk_token_id:
         raise ValueError(f"the tokenizer has no token {token}")
-    return found
+    return index

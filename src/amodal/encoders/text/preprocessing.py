@@ -24,6 +24,7 @@ class TextPreprocessor:
     """
 
     FILE = "text_config.json"
+    length_option, truncated_end = "max_length", "end"
 
     def __init__(
         self,
@@ -39,6 +40,11 @@ class TextPreprocessor:
         self.max_length = max_length
         self.padding: Literal["longest", "max_length"] = padding
         self._known: dict[str, np.ndarray] = {}  # text -> its ids
+
+    @property
+    def groups_by_length(self) -> bool:
+        """Whether texts may be encoded in groups of similar length."""
+        return self.padding == "longest"
 
     @property
     def mask_id(self) -> int:

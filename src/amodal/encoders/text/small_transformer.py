@@ -1,4 +1,4 @@
-"""A small Transformer for captions, quick on a CPU."""
+"""A small Transformer encoder for text, fast on a CPU."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 from amodal.encoders.text.preprocessing import TextPreprocessor
 from amodal.encoders.text.tokenizer import TokenizerConfig, TrainedTokenizerConfig, build_tokenizer
 
-SPREAD = 0.02  # standard deviation of the first embeddings
+INIT_STD = 0.02  # of the initial token embeddings
 
 
 class SmallTransformerConfig(EncoderConfig):
-    """Sizes of `SmallTransformer`."""
+    """Small Transformer text encoder, trained from scratch."""
 
+    type: Literal["text"] = "text"
     kind: Literal["small_transformer"] = "small_transformer"
     width: int = Field(256, ge=8)
     layers: int = Field(2, ge=0)
     heads: int = Field(4, ge=1)
     max_length: int = Field(64, ge=4)  # tokens, special ones included
     dropout: float = Field(0.0, ge=0, lt=1)
-    # cooccurrence: tokens start where the training captions put them, which helps small data
+    # cooccurrence: token embeddings initialised from the training captions, for small data
     word_vectors: Literal["random", "cooccurrence"] = "random"
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
     vocab_size: int | None = None  # filled in from the tokenizer
@@ -44,6 +45,9 @@ class SmallTransformerConfig(EncoderConfig):
         """The encoder with random weights; there are no pretrained ones."""
         return SmallTransformer(self)
 
+    def for_preprocessor(self, prepare: TextPreprocessor) -> SmallTransformerConfig:
+        return self.model_copy(update={"vocab_size": len(prepare.tokenizer)})
+
     def preprocessor(self, texts: Iterable[str] | None) -> TextPreprocessor:
         return TextPreprocessor(build_tokenizer(self.tokenizer, texts), self.max_length)
 
@@ -53,6 +57,15 @@ class SmallTransformer(nn.Module):
 
     References:
         Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020, arXiv:2002.04745 (pre-norm).
+
+    Examples:
+        >>> from amodal.encoders import SmallTransformerConfig, train_tokenizer
+        >>> tokenizer = train_tokenizer(["a red circle", "a blue square"], vocab_size=40)
+        >>> config = SmallTransformerConfig(width=32, layers=1, vocab_size=len(tokenizer))
+        >>> inputs = tokenizer(["a red square", "a circle"], padding=True, return_tensors="pt")
+        >>> tokens, keep = config.build()(inputs["input_ids"], inputs["attention_mask"])
+        >>> tokens.shape == (*keep.shape, 32)
+        True
     """
 
     pooling: PoolingName = "mean"
@@ -68,7 +81,7 @@ class SmallTransformer(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
-        nn.init.normal_(self.embedding.weight, std=SPREAD)
+        nn.init.normal_(self.embedding.weight, std=INIT_STD)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor]:
         """(B, N) ids and mask → tokens (B, N, D), keep (B, N) bool."""
@@ -78,7 +91,7 @@ class SmallTransformer(nn.Module):
             )
         keep = attention_mask.bool()
         x = self.dropout(self.embedding(input_ids) + self.position[: input_ids.shape[1]])
-        # A row without tokens attends to its padding, so that the softmax is over something.
+        # A row without tokens attends to its padding, as a softmax over nothing would be NaN.
         mask = (keep | ~keep.any(dim=1, keepdim=True))[:, None, None, :]  # (B, 1, 1, N)
         for layer in self.layers:
             if self.config.gradient_checkpointing and self.training:
@@ -89,18 +102,18 @@ class SmallTransformer(nn.Module):
 
     @torch.no_grad()
     def start_from(self, vectors: Tensor) -> None:
-        """Begin with (V, D) unit vectors of the tokens; rows of zeros stay random."""
+        """Initialise the token embeddings from (V, D) unit vectors; rows of zeros stay random."""
         known = vectors.norm(dim=1) > 0
         # As long as a random row is on average, so that positions weigh as much as before.
-        self.embedding.weight[known] = vectors[known] * SPREAD * math.sqrt(self.width)
+        self.embedding.weight[known] = vectors[known] * INIT_STD * math.sqrt(self.width)
 
     def layer_groups(self) -> LayerGroups:
-        """Embedding, then the layers: what `freeze: n` counts."""
+        """Embedding, then the layers, as counted by `freeze: n`."""
         return [[self.embedding, self.position], *[[layer] for layer in self.layers]]
 
 
 class TransformerLayer(nn.Module):
-    """Self-attention, then a feed-forward network, each on normalised input."""
+    """Pre-norm Transformer layer: self-attention, then a feed-forward network."""
 
     def __init__(self, config: SmallTransformerConfig) -> None:
         super().__init__()

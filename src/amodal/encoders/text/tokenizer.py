@@ -24,21 +24,21 @@ from amodal.encoders.hub import load_named
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]")
 # Chinese and Japanese are written without spaces: each character is a word of its own.
 WITHOUT_SPACES = Regex(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
-# Read back, no space stands before such a character, nor before what closes a phrase.
+# In decoded text there is no space before such a character, nor before closing punctuation.
 NO_SPACE_BEFORE = Regex(r"^▁(?=[\p{Han}\p{Hiragana}\p{Katakana}，。、！？；：）》」』.,!?;:)%])")
 
 
 class TrainedTokenizerConfig(StrictConfig):
-    """A tokenizer trained on the captions of the training source; any language, no hub."""
+    """Tokenizer trained on the texts of the training source; any language, no download."""
 
     kind: Literal["trained"] = "trained"
     vocab_size: int = Field(8000, ge=16)
-    model: Literal["bpe", "word"] = "bpe"  # word: frequent words only, the rest is [UNK]
+    model: Literal["bpe", "word"] = "bpe"  # word: the most frequent words, others are [UNK]
     lowercase: bool = True
 
 
 class PretrainedTokenizerConfig(StrictConfig):
-    """The tokenizer of a hub model or a local folder."""
+    """Tokenizer of a hub model or a local folder."""
 
     kind: Literal["pretrained"] = "pretrained"
     name: str
@@ -54,16 +54,22 @@ def build_tokenizer(
     texts: Iterable[str] | None,
     special: Sequence[str] = SPECIAL,
 ) -> PreTrainedTokenizerBase:
-    """The tokenizer that a recipe asks for.
+    """Tokenizer of a configuration, trained or pretrained.
 
     Args:
-        config: which one.
-        texts: the corpus of a trained one.
+        config: of the tokenizer.
+        texts: the training corpus, for a trained one.
         special: its special tokens, in the order of their ids.
 
     Raises:
-        ValueError: a tokenizer is to be trained and there is no text, or there is none of that
-            name.
+        ValueError: there is no text to train on, or no tokenizer of that name.
+
+    Examples:
+        >>> from amodal.encoders import TrainedTokenizerConfig, build_tokenizer
+        >>> config = TrainedTokenizerConfig(model="word", vocab_size=20)
+        >>> tokenizer = build_tokenizer(config, texts=["a red circle", "a blue square"])
+        >>> tokenizer.tokenize("a red triangle")
+        ['a', 'red', '[UNK]']
     """
     if isinstance(config, PretrainedTokenizerConfig):
         return load_named(AutoTokenizer.from_pretrained, config.name, "tokenizer")
@@ -82,20 +88,27 @@ def train_tokenizer(
     lowercase: bool = True,
     special: Sequence[str] = SPECIAL,
 ) -> PreTrainedTokenizerFast:
-    """A tokenizer trained on `texts`; the same texts give the same tokenizer.
+    """Tokenizer trained on `texts`; the same texts give the same tokenizer.
 
-    Text is normalised to NFKC; a caption becomes [CLS] … [SEP].
+    Text is normalised to NFKC; a text becomes [CLS] … [SEP].
 
     Args:
         texts: the corpus.
-        vocab_size: most tokens that it may have, special ones included.
+        vocab_size: largest number of tokens, special ones included.
         model: `bpe` splits rare words into pieces (Sennrich et al. 2016, arXiv:1508.07909),
             `word` maps them to [UNK].
-        lowercase: whether case is dropped.
+        lowercase: whether text is lowercased.
         special: [PAD], [CLS], [SEP], [MASK] and [UNK], in the order of their ids.
 
     Raises:
         ValueError: the corpus has no word.
+
+    Examples:
+        >>> from amodal.encoders import train_tokenizer
+        >>> tokenizer = train_tokenizer(["a red circle", "a blue square"], vocab_size=60)
+        >>> ids = tokenizer("A red square")["input_ids"]
+        >>> tokenizer.decode(ids, skip_special_tokens=True)
+        'a red square'
     """
     steps: list[normalizers.Normalizer] = [normalizers.NFKC()]
     if lowercase:
@@ -120,7 +133,7 @@ def train_tokenizer(
     options: dict[str, Any] = {"special_tokens": list(special), "show_progress": False}
     trainer: Any
     if model == "bpe":
-        # Without a limit every character of the corpus gets in, above `vocab_size` or not.
+        # Without a limit every character of the corpus is added, even beyond `vocab_size`.
         options["limit_alphabet"] = vocab_size - len(special)
         trainer = trainers.BpeTrainer(vocab_size=vocab_size, **options)
     else:

@@ -1,4 +1,4 @@
-"""Word vectors from which words stand together in the user's own captions."""
+"""Word vectors from the co-occurrence of words in the training captions."""
 
 from __future__ import annotations
 
@@ -20,24 +20,31 @@ def cooccurrence_vectors(
     *,
     special_ids: frozenset[int] = frozenset(),
 ) -> Tensor:
-    """Unit vectors of tokens, near each other where the tokens stand in the same documents.
+    """Unit word vectors from the truncated SVD of positive pointwise mutual information.
 
-    Positive pointwise mutual information of tokens that share a document,
-    max(0, ln P(w, c) / (P(w) P(c)^0.75)), cut to its `dim` largest singular values: U S^½.
+    PPMI of tokens that share a document, max(0, ln P(w, c) / (P(w) P(c)^0.75)), truncated to its
+    `dim` largest singular values: U S^½.
 
     Args:
         documents: token ids of each; all captions of one image make one document, so that two
             words for the same thing share theirs.
         vocab_size: V.
         dim: D.
-        special_ids: tokens that say nothing.
+        special_ids: tokens to ignore.
 
     Returns:
-        (V, D) float32; rows have norm 1, or are 0 where a token never stood beside another.
+        (V, D) float32; rows have norm 1, or are 0 where a token never occurs with another.
 
     References:
         Levy & Goldberg 2014, "Neural word embedding as implicit matrix factorization".
         Levy et al. 2015, TACL 3, 211-225 (smoothed contexts, square root of S).
+
+    Examples:
+        >>> from amodal.encoders import cooccurrence_vectors
+        >>> documents = [[0, 1], [0, 1], [2, 3], [2, 3]]  # token ids
+        >>> vectors = cooccurrence_vectors(documents, vocab_size=4, dim=2)
+        >>> vectors.shape
+        torch.Size([4, 2])
     """
     rows: list[int] = []
     columns: list[int] = []
@@ -63,8 +70,9 @@ def cooccurrence_vectors(
         (information.clip(min=0), (row, column)), shape=(vocab_size, vocab_size)
     )
     kept = min(dim, vocab_size - 1)
-    # A fixed start makes the iteration give the same vectors each time.
-    left, singular, _ = svds(matrix, k=kept, v0=np.ones(vocab_size))
+    # A fixed start, and fixed restarts where the Krylov space is used up, give the same vectors
+    # each time.
+    left, singular, _ = svds(matrix, k=kept, v0=np.ones(vocab_size), rng=np.random.default_rng(0))
     found = torch.from_numpy((left * np.sqrt(singular)).astype(np.float32))
     norm = found.norm(dim=1, keepdim=True)
     known = norm > 1e-6 * norm.max()

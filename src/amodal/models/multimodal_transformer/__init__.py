@@ -1,0 +1,1 @@
+"""Multimodal Transformer: encoders, fusion layers, and a decoder of text and image tokens."""

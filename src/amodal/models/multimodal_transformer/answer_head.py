@@ -1,4 +1,4 @@
-"""Answers from a closed list: which they are, and a score for each."""
+"""Classification head over an answer vocabulary, as an alternative to generated answers."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from amodal.data.answer_vocabulary import OTHER
+from amodal.data.answer_vocabulary import NOT_A_QUESTION
 from amodal.encoders.text.chat_template import IGNORED
 
 
 class GeneratedAnswers(BaseModel):
-    """Answers are said token by token."""
+    """Answers are generated token by token.
+
+    Example:
+        >>> GeneratedAnswers().kind
+        'generated'
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,16 +28,21 @@ class GeneratedAnswers(BaseModel):
 
 
 class ClassifiedAnswers(BaseModel):
-    """Answers are chosen from the most frequent ones of the training source."""
+    """Answers are classified over the most frequent answers of the training source.
+
+    Example:
+        >>> ClassifiedAnswers(max_answers=2).build_vocabulary(["no", "yes", "red", "yes", "no"])
+        ('no', 'yes')
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["classified"] = "classified"
-    max_answers: int = Field(3129, ge=2)  # answers in the list
-    min_count: int = Field(1, ge=1)  # questions with the answer
+    max_answers: int = Field(3129, ge=2)  # size limit of the vocabulary
+    min_count: int = Field(1, ge=1)  # training questions that have the answer
 
-    def listed(self, answers: Iterable[str]) -> tuple[str, ...]:
-        """The list, most frequent first and equally frequent ones by the alphabet.
+    def build_vocabulary(self, answers: Iterable[str]) -> tuple[str, ...]:
+        """Answers by falling frequency; equally frequent ones in alphabetical order.
 
         Args:
             answers: the answer of every training question.
@@ -40,40 +50,45 @@ class ClassifiedAnswers(BaseModel):
         Raises:
             ValueError: no answer is frequent enough.
         """
-        counted = Counter(answers)
-        order = sorted(counted, key=lambda text: (-counted[text], text))
-        found = tuple(text for text in order if counted[text] >= self.min_count)[: self.max_answers]
-        if not found:
+        counts = Counter(answers)
+        order = sorted(counts, key=lambda text: (-counts[text], text))
+        frequent = [text for text in order if counts[text] >= self.min_count]
+        if not frequent:
             raise ValueError(f"no answer occurs {self.min_count} times or more")
-        return found
+        return tuple(frequent[: self.max_answers])
 
 
 AnswersConfig = Annotated[GeneratedAnswers | ClassifiedAnswers, Field(discriminator="kind")]
 
 
-class Classified(NamedTuple):
-    """Scores of the listed answers to the Q questions of a batch.
+class AnswerPredictions(NamedTuple):
+    """Logits over the answer vocabulary for the Q questions of a batch.
 
     Args:
         logits: (Q, A).
-        targets: (Q, A) in [0, 1]; 0 throughout where the answers are outside the list.
-        true: (Q,) int64 place of the answer in the list, -1 outside.
-        item: (Q,) int64 and exchange: (Q,) int64 from 1 on, as in `TokenPredictions`.
+        targets: (Q, A) in [0, 1]; all 0 where the answers are out of vocabulary.
+        labels: (Q,) int64 index of the answer in the vocabulary, -1 where it is out of vocabulary.
+        item: (Q,) int64 and conversation: (Q,) int64 from 1 on, as in `TokenPredictions`.
     """
 
     logits: Tensor
     targets: Tensor
-    true: Tensor
+    labels: Tensor
     item: Tensor
     conversation: Tensor
 
 
 class AnswerHead(nn.Module):
-    """(..., D) states at the place where an answer would begin → (..., A) scores.
+    """(..., D) decoder states at the token that precedes an answer → (..., A) logits.
 
     Args:
         width: D.
-        answers: the A texts.
+        answers: the A answers of the vocabulary.
+
+    Example:
+        >>> import torch
+        >>> AnswerHead(8, ["yes", "no", "red"])(torch.zeros(2, 8)).shape
+        torch.Size([2, 3])
 
     References:
         Teney et al. 2017, arXiv:1708.02711, section 3.6.
@@ -83,39 +98,40 @@ class AnswerHead(nn.Module):
         super().__init__()
         self.answers = tuple(answers)
         self.linear = nn.Linear(width, len(self.answers))
-        # About one answer of the list is right; else the first steps only learn that most are not.
+        # About one answer of the vocabulary is correct; without this bias the first steps are
+        # spent on learning that most are not.
         nn.init.constant_(self.linear.bias, -math.log(len(self.answers)))
 
     def forward(self, states: Tensor) -> Tensor:
-        found: Tensor = self.linear(states)
-        return found
+        logits: Tensor = self.linear(states)
+        return logits
 
-    def classified(
+    def predict(
         self,
         hidden: Tensor,
         labels: Tensor,
         item: Tensor,
         conversation: Tensor,
-        asked: Tensor,
-    ) -> tuple[Classified, Tensor]:
-        """Scores where answers of the list begin, and the labels without what they would say.
+        answer_targets: Tensor,
+    ) -> tuple[AnswerPredictions, Tensor]:
+        """Answer logits of all questions, and the token labels without those of their answers.
 
         Args:
-            hidden: (R, L, D) states.
-            labels: (R, L) int64.
-            item: (R, L) int64 and exchange: (R, L) int64, from 1 on, 0 at padding.
-            asked: (B, X, 1 + A) what `ListedAnswers` found.
+            hidden: (R, L, D) decoder states.
+            labels: (R, L) int64 token labels.
+            item: (R, L) int64 and conversation: (R, L) int64, from 1 on, 0 at padding.
+            answer_targets: (B, X, 1 + A) from `AnswerVocabulary`.
         """
-        number = (conversation - 1).clamp(min=0)
-        chosen = (asked[..., 0][item, number] != OTHER) & (labels != IGNORED)
-        begins = chosen.clone()
-        begins[:, 1:] &= labels[:, :-1] == IGNORED
-        wanted = asked[item[begins], number[begins]]
-        found = Classified(
-            self(hidden[begins]),
-            wanted[:, 1:],
-            wanted[:, 0].long(),
-            item[begins],
-            conversation[begins],
+        index = (conversation - 1).clamp(min=0)
+        classified = (answer_targets[..., 0][item, index] != NOT_A_QUESTION) & (labels != IGNORED)
+        first = classified.clone()
+        first[:, 1:] &= labels[:, :-1] == IGNORED
+        targets = answer_targets[item[first], index[first]]
+        predictions = AnswerPredictions(
+            self(hidden[first]),
+            targets[:, 1:],
+            targets[:, 0].long(),
+            item[first],
+            conversation[first],
         )
-        return found, labels.masked_fill(chosen, IGNORED)
+        return predictions, labels.masked_fill(classified, IGNORED)

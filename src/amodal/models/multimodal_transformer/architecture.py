@@ -7,41 +7,46 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import PretrainedConfig
 
-from amodal.encoders.specification import ImageEncoderConfig
+from amodal.encoders.specification import NamedEncoders
 from amodal.encoders.text.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.models.image_tokenizer import TokenizerArchitecture
 from amodal.projection import LinearConfig, ProjectionConfig
 
 
 class TransformerArchitecture(BaseModel):
-    """Everything that is needed to build the model without its weights.
+    """Sizes and parts of a multimodal Transformer, weights excluded.
 
     Args:
-        image: encoder whose tokens the model sees; None for a model of text alone.
-        width: of the tokens inside.
+        encoders: input -> encoder of its tokens; empty for a model of text alone.
+        width: D of the tokens.
         heads: of attention.
-        fusion: how text and images meet. projection: images are mixed among themselves, the
-            decoder looks at them from every token of the text, and several exchanges share them.
-            concat: what is asked joins the image in one sequence of the encoder. co_attention:
-            both have streams of their own in the encoder, which look at each other.
-        encoder_layers: that mix the tokens of the modalities before the decoder looks at them.
-        decoder_layers: that read the text so far and look at the tokens of the encoder.
-        unimodal_layers: the first so many of them read the text alone, and their captions can be
-            compared with images; 0: every layer looks.
-        projection: of images and captions into one space, where there are unimodal layers.
+        fusion: of prompt and image. projection: the encoder reads the image alone, the decoder
+            cross-attends to its tokens, and the conversations about an image share them.
+            concat: image tokens and prompt are one sequence of the encoder. co_attention: image
+            and prompt have streams of their own, which cross-attend to each other.
+        encoder_layers: of self-attention over the image tokens (co-attention layers where the
+            fusion is co_attention).
+        decoder_layers: causal layers; each cross-attends to the encoder tokens.
+        unimodal_layers: number of first decoder layers without cross-attention, whose output
+            embeds captions for a contrastive loss; 0: every layer cross-attends.
+        projection: of images and captions into the shared space, where there are unimodal layers.
         dropout: of every sub-layer.
-        max_length: tokens of text.
+        max_length: text tokens of a sequence.
         tokenizer: of all text.
-        vocabulary: tokens of text; found when the tokenizer is built.
-        image_tokenizer: whose codes the model says where it draws; None: it does not draw.
-        caption_dropout: share of the images that are drawn without their caption in training, which
-            guidance needs.
-        answers: from which those to questions are chosen; empty: they are said token by token.
+        vocabulary: number of text tokens; set when the tokenizer is built.
+        image_tokenizer: whose codes the model generates; None: no image generation.
+        caption_dropout: share of training images whose caption is masked, for classifier-free
+            guidance.
+        answers: answer vocabulary of the classification head; empty: answers are generated.
+
+    Example:
+        >>> TransformerArchitecture(width=32, heads=4).decoder_layers
+        3
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    image: ImageEncoderConfig | None = None
+    encoders: NamedEncoders = {}
     fusion: Literal["projection", "concat", "co_attention"] = "projection"
     width: int = Field(192, ge=8)
     heads: int = Field(6, ge=1)
@@ -58,29 +63,32 @@ class TransformerArchitecture(BaseModel):
     caption_dropout: float = Field(0.1, ge=0, lt=1)
 
     @model_validator(mode="after")
-    def _sees_or_draws(self) -> TransformerArchitecture:
-        if self.image is not None and self.image_tokenizer is not None:
-            raise ValueError("a model that draws cannot look at the image: leave one of them out")
+    def _reads_or_generates_images(self) -> TransformerArchitecture:
+        if self.encoders and self.image_tokenizer is not None:
+            raise ValueError(
+                "a model that generates images cannot read them: leave out the image encoder or "
+                "image_tokenizer"
+            )
         return self
 
     @model_validator(mode="after")
     def _heads_fit(self) -> TransformerArchitecture:
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
+            raise ValueError(f"width {self.width} is not divisible by {self.heads} heads")
         return self
 
     @model_validator(mode="after")
-    def _some_layers_look(self) -> TransformerArchitecture:
+    def _some_layers_cross_attend(self) -> TransformerArchitecture:
         if not self.unimodal_layers:
             return self
-        if self.image is None:
-            raise ValueError("unimodal_layers: there are no images without an image encoder")
+        if not self.encoders:
+            raise ValueError("unimodal_layers needs an image encoder, the model has none")
         if self.fusion != "projection":
             raise ValueError(f"unimodal_layers needs fusion: projection, got {self.fusion}")
         if self.unimodal_layers >= self.decoder_layers:
             raise ValueError(
                 f"unimodal_layers: {self.unimodal_layers} of {self.decoder_layers} decoder_layers "
-                "leave none that looks at the image"
+                "leave none that cross-attends to the image"
             )
         return self
 

@@ -1,4 +1,4 @@
-"""Multimodal Transformers that are ready for training."""
+"""Construction of multimodal Transformers with their tokenizer and preprocessors."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from amodal.encoders.text.chat_template import ChatTemplate
-from amodal.models.image_tokenizer import (
-    ImageTokenizer,
-)
+from amodal.models.image_tokenizer import ImageTokenizer
+from amodal.models.inputs import fit_preprocessors
 from amodal.models.multimodal_transformer.architecture import (
     MultimodalTransformerConfig,
     TransformerArchitecture,
@@ -19,12 +18,12 @@ from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
 
 class InitialEncoder(NamedTuple):
-    """An image encoder that has learned elsewhere.
+    """A trained image encoder that initializes the model's own.
 
     Args:
-        config: what builds it.
-        preprocessor: what makes its tensors of images.
-        weights: its state.
+        config: the encoder's configuration.
+        preprocessor: the image preprocessor that it was trained with.
+        weights: its state dict.
     """
 
     config: Any
@@ -37,35 +36,48 @@ def build_multimodal_transformer(
     texts: Iterable[str],
     *,
     image_tokenizer: ImageTokenizer | None = None,
-    start: InitialEncoder | None = None,
+    initial_encoder: InitialEncoder | None = None,
 ) -> MultimodalTransformer:
-    """A model ready for training, its tokenizer trained on `texts` where the recipe says so.
+    """A model ready for training; its tokenizer is trained on `texts` where configured so.
 
     Args:
-        image_tokenizer: whose codes the model is to say; None: it does not draw.
-        start: of `architecture.image`; None: pretrained or random weights, as the encoder says.
+        architecture: of the model.
+        texts: training texts, for the tokenizer.
+        image_tokenizer: whose codes the model generates; None: no image generation.
+        initial_encoder: weights of the image encoder; None: pretrained or random weights, as
+            the encoder's configuration says.
 
     Raises:
         ValueError: there is no text to train a tokenizer on.
+
+    Example:
+        >>> from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
+        >>> architecture = TransformerArchitecture(
+        ...     width=16, heads=2, decoder_layers=1, tokenizer=TrainedTokenizerConfig(model="word")
+        ... )
+        >>> model = build_multimodal_transformer(architecture, ["a red star", "a blue ring"])
+        >>> model.chat_template.text(model.chat_template.ids("a red ring"))
+        'a red ring'
     """
     tokens = image_tokenizer.tokens if image_tokenizer is not None else 0
     preprocessors: dict[str, Any] = {
-        "conversation": ChatTemplate.fitted(
+        "conversation": ChatTemplate.fit(
             architecture.tokenizer, texts, architecture.max_length, tokens
         )
     }
     update: dict[str, Any] = {"vocabulary": preprocessors["conversation"].vocabulary}
-    if architecture.image is not None:
-        given = start.preprocessor if start is not None else None
-        preprocessors["image"] = given or architecture.image.preprocessor()
+    if initial_encoder is not None:
+        preprocessors["image"] = initial_encoder.preprocessor
+    else:
+        preprocessors |= fit_preprocessors(architecture.encoders, None)
     if image_tokenizer is not None:
         preprocessors["image"] = image_tokenizer.preprocessors["image"]
         update["image_tokenizer"] = image_tokenizer.architecture
-    known = architecture.model_copy(update=update)
-    config = MultimodalTransformerConfig(known.model_dump(mode="json"))
-    model = MultimodalTransformer(config, preprocessors, pretrained=start is None)
-    if start is not None:
-        model.encoders["image"].load_state_dict(start.weights)
+    complete = architecture.model_copy(update=update)
+    config = MultimodalTransformerConfig(complete.model_dump(mode="json"))
+    model = MultimodalTransformer(config, preprocessors, pretrained=initial_encoder is None)
+    if initial_encoder is not None:
+        model.encoders["image"].load_state_dict(initial_encoder.weights)
     if image_tokenizer is not None and model.image_tokens is not None:
         model.image_tokens.tokenizer.load_state_dict(image_tokenizer.state_dict())
     return model

@@ -1,4 +1,4 @@
-"""Layers of Transformers: attention with a cache, a look at other tokens, what may be read."""
+"""Transformer layers with key-value caches, and position ids and masks of packed sequences."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from amodal.encoders.attention import attend
 
 
 class LayerSizes(Protocol):
-    """What every layer needs to know."""
+    """Sizes shared by all layers: width D, number of heads, dropout rate."""
 
     @property
     def width(self) -> int: ...
@@ -24,11 +24,11 @@ class LayerSizes(Protocol):
 
 
 class Memory(NamedTuple):
-    """What the decoder looks at.
+    """Encoder output that the decoder attends to.
 
     Args:
         tokens: (B, N, D).
-        keep: (B, N) bool.
+        keep: (B, N) bool, False at padding and absent images.
     """
 
     tokens: Tensor
@@ -36,7 +36,11 @@ class Memory(NamedTuple):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention of a sequence to itself, on normalised input, with a cache."""
+    """Pre-norm multi-head self-attention with a residual connection and a key-value cache.
+
+    References:
+        Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020, arXiv:2002.04745 (pre-norm).
+    """
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()
@@ -66,7 +70,10 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of a sequence to the tokens of the encoder, on normalised input."""
+    """Pre-norm multi-head cross-attention over encoder tokens with a residual connection.
+
+    The keys and values of the memory are cached. Rows with an empty memory pass unchanged.
+    """
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()
@@ -81,17 +88,17 @@ class CrossAttention(nn.Module):
     def forward(
         self, x: Tensor, memory: Memory, cache: Cache | None = None, layer: int = 0
     ) -> Tensor:
-        """(B, L, D) and what the items hold → (B, L, D); items without anything pass."""
+        """(B, L, D) and the memory of B items → (B, L, D)."""
         batch, length, width = x.shape
         key, value = self._keys(memory, cache, layer)
         query = self.query(self.norm(x)).view(batch, length, self.heads, -1).transpose(1, 2)
-        some = memory.keep.any(1)
-        mask = (memory.keep | ~some[:, None])[:, None, None, :]
+        nonempty = memory.keep.any(1)
+        mask = (memory.keep | ~nonempty[:, None])[:, None, None, :]
         attended = attend(query, key, value, mask).transpose(1, 2).reshape(batch, length, width)
-        return x + cast(Tensor, self.dropout(self.out(attended))) * some[:, None, None]
+        return x + cast(Tensor, self.dropout(self.out(attended))) * nonempty[:, None, None]
 
     def weights(self, x: Tensor, memory: Memory) -> Tensor:
-        """(B, H, L, N) where each place of the sequence looks."""
+        """(B, H, L, N) attention weights of each position over the memory."""
         batch, length, width = x.shape
         key, _ = self._keys(memory, None, 0)
         query = self.query(self.norm(x)).view(batch, length, self.heads, -1).transpose(1, 2)
@@ -101,8 +108,8 @@ class CrossAttention(nn.Module):
 
     def _keys(self, memory: Memory, cache: Cache | None, layer: int) -> tuple[Tensor, Tensor]:
         if isinstance(cache, EncoderDecoderCache) and cache.is_updated.get(layer):
-            kept: Any = cache.cross_attention_cache.layers[layer]
-            return kept.keys, kept.values
+            cached: Any = cache.cross_attention_cache.layers[layer]
+            return cached.keys, cached.values
         batch, count, width = memory.tokens.shape
         key, value = (
             self.key_value(memory.tokens)
@@ -116,7 +123,7 @@ class CrossAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """x + W' gelu(W LN(x)), four times as wide inside."""
+    """x + W' gelu(W LN(x)) with a hidden width of 4 D."""
 
     def __init__(self, sizes: LayerSizes) -> None:
         super().__init__()
@@ -144,7 +151,7 @@ class EncoderLayer(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Causal self-attention, a look at the encoder's tokens, a feed-forward network."""
+    """Causal self-attention, optional cross-attention over the memory, a feed-forward network."""
 
     def __init__(self, sizes: LayerSizes, *, cross_attends: bool) -> None:
         super().__init__()
@@ -162,19 +169,44 @@ class DecoderLayer(nn.Module):
         return cast(Tensor, self.feed(x))
 
 
-def places(segment: Tensor) -> Tensor:
-    """(B, L) numbers of exchanges, 0 at padding → (B, L) places within each, from 0 on."""
-    place = torch.arange(segment.shape[1], device=segment.device).expand_as(segment)
+def segment_positions(segment: Tensor) -> Tensor:
+    """Position ids that start at 0 in every packed segment.
+
+    Args:
+        segment: (B, L) number of the segment of each token, 0 at padding.
+
+    Returns:
+        (B, L) int64, 0 at padding.
+
+    Example:
+        >>> import torch
+        >>> segment_positions(torch.tensor([[1, 1, 1, 2, 2, 0]])).tolist()
+        [[0, 1, 2, 0, 1, 0]]
+    """
+    position = torch.arange(segment.shape[1], device=segment.device).expand_as(segment)
     starts = torch.ones_like(segment, dtype=torch.bool)
     starts[:, 1:] = segment[:, 1:] != segment[:, :-1]
-    begun = torch.where(starts, place, 0).cummax(1).values
-    return torch.where(segment > 0, place - begun, 0)
+    start = torch.where(starts, position, 0).cummax(1).values
+    return torch.where(segment > 0, position - start, 0)
 
 
 def segment_mask(segment: Tensor, length: int) -> Tensor:
-    """(B, S) → (B, 1, L, S) bool: what each of the last L places may read."""
-    whole = segment.shape[1]
-    order = torch.ones(length, whole, dtype=torch.bool, device=segment.device).tril(whole - length)
+    """Causal attention mask within packed segments.
+
+    Args:
+        segment: (B, S) number of the segment of each token, 0 at padding.
+        length: L, number of query positions at the end.
+
+    Returns:
+        (B, 1, L, S) bool, True where a query may attend.
+
+    Example:
+        >>> import torch
+        >>> segment_mask(torch.tensor([[1, 1, 2]]), 2)[0, 0].int().tolist()
+        [[1, 1, 0], [0, 0, 1]]
+    """
+    size = segment.shape[1]
+    causal = torch.ones(length, size, dtype=torch.bool, device=segment.device).tril(size - length)
     same = segment[:, -length:, None] == segment[:, None, :]
-    # Padding reads padding: a softmax over nothing is NaN.
-    return (same & order)[:, None]
+    # Padding attends to padding: a softmax over nothing is NaN.
+    return (same & causal)[:, None]

@@ -1,4 +1,4 @@
-"""The network of the multimodal Transformer: image tokens and text ids in, scores out."""
+"""The network of the multimodal Transformer: image tokens and text ids in, logits out."""
 
 from __future__ import annotations
 
@@ -16,12 +16,9 @@ from amodal.data.batch import Batch
 from amodal.encoders.fine_tuning import apply_fine_tuning
 from amodal.encoders.text.chat_template import IGNORED, ChatTemplate
 from amodal.fusion.cross_attention import CoAttention, CrossAttentionConfig
-from amodal.models.image_tokenizer import (
-    ImageTokenizer,
-    ImageTokenizerConfig,
-)
+from amodal.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from amodal.models.joint_embedding import Embeddings
-from amodal.models.multimodal_transformer.answer_head import AnswerHead, Classified
+from amodal.models.multimodal_transformer.answer_head import AnswerHead, AnswerPredictions
 from amodal.models.multimodal_transformer.architecture import (
     MultimodalTransformerConfig,
     TransformerArchitecture,
@@ -34,29 +31,31 @@ from amodal.models.multimodal_transformer.contrastive_heads import (
 from amodal.models.multimodal_transformer.image_generation import (
     ImageContext,
     ImageTokens,
-    Packed,
+    PackedConversations,
 )
 from amodal.models.multimodal_transformer.layers import (
     DecoderLayer,
     EncoderLayer,
     Memory,
-    places,
     segment_mask,
+    segment_positions,
 )
-from amodal.models.multimodal_transformer.packing import unpack
+from amodal.models.multimodal_transformer.packing import unpack_conversations
 from amodal.models.run_folder import Preprocessors
 
 
 class TokenPredictions(NamedTuple):
-    """Scores of the tokens that are to be said, of all rows one after the other.
+    """Logits at the target tokens of a batch, concatenated over its rows.
 
     Args:
         logits: (T, V).
-        labels: (T,) int64, the tokens that were said.
-        item: (T,) int64 which item of the batch each is said about.
-        exchange: (T,) int64 in which exchange about the item, from 1 on.
-        embedded: the images and whole captions of the batch, where the model embeds them.
-        classified: answers that are chosen from a list instead.
+        labels: (T,) int64 target tokens.
+        item: (T,) int64 index of the item in the batch.
+        conversation: (T,) int64 number of the conversation about the item, from 1 on.
+        embedded: embeddings of the images and complete captions of the batch, where the model has
+            contrastive heads.
+        classified: answers predicted over the answer vocabulary, where the model has an answer
+            head; their tokens are no targets.
     """
 
     logits: Tensor
@@ -64,20 +63,20 @@ class TokenPredictions(NamedTuple):
     item: Tensor
     conversation: Tensor
     embedded: dict[str, Embeddings] | None = None
-    classified: Classified | None = None
+    classified: AnswerPredictions | None = None
 
 
 class TransformerNetwork(PreTrainedModel, GenerationMixin):
-    """Image tokens → encoder → decoder of text that looks at them.
+    """Image encoder → Transformer encoder → causal decoder with cross-attention → token logits.
 
     records → tensors → encoder (B, N, D) → self-attention (B, N, D) → causal decoder with
-    cross-attention (B, L, D) → scores of the next token (B, L, V). Several exchanges about one item
-    stand in one row, none reads another, and they share the tokens of its image.
+    cross-attention (B, L, D) → logits of the next token (B, L, V). Several conversations about one
+    item are packed into one row; a segment mask separates them, and they share the image tokens.
 
     Args:
         config: the architecture.
-        preprocessors: `image`, and `turns` for the text.
-        pretrained: load the encoder's pretrained weights.
+        preprocessors: `image`, and `conversation` for the text.
+        pretrained: load the pretrained weights of the image encoder.
 
     References:
         Vaswani et al. 2017, arXiv:1706.03762; Xiong et al. 2020, arXiv:2002.04745 (pre-norm).
@@ -108,28 +107,34 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         self.project = nn.ModuleDict()
         self.architecture = architecture
         self.modality = nn.ParameterDict()
-        if architecture.image is not None:
-            encoder = architecture.image.build(pretrained=pretrained)
-            architecture = architecture.model_copy(update={"image": encoder.config})
-            self.encoders["image"] = apply_fine_tuning(encoder)
-            self.project["image"] = nn.Linear(encoder.width, width)
-            self.modality["image"] = nn.Parameter(0.02 * torch.randn(width))
+        resolved: dict[str, Any] = {}
+        for name, specification in architecture.encoders.items():
+            encoder = specification.build(pretrained=pretrained)
+            resolved[name] = encoder.config
+            self.encoders[name] = apply_fine_tuning(encoder)
+            self.project[name] = nn.Linear(encoder.width, width)
+            self.modality[name] = nn.Parameter(0.02 * torch.randn(width))
+        architecture = architecture.model_copy(update={"encoders": resolved})
+        self.types = {name: config.type for name, config in resolved.items()}
+        if architecture.image_tokenizer is not None:
+            self.types["image"] = "image"
+        self.types["conversation"] = "conversation"
         self.architecture = architecture
         self.co_attention: CoAttention | None = None
         self.encoder = nn.ModuleList()
         if self.encoders:
             self._build_fusion(architecture)
-        drawing = architecture.image_tokenizer
+        image_tokenizer = architecture.image_tokenizer
         self.image_tokens: ImageTokens | None = None
-        if drawing is not None:
+        if image_tokenizer is not None:
             self.image_tokens = ImageTokens(
-                ImageTokenizer(ImageTokenizerConfig(drawing.model_dump(mode="json"))),
+                ImageTokenizer(ImageTokenizerConfig(image_tokenizer.model_dump(mode="json"))),
                 width,
                 first=vocabulary,
                 start=self.chat_template.role_ids["image"],
                 caption_dropout=architecture.caption_dropout,
             )
-            vocabulary += drawing.codebook_size
+            vocabulary += image_tokenizer.codebook_size
         self.embedding = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(0.02 * torch.randn(architecture.max_length, width))
         self.decoder = nn.ModuleList(
@@ -150,22 +155,22 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         self.answer_head = AnswerHead(width, architecture.answers) if architecture.answers else None
         nn.init.normal_(self.embedding.weight, std=0.02)
         config.architecture = architecture.model_dump(mode="json")
-        # What `generate` asks of a configuration.
+        # Attributes that `GenerationMixin.generate` reads.
         config.vocab_size = vocabulary
         config.num_hidden_layers = architecture.decoder_layers
         config.is_encoder_decoder = False
 
     def _build_fusion(self, architecture: TransformerArchitecture) -> None:
-        """What mixes the tokens of the modalities before the decoder looks at them."""
+        """Encoder of the image tokens, with or without the prompt."""
         width = architecture.width
         if architecture.fusion == "co_attention":
-            looks = CrossAttentionConfig(
+            co_attention = CrossAttentionConfig(
                 dim=width,
                 layers=max(1, architecture.encoder_layers),
                 heads=architecture.heads,
                 dropout=architecture.dropout,
             )
-            self.co_attention = CoAttention(looks, {"encoded": width, "text": width})
+            self.co_attention = CoAttention(co_attention, {"encoded": width, "text": width})
         else:
             self.encoder.extend(
                 EncoderLayer(architecture) for _ in range(architecture.encoder_layers)
@@ -175,12 +180,13 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         self.memory_norm = nn.LayerNorm(width)
 
     @property
-    def modalities(self) -> tuple[str, ...]:
-        return (*self.encoders, "text")
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the inputs that have encoders."""
+        return tuple(self.encoders)
 
     @property
-    def draws(self) -> bool:
-        """Whether the model says images."""
+    def generates_images(self) -> bool:
+        """Whether the vocabulary contains image tokens."""
         return self.image_tokens is not None
 
     @property
@@ -189,70 +195,70 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
 
     def learning_rate_scales(self) -> dict[str, float]:
         """Prefix of parameter names -> factor on the learning rate."""
-        image = self.architecture.image
-        return {"network.encoders.image.": image.learning_rate_scale} if image is not None else {}
+        return {
+            f"network.encoders.{name}.": config.learning_rate_scale
+            for name, config in self.architecture.encoders.items()
+        }
 
     @property
     def conditions_on_prompt(self) -> bool:
-        """Whether what the decoder looks at depends on what is asked."""
+        """Whether the encoder reads the prompt together with the image."""
         return self.architecture.fusion != "projection"
 
     def encode_inputs(self, batch: Batch) -> Memory | None:
-        """Tokens of all modalities of the B items side by side; None for a model of text alone."""
+        """Encoder tokens of B items, inputs concatenated; None for a model of text alone."""
         tokens, masks = [], []
         for modality in self.encoders:
-            found, keep = self._encoded(modality, batch)
-            tokens.append(found)
+            x, keep = self._encode_input(modality, batch)
+            tokens.append(x)
             masks.append(keep)
         return Memory(torch.cat(tokens, dim=1), torch.cat(masks, dim=1)) if tokens else None
 
-    def fused(self, encoded: Memory | None, prompts: Mapping[str, Tensor] | None) -> Memory | None:
-        """What the decoder looks at.
+    def fuse(self, encoded: Memory | None, prompts: Mapping[str, Tensor] | None) -> Memory | None:
+        """Memory that the decoder cross-attends to.
 
         Args:
-            encoded: tokens of R items.
-            prompts: `input_ids` and `attention_mask`, (R, L), of what is asked about each; not
-                read where the fusion is a projection.
+            encoded: tokens of R items, from `encode_inputs`.
+            prompts: `input_ids` and `attention_mask`, (R, P), of one prompt per item; unused
+                where the fusion is a projection.
 
         Returns:
-            R rows: the tokens of the item, and where prompts are read, theirs after them.
+            R rows: the tokens of the item, and those of its prompt where the encoder reads it.
         """
         if encoded is None:
             return None
         x, keep = encoded
         if self.conditions_on_prompt:
             assert prompts is not None
-            ids, read = prompts["input_ids"], prompts["attention_mask"].bool()
-            text = self.dropout(
-                self.embedding(ids) + self.position[places(read.long())] + self.modality["text"]
-            )
+            ids, mask = prompts["input_ids"], prompts["attention_mask"].bool()
+            position = self.position[segment_positions(mask.long())]
+            text = self.dropout(self.embedding(ids) + position + self.modality["text"])
             if self.co_attention is not None:
-                tokens, mask = self.co_attention(
-                    {"encoded": x, "text": text}, {"encoded": keep, "text": read}
+                tokens, keep = self.co_attention(
+                    {"encoded": x, "text": text}, {"encoded": keep, "text": mask}
                 )
-                return Memory(self.memory_norm(tokens), mask)
-            x, keep = torch.cat([x, text], dim=1), torch.cat([keep, read], dim=1)
+                return Memory(self.memory_norm(tokens), keep)
+            x, keep = torch.cat([x, text], dim=1), torch.cat([keep, mask], dim=1)
         # A row without tokens attends to its padding, so that the softmax is over something.
         mask = (keep | ~keep.any(dim=1, keepdim=True))[:, None, None, :]
         for layer in self.encoder:
             x = layer(x, mask)
         return Memory(self.memory_norm(x), keep)
 
-    def _encoded(self, modality: str, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _encode_input(self, modality: str, batch: Batch) -> tuple[Tensor, Tensor]:
         present = batch.present[modality][:, 0]
         named = batch.tensors[modality]
         if bool(present.all()):
             tokens, keep = self.encoders[modality](**named)
         else:
-            # A batch without a single image still needs to know how many tokens one has.
-            chosen = present if bool(present.any()) else torch.ones_like(present)
-            some, keep = self.encoders[modality](**{n: t[chosen] for n, t in named.items()})
-            tokens = some.new_zeros(len(present), *some.shape[1:])
-            tokens[chosen] = some
+            # A batch without any image still needs to know how many tokens an image has.
+            rows = present if bool(present.any()) else torch.ones_like(present)
+            row_tokens, keep = self.encoders[modality](**{n: t[rows] for n, t in named.items()})
+            tokens = row_tokens.new_zeros(len(present), *row_tokens.shape[1:])
+            tokens[rows] = row_tokens
             if keep is not None:
-                whole = keep.new_zeros(len(present), keep.shape[1])
-                whole[chosen] = keep
-                keep = whole
+                row_keep, keep = keep, keep.new_zeros(len(present), keep.shape[1])
+                keep[rows] = row_keep
         x = self.project[modality](tokens) + self.modality[modality]
         if keep is None:
             keep = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
@@ -271,17 +277,17 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         image_context: ImageContext | None = None,
         **ignored: Any,
     ) -> TokenPredictions | CausalLMOutputWithPast:
-        """Scores of what a batch says, or of the next tokens where `generate` goes on from ids.
+        """Logits at the target tokens of a batch, or of the next token during generation.
 
         Args:
-            batch: with `turns`: packed ids, segments and labels; only scores of what is to be
-                said are computed.
-            input_ids: (B, L), in the place of a batch.
+            batch: with a `conversation` input: packed ids, segments and labels; logits are
+                computed at target tokens only.
+            input_ids: (B, L), instead of a batch.
             attention_mask: (B, past + L), 0 at padding.
-            position_ids: (B, L); counted from the mask where left out.
-            cache: keys and values of what was read before.
-            memory_tokens: (B, N, D) and memory_keep, (B, N) bool: what `fused` returned.
-            pictured: see `decode`.
+            position_ids: (B, L); derived from the mask where left out.
+            cache: keys and values of the tokens before.
+            memory_tokens: (B, N, D) and memory_keep, (B, N) bool: the memory, from `fuse`.
+            image_context: see `decode`.
         """
         if batch is not None:
             return self._token_predictions(batch)
@@ -303,44 +309,52 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         ids, segment = named["input_ids"], named["segment"]
         labels = named["labels"].masked_fill(~batch.present["conversation"], IGNORED)
         if self.image_tokens is not None:
-            ids, segment, labels = self.image_tokens.filled(batch, Packed(ids, segment, labels))
+            packed = PackedConversations(ids, segment, labels)
+            ids, segment, labels = self.image_tokens.insert_codes(batch, packed)
         encoded = self.encode_inputs(batch)
         if not self.conditions_on_prompt:
-            memory = self.fused(encoded, None)
-            read = self._read(ids, segment)
-            hidden = self._continue(read, segment, memory)
+            memory = self.fuse(encoded, None)
+            unimodal = self._decode_unimodal(ids, segment)
+            hidden = self._decode_multimodal(unimodal, segment, memory)
             item = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids)
-            classified, labels = self._classified(named, hidden, labels, item, segment)
-            chosen = labels != IGNORED
-            return TokenPredictions(
-                self.scores(hidden[chosen]),
-                labels[chosen],
-                chosen.nonzero()[:, 0],
-                segment[chosen],
-                classified=classified,
-                embedded=self._embedded(batch, read, memory) if self.contrast is not None else None,
+            classified, labels = self._classify_answers(named, hidden, labels, item, segment)
+            embedded = (
+                self._contrastive_embeddings(batch, unimodal, memory)
+                if self.contrast is not None
+                else None
             )
-        rows = unpack(ids, segment, labels, self.chat_template.pad_id)
-        memory_rows = (
-            None if encoded is None else Memory(encoded.tokens[rows.item], encoded.keep[rows.item])
-        )
-        memory = self.fused(memory_rows, {"input_ids": rows.prompt, "attention_mask": rows.read})
-        hidden = self.decode(rows.ids, rows.mask, memory)
+            target = labels != IGNORED
+            return TokenPredictions(
+                self.scores(hidden[target]),
+                labels[target],
+                target.nonzero()[:, 0],
+                segment[target],
+                classified=classified,
+                embedded=embedded,
+            )
+        rows = unpack_conversations(ids, segment, labels, self.chat_template.pad_id)
+        if encoded is not None:
+            encoded = Memory(encoded.tokens[rows.item], encoded.keep[rows.item])
+        prompts = {"input_ids": rows.prompt_ids, "attention_mask": rows.prompt_mask}
+        memory = self.fuse(encoded, prompts)
+        hidden = self.decode(rows.ids, rows.attention_mask, memory)
         item, conversation = (
             t[:, None].expand_as(rows.ids) for t in (rows.item, rows.conversation)
         )
-        classified, labels = self._classified(named, hidden, rows.labels, item, conversation)
-        chosen = labels != IGNORED
-        place = chosen.nonzero()[:, 0]
+        classified, labels = self._classify_answers(named, hidden, rows.labels, item, conversation)
+        target = labels != IGNORED
+        row = target.nonzero()[:, 0]
         return TokenPredictions(
-            self.scores(hidden[chosen]),
-            labels[chosen],
-            rows.item[place],
-            rows.conversation[place],
+            self.scores(hidden[target]),
+            labels[target],
+            rows.item[row],
+            rows.conversation[row],
             classified=classified,
         )
 
-    def _embedded(self, batch: Batch, read: Tensor, memory: Memory | None) -> dict[str, Embeddings]:
+    def _contrastive_embeddings(
+        self, batch: Batch, unimodal: Tensor, memory: Memory | None
+    ) -> dict[str, Embeddings]:
         assert self.contrast is not None
         assert memory is not None
         named = batch.tensors["conversation"]
@@ -350,34 +364,34 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
             self.chat_template.role_ids["caption"],
             self.chat_template.end_id,
         )
-        there = memory.keep.any(1)
-        about = (ends & batch.present["conversation"]).nonzero()
-        z = self.contrast.embed_captions(read[about[:, 0], about[:, 1]])
+        has_image = memory.keep.any(1)
+        row, position = (ends & batch.present["conversation"]).nonzero().unbind(1)
+        z = self.contrast.embed_captions(unimodal[row, position])
         keys = conversation_keys(named["input_ids"], named["segment"])
-        images = self.contrast.embed_images(memory)[there]
+        images = self.contrast.embed_images(memory)[has_image]
         return {
-            "image": Embeddings(images, batch.item[there], None),
-            "text": Embeddings(z, batch.item[about[:, 0]], keys[about[:, 0], about[:, 1]]),
+            "image": Embeddings(images, batch.item[has_image], None),
+            "text": Embeddings(z, batch.item[row], keys[row, position]),
         }
 
-    def _classified(
+    def _classify_answers(
         self,
         named: Mapping[str, Tensor],
         hidden: Tensor,
         labels: Tensor,
         item: Tensor,
         conversation: Tensor,
-    ) -> tuple[Classified | None, Tensor]:
+    ) -> tuple[AnswerPredictions | None, Tensor]:
         if self.answer_head is None or "asked" not in named:
             return None, labels
-        return self.answer_head.classified(hidden, labels, item, conversation, named["asked"])
+        return self.answer_head.predict(hidden, labels, item, conversation, named["asked"])
 
     def scores(self, hidden: Tensor) -> Tensor:
-        """(..., D) → (..., V), the embeddings being the output weights."""
+        """(..., D) → (..., V) logits; the output weights are the token embeddings."""
         return F.linear(hidden, self._embeddings(), self.bias)
 
     def _embeddings(self) -> Tensor:
-        """(V, D) of every token, text and codes of images."""
+        """(V, D) embeddings of all tokens, text and image codes."""
         learned: Tensor = self.embedding.weight
         return learned if self.image_tokens is None else self.image_tokens.embeddings(learned)
 
@@ -393,18 +407,21 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         """(B, L) ids → (B, L, D) states of the last layer.
 
         Args:
-            segment: (B, past + L) number of the exchange that a token belongs to, 0 at padding on
-                either side. A token reads what came before it in its own exchange.
+            segment: (B, past + L) number of the conversation of each token, 0 at padding on either
+                side. A token attends to those before it in its own conversation.
             memory: of the B items.
             cache: read and extended.
-            position_ids: (B, L) places within the exchange; counted where left out.
-            pictured: of a model that draws; found in the ids where left out, which must then hold
-                images from their beginning.
-        """
-        read = self._read(ids, segment, cache, position_ids, image_context)
-        return self._continue(read, segment, memory, cache)
+            position_ids: (B, L) position within the conversation; derived where left out.
+            image_context: of a model that generates images; derived from the ids where left out,
+                which must then contain every image from its first token on.
 
-    def _read(
+        Raises:
+            ValueError: a conversation is longer than `max_length`.
+        """
+        unimodal = self._decode_unimodal(ids, segment, cache, position_ids, image_context)
+        return self._decode_multimodal(unimodal, segment, memory, cache)
+
+    def _decode_unimodal(
         self,
         ids: Tensor,
         segment: Tensor,
@@ -412,30 +429,30 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         position_ids: Tensor | None = None,
         image_context: ImageContext | None = None,
     ) -> Tensor:
-        """(B, L, D) after the layers that read the text alone; the arguments are of `decode`."""
+        """(B, L, D) states after the unimodal layers; arguments as of `decode`."""
         length = ids.shape[1]
         if position_ids is None:
-            position_ids = places(segment)[:, -length:]
+            position_ids = segment_positions(segment)[:, -length:]
         if self.image_tokens is not None:
             image_context = image_context or self.image_tokens.context(ids)
-            position_ids = position_ids.masked_fill(image_context.places >= 0, 0)
+            position_ids = position_ids.masked_fill(image_context.positions >= 0, 0)
         limit = len(self.position)
         if position_ids.shape[1] and int(position_ids.max()) >= limit:
             raise ValueError(f"{int(position_ids.max()) + 1} tokens; max_length is {limit}")
         position, embeddings = self.position[position_ids], self._embeddings()
         if self.image_tokens is not None and image_context is not None:
-            around = self.image_tokens.around(image_context, embeddings)
-            position = torch.where(image_context.places[..., None] >= 0, around, position)
+            grid = self.image_tokens.position_embeddings(image_context, embeddings)
+            position = torch.where(image_context.positions[..., None] >= 0, grid, position)
         x: Tensor = self.dropout(F.embedding(ids, embeddings) + position)
         mask = segment_mask(segment, length)
         for index, layer in enumerate(self.decoder[: self.architecture.unimodal_layers]):
             x = layer(x, mask, None, cache, index)
         return x
 
-    def _continue(
+    def _decode_multimodal(
         self, x: Tensor, segment: Tensor, memory: Memory | None, cache: Cache | None = None
     ) -> Tensor:
-        """(B, L, D) of `_read` → (B, L, D) after the layers that look."""
+        """(B, L, D) unimodal states → (B, L, D) after the layers that cross-attend."""
         mask = segment_mask(segment, x.shape[1])
         first = self.architecture.unimodal_layers
         for index, layer in enumerate(self.decoder[first:], start=first):
@@ -443,12 +460,12 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         return cast(Tensor, self.norm(x))
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """What `forward` gets at each step: where in its image a token stands is told too."""
+        """Arguments of `forward` at each step, with the position of each token in its image."""
         inputs: dict[str, Any] = super().prepare_inputs_for_generation(input_ids, **kwargs)  # type: ignore[no-untyped-call]
         if self.image_tokens is not None:
             length = inputs["input_ids"].shape[1]
-            inputs["pictured"] = self.image_tokens.context(input_ids).last(length)
+            inputs["image_context"] = self.image_tokens.context(input_ids).last(length)
         return inputs
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Every part has initialised itself."""
+        """Nothing: every part initializes itself."""

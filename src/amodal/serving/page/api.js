@@ -1,6 +1,6 @@
-// Requests, and how a form waits for them.
+// Requests to the server, and forms that submit them.
 
-/** What the server said, or an Error whose message is for a person. */
+/** The JSON response; throws an Error with a readable message. */
 export async function request(path, fields, { signal, onLine } = {}) {
   const options = { signal };
   if (fields) {
@@ -18,19 +18,19 @@ export async function request(path, fields, { signal, onLine } = {}) {
     throw new Error("the server does not answer; is `amodal serve` still running?");
   }
   if (!response.ok) {
-    const said = await response.json().catch(() => ({}));
-    throw new Error(said.detail ?? `the server answered ${response.status}`);
+    const body = await response.json().catch(() => ({}));
+    throw new Error(body.detail ?? `the server answered ${response.status}`);
   }
   return onLine ? lines(response, onLine) : response.json();
 }
 
-/** A note on words that a model has no token for. */
-export const neverRead = (words) => `The model has never read: ${words.join(", ")}`;
+/** A note on words that the tokenizer has no token for. */
+export const outOfVocabulary = (words) => `Out of vocabulary: ${words.join(", ")}`;
 
-/** Scenes to try the page with; none where they cannot be had. */
+/** Example scenes; empty where the request fails. */
 export const examples = request("api/examples").catch(() => []);
 
-/** Calls `onLine` with every line of JSON as it comes; gives back the last one. */
+/** Calls `onLine` with every line of JSON as it arrives; returns the last one. */
 async function lines(response, onLine) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "", last = null;
@@ -48,7 +48,7 @@ async function lines(response, onLine) {
   return last;
 }
 
-/** Runs `action` at every submit, one at a time, with progress and errors beside the button. */
+/** Runs `action` on submit, one at a time, and shows progress and errors beside the button. */
 export function onSubmit(form, doing, action) {
   const button = form.querySelector("[type=submit]");
   const status = form.querySelector(".status");
@@ -66,9 +66,9 @@ export function onSubmit(form, doing, action) {
     status.classList.add("busy");
     tick();
     const timer = setInterval(tick, 1000);
-    let said = "";
+    let message = "";
     try {
-      said = (await action()) ?? "";
+      message = (await action()) ?? "";
     } catch (error) {
       if (error.name !== "AbortError") {
         problem.textContent = error.message;
@@ -77,25 +77,25 @@ export function onSubmit(form, doing, action) {
     } finally {
       clearInterval(timer);
       status.classList.remove("busy");
-      status.textContent = said;
+      status.textContent = message;
       button.disabled = false;
     }
   });
 }
 
 /** A new element with a class and a text. */
-export function made(tag, className = "", text = "") {
+export function create(tag, className = "", text = "") {
   const element = document.createElement(tag);
   if (className) element.className = className;
   element.textContent = text;
   return element;
 }
 
-/** Buttons that put a text into a field. */
-export function offer(chips, texts, field) {
+/** Buttons that fill a field with a suggested text. */
+export function suggest(chips, texts, field) {
   chips.replaceChildren(
     ...texts.map((text) => {
-      const chip = made("button", "", text);
+      const chip = create("button", "", text);
       chip.type = "button";
       chip.addEventListener("click", () => {
         field.value = text;

@@ -1,16 +1,16 @@
-import { made, onSubmit, request } from "./api.js";
-import { needed, upload } from "./image.js";
+import { create, onSubmit, request } from "./api.js";
+import { requireFile, upload } from "./image.js";
 
 export function startCaption(panel) {
-  const said = panel.querySelector(".said");
-  upload.addEventListener("change", () => said.replaceChildren());
-  onSubmit(panel.querySelector("form"), "describing", async () => {
-    const about = needed();
-    const { caption } = await request("api/caption", { image: about });
-    if (upload.file !== about) return; // another image has come in the meantime
-    const item = made("li");
-    item.append(made("div", "answer", caption || "(nothing)"));
-    said.replaceChildren(item);
+  const captions = panel.querySelector(".answers");
+  upload.addEventListener("change", () => captions.replaceChildren());
+  onSubmit(panel.querySelector("form"), "captioning", async () => {
+    const image = requireFile();
+    const { caption } = await request("api/caption", { image });
+    if (upload.file !== image) return; // the image was changed in the meantime
+    const item = create("li");
+    item.append(create("div", "answer", caption || "(empty)"));
+    captions.replaceChildren(item);
     item.scrollIntoView({ block: "nearest" });
   });
 }

@@ -1,60 +1,60 @@
-import { made, offer, onSubmit, request } from "./api.js";
-import { needed, upload } from "./image.js";
+import { create, onSubmit, request, suggest } from "./api.js";
+import { requireFile, upload } from "./image.js";
 
 export function startChat(panel) {
   const field = panel.querySelector("[name=question]"), list = panel.querySelector("ol");
-  const stop = panel.querySelector("#stop"), forget = panel.querySelector("#forget");
-  let rounds = [], speaking = null;
+  const stop = panel.querySelector("#stop"), reset = panel.querySelector("#reset");
+  let history = [], generation = null;
 
-  function begin() {
-    speaking?.abort();
-    rounds = [];
+  function restart() {
+    generation?.abort();
+    history = [];
     list.replaceChildren();
-    forget.hidden = true;
+    reset.hidden = true;
   }
 
   upload.addEventListener("change", () => {
-    begin();
-    offer(panel.querySelector(".chips"), upload.example?.questions ?? [], field);
+    restart();
+    suggest(panel.querySelector(".chips"), upload.example?.questions ?? [], field);
   });
-  stop.addEventListener("click", () => speaking?.abort());
-  forget.addEventListener("click", () => {
-    begin();
+  stop.addEventListener("click", () => generation?.abort());
+  reset.addEventListener("click", () => {
+    restart();
     field.focus();
   });
 
-  onSubmit(panel.querySelector("form"), "thinking", async () => {
-    const about = needed(), asked = field.value.trim(), before = rounds;
-    if (!asked) throw new Error("type something first");
-    const you = made("li", "you", asked), model = made("li", "model", "…");
-    list.append(you, model);
+  onSubmit(panel.querySelector("form"), "generating", async () => {
+    const image = requireFile(), question = field.value.trim(), pairs = history;
+    if (!question) throw new Error("type a question first");
+    const user = create("li", "user", question), model = create("li", "model", "…");
+    list.append(user, model);
     model.scrollIntoView({ block: "nearest" });
     field.value = "";
-    speaking = new AbortController();
+    generation = new AbortController();
     stop.hidden = false;
     try {
-      const fields = { image: about, question: asked, history: JSON.stringify(before) };
+      const fields = { image, question, history: JSON.stringify(pairs) };
       const last = await request("api/chat", fields, {
-        signal: speaking.signal,
-        onLine: (line) => (model.textContent = line.said ?? line.answer),
+        signal: generation.signal,
+        onLine: (line) => (model.textContent = line.text ?? line.answer),
       });
-      if (last?.answer === undefined) throw new Error("the answer was cut off; ask again");
-      model.textContent = last.answer || "(nothing)";
-      if (last.rounds_read < before.length) {
-        const read = last.rounds_read, kept = read === 1 ? "round" : `${read} rounds`;
-        const note = `it has room for ${read ? `the last ${kept}` : "none of the rounds"} before`;
-        list.append(made("li", "aside", note));
+      if (last?.answer === undefined) throw new Error("the answer was interrupted; ask again");
+      model.textContent = last.answer || "(empty)";
+      const read = last.turns_read, all = 2 * pairs.length; // a pair is two turns
+      if (read < all) {
+        const note = `history truncated: the model read the last ${read} of ${all} turns`;
+        list.append(create("li", "aside", note));
       }
-      before.push([asked, last.answer]);
+      pairs.push([question, last.answer]);
     } catch (error) {
-      you.remove();
+      user.remove();
       model.remove();
-      if (!field.value) field.value = asked;
+      if (!field.value) field.value = question;
       throw error;
     } finally {
       stop.hidden = true;
-      speaking = null;
-      forget.hidden = !rounds.length;
+      generation = null;
+      reset.hidden = !history.length;
       field.focus();
     }
   });

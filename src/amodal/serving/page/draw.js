@@ -1,31 +1,31 @@
-import { examples, made, neverRead, offer, onSubmit, request } from "./api.js";
+import { create, examples, onSubmit, outOfVocabulary, request, suggest } from "./api.js";
 
 export async function startDraw(panel, about) {
   const form = panel.querySelector("form"), text = form.elements.text;
   const { candidates } = form.elements;
   candidates.closest("label").hidden = candidates.disabled = !about.reranked;
-  onSubmit(form, "drawing", async () => {
-    const asked = text.value.trim();
-    if (!asked) throw new Error("type what is to be drawn first");
-    const { images, unknown } = await request("api/draw", Object.fromEntries(new FormData(form)));
-    const note = panel.querySelector(".note");
+  onSubmit(form, "generating", async () => {
+    const caption = text.value.trim();
+    if (!caption) throw new Error("type a text first");
+    const found = await request("api/draw", Object.fromEntries(new FormData(form)));
+    const note = panel.querySelector(".note"), unknown = found.out_of_vocabulary;
     note.hidden = !unknown.length;
-    note.textContent = unknown.length ? neverRead(unknown) : "";
+    note.textContent = unknown.length ? outOfVocabulary(unknown) : "";
     panel.querySelector(".images").replaceChildren(
-      ...images.map((url, index) => {
+      ...found.images.map((url, index) => {
         const image = new Image();
         image.src = url;
-        image.alt = `${asked}, image ${index + 1}`;
-        const save = made("a", "", "Save");
+        image.alt = `${caption}, image ${index + 1}`;
+        const save = create("a", "", "Save");
         save.href = url;
-        save.download = `drawn-${index + 1}.png`;
+        save.download = `image-${index + 1}.png`;
         save.setAttribute("aria-label", `Save image ${index + 1}`);
-        const item = made("li");
+        const item = create("li");
         item.append(image, save);
         return item;
       }),
     );
   });
-  const known = about.texts.length ? about.texts : (await examples).map((one) => one.caption);
-  offer(panel.querySelector(".chips"), known.slice(0, 3), text);
+  const texts = about.texts.length ? about.texts : (await examples).map((one) => one.caption);
+  suggest(panel.querySelector(".chips"), texts.slice(0, 3), text);
 }

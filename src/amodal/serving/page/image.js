@@ -1,32 +1,32 @@
-// The image that all tabs share: chosen, dropped, pasted or taken from the examples.
+// The image that all tabs share: chosen, dropped, pasted or one of the examples.
 
-import { examples, made } from "./api.js";
+import { create, examples } from "./api.js";
 
 const find = (id) => document.getElementById(id);
 const frame = find("frame"), preview = find("preview"), overlay = find("overlay");
 const problem = find("image-problem"), opacity = find("opacity");
-let look = null, wanted = false;
+let attention = null, visible = false;
 
-/** The image as it is now: `file`, null without one, and `example`, what is known about it. */
+/** The current image: `file`, or null, and `example`, its scene where it is an example. */
 export const upload = Object.assign(new EventTarget(), { file: null, example: null });
 
-/** The file, or an Error that asks for one. */
-export function needed() {
-  if (!upload.file) throw new Error("choose an image first, or take one of the examples");
+/** The file; throws an Error that asks for one. */
+export function requireFile() {
+  if (!upload.file) throw new Error("choose an image first, or one of the examples");
   return upload.file;
 }
 
 export async function startImage(limits) {
   find("file").addEventListener("change", (event) => {
     if (event.target.files[0]) choose(event.target.files[0], limits);
-    event.target.value = ""; // so that the same file can be chosen again
+    event.target.value = ""; // so that choosing the same file again is a change
   });
   find("remove").addEventListener("click", () => {
-    set(null);
+    setImage(null);
     find("file").focus();
   });
   const drop = find("drop");
-  // An image that misses the frame would otherwise replace the page.
+  // An image dropped outside the frame would otherwise replace the page.
   for (const name of ["dragover", "drop"]) addEventListener(name, (e) => e.preventDefault());
   drop.addEventListener("dragover", () => drop.classList.add("over"));
   drop.addEventListener("dragleave", () => drop.classList.remove("over"));
@@ -34,27 +34,27 @@ export async function startImage(limits) {
     drop.classList.remove("over");
     const file = event.dataTransfer.files[0];
     if (file) choose(file, limits);
-    else complain("that was no file; save the image first, or copy and paste it");
+    else showProblem("that was no file; save the image first, or copy and paste it");
   });
   addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));
     if (file && !find("image").hidden) choose(file, limits);
   });
-  preview.addEventListener("load", paint);
+  preview.addEventListener("load", drawOverlay);
   preview.addEventListener("error", () => {
-    // A TIFF, say: the model can read what the browser cannot show.
+    // The model reads formats, such as TIFF, that the browser cannot show.
     if (upload.file) preview.alt = `${upload.file.name} (the browser cannot show it)`;
   });
-  opacity.addEventListener("input", paint);
-  new ResizeObserver(paint).observe(preview);
-  await offerExamples();
+  opacity.addEventListener("input", drawOverlay);
+  new ResizeObserver(drawOverlay).observe(preview);
+  await showExamples();
 }
 
-async function offerExamples() {
+async function showExamples() {
   const found = await examples;
   const list = find("examples").querySelector("ul");
   for (const [index, example] of found.entries()) {
-    const button = made("button");
+    const button = create("button");
     button.type = "button";
     button.title = example.caption;
     const image = new Image();
@@ -62,12 +62,12 @@ async function offerExamples() {
     image.alt = `example ${index + 1}: ${example.caption}`;
     button.append(image);
     button.addEventListener("click", () => {
-      set(fileOf(example.image, `example-${index + 1}.png`), example);
+      setImage(fileOf(example.image, `example-${index + 1}.png`), example);
       for (const other of list.querySelectorAll("button")) {
         other.setAttribute("aria-pressed", String(other === button));
       }
     });
-    const item = made("li");
+    const item = create("li");
     item.append(button);
     list.append(item);
   }
@@ -81,20 +81,20 @@ function fileOf(url, name) {
 
 function choose(file, limits) {
   if (file.size > limits.image_bytes) {
-    complain(`${file.name} is larger than ${Math.round(limits.image_bytes / 2 ** 20)} MiB`);
+    showProblem(`${file.name} is larger than ${Math.round(limits.image_bytes / 2 ** 20)} MiB`);
   } else if (file.type && !file.type.startsWith("image/")) {
-    complain(`${file.name} is not an image`);
+    showProblem(`${file.name} is not an image`);
   } else {
-    set(file);
+    setImage(file);
   }
 }
 
-function complain(message) {
+function showProblem(message) {
   problem.textContent = message;
   problem.hidden = false;
 }
 
-function set(file, example = null) {
+function setImage(file, example = null) {
   problem.hidden = true;
   showAttention(null);
   for (const button of find("examples").querySelectorAll("[aria-pressed]")) {
@@ -117,45 +117,45 @@ function set(file, example = null) {
   upload.dispatchEvent(new Event("change"));
 }
 
-/** Lays the attention of an answer over the image; null takes it away. */
-export function showAttention(found) {
-  look = found;
-  paint();
+/** Shows the attention map of an answer over the image; null removes it. */
+export function showAttention(map) {
+  attention = map;
+  drawOverlay();
 }
 
-/** Only where questions are asked does the attention belong to what is seen beside it. */
-export function wantAttention(yes) {
-  wanted = yes;
-  paint();
+/** The attention map is shown in the tab of questions only. */
+export function setAttentionVisible(yes) {
+  visible = yes;
+  drawOverlay();
 }
 
-function paint() {
-  const shown = look && wanted;
+function drawOverlay() {
+  const shown = attention && visible;
   find("attention-controls").hidden = !shown;
-  const pen = overlay.getContext("2d");
+  const context = overlay.getContext("2d");
   overlay.width = preview.clientWidth * devicePixelRatio;
   overlay.height = preview.clientHeight * devicePixelRatio;
   if (!shown || !overlay.width || !overlay.height) return;
-  const small = new OffscreenCanvas(look.side, look.side);
-  const most = Math.max(...look.shares);
-  const cells = new ImageData(look.side, look.side);
-  look.shares.forEach((share, i) => cells.data.set(heat(share / most), 4 * i));
+  const small = new OffscreenCanvas(attention.side, attention.side);
+  const largest = Math.max(...attention.weights);
+  const cells = new ImageData(attention.side, attention.side);
+  attention.weights.forEach((weight, i) => cells.data.set(color(weight / largest), 4 * i));
   small.getContext("2d").putImageData(cells, 0, 0);
-  pen.globalAlpha = opacity.value / 100;
-  pen.imageSmoothingQuality = "high";
+  context.globalAlpha = opacity.value / 100;
+  context.imageSmoothingQuality = "high";
   const width = overlay.width, height = overlay.height, side = Math.min(width, height);
-  if (look.of === "middle") {
-    pen.drawImage(small, (width - side) / 2, (height - side) / 2, side, side);
+  if (attention.region === "center_crop") {
+    context.drawImage(small, (width - side) / 2, (height - side) / 2, side, side);
   } else {
-    pen.drawImage(small, 0, 0, width, height);
+    context.drawImage(small, 0, 0, width, height);
   }
 }
 
-// From dark violet over red to yellow, as the plots of a report have it ("inferno").
-const HEAT = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
+// The colormap "inferno", as in the plots of reports.
+const COLORMAP = [[0, 0, 4], [87, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]];
 
-function heat(share) {
-  const place = share * (HEAT.length - 1), low = Math.min(Math.floor(place), HEAT.length - 2);
-  const mixed = HEAT[low].map((c, i) => c + (place - low) * (HEAT[low + 1][i] - c));
-  return [...mixed, 255];
+function color(value) {
+  const at = value * (COLORMAP.length - 1), low = Math.min(Math.floor(at), COLORMAP.length - 2);
+  const mix = COLORMAP[low].map((c, i) => c + (at - low) * (COLORMAP[low + 1][i] - c));
+  return [...mix, 255];
 }

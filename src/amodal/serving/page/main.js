@@ -1,20 +1,20 @@
-// What is served decides which tabs there are.
+// One tab for each ability of the served models.
 
-import { made, request } from "./api.js";
+import { create, request } from "./api.js";
 import { startAsk } from "./ask.js";
 import { startCaption } from "./caption.js";
 import { startChat } from "./chat.js";
 import { startDraw } from "./draw.js";
-import { startImage, wantAttention } from "./image.js";
+import { setAttentionVisible, startImage } from "./image.js";
 import { startSearch } from "./search.js";
 import { startZeroShot } from "./zero_shot.js";
 
 const TABS = {
   search: ["Search", startSearch],
-  "zero-shot": ["Compare", startZeroShot],
+  "zero-shot": ["Zero-shot", startZeroShot],
   ask: ["Ask", startAsk],
-  caption: ["Describe", startCaption],
-  chat: ["Talk", startChat],
+  caption: ["Caption", startCaption],
+  chat: ["Chat", startChat],
   draw: ["Draw", startDraw],
 };
 const find = (id) => document.getElementById(id);
@@ -22,8 +22,8 @@ const find = (id) => document.getElementById(id);
 try {
   await start(await request("api/about"));
 } catch (error) {
-  find("trouble").textContent = error.message;
-  find("trouble").hidden = false;
+  find("problem").textContent = error.message;
+  find("problem").hidden = false;
 }
 
 async function start(about) {
@@ -34,36 +34,36 @@ async function start(about) {
   document.title = `${about.name} · amodal`;
   for (const ability of about.abilities) {
     const [title, startTab] = TABS[ability];
-    const tab = made("button", "", title);
+    const tab = create("button", "", title);
     Object.assign(tab, { type: "button", id: `tab-${ability}`, role: "tab" });
     tab.setAttribute("aria-controls", `panel-${ability}`);
     tab.addEventListener("click", () => select(ability, about));
     find("tabs").append(tab);
     startTab(find(`panel-${ability}`), about);
   }
-  find("tabs").addEventListener("keydown", (event) => moved(event, about));
-  showFigures(about.figures);
+  find("tabs").addEventListener("keydown", (event) => moveFocus(event, about));
+  showMetrics(about.metrics);
   find("work").hidden = false;
-  const wanted = location.hash.slice(1);
-  select(about.abilities.includes(wanted) ? wanted : about.abilities[0], about);
+  const requested = location.hash.slice(1);
+  select(about.abilities.includes(requested) ? requested : about.abilities[0], about);
   await startImage(about.limits);
 }
 
 function select(chosen, about) {
   for (const ability of about.abilities) {
-    const here = ability === chosen, tab = find(`tab-${ability}`);
-    tab.setAttribute("aria-selected", String(here));
-    tab.tabIndex = here ? 0 : -1;
-    find(`panel-${ability}`).hidden = !here;
+    const selected = ability === chosen, tab = find(`tab-${ability}`);
+    tab.setAttribute("aria-selected", String(selected));
+    tab.tabIndex = selected ? 0 : -1;
+    find(`panel-${ability}`).hidden = !selected;
   }
   find("image").hidden = chosen === "draw";
   find("work").classList.toggle("without-image", chosen === "draw");
-  wantAttention(chosen === "ask");
+  setAttentionVisible(chosen === "ask");
   history.replaceState(null, "", `#${chosen}`);
 }
 
-/** Arrows, Home and End go from tab to tab. */
-function moved(event, about) {
+/** Arrow keys, Home and End move between the tabs. */
+function moveFocus(event, about) {
   const names = about.abilities;
   const now = names.findIndex((name) => find(`tab-${name}`) === document.activeElement);
   const next = {
@@ -78,14 +78,14 @@ function moved(event, about) {
   find(`tab-${names[next]}`).focus();
 }
 
-function showFigures(figures) {
-  const rows = Object.entries(figures).filter(([name]) => !/\/(low|high|chance)$/.test(name));
-  find("figures").hidden = !rows.length;
-  find("figures").querySelector("tbody").append(
+function showMetrics(metrics) {
+  const rows = Object.entries(metrics).filter(([name]) => !/\/(low|high|chance)$/.test(name));
+  find("metrics").hidden = !rows.length;
+  find("metrics").querySelector("tbody").append(
     ...rows.map(([name, value]) => {
-      const row = made("tr");
+      const row = create("tr");
       const shown = Number.isInteger(value) ? value.toLocaleString("en") : value.toPrecision(4);
-      row.append(made("td", "", name), made("td", "number", shown));
+      row.append(create("td", "", name), create("td", "number", shown));
       return row;
     }),
   );

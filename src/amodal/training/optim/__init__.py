@@ -1,0 +1,1 @@
+"""Optimization: Muon, EMA, mixed precision and gradient caching."""

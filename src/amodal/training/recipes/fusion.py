@@ -2,48 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
 from amodal.data.record import StrictModel
-from amodal.encoders.specification import (
-    AudioEncoderConfig,
-)
-from amodal.encoders.tabular import ColumnsConfig
-from amodal.encoders.vector import VectorConfig
+from amodal.encoders.specification import NamedEncoders
 from amodal.fusion.specification import FusionConfig
+from amodal.losses.balance import GradientBlendingConfig
 from amodal.models.fusion_model import HeadConfig
 from amodal.models.target import TargetConfig
-from amodal.training.recipes.joint_embedding import EncodersRecipe
+from amodal.training.prediction_objective import PredictionConfig
+from amodal.training.recipes.checks import no_objective_of_another_kind
 
-
-class FusionEncodersRecipe(EncodersRecipe):
-    """One encoder per modality; `vector` and `columns` read columns of the records."""
-
-    audio: AudioEncoderConfig | None = None
-    vector: VectorConfig | None = None
-    columns: ColumnsConfig | None = None
+if TYPE_CHECKING:
+    from amodal.training.recipe import Recipe
 
 
 class FusionRecipe(StrictModel):
-    """Encoders, a fusion of what they say, and a head that predicts a column."""
+    """Encoders of named inputs, a fusion of their outputs, and a head that predicts a column."""
 
     kind: Literal["fusion"] = "fusion"
-    encoders: FusionEncodersRecipe
+    encoders: NamedEncoders
     fusion: FusionConfig
     head: HeadConfig = HeadConfig()
     target: TargetConfig = TargetConfig()
 
     @property
-    def modalities(self) -> tuple[str, ...]:
-        fields = type(self.encoders).model_fields
-        return tuple(m for m in fields if getattr(self.encoders, m) is not None)
+    def types(self) -> dict[str, str]:
+        """Input -> modality type."""
+        return {name: config.type for name, config in self.encoders.items()}
+
+    @staticmethod
+    def default_objectives() -> tuple[Any, ...]:
+        return (PredictionConfig(),)
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse what the rest of a recipe asks for in vain.
+
+        Raises:
+            ValueError: names the key.
+        """
+        no_objective_of_another_kind(recipe.objectives, PredictionConfig, alone=True)
+        rates = recipe.augment.modality_dropout
+        unknown = sorted(set(rates) - set(self.types)) if isinstance(rates, dict) else ()
+        if unknown:
+            raise ValueError(
+                f"augment.modality_dropout names {', '.join(unknown)}; the model has encoders of "
+                f"{', '.join(self.types)}"
+            )
+        if recipe.data.captions != 1 or recipe.data.views != 1:
+            raise ValueError("a fusion takes one row per item: leave data.captions and views at 1")
+        (objective,) = recipe.objectives
+        assert isinstance(objective, PredictionConfig)
+        blends = isinstance(objective.balance, GradientBlendingConfig)
+        if blends and recipe.data.validation is None:
+            raise ValueError("gradient_blending measures overfitting: give data.validation")
+        if (objective.unimodal or objective.balance) and not self.head.unimodal:
+            raise ValueError("unimodal losses and balance need model.head.unimodal: true")
 
     @model_validator(mode="after")
     def _enough_to_fuse(self) -> FusionRecipe:
-        if len(self.modalities) < 2:
+        if len(self.encoders) < 2:
             raise ValueError(
-                f"a fusion needs two encoders or more, got {', '.join(self.modalities) or 'none'}"
+                f"a fusion needs two encoders or more, got {', '.join(self.encoders) or 'none'}"
             )
         return self

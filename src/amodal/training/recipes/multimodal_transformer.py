@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from amodal.data.record import StrictModel
+from amodal.encoders.specification import NamedEncoders
 from amodal.encoders.text.tokenizer import TokenizerConfig, TrainedTokenizerConfig
+from amodal.losses.info_nce import InfoNCEConfig
+from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.models.multimodal_transformer.answer_head import AnswersConfig, GeneratedAnswers
 from amodal.projection import LinearConfig, ProjectionConfig
-from amodal.training.recipes.joint_embedding import EncodersRecipe
+from amodal.training.contrastive_captioning import contrastive_captioning_error
+from amodal.training.recipes.checks import no_objective_of_another_kind, refuse_modality_dropout
+
+if TYPE_CHECKING:
+    from amodal.training.recipe import Recipe
 
 GenerationTaskName = Literal["vqa", "caption", "dialogue", "single_turn", "text_to_image"]
 
 
 class InitFromRecipe(StrictModel):
-    """A run whose image encoder, as it has learned to see, is where another begins."""
+    """A run whose image encoder is taken over, with its weights."""
 
-    run: str  # of a joint embedding, a fusion or a Transformer that sees
+    run: str  # of a joint embedding, a fusion or a Transformer with an image encoder
     freeze: Literal["none", "all"] | Annotated[int, Field(ge=0, strict=True)] = "none"
     learning_rate_scale: float = Field(1.0, ge=0)
 
 
 class MultimodalTransformerRecipe(StrictModel):
-    """A Transformer that looks at images and says answers, captions or its part of a dialogue.
+    """A Transformer that answers questions about images, captions them or holds dialogues.
 
-    Or, with the task draw, one that reads captions and says the tokens of images.
+    With the task text_to_image, one that generates the tokens of images from captions.
     """
 
     kind: Literal["multimodal_transformer"] = "multimodal_transformer"
     tasks: tuple[GenerationTaskName, ...] = Field(min_length=1)  # the first names the run
-    encoders: EncodersRecipe = EncodersRecipe()
-    init_from: InitFromRecipe | None = None  # in the place of encoders.image
+    # of images; text is read by the Transformer itself
+    encoders: NamedEncoders = Field(default_factory=dict)
+    init_from: InitFromRecipe | None = None  # in the place of encoders
     fusion: Literal["projection", "concat", "co_attention"] = "projection"
     width: int = Field(192, ge=8)
     heads: int = Field(4, ge=1)
@@ -41,37 +49,68 @@ class MultimodalTransformerRecipe(StrictModel):
     unimodal_layers: int = Field(0, ge=0)  # the first of them read the text alone, for info_nce
     projection: ProjectionConfig = LinearConfig(dim=128)  # of what info_nce compares
     dropout: float = Field(0.0, ge=0, lt=1)
-    max_length: int = Field(64, ge=4)  # tokens of one exchange
+    max_length: int = Field(64, ge=4)  # tokens of one conversation
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
     answers: AnswersConfig = GeneratedAnswers()  # to the questions of vqa
-    image_tokenizer: str | None = None  # run of an image tokenizer; what is drawn are its codes
-    caption_dropout: float = Field(0.1, ge=0, lt=1)  # share drawn without caption, for guidance
+    image_tokenizer: str | None = None  # run of an image tokenizer; its codes are generated
+    caption_dropout: float = Field(0.1, ge=0, lt=1)  # share trained without caption, for guidance
 
     @property
     def has_image_encoder(self) -> bool:
-        """Whether the model looks at images."""
-        return self.encoders.image is not None or self.init_from is not None
+        """Whether the model reads images."""
+        return bool(self.encoders) or self.init_from is not None
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Input -> modality type."""
+        if not self.encoders:
+            return {"image": "image"}
+        return {name: config.type for name, config in self.encoders.items()}
+
+    @staticmethod
+    def default_objectives() -> tuple[Any, ...]:
+        return (LanguageModelingConfig(),)
+
+    def check(self, recipe: Recipe) -> None:
+        """Refuse what the rest of a recipe asks for in vain.
+
+        Raises:
+            ValueError: names the key.
+        """
+        refuse_modality_dropout(recipe)
+        contrastive = [o for o in recipe.objectives if isinstance(o, InfoNCEConfig)]
+        others = [o for o in recipe.objectives if not isinstance(o, InfoNCEConfig)]
+        no_objective_of_another_kind(others, LanguageModelingConfig, alone=True)
+        wrong = contrastive_captioning_error(
+            contrastive,
+            unimodal_layers=self.unimodal_layers,
+            has_image_encoder=self.has_image_encoder,
+            tasks=self.tasks,
+            micro_batch_size=recipe.train.micro_batch_size,
+        )
+        if wrong is not None:
+            raise ValueError(wrong)
 
     @model_validator(mode="after")
-    def _one_beginning(self) -> MultimodalTransformerRecipe:
-        if self.init_from is not None and self.encoders.image is not None:
-            raise ValueError("init_from brings an image encoder: leave encoders.image out")
+    def _encoders_or_init_from(self) -> MultimodalTransformerRecipe:
+        if self.init_from is not None and self.encoders:
+            raise ValueError("init_from brings an image encoder: leave encoders out")
         return self
 
     @model_validator(mode="after")
-    def _draws_or_looks(self) -> MultimodalTransformerRecipe:
+    def _generates_or_reads_images(self) -> MultimodalTransformerRecipe:
         if "text_to_image" not in self.tasks:
             if self.image_tokenizer is not None:
                 raise ValueError("image_tokenizer is for tasks: [text_to_image]; leave it out")
             return self
         if self.tasks != ("text_to_image",) or self.has_image_encoder:
             raise ValueError(
-                "draw stands alone, without encoders.image: a model that looks at the image "
-                "would copy it"
+                "text_to_image stands alone, without encoders: a model that reads the image would "
+                "copy it"
             )
         if self.image_tokenizer is None:
             raise ValueError(
-                "draw needs image_tokenizer: RUN, which a recipe of kind image_tokenizer trains"
+                "text_to_image needs image_tokenizer: RUN, which a recipe of kind image_tokenizer trains"
             )
         return self
 
@@ -85,8 +124,12 @@ class MultimodalTransformerRecipe(StrictModel):
 
     @model_validator(mode="after")
     def _images_alone(self) -> MultimodalTransformerRecipe:
-        if self.encoders.text is not None:
-            raise ValueError("encoders.text: the Transformer reads text itself; leave it out")
+        for name, config in self.encoders.items():
+            if config.type != "image":
+                raise ValueError(
+                    f"encoders.{name}: the Transformer takes images and reads text itself; leave "
+                    f"the encoder of type {config.type} out"
+                )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
         return self

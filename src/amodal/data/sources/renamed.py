@@ -1,0 +1,66 @@
+"""Records of a source under the names that the inputs of a model have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from pydantic import Field
+
+from amodal.data.record import BrokenRecordError, Record, Source, StreamingSource, StrictModel
+
+
+class RenamingConfig(StrictModel):
+    """Base of sources whose records have fixed keys.
+
+    Args:
+        columns: input -> key of the records that fills it, such as `{photo: image}`.
+    """
+
+    columns: dict[str, str] = Field(default_factory=dict)
+
+
+class Renamed:
+    """The records of a source with keys renamed.
+
+    Args:
+        source: with random access.
+        columns: new key -> key of the records.
+    """
+
+    def __init__(self, source: Source, columns: Mapping[str, str]) -> None:
+        self.source, self.columns = source, dict(columns)
+        self.name = source.name
+        self.inputs = renamed_keys(source.inputs, columns)
+        self.broken_rows: tuple[BrokenRecordError, ...] = getattr(source, "broken_rows", ())
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        return renamed(self.source[index], self.columns)
+
+
+class RenamedStream:
+    """The same for a source that can only be read in order."""
+
+    def __init__(self, source: StreamingSource, columns: Mapping[str, str]) -> None:
+        self.source, self.columns = source, dict(columns)
+        self.name = source.name
+        self.inputs = renamed_keys(source.inputs, columns)
+
+    def __iter__(self) -> Iterator[Record | BrokenRecordError]:
+        for record in self.source:
+            broken = isinstance(record, BrokenRecordError)
+            yield record if broken else renamed(record, self.columns)  # type: ignore[arg-type]
+
+
+def renamed(record: Record, columns: Mapping[str, str]) -> Record:
+    """A record with keys renamed; a key that is missing stays missing."""
+    moved = set(columns.values())
+    kept = {key: value for key, value in record.items() if key not in moved}
+    return kept | {new: record[key] for new, key in columns.items() if key in record}
+
+
+def renamed_keys(keys: frozenset[str], columns: Mapping[str, str]) -> frozenset[str]:
+    """The keys of renamed records."""
+    return (keys - set(columns.values())) | {n for n, key in columns.items() if key in keys}

@@ -1,0 +1,88 @@
+# Written by docs/public_names.py from __init__.py.
+from amodal.encoders.audio.preprocessing import AudioPreprocessor as AudioPreprocessor
+from amodal.encoders.audio.small_cnn import SmallAudioCNN as SmallAudioCNN
+from amodal.encoders.audio.small_cnn import SmallAudioCNNConfig as SmallAudioCNNConfig
+from amodal.encoders.config import EncoderConfig as EncoderConfig
+from amodal.encoders.config import LoRAConfig as LoRAConfig
+from amodal.encoders.dual.base import DualConfig as DualConfig
+from amodal.encoders.dual.base import DualEncoder as DualEncoder
+from amodal.encoders.dual.open_clip import OpenClipDualConfig as OpenClipDualConfig
+from amodal.encoders.dual.sentence_transformers import (
+    SentenceTransformersDualConfig as SentenceTransformersDualConfig,
+)
+from amodal.encoders.dual.transformers import TransformersDualConfig as TransformersDualConfig
+from amodal.encoders.huggingface import HuggingFaceEncoder as HuggingFaceEncoder
+from amodal.encoders.huggingface import HuggingFaceImageConfig as HuggingFaceImageConfig
+from amodal.encoders.huggingface import HuggingFaceTextConfig as HuggingFaceTextConfig
+from amodal.encoders.image.preprocessing import ImagePreprocessor as ImagePreprocessor
+from amodal.encoders.image.small_cnn import SmallCNN as SmallCNN
+from amodal.encoders.image.small_cnn import SmallCNNConfig as SmallCNNConfig
+from amodal.encoders.image.timm import TimmConfig as TimmConfig
+from amodal.encoders.image.timm import TimmEncoder as TimmEncoder
+from amodal.encoders.image.torchvision import TorchvisionConfig as TorchvisionConfig
+from amodal.encoders.image.torchvision import TorchvisionEncoder as TorchvisionEncoder
+from amodal.encoders.pooling import AttentionPooling as AttentionPooling
+from amodal.encoders.pooling import FirstPooling as FirstPooling
+from amodal.encoders.pooling import LastPooling as LastPooling
+from amodal.encoders.pooling import MaxPooling as MaxPooling
+from amodal.encoders.pooling import MeanPooling as MeanPooling
+from amodal.encoders.pooling import build_pooling as build_pooling
+from amodal.encoders.tabular import Columns as Columns
+from amodal.encoders.tabular import ColumnsConfig as ColumnsConfig
+from amodal.encoders.tabular import ColumnsPreprocessor as ColumnsPreprocessor
+from amodal.encoders.text.chat_template import ChatTemplate as ChatTemplate
+from amodal.encoders.text.preprocessing import TextPreprocessor as TextPreprocessor
+from amodal.encoders.text.small_transformer import SmallTransformer as SmallTransformer
+from amodal.encoders.text.small_transformer import SmallTransformerConfig as SmallTransformerConfig
+from amodal.encoders.text.tokenizer import PretrainedTokenizerConfig as PretrainedTokenizerConfig
+from amodal.encoders.text.tokenizer import TrainedTokenizerConfig as TrainedTokenizerConfig
+from amodal.encoders.text.tokenizer import build_tokenizer as build_tokenizer
+from amodal.encoders.text.tokenizer import train_tokenizer as train_tokenizer
+from amodal.encoders.text.word_vectors import cooccurrence_vectors as cooccurrence_vectors
+from amodal.encoders.vector import Vector as Vector
+from amodal.encoders.vector import VectorConfig as VectorConfig
+from amodal.encoders.vector import VectorPreprocessor as VectorPreprocessor
+
+__all__ = [
+    "AttentionPooling",
+    "AudioPreprocessor",
+    "ChatTemplate",
+    "Columns",
+    "ColumnsConfig",
+    "ColumnsPreprocessor",
+    "DualConfig",
+    "DualEncoder",
+    "EncoderConfig",
+    "FirstPooling",
+    "HuggingFaceEncoder",
+    "HuggingFaceImageConfig",
+    "HuggingFaceTextConfig",
+    "ImagePreprocessor",
+    "LastPooling",
+    "LoRAConfig",
+    "MaxPooling",
+    "MeanPooling",
+    "OpenClipDualConfig",
+    "PretrainedTokenizerConfig",
+    "SentenceTransformersDualConfig",
+    "SmallAudioCNN",
+    "SmallAudioCNNConfig",
+    "SmallCNN",
+    "SmallCNNConfig",
+    "SmallTransformer",
+    "SmallTransformerConfig",
+    "TextPreprocessor",
+    "TimmConfig",
+    "TimmEncoder",
+    "TorchvisionConfig",
+    "TorchvisionEncoder",
+    "TrainedTokenizerConfig",
+    "TransformersDualConfig",
+    "Vector",
+    "VectorConfig",
+    "VectorPreprocessor",
+    "build_pooling",
+    "build_tokenizer",
+    "cooccurrence_vectors",
+    "train_tokenizer",
+]

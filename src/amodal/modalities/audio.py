@@ -1,0 +1,132 @@
+"""Audio: files or waveforms; log-mel features with augmentation; images of their waveform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from amodal.augment.audio import AudioAugmentation
+from amodal.augment.config import AUDIO_STEPS
+from amodal.data.decode_audio import SUFFIXES, decode_audio
+from amodal.data.inputs import BatchContext, InputRows, spread
+from amodal.data.record import Record
+from amodal.encoders.audio.preprocessing import AudioPreprocessor
+from amodal.modalities.modality import ColumnStyle, InputOptions, Records, Shown
+
+WIDTH, HEIGHT = 256, 64  # pixels of the image of a waveform
+
+
+class AudioModality:
+    """Waveforms as log-mel features."""
+
+    name: ClassVar[str] = "audio"
+    column_style: ClassVar[ColumnStyle] = "media"
+    language: ClassVar[bool] = False
+    steps: ClassVar[tuple[type, ...]] = AUDIO_STEPS
+    file_suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+
+    def fit(self, config: Any, name: str, records: Records | None) -> AudioPreprocessor:
+        found: AudioPreprocessor = config.preprocessor()
+        return found
+
+    def load(self, folder: Path) -> AudioPreprocessor:
+        return AudioPreprocessor.load(folder)
+
+    def input(self, name: str, prepare: AudioPreprocessor, options: InputOptions) -> AudioInput:
+        augmentation = AudioAugmentation(options.steps) if options.steps is not None else None
+        return AudioInput(name, prepare, augmentation)
+
+    def values(self, name: str, prepare: AudioPreprocessor, record: Record) -> list[Any]:
+        value = record.get(name)
+        if value is None:
+            return []
+        return list(value) if isinstance(value, list) else [value]
+
+    def decode(self, value: Any, origin: str, prepare: AudioPreprocessor) -> np.ndarray:
+        if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == np.float32:
+            return value  # decoded, at the encoder's rate
+        return decode_audio(value, origin, prepare.sample_rate)
+
+    def content_key(self, value: Any) -> str:
+        if isinstance(value, str | Path):
+            return str(value)
+        if isinstance(value, bytes):
+            return blake2b(value, digest_size=16).hexdigest()
+        if isinstance(value, tuple):
+            samples = np.ascontiguousarray(value[0])
+            return f"{value[1]} {samples.shape} {_digest(samples)}"
+        if isinstance(value, np.ndarray):
+            return f"{value.shape} {_digest(np.ascontiguousarray(value))}"
+        return f"object {id(value)}"
+
+    def show(self, value: Any, decoded: np.ndarray | None = None) -> Shown:
+        path = str(value) if isinstance(value, str | Path) else None
+        return Shown(path=path, image=waveform_image(decoded) if decoded is not None else None)
+
+    def parse(self, text: str) -> str:
+        return text
+
+    def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
+        """Audio encoders start as they were built."""
+
+    def cached(self, config: Any) -> Callable[[Any, str], Any] | None:
+        return None
+
+
+@dataclass(frozen=True)
+class AudioInput:
+    """An input that takes audio."""
+
+    name: str
+    prepare: AudioPreprocessor
+    augmentation: AudioAugmentation | None = None
+    has_effects: ClassVar[bool] = False
+
+    def read(self, record: Record) -> np.ndarray | None:
+        value = record.get(self.name)
+        if isinstance(value, list):
+            value = value[0] if value else None
+        if value is None:
+            return None
+        return decode_audio(value, record["origin"], self.prepare.sample_rate)
+
+    def batch(self, values: Sequence[np.ndarray | None], context: BatchContext) -> InputRows:
+        """Log-mel features of one waveform per item."""
+        there = torch.tensor([value is not None for value in values], dtype=torch.bool)
+        waveforms = [value for value in values if value is not None]
+        truncated = self.prepare.count_truncated(waveforms)
+        if self.augmentation is None:
+            features = self.prepare(waveforms)
+        else:
+            rngs = [
+                rng for rng, value in zip(context.rngs, values, strict=True) if value is not None
+            ]
+            features = self.prepare(self.augmentation.waveforms(waveforms, rngs))
+            features = self.augmentation.features(features, rngs)
+        return InputRows(spread(features, there), there[:, None], truncated=truncated)
+
+
+def waveform_image(waveform: np.ndarray) -> np.ndarray:
+    """The envelope of a waveform (T,) over time, uint8 (64, 256, 3)."""
+    image = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+    if not len(waveform):
+        return image
+    edges = np.linspace(0, len(waveform), WIDTH + 1).astype(int)
+    loudest = np.abs(waveform).max() or 1.0
+    for x, (start, stop) in enumerate(pairwise(edges.tolist())):
+        part = waveform[start : max(stop, start + 1)] / loudest
+        top = round((1 - float(part.max())) / 2 * (HEIGHT - 1))
+        bottom = round((1 - float(part.min())) / 2 * (HEIGHT - 1))
+        image[top : bottom + 1, x] = (40, 90, 160)
+    return image
+
+
+def _digest(samples: np.ndarray) -> str:
+    return blake2b(samples.tobytes(), digest_size=16).hexdigest()

@@ -1,0 +1,139 @@
+"""Images: files, bytes or arrays; pixels with augmentation; thumbnails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+
+from amodal.augment.config import IMAGE_STEPS
+from amodal.augment.image import ImageAugmentation
+from amodal.data.decode import SUFFIXES, decode_image
+from amodal.data.inputs import BatchContext, InputRows
+from amodal.data.record import Record
+from amodal.encoders.image.preprocessing import ImagePreprocessor
+from amodal.modalities.modality import ColumnStyle, InputOptions, Records, Shown
+
+FLIP = "horizontal_flip"  # effect that captions and other images of the item follow
+SHOWN_SIZE = 256  # pixels that the shorter side of a shown file has, at least
+
+
+class ImageModality:
+    """Images as RGB pixels."""
+
+    name: ClassVar[str] = "image"
+    column_style: ClassVar[ColumnStyle] = "media"
+    language: ClassVar[bool] = False
+    steps: ClassVar[tuple[type, ...]] = IMAGE_STEPS
+    file_suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
+
+    def fit(self, config: Any, name: str, records: Records | None) -> ImagePreprocessor:
+        found: ImagePreprocessor = config.preprocessor()
+        return found
+
+    def load(self, folder: Path) -> ImagePreprocessor:
+        return ImagePreprocessor.load(folder)
+
+    def input(self, name: str, prepare: ImagePreprocessor, options: InputOptions) -> ImageInput:
+        augmentation = None
+        if options.steps is not None:
+            # Where no step crops, the preprocessor's own resizing is used, so that training sees
+            # the same part of an image as evaluation does.
+            augmentation = ImageAugmentation(options.steps, prepare.size, prepare.resize)
+        return ImageInput(name, prepare, options.views, augmentation)
+
+    def values(self, name: str, prepare: ImagePreprocessor, record: Record) -> list[Any]:
+        return _values(record.get(name))
+
+    def decode(self, value: Any, origin: str, prepare: ImagePreprocessor) -> np.ndarray:
+        return decode_image(value, origin, min_size=prepare.size)
+
+    def content_key(self, value: Any) -> str:
+        if isinstance(value, str | Path):
+            return str(value)
+        if isinstance(value, np.ndarray):
+            return f"{value.shape} {_digest(value.tobytes())}"
+        if isinstance(value, bytes):
+            return _digest(value)
+        if isinstance(value, Image.Image):
+            return f"{value.size} {value.mode} {_digest(value.tobytes())}"
+        return f"object {id(value)}"
+
+    def show(self, value: Any, decoded: np.ndarray | None = None) -> Shown:
+        path = str(value) if isinstance(value, str | Path) else None
+        if decoded is None:
+            return Shown(path=path)
+        large = decoded
+        if min(decoded.shape[:2]) < SHOWN_SIZE and not isinstance(value, np.ndarray):
+            large = decode_image(value, path or "the image", min_size=SHOWN_SIZE)
+        return Shown(path=path, image=large)
+
+    def parse(self, text: str) -> str:
+        return text
+
+    def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
+        """Image encoders start as they were built."""
+
+    def cached(self, config: Any) -> Callable[[Any, str], np.ndarray]:
+        # Half as large again as the encoder sees, so that a random crop still has pixels to
+        # choose from.
+        size = config.preprocessor().size * 3 // 2
+        return lambda value, origin: decode_image(value, origin, min_size=size)
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """An input that takes images, each augmented on its own."""
+
+    name: str
+    prepare: ImagePreprocessor
+    views: int = 1
+    augmentation: ImageAugmentation | None = None
+    has_effects: ClassVar[bool] = True
+
+    def read(self, record: Record) -> np.ndarray | None:
+        found = _values(record.get(self.name))
+        if not found:
+            return None
+        return decode_image(found[0], record["origin"], min_size=self.prepare.size)
+
+    def batch(self, values: Sequence[np.ndarray | None], context: BatchContext) -> InputRows:
+        """(B * V, 3, S, S) pixels; with augmentation, flips are noted in the effects of an item.
+
+        An item that another input has already flipped, or not, is treated alike here.
+        """
+        there = np.array([value is not None for value in values], dtype=bool)
+        rows = np.flatnonzero(there).tolist()
+        views, size = self.views, self.prepare.size
+        pixels = torch.zeros(len(values) * views, 3, size, size, dtype=torch.uint8)
+        images = [v for v in values if v is not None for _ in range(views)]
+        if images:
+            place = [i * views + v for i in rows for v in range(views)]
+            if self.augmentation is None:
+                pixels[place] = self.prepare.resize(images)
+            else:
+                rngs = [context.rngs[i] for i in rows for _ in range(views)]
+                given = [context.effects[i].get(FLIP) for i in rows for _ in range(views)]
+                pixels[place], mirrored = self.augmentation(images, rngs, given)
+                for i, flipped in zip(rows, mirrored[::views].tolist(), strict=True):
+                    # A caption can follow only one of several views: the first.
+                    context.effects[i].setdefault(FLIP, flipped)
+        present = torch.from_numpy(np.repeat(there[:, None], views, axis=1))
+        return InputRows(self.prepare.normalize(pixels), present)
+
+
+def _values(value: Any) -> list[Any]:
+    """The images of a record: several ones stand in a list."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _digest(content: bytes) -> str:
+    return blake2b(content, digest_size=16).hexdigest()

@@ -1,0 +1,145 @@
+"""The named inputs of a model: their encoders, preprocessors and collator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import nn
+
+from amodal.data.answer_vocabulary import AnswerVocabulary
+from amodal.data.collate import Collator, DropInputs, TargetInput
+from amodal.data.conversation import Task
+from amodal.data.inputs import Input
+from amodal.data.record import DataError, Source
+from amodal.encoders.fine_tuning import apply_fine_tuning
+from amodal.encoders.pooling import build_pooling
+from amodal.modalities.conversation import CONVERSATION, ConversationInput
+from amodal.modalities.modality import InputOptions, Records
+from amodal.modalities.registry import modality
+
+
+class HasInputs(Protocol):
+    """A model with named inputs.
+
+    Args:
+        types: input -> its modality type.
+        preprocessors: input -> what turns decoded values into the tensors of its encoder.
+    """
+
+    @property
+    def types(self) -> Mapping[str, str]: ...
+    @property
+    def preprocessors(self) -> Mapping[str, Any]: ...
+
+
+def fit_preprocessors(encoders: Mapping[str, Any], records: Records | None) -> dict[str, Any]:
+    """The preprocessor of every encoder, fitted on training records where it needs that.
+
+    Args:
+        encoders: input -> configuration of its encoder.
+        records: a function that starts reading the training records; None where there are none.
+
+    Raises:
+        DataError: no record has what is fitted; names the input.
+    """
+    found = {}
+    for name, config in encoders.items():
+        try:
+            found[name] = modality(config.type).fit(config, name, records)
+        except ValueError as error:
+            raise DataError(f"model.encoders.{name}: {error}") from None
+    return found
+
+
+def build_encoder(
+    config: Any, prepare: Any | None, *, pretrained: bool
+) -> tuple[Any, nn.Module, nn.Module]:
+    """An encoder with what a recipe asks for in fine-tuning and pooling.
+
+    Args:
+        config: of the encoder.
+        prepare: its preprocessor, which may know sizes that the configuration lacks.
+        pretrained: load its pretrained weights.
+
+    Returns:
+        The resolved configuration, the encoder, and its pooling.
+    """
+    if prepare is not None:
+        config = config.for_preprocessor(prepare)
+    encoder = config.build(pretrained=pretrained)
+    resolved = encoder.config
+    adapted = apply_fine_tuning(encoder)
+    return resolved, adapted, build_pooling(config.pooling or encoder.pooling, encoder.width)
+
+
+def collator_of(
+    model: HasInputs,
+    *,
+    captions: int | None = 1,
+    views: int = 1,
+    steps: Mapping[str, Sequence[Any]] | None = None,
+    target: TargetInput | None = None,
+    drop: DropInputs | None = None,
+    tasks: Mapping[Task, int | None] | None = None,
+    answers: AnswerVocabulary | None = None,
+) -> Collator:
+    """The collator of a model's inputs.
+
+    Args:
+        captions: texts per item; None: all that the items of a batch have.
+        views: augmented views of a media value per item.
+        steps: input -> augmentation steps, in training; None outside training.
+        target: what is to be predicted, or None.
+        drop: takes values away in training.
+        tasks: of a multimodal Transformer, with the most conversations of each per item and step;
+            None leaves out the text of conversations.
+        answers: answer vocabulary that answers to questions are classified into, or None.
+
+    Example:
+        `collator_of(model)([{"id": "a", "origin": "row 1", "text": ["a dog"]}], rngs)`
+    """
+    inputs: list[Input] = []
+    for name, kind in model.types.items():
+        own = tuple(steps.get(name, ())) if steps is not None else None
+        options = InputOptions(captions=captions, views=views, steps=own)
+        found = modality(kind).input(name, model.preprocessors[name], options)
+        if found is not None:
+            inputs.append(found)
+    if tasks:
+        template = model.preprocessors[CONVERSATION]
+        training = steps is not None
+        inputs.append(ConversationInput(CONVERSATION, template, tasks, answers, training))
+    return Collator(inputs, target=target, drop=drop)
+
+
+def column_styles(types: Mapping[str, str]) -> dict[str, str]:
+    """Input -> how a source hands over the cells of its column; inputs without a column left out."""
+    styles = {name: modality(kind).column_style for name, kind in types.items()}
+    return {name: style for name, style in styles.items() if style != "none"}
+
+
+def check_source(types: Mapping[str, str], source: Source) -> None:
+    """Refuse a source that lacks an input.
+
+    Raises:
+        DataError: names what is missing and what the source gives.
+    """
+    wanted = list(column_styles(types))
+    missing = [name for name in wanted if name not in source.inputs]
+    if missing:
+        raise DataError(
+            f"{source.name}: model.encoders has {' and '.join(wanted)}, but no record has "
+            f"{' or '.join(missing)}; the source gives "
+            f"{', '.join(sorted(source.inputs)) or 'columns alone'}"
+        )
+
+
+def origin_of(name: str, place: int, value: Any) -> str:
+    """A name for a value that a caller gave: its file, or its place in a list."""
+    return str(value) if isinstance(value, Path) or _is_path(value) else f"{name}[{place}]"
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and len(value) < 4096 and "\n" not in value and "." in value

@@ -1,0 +1,271 @@
+"""Runs of a fusion: losses of the fused and unimodal heads, scores on held-out items."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from amodal.augment.modality import drop_modalities
+from amodal.data.batch import Batch
+from amodal.data.record import Source, readable_records
+from amodal.distributed import world_size
+from amodal.evaluators.loop import Autocast
+from amodal.evaluators.prediction import (
+    PredictionResult,
+    evaluate_prediction,
+    predict_items,
+    prediction_metrics,
+    score_name,
+)
+from amodal.evaluators.result import EvaluationResult
+from amodal.losses.balance import (
+    GradientBlendingConfig,
+    GradientModulationConfig,
+    modulation,
+    truth_confidence,
+)
+from amodal.models.fusion_model import (
+    FusionArchitecture,
+    FusionModel,
+    Prediction,
+    build_fusion_model,
+)
+from amodal.models.inputs import check_source, collator_of
+from amodal.training.prediction_objective import FUSED, PredictionConfig, PredictionObjective
+from amodal.training.progress import ProgressCallbacks
+from amodal.training.recipe import Recipe
+from amodal.training.recipes.fusion import FusionRecipe
+from amodal.training.tasks.protocol import ModelCard, Step
+from amodal.training.trained import Trained
+
+
+class FusionRun:
+    """Model, batches and task of a fusion; see `protocol.Run`.
+
+    Raises:
+        DataError: the training source lacks an input, a column or the target.
+    """
+
+    def __init__(
+        self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
+    ) -> None:
+        options = cast(FusionRecipe, recipe.model)
+        self.recipe, self.train, self.validation = recipe, train, validation
+        check_source(options.types, train)
+        architecture = FusionArchitecture(
+            encoders=options.encoders,
+            fusion=options.fusion,
+            head=options.head,
+            target=options.target,
+        )
+        self.model = build_fusion_model(architecture, partial(readable_records, train))
+        config = cast(PredictionConfig, recipe.objectives[0])
+        heads = tuple(self.model.unimodal)
+        self.objective = PredictionObjective(config, self.model.target, heads)
+        self.model.unimodal_reaches_encoders = self.objective.reaches_encoders
+        rates = recipe.augment.modality_dropout
+        self.collator = collator_of(
+            self.model,
+            steps=recipe.steps(),
+            target=self.model.target,
+            drop=partial(drop_modalities, rates=rates) if rates else None,
+        )
+        self.task = FusionTask(
+            self.objective,
+            train,
+            micro_batch_size=recipe.train.micro_batch_size,
+            validation=validation,
+            validation_items=recipe.data.validation_items,
+        )
+
+    def trained(self) -> Trained:
+        return Trained(self.model, self.objective, self.recipe.train.ema)
+
+    def complete(self, folder: Path, autocast: Autocast, callbacks: ProgressCallbacks) -> None:
+        """Nothing is fitted after the weights."""
+
+    def evaluate(
+        self, model: FusionModel, autocast: Autocast, callbacks: ProgressCallbacks
+    ) -> tuple[dict[str, float], dict[str, EvaluationResult]]:
+        """Predictions of the validation source."""
+        assert self.validation is not None
+        result = evaluate_prediction(
+            model,
+            self.validation,
+            seed=self.recipe.train.seed,
+            autocast=autocast,
+            tick=callbacks.advance,
+        )
+        return dict(result.metrics), {"prediction": result}
+
+    def card(self, metrics: dict[str, float]) -> ModelCard:
+        score = score_name(self.model.target)
+        shown = {n: v for n, v in metrics.items() if n.count("/") == 1 or n.endswith(f"/{score}")}
+        return ModelCard(
+            title="A fusion",
+            usage='predicted = model.predict([{"image": "a.jpg", "text": ["a caption"]}])',
+            pipeline_tag="other",
+            metrics=shown,
+        )
+
+
+class FusionTask:
+    """The prediction objective in micro-batches; the best weights predict best.
+
+    Args:
+        objective: the losses and their balance.
+        train: source on whose first items overfitting is measured, for gradient blending.
+        micro_batch_size: items encoded at once; None: the whole batch.
+        validation: source to measure on, or None.
+        validation_items: so many of its first items; None: all.
+    """
+
+    def __init__(
+        self,
+        objective: PredictionObjective,
+        train: Source,
+        *,
+        micro_batch_size: int | None = None,
+        validation: Source | None = None,
+        validation_items: int | None = None,
+    ) -> None:
+        self.objective = objective
+        self.train = train
+        self.micro_batch_size = micro_batch_size
+        self.validation = validation
+        self.has_validation = validation is not None
+        self.validation_items = validation_items
+        self.score_name = f"prediction/{score_name(objective.target)}"
+        self.logged: dict[str, list[Tensor]] = {}
+        # parameter, its value before the step, factor on the step
+        self.held_back: list[tuple[nn.Parameter, Tensor, float]] = []
+
+    def backward(self, batch: Batch, step: Step) -> Tensor:
+        """Gradients of one batch; the loss is a mean, so parts of the batch add up exactly.
+
+        Batch normalization sees the parts, not the whole.
+        """
+        parts = batch.split(self.micro_batch_size or len(batch))
+        total = torch.zeros((), device=batch.item.device)
+        confidence: dict[str, Tensor] = {}
+        balance = self.objective.config.balance
+        modulates = isinstance(balance, GradientModulationConfig) and (
+            step.number < balance.until * step.steps
+        )
+        for i, part in enumerate(parts):
+            share = len(part) / len(batch)
+            with step.autocast():
+                predicted = step.model(part)
+            loss, values = self._loss(predicted, part)
+            for head, value in values.items():
+                self.logged.setdefault(f"loss/{head}", []).append(value.detach())
+            for modality in predicted.unimodal if modulates else ():
+                sums = self._confidence(predicted, part, modality)
+                confidence[modality] = confidence.get(modality, torch.zeros_like(sums)) + sums
+            total = total + share * loss.detach()
+            step.accumulate(share * loss, last=i == len(parts) - 1)
+        if modulates:
+            assert isinstance(balance, GradientModulationConfig)
+            self._modulate(balance, confidence, step)
+        return total
+
+    def _loss(self, predicted: Prediction, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        assert part.target is not None
+        with torch.autocast(part.item.device.type, enabled=False):
+            found: tuple[Tensor, dict[str, Tensor]] = self.objective(predicted, part.target)
+        return found
+
+    def _confidence(self, predicted: Prediction, part: Batch, modality: str) -> Tensor:
+        assert part.target is not None
+        present = predicted.present[modality]
+        target = self.objective.target
+        confidence = truth_confidence(
+            target.standard(predicted.unimodal[modality][present].detach()),
+            target.standard(part.target[present]),
+            target.task,
+        )
+        # Per present item: a modality that is often missing is not thereby behind.
+        return torch.tensor([confidence, float(present.sum())], device=part.item.device)
+
+    def _modulate(
+        self, balance: GradientModulationConfig, confidence: dict[str, Tensor], step: Step
+    ) -> None:
+        if world_size() > 1:
+            for sums in confidence.values():
+                torch.distributed.all_reduce(sums)
+        means = {m: float(s[0] / s[1].clamp(min=1)) for m, s in confidence.items()}
+        factors = modulation(means, balance.alpha)
+        generator = torch.Generator(device=self.objective.shares.device)
+        generator.manual_seed(step.number)  # the same on every process
+        network = cast(FusionModel, step.trained.network)
+        for modality, factor in factors.items():
+            self.logged.setdefault(f"modulation/{modality}", []).append(torch.tensor(factor))
+            for part in (network.encoders[modality], network.poolings[modality]):
+                if balance.noise:
+                    _add_noise(part, generator)
+                if factor < 1:
+                    self.held_back += [
+                        (p, p.detach().clone(), factor)
+                        for p in part.parameters()
+                        if p.grad is not None
+                    ]
+
+    @torch.no_grad()
+    def after_step(self, trained: Trained) -> None:
+        """Move what was held back only part of the way that the optimizer went.
+
+        A factor on the gradient would do nothing: Adam divides by the gradient's own size.
+        """
+        for parameter, before, factor in self.held_back:
+            parameter.copy_(torch.lerp(before, parameter, factor))
+        self.held_back.clear()
+
+    def log_metrics(self) -> dict[str, float]:
+        """Means since the last call: losses of the heads, factors of modulation, blending."""
+        found = {name: float(torch.stack(v).mean()) for name, v in self.logged.items()}
+        self.logged.clear()
+        if isinstance(self.objective.config.balance, GradientBlendingConfig):
+            found |= {f"blending/{h}": share for h, share in self.objective.blending().items()}
+        return found
+
+    def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
+        """Scores on the validation source; the weights of gradient blending are set anew."""
+        assert self.validation is not None
+        fusion = cast(FusionModel, model)
+        held_out = self._predicted(fusion, self.validation, self.validation_items, autocast)
+        balance = self.objective.config.balance
+        if isinstance(balance, GradientBlendingConfig):
+            trained_on = self._predicted(fusion, self.train, balance.items, autocast)
+            self.objective.blend(self._losses(trained_on), self._losses(held_out))
+        return prediction_metrics(held_out, fusion.target)
+
+    def _predicted(
+        self,
+        model: FusionModel,
+        source: Source,
+        items: int | None,
+        autocast: Autocast,
+    ) -> PredictionResult:
+        rows = range(min(items or len(source), len(source)))
+        return predict_items(model, source, items=rows, autocast=autocast)
+
+    def _losses(self, predicted: PredictionResult) -> dict[str, float]:
+        found = {FUSED: float(self.objective.loss(predicted.logits, predicted.target))}
+        for modality, logits in predicted.unimodal.items():
+            there = predicted.present[modality]
+            found[modality] = float(self.objective.loss(logits[there], predicted.target[there]))
+        return found
+
+
+@torch.no_grad()
+def _add_noise(module: nn.Module, generator: torch.Generator) -> None:
+    for parameter in module.parameters():
+        gradient: Any = parameter.grad
+        if gradient is not None and gradient.numel() > 1:
+            drawn = torch.randn(gradient.shape, generator=generator, device=gradient.device)
+            gradient.add_(drawn.to(gradient.dtype) * gradient.std())

@@ -1,0 +1,145 @@
+"""Runs of an image tokenizer: reconstruction loss, peak signal-to-noise ratio on held-out items."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from amodal.data.batch import Batch
+from amodal.data.record import Source
+from amodal.evaluators.loop import Autocast
+from amodal.evaluators.reconstruction import evaluate_reconstruction
+from amodal.evaluators.result import EvaluationResult
+from amodal.losses.reconstruction import ReconstructionConfig, reconstruction_loss
+from amodal.models.image_tokenizer import (
+    ImageTokenizer,
+    ImageTokenizerConfig,
+    TokenizerArchitecture,
+)
+from amodal.models.inputs import check_source, collator_of
+from amodal.training.progress import ProgressCallbacks
+from amodal.training.recipe import Recipe
+from amodal.training.recipes.image_tokenizer import ImageTokenizerRecipe
+from amodal.training.tasks.protocol import ModelCard, Step
+from amodal.training.trained import Trained
+
+
+class ImageTokenizerRun:
+    """Model, batches and task of an image tokenizer; see `protocol.Run`.
+
+    Raises:
+        DataError: the training source has no images.
+    """
+
+    def __init__(
+        self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
+    ) -> None:
+        options = cast(ImageTokenizerRecipe, recipe.model)
+        check_source(options.types, train)
+        self.recipe, self.train, self.validation = recipe, train, validation
+        architecture = TokenizerArchitecture(**options.model_dump(exclude={"kind"}))
+        self.model = ImageTokenizer(ImageTokenizerConfig(architecture.model_dump(mode="json")))
+        self.collator = collator_of(self.model, steps=recipe.steps())
+        self.task = ImageTokenizerTask(
+            cast(ReconstructionConfig, recipe.objectives[0]),
+            micro_batch_size=recipe.train.micro_batch_size,
+            validation=validation,
+            validation_items=recipe.data.validation_items,
+        )
+
+    def trained(self) -> Trained:
+        return Trained(self.model, nn.Module(), self.recipe.train.ema)
+
+    def complete(self, folder: Path, autocast: Autocast, callbacks: ProgressCallbacks) -> None:
+        """Nothing is fitted after the weights."""
+
+    def evaluate(
+        self, model: ImageTokenizer, autocast: Autocast, callbacks: ProgressCallbacks
+    ) -> tuple[dict[str, float], dict[str, EvaluationResult]]:
+        """Reconstruction error on the validation source."""
+        assert self.validation is not None
+        result = evaluate_reconstruction(
+            model, self.validation, autocast=autocast, tick=callbacks.advance
+        )
+        return dict(result.metrics), {"reconstruction": result}
+
+    def card(self, metrics: dict[str, float]) -> ModelCard:
+        return ModelCard(
+            title="An image tokenizer",
+            usage="codes = model.encode(pixel_values)",
+            pipeline_tag="image-to-image",
+            metrics={n: v for n, v in metrics.items() if n.startswith("reconstruction/")},
+        )
+
+
+class ImageTokenizerTask:
+    """Reconstruction; the best weights have the highest peak signal-to-noise ratio.
+
+    Args:
+        config: the loss.
+        micro_batch_size: images at once; None: the whole batch.
+        validation: source to measure on, or None.
+        validation_items: so many of its first items; None: all.
+    """
+
+    score_name = "reconstruction/psnr"
+
+    def __init__(
+        self,
+        config: ReconstructionConfig,
+        *,
+        micro_batch_size: int | None = None,
+        validation: Source | None = None,
+        validation_items: int | None = None,
+    ) -> None:
+        self.config, self.micro_batch_size = config, micro_batch_size
+        self.validation = validation
+        self.has_validation = validation is not None
+        self.validation_items = validation_items
+        self.perplexity: list[Tensor] = []
+        self.revived: list[Tensor] = []
+
+    def backward(self, batch: Batch, step: Step) -> Tensor:
+        """Gradients of one batch; the codebook learns from every part of it."""
+        parts = batch.split(self.micro_batch_size or len(batch))
+        total = torch.zeros((), device=batch.item.device)
+        for i, part in enumerate(parts):
+            with step.autocast():
+                found = step.model(part)
+            target = part.tensors["image"]["pixel_values"][part.present["image"].reshape(-1)]
+            with torch.autocast(batch.item.device.type, enabled=False):
+                loss = reconstruction_loss(found.pixels, target, found.commitment, self.config)
+            share = self.config.weight * len(part) / len(batch)
+            total = total + share * loss.detach()
+            self.perplexity.append(found.perplexity.detach())
+            self.revived.append(found.revived.detach())
+            step.accumulate(share * loss, last=i == len(parts) - 1)
+        return total
+
+    def after_step(self, trained: Trained) -> None:
+        """Nothing has to be put back into bounds."""
+
+    def log_metrics(self) -> dict[str, float]:
+        """Since the last call: perplexity of the codes of a batch; dead codes restarted."""
+        if not self.perplexity:
+            return {"perplexity": 0.0, "restarted_codes": 0.0}
+        found = {
+            "perplexity": float(torch.stack(self.perplexity).mean()),
+            "restarted_codes": float(torch.stack(self.revived).sum()),
+        }
+        self.perplexity.clear()
+        self.revived.clear()
+        return found
+
+    def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
+        """Reconstruction error on the validation source."""
+        assert self.validation is not None
+        size = min(self.validation_items or len(self.validation), len(self.validation))
+        tokenizer = cast(ImageTokenizer, model)
+        return evaluate_reconstruction(
+            tokenizer, self.validation, items=range(size), autocast=autocast
+        ).metrics

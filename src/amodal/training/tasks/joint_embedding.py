@@ -1,0 +1,236 @@
+"""Runs of a joint embedding: objectives over the rows of a batch, recall on held-out items."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from amodal.alignment.normalization import Normalization
+from amodal.data.batch import Batch
+from amodal.data.record import Source, readable_records
+from amodal.distributed import world_size
+from amodal.evaluators.embedding import embed_items
+from amodal.evaluators.loop import Autocast
+from amodal.evaluators.result import EvaluationResult
+from amodal.evaluators.retrieval import evaluate_retrieval, mean_recall
+from amodal.modalities.registry import modality
+from amodal.models.inputs import check_source, collator_of
+from amodal.models.joint_embedding import (
+    NORMALIZATION,
+    Architecture,
+    Embeddings,
+    JointEmbedding,
+    build_joint_embedding,
+    concatenate,
+)
+from amodal.training.objectives import ObjectiveConfig, Objectives
+from amodal.training.optim.grad_cache import backward_in_chunks
+from amodal.training.progress import ProgressCallbacks
+from amodal.training.recipe import Recipe
+from amodal.training.recipes.joint_embedding import JointEmbeddingRecipe
+from amodal.training.tasks.protocol import ModelCard, Step
+from amodal.training.trained import Trained
+
+MomentumRows = dict[str, Embeddings] | None  # rows of the momentum encoder
+
+
+class JointEmbeddingRun:
+    """Model, batches and task of a joint embedding; see `protocol.Run`.
+
+    Raises:
+        DataError: the training source lacks an input of the model.
+    """
+
+    def __init__(
+        self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
+    ) -> None:
+        options = cast(JointEmbeddingRecipe, recipe.model)
+        self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
+        check_source(options.types, train)
+        architecture = Architecture(
+            encoders=options.encoders,
+            dual_encoder=options.dual_encoder,
+            projection=options.projection,
+        )
+        records = partial(readable_records, train)
+        self.model = build_joint_embedding(architecture, records)
+        if not resume:
+            for name, encoder in self.model.encoders.items():
+                kind = modality(self.model.types[name])
+                kind.initialise(encoder, self.model.preprocessors[name], name, records)
+        self.collator = collator_of(
+            self.model,
+            captions=recipe.data.captions,
+            views=recipe.data.views,
+            steps=recipe.steps(),
+        )
+        dual = self.model.dual
+        self.objectives = Objectives(
+            cast("tuple[ObjectiveConfig, ...]", recipe.objectives),
+            dim=self.model.dim,
+            pairs=options.trained_pairs,
+            initial_log_scale=getattr(dual, "initial_log_scale", None) if dual else None,
+        )
+        self.task = JointEmbeddingTask(
+            self.objectives,
+            micro_batch_size=recipe.train.micro_batch_size,
+            validation=validation,
+            validation_items=recipe.data.validation_items,
+        )
+
+    def trained(self) -> Trained:
+        ema = self.recipe.train.ema
+        return Trained(self.model, self.objectives, ema, self.objectives.momentum)
+
+    def complete(self, folder: Path, autocast: Autocast, callbacks: ProgressCallbacks) -> None:
+        """Fit the recipe's normalization on the training rows and keep it with the run."""
+        if not self.options.normalization:
+            return
+        callbacks.stage("normalization", len(self.train))
+        model = JointEmbedding.from_pretrained(folder)
+        model.to(self.model.device)  # type: ignore[arg-type]
+        embedded = embed_items(model, self.train, tick=callbacks.advance, autocast=autocast)
+        fitted = Normalization(self.options.normalization)
+        fitted.fit(
+            {name: rows.z for name, rows in embedded.rows.items()},
+            {name: rows.item for name, rows in embedded.rows.items()},
+        )
+        fitted.save(folder / NORMALIZATION)
+
+    def evaluate(
+        self, model: JointEmbedding, autocast: Autocast, callbacks: ProgressCallbacks
+    ) -> tuple[dict[str, float], dict[str, EvaluationResult]]:
+        """Retrieval on the validation source."""
+        assert self.validation is not None
+        result = evaluate_retrieval(
+            model,
+            self.validation,
+            seed=self.recipe.train.seed,
+            autocast=autocast,
+            tick=callbacks.advance,
+        )
+        return dict(result.metrics), {"retrieval": result}
+
+    def card(self, metrics: dict[str, float]) -> ModelCard:
+        return ModelCard(
+            title="A joint embedding",
+            usage='z = model.encode(text=["a caption"])',
+            pipeline_tag="feature-extraction",
+            metrics={n: v for n, v in metrics.items() if n.startswith("retrieval/") and "@" in n},
+        )
+
+
+class JointEmbeddingTask:
+    """Weighted objectives, exact in micro-batches; the best weights have the highest recall.
+
+    Args:
+        objectives: over the embeddings of a batch.
+        micro_batch_size: items encoded at once; None: the whole batch.
+        validation: source on which recall is measured, or None.
+        validation_items: so many of its first items; None: all.
+    """
+
+    score_name = "mean_recall"
+
+    def __init__(
+        self,
+        objectives: Objectives,
+        *,
+        micro_batch_size: int | None = None,
+        validation: Source | None = None,
+        validation_items: int | None = None,
+    ) -> None:
+        self.objectives = objectives
+        self.micro_batch_size = micro_batch_size
+        self.validation = validation
+        self.has_validation = validation is not None
+        self.validation_items = validation_items
+        self.components: dict[str, list[Tensor]] = {}
+
+    def backward(self, batch: Batch, step: Step) -> Tensor:
+        """Gradients of one batch, encoded in micro-batches where that is set."""
+        momentum = self._momentum_rows(batch, step)
+        loss_of = partial(self._loss_of, step=step, momentum=momentum)
+        if self.micro_batch_size is not None and self.micro_batch_size < len(batch):
+            return self._in_micro_batches(batch, step, loss_of, self.micro_batch_size)
+        with step.autocast():
+            loss = loss_of(step.model(batch))
+        step.backward(loss)
+        return loss.detach()
+
+    def after_step(self, trained: Trained) -> None:
+        """Put learned temperatures back into their bounds."""
+        self.objectives.constrain_()
+
+    def log_metrics(self) -> dict[str, float]:
+        """Means of the objectives since the last call, temperatures and their own metrics."""
+        found = {name: float(torch.stack(v).mean()) for name, v in self.components.items()}
+        self.components.clear()
+        return {**found, **self.objectives.temperatures(), **self.objectives.figures()}
+
+    def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
+        """Recall on the validation source, in every direction."""
+        assert self.validation is not None
+        size = len(self.validation)
+        result = evaluate_retrieval(
+            cast(JointEmbedding, model),
+            self.validation,
+            items=range(min(self.validation_items or size, size)),
+            bootstrap=0,
+            autocast=autocast,
+        )
+        return {**result.metrics, self.score_name: mean_recall(result.metrics)}
+
+    @torch.no_grad()
+    def _momentum_rows(self, batch: Batch, step: Step) -> MomentumRows:
+        """The batch as the momentum encoder embeds it; None where no objective needs that."""
+        encoder = step.trained.momentum
+        if encoder is None:
+            return None
+        with step.autocast():
+            parts = batch.split(self.micro_batch_size or len(batch))
+            found = concatenate([encoder.module(part) for part in parts])
+        return {m: rows._replace(z=rows.z.float()) for m, rows in found.items()}
+
+    def _in_micro_batches(
+        self,
+        batch: Batch,
+        step: Step,
+        loss_of: Callable[[dict[str, Embeddings]], Tensor],
+        size: int,
+    ) -> Tensor:
+        with step.no_sync():
+            loss = backward_in_chunks(
+                step.model,
+                cast(JointEmbedding, step.trained.network),
+                loss_of,
+                batch,
+                chunk=size,
+                backward=step.backward,
+                autocast=step.autocast,
+            )
+        if world_size() > 1:
+            for parameter in step.trained.parameters():
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad, torch.distributed.ReduceOp.AVG)
+        return loss
+
+    def _loss_of(
+        self, embedded: dict[str, Embeddings], *, step: Step, momentum: MomentumRows
+    ) -> Tensor:
+        device = next(iter(embedded.values())).z.device.type
+        with torch.autocast(device, enabled=False):
+            rows = {m: found._replace(z=found.z.float()) for m, found in embedded.items()}
+            loss, values = self.objectives(rows, momentum)
+            for name, value in values.items():
+                self.components.setdefault(f"loss/{name}", []).append(value.detach())
+            if len(values) > 1 and step.logged:
+                for name, norm in self.objectives.gradient_norms(rows, values).items():
+                    self.components[f"gradient_norm/{name}"] = [torch.tensor(norm)]
+        return loss
