@@ -159,8 +159,9 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Search an index with a text, an image or any other input; several parts are combined."""
-    by_type = {"text": text, "image": image, "audio": audio, "video": video}
-    by_type, by_name = query_parts(by_type, input_)
+    by_type, by_name = query_parts(
+        {"text": text, "image": image, "audio": audio, "video": video}, input_
+    )
     from amodal.search.description import StoreError
     from amodal.search.query import named_values, query_vector, returned_input
     from amodal.search.store import VectorStore
