@@ -25,12 +25,12 @@ RECIPE = {
         "projection": {"kind": "linear", "dim": 8},
     },
     "train": {
-        "epochs": 10,
+        "epochs": 4,
         "batch_size": 6,
         "precision": "fp32",
         "log_every": 1,
-        "evaluate_every": 5,
-        "save_every": 5,
+        "evaluate_every": 2,
+        "save_every": 2,
     },
 }
 pytestmark = pytest.mark.slow
@@ -71,12 +71,12 @@ def test_a_terminated_training_resumes_as_if_it_had_not_been(tmp_path):
     assert "--resume" in out
     assert "Traceback" not in err
     stopped = max(losses(run))
-    assert 5 < stopped < 200
+    assert 5 < stopped < 80
     assert (run / "checkpoints" / f"checkpoint-{stopped}").is_dir()
     train_run(load_recipe(recipe), run, resume=True)
     train_run(load_recipe(recipe), tmp_path / "whole")
     whole = losses(tmp_path / "whole")
-    assert len(whole) == 200
+    assert len(whole) == 80
     assert losses(run) == pytest.approx(whole, rel=1e-5)
 
     index = tmp_path / "index"
