@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Mapping
-from typing import Annotated, Any, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
@@ -79,7 +79,7 @@ def _union(kinds: Mapping[str, type[EncoderConfig]]) -> Any:
     return Annotated[Union[options], Field(discriminator="kind")]  # noqa: UP007
 
 
-EncoderSpecification = Annotated[
+EncoderSpecification: Any = Annotated[
     Union[tuple(Annotated[_union(kinds), Tag(name)] for name, kinds in ENCODERS.items())],  # noqa: UP007
     Discriminator(_type_of),
 ]
@@ -100,9 +100,10 @@ def _with_type(name: str, value: Any) -> Any:
     kind = value.get("kind")
     fitting = [type_ for type_, kinds in ENCODERS.items() if kind in kinds]
     if len(fitting) != 1:
+        types = fitting or list(ENCODERS)
         raise ValueError(
-            f"encoders.{name}: say its modality type, such as `type: {(fitting or list(ENCODERS))[0]}`"
-            f" (types: {', '.join(fitting or ENCODERS)})"
+            f"encoders.{name}: say its modality type, such as `type: {types[0]}` "
+            f"(types: {', '.join(types)})"
         )
     return {**value, "type": fitting[0]}
 
@@ -118,10 +119,12 @@ def _named(encoders: dict[str, Any]) -> dict[str, Any]:
 
 
 # Input -> encoder; names are of the user's choosing, and several inputs may have one type.
-NamedEncoders = Annotated[
-    dict[str, EncoderSpecification], BeforeValidator(_with_types), AfterValidator(_named)
-]
-ImageEncoderConfig = _union(ENCODERS["image"])
+if TYPE_CHECKING:  # the union is made at run time
+    NamedEncoders = dict[str, Any]
+else:
+    NamedEncoders = Annotated[
+        dict[str, EncoderSpecification], BeforeValidator(_with_types), AfterValidator(_named)
+    ]
 DualEncoderConfig = Annotated[
     TransformersDualConfig | OpenClipDualConfig | SentenceTransformersDualConfig,
     Field(discriminator="kind"),

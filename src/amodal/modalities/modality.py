@@ -1,4 +1,4 @@
-"""The interface of a modality type: everything that depends on what kind of value an input takes."""
+"""The interface of a modality type: everything that depends on the kind of value."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Modality(Protocol):
         ...
 
     def cached(self, config: Any) -> Callable[[Any, str], Any] | None:
-        """A function (value, origin) → decoded value worth keeping in memory; None: keep no value."""
+        """A decoder (value, origin) → array, for values that are worth keeping in memory; or None."""
         ...
 
 

@@ -115,7 +115,7 @@ def collator_of(
 
 
 def column_styles(types: Mapping[str, str]) -> dict[str, str]:
-    """Input -> how a source hands over the cells of its column; inputs without a column left out."""
+    """Input -> how a source hands over the cells of its column, for inputs that have one."""
     styles = {name: modality(kind).column_style for name, kind in types.items()}
     return {name: style for name, style in styles.items() if style != "none"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import torch
 from pydantic import Field
@@ -58,10 +58,13 @@ BUILT_IN: tuple[type[Any], ...] = (
     SigmoidConfig,
     TripletConfig,
 )
-ObjectiveConfig = Annotated[
-    Union[(*BUILT_IN, *load_plugins(GROUP))],
-    Field(discriminator="kind"),
-]
+if TYPE_CHECKING:  # the union is made of tuples, which a type checker cannot read
+    ObjectiveConfig = Any
+else:
+    ObjectiveConfig = Annotated[
+        Union[(*BUILT_IN, *load_plugins(GROUP))],
+        Field(discriminator="kind"),
+    ]
 
 
 PAIRINGS: dict[str, Compare] = {

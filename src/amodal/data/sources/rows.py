@@ -121,23 +121,22 @@ class Columns(StrictModel):
         update: dict[str, Any] = {}
         if self.styles is not None:
             for name in ("image", "text", "audio"):
-                column = getattr(self, name)
                 optional = name not in self.model_fields_set and name not in self.styles
-                if optional and column is not None and column not in there:
+                if optional and getattr(self, name) not in (None, *there):
                     update[name] = None
         wanted = self.model_copy(update=update)
-        asked = [
+        asked: list[tuple[str, str | None]] = [
             *((f"columns.{name}", c) for name, columns in wanted.inputs.items() for c in columns),
             ("columns.id", self.id),
             ("columns.label", self.label),
             ("group_by", group_by),
         ]
-        for option, name in asked:
-            if name is not None and name not in there:
-                near = difflib.get_close_matches(name, there, n=1, cutoff=0.3)
+        for option, column in asked:
+            if column is not None and column not in there:
+                near = difflib.get_close_matches(column, there, n=1, cutoff=0.3)
                 hint = f"; the nearest is {near[0]!r}" if near else ""
                 raise DataError(
-                    f"{where}: no column {name!r}, the columns are "
+                    f"{where}: no column {column!r}, the columns are "
                     f"{', '.join(map(repr, there)) or 'none'}{hint}; choose with "
                     f"`{option}`, or leave it out with null"
                 )

@@ -110,7 +110,8 @@ class MultimodalTransformerRecipe(StrictModel):
             )
         if self.image_tokenizer is None:
             raise ValueError(
-                "text_to_image needs image_tokenizer: RUN, which a recipe of kind image_tokenizer trains"
+                "text_to_image needs image_tokenizer: RUN, a run of a recipe of kind "
+                "image_tokenizer"
             )
         return self
 
