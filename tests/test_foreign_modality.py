@@ -91,7 +91,7 @@ def index(folder, run):
 
 def test_a_trained_run_has_the_type_in_its_folder_and_its_report(folder, run):
     config = json.loads((run / "config.json").read_text())
-    assert config["inputs"] == {"cloud": "points", "text": "text"}
+    assert config["inputs"] == [["cloud", "points"], ["text", "text"]]
     assert (run / "cloud" / "points.json").is_file()
     report = (run / "report.html").read_text()
     assert "cloud" in report

@@ -6,7 +6,14 @@ import keyword
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+)
 
 from amodal.encoders.audio.small_cnn import SmallAudioCNNConfig
 from amodal.encoders.config import EncoderConfig
@@ -118,12 +125,25 @@ def _named(encoders: dict[str, Any]) -> dict[str, Any]:
     return encoders
 
 
+def _from_pairs(encoders: Any) -> Any:
+    return dict(encoders) if isinstance(encoders, list) else encoders
+
+
+def _to_pairs(encoders: Mapping[str, Any]) -> list[list[Any]]:
+    return [[name, config.model_dump(mode="json")] for name, config in encoders.items()]
+
+
 # Input -> encoder; names are of the user's choosing, and several inputs may have one type.
 if TYPE_CHECKING:  # the union is made at run time
     NamedEncoders = dict[str, Any]
+    SavedEncoders = dict[str, Any]
 else:
     NamedEncoders = Annotated[
         dict[str, EncoderSpecification], BeforeValidator(_with_types), AfterValidator(_named)
+    ]
+    # The same for config.json, which is written with sorted keys: the order of inputs matters.
+    SavedEncoders = Annotated[
+        NamedEncoders, BeforeValidator(_from_pairs), PlainSerializer(_to_pairs)
     ]
 DualEncoderConfig = Annotated[
     TransformersDualConfig | OpenClipDualConfig | SentenceTransformersDualConfig,

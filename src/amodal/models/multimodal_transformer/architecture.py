@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import PretrainedConfig
 
-from amodal.encoders.specification import NamedEncoders
+from amodal.encoders.specification import SavedEncoders
 from amodal.encoders.text.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.models.image_tokenizer import TokenizerArchitecture
 from amodal.projection import LinearConfig, ProjectionConfig
@@ -46,7 +46,7 @@ class TransformerArchitecture(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoders: NamedEncoders = {}
+    encoders: SavedEncoders = {}
     fusion: Literal["projection", "concat", "co_attention"] = "projection"
     width: int = Field(192, ge=8)
     heads: int = Field(6, ge=1)
