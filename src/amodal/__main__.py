@@ -1,4 +1,4 @@
-"""`python -m amodal`, which is also what `torchrun -m amodal` starts."""
+"""`python -m amodal`; `torchrun -m amodal` starts it too."""
 
 from amodal.cli.main import main
 

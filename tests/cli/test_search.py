@@ -1,6 +1,7 @@
 """The commands embed, index and search, from the words typed to the exit code."""
 
 import json
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import amodal.cli.search as commands
+from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.search.description import StoreError
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
@@ -17,7 +19,8 @@ COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
 class Model:
     """Images by their mean colour, texts by the colour they name."""
 
-    modalities = ("image", "text")
+    types = MappingProxyType({"image": "image", "text": "text"})
+    preprocessors = MappingProxyType({"image": ImagePreprocessor(8)})
     dim = 3
 
     def __init__(self, weights="weights-1"):
@@ -87,13 +90,13 @@ def test_indexing_says_what_it_did_and_names_what_is_broken(place):
 def test_words_find_images_and_images_find_words(place):
     indexed()
     best = hits("something green")[0]
-    assert (best["rank"], best["id"], best["modality"]) == (1, "green.png", "image")
+    assert (best["rank"], best["id"], best["input"]) == (1, "green.png", "image")
     assert best["path"].endswith("green.png")
     assert best["score"] > 0.98
     assert best["metadata"] == {"size": 5}
-    assert {hit["modality"] for hit in hits("green")} == {"image"}
+    assert {hit["input"] for hit in hits("green")} == {"image"}
     assert hits("--image", "blue.png")[0]["text"] == "a blue wall"
-    assert {hit["modality"] for hit in hits("--image", "blue.png")} == {"text"}
+    assert {hit["input"] for hit in hits("--image", "blue.png")} == {"text"}
     assert hits("red", "--image", "blue.png", "-k", "2")[1]["id"] in {"red.png", "blue.png"}
 
 
@@ -101,7 +104,7 @@ def test_results_can_be_limited_filtered_and_of_any_modality(place):
     indexed()
     assert len(hits("green", "-k", "2")) == 2
     assert [hit["id"] for hit in hits("green", "--where", "size = 3")] == ["red.png"]
-    assert {hit["modality"] for hit in hits("green", "--modality", "all")} == {"image", "text"}
+    assert {hit["input"] for hit in hits("green", "--return", "all")} == {"image", "text"}
     assert hits("green", "--where", "size > 100") == []
     assert "nothing found" in amodal("search", "index", "green", "--where", "size > 100").output
 
@@ -130,7 +133,7 @@ def test_failures_say_what_to_do(place, monkeypatch):
     for words, message in (
         (["search", "nowhere", "red"], "amodal index"),
         (["search", "index", "red", "--where", "nope = 1"], "size"),
-        (["search", "index", "red", "--modality", "audio"], "it has image, text"),
+        (["search", "index", "red", "--return", "audio"], "it has image, text"),
     ):
         result = amodal(*words)
         assert result.exit_code == 1
@@ -181,9 +184,9 @@ def test_ctrl_c_is_no_error_of_ours(place, monkeypatch):
         raise KeyboardInterrupt
         yield
 
-    monkeypatch.setattr(commands, "embed_source", stopped)
+    monkeypatch.setattr("amodal.search.embed.embed_source", stopped)
     for command in ("index", "embed"):
         result = amodal(command, "run", "table.jsonl", "--out", command)
         assert result.exit_code == 1
         assert "0 rows are kept" in result.output
-        assert "the same command goes on" in result.output
+        assert "the same command continues" in result.output

@@ -26,7 +26,7 @@ def started(monkeypatch):
     """Sockets that a server was started with."""
     sockets = []
     served = Served(name="painter", kind="a model", draws=ImageGenerator())
-    monkeypatch.setattr(command, "open_served", lambda folder, **options: served)
+    monkeypatch.setattr("amodal.serving.served.open_served", lambda folder, **options: served)
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: started_with(sockets))
 
     def started_with(given):
@@ -49,15 +49,15 @@ def test_it_listens_on_this_machine_alone_and_ctrl_c_is_its_end(started, monkeyp
     assert amodal(monkeypatch, "serve", "run", "--port", "0") == 0
     host, port = started[0].getsockname()
     assert host == "127.0.0.1"
-    said = capsys.readouterr().out
-    assert "painter does: draw" in said
-    assert f"http://127.0.0.1:{port}/" in said
-    assert "password" not in said
+    printed = capsys.readouterr().out
+    assert "serving painter: draw" in printed
+    assert f"http://127.0.0.1:{port}/" in printed
+    assert "password" not in printed
 
 
 def test_another_address_is_warned_of(started, monkeypatch, capsys):
     assert amodal(monkeypatch, "serve", "run", "--port", "0", "--host", "0.0.0.0") == 0
-    assert "no password" in capsys.readouterr().out
+    assert "no password" in capsys.readouterr().err
 
 
 def test_the_browser_is_opened_when_asked(started, monkeypatch):
@@ -78,7 +78,7 @@ def test_what_cannot_be_served_is_exit_code_1(monkeypatch, capsys):
     def refused(folder, **options):
         raise DataError(f"{folder}: holds a FusionModel")
 
-    monkeypatch.setattr(command, "open_served", refused)
+    monkeypatch.setattr("amodal.serving.served.open_served", refused)
     assert amodal(monkeypatch, "serve", "run") == 1
     assert "holds a FusionModel" in capsys.readouterr().err
 

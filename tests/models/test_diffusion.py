@@ -130,8 +130,6 @@ def test_a_missing_extra_is_named(folder, monkeypatch):
 
 
 def test_the_command_generates_with_a_pipeline(folder, tmp_path, monkeypatch):
-    import amodal.cli.text_to_image as command
-
     opened = DiffusionGenerator.from_pretrained
 
     def with_two_steps(name, **options):
@@ -140,7 +138,7 @@ def test_the_command_generates_with_a_pipeline(folder, tmp_path, monkeypatch):
         image_generator.draw = lambda texts, **given: draw(texts, steps=2, **given)
         return image_generator
 
-    monkeypatch.setattr(command.DiffusionGenerator, "from_pretrained", with_two_steps)
+    monkeypatch.setattr(DiffusionGenerator, "from_pretrained", with_two_steps)
     out = tmp_path / "drawn.png"
     result = CliRunner().invoke(app, ["draw", str(folder), "a red star", "--out", str(out)])
     assert result.exit_code == 0, result.output

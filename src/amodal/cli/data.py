@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
-from amodal.cli.console import console, errors
-from amodal.data.inspection import Inspection, Lengths, Repeated, inspect
-from amodal.data.pack import pack
-from amodal.data.record import DataError, Source, StreamingSource
-from amodal.data.scenes.source import ScenesConfig, write_dataset
-from amodal.data.sources.specification import checked_source, parse_source
+from amodal.cli.console import LIGHT_GROUP, console, errors, escape, progress_callbacks, size_of
 
-app = typer.Typer(help="Make, describe and pack data sets.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from amodal.data.inspection import Inspection, Lengths, Repeated
+
+app = typer.Typer(help="Make, inspect and pack data sets.", no_args_is_help=True, **LIGHT_GROUP)
 
 SourceText = Annotated[
     str, typer.Argument(help="A folder, a file, scenes:size=500, or a source.yaml.")
@@ -31,14 +25,18 @@ def make(
     world: Annotated[str, typer.Argument(help="scenes, or scenes:KEY=VALUE,...")],
     folder: Annotated[Path, typer.Argument(help="Where to write images and captions.")],
     size: Annotated[int | None, typer.Option(min=1, help="Number of scenes.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Random seed.")] = None,
     split: Annotated[
         str | None, typer.Option(help="iid, attribute-pair, count or relation.")
     ] = None,
     part: Annotated[str | None, typer.Option(help="train, validation or test.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.")] = None,
 ) -> None:
-    """Write the built-in world as files, in COCO captions layout."""
+    """Write scenes of the built-in world as files, in COCO captions layout."""
+    from amodal.data.record import DataError
+    from amodal.data.scenes.source import ScenesConfig, write_dataset
+    from amodal.data.sources.specification import checked_source, parse_source
+
     config = parse_source(world)
     if not isinstance(config, ScenesConfig):
         raise DataError(f"{world}: only `scenes` can be made")
@@ -51,12 +49,19 @@ def make(
         raise DataError(f"{world}: only `scenes` can be made")
     source = config.open()
     try:
-        with console.status(f"drawing {len(source)} scenes"):
-            write_dataset(source, folder)
+        with progress_callbacks() as callbacks:
+            callbacks.stage("writing scenes", len(source))
+
+            def tracked(indices: Sequence[int]) -> Iterator[int]:
+                for done, index in enumerate(indices, start=1):
+                    yield index
+                    callbacks.advance(done)
+
+            write_dataset(source, folder, tracked)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
     console.print(
-        f"{len(source)} scenes in {folder}; look at them with `amodal data inspect {folder}`",
+        f"{len(source)} scenes in {folder}; inspect them with: amodal data inspect {folder}",
         soft_wrap=True,
         markup=False,
     )
@@ -65,20 +70,25 @@ def make(
 @app.command(name="inspect")
 def inspect_(
     source: SourceText,
-    limit: Annotated[int | None, typer.Option(min=1, help="Read this many records only.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that decode.")] = 4,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read only the first N records.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Decoding threads.")] = 4,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what is in a data set and what is wrong with it."""
+    """Describe a data set and list what is wrong with it."""
+    from amodal.data.inspection import inspect
+    from amodal.data.sources.specification import parse_source
+
     opened = parse_source(source).open()
-    with _bar("reading", opened, limit) as progress:
-        found = inspect(opened, limit=limit, workers=workers, progress=progress)
+    size = size_of(opened)
+    with progress_callbacks() as callbacks:
+        callbacks.stage(f"reading {opened.name}", min(filter(None, (size, limit)), default=None))
+        found = inspect(opened, limit=limit, workers=workers, progress=callbacks.advance)
     if json:
         typer.echo(found.model_dump_json(indent=2))
     else:
         _show(found)
     if limit is None and not found.complete:
-        raise typer.Exit(1)  # stopped by hand
+        raise typer.Exit(1)  # interrupted
 
 
 @app.command(name="pack")
@@ -86,13 +96,17 @@ def pack_(
     source: SourceText,
     folder: Annotated[Path, typer.Argument(help="Where to write shards and index.json.")],
     shard_mib: Annotated[int, typer.Option(min=1, help="Size of a shard in MiB.")] = 256,
-    records_per_shard: Annotated[int, typer.Option(min=1)] = 10_000,
-    overwrite: Annotated[bool, typer.Option(help="Delete the shards that are there.")] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Threads that read and decode.")] = 4,
+    records_per_shard: Annotated[int, typer.Option(min=1, help="Records in a shard.")] = 10_000,
+    overwrite: Annotated[bool, typer.Option(help="Delete existing shards first.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Reading and decoding threads.")] = 4,
 ) -> None:
     """Write a data set as WebDataset shards."""
+    from amodal.data.pack import pack
+    from amodal.data.sources.specification import parse_source
+
     opened = parse_source(source).open()
-    with _bar("packing", opened, None) as progress:
+    with progress_callbacks() as callbacks:
+        callbacks.stage(f"packing {opened.name}", size_of(opened))
         index = pack(
             opened,
             folder,
@@ -100,7 +114,7 @@ def pack_(
             records_per_shard=records_per_shard,
             overwrite=overwrite,
             workers=workers,
-            progress=progress,
+            progress=callbacks.advance,
         )
     size = sum(shard.bytes for shard in index.shards)
     console.print(
@@ -115,21 +129,9 @@ def pack_(
         errors.print(f"skipped {index.broken} in all; index.json lists the first ones")
 
 
-@contextmanager
-def _bar(
-    verb: str, source: Source | StreamingSource, limit: int | None
-) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, so that `--json` stays clean."""
-    total = limit
-    if isinstance(source, Source):
-        total = len(source) if limit is None else min(limit, len(source))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=errors, transient=True) as progress:
-        task = progress.add_task(f"{verb} {escape(source.name)}", total=total)
-        yield lambda done: progress.update(task, completed=done)
-
-
 def _show(found: Inspection) -> None:
+    from rich.table import Table
+
     summary = Table(title=escape(found.name), show_header=False, title_justify="left")
     summary.add_row("items", f"{found.items:,}" + ("" if found.complete else " (read in part)"))
     for modality, count in sorted(found.rows.items()):
@@ -151,7 +153,7 @@ def _show(found: Inspection) -> None:
         "caption, words": found.caption_words,
         "caption, characters": found.caption_characters,
         "image, shorter side (px)": found.image_side,
-        "sound (ms)": found.audio_milliseconds,
+        "audio (ms)": found.audio_milliseconds,
     }
     for name, value in named.items():
         if value is not None:
@@ -161,7 +163,7 @@ def _show(found: Inspection) -> None:
         console.print(lengths)
     tables = {
         "image size": found.image_sizes,
-        "sound": found.audio_formats,
+        "audio format": found.audio_formats,
         "label": found.labels,
     }
     for title, counts in tables.items():

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from amodal.cli.console import console, progress_callbacks
@@ -15,6 +15,14 @@ if TYPE_CHECKING:
     from amodal.data.record import Source
 
 SHOWN_BROKEN = 5
+
+
+def _known_task(task: str | None) -> str | None:
+    if task is not None and task not in EVALUATION_TASKS:
+        near = difflib.get_close_matches(task, EVALUATION_TASKS, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise typer.BadParameter(f"no task {task!r}; {hint}tasks: {', '.join(EVALUATION_TASKS)}")
+    return task
 
 
 def evaluate(
@@ -29,7 +37,8 @@ def evaluate(
     task: Annotated[
         str | None,
         typer.Option(
-            click_type=click.Choice(EVALUATION_TASKS),
+            callback=_known_task,
+            metavar="|".join(EVALUATION_TASKS),
             help="What to evaluate; by default the first task that the run was trained for.",
             show_default=False,
         ),

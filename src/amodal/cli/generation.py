@@ -3,63 +3,64 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
-from amodal.cli.console import console, tell_unknown
-from amodal.data.decode import decode_image
-from amodal.data.record import DataError
-from amodal.models.multimodal_transformer.model import MultimodalTransformer
-from amodal.reports.attention_plots import save_attention
-from amodal.training.kinds import open_run
+from amodal.cli.console import console, note_unknown_words
+
+if TYPE_CHECKING:
+    from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
 Run = Annotated[Path, typer.Argument(help="Run folder of a multimodal Transformer.")]
-Image = Annotated[Path, typer.Argument(help="An image.")]
-Beams = Annotated[int, typer.Option(min=1, help="Width of the beam search; 1 is greedy.")]
+Image = Annotated[Path, typer.Argument(help="Image file.")]
+Beams = Annotated[int, typer.Option(min=1, help="Beam width; 1 is greedy decoding.")]
 LEAVE = ("", "exit", "quit")
 
 
 def caption(
     run: Run,
-    images: Annotated[list[Path], typer.Argument(help="Images.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
     beams: Beams = 3,
 ) -> None:
     """Describe images."""
     model = _opened(run)
     for image in images:
-        (said,) = model.caption([image], num_beams=beams)
+        (text,) = model.caption([image], num_beams=beams)
         name = f"{image}: " if len(images) > 1 else ""
-        console.print(f"{name}{said}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"{name}{text}", soft_wrap=True, highlight=False, markup=False)
 
 
 def ask(
     run: Run,
     image: Image,
-    question: Annotated[str, typer.Argument(help="What you want to know.")],
+    question: Annotated[str, typer.Argument(help="Question about the image.")],
     beams: Beams = 1,
-    look: Annotated[
-        Path | None, typer.Option(help="PNG of where the model looked for its answer.")
+    attention: Annotated[
+        Path | None, typer.Option(help="PNG file for the attention map of the answer.")
     ] = None,
 ) -> None:
     """Answer a question about an image."""
+    from amodal.data.decode import decode_image
+    from amodal.reports.attention_plots import save_attention
+
     model = _opened(run)
-    tell_unknown(model.chat_template.unknown(question))
-    said = model.ask(image, question, num_beams=beams)
-    console.print(said, soft_wrap=True, highlight=False, markup=False)
-    if look is not None:
+    note_unknown_words(model.chat_template.unknown(question))
+    answer = model.ask(image, question, num_beams=beams)
+    console.print(answer, soft_wrap=True, highlight=False, markup=False)
+    if attention is not None:
         pixels = decode_image(image, str(image), min_size=256)
-        save_attention(
-            look, pixels, model.attention_map(image, question, said), f"{question} {said}"
-        )
-        console.print(f"where it looked is in {look}", soft_wrap=True)
+        attended = model.attention_map(image, question, answer)
+        save_attention(attention, pixels, attended, f"{question} {answer}")
+        console.print(f"the attention map is in {attention}", soft_wrap=True)
 
 
 def chat(run: Run, image: Image, beams: Beams = 1) -> None:
-    """Talk about an image; what was said before counts. An empty line ends it."""
+    """Hold a conversation about an image, with its history. An empty line ends it."""
+    from amodal.data.decode import decode_image
+
     model = _opened(run)
-    decode_image(image, str(image), min_size=8)  # complain before the first question
+    decode_image(image, str(image), min_size=8)  # an unreadable image fails before the first turn
     history: list[tuple[str, str]] = []
     while True:
         try:
@@ -68,13 +69,19 @@ def chat(run: Run, image: Image, beams: Beams = 1) -> None:
             break
         if question.strip().lower() in LEAVE:
             break
-        tell_unknown(model.chat_template.unknown(question))
-        said = model.chat(image, history, question.strip(), num_beams=beams)
-        history.append((question.strip(), said))
-        console.print(f"model {said}", soft_wrap=True, highlight=False, markup=False)
+        note_unknown_words(model.chat_template.unknown(question))
+        answer = model.chat(image, history, question.strip(), num_beams=beams)
+        history.append((question.strip(), answer))
+        console.print(f"model {answer}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _opened(run: Path) -> MultimodalTransformer:
+    import torch
+
+    from amodal.data.record import DataError
+    from amodal.models.multimodal_transformer.model import MultimodalTransformer
+    from amodal.training.kinds import open_run
+
     model = open_run(run)
     if not isinstance(model, MultimodalTransformer):
         raise DataError(
@@ -83,7 +90,7 @@ def _opened(run: Path) -> MultimodalTransformer:
         )
     if model.generates_images:
         raise DataError(
-            f"{run}: draws and does not see; `amodal draw {run} TEXT` is what it can do"
+            f"{run}: generates images and takes none as input; use `amodal draw {run} TEXT`"
         )
     model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[arg-type]
     return model

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from amodal.cli.console import console, errors
-from amodal.data.record import Source, StreamingSource
-from amodal.data.sources.specification import open_source, parse_source
-from amodal.models.inputs import column_styles
-from amodal.models.joint_embedding import JointEmbedding
-from amodal.search.description import StoreError
-from amodal.search.embed import embed_source
-from amodal.search.indexing import fill_index
-from amodal.search.parquet import write_parquet, written_keys
-from amodal.search.query import named_values, query_vector, returned_input
-from amodal.search.store import Hit, VectorStore
-from amodal.training.kinds import open_run
+from amodal.cli.console import console, escape, progress_callbacks, size_of
+
+if TYPE_CHECKING:
+    from amodal.models.joint_embedding import JointEmbedding
+    from amodal.search.store import Hit
 
 SHOWN_BROKEN = 5
 
-Run = Annotated[Path, typer.Argument(help="Run folder, made by `amodal train`.")]
+Run = Annotated[Path, typer.Argument(help="Run folder of a joint embedding.")]
 SourceText = Annotated[
     str, typer.Argument(metavar="SOURCE", help="What to embed, such as photos.csv or scenes.")
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Values encoded at once.")]
-Modalities = Annotated[
+Inputs = Annotated[
     list[str] | None,
-    typer.Option("--modality", help="Embed this modality only; may be repeated."),
+    typer.Option(
+        "--input",
+        metavar="NAME",
+        help="Embed only this input of the model; may be repeated. All by default.",
+        show_default=False,
+    ),
 ]
+File = Path | None
 
 
 def embed(
@@ -45,21 +39,27 @@ def embed(
     source: SourceText,
     out: Annotated[Path, typer.Option(help="Folder for the Parquet files.")],
     batch_size: BatchSize = 64,
-    modality: Modalities = None,
+    input_: Inputs = None,
 ) -> None:
     """Write the embeddings of a source as Parquet; run again to continue."""
+    from amodal.data.sources.specification import open_source, parse_source
+    from amodal.models.inputs import column_styles
+    from amodal.search.embed import embed_source
+    from amodal.search.parquet import write_parquet, written_keys
+
     model = open_model(run)
     opened = open_source(parse_source(source), column_styles(model.types))
     fingerprint = model.fingerprint()
     done = written_keys(out, fingerprint)
-    with _progress("embedding", opened) as advance:
+    with progress_callbacks() as callbacks:
+        callbacks.stage(f"embedding {opened.name}", size_of(opened))
         rows = embed_source(
             model,
             opened,
             batch_size=batch_size,
-            inputs=modality,
+            inputs=input_,
             skip=done,
-            progress=advance,
+            progress=_Total(callbacks.advance),
         )
         try:
             summary = write_parquet(rows, out, dim=model.dim, fingerprint=fingerprint)
@@ -75,30 +75,37 @@ def index(
     source: SourceText,
     out: Annotated[Path, typer.Option(help="Index folder.")],
     batch_size: BatchSize = 64,
-    modality: Modalities = None,
+    input_: Inputs = None,
     thumbnails: Annotated[
         bool, typer.Option(help="Keep a small copy of every image in the index.")
     ] = True,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Embed what is in the index already once more.")
+        bool, typer.Option("--replace", help="Embed again what the index already holds.")
     ] = False,
 ) -> None:
     """Make a source searchable; run again to continue, or to add to the index."""
+    from amodal.data.sources.specification import open_source, parse_source
+    from amodal.models.inputs import column_styles
+    from amodal.search.embed import embed_source
+    from amodal.search.indexing import fill_index
+    from amodal.search.store import VectorStore
+
     model = open_model(run)
     opened = open_source(parse_source(source), column_styles(model.types))
     store = VectorStore.create(
         out, model.dim, fingerprint=model.fingerprint(), model_path=run, exist_ok=True
     )
     done = set() if replace else store.row_keys()
-    with _progress("indexing", opened) as advance:
+    with progress_callbacks() as callbacks:
+        callbacks.stage(f"indexing {opened.name}", size_of(opened))
         rows = embed_source(
             model,
             opened,
             batch_size=batch_size,
-            inputs=modality,
+            inputs=input_,
             skip=done,
             thumbnails=thumbnails,
-            progress=advance,
+            progress=_Total(callbacks.advance),
         )
         try:
             summary = fill_index(store, rows)
@@ -108,71 +115,133 @@ def index(
     store.build_index()
     _print_rows(len({key[0] for key in store.row_keys()}), store.counts(), len(done))
     _print_broken([(error.origin, error.reason) for error in summary.broken], out / "broken.json")
-    console.print(f'search it with: amodal search {escape(str(out))} "…"', soft_wrap=True)
+    console.print(f'search it with: amodal search {escape(str(out))} "TEXT"', soft_wrap=True)
 
 
 def search(
     index: Annotated[Path, typer.Argument(help="Index folder, made by `amodal index`.")],
-    query: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    text: Annotated[str | None, typer.Argument(help="Text to search for.")] = None,
     image: Annotated[
-        Path | None, typer.Option(exists=True, dir_okay=False, help="Look for what fits an image.")
+        File, typer.Option(exists=True, dir_okay=False, help="Image to search for.")
+    ] = None,
+    audio: Annotated[
+        File, typer.Option(exists=True, dir_okay=False, help="Audio file to search for.")
+    ] = None,
+    video: Annotated[
+        File, typer.Option(exists=True, dir_okay=False, help="Video file to search for.")
+    ] = None,
+    input_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--input",
+            metavar="NAME=VALUE",
+            help="Value to search for, of an input of the model by its name; may be repeated.",
+            show_default=False,
+        ),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
     where: Annotated[
-        str | None, typer.Option(metavar="SQL", help="Keep only these: \"label = 'dog'\".")
+        str | None, typer.Option(metavar="SQL", help="Filter of the results: \"label = 'dog'\".")
     ] = None,
-    modality: Annotated[
+    return_: Annotated[
         str | None,
         typer.Option(
-            metavar="image|text|all",
-            help="What to return: images by default, captions for an image alone.",
+            "--return",
+            metavar="INPUT|all",
+            help="Rows to return: of one input, or of all; images by default, captions where the "
+            "query is one image.",
+            show_default=False,
         ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Run folder, if it moved since the index was made.")
+        Path | None, typer.Option(help="Run folder, if it has moved since indexing.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Search an index with words, an image, or both."""
-    if query is None and image is None:
-        raise typer.BadParameter("give a QUERY, or --image FILE, or both")
-    if query is not None and not query.strip():
-        raise typer.BadParameter("the QUERY is empty")
+    """Search an index with a text, an image or any other input; several parts are combined."""
+    by_type, by_name = query_parts(
+        {"text": text, "image": image, "audio": audio, "video": video}, input_
+    )
+    from amodal.search.description import StoreError
+    from amodal.search.query import named_values, query_vector, returned_input
+    from amodal.search.store import VectorStore
+
     store = VectorStore.open(index)
     folder = run or store.model_path
     if folder is None:
-        raise StoreError(f"{index} does not say which run made it; say where it is with --run")
+        raise StoreError(f"{index} does not say which run made it; name it with --run")
     model = open_model(folder)
     store.check_fingerprint(model.fingerprint())
-    given = {"text": query, "image": image}
-    values = named_values(model, {kind: v for kind, v in given.items() if v is not None}, {})
-    vector = query_vector(model, values)
-    wanted = returned_input(modality, store.counts(), model.types, values)
-    hits = store.search(vector, k, where=where, input=wanted)
+    query = named_values(model, by_type, by_name)
+    wanted = returned_input(return_, store.counts(), model.types, query)
+    hits = store.search(query_vector(model, query), k, where=where, input=wanted)
     if as_json:
-        _print_json(index, query, image, hits)
+        _print_json(index, {**by_type, **by_name}, hits)
     else:
         _print_table(hits)
 
 
+def query_parts(
+    by_type: Mapping[str, str | Path | None], inputs: Sequence[str] | None
+) -> tuple[dict[str, str | Path], dict[str, str]]:
+    """The parts of a query: those named by their modality type, and NAME=VALUE pairs.
+
+    Raises:
+        typer.BadParameter: there is no part, one is empty, or a name is given twice.
+    """
+    typed = {kind: value for kind, value in by_type.items() if value is not None}
+    named: dict[str, str] = {}
+    for pair in inputs or ():
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise typer.BadParameter(f"--input {pair}: expected NAME=VALUE")
+        if name in named:
+            raise typer.BadParameter(f"--input {pair}: {name} is given twice")
+        named[name] = value
+    if not typed and not named:
+        raise typer.BadParameter(
+            "give a TEXT, --image FILE, --audio FILE, --video FILE or --input NAME=VALUE"
+        )
+    for name, part in {**typed, **named}.items():
+        if not str(part).strip():
+            raise typer.BadParameter(f"the {name} to search for is empty")
+    return typed, named
+
+
 def open_model(run: Path) -> JointEmbedding:
-    """The model of a run, on the GPU if there is one."""
+    """The joint embedding of a run, on the GPU if there is one."""
+    import torch
+
+    from amodal.training.kinds import open_run
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     placed: Any = open_run(run, "joint_embedding")
     return placed.to(device)
 
 
-def _print_json(index: Path, query: str | None, image: Path | None, hits: Sequence[Hit]) -> None:
+class _Total:
+    """Sums the increments that embedding reports, and passes on how much is done in all."""
+
+    def __init__(self, advance: Any) -> None:
+        self.advance, self.done = advance, 0
+
+    def __call__(self, more: int) -> None:
+        self.done += more
+        self.advance(self.done)
+
+
+def _print_json(index: Path, query: Mapping[str, str | Path], hits: Sequence[Hit]) -> None:
     document = {
         "index": str(index),
-        "query": query,
-        "image": None if image is None else str(image),
+        "query": {name: str(value) for name, value in query.items()},
         "hits": [{"rank": rank, **hit.as_dict()} for rank, hit in enumerate(hits, 1)],
     }
     typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
 
 
 def _print_table(hits: Sequence[Hit]) -> None:
+    from rich.table import Table
+
     if not hits:
         console.print("nothing found")
         return
@@ -185,22 +254,6 @@ def _print_table(hits: Sequence[Hit]) -> None:
         cells = (hit.id, hit.text or "", hit.path or "")
         table.add_row(str(rank), f"{hit.score:.3f}", *(escape(cell) for cell in cells))
     console.print(table)
-
-
-@contextmanager
-def _progress(name: str, source: Source | StreamingSource) -> Iterator[Callable[[int], None]]:
-    total = len(source) if isinstance(source, Source) else None
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(
-        *columns, console=errors, transient=True, disable=not errors.is_terminal
-    ) as progress:
-        task = progress.add_task(f"{name} {escape(source.name)}", total=total)
-        yield lambda done: progress.advance(task, done)
 
 
 def _print_rows(items: int, rows: dict[str, int], before: int) -> None:
@@ -226,7 +279,7 @@ def _print_broken(broken: Sequence[tuple[str, str]], listed: Path) -> None:
 
 def _stopped(kept: int, out: Path) -> typer.Exit:
     console.print(
-        f"stopped: {kept:,} rows are kept in {escape(str(out))}, the same command goes on",
+        f"stopped: {kept:,} rows are kept in {escape(str(out))}; the same command continues",
         soft_wrap=True,
         highlight=False,
     )

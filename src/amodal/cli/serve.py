@@ -10,49 +10,55 @@ from typing import Annotated
 
 import typer
 
-from amodal.cli.console import console
-from amodal.serving.served import open_served
+from amodal.cli.console import console, note
 
 
 def serve(
-    folder: Annotated[Path, typer.Argument(metavar="INDEX_OR_RUN", help="What to serve.")],
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 8000,
-    image_generator: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="A run that draws, beside the folder.")
+    folder: Annotated[
+        Path, typer.Argument(metavar="INDEX_OR_RUN", help="Index folder or run folder.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")
+    ] = 8000,
+    generator: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Run that generates images, served beside the folder."),
     ] = None,
     reranker: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="A joint embedding that chooses among drawings."),
+        typer.Option(
+            metavar="RUN", help="Joint embedding that chooses the best of several generated images."
+        ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option(help="Run folder of an index, if it moved since.")
+        Path | None, typer.Option(help="Run folder of an index, if it has moved since indexing.")
     ] = None,
     open_page: Annotated[
-        bool, typer.Option("--open/--no-open", help="Show the page in a browser.")
+        bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = False,
 ) -> None:
-    """Serve a page and a REST interface: ask, caption, chat, draw, search. Ctrl-C ends it."""
-    from amodal.serving.app import LOCAL, create_app  # late: of an extra
+    """Serve a web page and a REST API: search, ask, caption, chat, draw. Ctrl-C ends it."""
+    from amodal.serving.app import LOCAL, create_app
+    from amodal.serving.served import open_served
 
     try:
         import uvicorn
     except ImportError as error:
         raise ImportError(f"serving needs uvicorn: pip install 'amodal[serve]' ({error})") from None
-    served = open_served(folder, run=run, image_generator=image_generator, reranker=reranker)
+    served = open_served(folder, run=run, image_generator=generator, reranker=reranker)
     local = host in LOCAL or _loopback(host)
     if not local:
-        console.print(
-            f"[yellow]note[/] everyone who can reach {host} can use the model and see what the "
-            "index holds, file names included; there is no password",
-            soft_wrap=True,
+        note(
+            f"everyone who can reach {host} can use the model and see what the index holds, file "
+            "names included; there is no password"
         )
     app = create_app(served, hosts=(*LOCAL, host) if local else ("*",))
     listening = _listening(host, port)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listening.getsockname()[1]}/"
-    console.print(f"{served.name} does: {', '.join(served.abilities)}", highlight=False)
-    console.print(f"the page is at {url}, Ctrl-C ends it", highlight=False, soft_wrap=True)
+    console.print(f"serving {served.name}: {', '.join(served.abilities)}", highlight=False)
+    console.print(f"open {url} (Ctrl-C stops the server)", highlight=False, soft_wrap=True)
     if open_page:
         webbrowser.open(url)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
@@ -70,7 +76,7 @@ def _loopback(host: str) -> bool:
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A socket that already takes connections, so that a browser may be sent to it at once."""
+    """A listening socket, made before the server starts: a browser can connect at once."""
     try:
         return socket.create_server(
             (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET

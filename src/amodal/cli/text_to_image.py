@@ -3,97 +3,102 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from PIL import Image
 
-from amodal.cli.console import console, tell_unknown
-from amodal.cli.search import open_model
-from amodal.data.record import DataError
-from amodal.models.diffusion import HUB, DiffusionGenerator, is_pipeline
-from amodal.models.multimodal_transformer.image_generation import (
-    GUIDANCE,
-    TEMPERATURE,
-    ImageGenerator,
-    generate_best,
-)
-from amodal.models.multimodal_transformer.model import MultimodalTransformer
-from amodal.training.kinds import open_run
+from amodal.cli.console import console, note_unknown_words
 
-LEAST = 128  # pixels that a drawn image is wide in the file
+if TYPE_CHECKING:
+    import torch
+
+    from amodal.models.multimodal_transformer.image_generation import ImageGenerator
+    from amodal.models.multimodal_transformer.model import MultimodalTransformer
+
+LEAST = 128  # pixels: an image of fewer is enlarged in the file
 
 
 def draw(
     run: Annotated[
         str,
         typer.Argument(
-            help="Run folder of a recipe with tasks: [text_to_image]; folder of a diffusers pipeline, or "
-            "diffusers:OWNER/NAME of the hub.",
+            help="Run folder of a recipe with tasks: [text_to_image]; folder of a diffusers "
+            "pipeline, or diffusers:OWNER/NAME of the Hugging Face hub.",
             show_default=False,
         ),
     ],
-    text: Annotated[str, typer.Argument(help="What is to be seen.", show_default=False)],
-    out: Annotated[Path, typer.Option(help="File of the image: .png, .jpg or .webp.")] = Path(
-        "drawn.png"
-    ),
+    text: Annotated[str, typer.Argument(help="Description of the image.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="Image file: .png, .jpg or .webp.")] = Path("drawn.png"),
     guidance: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="How closely to follow the text; 1 is no guidance. By default "
-            f"{GUIDANCE:g} for a run, and what a pipeline does by itself.",
+            help="Classifier-free guidance scale; 1 is none. By default 1.5 for a run, and a "
+            "pipeline's own.",
+            show_default=False,
         ),
     ] = None,
     temperature: Annotated[
         float | None,
-        typer.Option(min=0, help=f"How freely to draw, {TEMPERATURE} by default; 0: likeliest."),
+        typer.Option(
+            min=0,
+            help="Sampling temperature, 0.7 by default; 0 takes the most likely code.",
+            show_default=False,
+        ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option(min=1, help="Choose among the likeliest so many codes.")
+        int | None, typer.Option(min=1, help="Sample from the K most likely codes only.")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Images, side by side in the file.")] = 1,
     candidates: Annotated[
-        int, typer.Option(min=1, help="ImageArray for each image; --judge chooses the best.")
+        int,
+        typer.Option(min=1, help="Images generated for each that is kept, by --reranker."),
     ] = 1,
     reranker: Annotated[
         Path | None,
-        typer.Option(help="Run of a joint embedding that chooses among the candidates."),
+        typer.Option(metavar="RUN", help="Joint embedding that chooses among the candidates."),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="The same seed draws the same image.")
+        int | None, typer.Option(min=0, help="Random seed; the same seed gives the same image.")
     ] = None,
     scale: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Make each pixel so many wide; by default so many that 128 are reached."
+            min=1,
+            help="Enlarge each pixel to N by N; by default until the image is 128 pixels wide.",
         ),
     ] = None,
 ) -> None:
-    """Draw an image of a text."""
+    """Generate an image from a text."""
     if candidates > 1 and reranker is None:
         raise typer.BadParameter(
-            "--candidates needs --judge RUN, a joint embedding that chooses among them"
+            "--candidates needs --reranker RUN, a joint embedding that chooses among them"
         )
+    import torch
+    from PIL import Image
+
+    from amodal.cli.search import open_model
+    from amodal.models.diffusion import HUB, DiffusionGenerator, is_pipeline
+    from amodal.models.multimodal_transformer.image_generation import generate_best
+
     if out.suffix.lower() not in Image.registered_extensions():
-        raise typer.BadParameter(f"--out {out}: not the name of an image; try {out.stem}.png")
+        raise typer.BadParameter(f"--out {out}: not an image file name; try {out.stem}.png")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options = {"guidance": guidance, "temperature": temperature, "top_k": top_k}
     given = {name: value for name, value in options.items() if value is not None}
-    image_generator: ImageGenerator
+    generator: ImageGenerator
     if run.startswith(HUB) or is_pipeline(Path(run)):
-        unfit = sorted(set(given) - {"guidance"})
-        if unfit:
-            raise typer.BadParameter(f"a pipeline of diffusers has no {' and no '.join(unfit)}")
-        image_generator = DiffusionGenerator.from_pretrained(run.removeprefix(HUB), device=device)
+        unknown = sorted(set(given) - {"guidance"})
+        if unknown:
+            raise typer.BadParameter(f"a diffusers pipeline has no {' and no '.join(unknown)}")
+        generator = DiffusionGenerator.from_pretrained(run.removeprefix(HUB), device=device)
     else:
-        image_generator = _run(run, device)
-    turns = getattr(image_generator, "chat_template", None)
-    if turns is not None:
-        tell_unknown(turns.unknown(text))
+        generator = _run(run, device)
+    template = getattr(generator, "chat_template", None)
+    if template is not None:
+        note_unknown_words(template.unknown(text))
     images = generate_best(
-        image_generator,
+        generator,
         [text] * count,
         candidates=candidates,
         reranker=open_model(reranker) if reranker is not None else None,
@@ -108,13 +113,18 @@ def draw(
         sheet.paste(large, (i * (side + scale), 0))
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(out)
-    console.print(f"drawn in {out}", soft_wrap=True)
+    console.print(f"the image is in {out}", soft_wrap=True)
 
 
 def _run(run: str, device: torch.device) -> MultimodalTransformer:
+    from amodal.data.record import DataError
+    from amodal.models.multimodal_transformer.model import MultimodalTransformer
+    from amodal.training.kinds import open_run
+
     model = open_run(run)
     if not isinstance(model, MultimodalTransformer) or not model.generates_images:
         raise DataError(
-            f"{run}: does not draw; train one with recipes/scenes-text-to-image.yaml (model.tasks: [text_to_image])"
+            f"{run}: does not generate images; train the recipe scenes-text-to-image, or another "
+            "with model.tasks: [text_to_image]"
         )
     return model.to(device)  # type: ignore[arg-type]

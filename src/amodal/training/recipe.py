@@ -23,6 +23,7 @@ from amodal.training.recipes.fusion import FusionRecipe
 from amodal.training.recipes.image_tokenizer import ImageTokenizerRecipe
 from amodal.training.recipes.joint_embedding import JointEmbeddingRecipe
 from amodal.training.recipes.multimodal_transformer import MultimodalTransformerRecipe
+from amodal.training.recipes.packaged import find_recipe
 from amodal.training.recipes.train import TrainRecipe
 
 ModelRecipe = Annotated[
@@ -103,18 +104,15 @@ class Recipe(StrictModel):
         )
 
 
-def load_recipe(path: Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a recipe file and apply `a.b=c` overrides.
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe file, or a packaged recipe by its name, and apply `a.b=c` overrides.
 
     Raises:
         RecipeError: the file is missing, not YAML, or a key or value is not accepted.
     """
+    path = find_recipe(path)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        near = sorted(str(p) for p in path.parent.glob("*.y*ml")) if path.parent.is_dir() else []
-        hint = f"; recipes there: {', '.join(near)}" if near else ""
-        raise RecipeError(f"{path}: no such recipe{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read as UTF-8 text: {error}") from None
     except yaml.YAMLError as error:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -270,22 +271,22 @@ def _warn_about_data(trainer: RunTrainer, callbacks: ProgressCallbacks) -> None:
 
 @contextmanager
 def _graceful_interrupt(trainer: RunTrainer) -> Iterator[None]:
-    """The first Ctrl-C ends the run after the current step, with a checkpoint."""
+    """The first Ctrl-C or SIGTERM ends the run after the current step, with a checkpoint."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if trainer.interrupted:
             raise KeyboardInterrupt
         trainer.interrupted = True
 
-    try:
-        before = signal.signal(signal.SIGINT, stop)
-    except ValueError:  # not the main thread: whoever runs it handles signals
-        yield
+    if threading.current_thread() is not threading.main_thread():
+        yield  # the main thread alone can handle signals
         return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def model_card(run: Run, metrics: dict[str, float]) -> str:

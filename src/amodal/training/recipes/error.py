@@ -1,7 +1,7 @@
-"""What is raised where a recipe cannot be used."""
+"""The error of a recipe."""
 
 from __future__ import annotations
 
 
 class RecipeError(ValueError):
-    """A recipe cannot be used: names the file, the key, what was expected and what came."""
+    """Error of a recipe that cannot be used: file, key, what was expected and what came."""

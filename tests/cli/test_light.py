@@ -1,0 +1,94 @@
+"""Help and wrong usage are answered at once: half a second of CPU time, no heavy library."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from amodal.cli.main import COMMANDS, load_command
+
+HEAVY = (
+    *("torch", "transformers", "datasets", "lancedb", "faiss", "torchvision", "timm", "sklearn"),
+    *("scipy", "pyarrow", "pandas", "matplotlib", "numpy", "peft", "fastapi"),
+)
+CPU_SECONDS = 0.5
+# Runs the command, then reports the CPU time of its process and which libraries it imported.
+PROGRAM = f"""
+import json, os, resource, sys
+from amodal.cli.main import main
+try:
+    main()
+    code = 0
+except SystemExit as end:
+    code = end.code
+times = os.times()
+print(json.dumps({{
+    "code": code or 0,
+    "cpu": times.user + times.system,
+    "heavy": [name for name in {HEAVY!r} if name in sys.modules],
+}}), file=sys.stderr)
+"""
+
+
+def words_of_all_commands():
+    for name, (place, _) in COMMANDS.items():
+        yield (name,)
+        if place.endswith(":app"):  # a group
+            for inner in load_command(name).commands:
+                yield name, inner
+
+
+def run(*words):
+    """Exit code, imported heavy libraries and CPU seconds, the least of up to three attempts."""
+    cpu = []
+    for _ in range(3):  # other processes on the machine make CPU time longer, never shorter
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, *words], capture_output=True, text=True, env=os.environ
+        )
+        found = json.loads(done.stderr.splitlines()[-1])
+        cpu.append(found["cpu"])
+        if min(cpu) <= CPU_SECONDS:
+            break
+    return found["code"], found["heavy"], min(cpu), done.stdout
+
+
+@pytest.mark.parametrize("words", [(), *words_of_all_commands()], ids=" ".join)
+def test_help_is_light(words):
+    code, heavy, cpu, printed = run(*words, "--help")
+    assert (code, heavy) == (0, [])
+    assert "Usage:" in printed
+    assert cpu <= CPU_SECONDS
+
+
+@pytest.mark.parametrize("words", [("trian",), *words_of_all_commands()], ids=" ".join)
+def test_wrong_usage_is_light_and_has_exit_code_2(words):
+    code, heavy, cpu, _ = run(*words, "--no-such-option")
+    assert (code, heavy) == (2, [])
+    assert cpu <= CPU_SECONDS
+
+
+@pytest.mark.parametrize("words", [("search", "x", "-k", "0"), ("draw",), ("data", "make")])
+def test_bad_and_missing_values_are_light(words):
+    code, heavy, cpu, _ = run(*words)
+    assert (code, heavy) == (2, [])
+    assert cpu <= CPU_SECONDS
+
+
+def test_every_command_has_one_line_in_the_help():
+    assert all(help.endswith(".") and len(help) <= 60 for _, help in COMMANDS.values())
+    printed = run("--help")[3]
+    assert all(f"  {name} " in printed and help in printed for name, (_, help) in COMMANDS.items())
+
+
+def test_importing_the_package_is_light():
+    program = "import sys, amodal; print([m for m in sys.argv[1:] if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program, *HEAVY], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_groups_are_found_by_the_walk():
+    assert isinstance(load_command("data"), typer.core.TyperGroup)
+    assert ("data", "inspect") in list(words_of_all_commands())
