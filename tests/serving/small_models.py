@@ -62,7 +62,14 @@ def embedder():
 def image_generator():
     """Draws without having learned it."""
     torch.manual_seed(0)
-    sizes = {"size": 16, "patch": 4, "widths": (8,), "codes": 12, "code_width": 4, "blocks": 0}
+    sizes = {
+        "size": 16,
+        "patch": 4,
+        "widths": (8,),
+        "codebook_size": 12,
+        "codebook_dim": 4,
+        "blocks": 0,
+    }
     tokenizer = ImageTokenizer(ImageTokenizerConfig(TokenizerArchitecture(**sizes).model_dump()))
     architecture = TransformerArchitecture(
         width=32,
