@@ -38,11 +38,11 @@ def predict(
     import csv
 
     from amodal.data.corruption import only
-    from amodal.data.sources.specification import open_random_access, parse_source
     from amodal.evaluators.prediction import predict_items
+    from amodal.training.sources import open_for_run
 
     model = open_run(run, "fusion")
-    opened = _SourceWithIds(open_random_access(parse_source(source), source))
+    opened = _SourceWithIds(open_for_run(run, model, source))
     rows = range(min(limit or len(opened), len(opened)))
     with progress_callbacks() as callbacks:
         callbacks.stage("predicting", len(rows))

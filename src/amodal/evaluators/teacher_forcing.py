@@ -75,7 +75,7 @@ def evaluate_teacher_forced(
     Raises:
         DataError: no record has anything to generate.
 
-    Example:
+    Examples:
         ```python
         result = evaluate_teacher_forced(amodal.load("runs/vqa"), source, "vqa")
         result.metrics["vqa/nll"]

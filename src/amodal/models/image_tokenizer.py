@@ -31,7 +31,7 @@ class TokenizerArchitecture(BaseModel):
         blocks: residual blocks at the resolution of the grid, in encoder and decoder.
         decay, dead_code_threshold, warmup: of the codebook, see `VectorQuantizer`.
 
-    Example:
+    Examples:
         >>> TokenizerArchitecture(size=64, patch=2, widths=(8, 16)).grid
         16
     """
@@ -104,7 +104,7 @@ class ImageTokenizer(PreTrainedModel):
         config: the architecture.
         preprocessors: `image`.
 
-    Example:
+    Examples:
         >>> sizes = {"size": 8, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
         >>> tokenizer = ImageTokenizer(ImageTokenizerConfig(sizes)).eval()
         >>> codes = tokenizer.encode(torch.zeros(1, 3, 8, 8))

@@ -97,7 +97,7 @@ def collator_of(
             None leaves out the text of conversations.
         answers: answer vocabulary that answers to questions are classified into, or None.
 
-    Example:
+    Examples:
         `collator_of(model)([{"id": "a", "origin": "row 1", "text": ["a dog"]}], rngs)`
     """
     inputs: list[Input] = []

@@ -39,7 +39,7 @@ class TransformerArchitecture(BaseModel):
             guidance.
         answers: answer vocabulary of the classification head; empty: answers are generated.
 
-    Example:
+    Examples:
         >>> TransformerArchitecture(width=32, heads=4).decoder_layers
         3
     """
