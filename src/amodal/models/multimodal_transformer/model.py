@@ -100,10 +100,11 @@ class MultimodalTransformer(TransformerNetwork):
         ((name, items),) = values.items()
         if isinstance(items, str | bytes | Path):
             raise ValueError(f"{name}= takes a list, got one {type(items).__name__}")
-        rows = []
         with evaluation_mode(self):
-            for start in range(0, len(items), batch_size):
-                rows.append(embed[name](items[start : start + batch_size]).float().cpu())
+            rows = [
+                embed[name](items[start : start + batch_size]).float().cpu()
+                for start in range(0, len(items), batch_size)
+            ]
         whole = torch.cat(rows) if rows else torch.zeros(0, self.contrast.image.dim)
         return whole.numpy() if output == "numpy" else whole
 
