@@ -1,1 +1,1 @@
-"""The built-in world: small images of coloured shapes whose whole truth is known."""
+"""The built-in world: small images of coloured shapes with known ground truth."""
