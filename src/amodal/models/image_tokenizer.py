@@ -72,7 +72,13 @@ class TokenizerArchitecture(BaseModel):
 
 
 class ImageTokenizerConfig(PretrainedConfig):
-    """`config.json` of a run: the architecture as a plain mapping."""
+    """`config.json` of a run folder: the architecture as a plain mapping.
+
+    Example:
+        >>> config = ImageTokenizerConfig(TokenizerArchitecture(size=32).model_dump(mode="json"))
+        >>> config.architecture["codebook_size"]
+        512
+    """
 
     model_type = "amodal_image_tokenizer"
 

@@ -94,7 +94,13 @@ class TransformerArchitecture(BaseModel):
 
 
 class MultimodalTransformerConfig(PretrainedConfig):
-    """`config.json` of a run: the architecture as a plain mapping."""
+    """`config.json` of a run folder: the architecture as a plain mapping.
+
+    Example:
+        >>> architecture = TransformerArchitecture(width=32, heads=4)
+        >>> MultimodalTransformerConfig(architecture.model_dump(mode="json")).architecture["width"]
+        32
+    """
 
     model_type = "amodal_multimodal_transformer"
 
