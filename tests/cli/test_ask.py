@@ -69,7 +69,7 @@ def test_words_that_the_model_cannot_read_are_told(run, image):
 
 def test_answers_outside_the_list_are_counted_in_the_metrics(run):
     metrics = json.loads((run / "metrics.json").read_text())
-    assert 0 < metrics["vqa/answers_outside_list"] < 1
+    assert 0 < metrics["vqa/out_of_vocabulary_answers"] < 1
     assert metrics["vqa/exact_match"] <= 1 - metrics["vqa/out_of_vocabulary_answers"]
 
 
