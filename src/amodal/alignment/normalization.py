@@ -81,7 +81,7 @@ class Normalization:
             items: modality -> (N_m,) int64 key of each row's item; "procrustes" and "cca" need it.
 
         Raises:
-            ValueError: a modality has too few rows for a step, or the modalities too few common items.
+            ValueError: a modality has too few rows for a step, or too few items are common.
         """
         current = {modality: _wide(x) for modality, x in rows.items()}
         self.fitted = {modality: [] for modality in rows}

@@ -99,7 +99,7 @@ class Neighbours:
     Args:
         of_left: (N,) nearest right row.
         of_right: (M,) nearest left row.
-        mutual: (N,) bool, True where the nearest neighbour of the nearest neighbour is the row itself.
+        mutual: (N,) bool, True where a row and its nearest neighbour are nearest to each other.
         score: (N,) CSLS of each left row with its nearest.
     """
 
@@ -325,7 +325,8 @@ class ProfileStart:
     The profile of a row is its sorted similarities to all rows of its own set, which is invariant
     to rotations. Similarities are the rows of (X X')^power, with power 1/2 in the first restart and
     uniform in [1/4, 1] in others; the sorted values are reduced to `quantiles`, so that the sets
-    may differ in size. Mutual nearest neighbours of the profiles under CSLS give the map by Procrustes.
+    may differ in size. Mutual nearest neighbours of the profiles under CSLS give the map, by
+    Procrustes.
 
     References:
         Artetxe, Labaka & Agirre 2018, arXiv:1805.06297, section 3.2.

@@ -98,12 +98,12 @@ class Recipe(StrictModel):
                 raise ValueError(
                     f"augment.{name}: no such input; {hint}the inputs are {', '.join(types)}"
                 )
-            fitting = modality(kind).steps
+            fitting: tuple[Any, ...] = modality(kind).steps
             for step in steps:
                 if not isinstance(step, fitting):
                     known = ", ".join(str(s.model_fields["kind"].default) for s in fitting)
                     raise ValueError(
-                        f"augment.{name}: {step.kind} is no step for a value of type {kind}; "
+                        f"augment.{name}: {step_name(step)} is no step for a value of type {kind}; "
                         f"expected one of {known or 'none'}"
                     )
         return self
@@ -120,6 +120,11 @@ class Recipe(StrictModel):
         return yaml.safe_dump(
             self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
         )
+
+
+def step_name(step: Any) -> str:
+    """The name of an augmentation step in a recipe."""
+    return str(step.kind)
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
