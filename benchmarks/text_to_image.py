@@ -1,15 +1,15 @@
-"""Does a drawing show what its caption says? Held-out pairs of colour and shape, by the verifier.
+"""Faithfulness of generated images to captions with held-out pairs of colour and shape.
 
-    python benchmarks/text_to_image.py                              # three trainings, an hour and a half
-    python benchmarks/text_to_image.py --run runs/scenes-text-to-image --judge runs/scenes-reranker
+    python benchmarks/text_to_image.py                              # three trainings, 90 minutes
+    python benchmarks/text_to_image.py --run runs/generator --reranker runs/scenes-reranker
 
-How freely to draw (guidance, temperature) is chosen on scenes like those of training. Then captions
-of scenes that each hold a pair of colour and shape that never occurred are drawn: once each, and
-the best of several by a joint embedding that has never encoded those pairs either. The verifier knows
-how scenes are drawn and nothing of the models. Beside it stand what it says of the true images,
-and of the same after their way through the tokens, which is the most that can be drawn; and what
-becomes of captions in a style that was not learned, which name colour and shape alone. Writes
-benchmarks/results/text_to_image.json, and some of the drawings with --sheet.
+Guidance and temperature are chosen on scenes like those of training. Images are then generated for
+captions of scenes with a held-out pair of colour and shape each: one per caption, and the best of
+several by a joint embedding that was trained without those pairs either. The verifier knows the
+geometry of the world and nothing of the models. Upper bounds are its metrics on the real images and
+on their reconstructions from tokens. Captions in a style that does not occur in training, with
+colour and shape only, are evaluated as well. Writes benchmarks/results/text_to_image.json, and a
+sheet of generated images with --sheet.
 """
 
 from __future__ import annotations
@@ -38,33 +38,34 @@ from amodal.training.run import train_run
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "text_to_image.json"
 RECIPES = HERE.parent / "recipes"
-CHOSEN_ON, MAX_IMAGES = 150, 500
+TUNING_IMAGES, MAX_IMAGES = 150, 500
 GUIDANCE, TEMPERATURE = (1.0, 1.5, 2.5), (0.4, 0.7, 1.0)
 CANDIDATES = 8
 
 
 def trained(folder: Path, changes: list[str]) -> tuple[Path, Path]:
-    """The run that draws and the one that judges, with the recipes as they stand."""
-    tokenizer, drawing, reranker = (folder / name for name in ("tokenizer", "draw", "judge"))
+    """Runs of the text-to-image model and of the reranker."""
+    names = ("tokenizer", "generator", "reranker")
+    tokenizer, generator, reranker = (folder / name for name in names)
     train_run(load_recipe(RECIPES / "scenes-image-tokenizer.yaml", []), tokenizer)
     changes = [f"model.image_tokenizer={tokenizer}", *changes]
-    train_run(load_recipe(RECIPES / "scenes-text-to-image.yaml", changes), drawing)
+    train_run(load_recipe(RECIPES / "scenes-text-to-image.yaml", changes), generator)
     train_run(load_recipe(RECIPES / "scenes-reranker.yaml", []), reranker)
-    return drawing, reranker
+    return generator, reranker
 
 
-def figures(found: dict[str, float]) -> dict[str, float]:
+def rounded(found: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def through_tokens(model: MultimodalTransformer, drawn: TextToImageResult) -> TextToImageResult:
-    """The true images, as the tokens give them back."""
+def reconstructed(model: MultimodalTransformer, drawn: TextToImageResult) -> TextToImageResult:
+    """The real images, reconstructed from their tokens."""
     assert model.image_tokens is not None
     prepare, tokenizer = model.preprocessors["image"], model.image_tokens.tokenizer
-    true = [image for image in drawn.true if image is not None]
-    codes = tokenizer.encode(prepare(true)["pixel_values"])
-    back = tokenizer.decode(codes).permute(0, 2, 3, 1).contiguous().numpy()
-    return replace(drawn, images=list(back))
+    real = [image for image in drawn.true if image is not None]
+    codes = tokenizer.encode(prepare(real)["pixel_values"])
+    images = tokenizer.decode(codes).permute(0, 2, 3, 1).contiguous().numpy()
+    return replace(drawn, images=list(images))
 
 
 def sheet(drawn: TextToImageResult, file: Path, count: int = 8, scale: int = 4) -> None:
@@ -81,60 +82,62 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], help="change scenes-text-to-image.yaml"
     )
-    parser.add_argument("--run", type=Path, help="a run that draws, in the place of training one")
-    parser.add_argument("--judge", type=Path, help="a run of a joint embedding")
-    parser.add_argument("--sheet", type=Path, help="write some of the drawings to this .png")
+    parser.add_argument("--run", type=Path, help="a text-to-image run, instead of training one")
+    parser.add_argument("--reranker", type=Path, help="a run of a joint embedding")
+    parser.add_argument("--sheet", type=Path, help="write a sheet of generated images to this .png")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     if (given.run is None) != (given.reranker is None):
-        parser.error("give both --run and --judge, or neither")
+        parser.error("give both --run and --reranker, or neither")
     with tempfile.TemporaryDirectory() as folder:
-        run, reranked_by = given.run, given.reranker
+        run, reranker_run = given.run, given.reranker
         if run is None:
-            run, reranked_by = trained(Path(folder), given.set)
-        model, reranker = amodal.load(run), amodal.load(reranked_by)
+            run, reranker_run = trained(Path(folder), given.set)
+        model, reranker = amodal.load(run), amodal.load(reranker_run)
         recipe = load_recipe(run / "recipe.yaml")
         metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     assert isinstance(model, MultimodalTransformer)
     assert isinstance(reranker, JointEmbedding)
     held_out = recipe.data.validation
     assert isinstance(held_out, ScenesConfig)
-    familiar = held_out.model_copy(update={"part": "validation"}).open()
-    chosen: list[dict[str, float]] = []
+    in_distribution = held_out.model_copy(update={"part": "validation"}).open()
+    trials: list[dict[str, float]] = []
     for guidance in GUIDANCE:
         for temperature in TEMPERATURE:
             how: dict[str, Any] = {"guidance": guidance, "temperature": temperature}
-            drawn = TextToImageResult.of(model, familiar, items=range(CHOSEN_ON), seed=1, **how)
-            chosen.append(how | figures(text_to_image_metrics(drawn, None, bootstrap=0)))
-            print(json.dumps(chosen[-1]), flush=True)
-    best = max(chosen, key=lambda one: one["text_to_image/right"])
+            drawn = TextToImageResult.of(
+                model, in_distribution, items=range(TUNING_IMAGES), seed=1, **how
+            )
+            trials.append(how | rounded(text_to_image_metrics(drawn, None, bootstrap=0)))
+            print(json.dumps(trials[-1]), flush=True)
+    best = max(trials, key=lambda one: one["text_to_image/correct"])
     how = {name: best[name] for name in ("guidance", "temperature")}
     source, train = held_out.model_copy(update={"size": MAX_IMAGES}).open(), recipe.data.train
     assert isinstance(train, ScenesConfig)
-    once = TextToImageResult.of(model, source, **how)
+    single = TextToImageResult.of(model, source, **how)
     results = {
-        "once": figures(text_to_image_metrics(once, train.open())),
-        "true images through their tokens": figures(
-            text_to_image_metrics(through_tokens(model, once), None)
+        "one candidate": rounded(text_to_image_metrics(single, train.open())),
+        "real images reconstructed from their tokens": rounded(
+            text_to_image_metrics(reconstructed(model, single), None)
         ),
     }
     print(json.dumps(results, indent=1), flush=True)
     drawn = TextToImageResult.of(model, source, candidates=CANDIDATES, reranker=reranker, **how)
     name = f"best of {CANDIDATES} by the joint embedding"
-    results[name] = figures(text_to_image_metrics(drawn, train.open()))
+    results[name] = rounded(text_to_image_metrics(drawn, train.open()))
     print(name, json.dumps(results[name], indent=1), flush=True)
-    brief = held_out.model_copy(update={"size": CHOSEN_ON, "caption_style": "brief"}).open()
-    results["once, from brief captions, which are not learned"] = figures(
+    brief = held_out.model_copy(update={"size": TUNING_IMAGES, "caption_style": "brief"}).open()
+    results["one candidate, brief captions, which do not occur in training"] = rounded(
         text_to_image_metrics(TextToImageResult.of(model, brief, **how), None)
     )
     if given.sheet is not None:
-        sheet(once, given.sheet)
+        sheet(single, given.sheet)
     document = {
         "setting": {
             "recipe": recipe.model_dump(mode="json"),
             "seconds of training": metrics.get("train/seconds"),
-            "chosen on scenes like those of training": chosen,
-            "drawn with": how,
+            "tuning on scenes like those of training": trials,
+            "sampling": how,
         },
         "hardware": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} "
         f"threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}",
