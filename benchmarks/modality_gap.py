@@ -192,7 +192,7 @@ def trained_run(folder: Path) -> dict[str, Any]:
     from amodal.evaluators.embedding import embed_items
     from amodal.models.joint_embedding import JointEmbedding
     from amodal.training.recipe import load_recipe
-    from amodal.training.run import open_sources
+    from amodal.training.sources import open_sources
 
     recipe = load_recipe(folder / "recipe.yaml")
     model = JointEmbedding.from_pretrained(folder)

@@ -88,9 +88,7 @@ def main() -> None:
     parser.add_argument(
         "--set", action="append", default=[], help="change scenes-text-to-image.yaml"
     )
-    parser.add_argument(
-        "--run", type=Path, help="use this run instead of training one"
-    )
+    parser.add_argument("--run", type=Path, help="use this run instead of training one")
     parser.add_argument("--reranker", type=Path, help="a run of a joint embedding")
     parser.add_argument("--sheet", type=Path, help="write some of the images to this .png")
     parser.add_argument("--out", type=Path, default=RESULT)

@@ -59,7 +59,7 @@ def embed_items(
     Raises:
         DataError: not one usable record.
 
-    Example:
+    Examples:
         ```python
         embedded = embed_items(amodal.load("runs/quickstart"), source)
         embedded.rows["image"].z  # (N, E)

@@ -86,7 +86,7 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
         served: models, index and metadata.
         hosts: accepted Host headers, "*" for any; others are refused (DNS rebinding).
 
-    Example:
+    Examples:
         >>> from amodal.serving.served import Served
         >>> app = create_app(Served(name="empty", kind="nothing"))
         >>> "/api/about" in [route.path for route in app.routes]
@@ -317,8 +317,8 @@ async def stream_answer(
     generation = asyncio.ensure_future(work(generate))
     generation.add_done_callback(_log_failure)
     try:
-        event: dict[str, Any] = {"text": ""}
-        while "text" in event:
+        event: dict[str, Any] = {}
+        while not event.keys() & {"answer", "error"}:
             event = await events.get()
             yield json.dumps(event, ensure_ascii=False) + "\n"
     finally:
@@ -427,8 +427,9 @@ def _attention(
     side = math.isqrt(len(weights))
     if side * side != len(weights):
         return None
-    crop = getattr(model.preprocessors["image"], "how", "squash") == "crop"
-    return {"side": side, "weights": weights, "region": "center_crop" if crop else "whole"}
+    (prepare,) = (p for p in model.preprocessors.values() if hasattr(p, "how"))
+    region = "center_crop" if prepare.how == "crop" else "whole"
+    return {"side": side, "weights": weights, "region": region}
 
 
 def _hit_fields(rank: int, hit: Hit) -> dict[str, Any]:

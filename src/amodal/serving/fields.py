@@ -44,12 +44,12 @@ async def query_fields(
     form = await request.form()
     given: dict[str, UploadFile | str] = {}
     for name in types:
-        value = form.get(name)
-        if value is not None:
-            given[name] = value
-    for type_, value in by_type.items():
-        if value is not None and type_ not in types:
-            given[input_of_type(_Types(types), type_)] = value
+        field = form.get(name)
+        if field is not None:
+            given[name] = field
+    for type_, alias in by_type.items():
+        if alias is not None and type_ not in types:
+            given[input_of_type(_Types(types), type_)] = alias
     found: dict[str, Field] = {}
     for name, value in given.items():
         if isinstance(value, UploadFile):
@@ -60,11 +60,11 @@ async def query_fields(
                 found[name] = data
         elif value.strip():
             found[name] = value.strip()
-    for name, value in found.items():
+    for name, read in found.items():
         kind = modality(types[name])
-        if isinstance(value, str) and kind.file_suffixes:
+        if isinstance(read, str) and kind.file_suffixes:
             raise HTTPException(422, f"{name}: upload a file, a path is not read")
-        if isinstance(value, bytes) and not kind.file_suffixes:
+        if isinstance(read, bytes) and not kind.file_suffixes:
             raise HTTPException(422, f"{name}: write the value, a file is not read")
     return found
 

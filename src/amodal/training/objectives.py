@@ -183,7 +183,7 @@ class Objectives(nn.Module):
         """Current temperature of every objective that has one."""
         return {f"temperature/{n}": float((-s.detach()).exp()) for n, s in self._scales()}
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What else an objective has to tell of its last batch, as NAME/FIGURE."""
         found: dict[str, float] = {}
         for name, loss, compare in zip(self.names, self.losses, self.comparisons, strict=True):

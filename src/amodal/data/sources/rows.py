@@ -49,6 +49,7 @@ class Columns(StrictModel):
         others: further inputs -> their columns.
         styles: input -> how its cells are read, for the model that the rows are for; None: there
             is none, and a further input is a file where its cell looks like one.
+        label_optional: the label column may be missing, as in rows that are to be predicted.
     """
 
     image: str | None = "image"
@@ -59,6 +60,7 @@ class Columns(StrictModel):
     empty: Literal["broken", "missing"] = "broken"
     others: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     styles: dict[str, Style] | None = Field(None, exclude=True)
+    label_optional: bool = Field(False, exclude=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -124,11 +126,13 @@ class Columns(StrictModel):
                 optional = name not in self.model_fields_set and name not in self.styles
                 if optional and getattr(self, name) not in (None, *there):
                     update[name] = None
+        if self.label_optional and self.label not in there:
+            update["label"] = None
         wanted = self.model_copy(update=update)
         asked: list[tuple[str, str | None]] = [
             *((f"columns.{name}", c) for name, columns in wanted.inputs.items() for c in columns),
             ("columns.id", self.id),
-            ("columns.label", self.label),
+            ("columns.label", wanted.label),
             ("group_by", group_by),
         ]
         for option, column in asked:
@@ -140,7 +144,7 @@ class Columns(StrictModel):
                     f"{', '.join(map(repr, there)) or 'none'}{hint}; choose with "
                     f"`{option}`, or leave it out with null"
                 )
-        if self.label is None and "label" in there and "label" not in wanted.used():
+        if wanted.label is None and "label" in there and "label" not in wanted.used():
             return wanted.model_copy(update={"label": "label"})
         return wanted
 

@@ -39,7 +39,7 @@ class TransformerArchitecture(BaseModel):
             guidance.
         answers: answer vocabulary of the classification head; empty: answers are generated.
 
-    Example:
+    Examples:
         >>> TransformerArchitecture(width=32, heads=4).decoder_layers
         3
     """
@@ -94,7 +94,13 @@ class TransformerArchitecture(BaseModel):
 
 
 class MultimodalTransformerConfig(PretrainedConfig):
-    """`config.json` of a run: the architecture as a plain mapping."""
+    """`config.json` of a run folder: the architecture as a plain mapping.
+
+    Example:
+        >>> architecture = TransformerArchitecture(width=32, heads=4)
+        >>> MultimodalTransformerConfig(architecture.model_dump(mode="json")).architecture["width"]
+        32
+    """
 
     model_type = "amodal_multimodal_transformer"
 
