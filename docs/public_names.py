@@ -16,6 +16,7 @@ LINE_LENGTH = 100
 ORDER = [  # of the rooms in the reference: along the data flow
     "data",
     "augment",
+    "modalities",
     "encoders",
     "projection",
     "fusion",

@@ -45,8 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
         "metrics",
         "evaluators",
     },
-    "reports": {"data", "models", "metrics", "evaluators", "training"},
-    "serving": {"data", "models", "search", "training"},
+    "reports": {"data", "modalities", "models", "metrics", "evaluators", "training"},
+    "serving": {"data", "modalities", "models", "search", "evaluators", "training"},
     "cli": {
         "distributed",
         "data",

@@ -101,7 +101,7 @@ def test_any_rank_gives_the_cosines_between_the_column_spaces(ranks):
     np.testing.assert_allclose(measured, want, rtol=0, atol=1e-8)
 
 
-def test_scores_of_two_views_have_variance_one_and_no_cross_talk():
+def test_scores_of_two_views_have_variance_one_and_are_uncorrelated():
     views = related(300, (5, 6), seed=4, offset=7.0)
     cca = fit_cca(views, 5)
     scores = torch.cat([cca.transform(v, i) for i, v in enumerate(views)], 1)
@@ -205,7 +205,7 @@ def test_a_saved_fit_is_the_same_fit(tmp_path):
         assert torch.equal(loaded.transform(v, i), cca.transform(v, i))
 
 
-def test_few_rows_are_refused_or_warned_of_with_the_numbers():
+def test_too_few_rows_are_refused_or_warned_of():
     views = related(40, (10, 6), seed=11)
     with pytest.warns(UserWarning, match=r"width 10 from 40 rows: below 50"):
         fit_cca(views, 2)
@@ -219,7 +219,7 @@ def test_few_rows_are_refused_or_warned_of_with_the_numbers():
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_fewer_than_two_rows_are_refused(n):
-    with pytest.raises(ValueError, match=r"no row joins|2 or more rows"):
+    with pytest.raises(ValueError, match=r"no common rows|2 or more common rows"):
         fit_cca([torch.randn(n, 3), torch.randn(n, 2)], 1, ridge=0.1)
 
 

@@ -1,4 +1,4 @@
-"""Closed-form normalizations: what they do, and that test rows never fit them."""
+"""Closed-form normalizations: definitions, and independence of test rows."""
 
 import math
 
@@ -25,7 +25,7 @@ def unit(n, d=4, *, seed):
     return F.normalize(rows(n, d, seed=seed), dim=1)
 
 
-def test_every_step_does_what_it_says():
+def test_every_step_equals_its_definition():
     x = rows(200, seed=0, shift=3)
     one = {
         s: Normalization([s], ridge=1e-9).fit({"a": x}).transform("a", x)
@@ -147,7 +147,7 @@ def two_views(n, *, seed, noise=0.05):
     return {"image": latent, "text": text}, {"image": item, "text": text_item}, turn
 
 
-def test_procrustes_turns_the_other_modalities_onto_the_first():
+def test_procrustes_rotates_the_other_modalities_onto_the_first():
     rows, items, turn = two_views(200, seed=0, noise=0.0)
     chain = Normalization(["procrustes"]).fit(rows, items)
     assert torch.equal(chain.transform("image", rows["image"]), rows["image"])
@@ -171,7 +171,7 @@ def test_cca_scores_have_the_correlations_of_the_fit_as_their_spread():
         assert found.item() == pytest.approx(expected[k].item(), abs=1e-4)
 
 
-def test_steps_of_pairs_follow_others_and_survive_saving(tmp_path):
+def test_paired_steps_follow_others_and_survive_saving(tmp_path):
     rows, items, _ = two_views(100, seed=2)
     chain = Normalization(["center", "procrustes", "cca", "l2"]).fit(rows, items)
     chain.save(tmp_path / "n")
@@ -185,10 +185,10 @@ def test_steps_of_pairs_follow_others_and_survive_saving(tmp_path):
     assert (image[place] * text).sum(1).mean() > 0.98
 
 
-def test_steps_of_pairs_want_items_and_enough_of_them():
+def test_paired_steps_need_enough_common_items():
     rows, items, _ = two_views(20, seed=3)
     with pytest.raises(ValueError, match="procrustes needs the items"):
         Normalization(["procrustes"]).fit(rows)
     apart = {**items, "text": items["text"] + 1}
-    with pytest.raises(ValueError, match="image and text share, got 0"):
+    with pytest.raises(ValueError, match="items with image and text, got 0"):
         Normalization(["cca"]).fit(rows, apart)

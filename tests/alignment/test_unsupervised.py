@@ -1,4 +1,4 @@
-"""Alignment without pairs: what it finds, and what it cannot find and does not notice."""
+"""Unsupervised alignment: recovered maps, invariances, and known failures."""
 
 import itertools
 import math
@@ -40,13 +40,13 @@ def orthogonal(d, *, seed):
 
 
 def skewed(n, d, *, seed):
-    """Exponential coordinates, so no mirror image looks like the cloud itself."""
+    """Exponential coordinates: a distribution without symmetries."""
     g = torch.Generator().manual_seed(seed)
     return -torch.rand(n, d, generator=g, dtype=torch.float64).log() / torch.arange(1, d + 1).sqrt()
 
 
 def hidden_pairs(n=300, d=8, *, seed, noise=0.05):
-    """Left cloud, turned and shuffled right cloud, and the right row of each left row."""
+    """Left rows, rotated and shuffled right rows, and the right row of each left row."""
     x = skewed(n, d, seed=seed)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     y = (x @ orthogonal(d, seed=seed + 1) + noise * x.std() * rows(n, d, seed=seed + 2))[order]
@@ -118,7 +118,7 @@ def test_a_profile_does_not_change_with_a_rotation_or_the_order_of_rows():
 
 
 @every_closed_start
-def test_pairs_that_nobody_gave_are_found(start):
+def test_unknown_pairs_are_found(start):
     good = 0
     for seed in range(10):
         x, y, truth = hidden_pairs(seed=seed)
@@ -126,7 +126,7 @@ def test_pairs_that_nobody_gave_are_found(start):
     assert good >= 9
 
 
-def test_the_map_is_in_the_coordinates_of_the_clouds_as_given():
+def test_the_map_is_in_the_original_coordinates():
     x, y, truth = hidden_pairs(seed=0, noise=0.0)
     y = 3 * y + rows(1, 8, seed=5)
     result = found(x + 7, y, ProfileStart(quantiles=64))
@@ -137,7 +137,7 @@ def test_the_map_is_in_the_coordinates_of_the_clouds_as_given():
 
 
 @every_closed_start
-def test_the_order_of_rows_and_a_turn_of_either_cloud_change_no_match(start):
+def test_row_order_and_rotations_change_no_match(start):
     x, y, truth = hidden_pairs(n=200, seed=3)
     order = torch.randperm(200, generator=torch.Generator().manual_seed(9))
     again = found(x @ orthogonal(8, seed=4), y[order], start)
@@ -145,9 +145,9 @@ def test_the_order_of_rows_and_a_turn_of_either_cloud_change_no_match(start):
     assert hits(found(x, y, start), truth) > 0.95
 
 
-def test_clouds_that_share_only_a_part_of_their_items_are_aligned():
+def test_sets_with_partial_overlap_are_aligned():
     x, y, truth = hidden_pairs(n=600, d=6, seed=1, noise=0.02)
-    keep = truth[:400].sort().values  # rows 400 and above of the left cloud have no partner
+    keep = truth[:400].sort().values  # left rows 400 and above have no partner
     result = found(x, y[keep], AxesStart(), restarts=4)
     assert float((keep[result.match[:400]] == truth[:400]).float().mean()) > 0.95
     assert result.cycle_error[0] >= 1 / 3
@@ -162,7 +162,7 @@ def test_a_wider_right_space_is_filled_by_a_semi_orthogonal_map():
     assert result.map.weight.shape == (6, 8)
 
 
-def test_the_restart_with_the_best_criterion_is_chosen_and_is_the_right_one():
+def test_the_restart_with_the_best_criterion_is_chosen_and_is_correct():
     x, y, truth = hidden_pairs(seed=4)
     result = unsupervised_alignment(
         x,
@@ -196,17 +196,17 @@ def test_equal_generators_give_equal_results_and_the_global_one_is_not_touched()
         )
 
 
-def test_on_a_symmetric_cloud_the_cycle_closes_and_the_matching_is_at_chance():
-    # Two circles of 12 places: 144 items, and 144 turns under which the cloud is itself.
+def test_symmetric_data_have_a_small_cycle_error_and_chance_accuracy():
+    # Two circles of 12 points: 144 items with 144 rotational symmetries.
     angle = torch.arange(12) * (2 * math.pi / 12)
     circle = torch.stack([angle.cos(), angle.sin()], 1).double()
     x = torch.cat([2 * circle.repeat_interleave(12, 0), circle.repeat(12, 1)], 1)
     right = 0
     for seed in range(10):
         order = torch.randperm(144, generator=torch.Generator().manual_seed(seed))
-        # Without noise the rounding errors that both clouds share would tell their rows apart.
+        # Without noise, shared rounding errors would identify the rows.
         y = (x @ orthogonal(4, seed=seed) + 1e-3 * rows(144, 4, seed=seed + 50))[order]
-        result = found(x, y, AxesStart(), seed=seed, neighbours=3, rounds=30)
+        result = found(x, y, AxesStart(), seed=seed, neighbours=3, iterations=30)
         assert max(result.cycle_error) == 0
         assert result.mutual == 1
         moved = result.map.transform(x)
@@ -215,36 +215,36 @@ def test_on_a_symmetric_cloud_the_cycle_closes_and_the_matching_is_at_chance():
     assert right / 1440 < 0.1  # 1/144 expected, the chance level
 
 
-def test_an_isotropic_gaussian_with_noise_is_not_aligned_though_all_pairs_are_there():
+def test_an_isotropic_gaussian_with_noise_is_not_aligned():
     for seed in range(3):
         x = rows(400, 20, seed=seed)
         turn = orthogonal(20, seed=seed + 10)
         order = torch.randperm(400, generator=torch.Generator().manual_seed(seed))
         y = (x @ turn + 0.6 * rows(400, 20, seed=seed + 20))[order]
         truth = torch.argsort(order)
-        told = Procrustes().fit(x, y[truth]).transform(x)
-        reachable = csls_neighbours(told, y).of_left
+        supervised = Procrustes().fit(x, y[truth]).transform(x)
+        reachable = csls_neighbours(supervised, y).of_left
         result = unsupervised_alignment(x, y, generator=torch.Generator().manual_seed(0))
         assert float((reachable == truth).float().mean()) > 0.9
         assert hits(result, truth) < 0.1
         assert result.mutual > 0.4  # a wrong map has many mutual neighbours all the same
 
 
-def test_refinement_stands_still_on_the_truth_and_comes_back_from_near_it():
+def test_refinement_has_a_fixed_point_at_the_truth_and_returns_to_it():
     x, y, truth = hidden_pairs(seed=6)
     a, b = standardized(x), standardized(y)
     right = Procrustes(center=False).fit(a, b[truth]).weight.float()
     near = torch.linalg.qr(right + 0.1 * rows(8, 8, seed=1).float())[0]
     near = near * (near * right).sum(0).sign()
-    weight, neighbours, rounds = refine(a, b, near, rounds=20)
+    weight, neighbours, iterations = refine(a, b, near, iterations=20)
     assert float((neighbours.of_left == truth).float().mean()) > 0.95
-    assert rounds < 20
-    again, _, one = refine(a, b, weight, rounds=20)
+    assert iterations < 20
+    again, _, one = refine(a, b, weight, iterations=20)
     assert one == 1
     torch.testing.assert_close(again, weight, atol=1e-5, rtol=0)
 
 
-def test_no_clouds_give_a_map_that_is_not_finite():
+def test_every_input_gives_a_finite_map():
     starts = [*CLOSED.values(), RandomStart(), AdversarialStart(steps=1, batch_size=4)]
     for start, n, m, kind, dtype in itertools.product(
         starts,
@@ -271,7 +271,7 @@ def test_no_clouds_give_a_map_that_is_not_finite():
         assert all(0 <= error <= 1 for error in result.cycle_error)
 
 
-def test_the_adversarial_start_turns_a_near_rotation_into_the_right_one():
+def test_the_adversarial_start_corrects_a_near_rotation():
     x, y, truth = hidden_pairs(n=500, d=3, seed=0, noise=0.01)
     a, b = standardized(x), standardized(y)
     right = Procrustes(center=False).fit(a, b[truth]).weight.float()

@@ -260,7 +260,7 @@ def test_a_caption_equal_to_its_only_reference_scores_the_maximum():
     assert found["cider_d"] == pytest.approx(10)
 
 
-def test_repeating_a_rare_word_pays_in_cider_and_not_in_cider_d():
+def test_repeating_a_rare_word_raises_cider_and_not_cider_d():
     references = [[["a", "red", "dog", "runs", "far"]], [["two", "small", "cats", "sleep", "here"]]]
     once, often = ["dog"], ["dog", "dog", "dog", "dog", "dog", "dog"]
     plain = [float(cider([c, []], references, variant="plain")[0]) for c in (once, often)]
@@ -288,7 +288,7 @@ def test_given_document_frequencies_replace_those_of_the_references():
 
 def test_cider_of_one_image_is_zero_and_warns():
     text = ["a", "red", "dog", "runs", "far"]
-    with pytest.warns(UserWarning, match="CIDEr is 0 whatever the captions are"):
+    with pytest.warns(UserWarning, match="CIDEr is 0 for every caption"):
         found = caption_scores([text], [[text]])
     assert found["cider"] == 0
     assert found["cider_d"] == 0
@@ -298,7 +298,7 @@ def test_cider_of_one_image_is_zero_and_warns():
         caption_scores([text], [[text]], frequency=DocumentFrequency({}, 100))
 
 
-def test_intervals_hold_the_figures_and_resample_bleu_as_a_set():
+def test_intervals_contain_the_estimates_and_resample_corpus_bleu():
     captions, references = scene_captions(60)
     found = caption_scores(captions, references, bootstrap=300)
     for name, estimate in found.metrics.items():
@@ -310,7 +310,7 @@ def test_intervals_hold_the_figures_and_resample_bleu_as_a_set():
     assert flat["bleu_4/low"] == found.metrics["bleu_4"].low
 
 
-def test_text_that_was_not_split_is_refused():
+def test_text_that_was_not_tokenized_is_refused():
     with pytest.raises(ValueError, match="image 0: expected tokens, got the text 'a dog'"):
         bleu(["a dog"], [[["a", "dog"]]])
     with pytest.raises(ValueError, match="image 0: expected tokens"):

@@ -254,7 +254,7 @@ def test_a_prediction_outside_its_choices_is_refused():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match="at least one answer"):
+    with pytest.raises(ValueError, match="at least one answer of an annotator"):
         answer_accuracy("yes", [])
     with pytest.raises(ValueError, match='"official" or "fixed"'):
         answer_accuracy("yes", ["yes"], mode="strict")

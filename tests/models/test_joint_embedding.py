@@ -146,7 +146,7 @@ def test_a_folder_that_is_no_run_says_what_is_missing(tmp_path):
 def test_weights_of_another_architecture_are_refused(tmp_path):
     small().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    config["architecture"]["encoders"]["text"]["layers"] = 2
+    dict(config["architecture"]["encoders"])["text"]["layers"] = 2
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="do not fit"):
         JointEmbedding.from_pretrained(tmp_path)

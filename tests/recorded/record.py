@@ -55,8 +55,22 @@ from amodal.data.conversation import Turn
 from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run
 
-# Metrics whose names have changed, old -> new; a name that ends in / stands for all that begin so.
-RENAMED: dict[str, str] = {"draw/": "text_to_image/"}
+# Parts of metric names that have changed since the record, replaced one after the other.
+RENAMED: dict[str, str] = {
+    "draw/true_pictures/right": "draw/real_images/correct",
+    "draw/nearest_training_of_true": "draw/nearest_training_of_real_images",
+    "draw/named": "draw/object_recall",
+    "draw/objects": "draw/object_match",
+    "draw/relations": "draw/relation_accuracy",
+    "draw/right": "draw/correct",
+    "draw/true": "draw/caption_match",
+    "draw/": "text_to_image/",
+    "/pictures": "/images",
+    "/exact": "/exact_match",
+    "_alone/": "_only/",
+    "truncated_turns": "truncated_conversation",
+    "_rows_seen": "_rows",
+}
 
 # Metrics that depend on the speed of the machine.
 TIMINGS = ("train/seconds", "train/items_per_second")
@@ -745,13 +759,9 @@ def read_record() -> tuple[dict[str, str], dict[str, Result]]:
 
 def renamed(metric: str) -> str:
     """Today's name of a metric of the record."""
-    if metric in RENAMED:
-        return RENAMED[metric]
-    prefixes = [old for old in RENAMED if old.endswith("/") and metric.startswith(old)]
-    if not prefixes:
-        return metric
-    longest = max(prefixes, key=len)
-    return RENAMED[longest] + metric.removeprefix(longest)
+    for old, new in RENAMED.items():
+        metric = metric.replace(old, new)
+    return metric
 
 
 @dataclass

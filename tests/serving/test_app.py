@@ -49,7 +49,7 @@ def test_about_describes_the_served_models(client, everything):
     about = client.get("/api/about").json()
     assert about["abilities"] == ["search", "ask", "caption", "chat", "draw"]
     assert about["parameters"] == everything.parameters
-    assert about["metrics"] == everything.figures
+    assert about["metrics"] == everything.metrics
     assert about["limits"]["image_bytes"] == MAX_IMAGE
     assert about["index"]["rows"] == {"image": 6, "text": 6}
     assert "size" in about["index"]["columns"]

@@ -36,7 +36,7 @@ def test_a_joint_embedding_compares(embedding_run):
 def test_a_transformer_does_what_its_recipe_trained(generation_run):
     served = open_served(generation_run)
     assert served.abilities == ("ask", "caption", "chat")
-    assert served.figures == {"vqa/exact_match": 0.5}
+    assert served.metrics == {"vqa/exact_match": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_a_damaged_recipe_is_named(text, message, tmp_path):
         open_served(tmp_path)
 
 
-def test_damaged_figures_are_named(tmp_path):
+def test_damaged_metrics_are_named(tmp_path):
     captioner().save_pretrained(tmp_path)
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(DataError, match=r"metrics\.json"):

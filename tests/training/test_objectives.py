@@ -85,7 +85,7 @@ def test_every_loss_trains_from_a_recipe_entry(kind):
     objectives(embedded)[0].backward()
     assert all(r.z.grad.abs().max() > 0 for r in embedded.values())
     names = {"adversarial/accuracy", "adversarial/chance"} if kind == "adversarial" else set()
-    assert set(objectives.figures()) == names
+    assert set(objectives.metrics()) == names
 
 
 @pytest.mark.parametrize("kind", ["info_nce", "sigmoid", "decoupled", "triplet"])

@@ -22,29 +22,35 @@ from amodal.alignment.correlation import (
 
 Missing = Literal["pairwise", "complete"]
 
-# Directions whose variance is below this share of the largest are rounding: they carry no data.
+# Directions whose variance is below this share of the largest are rounding errors, not data.
 RANK_TOLERANCE = 1e-11
 
 
 class Moments:
-    """Counts, means and centred cross products of M views: all that CCA needs of the rows.
+    """Counts, means and centred cross products of M views: the sufficient statistics of CCA.
 
-    `update` adds rows, `merge` adds another part's moments; the order does not matter beyond
-    rounding. Means and centred products are merged (Chan et al. 1979) and not raw sums, so a
-    large common offset costs no digits.
+    `update` adds rows, `merge` adds the moments of another part; the order matters only for
+    rounding. Means and centred products are merged (Chan et al. 1979) instead of raw sums, so that
+    a large common offset costs no precision.
 
     Rows with missing views are used in one of two ways.
 
     - "pairwise": the block of views i and j comes from the rows that have both, the block of
-      view i alone from all rows that have it. Unpaired rows then sharpen the whitening, and
-      three views can be fitted from image-text and image-audio data that no row joins. The
-      blocks come from different rows, so a correlation can exceed 1 by sampling error, and
+      view i alone from all rows that have it. Unpaired rows then improve the whitening, and
+      three views can be fitted from image-text and image-audio data without common rows. The
+      blocks come from different rows, so that a correlation can exceed 1 by sampling error, and
       whether a row is paired must not depend on its content.
     - "complete": rows that lack any view are left out, exactly as if they were deleted.
 
     Args:
         dims: widths d_1 .. d_M.
         missing: see above.
+
+    Example:
+        >>> moments = Moments([2, 3])
+        >>> moments.update([torch.randn(10, 2), torch.randn(10, 3)])
+        >>> moments.count(0, 1), moments.covariance(0, 1).shape
+        (10, torch.Size([2, 3]))
 
     References:
         Chan, Golub & LeVeque 1979, "Updating formulae and a pairwise algorithm for computing
@@ -66,7 +72,7 @@ class Moments:
         """Add rows.
 
         Args:
-            views: M tensors (N, d_i), rows matched. What stands in a missing row is not read.
+            views: M tensors (N, d_i), rows matched. Missing rows may hold any values.
             present: (N, M) bool, False where a view is missing; None: all are there.
         """
         shapes = [tuple(v.shape) for v in views]
@@ -86,7 +92,7 @@ class Moments:
                 block.add(_Block.of(rows[i][both], rows[j][both]))
 
     def merge(self, other: Moments) -> None:
-        """Add the rows that `other` has seen, of another process for example."""
+        """Add the rows of `other`, for example of another process."""
         if other.dims != self.dims or other.missing != self.missing:
             raise ValueError(
                 f"cannot merge widths {other.dims} ({other.missing}) "
@@ -96,7 +102,7 @@ class Moments:
             block.add(other.blocks[key])
 
     def count(self, i: int, j: int) -> int:
-        """Rows that have both view i and view j."""
+        """Number of rows that have both view i and view j."""
         return self.blocks[min(i, j), max(i, j)].n
 
     def mean(self, i: int) -> Tensor:
@@ -152,11 +158,18 @@ class CCA:
     Args:
         means: M tensors (d_i,).
         weights: M tensors (d_i, K); the scores of view i are (x - means[i]) @ weights[i].
-        correlations: (K,) in-sample correlations in falling order, see `fit_cca`. They are too
-            large by chance: judge a fit by `score` on other rows.
+        correlations: (K,) in-sample correlations in falling order, see `fit_cca`. They are biased
+            upwards: evaluate a fit by `score` on held-out rows.
         ranks: rank of each view's covariance.
-        n: rows of the pair of views that shares fewest.
-        ridge: as given to the fit.
+        n: number of rows of the pair of views with the fewest.
+        ridge: of the fit.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x = torch.randn(100, 2, generator=generator)
+        >>> fit = fit_cca([x, -x], 2)
+        >>> fit.correlations.round(decimals=4).tolist(), fit.transform(x, view=0).shape
+        ([1.0, 1.0], torch.Size([100, 2]))
     """
 
     means: tuple[Tensor, ...]
@@ -174,7 +187,7 @@ class CCA:
         return (x.detach().double() - mean.to(x.device)) @ weight.to(x.device)
 
     def linear(self, view: int) -> tuple[Tensor, Tensor]:
-        """Weight (K, d) and bias (K,) of the same map as an `nn.Linear` holds them."""
+        """Weight (K, d) and bias (K,) of the equivalent `nn.Linear`."""
         weight = self.weights[view].T.contiguous()
         return weight, -weight @ self.means[view]
 
@@ -186,14 +199,14 @@ class CCA:
         permutations: int = 0,
         generator: torch.Generator | None = None,
     ) -> HeldOutCorrelation:
-        """Correlations on other rows than those of the fit; see `held_out_correlation`."""
+        """Correlations on held-out rows; see `held_out_correlation`."""
         if len(views) != len(self.means):
             raise ValueError(f"the fit has {len(self.means)} views, got {len(views)}")
         scores = [self.transform(x, i) for i, x in enumerate(views)]
         return held_out_correlation(scores, present, permutations=permutations, generator=generator)
 
     def save(self, folder: Path | str) -> None:
-        """Write `cca.safetensors` and `cca.json` into `folder`, which is made if needed."""
+        """Write `cca.safetensors` and `cca.json` into `folder`, which is created if needed."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {"correlations": self.correlations.contiguous()}
@@ -233,10 +246,21 @@ def fit_cca(
 
     Args:
         views: M tensors (N, d_i), rows matched, M >= 2.
-        components: K, cut to the smallest rank.
-        ridge: share of the mean variance added to each variance.
+        components: K, reduced to the smallest rank.
+        ridge: added to each variance, as a share of the mean variance.
         present: (N, M) bool, False where a view is missing.
-        missing: how rows with missing views are used, see `Moments`.
+        missing: use of rows with missing views, see `Moments`.
+
+    Raises:
+        ValueError: as `fit_cca_from_moments`.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x = torch.randn(100, 2, generator=generator)
+        >>> noise = torch.randn(100, 3, generator=generator)
+        >>> fit = fit_cca([x, torch.cat([x, noise], 1)], 2)
+        >>> fit.correlations.round(decimals=4).tolist()
+        [1.0, 1.0]
     """
     moments = Moments([v.shape[-1] for v in views], missing=missing)
     moments.update(views, present)
@@ -244,7 +268,7 @@ def fit_cca(
 
 
 def fit_cca_from_moments(moments: Moments, components: int, *, ridge: float = 0.0) -> CCA:
-    """Maps w_1 .. w_M whose scores correlate most, in the sense of the eigenproblem
+    """Maps w_1 .. w_M with maximally correlated scores, from the eigenproblem
 
         A w = ρ D w,   A = blocks S_ij with i != j, 0 on the diagonal,
                        D = blocks S_ii + ridge * tr(S_ii) / d_i * I on the diagonal.
@@ -252,26 +276,33 @@ def fit_cca_from_moments(moments: Moments, components: int, *, ridge: float = 0.
     For two views ρ are the canonical correlations and the scores have variance 1 and are
     uncorrelated within a view (without ridge). For M > 2 (multi-view CCA by the sum of
     correlations, average variance over views fixed) `correlations` is ρ / (M - 1): 1 where all
-    views agree. A pair of views that no row joins counts as uncorrelated. Leaving the diagonal
-    blocks out of A makes M = 2 with ridge exactly ridge CCA.
+    views agree. A pair of views without common rows counts as uncorrelated. With zero diagonal
+    blocks in A, M = 2 with ridge is exactly ridge CCA.
 
-    Solved in the range of each S_ii: directions whose variance is below 1e-11 of the largest
-    carry no data and get weight 0. So any rank will do, n < d included.
+    Solved in the range of each S_ii: directions whose variance is below 1e-11 of the largest get
+    weight 0. So any rank is allowed, n < d included.
 
     Args:
         moments: of the training rows.
-        components: K >= 1, cut to the smallest rank.
-        ridge: >= 0, as a share of the mean variance of the view, so that units do not matter.
+        components: K >= 1, reduced to the smallest rank.
+        ridge: >= 0, as a share of the mean variance of the view, which makes it scale-invariant.
 
     Returns:
         The fit; each component's sign makes the largest weight of view 0 positive.
 
     Raises:
-        ValueError: without ridge where n <= d, the width of the widest view: some fit is then
-            perfect whatever the data.
+        ValueError: without ridge where n <= d, the width of the widest view: some correlations are
+            then 1 for any data.
 
     Warns:
-        UserWarning: where n < 5 d without ridge, with n and d.
+        UserWarning: without ridge where n < 5 d.
+
+    Example:
+        >>> moments = Moments([2, 2])
+        >>> x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+        >>> moments.update([x, x])
+        >>> fit_cca_from_moments(moments, 2).ranks
+        (2, 2)
 
     References:
         Hotelling 1936, Biometrika 28 (two views).
@@ -320,17 +351,23 @@ def fit_cca_from_moments(moments: Moments, components: int, *, ridge: float = 0.
 
 
 def refit_last_layer(embeddings: Sequence[Tensor], components: int, *, ridge: float = 1e-3) -> CCA:
-    """Linear CCA on top of trained embeddings; `CCA.linear` gives the layers to append.
+    """Linear CCA of trained embeddings; `CCA.linear` gives the layers to append.
 
-    A deep CCA loss fixes the space that its embeddings span, but not the basis, the scale or
-    which row of one view goes with which of the other. The linear fit on the embeddings of all
-    training rows settles these, and takes up what mini-batches left undone.
+    A deep CCA loss determines the space spanned by its embeddings, but neither basis nor scale nor
+    the matching of components between the views. The linear fit on the embeddings of all training
+    rows determines these, and corrects what mini-batches left suboptimal.
 
     Args:
         embeddings: M tensors (N, E) of the training rows, computed in evaluation mode.
         components: K <= E.
-        ridge: as in `fit_cca_from_moments`. The default keeps directions that the network has
-            let collapse from being blown up to variance 1.
+        ridge: as in `fit_cca_from_moments`. The default keeps collapsed directions from being
+            scaled to variance 1.
+
+    Example:
+        >>> z = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
+        >>> weight, bias = refit_last_layer([z, 2 * z], 3).linear(0)
+        >>> weight.shape, bias.shape
+        (torch.Size([3, 4]), torch.Size([3]))
 
     References:
         Andrew et al. 2013, ICML, "Deep Canonical Correlation Analysis", section 3.
@@ -346,14 +383,22 @@ def null_correlations(
     permutations: int = 200,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """(P, K) in-sample correlations of fits to rows in which view 1, 2, ... are shuffled.
+    """(P, K) in-sample correlations of fits to rows with all views but the first shuffled.
 
-    What CCA finds where there is nothing to find. With it `corrected_correlations` takes the
-    chance part off an in-sample fit, and (1 + number of totals that reach the fit's) / (1 + P)
-    is a p-value of the total.
+    The null distribution of CCA. `corrected_correlations` uses it to remove the chance part of an
+    in-sample fit, and (1 + number of totals that reach that of the fit) / (1 + P) is a p-value.
 
     Args:
         views: M tensors (N, d_i) with all views present.
+        components, ridge: of the fits.
+        permutations: P.
+        generator: of the permutations.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> views = [torch.randn(100, 2, generator=generator) for _ in range(2)]
+        >>> null_correlations(views, 2, permutations=5, generator=generator).shape
+        torch.Size([5, 2])
     """
     moments = Moments([v.shape[-1] for v in views])
     moments.update(views)
@@ -381,31 +426,33 @@ def null_correlations(
 
 
 def _rows_to_fit(moments: Moments) -> int:
-    """Rows of the pair of views that shares fewest, among the pairs that share any."""
+    """Rows of the pair of views with the fewest common rows, among pairs that have any."""
     m = len(moments.dims)
     reached = {0}
     for _ in range(m):
         reached |= {j for i in reached for j in range(m) if moments.count(i, j)}
     if len(reached) < m:
         apart = sorted(set(range(m)) - reached)
-        raise ValueError(f"no row joins views {apart} with the others, even through a third")
+        raise ValueError(
+            f"views {apart} have no common rows with the others, not even through a third view"
+        )
     return min(count for i, j in combinations(range(m), 2) if (count := moments.count(i, j)))
 
 
 def _check_size(n: int, d: int, ridge: float) -> None:
     if n < 2:
-        raise ValueError(f"a fit needs 2 or more rows that share all views pairwise, got {n}")
+        raise ValueError(f"a fit needs 2 or more common rows of every pair of views, got {n}")
     if ridge > 0:
         return
     if n <= d:
         raise ValueError(
-            f"{n} rows cannot fit CCA of width {d}: some correlations are 1 whatever the data. "
-            f"Give ridge > 0, fewer dimensions (PCA first), or more than {5 * d} rows"
+            f"{n} rows cannot fit CCA of width {d}: some correlations are 1 for any data. "
+            f"Use ridge > 0, fewer dimensions (PCA first), or more than {5 * d} rows"
         )
     if n < 5 * d:
         warnings.warn(
             f"CCA of width {d} from {n} rows: below {5 * d} rows in-sample correlations are "
-            "mostly chance. Judge by held-out rows, or give ridge > 0",
+            "mostly chance. Evaluate on held-out rows, or use ridge > 0",
             stacklevel=3,
         )
 

@@ -1,4 +1,4 @@
-"""How much of a correlation is real: held-out correlations, permutations, bias correction."""
+"""Significance of canonical correlations: held-out rows, permutations, bias correction."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from torch import Tensor
 
 
 class HeldOutCorrelation(NamedTuple):
-    """Correlations of scores on rows that took no part in the fit; see `held_out_correlation`.
+    """Correlations of scores on held-out rows; see `held_out_correlation`.
 
     Args:
-        correlations: (K,) float64, component by component.
-        total: their sum, the usual figure of CCA.
+        correlations: (K,) float64, one per component.
+        total: their sum, the usual summary of CCA.
         p_values: (K,) share of permutations that reach each correlation, or None.
         p_total: share of permutations that reach the total, or None.
-        n: rows of the smallest pair of views.
+        n: number of rows of the pair of views with the fewest.
+
+    Example:
+        >>> scores = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+        >>> round(held_out_correlation([scores, 3 * scores]).total, 6)
+        2.0
     """
 
     correlations: Tensor
@@ -35,22 +40,31 @@ def held_out_correlation(
     permutations: int = 0,
     generator: torch.Generator | None = None,
 ) -> HeldOutCorrelation:
-    """Correlation of the scores of M views, component by component, averaged over the pairs.
+    """Correlation of the scores of M views per component, averaged over pairs of views.
 
-    The maps that made the scores are fixed, so under independence of the views every order of
-    the rows is equally likely: with P permutations, p = (1 + number that reach the value) /
+    The maps are fixed, so that under independence of the views every order of the rows is equally
+    likely: with P permutations, p = (1 + number that reach the value) /
     (1 + P) is exact for each component and for the total. A p-value on the rows of the fit would
     need a correction for the fit and for earlier components.
 
     Args:
         scores: M tensors (N, K), M >= 2, rows matched. A column without variance counts as 0.
         present: (N, M) bool, False where a view is missing; None: all are there. A pair of views
-            is correlated over the rows that have both; a pair that no row joins is left out.
-        permutations: P, how often the rows are reordered; 0 gives no p-values.
+            is correlated over the rows that have both; pairs without common rows are left out.
+        permutations: P; 0: no p-values.
         generator: source of the permutations.
 
     Raises:
-        ValueError: shapes do not match, a pair shares 1 or 2 rows, or none shares any.
+        ValueError: shapes do not match, a pair has 1 or 2 common rows, or no pair has any.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> scores = torch.randn(50, 1, generator=generator)
+        >>> result = held_out_correlation(
+        ...     [scores, scores], permutations=99, generator=generator
+        ... )
+        >>> round(result.p_total, 2), result.n
+        (0.01, 50)
 
     References:
         Winkler et al. 2020, arXiv:2002.10046 (why in-sample permutation needs more care).
@@ -68,7 +82,9 @@ def held_out_correlation(
         if n == 0:
             continue
         if n < 3:
-            raise ValueError(f"views {i} and {j} share {n} rows; a correlation needs 3 or more")
+            raise ValueError(
+                f"views {i} and {j} have {n} common rows; a correlation needs 3 or more"
+            )
         pairs.append((_unit_columns(views[i][both]), _unit_columns(views[j][both])))
     if not pairs:
         raise ValueError("no row has two views")
@@ -77,7 +93,7 @@ def held_out_correlation(
     smallest = min(len(a) for a, _ in pairs)
     if not permutations:
         return HeldOutCorrelation(correlations, total, None, None, smallest)
-    # The margin counts a permutation that gives the same value up to rounding as reaching it.
+    # With the margin, a permutation with the same value up to rounding counts as reaching it.
     reached = torch.zeros_like(correlations)
     reached_total = 0
     for _ in range(permutations):
@@ -102,10 +118,10 @@ def adjusted_captured(correlations: Tensor, n: int, ranks: tuple[int, int]) -> f
 
         s * (sum of ρ² / s - e) / (1 - e)
 
-    Under independence the sum of all s squares has expectation r q / (n - 1), whatever the
-    distribution of one view, so the value is then 0 on average; a perfect fit stays s. For
-    s = 1 it is the adjusted R² of a regression. It can be negative, and holds for unridged CCA
-    with all s components.
+    Under independence the sum of all s squares has expectation r q / (n - 1) for any distribution
+    of one view, so that the value is 0 on average; a perfect fit stays s. For s = 1 it is the
+    adjusted R² of a regression. It can be negative, and holds for CCA without ridge and with all s
+    components.
 
     Args:
         correlations: (s,) all in-sample canonical correlations.
@@ -113,7 +129,11 @@ def adjusted_captured(correlations: Tensor, n: int, ranks: tuple[int, int]) -> f
         ranks: ranks of the two covariances.
 
     Returns:
-        The adjusted sum; -inf where n - 1 <= max(ranks), as nothing can then be told from chance.
+        The adjusted sum; -inf where n - 1 <= max(ranks): any fit is then perfect by chance.
+
+    Example:
+        >>> adjusted_captured(torch.tensor([1.0, 1.0]), n=100, ranks=(2, 3))
+        2.0
 
     References:
         Ezekiel 1930 (adjusted R², the case s = 1). The expectation is that of tr(P1 P2) for
@@ -131,17 +151,21 @@ def adjusted_captured(correlations: Tensor, n: int, ranks: tuple[int, int]) -> f
 
 
 def corrected_correlations(correlations: Tensor, null: Tensor) -> Tensor:
-    """In-sample correlations with the part that chance alone gives taken off.
+    """In-sample correlations without their chance part.
 
         sqrt(max(0, (ρ² - ρ0²) / (1 - ρ0²))),   ρ0² = mean over permutations of the k-th square
 
-    0 where the views are independent, 1 where ρ = 1 and chance is below that. Where chance
-    already gives 1 (n of the order of the widths) the answer is 0: the fit shows nothing.
-    Components after strong ones are corrected too little or too much by the order of K / n.
+    0 where the views are independent, 1 where ρ = 1 and chance is below 1. Where chance is 1 (n of
+    the order of the widths) the result is 0. The correction of components after strong ones has an
+    error of the order of K / n.
 
     Args:
         correlations: (K,) in-sample correlations, in falling order.
-        null: (P, K) the same of permuted rows; see `null_correlations` in `cca`.
+        null: (P, K) the same for permuted rows; see `cca.null_correlations`.
+
+    Example:
+        >>> corrected_correlations(torch.tensor([1.0, 0.3]), torch.full((5, 2), 0.3)).tolist()
+        [1.0, 0.0]
     """
     chance = null.double().square().mean(0)
     room = 1 - chance
@@ -164,8 +188,8 @@ def checked_presence(views: Sequence[Tensor], present: Tensor | None) -> Tensor:
 
 
 def _permutation(n: int, generator: torch.Generator | None, device: torch.device) -> Tensor:
-    where = generator.device if generator is not None else torch.device("cpu")
-    return torch.randperm(n, generator=generator, device=where).to(device)
+    source = generator.device if generator is not None else torch.device("cpu")
+    return torch.randperm(n, generator=generator, device=source).to(device)
 
 
 def _as_rows(name: str, x: Tensor) -> Tensor:
@@ -178,6 +202,6 @@ def _unit_columns(x: Tensor) -> Tensor:
     size = x.abs().amax(0) if len(x) else x.new_zeros(x.shape[1])
     x = x - x.mean(0)
     length = x.norm(dim=0)
-    # A spread that is rounding of the column's own size has no direction.
+    # A deviation at the level of rounding errors counts as no variance.
     empty = length <= size * 1e-13 * max(1, len(x)) ** 0.5
     return torch.where(empty, torch.zeros_like(x), x / length.masked_fill(empty, 1.0))

@@ -1,4 +1,4 @@
-"""Kernel CCA by explicit features: linear CCA of random Fourier or Nyström features."""
+"""Kernel CCA with explicit features: linear CCA of random Fourier or Nyström features."""
 
 from __future__ import annotations
 
@@ -17,17 +17,24 @@ from amodal.alignment.correlation import HeldOutCorrelation, held_out_correlatio
 
 Kernel = Literal["linear", "rbf"]
 
-CHUNK_ROWS = 4096  # rows whose features are held at once
+CHUNK_ROWS = 4096  # rows whose features are in memory at once
 
 
 @dataclass(frozen=True)
 class FourierFeatures:
-    """Random features whose inner products approach k(x, y) = exp(-|x - y|² / (2 σ²)).
+    """Random features whose inner products approximate k(x, y) = exp(-|x - y|² / (2 σ²)).
 
         φ(x) = sqrt(1 / F) [cos(x W), sin(x W)],   columns of W ~ N(0, I / σ²)
 
     Args:
         frequencies: W, (d, F).
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> features = FourierFeatures.draw(3, 2000, sigma=2.0, generator=generator)
+        >>> phi = features(torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
+        >>> round(float(phi[0] @ phi[1]), 1)  # exp(-1 / 8) = 0.88
+        0.9
 
     References:
         Rahimi & Recht 2007, NeurIPS, "Random features for large-scale kernel machines", alg. 1.
@@ -40,7 +47,7 @@ class FourierFeatures:
     def draw(
         cls, dim: int, features: int, sigma: float, generator: torch.Generator | None = None
     ) -> FourierFeatures:
-        """Features for rows of width `dim`; `features` is even, two to a frequency."""
+        """Random features of rows of width `dim`; an even number, two per frequency."""
         if features < 2 or features % 2 or not sigma > 0:
             raise ValueError(
                 f"need an even number of features and sigma > 0, got {features}, {sigma}"
@@ -61,18 +68,23 @@ class FourierFeatures:
 
 @dataclass(frozen=True)
 class NystroemFeatures:
-    """Features whose inner products are the kernel, projected on the span of some landmarks.
+    """Nyström features: their inner products are the kernel projected on the span of landmarks.
 
         φ(x) = k(x, Z) K_ZZ^-1/2,   Z the landmarks
 
-    Exact for all rows in that span: with the linear kernel and landmarks of full rank φ is an
-    isometry, and kernel CCA is linear CCA; with all rows as landmarks it is exact kernel CCA.
+    Exact for all rows in that span. With the linear kernel and landmarks of full rank φ is an
+    isometry, and kernel CCA equals linear CCA; with all rows as landmarks it is exact kernel CCA.
 
     Args:
         landmarks: Z, (L, d).
         root: (L, r), K_ZZ^-1/2 on the range of K_ZZ.
         kernel: "linear" (x y') or "rbf" (exp(-|x - y|² / (2 σ²))).
         sigma: σ of "rbf".
+
+    Example:
+        >>> features = NystroemFeatures.of(torch.eye(3), kernel="linear")
+        >>> features(torch.tensor([[1.0, 2.0, 2.0]])).norm().item()  # an isometry
+        3.0
 
     References:
         Williams & Seeger 2000, NeurIPS, "Using the Nyström method to speed up kernel machines".
@@ -85,7 +97,7 @@ class NystroemFeatures:
 
     @classmethod
     def of(cls, landmarks: Tensor, kernel: Kernel = "rbf", sigma: float = 1.0) -> NystroemFeatures:
-        """Features from (L, d) landmarks, for example some rows of the training data."""
+        """Features from (L, d) landmarks, such as a sample of training rows."""
         z = landmarks.detach().double()
         values, vectors = torch.linalg.eigh(_gram(z, z, kernel, sigma))
         inside = values > 1e-12 * values[-1].clamp_min(torch.finfo(torch.float64).tiny)
@@ -107,7 +119,19 @@ Features = FourierFeatures | NystroemFeatures
 
 @dataclass(frozen=True)
 class KernelCCA:
-    """Linear CCA after one feature map per view."""
+    """Linear CCA after one feature map per view.
+
+    Args:
+        features: one map per view.
+        cca: the fit on the features.
+
+    Example:
+        >>> x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
+        >>> features = NystroemFeatures.of(x[:10], sigma=1.0)
+        >>> fit = fit_kernel_cca([x, x], 3, [features, features])
+        >>> fit.transform(x, view=1).shape
+        torch.Size([60, 3])
+    """
 
     features: tuple[Features, ...]
     cca: CCA
@@ -125,7 +149,7 @@ class KernelCCA:
         permutations: int = 0,
         generator: torch.Generator | None = None,
     ) -> HeldOutCorrelation:
-        """Correlations on other rows than those of the fit; see `held_out_correlation`."""
+        """Correlations on held-out rows; see `held_out_correlation`."""
         if len(views) != len(self.features):
             raise ValueError(f"the fit has {len(self.features)} views, got {len(views)}")
         scores = [self.transform(x, i) for i, x in enumerate(views)]
@@ -171,9 +195,9 @@ def fit_kernel_cca(
 ) -> KernelCCA:
     """Kernel CCA in the space of the given features; time N F², memory F².
 
-    Features are made and summed up in chunks of rows, so that neither an N x N kernel nor all
-    features are ever held. A kernel space is as wide as there are rows, so without ridge every
-    fit is perfect: choose `ridge` by the held-out score, from 1e-3 to 1.
+    Features are computed in chunks of rows, so that neither an N x N kernel nor all features are in
+    memory. A kernel space is as wide as there are rows, so that without ridge every fit is perfect:
+    choose `ridge` between 1e-3 and 1 by the held-out score.
 
     Args:
         views: M tensors (N, d_i), rows matched.
@@ -181,6 +205,16 @@ def fit_kernel_cca(
         features: one map per view.
         ridge: share of the mean feature variance added to each, see `fit_cca_from_moments`.
         present: (N, M) bool, False where a view is missing.
+
+    Raises:
+        ValueError: the numbers of views and maps differ, or as `fit_cca_from_moments`.
+
+    Example:
+        >>> x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
+        >>> features = NystroemFeatures.of(x[:20], sigma=1.0)
+        >>> fit = fit_kernel_cca([x, x.square()], 1, [features, features])
+        >>> bool(fit.cca.correlations[0] > 0.9)  # a relation that linear CCA misses
+        True
 
     References:
         Hardoon, Szedmak & Shawe-Taylor 2004, Neural Computation 16 (kernel CCA, and why it
@@ -201,9 +235,17 @@ def fit_kernel_cca(
 def median_distance(
     x: Tensor, generator: torch.Generator | None = None, *, rows: int = 1000
 ) -> float:
-    """Median distance between rows, the usual first guess of σ; over `rows` random rows."""
-    some = x[torch.randperm(len(x), generator=generator)[:rows].to(x.device)]
-    distances = torch.nn.functional.pdist(some.detach().double())
+    """Median distance between `rows` random rows, the usual first choice of σ.
+
+    Raises:
+        ValueError: there are not two different rows.
+
+    Example:
+        >>> median_distance(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
+        5.0
+    """
+    sample = x[torch.randperm(len(x), generator=generator)[:rows].to(x.device)]
+    distances = torch.nn.functional.pdist(sample.detach().double())
     if not len(distances) or not distances.median() > 0:
         raise ValueError(f"need two or more different rows, got {tuple(x.shape)}")
     return float(distances.median())

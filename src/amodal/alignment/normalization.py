@@ -1,4 +1,4 @@
-"""Normalizations that bring modalities closer without training: fitted on training rows only."""
+"""Post-hoc normalizations and similarity corrections that reduce the modality gap and hubness."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from amodal.alignment.cca import fit_cca
-from amodal.alignment.procrustes import procrustes
+from amodal.alignment.procrustes import orthogonal_procrustes
 
 Step = Literal["l2", "center", "standardize", "whiten", "procrustes", "cca"]
 STEPS: tuple[Step, ...] = ("l2", "center", "standardize", "whiten", "procrustes", "cca")
-PAIRED: tuple[Step, ...] = ("procrustes", "cca")  # learned from rows that belong together
+PAIRED: tuple[Step, ...] = ("procrustes", "cca")  # fitted to the items that the modalities share
 FEWEST_ROWS: dict[Step, int] = {"center": 1, "standardize": 2, "whiten": 2}
 SETTINGS = "normalization.json"
 TENSORS = "normalization.safetensors"
@@ -24,26 +24,36 @@ FLOOR = 1e-12
 
 
 class Normalization:
-    """Affine maps and unit lengths, one chain per modality, in the order of `steps`.
+    """A chain of affine maps and unit-length scalings per modality, fitted on training rows.
 
-    - "l2": x / |x|. Rows of zeros stay.
-    - "center": x - mean of the training rows of the modality. It removes the part of the modality
-      gap that lies between centroids.
+    - "l2": x / |x|. Rows of zeros are unchanged.
+    - "center": x - mean of the training rows of the modality. It removes the difference of the
+      centroids from the modality gap.
     - "standardize": (x - mean) / standard deviation, per coordinate.
     - "whiten": (C + r I)^-1/2 (x - mean) with the covariance C of the training rows and the ridge
-      r = ridge * tr C / E. This symmetric form (ZCA) turns rows as little as whitening can.
-    - "procrustes": x W with the rotation W that brings the modality's items nearest to those of
-      the first modality, which stays as it is.
+      r = ridge * tr C / E. This symmetric form (ZCA) changes rows least among all whitening maps.
+    - "procrustes": x W with the rotation W that best aligns the items of the modality with those
+      of the first modality, which is unchanged.
     - "cca": (x - mean) A with the maps A of a linear CCA of the items, each component times its
-      correlation, so that what the modalities do not share counts little. Components that the
-      rows cannot give are 0.
+      correlation, so that components which the modalities do not share count little. Components
+      beyond the rank of the rows are 0.
 
-    The last two are learned from the mean rows of the items that two modalities, or for "cca" all
-    of them, have.
+    The last two are fitted to the mean rows of the items that two modalities, or for "cca" all of
+    them, have in common.
 
     Args:
-        steps: of the chain.
+        steps: of the chain, in order.
         ridge: of "whiten" and "cca".
+
+    Raises:
+        ValueError: an unknown step, or a ridge that is not positive.
+
+    Example:
+        >>> rows = {"image": torch.tensor([[2.0, 0.0], [0.0, 2.0]]), "text": torch.eye(2)}
+        >>> normalization = Normalization(["center", "l2"]).fit(rows)
+        >>> normalization.transform("image", rows["image"])
+        tensor([[ 0.7071, -0.7071],
+                [-0.7071,  0.7071]])
 
     References:
         Liang et al. 2022, arXiv:2203.02053 (the gap between centroids).
@@ -65,42 +75,42 @@ class Normalization:
     def fit(
         self, rows: Mapping[str, Tensor], items: Mapping[str, Tensor] | None = None
     ) -> Normalization:
-        """Learn every step from training rows, each on what the steps before it have left.
+        """Fit every step to the output of the previous one on training rows.
 
         Args:
             rows: modality -> (N_m, E); they need not match each other.
             items: modality -> (N_m,) int64 key of each row's item; "procrustes" and "cca" need it.
 
         Raises:
-            ValueError: a modality has too few rows for a step, or too few items are shared.
+            ValueError: too few rows of a modality, or too few common items, for a step.
         """
-        left = {modality: _wide(x) for modality, x in rows.items()}
+        current = {modality: _wide(x) for modality, x in rows.items()}
         self.fitted = {modality: [] for modality in rows}
         for step in self.steps:
             if step in PAIRED:
                 if items is None:
                     raise ValueError(f"{step} needs the items of the rows: fit(rows, items)")
-                learned = self._learn_pairs(step, left, items)
+                maps = self._fit_pairs(step, current, items)
             else:
-                learned = {m: self._learn(step, m, x) for m, x in left.items()}
-            for modality, found in learned.items():
-                self.fitted[modality].append(found)
-                left[modality] = _applied(step, left[modality], *found)
+                maps = {m: self._fit_step(step, m, x) for m, x in current.items()}
+            for modality, fitted in maps.items():
+                self.fitted[modality].append(fitted)
+                current[modality] = _apply(step, current[modality], *fitted)
         return self
 
-    def _learn_pairs(
+    def _fit_pairs(
         self, step: Step, rows: Mapping[str, Tensor], items: Mapping[str, Tensor]
     ) -> dict[str, tuple[Tensor, Tensor]]:
         first, *others = rows
         if step == "procrustes":
             anchor = rows[first]
-            same = torch.eye(anchor.shape[1], dtype=anchor.dtype, device=anchor.device)
-            found = {first: (anchor.new_zeros(anchor.shape[1]), same)}
+            identity = torch.eye(anchor.shape[1], dtype=anchor.dtype, device=anchor.device)
+            rotations = {first: (anchor.new_zeros(anchor.shape[1]), identity)}
             for m in others:
                 of_first, of_m = _shared_means(step, [first, m], rows, items)
-                turn = procrustes(of_m, of_first).to(rows[m])
-                found[m] = (rows[m].new_zeros(rows[m].shape[1]), turn)
-            return found
+                rotation = orthogonal_procrustes(of_m, of_first).to(rows[m])
+                rotations[m] = (rows[m].new_zeros(rows[m].shape[1]), rotation)
+            return rotations
         views = _shared_means(step, list(rows), rows, items)
         width = min(view.shape[1] for view in views)
         fit = fit_cca([view.cpu() for view in views], width, ridge=self.ridge)
@@ -112,7 +122,7 @@ class Normalization:
             maps[m] = (fit.means[i].to(x), scale)
         return maps
 
-    def _learn(self, step: Step, modality: str, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _fit_step(self, step: Step, modality: str, x: Tensor) -> tuple[Tensor, Tensor]:
         needed = FEWEST_ROWS.get(step, 0)
         if len(x) < needed:
             raise ValueError(f"{modality}: {step} needs {needed} training rows, got {len(x)}")
@@ -139,7 +149,7 @@ class Normalization:
             raise KeyError(f"{modality!r} was not fitted; fitted are {sorted(self.fitted)}")
         x = _wide(rows)
         for step, (shift, scale) in zip(self.steps, self.fitted[modality], strict=True):
-            x = _applied(step, x, shift.to(x), scale.to(x))
+            x = _apply(step, x, shift.to(x), scale.to(x))
         return x
 
     def save(self, folder: str | Path) -> None:
@@ -158,22 +168,22 @@ class Normalization:
 
     @classmethod
     def load(cls, folder: str | Path) -> Normalization:
-        """Read what `save` has written."""
+        """The normalization that `save` wrote."""
         path = Path(folder)
         settings = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
         tensors = load_file(str(path / TENSORS))
-        found = cls(settings["steps"], ridge=settings["ridge"])
-        found.fitted = {
+        normalization = cls(settings["steps"], ridge=settings["ridge"])
+        normalization.fitted = {
             modality: [
                 (tensors[f"{modality}.{i}.shift"], tensors[f"{modality}.{i}.scale"])
-                for i in range(len(found.steps))
+                for i in range(len(normalization.steps))
             ]
             for modality in settings["modalities"]
         }
-        return found
+        return normalization
 
 
-def _applied(step: Step, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def _apply(step: Step, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     if step == "l2":
         return x / x.norm(dim=1, keepdim=True).clamp_min(FLOOR)
     if step == "center":
@@ -186,30 +196,30 @@ def _applied(step: Step, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 def _shared_means(
     step: Step, names: Sequence[str], rows: Mapping[str, Tensor], items: Mapping[str, Tensor]
 ) -> list[Tensor]:
-    """(I, E) float64 mean rows of the items that all the named modalities have, matched."""
+    """(I, E) float64 mean rows, per named modality, of the items that all of them have."""
     shared = items[names[0]].unique()
     for name in names[1:]:
         shared = shared[torch.isin(shared, items[name])]
     if len(shared) < 2:
         raise ValueError(
-            f"{step} needs 2 or more items that {' and '.join(names)} share, got {len(shared)}"
+            f"{step} needs 2 or more items with {' and '.join(names)}, got {len(shared)}"
         )
     means = []
     for name in names:
         keep = torch.isin(items[name], shared)
-        place = torch.searchsorted(shared, items[name][keep])
+        index = torch.searchsorted(shared, items[name][keep])
         x = rows[name][keep].double()
-        total = x.new_zeros(len(shared), x.shape[1]).index_add_(0, place, x)
-        means.append(total / torch.bincount(place, minlength=len(shared))[:, None])
+        total = x.new_zeros(len(shared), x.shape[1]).index_add_(0, index, x)
+        means.append(total / torch.bincount(index, minlength=len(shared))[:, None])
     return means
 
 
 def csls(query: Tensor, gallery: Tensor, *, query_bank: Tensor, k: int = 10) -> Tensor:
-    """2 q . g - r(q) - r(g): similarities that take away from hubs what they are to everyone.
+    """Cross-domain similarity local scaling (CSLS), 2 q . g - r(q) - r(g), which penalises hubs.
 
-    r(q) is the mean similarity of q with its k nearest gallery rows, r(g) that of g with its k
-    nearest rows of the bank. With the test queries as bank this is the transductive form of the
-    paper; with training queries no test row influences another.
+    r(q) is the mean similarity of q to its k nearest gallery rows, r(g) that of g to its k nearest
+    rows of the bank. With the test queries as bank this is the transductive form of the paper;
+    with training queries no test row influences another.
 
     Args:
         query: (Q, E) unit rows.
@@ -219,6 +229,13 @@ def csls(query: Tensor, gallery: Tensor, *, query_bank: Tensor, k: int = 10) -> 
 
     Returns:
         (Q, G) scores in float32 or wider.
+
+    Raises:
+        ValueError: no gallery, no bank, or k < 1.
+
+    Example:
+        >>> csls(torch.eye(2), torch.eye(2), query_bank=torch.eye(2), k=1).tolist()
+        [[0.0, -2.0], [-2.0, 0.0]]
 
     References:
         Conneau et al. 2017, arXiv:1710.04087, eq. 7.
@@ -235,7 +252,7 @@ def csls(query: Tensor, gallery: Tensor, *, query_bank: Tensor, k: int = 10) -> 
 def querybank_softmax(
     query: Tensor, gallery: Tensor, *, query_bank: Tensor, temperature: float = 0.05
 ) -> Tensor:
-    """q . g / t - log sum over the bank of exp(b . g / t): a query competes with training queries.
+    """Inverted softmax, q . g / t - log Σ_b exp(b . g / t), over a bank of training queries.
 
     Args:
         query: (Q, E) unit rows.
@@ -245,6 +262,17 @@ def querybank_softmax(
 
     Returns:
         (Q, G) scores in float32 or wider.
+
+    Raises:
+        ValueError: no bank, or a temperature that is not positive.
+
+    Example:
+        >>> scores = querybank_softmax(
+        ...     torch.eye(2), torch.eye(2), query_bank=torch.eye(2), temperature=1.0
+        ... )
+        >>> scores
+        tensor([[-0.3133, -1.3133],
+                [-1.3133, -0.3133]])
 
     References:
         Bogolin et al. 2021, arXiv:2112.12777, eq. 4 (inverted softmax over a bank).
@@ -258,10 +286,10 @@ def querybank_softmax(
 def dual_softmax(
     scores: Tensor, *, temperature: float = 0.05, transductive: bool = False
 ) -> Tensor:
-    """log softmax over queries + log softmax over the gallery, of scores / t.
+    """Dual softmax: log softmax over queries + log softmax over the gallery, of scores / t.
 
-    Every query influences every other one, so figures are not those of answering queries one at
-    a time; this must be asked for.
+    Every query influences every other one, so that metrics differ from those of single queries;
+    this must be requested.
 
     Args:
         scores: (Q, G) cosines of all test queries.
@@ -269,15 +297,19 @@ def dual_softmax(
         transductive: must be True.
 
     Raises:
-        ValueError: it was not asked for.
+        ValueError: transductive is False, or a temperature that is not positive.
+
+    Example:
+        >>> dual_softmax(torch.eye(2), temperature=1.0, transductive=True).argmax(1).tolist()
+        [0, 1]
 
     References:
         Cheng et al. 2021, arXiv:2109.04290, section 3.3.
     """
     if not transductive:
         raise ValueError(
-            "dual_softmax lets test queries influence each other; pass transductive=True and say "
-            "so beside its figures, or use querybank_softmax with training queries"
+            "dual_softmax lets test queries influence each other; pass transductive=True and "
+            "report it with the metrics, or use querybank_softmax with training queries"
         )
     if not temperature > 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")

@@ -12,33 +12,43 @@ from torch import Tensor
 SETTINGS = "procrustes.json"
 TENSORS = "procrustes.safetensors"
 
-# Singular values below this share of the largest are rounding: the rows do not fix the map there.
+# Singular values below this share of the largest are rounding errors: the rows do not determine
+# the map in these directions.
 RANK_TOLERANCE = 1e-12
 
 
-def procrustes(
+def orthogonal_procrustes(
     left: Tensor, right: Tensor, *, weight: Tensor | None = None, proper: bool = False
 ) -> Tensor:
-    """The semi-orthogonal map W for which rows of `left` W and `right` agree most, in closed form.
+    """Semi-orthogonal map W that best aligns the rows of `left` W with those of `right`.
 
         W = argmax of  Σ_i w_i <x_i W, y_i>  =  U V',   Σ_i w_i x_i y_i' = U S V'
 
     over W with orthonormal rows (E_left <= E_right) or columns (E_left >= E_right). For
     E_left <= E_right this W also minimises Σ w_i |x_i W - y_i|². For E_left > E_right lengths
-    change under W, and it is Σ w_i |x_i - y_i W'|², the error on the way back, that is smallest.
+    change under W, and W minimises Σ w_i |x_i - y_i W'|², the error of the inverse map.
 
-    Directions that no row speaks about (a rank below E) are not left to the whim of the SVD: there
-    W is as close to the identity as it can be. So W is the same whatever basis the SVD returns,
-    and rows of zeros give the identity.
+    In directions that the rows do not determine (rank below E), W is as close to the identity as
+    possible. So W does not depend on the basis that the SVD returns, and rows of zeros give the
+    identity.
 
     Args:
         left: (N, E_left) rows, N >= 1.
         right: (N, E_right) rows, matched.
         weight: (N,) w_i >= 0; None: all 1.
-        proper: allow only rotations (determinant +1), no reflections. Needs E_left = E_right.
+        proper: rotations only (determinant +1), no reflections. Needs E_left = E_right.
 
     Returns:
-        (E_left, E_right) float64 map for rows: `left @ W`.
+        (E_left, E_right) float64 W, applied as `left @ W`.
+
+    Raises:
+        ValueError: shapes do not match, or values are not finite.
+
+    Example:
+        >>> x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
+        >>> torch.allclose(orthogonal_procrustes(x, x @ turn), turn)
+        True
 
     References:
         Schönemann 1966, Psychometrika 31 (square).
@@ -49,16 +59,25 @@ def procrustes(
 
 
 class Procrustes:
-    """x -> s (x - a) W + b from the space of left rows to that of right rows, and back.
+    """The similarity transform x -> s (x - a) W + b between two spaces, and its inverse.
 
-    W is as in `procrustes`, of the rows less their weighted means a and b, and s the factor with
-    the smallest Σ w_i |s (x_i - a) W - (y_i - b)|².
+    W is that of `orthogonal_procrustes` for the rows minus their weighted means a and b, and s
+    minimises Σ w_i |s (x_i - a) W - (y_i - b)|².
 
     Args:
         center: fit the means; otherwise a = b = 0.
-        scale: fit the factor; otherwise s = 1. It is 1 as well where the rows say nothing about
-            it or would make it 0, so that the way back exists.
-        proper: as in `procrustes`.
+        scale: fit the factor; otherwise s = 1. It is also 1 where the rows do not determine it or
+            would make it 0, so that the inverse exists.
+        proper: as in `orthogonal_procrustes`.
+
+    Example:
+        >>> x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        >>> fit = Procrustes(scale=True).fit(x, 2 * x + 1)
+        >>> round(fit.factor, 6), torch.allclose(fit.inverse(fit.transform(x)), x)
+        (2.0, True)
+
+    References:
+        Schönemann & Carroll 1970, Psychometrika 35 (translation and scale).
     """
 
     def __init__(self, *, center: bool = True, scale: bool = False, proper: bool = False) -> None:
@@ -71,7 +90,7 @@ class Procrustes:
         self.factor = 1.0
 
     def fit(self, left: Tensor, right: Tensor, weight: Tensor | None = None) -> Procrustes:
-        """Learn the map from matched rows (N, E_left) and (N, E_right), weighted by (N,)."""
+        """Fit the map to matched rows (N, E_left) and (N, E_right), weighted by (N,)."""
         x, y, w = _checked(left, right, weight, self.proper)
         total = w.sum()
         if self.center:
@@ -97,15 +116,15 @@ class Procrustes:
     def inverse(self, right: Tensor) -> Tensor:
         """(N, E_right) -> (N, E_left) in float32 or wider.
 
-        It undoes `transform` where E_left <= E_right. Otherwise `transform` has dropped
-        coordinates, and this gives the nearest row that it would map here.
+        The inverse of `transform` where E_left <= E_right. Otherwise `transform` drops
+        coordinates, and this is the nearest row with the given image.
         """
         y, weight = self._rows(right, side=1)
         return (y - self.right_mean.to(y)) @ weight.T / self.factor + self.left_mean.to(y)
 
     def _rows(self, rows: Tensor, *, side: int) -> tuple[Tensor, Tensor]:
         if self.weight is None:
-            raise ValueError("nothing was fitted; call fit first")
+            raise ValueError("not fitted; call fit first")
         if rows.ndim != 2 or rows.shape[1] != self.weight.shape[side]:
             raise ValueError(
                 f"expected rows (N, {self.weight.shape[side]}), got {tuple(rows.shape)}"
@@ -116,7 +135,7 @@ class Procrustes:
     def save(self, folder: str | Path) -> None:
         """Write the settings as JSON and the tensors as safetensors."""
         if self.weight is None:
-            raise ValueError("nothing was fitted; call fit first")
+            raise ValueError("not fitted; call fit first")
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         settings = {
@@ -135,7 +154,7 @@ class Procrustes:
 
     @classmethod
     def load(cls, folder: str | Path) -> Procrustes:
-        """Read what `save` has written."""
+        """The map that `save` wrote."""
         path = Path(folder)
         settings = json.loads((path / SETTINGS).read_text(encoding="utf-8"))
         tensors = load_file(str(path / TENSORS))
@@ -174,13 +193,15 @@ def _cross(x: Tensor, y: Tensor, w: Tensor) -> Tensor:
 
 
 def _nearest_orthogonal(matrix: Tensor, *, proper: bool = False) -> Tensor:
-    """The semi-orthogonal W of largest <matrix, W>; of several, one near the identity."""
+    """The semi-orthogonal W that maximises <matrix, W>; of several, one near the identity."""
     rows, columns = matrix.shape
-    # Where the matrix has no say the identity has; where that has none either, a fixed matrix
-    # without any symmetry.
+    # What the matrix does not determine, the identity determines, and what remains, a fixed matrix
+    # without symmetries.
     index = torch.arange(1, rows * columns + 1, dtype=matrix.dtype, device=matrix.device)
     generic = (index.square() * 0.7548776662466927).sin().reshape(rows, columns)
-    u = torch.eye(rows, dtype=matrix.dtype, device=matrix.device)  # bases of what is still free
+    u = torch.eye(
+        rows, dtype=matrix.dtype, device=matrix.device
+    )  # bases of the undetermined subspaces
     v = torch.eye(columns, dtype=matrix.dtype, device=matrix.device)
     found = torch.zeros_like(matrix)
     weakest = u[:, :1]
@@ -194,6 +215,6 @@ def _nearest_orthogonal(matrix: Tensor, *, proper: bool = False) -> Tensor:
         if not u.shape[1] or not v.shape[1]:
             break
     if proper and torch.linalg.det(found) < 0:
-        # Turning over the direction of the smallest singular value costs least.
+        # Reflecting the direction of the smallest singular value costs least.
         found = found - 2 * weakest @ (weakest.T @ found)
     return found

@@ -1,4 +1,4 @@
-"""Alignment of two clouds of embeddings without a single pair: start, refine, choose blindly."""
+"""Unsupervised alignment of two embedding spaces: initialization, refinement, model selection."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from amodal.alignment.procrustes import Procrustes, procrustes
+from amodal.alignment.procrustes import Procrustes, orthogonal_procrustes
 
 FLOOR = 1e-12
 
 
 class Start(Protocol):
-    """A first map from left to right rows, good enough that refinement can take over.
+    """An initial map from left to right rows, to be improved by `refine`.
 
-    Called with clouds that `standardized` has prepared, and with the number of the restart: 0 is
-    the best guess, others vary it. Returns (E_left, E_right).
+    Called with `standardized` rows and with the number of the restart: 0 is deterministic or the
+    default, others vary it. Returns (E_left, E_right).
     """
 
     def __call__(
@@ -32,35 +32,44 @@ class Start(Protocol):
 
 @dataclass(frozen=True)
 class Restart:
-    """How one start came out after refinement.
+    """Result of one start after refinement.
 
     Args:
         start: name of the start.
-        criterion: mean CSLS of the mutual nearest neighbours; no label is in it.
-        mutual: share of rows of the smaller cloud that have a mutual nearest neighbour.
-        rounds: of refinement until the pairs stood still or the limit came.
-        weight: (E_left, E_right) orthogonal map between the standardized clouds.
+        criterion: mean CSLS of the mutual nearest neighbours, an unsupervised criterion.
+        mutual: share of rows of the smaller set that have a mutual nearest neighbour.
+        iterations: of refinement until the pairs converged or the limit was reached.
+        weight: (E_left, E_right) orthogonal map between the standardized rows.
     """
 
     start: str
     criterion: float
     mutual: float
-    rounds: int
+    iterations: int
     weight: Tensor
 
 
 @dataclass(frozen=True)
 class UnsupervisedAlignment:
-    """What `unsupervised_alignment` found.
+    """Result of `unsupervised_alignment`.
 
     Args:
-        map: left to right, in the coordinates of the clouds as given.
+        map: left to right, in the original coordinates.
         restarts: all of them, in order.
-        selected: position of the one with the highest criterion.
-        match: (N,) for every left row the right row nearest by CSLS.
-        mutual: share of rows of the smaller cloud with a mutual nearest neighbour.
+        selected: index of the restart with the highest criterion.
+        match: (N,) nearest right row by CSLS of every left row.
+        mutual: share of rows of the smaller set with a mutual nearest neighbour.
         cycle_error: share of left rows, and of right rows, that nearest neighbours there and back
-            do not lead home. Small does not mean right: see the symmetric cloud in the tests.
+            do not map to themselves. A small one does not imply a correct alignment: symmetric
+            data have small cycle errors for any symmetry.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x = torch.randn(300, 4, generator=generator).exp() * torch.tensor([1.0, 2.0, 3.0, 4.0])
+        >>> rotation, _ = torch.linalg.qr(torch.randn(4, 4, generator=generator))
+        >>> result = unsupervised_alignment(x, x @ rotation, generator=generator, restarts=1)
+        >>> (result.match == torch.arange(300)).float().mean().item() > 0.9
+        True
     """
 
     map: Procrustes
@@ -72,7 +81,12 @@ class UnsupervisedAlignment:
 
 
 def standardized(rows: Tensor) -> Tensor:
-    """(N, E) float32 rows less their mean, with a mean square of 1 over all coordinates."""
+    """(N, E) float32 rows, centred and scaled to a mean square of 1 over all coordinates.
+
+    Example:
+        >>> standardized(torch.tensor([[0.0], [4.0]])).tolist()
+        [[-1.0], [1.0]]
+    """
     x = rows.detach().double()
     x = x - x.mean(0)
     return (x / x.square().mean().sqrt().clamp_min(FLOOR)).float()
@@ -80,12 +94,12 @@ def standardized(rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Nearest neighbours by CSLS of two clouds in one space.
+    """Nearest neighbours by CSLS between two sets of rows in one space.
 
     Args:
         of_left: (N,) nearest right row.
         of_right: (M,) nearest left row.
-        mutual: (N,) bool, True where the nearest of the nearest is the row itself.
+        mutual: (N,) bool, True where a row is the nearest neighbour of its nearest neighbour.
         score: (N,) CSLS of each left row with its nearest.
     """
 
@@ -101,7 +115,7 @@ class Neighbours:
 
     @property
     def share(self) -> float:
-        """Mutual nearest neighbours per row of the smaller cloud."""
+        """Mutual nearest neighbours per row of the smaller set."""
         return int(self.mutual.sum()) / min(len(self.of_left), len(self.of_right))
 
 
@@ -110,14 +124,22 @@ def csls_neighbours(
 ) -> Neighbours:
     """Nearest neighbours both ways under CSLS(x, y) = 2 cos(x, y) - r(x) - r(y).
 
-    r is the mean cosine with the nearest rows of the other cloud, so that hubs are nobody's
-    neighbours by being everybody's. No more than `chunk` rows of similarities exist at a time.
+    r is the mean cosine with the nearest rows of the other set, which penalises hubs. At most
+    `chunk` rows of similarities are in memory.
 
     Args:
         left: (N, E) rows, of any length.
         right: (M, E) rows.
-        neighbours: that r is the mean of.
+        neighbours: in the mean r.
         chunk: rows at a time.
+
+    Raises:
+        ValueError: the widths differ, or a side is empty.
+
+    Example:
+        >>> near = csls_neighbours(torch.eye(3), torch.eye(3)[[2, 0, 1]], neighbours=1)
+        >>> near.of_left.tolist(), near.share
+        ([1, 2, 0], 1.0)
 
     References:
         Conneau et al. 2017, arXiv:1710.04087, eq. 7.
@@ -159,38 +181,44 @@ def refine(
     right: Tensor,
     weight: Tensor,
     *,
-    rounds: int = 10,
+    iterations: int = 10,
     neighbours: int = 10,
     chunk: int = 1024,
 ) -> tuple[Tensor, Neighbours, int]:
-    """Mutual nearest neighbours under CSLS, Procrustes on them, and again.
+    """Iterated Procrustes on mutual nearest neighbours under CSLS.
 
     Args:
         left: (N, E_left) standardized rows.
         right: (M, E_right) standardized rows.
         weight: (E_left, E_right) first map.
-        rounds: at most.
+        iterations: at most.
         neighbours: of CSLS.
         chunk: rows of similarities at a time.
 
     Returns:
-        The map, the neighbours under it, and the rounds it took until no pair changed.
+        The map, the neighbours under it, and the number of iterations until no pair changed.
+
+    Example:
+        >>> x = standardized(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
+        >>> weight, neighbours, iterations = refine(x, x, torch.eye(3))
+        >>> neighbours.share > 0.9, iterations
+        (True, 1)
 
     References:
         Conneau et al. 2017, arXiv:1710.04087, section 2.2.
     """
-    found = csls_neighbours(left @ weight, right, neighbours=neighbours, chunk=chunk)
-    for done in range(rounds):
-        pairs = found.mutual.nonzero()[:, 0]
+    near = csls_neighbours(left @ weight, right, neighbours=neighbours, chunk=chunk)
+    for done in range(iterations):
+        pairs = near.mutual.nonzero()[:, 0]
         if not len(pairs):
-            return weight, found, done
-        weight = procrustes(left[pairs], right[found.of_left[pairs]]).to(left)
-        before = found
-        found = csls_neighbours(left @ weight, right, neighbours=neighbours, chunk=chunk)
-        same = torch.equal(found.mutual, before.mutual)
-        if same and torch.equal(found.of_left[pairs], before.of_left[pairs]):
-            return weight, found, done + 1
-    return weight, found, rounds
+            return weight, near, done
+        weight = orthogonal_procrustes(left[pairs], right[near.of_left[pairs]]).to(left)
+        before = near
+        near = csls_neighbours(left @ weight, right, neighbours=neighbours, chunk=chunk)
+        same = torch.equal(near.mutual, before.mutual)
+        if same and torch.equal(near.of_left[pairs], before.of_left[pairs]):
+            return weight, near, done + 1
+    return weight, near, iterations
 
 
 def unsupervised_alignment(
@@ -200,55 +228,68 @@ def unsupervised_alignment(
     generator: torch.Generator,
     starts: Sequence[Start] | None = None,
     restarts: int = 3,
-    rounds: int = 10,
+    iterations: int = 10,
     neighbours: int = 10,
     chunk: int = 1024,
 ) -> UnsupervisedAlignment:
-    """The rotation between two clouds of rows of which nobody knows what belongs to what.
+    """Similarity transform between two sets of embeddings without known pairs.
 
-    Every restart takes the next of `starts`, is refined by mutual nearest neighbours, and is
-    judged by the mean CSLS of those neighbours. The best one is returned. It presupposes that
-    both clouds have about the same shape, and that this shape has no symmetry: nothing in a
-    symmetric cloud tells a row from its mirror image, and the criterion is high for either.
+    Every restart takes the next of `starts`, is refined by mutual nearest neighbours, and is scored
+    by the mean CSLS of those neighbours. The restart with the highest criterion is returned. The
+    method assumes that both distributions have about the same shape, without symmetries: a symmetry
+    makes several alignments equally good, and the criterion is high for each of them.
 
     Args:
         left: (N, E_left) rows, N >= 2.
         right: (M, E_right) rows, M >= 2, in any order.
-        generator: of the restarts' randomness, on the CPU.
-        starts: taken in turn; by default `AxesStart`, `TransportStart` and `ProfileStart`.
-        restarts: how many.
-        rounds: of refinement, at most.
+        generator: of the restarts, on the CPU.
+        starts: used cyclically; by default `AxesStart`, `TransportStart` and `ProfileStart`.
+        restarts: number of restarts.
+        iterations: of refinement, at most.
         neighbours: of CSLS.
         chunk: rows of similarities at a time; memory is about chunk * max(N, M) * 16 bytes.
 
+    Raises:
+        ValueError: fewer than two rows, values that are not finite, or an option below 1.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> x = torch.randn(300, 4, generator=generator).exp() * torch.tensor([1.0, 2.0, 3.0, 4.0])
+        >>> rotation, _ = torch.linalg.qr(torch.randn(4, 4, generator=generator))
+        >>> result = unsupervised_alignment(x, x @ rotation, generator=generator, restarts=1)
+        >>> torch.allclose(result.map.transform(x), x @ rotation, atol=1e-3)
+        True
+
     References:
-        Conneau et al. 2017, arXiv:1710.04087 (refinement, choice without labels).
-        Hartmann et al. 2019, arXiv:1908.07742 (restarts are needed: runs differ by luck).
+        Conneau et al. 2017, arXiv:1710.04087 (refinement, unsupervised selection).
+        Hartmann et al. 2019, arXiv:1908.07742 (random restarts are needed).
     """
     for name, rows in (("left", left), ("right", right)):
         if rows.ndim != 2 or len(rows) < 2:
             raise ValueError(f"expected {name} rows (N, E) with N >= 2, got {tuple(rows.shape)}")
         if not rows.isfinite().all():
             raise ValueError(f"{name} rows must be finite")
-    if min(restarts, rounds, neighbours, chunk) < 1:
+    if min(restarts, iterations, neighbours, chunk) < 1:
         raise ValueError(
-            "restarts, rounds, neighbours and chunk must be 1 or more, "
-            f"got {restarts}, {rounds}, {neighbours}, {chunk}"
+            "restarts, iterations, neighbours and chunk must be 1 or more, "
+            f"got {restarts}, {iterations}, {neighbours}, {chunk}"
         )
     if starts is None:
         starts = [AxesStart(), TransportStart(chunk=chunk), ProfileStart(chunk=chunk)]
     if not starts:
         raise ValueError("starts is empty; leave it out for the default")
     x, y = standardized(left), standardized(right)
-    found: list[tuple[Restart, Neighbours]] = []
+    results: list[tuple[Restart, Neighbours]] = []
     for number in range(restarts):
         start = starts[number % len(starts)]
         first = start(x, y, number // len(starts), generator)
-        weight, near, took = refine(x, y, first, rounds=rounds, neighbours=neighbours, chunk=chunk)
+        weight, near, done = refine(
+            x, y, first, iterations=iterations, neighbours=neighbours, chunk=chunk
+        )
         name = type(start).__name__
-        found.append((Restart(name, near.criterion, near.share, took, weight), near))
-    selected = max(range(restarts), key=lambda i: found[i][0].criterion)
-    near = found[selected][1]
+        results.append((Restart(name, near.criterion, near.share, done, weight), near))
+    selected = max(range(restarts), key=lambda i: results[i][0].criterion)
+    near = results[selected][1]
     pairs = near.mutual.nonzero()[:, 0]
     fit = Procrustes(scale=True)
     if len(pairs):
@@ -257,7 +298,7 @@ def unsupervised_alignment(
         fit.fit(left[:1], right[:1])
     return UnsupervisedAlignment(
         fit,
-        tuple(restart for restart, _ in found),
+        tuple(restart for restart, _ in results),
         selected,
         near.of_left,
         near.share,
@@ -267,24 +308,24 @@ def unsupervised_alignment(
 
 @dataclass(frozen=True)
 class RandomStart:
-    """A random rotation: the control that any other start must beat."""
+    """A random rotation, the baseline of the other starts."""
 
     def __call__(
         self, left: Tensor, right: Tensor, restart: int, generator: torch.Generator
     ) -> Tensor:
         e_left, e_right = left.shape[1], right.shape[1]
-        drawn = torch.randn(e_left, e_right, generator=generator)
-        return procrustes(torch.eye(e_left), drawn).to(left)
+        random = torch.randn(e_left, e_right, generator=generator)
+        return orthogonal_procrustes(torch.eye(e_left), random).to(left)
 
 
 @dataclass(frozen=True)
 class ProfileStart:
-    """Rows that see the rest of their cloud alike are taken for each other.
+    """Matching of rows by the distribution of their similarities within each set.
 
-    The profile of a row is its sorted similarities to all rows of its own cloud, which a rotation
-    does not change. Similarities are the rows of (X X')^power, power 1/2 in the first restart and
-    drawn from 1/4 to 1 in others; `quantiles` of the sorted values are kept, so clouds may differ
-    in size. Mutual nearest neighbours of the profiles under CSLS give the map by Procrustes.
+    The profile of a row is its sorted similarities to all rows of its own set, which is invariant
+    to rotations. Similarities are the rows of (X X')^power, with power 1/2 in the first restart and
+    uniform in [1/4, 1] in others; the sorted values are reduced to `quantiles`, so that the sets
+    may differ in size. The map is Procrustes of the mutual nearest neighbours of the profiles.
 
     References:
         Artetxe, Labaka & Agirre 2018, arXiv:1805.06297, section 3.2.
@@ -303,29 +344,35 @@ class ProfileStart:
         near = csls_neighbours(a, b, chunk=self.chunk)
         pairs = near.mutual.nonzero()[:, 0]
         if not len(pairs):
-            return procrustes(left[:1] * 0, right[:1] * 0).to(left)
-        return procrustes(left[pairs], right[near.of_left[pairs]]).to(left)
+            return orthogonal_procrustes(left[:1] * 0, right[:1] * 0).to(left)
+        return orthogonal_procrustes(left[pairs], right[near.of_left[pairs]]).to(left)
 
 
 def profiles(
     left: Tensor, right: Tensor, *, power: float = 0.5, quantiles: int = 256, chunk: int = 1024
 ) -> tuple[Tensor, Tensor]:
-    """(N, Q) and (M, Q) sorted similarities of each row to its own cloud, less their joint mean.
+    """(N, Q) and (M, Q) sorted similarities of each row within its own set, jointly centred.
 
     Args:
         left: (N, E_left) standardized rows.
         right: (M, E_right) standardized rows.
-        power: of X X'; 1 are the inner products, 1/2 weighs directions by their deviation.
+        power: of X X'; 1: inner products, 1/2: directions weighted by standard deviation.
         quantiles: Q.
         chunk: rows at a time.
+
+    Example:
+        >>> x = standardized(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)))
+        >>> a, b = profiles(x, x.flip(0), quantiles=8)
+        >>> a.shape, torch.allclose(a, b.flip(0), atol=1e-5)
+        (torch.Size([40, 8]), True)
     """
 
     def profile(rows: Tensor) -> Tensor:
         u, s, _ = torch.linalg.svd(rows, full_matrices=False)
-        # U S^p turned by any rotation has the same inner products: (X X')^p.
+        # The inner products of U S^p are (X X')^p, in any basis.
         half = u * s.pow(power) * len(rows) ** ((1 - power) / 2)
-        place = torch.linspace(0, len(rows) - 1, quantiles).round().long()
-        return torch.cat([_sorted(part @ half.T)[:, place] for part in half.split(chunk)])
+        index = torch.linspace(0, len(rows) - 1, quantiles).round().long()
+        return torch.cat([_sorted(part @ half.T)[:, index] for part in half.split(chunk)])
 
     a, b = profile(left), profile(right)
     mean = (a.mean(0) + b.mean(0)) / 2
@@ -335,18 +382,20 @@ def profiles(
 def _sorted(rows: Tensor) -> Tensor:
     if rows.device.type != "cpu":
         return rows.sort(1).values
-    return torch.from_numpy(np.sort(rows.numpy(), axis=1))  # about 15 times as fast as torch here
+    return torch.from_numpy(
+        np.sort(rows.numpy(), axis=1)
+    )  # about 15 times as fast as torch on the CPU
 
 
 @dataclass(frozen=True)
 class AxesStart:
-    """Principal axes matched in order of their variance, with signs by third moments.
+    """Principal axes matched by variance, with signs from third moments.
 
-    With the scores z of a cloud on its axes, scaled to variance 1, the moments E z_i² z_j change
-    sign with axis j and not with axis i. Axis j of one cloud is turned so that these moments of
-    both clouds, over all i, agree. Restarts draw the signs of axes on which they agree little.
+    With the whitened scores z of a set on its axes, the moments E z_i² z_j change sign with axis j
+    and not with axis i. The sign of axis j is chosen so that these moments agree between the sets
+    over all i. Restarts sample the signs of axes with little agreement.
 
-    It needs variances that differ: two axes of equal variance are mixed at random in each cloud.
+    The variances must differ: axes of equal variance are mixed arbitrarily.
     """
 
     def __call__(
@@ -358,9 +407,9 @@ class AxesStart:
         length = third_a.norm(dim=0) * third_b.norm(dim=0)
         agreement = (third_a * third_b).sum(0) / length.clamp_min(FLOOR)  # (k,) in [-1, 1]
         keep = (agreement * 2 * math.sqrt(k)).sigmoid()  # chance agreement is about 1 / sqrt(k)
-        draw = torch.full((k,), 0.5) if not restart else torch.rand(k, generator=generator)
-        sign = torch.where(draw.to(keep) <= keep, 1.0, -1.0)
-        return procrustes(a[:, :k].T * sign[:, None], b[:, :k].T).to(left)
+        threshold = torch.full((k,), 0.5) if not restart else torch.rand(k, generator=generator)
+        sign = torch.where(threshold.to(keep) <= keep, 1.0, -1.0)
+        return orthogonal_procrustes(a[:, :k].T * sign[:, None], b[:, :k].T).to(left)
 
 
 def _axes(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -374,21 +423,21 @@ def _axes(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class TransportStart:
-    """Optimal transport between profiles, then between rotated rows with ever sharper plans.
+    """Wasserstein-Procrustes: alternating optimal transport and rotation with falling entropy.
 
-    The first plan moves rows to rows of like profile. Its Procrustes map is then improved in turn:
-    the entropic plan of the cost -<x W, y>, and the W that goes with the plan. The entropy falls
-    from step to step, so that early plans spread over whole regions and late ones pair rows.
-    Restarts draw the power of the profiles as in `ProfileStart`, and other rows of large clouds.
+    The first plan transports rows to rows of similar profile. Its Procrustes map is then improved
+    by alternating the entropic plan of the cost -<x W, y> and the Procrustes map W of the plan. The
+    entropy falls from step to step: early plans are diffuse, late ones match single rows. Restarts
+    sample the power of the profiles as in `ProfileStart`, and other rows of large sets.
 
     Args:
-        rows: of each cloud, at most.
+        rows: of each set, at most.
         steps: plans after the first.
         iterations: of Sinkhorn per plan.
         entropy: of the first and the last plan, as a share of the cost's standard deviation.
 
     References:
-        Grave, Joulin & Berthet 2018, arXiv:1805.11222 (plan and rotation in turn).
+        Grave, Joulin & Berthet 2018, arXiv:1805.11222 (alternating plan and rotation).
         Mémoli 2011, Found. Comput. Math. 11 (transport between local distributions of distances).
         Cuturi 2013, arXiv:1306.0895 (Sinkhorn).
     """
@@ -434,6 +483,13 @@ def sinkhorn(cost: Tensor, entropy: float, iterations: int) -> Tensor:
         entropy: > 0, in the units of the cost.
         iterations: over rows and columns.
 
+    Raises:
+        ValueError: the entropy is not positive.
+
+    Example:
+        >>> sinkhorn(1 - torch.eye(2), entropy=0.1, iterations=20).round(decimals=3).tolist()
+        [[0.5, 0.0], [0.0, 0.5]]
+
     References:
         Cuturi 2013, arXiv:1306.0895, algorithm 1.
     """
@@ -457,17 +513,17 @@ def _deviation(cost: Tensor) -> float:
 
 
 def _map_of_plan(x: Tensor, y: Tensor, plan: Tensor) -> Tensor:
-    """Procrustes of each left row with the mean right row that the plan sends it to."""
-    return procrustes(x, plan @ y).to(x)
+    """Procrustes map of the left rows to their barycentric projections under the plan."""
+    return orthogonal_procrustes(x, plan @ y).to(x)
 
 
 @dataclass(frozen=True)
 class AdversarialStart:
-    """A rotation trained until a discriminator cannot tell moved left rows from right rows.
+    """A rotation trained against a discriminator between mapped left rows and right rows.
 
-    The discriminator is a perceptron with two hidden layers, dropout on its input and smoothed
-    labels. The map starts from `first`, a random rotation unless told otherwise, and is put back
-    to the nearest rotation after each step. Learning rates fall to 0 along a half cosine.
+    The discriminator is an MLP with two hidden layers, input dropout and label smoothing. The map
+    starts from `first`, by default a random rotation, and is projected to the nearest rotation
+    after each step. Learning rates follow a half cosine to 0.
 
     References:
         Conneau et al. 2017, arXiv:1710.04087, section 2.1.
@@ -498,11 +554,11 @@ class AdversarialStart:
         parameters = [p.requires_grad_() for p in layers + biases]
         optimizer = torch.optim.Adam(parameters, betas=(0.5, 0.999))
         weight.requires_grad_()
-        mover = torch.optim.Adam([weight], betas=(0.5, 0.999))
+        map_optimizer = torch.optim.Adam([weight], betas=(0.5, 0.999))
 
         def batch(rows: Tensor) -> Tensor:
-            drawn = torch.randint(len(rows), (self.batch_size,), generator=generator)
-            return rows[drawn.to(rows.device)]
+            index = torch.randint(len(rows), (self.batch_size,), generator=generator)
+            return rows[index.to(rows.device)]
 
         def logits(rows: Tensor) -> Tensor:
             keep = torch.rand(rows.shape, generator=generator).to(rows) >= self.dropout
@@ -517,19 +573,19 @@ class AdversarialStart:
         for step in range(self.steps):
             decay = (1 + math.cos(math.pi * step / self.steps)) / 2
             optimizer.param_groups[0]["lr"] = self.discriminator_learning_rate * decay
-            mover.param_groups[0]["lr"] = self.learning_rate * decay
+            map_optimizer.param_groups[0]["lr"] = self.learning_rate * decay
             for _ in range(self.discriminator_steps):
-                moved = (batch(left) @ weight).detach()
+                mapped = (batch(left) @ weight).detach()
                 loss = F.binary_cross_entropy_with_logits(
-                    torch.cat([logits(moved), logits(batch(right))]),
+                    torch.cat([logits(mapped), logits(batch(right))]),
                     torch.cat([smooth, 1 - smooth]),
                 )
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            fooled = F.binary_cross_entropy_with_logits(logits(batch(left) @ weight), 1 - smooth)
-            (weight.grad,) = torch.autograd.grad(fooled, [weight])
-            mover.step()
+            confusion = F.binary_cross_entropy_with_logits(logits(batch(left) @ weight), 1 - smooth)
+            (weight.grad,) = torch.autograd.grad(confusion, [weight])
+            map_optimizer.step()
             with torch.no_grad():
                 u, _, vh = torch.linalg.svd(weight, full_matrices=False)
                 weight.copy_(u @ vh)

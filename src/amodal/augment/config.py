@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
 
 from pydantic import (
     BeforeValidator,
@@ -191,11 +191,14 @@ AUDIO_STEPS: tuple[type[StrictModel], ...] = (
 )
 # Steps of modality types of other packages, registered as entry points.
 PLUGIN_STEPS: tuple[type[StrictModel], ...] = load_plugins("amodal.augmentations")
-AnyStep = Annotated[
-    Union[(*IMAGE_STEPS, *TEXT_STEPS, *AUDIO_STEPS, *PLUGIN_STEPS)],
-    Field(discriminator="kind"),
-    BeforeValidator(_named),
-]
+if TYPE_CHECKING:  # the union is made of tuples, which a type checker cannot read
+    AnyStep = StrictModel
+else:
+    AnyStep = Annotated[
+        Union[(*IMAGE_STEPS, *TEXT_STEPS, *AUDIO_STEPS, *PLUGIN_STEPS)],
+        Field(discriminator="kind"),
+        BeforeValidator(_named),
+    ]
 
 
 class AugmentConfig(StrictModel):

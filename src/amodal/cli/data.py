@@ -134,15 +134,15 @@ def _show(found: Inspection) -> None:
 
     summary = Table(title=escape(found.name), show_header=False, title_justify="left")
     summary.add_row("items", f"{found.items:,}" + ("" if found.complete else " (read in part)"))
-    for modality, count in sorted(found.rows.items()):
-        summary.add_row(f"{modality} rows", f"{count:,}")
-    if "text" in found.rows:
+    for name, count in sorted(found.rows.items()):
+        summary.add_row(f"{name} rows", f"{count:,}")
+    if found.caption_words is not None:
         each = ", ".join(f"{n}: {items:,}" for n, items in found.captions_per_item.items())
         summary.add_row("captions: items", each)
     summary.add_row("broken", f"{found.broken:,}")
-    if "image" in found.rows:
+    if found.image_side is not None:
         summary.add_row("images that occur twice or more", _repeats(found.repeated_images))
-    if "text" in found.rows:
+    if found.caption_words is not None:
         summary.add_row("captions that several items share", _repeats(found.repeated_captions))
         summary.add_row(
             "pairs with the same caption in a batch of 1024", f"{found.colliding_pairs:.2f}"

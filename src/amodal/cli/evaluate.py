@@ -12,7 +12,7 @@ from amodal.cli.console import console, progress_callbacks
 from amodal.training.kinds import EVALUATION_TASKS, Evaluator, kind_of_run, open_run, resolve
 
 if TYPE_CHECKING:
-    from amodal.data.record import Source
+    pass
 
 SHOWN_BROKEN = 5
 
@@ -79,6 +79,8 @@ def evaluate(
 
     geometry and robustness also write plots, to RUN/evaluation/NAME/.
     """
+    from amodal.training.sources import open_for_run, training_source, validation_source
+
     if (candidates or 1) > 1 and reranker is None:
         raise typer.BadParameter("--candidates needs --reranker RUN, a joint embedding")
     kind = kind_of_run(run)
@@ -103,10 +105,12 @@ def evaluate(
     _check_usage(chosen, evaluator, given, on, train_on)
     if reranker is not None:
         given["reranker"] = _on_device(open_run(reranker, "joint_embedding"))
-    source = _open(on) if on is not None else _validation_source(run)
+    source = open_for_run(run, model, on) if on is not None else validation_source(run)
     items = range(min(limit or len(source), len(source)))
     if evaluator.training_source:
-        given["training_source"] = _open(train_on) if train_on else _training_source(run)
+        given["training_source"] = (
+            open_for_run(run, model, train_on) if train_on else training_source(run)
+        )
         if limit is not None and evaluator.training_source == "given":
             given["training_items"] = range(min(limit, len(given["training_source"])))
     with progress_callbacks() as callbacks:
@@ -158,30 +162,6 @@ def _on_device(model: Any) -> Any:
     import torch
 
     return model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def _open(text: str) -> Source:
-    from amodal.data.sources.specification import open_random_access, parse_source
-
-    return open_random_access(parse_source(text), text)
-
-
-def _validation_source(run: Path) -> Source:
-    from amodal.data.record import DataError
-    from amodal.data.sources.specification import open_random_access
-    from amodal.training.recipe import load_recipe
-
-    config = load_recipe(run / "recipe.yaml").data.validation
-    if config is None:
-        raise DataError(f"{run}: its recipe has no data.validation; name a source with --on")
-    return open_random_access(config, f"{run}: data.validation")
-
-
-def _training_source(run: Path) -> Source:
-    from amodal.data.sources.specification import open_random_access
-    from amodal.training.recipe import load_recipe
-
-    return open_random_access(load_recipe(run / "recipe.yaml").data.train, f"{run}: data.train")
 
 
 def _write(file: Path, values: dict[str, Any]) -> None:

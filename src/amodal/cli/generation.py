@@ -79,15 +79,9 @@ def _opened(run: Path) -> MultimodalTransformer:
     import torch
 
     from amodal.data.record import DataError
-    from amodal.models.multimodal_transformer.model import MultimodalTransformer
     from amodal.training.kinds import open_run
 
-    model = open_run(run)
-    if not isinstance(model, MultimodalTransformer):
-        raise DataError(
-            f"{run}: holds a {type(model).__name__}; this needs a run of a recipe with "
-            "model.kind: multimodal_transformer"
-        )
+    model = open_run(run, "multimodal_transformer")
     if model.generates_images:
         raise DataError(
             f"{run}: generates images and takes none as input; use `amodal draw {run} TEXT`"

@@ -38,11 +38,11 @@ def predict(
     import csv
 
     from amodal.data.corruption import only
-    from amodal.data.sources.specification import open_random_access, parse_source
     from amodal.evaluators.prediction import predict_items
+    from amodal.training.sources import open_for_run
 
     model = open_run(run, "fusion")
-    opened = _SourceWithIds(open_random_access(parse_source(source), source))
+    opened = _SourceWithIds(open_for_run(run, model, source))
     rows = range(min(limit or len(opened), len(opened)))
     with progress_callbacks() as callbacks:
         callbacks.stage("predicting", len(rows))
@@ -142,13 +142,13 @@ def _write_attention(model: FusionModel, source: Source, rows: Sequence[int], fo
         if not len(batch):
             continue
         for name, shares in model.attention(batch.to(model.device)).items():
-            values = values_of(record, name)
+            values = values_of(model, record, name)
             square = math.isqrt(shares.shape[1]) ** 2 == shares.shape[1]
             if not values or not square or not bool(shares.any()):
                 continue
             try:
                 origin = str(record["origin"])
-                image = show_value(model, name, values[0], origin, min_size=256)
+                image = show_value(model, name, values[0], origin)
             except (ValueError, TypeError):
                 continue  # not an image
             if not isinstance(image, np.ndarray):
@@ -164,7 +164,7 @@ class _SourceWithIds:
 
     def __init__(self, source: Source) -> None:
         self.source = source
-        self.name, self.modalities = source.name, source.inputs
+        self.name, self.inputs = source.name, source.inputs
         self.ids: dict[int, str] = {}
 
     def __len__(self) -> int:

@@ -42,13 +42,12 @@ def embed(
     input_: Inputs = None,
 ) -> None:
     """Write the embeddings of a source as Parquet; run again to continue."""
-    from amodal.data.sources.specification import open_source, parse_source
-    from amodal.models.inputs import column_styles
     from amodal.search.embed import embed_source
     from amodal.search.parquet import write_parquet, written_keys
+    from amodal.training.sources import stream_for_run
 
     model = open_model(run)
-    opened = open_source(parse_source(source), column_styles(model.types))
+    opened = stream_for_run(run, model, source)
     fingerprint = model.fingerprint()
     done = written_keys(out, fingerprint)
     with progress_callbacks() as callbacks:
@@ -84,14 +83,13 @@ def index(
     ] = False,
 ) -> None:
     """Make a source searchable; run again to continue, or to add to the index."""
-    from amodal.data.sources.specification import open_source, parse_source
-    from amodal.models.inputs import column_styles
     from amodal.search.embed import embed_source
     from amodal.search.indexing import fill_index
     from amodal.search.store import VectorStore
+    from amodal.training.sources import stream_for_run
 
     model = open_model(run)
-    opened = open_source(parse_source(source), column_styles(model.types))
+    opened = stream_for_run(run, model, source)
     store = VectorStore.create(
         out, model.dim, fingerprint=model.fingerprint(), model_path=run, exist_ok=True
     )

@@ -118,11 +118,10 @@ def draw(
 
 def _run(run: str, device: torch.device) -> MultimodalTransformer:
     from amodal.data.record import DataError
-    from amodal.models.multimodal_transformer.model import MultimodalTransformer
     from amodal.training.kinds import open_run
 
-    model = open_run(run)
-    if not isinstance(model, MultimodalTransformer) or not model.generates_images:
+    model = open_run(run, "multimodal_transformer")
+    if not model.generates_images:
         raise DataError(
             f"{run}: does not generate images; train the recipe scenes-text-to-image, or another "
             "with model.tasks: [text_to_image]"

@@ -18,7 +18,7 @@ class AnswerVocabulary:
     Args:
         answers: the A answers of the vocabulary.
 
-    Example:
+    Examples:
         >>> vocabulary = AnswerVocabulary(["yes", "no"])
         >>> vocabulary([[("yes", ["yes", "yes", "no"]), None]])[0]
         tensor([[ 0.0000,  0.6667,  0.3333],

@@ -19,7 +19,7 @@ class Turn(NamedTuple):
         text: empty for an image, and for the turn that a model generates.
         target: whether the model learns to generate it.
 
-    Example:
+    Examples:
         >>> Turn("answer", "yes", target=True)
         Turn(role='answer', text='yes', target=True)
     """
@@ -44,7 +44,7 @@ def conversations(record: Record, task: Task) -> list[Conversation]:
     Raises:
         BrokenRecordError: numbers of questions and answers differ, or one of them is missing.
 
-    Example:
+    Examples:
         >>> record = {"origin": "example", "question": ["is it red?"], "answer": ["yes"]}
         >>> ((question, answer),) = conversations(record, "vqa")
         >>> answer

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Mapping
-from typing import Annotated, Any, Union, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainSerializer,
+    Tag,
+)
 
 from amodal.encoders.audio.small_cnn import SmallAudioCNNConfig
 from amodal.encoders.config import EncoderConfig
@@ -79,7 +86,7 @@ def _union(kinds: Mapping[str, type[EncoderConfig]]) -> Any:
     return Annotated[Union[options], Field(discriminator="kind")]  # noqa: UP007
 
 
-EncoderSpecification = Annotated[
+EncoderSpecification: Any = Annotated[
     Union[tuple(Annotated[_union(kinds), Tag(name)] for name, kinds in ENCODERS.items())],  # noqa: UP007
     Discriminator(_type_of),
 ]
@@ -100,9 +107,10 @@ def _with_type(name: str, value: Any) -> Any:
     kind = value.get("kind")
     fitting = [type_ for type_, kinds in ENCODERS.items() if kind in kinds]
     if len(fitting) != 1:
+        types = fitting or list(ENCODERS)
         raise ValueError(
-            f"encoders.{name}: say its modality type, such as `type: {(fitting or list(ENCODERS))[0]}`"
-            f" (types: {', '.join(fitting or ENCODERS)})"
+            f"encoders.{name}: say its modality type, such as `type: {types[0]}` "
+            f"(types: {', '.join(types)})"
         )
     return {**value, "type": fitting[0]}
 
@@ -117,11 +125,26 @@ def _named(encoders: dict[str, Any]) -> dict[str, Any]:
     return encoders
 
 
+def _from_pairs(encoders: Any) -> Any:
+    return dict(encoders) if isinstance(encoders, list) else encoders
+
+
+def _to_pairs(encoders: Mapping[str, Any]) -> list[list[Any]]:
+    return [[name, config.model_dump(mode="json")] for name, config in encoders.items()]
+
+
 # Input -> encoder; names are of the user's choosing, and several inputs may have one type.
-NamedEncoders = Annotated[
-    dict[str, EncoderSpecification], BeforeValidator(_with_types), AfterValidator(_named)
-]
-ImageEncoderConfig = _union(ENCODERS["image"])
+if TYPE_CHECKING:  # the union is made at run time
+    NamedEncoders = dict[str, Any]
+    SavedEncoders = dict[str, Any]
+else:
+    NamedEncoders = Annotated[
+        dict[str, EncoderSpecification], BeforeValidator(_with_types), AfterValidator(_named)
+    ]
+    # The same for config.json, which is written with sorted keys: the order of inputs matters.
+    SavedEncoders = Annotated[
+        NamedEncoders, BeforeValidator(_from_pairs), PlainSerializer(_to_pairs)
+    ]
 DualEncoderConfig = Annotated[
     TransformersDualConfig | OpenClipDualConfig | SentenceTransformersDualConfig,
     Field(discriminator="kind"),

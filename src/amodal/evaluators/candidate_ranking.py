@@ -42,7 +42,7 @@ def rank_candidates(
         (scores, where the model has an answer vocabulary), where the record has `candidates` or
         `multiple_choices`.
 
-    Example:
+    Examples:
         ```python
         scores = rank_candidates(amodal.load("runs/dialogue"), source, task="dialogue")
         scores[0][2].argmax()  # best candidate of the third round of the first dialogue

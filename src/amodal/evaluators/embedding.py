@@ -59,7 +59,7 @@ def embed_items(
     Raises:
         DataError: not one usable record.
 
-    Example:
+    Examples:
         ```python
         embedded = embed_items(amodal.load("runs/quickstart"), source)
         embedded.rows["image"].z  # (N, E)
@@ -124,7 +124,7 @@ def item_labels(source: Source) -> Mapping[int, str]:
         try:
             record = source[row]
         except BrokenRecordError:
-            continue  # listed by whoever reads the media
+            continue  # listed when the media is read
         if record.get("label") is not None:
             found[key64(str(record["id"]))] = str(record["label"])
     return found

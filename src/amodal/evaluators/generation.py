@@ -51,7 +51,7 @@ def evaluate_generation(
     Raises:
         DataError: no record has anything to generate.
 
-    Example:
+    Examples:
         ```python
         result = evaluate_generation(amodal.load("runs/vqa"), source, "vqa")
         result.metrics["vqa/exact_match"]
@@ -129,7 +129,7 @@ def generate_texts(
     Raises:
         DataError: no record can be used.
 
-    Example:
+    Examples:
         ```python
         texts = generate_texts(amodal.load("runs/captions"), source, "caption", num_beams=3)
         texts[0].text

@@ -13,7 +13,7 @@ from amodal.evaluators.generated_text import GeneratedText, GenerationResult
 from amodal.metrics.bootstrap import flatten, intervals, resampled
 from amodal.metrics.caption_tokens import tokenize
 from amodal.metrics.captioning import caption_scores
-from amodal.metrics.dialogue_ranking import dialogue_ranking
+from amodal.metrics.dialogue_ranking import dialogue_ranking_metrics
 from amodal.metrics.scene_graph import scene_graph_scores
 from amodal.metrics.vqa import answer_accuracy, vqa_accuracy
 
@@ -214,7 +214,7 @@ def _ranking(generated: GenerationResult, bootstrap: int, seed: int) -> dict[str
     if not rows:
         return {}
     graded = all(len(r) == len(s) for r, s in zip(relevance, scores, strict=True))
-    result = dialogue_ranking(
+    result = dialogue_ranking_metrics(
         torch.stack(scores),
         torch.tensor(places),
         relevance=torch.stack(relevance) if graded else None,

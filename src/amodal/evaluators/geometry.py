@@ -66,7 +66,7 @@ def evaluate_geometry(
         DataError: not one usable record.
         ValueError: fewer items than the folds of the modality probe.
 
-    Example:
+    Examples:
         ```python
         result = evaluate_geometry(amodal.load("runs/quickstart"), source)
         result.metrics["geometry/gap/image_text/centroid"]

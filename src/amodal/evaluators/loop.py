@@ -88,7 +88,7 @@ def evaluation_batches(
 
     The mode of the model is restored at the end of the block, also after an error.
 
-    Example:
+    Examples:
         ```python
         with evaluation_batches(model, source, collator_of(model)) as batches:
             outputs = [model(batch.to(model.device)) for batch in batches]

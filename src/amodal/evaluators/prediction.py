@@ -87,7 +87,7 @@ def evaluate_prediction(
     Raises:
         DataError: not one usable record, or none with the target column.
 
-    Example:
+    Examples:
         ```python
         result = evaluate_prediction(amodal.load("runs/fusion"), source)
         result.metrics["prediction/accuracy"]

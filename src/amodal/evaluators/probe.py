@@ -42,7 +42,7 @@ def evaluate_probe(
     Raises:
         DataError: a record has no `label`.
 
-    Example:
+    Examples:
         ```python
         result = evaluate_probe(amodal.load("runs/quickstart"), test, training_source=train)
         result.metrics["probe/top1"]

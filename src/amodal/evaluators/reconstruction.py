@@ -51,7 +51,7 @@ def evaluate_reconstruction(
     Raises:
         DataError: not one image can be read.
 
-    Example:
+    Examples:
         ```python
         result = evaluate_reconstruction(amodal.load("runs/tokenizer"), source)
         result.metrics["reconstruction/psnr"]

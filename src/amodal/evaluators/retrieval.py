@@ -61,7 +61,7 @@ def evaluate_retrieval(
     Raises:
         DataError: no usable record, or a single input.
 
-    Example:
+    Examples:
         ```python
         result = evaluate_retrieval(amodal.load("runs/quickstart"), source)
         result.metrics["retrieval/text_to_image/recall@1"]
@@ -88,7 +88,7 @@ def evaluate_captioner_retrieval(
 
     See `evaluate_retrieval` for the arguments.
 
-    Example:
+    Examples:
         ```python
         result = evaluate_captioner_retrieval(amodal.load("runs/captioner"), source)
         result.metrics["retrieval/image_to_text/recall@1"]

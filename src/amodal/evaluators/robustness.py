@@ -90,7 +90,7 @@ def evaluate_robustness(
     Raises:
         DataError: no record has the target.
 
-    Example:
+    Examples:
         ```python
         result = evaluate_robustness(amodal.load("runs/fusion"), source)
         result.metrics["robustness/missing/image/effective"]

@@ -75,7 +75,7 @@ def evaluate_teacher_forced(
     Raises:
         DataError: no record has anything to generate.
 
-    Example:
+    Examples:
         ```python
         result = evaluate_teacher_forced(amodal.load("runs/vqa"), source, "vqa")
         result.metrics["vqa/nll"]
@@ -119,7 +119,7 @@ def answer_vocabulary(model: MultimodalTransformer) -> AnswerVocabulary | None:
 
 def _classified(found: AnswerPredictions, numbers: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Whether each classified answer is correct, and where it stands."""
-    correct = (found.logits.argmax(1) == found.true).cpu()
+    correct = (found.logits.argmax(1) == found.labels).cpu()
     conversation = found.conversation.cpu() - 1
     return correct, numbers[found.item.cpu()], conversation, torch.zeros_like(conversation)
 

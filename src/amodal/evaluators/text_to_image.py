@@ -97,7 +97,7 @@ def evaluate_text_to_image(
         DataError: no record has a caption.
         ValueError: several candidates and no reranker.
 
-    Example:
+    Examples:
         ```python
         result = evaluate_text_to_image(amodal.load("runs/draw"), source)
         result.metrics["text_to_image/correct"]
@@ -133,8 +133,7 @@ def generate_for_captions(
     tick: Tick | None = None,
 ) -> TextToImageResult:
     """Generated images beside their references, without metrics; see `evaluate_text_to_image`."""
-    prepare = model.preprocessors["image"]
-    assert isinstance(prepare, ImagePreprocessor)
+    prepare: ImagePreprocessor = model.preprocessors["image"]
     found = TextToImageResult([], [], [], [], [])
     broken: list[BrokenRecordError] = []
     chosen = items if items is not None else range(min(len(source), MAX_IMAGES))

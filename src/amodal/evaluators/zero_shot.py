@@ -64,7 +64,7 @@ def evaluate_zero_shot(
     Raises:
         DataError: a record has no `label`, or the model has no text input.
 
-    Example:
+    Examples:
         ```python
         result = evaluate_zero_shot(amodal.load("runs/quickstart"), source)
         result.metrics["zero_shot/top1"]

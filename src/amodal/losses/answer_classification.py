@@ -21,7 +21,7 @@ def answer_classification_loss(logits: Tensor, targets: Tensor) -> Tensor:
     Raises:
         ValueError: the shapes differ.
 
-    Example:
+    Examples:
         >>> targets = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
         >>> round(float(answer_classification_loss(torch.zeros(2, 2), targets)), 4)  # 2 log 2
         1.3863

@@ -15,7 +15,7 @@ from amodal.losses.config import Config
 class LanguageModelingConfig(Config):
     """Cross-entropy of the target tokens, each given the tokens before it.
 
-    Example:
+    Examples:
         >>> LanguageModelingConfig(per="conversation").smoothing
         0.0
     """
@@ -45,7 +45,7 @@ def language_modeling_loss(
     Returns:
         () in nats, float32 or wider; 0 with a gradient of 0 where there are no targets.
 
-    Example:
+    Examples:
         >>> logits, labels = torch.zeros(3, 4), torch.tensor([0, 1, 3])
         >>> loss = language_modeling_loss(logits, labels, torch.tensor([0, 0, 1]))
         >>> round(float(loss), 4)  # log 4

@@ -13,7 +13,7 @@ from amodal.losses.config import Config
 class ReconstructionConfig(Config):
     """Weights of the L1 and squared errors of the pixels and of the commitment loss.
 
-    Example:
+    Examples:
         >>> ReconstructionConfig(mse_weight=5.0).commitment_weight
         0.25
     """
@@ -37,7 +37,7 @@ def reconstruction_loss(
     Returns:
         () in float32; 0 with a gradient of 0 for an empty batch.
 
-    Example:
+    Examples:
         >>> import torch
         >>> zeros, ones = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
         >>> float(reconstruction_loss(zeros, ones, torch.tensor(2.0), ReconstructionConfig()))

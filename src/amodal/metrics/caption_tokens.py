@@ -1,17 +1,17 @@
-"""Splits captions as the tokenizer of coco-caption does, without Java.
+"""The tokenizer of coco-caption in Python, without Java.
 
-coco-caption runs Stanford's Penn Treebank tokenizer (CoreNLP 3.4.1) with lower case, and then
-deletes the tokens of `PUNCTUATION`. The rules here are those that captions need; some of its
-rarer ones are left out: emoticons, telephone numbers, apostrophes in rarer words, most of its
-long list of abbreviations, and a few oddities around runs of marks.
+coco-caption runs Stanford's Penn Treebank tokenizer (CoreNLP 3.4.1) in lower case and deletes the
+tokens of `PUNCTUATION`. The rules here are those that occur in captions; omitted are emoticons,
+telephone numbers, apostrophes in rare words, most of the list of abbreviations, and some special
+cases of repeated punctuation.
 """
 
 from __future__ import annotations
 
 import re
 
-# What coco-caption deletes. Its list also has "-LRB-" and its like, which never occur: brackets
-# have become "-lrb-" by then, and stay. So do runs such as "!!" and "?!".
+# Tokens that coco-caption deletes. Its list also has "-LRB-" and the like, which have no effect:
+# brackets are "-lrb-" at that point, and are kept. So are runs such as "!!" and "?!".
 PUNCTUATION = frozenset({"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"})
 BRACKETS = {
     "(": "-lrb-",
@@ -50,7 +50,7 @@ _REPLACED = str.maketrans(
     }
 )
 _ENTITIES = {"&amp;": "&", "&lt;": "<", "&gt;": ">", "&quot;": '"'}
-# Their period belongs to them.
+# Abbreviations that keep their period.
 _ABBREVIATIONS = (
     "mr|mrs|ms|dr|prof|st|ave|blvd|rd|jr|sr|vs|etc|inc|corp|ltd|co|bros|e\\.g|i\\.e|a\\.m|p\\.m|"
     "jan|feb|mar|apr|aug|sept?|oct|nov|dec|mon|tues?|wed|thurs?|fri|gen|gov|capt|sgt|lt|rev|hon"
@@ -88,13 +88,18 @@ _TOKEN = re.compile(
 
 
 def tokenize(caption: str) -> list[str]:
-    """The tokens of a caption: lower case, punctuation left out."""
+    """Tokens of a caption in lower case, without punctuation.
+
+    Example:
+        >>> tokenize("A man's dog isn't sitting, but it's near!")
+        ['a', 'man', "'s", 'dog', 'is', "n't", 'sitting', 'but', 'it', "'s", 'near']
+    """
     for entity, mark in _ENTITIES.items():
         caption = caption.replace(entity, mark)
     text = caption.translate(_REPLACED).lower().strip()
     tokens: list[str] = []
-    for found in _TOKEN.finditer(text):
-        token = found[0]
+    for match in _TOKEN.finditer(text):
+        token = match[0]
         if token == '"' or token in PUNCTUATION or not token.strip("-"):
             continue
         tokens += SPLIT_WORDS.get(token, (BRACKETS.get(token, token),))

@@ -1,4 +1,4 @@
-"""Captions against references: BLEU, ROUGE-L, CIDEr and CIDEr-D, as coco-caption computes them.
+"""Captioning metrics: BLEU, ROUGE-L, CIDEr and CIDEr-D, as computed by coco-caption.
 
 All take tokens (see `caption_tokens`): one caption per image, and one or more references.
 """
@@ -23,19 +23,24 @@ Gram = tuple[str, ...]
 ORDERS = 4  # n-grams of one to four tokens
 BETA = 1.2  # weight of recall in ROUGE-L
 SIGMA = 6.0  # of the length penalty of CIDEr-D, in tokens
-# Of coco-caption, so that nothing is divided by zero; they move scores by less than 1e-8, but
-# for captions that share no n-gram, whose BLEU is tiny and not zero.
+# The constants of coco-caption against division by zero. They change scores by less than 1e-8,
+# except that captions without a common n-gram get a tiny BLEU instead of 0.
 TINY, SMALL = 1e-15, 1e-9
 
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """Figures of a set of captions, each with a 95 % bootstrap interval where asked for.
+    """Metrics of a set of captions, each with a 95 % bootstrap interval if requested.
 
     Args:
         metrics: bleu_1 to bleu_4, rouge_l, cider, cider_d.
-        per_picture: the same for each image, (P,) float64. BLEU of the set is not their mean.
+        per_image: the same for each image, (P,) float64. Corpus BLEU is not their mean.
         images: P.
+
+    Example:
+        >>> scores = caption_scores([["a", "dog"], ["a", "cat"]], [[["a", "dog"]], [["a", "cat"]]])
+        >>> round(scores["rouge_l"], 6), sorted(scores.to_dict())[-2:]
+        (1.0, ['images', 'rouge_l'])
     """
 
     metrics: dict[str, Estimate]
@@ -46,27 +51,33 @@ class CaptionScores:
         return self.metrics[name].value
 
     def to_dict(self) -> dict[str, float]:
-        """Flat figures: `bleu_1`, `bleu_1/low`, `bleu_1/high`, ..., and the number of images."""
+        """Flat metrics: `bleu_1`, `bleu_1/low`, `bleu_1/high`, ..., and the number of images."""
         return flatten(self.metrics) | {"images": self.images}
 
 
 @dataclass(frozen=True)
 class DocumentFrequency:
-    """In the references of how many of `documents` images each n-gram occurs."""
+    """Number of images, of `documents`, in whose references each n-gram occurs.
+
+    Example:
+        >>> frequency = DocumentFrequency.of([[["a", "dog"]], [["a", "cat"]]])
+        >>> frequency.counts[("a",)], frequency.weight(("a",))
+        (2, 0.0)
+    """
 
     counts: Mapping[Gram, float]
     documents: int
 
     @classmethod
     def of(cls, references: Sequence[Sequence[Tokens]]) -> DocumentFrequency:
-        """Counted in the references of images; an image counts once."""
+        """Document frequencies of the references of each image; an image counts once."""
         counts: Counter[Gram] = Counter()
         for texts in references:
             counts.update({gram for text in texts for gram in _grams(text)})
         return cls(counts, len(references))
 
     def weight(self, gram: Gram) -> float:
-        """Inverse document frequency, ln(documents / images with it); unseen ones count as 1."""
+        """Inverse document frequency, ln(documents / count); unseen n-grams have count 1."""
         return math.log(self.documents) - math.log(max(1.0, self.counts.get(gram, 0.0)))
 
 
@@ -83,13 +94,19 @@ def caption_scores(
     Args:
         captions: tokens of the caption of each of P images.
         references: for each image the tokens of its references, at least one.
-        frequency: for CIDEr; None: counted in `references`.
-        bootstrap: resamples of images for the intervals; 0 leaves them out. Document
-            frequencies are not counted anew.
+        frequency: for CIDEr; None: computed from `references`.
+        bootstrap: resamples of images for the intervals; 0: no intervals. Document frequencies are
+            not recomputed.
         seed: of the resamples.
 
     Raises:
-        ValueError: there are no images, an image has no reference, or text was not split.
+        ValueError: there are no images, an image has no reference, or text was not tokenized.
+
+    Example:
+        >>> references = [[["a", "red", "star"]], [["a", "blue", "ring"]]]
+        >>> scores = caption_scores([["a", "red", "star"], ["a", "red", "ring"]], references)
+        >>> round(scores["bleu_1"], 4), round(scores["cider"], 4)
+        (0.8333, 4.375)
     """
     counts = _bleu_counts(captions, references)
     by_image = _bleu_of(counts)
@@ -102,14 +119,14 @@ def caption_scores(
     means = torch.stack([columns[name] for name in ("rouge_l", "cider", "cider_d")], dim=1)
     generator = torch.Generator().manual_seed(seed)
     every = torch.arange(len(counts))
-    figures, draws = resampled(torch.cat([counts, means], dim=1), every, bootstrap, generator)
+    values, draws = resampled(torch.cat([counts, means], dim=1), every, bootstrap, generator)
 
-    def measured(rows: Tensor) -> Tensor:
+    def with_bleu(rows: Tensor) -> Tensor:
         sums = rows[:, : counts.shape[1]] * len(counts)
         return torch.cat([_bleu_of(sums), rows[:, counts.shape[1] :]], dim=1)
 
     return CaptionScores(
-        metrics=intervals(list(columns), measured(figures[None])[0], measured(draws)),
+        metrics=intervals(list(columns), with_bleu(values[None])[0], with_bleu(draws)),
         per_image=columns,
         images=len(counts),
     )
@@ -124,8 +141,12 @@ def bleu(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> 
         BLEU_N = min(1, exp(1 - r / l)) (prod_{n <= N} c_n / g_n)^(1/N)
 
     where l is the length of all captions and r the sum over captions of the length of the
-    reference that is nearest to theirs, the shorter of two. Where c_n is 0, coco-caption's 1e-15
-    takes its place: there is no other smoothing.
+    reference with the closest length, the shorter one of two. c_n = 0 is replaced by coco-caption's
+    1e-15; there is no other smoothing.
+
+    Example:
+        >>> bleu([["a", "red", "star"]], [[["a", "red", "ring"]]])[:2].round(decimals=4).tolist()
+        [0.6667, 0.5774]
 
     References:
         Papineni et al. 2002, "BLEU: a method for automatic evaluation of machine translation".
@@ -139,8 +160,12 @@ def rouge_l(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) 
 
     With the longest common subsequence of caption and reference, P = its length over the
     caption's and R = its length over the reference's, both the greatest over the references
-    (perhaps not of the same one): (1 + b^2) P R / (R + b^2 P), b = 1.2. A text without tokens
-    counts, as in coco-caption, as one empty token.
+    (possibly different ones): (1 + b^2) P R / (R + b^2 P), b = 1.2. A text without tokens
+    counts as one empty token, as in coco-caption.
+
+    Example:
+        >>> rouge_l([["a", "red", "star"]], [[["a", "star"]]]).round(decimals=4).tolist()
+        [0.8299]
 
     References:
         Lin 2004, "ROUGE: a package for automatic evaluation of summaries", section 3.
@@ -166,23 +191,30 @@ def cider(
     variant: Literal["plain", "d"] = "d",
     frequency: DocumentFrequency | None = None,
 ) -> Tensor:
-    """CIDEr or CIDEr-D of each image: (P,) float64. The figure of a set is their mean.
+    """CIDEr or CIDEr-D of each image: (P,) float64. The score of a set is their mean.
 
-    Texts become vectors with count times `DocumentFrequency.weight` for each n-gram. For each
-    length n from 1 to 4 caption and reference are compared, then averaged over the lengths and
-    the references and multiplied by 10:
+    Texts become vectors with count times `DocumentFrequency.weight` for each n-gram. The similarity
+    of caption and reference is averaged over the lengths n from 1 to 4 and over the references,
+    and multiplied by 10:
 
         plain: cos(c, r).
         d:     exp(-(l_c - l_r)^2 / 72) sum_g min(c_g, r_g) r_g / (|c| |r|).
 
-    where l is the number of tokens. As in the authors' programs no word is stemmed and both
-    variants have the factor 10. coco-caption and its Python package report CIDEr-D under the name
-    CIDEr.
+    where l is the number of tokens. As in the authors' code, words are not stemmed and both
+    variants have the factor 10. coco-caption and its Python package report CIDEr-D as "CIDEr".
 
     Args:
         variant: "plain" or "d".
-        frequency: None: counted in `references`. With one image every weight is then 0, and so
-            is every score; a warning says so.
+        frequency: None: computed from `references`. With one image every weight and every score
+            is then 0, with a warning.
+
+    Raises:
+        ValueError: as `caption_scores`, or an unknown variant.
+
+    Example:
+        >>> references = [[["a", "red", "star"]], [["a", "blue", "ring"]]]
+        >>> cider([["a", "red", "star"], ["a", "ring"]], references).round(decimals=4).tolist()
+        [7.5, 1.7434]
 
     References:
         Vedantam et al. 2015, arXiv:1411.5726, eqs. 1 to 5.
@@ -201,9 +233,8 @@ def _usable(
         frequency = DocumentFrequency.of(references)
     if frequency.documents < 2:
         warnings.warn(
-            "CIDEr is 0 whatever the captions are: document frequencies counted in one image "
-            "make no n-gram rarer than another; measure more images together, or pass "
-            "`frequency`",
+            "CIDEr is 0 for every caption: document frequencies of a single image give every "
+            "n-gram the weight 0; evaluate several images at once, or pass `frequency`",
             stacklevel=3,
         )
     return frequency
@@ -217,8 +248,8 @@ def _both_ciders(
     """(P,) CIDEr and (P,) CIDEr-D."""
     scores = torch.zeros(len(captions), 2, dtype=torch.float64)
     for row, (caption, texts) in enumerate(zip(captions, references, strict=True)):
-        said = _Vector(caption, frequency)
-        pairs = [said.likeness(_Vector(text, frequency)) for text in texts]
+        vector = _Vector(caption, frequency)
+        pairs = [vector.similarity(_Vector(text, frequency)) for text in texts]
         scores[row] = 10.0 * torch.tensor(pairs, dtype=torch.float64).mean(0)
     return scores[:, 0], scores[:, 1]
 
@@ -235,8 +266,8 @@ class _Vector:
             squares[len(gram) - 1] += weight * weight
         self.norms = [math.sqrt(square) for square in squares]
 
-    def likeness(self, reference: _Vector) -> tuple[float, float]:
-        """Mean over n of the similarity to a reference, as of CIDEr and of CIDEr-D."""
+    def similarity(self, reference: _Vector) -> tuple[float, float]:
+        """Mean over n of the similarity to a reference, for CIDEr and for CIDEr-D."""
         plain, clipped = [0.0] * ORDERS, [0.0] * ORDERS
         for gram, weight in self.weights.items():
             other = reference.weights.get(gram)
@@ -244,8 +275,8 @@ class _Vector:
                 plain[len(gram) - 1] += weight * other
                 clipped[len(gram) - 1] += min(weight, other) * other
         norms = [a * b for a, b in zip(self.norms, reference.norms, strict=True)]
-        longer = self.length - reference.length
-        penalty = math.exp(-(longer**2) / (2 * SIGMA**2))
+        difference = self.length - reference.length
+        penalty = math.exp(-(difference**2) / (2 * SIGMA**2))
         return _mean_ratio(plain, norms), penalty * _mean_ratio(clipped, norms)
 
 
@@ -261,26 +292,26 @@ def _grams(text: Tokens) -> Counter[Gram]:
 
 
 def _bleu_counts(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Tensor:
-    """(P, 10) float64: found n-grams of each n, all n-grams of each n, length, wanted length."""
+    """(P, 10) float64: matched and all n-grams for each n, length, reference length."""
     _check(captions, references)
     rows = []
     for caption, texts in zip(captions, references, strict=True):
-        most: Counter[Gram] = Counter()
+        allowed: Counter[Gram] = Counter()
         for text in texts:
-            most |= _grams(text)
-        found = [0] * ORDERS
+            allowed |= _grams(text)
+        matched = [0] * ORDERS
         for gram, count in _grams(caption).items():
-            found[len(gram) - 1] += min(count, most[gram])
+            matched[len(gram) - 1] += min(count, allowed[gram])
         length = len(caption)
-        wanted = min((abs(len(text) - length), len(text)) for text in texts)[1]
-        rows.append([*found, *(max(0, length - n) for n in range(ORDERS)), length, wanted])
+        closest = min((abs(len(text) - length), len(text)) for text in texts)[1]
+        rows.append([*matched, *(max(0, length - n) for n in range(ORDERS)), length, closest])
     return torch.tensor(rows, dtype=torch.float64)
 
 
 def _bleu_of(counts: Tensor) -> Tensor:
     """(S, 4) BLEU of (S, 10) sums of counts."""
-    found, said, lengths = counts.split([ORDERS, ORDERS, 2], dim=1)
-    precision = ((found + TINY) / (said + SMALL)).cumprod(1)
+    matched, total, lengths = counts.split([ORDERS, ORDERS, 2], dim=1)
+    precision = ((matched + TINY) / (total + SMALL)).cumprod(1)
     roots = precision ** (1.0 / torch.arange(1, ORDERS + 1, dtype=torch.float64))
     ratio = (lengths[:, :1] + TINY) / (lengths[:, 1:] + SMALL)
     return roots * torch.where(ratio < 1, torch.exp(1 - 1 / ratio), 1.0)
@@ -294,13 +325,13 @@ def _common_subsequence(a: Tokens, b: Tokens) -> int:
     References:
         Hyyrö 2004, "Bit-parallel LCS-length computation revisited".
     """
-    where: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for i, token in enumerate(a):
-        where[token] = where.get(token, 0) | 1 << i
+        positions[token] = positions.get(token, 0) | 1 << i
     full = (1 << len(a)) - 1
     open_ends = full
     for token in b:
-        matched = open_ends & where.get(token, 0)
+        matched = open_ends & positions.get(token, 0)
         open_ends = (open_ends + matched | open_ends - matched) & full
     return len(a) - open_ends.bit_count()
 
@@ -318,5 +349,5 @@ def _check(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -
             if isinstance(text, str):
                 raise ValueError(
                     f"image {row}: expected tokens, got the text {text[:40]!r}; "
-                    "split it with amodal.metrics.caption_tokens.tokenize"
+                    "tokenize it with amodal.metrics.caption_tokens.tokenize"
                 )

@@ -1,4 +1,7 @@
-"""Dialogues about images: how high the true answers of each round are ranked."""
+"""Visual dialogue metrics: MRR, recall@k, mean rank and nDCG of ranked candidate answers.
+
+A round is a question with its answer, as in VisDial.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,25 @@ SPARSE = ["mrr", *(f"recall@{k}" for k in CUTOFFS), "mean_rank"]
 
 @dataclass(frozen=True)
 class DialogueResult:
-    """Ranking figures, each with a 95 % bootstrap interval over dialogues.
+    """Ranking metrics, each with a 95 % bootstrap interval over dialogues.
 
-    A model that is better by MRR is often worse by nDCG: the one counts the single answer that
-    was given, the other every answer that people accept. Both are always here.
+    A model with a higher MRR often has a lower nDCG: MRR counts the single given answer, nDCG every
+    answer that annotators accept. Both are always reported.
 
     Args:
         metrics: mrr, recall@1, recall@5, recall@10, mean_rank, and ndcg; ndcg is NaN where no
             round has relevances.
-        by_round: the same for each number of a round; empty where no numbers were given.
-        rounds: rounds whose answer was ranked.
+        by_round: the same for each round number; empty where no numbers were given.
+        rounds: rounds with a known answer.
         rounds_with_relevance: rounds that count for ndcg.
+
+    Example:
+        >>> scores = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
+        >>> result = dialogue_ranking_metrics(
+        ...     scores, torch.tensor([0, 0]), relevance=None, dialogue=torch.tensor([1, 2])
+        ... )
+        >>> result["mrr"], result["mean_rank"], result.rounds
+        (0.75, 1.5, 2)
     """
 
     metrics: dict[str, Estimate]
@@ -38,18 +49,18 @@ class DialogueResult:
         return self.metrics[name].value
 
     def to_dict(self) -> dict[str, float]:
-        """Flat figures: `mrr`, `mrr/low`, `round 3/mrr`, ..., and the counts."""
+        """Flat metrics: `mrr`, `mrr/low`, `round 3/mrr`, ..., and the counts."""
         flat = flatten(self.metrics)
         for number, metrics in self.by_round.items():
             flat |= flatten({f"round {number}/{name}": v for name, v in metrics.items()})
         return flat | {
-            "single_turn": self.rounds,
+            "rounds": self.rounds,
             "rounds_with_relevance": self.rounds_with_relevance,
         }
 
 
 @torch.no_grad()
-def dialogue_ranking(
+def dialogue_ranking_metrics(
     scores: Tensor,
     answer: Tensor,
     *,
@@ -60,30 +71,41 @@ def dialogue_ranking(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> DialogueResult:
-    """How high the candidate answers are ranked that are right.
+    """Ranking metrics of candidate answers.
 
-    Candidates of equal score are taken in random order, and every figure is the exact
-    expectation over that order: constant scores are at chance.
+    Ties are in random order, and every metric is the exact expectation over that order: constant
+    scores are at chance.
 
-    - mrr, recall@k, mean_rank: of the rank of the one answer that was given.
-    - ndcg: DCG over the first k ranks over the greatest that is possible, where k is the number
-      of candidates with a relevance above 0 and DCG the sum of relevance / log2(1 + rank).
-      Rounds in which nothing is relevant are left out.
+    - mrr, recall@k, mean_rank: of the rank of the given answer.
+    - ndcg: DCG@k over the ideal DCG@k, where k is the number of candidates with a relevance above
+      0 and DCG the sum of relevance / log2(1 + rank). Rounds without relevant candidates are left
+      out.
 
     Args:
         scores: (R, C) of the candidates of R rounds.
-        answer: (R,) int64 place of the true answer among the candidates; below 0: not known, the
+        answer: (R,) int64 index of the given answer among the candidates; below 0: unknown, the
             round counts for ndcg only.
-        relevance: (R, C) share of people for whom a candidate answers the question; a row of NaN
-            where nobody was asked. None: for no round.
-        dialogue: (R,) int64 key; rounds of one dialogue are drawn together in the bootstrap.
+        relevance: (R, C) share of annotators who accept a candidate; a row of NaN where there is
+            no annotation. None: no annotations.
+        dialogue: (R,) int64 key; the bootstrap resamples whole dialogues.
         number: (R,) int64 of the round within its dialogue, for `by_round`.
-        mask: (R, C) True where there is a candidate; None: everywhere.
-        bootstrap: resamples for the intervals; 0 leaves them out.
+        mask: (R, C) False where a candidate is missing; None: all are there.
+        bootstrap: resamples for the intervals; 0: no intervals.
         seed: of the resamples.
 
     Raises:
         ValueError: shapes differ, a score is not finite, or an answer is no candidate.
+
+    Example:
+        >>> result = dialogue_ranking_metrics(
+        ...     torch.tensor([[3.0, 2.0, 1.0]]),
+        ...     torch.tensor([1]),
+        ...     relevance=torch.tensor([[0.0, 1.0, 0.5]]),
+        ...     dialogue=torch.tensor([0]),
+        ...     bootstrap=0,
+        ... )
+        >>> result["mrr"], result["recall@1"], round(result["ndcg"], 4)
+        (0.5, 0.0, 0.4796)
 
     References:
         Das et al. 2017, arXiv:1611.08669, section 5 (MRR, recall@k, mean rank).
@@ -96,35 +118,35 @@ def dialogue_ranking(
     sparse = _sparse(scores[known], answer[known])
     dense = torch.full((len(scores),), float("nan"), dtype=torch.float64, device=scores.device)
     if relevance is not None:
-        asked = ~relevance.masked_fill(~mask, 0.0).isnan().any(1)
-        dense[asked] = _ndcg(scores[asked], relevance[asked].double(), mask[asked])
+        annotated = ~relevance.masked_fill(~mask, 0.0).isnan().any(1)
+        dense[annotated] = _ndcg(scores[annotated], relevance[annotated].double(), mask[annotated])
     rated = ~dense.isnan()
 
-    def figures(among: Tensor) -> dict[str, Estimate]:
+    def estimates(among: Tensor) -> dict[str, Estimate]:
         generator = torch.Generator().manual_seed(seed)
-        found: dict[str, Estimate] = {}
+        metrics: dict[str, Estimate] = {}
         for names, values, rows in (
             (SPARSE, sparse[among[known]], known & among),
             (["ndcg"], dense[rated & among, None], rated & among),
         ):
             if not len(values):
-                found |= {name: Estimate(float("nan")) for name in names}
+                metrics |= {name: Estimate(float("nan")) for name in names}
                 continue
-            drawn = resampled(values.cpu(), dialogue[rows].cpu(), bootstrap, generator)
-            found |= intervals(names, *drawn)
-        return found
+            draws = resampled(values.cpu(), dialogue[rows].cpu(), bootstrap, generator)
+            metrics |= intervals(names, *draws)
+        return metrics
 
     rounds = [] if number is None else sorted(set(number.tolist()))
     return DialogueResult(
-        metrics=figures(torch.ones_like(known)),
-        by_round={n: figures(number == n) for n in rounds if number is not None},
+        metrics=estimates(torch.ones_like(known)),
+        by_round={n: estimates(number == n) for n in rounds if number is not None},
         rounds=int(known.sum()),
         rounds_with_relevance=int(rated.sum()),
     )
 
 
 def _sparse(scores: Tensor, answer: Tensor) -> Tensor:
-    """(R, 5) float64 figures `SPARSE` of (R, C) scores."""
+    """(R, 5) float64 metrics `SPARSE` of (R, C) scores."""
     value = scores.gather(1, answer[:, None])  # (R, 1)
     above, tied = (scores > value).sum(1), (scores == value).sum(1)
     group = (above, tied, torch.ones_like(above))
@@ -143,9 +165,9 @@ def _ndcg(scores: Tensor, relevance: Tensor, mask: Tensor) -> Tensor:
     upto = size - torch.searchsorted(ascending, scores)  # (R, C) entries with at least this score
     above = size - torch.searchsorted(ascending, scores, right=True)
     shared = sums[upto.minimum(k)] - sums[above.minimum(k)]
-    gained = (relevance * shared / (upto - above)).sum(1)
-    best = (relevance.sort(1, descending=True).values * sums.diff()).sum(1)
-    return gained / best  # the relevances after the first k are 0: `best` needs no cut
+    dcg = (relevance * shared / (upto - above)).sum(1)
+    ideal = (relevance.sort(1, descending=True).values * sums.diff()).sum(1)
+    return dcg / ideal  # the sorted relevances after the first k are 0: no cutoff is needed
 
 
 def _check(

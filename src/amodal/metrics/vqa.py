@@ -1,4 +1,4 @@
-"""VQA accuracy: how many of ten people gave the same answer, three or more being enough."""
+"""VQA accuracy: agreement with ten annotators, full credit for three or more of them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ NUMBERS = {
     )
 } | {"none": "0"}
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'  # neither the period nor the apostrophe
-# Words that lost an apostrophe, or one of two, as the scorer lists them. Entries with a capital
-# are in its list too, but text is in lower case by then; two of the others change nothing, or
-# take an apostrophe away.
+# Contractions without their apostrophe, or one of two, as listed by the official scorer. Entries
+# with a capital have no effect, since text is in lower case at that point; of the others, two
+# change nothing or remove an apostrophe.
 _CONTRACTIONS = """
     aint>ain't arent>aren't cant>can't couldve>could've couldnt>couldn't couldn'tve>couldn't've
     couldnt've>couldn't've didnt>didn't doesnt>doesn't dont>don't hadnt>hadn't hadnt've>hadn't've
@@ -51,20 +51,25 @@ _CONTRACTIONS = """
     you'dve>you'd've youll>you'll youre>you're youve>you've
 """
 CONTRACTIONS = dict(pair.split(">") for pair in _CONTRACTIONS.split())
-PERIODS = 32  # the scorer passes re.UNICODE, 32, where re.sub takes the number of replacements
+PERIODS = 32  # the official scorer passes re.UNICODE, 32, as the `count` of re.sub
 _PERIOD = re.compile(r"\.(?![0-9])")
 _COMMA_IN_NUMBER = re.compile(r"[0-9],[0-9]")
 
 
 @dataclass(frozen=True)
 class VqaAccuracy:
-    """Accuracies, each with a 95 % bootstrap interval where one was asked for.
+    """Accuracies, each with a 95 % bootstrap interval if requested.
 
     Args:
         overall: mean over all questions.
         question_type, answer_type: means over the questions of each type.
         values: (Q,) float64 accuracy of each question.
-        mode: the protocol.
+        mode: of `answer_accuracy`.
+
+    Example:
+        >>> result = vqa_accuracy(["yes", "red"], [["yes"] * 10, ["red"] * 2 + ["blue"] * 8])
+        >>> round(result.overall.value, 4), result.to_dict()["questions"]
+        (0.8, 2)
     """
 
     overall: Estimate
@@ -74,7 +79,7 @@ class VqaAccuracy:
     mode: Mode
 
     def to_dict(self) -> dict[str, float]:
-        """Flat figures: `accuracy`, `accuracy/low`, `accuracy/answer_type/number`, ..."""
+        """Flat metrics: `accuracy`, `accuracy/low`, `accuracy/answer_type/number`, ..."""
         named = {"accuracy": self.overall}
         named |= {f"accuracy/question_type/{k}": v for k, v in self.question_type.items()}
         named |= {f"accuracy/answer_type/{k}": v for k, v in self.answer_type.items()}
@@ -97,17 +102,23 @@ def vqa_accuracy(
 
     Args:
         predictions: Q answers of the model.
-        answers: for each question those of people; see `answer_accuracy`.
+        answers: for each question those of the annotators; see `answer_accuracy`.
         question_types, answer_types: Q names, such as "how many" and "number".
-        choices: for each question the answers that could be chosen (multiple choice). The
-            accuracy is the same as of open questions; a prediction must be one of them.
-        images: Q keys; questions about one image are drawn together in the bootstrap. None:
-            every question on its own.
-        bootstrap: resamples for the intervals; 0 leaves them out.
+        choices: for each question the multiple-choice answers. The accuracy is that of open-ended
+            questions; a prediction must be one of the choices.
+        images: Q keys; the bootstrap resamples images with all their questions. None: questions.
+        mode: of `answer_accuracy`.
+        bootstrap: resamples for the intervals; 0: no intervals.
         seed: of the resamples.
 
     Raises:
         ValueError: lengths differ, there is no question, or a prediction is not a choice.
+
+    Example:
+        >>> types = ["number", "other"]
+        >>> result = vqa_accuracy(["2", "red"], [["2"] * 3, ["blue"] * 3], answer_types=types)
+        >>> {name: round(accuracy.value, 4) for name, accuracy in result.answer_type.items()}
+        {'number': 0.6667, 'other': 0.0}
 
     References:
         Antol et al. 2015, arXiv:1505.00468, section 3 (accuracy; 18 choices).
@@ -115,7 +126,7 @@ def vqa_accuracy(
     """
     count = len(predictions)
     if not count:
-        raise ValueError("there are no questions to measure")
+        raise ValueError("there are no questions to evaluate")
     columns = {
         "answers": answers,
         "question_types": question_types,
@@ -127,10 +138,10 @@ def vqa_accuracy(
         if column is not None and len(column) != count:
             raise ValueError(f"{name} has {len(column)} entries for {count} predictions")
     if choices is not None:
-        for row, (said, allowed) in enumerate(zip(predictions, choices, strict=True)):
-            if said not in allowed:
+        for row, (prediction, allowed) in enumerate(zip(predictions, choices, strict=True)):
+            if prediction not in allowed:
                 raise ValueError(
-                    f"question {row}: {said!r} is not one of its {len(allowed)} choices"
+                    f"question {row}: {prediction!r} is not one of its {len(allowed)} choices"
                 )
     values = torch.tensor(
         [answer_accuracy(p, a, mode=mode) for p, a in zip(predictions, answers, strict=True)],
@@ -141,8 +152,8 @@ def vqa_accuracy(
 
     def mean(rows: Tensor) -> Estimate:
         generator = torch.Generator().manual_seed(seed)
-        drawn = resampled(values[rows, None], cluster[rows], bootstrap, generator)
-        return intervals(["accuracy"], *drawn)["accuracy"]
+        draws = resampled(values[rows, None], cluster[rows], bootstrap, generator)
+        return intervals(["accuracy"], *draws)["accuracy"]
 
     def by_type(types: Sequence[str] | None) -> dict[str, Estimate]:
         rows: dict[str, list[int]] = {}
@@ -162,46 +173,52 @@ def vqa_accuracy(
 def answer_accuracy(
     prediction: str, answers: Sequence[Answer], *, mode: Mode = "official"
 ) -> float:
-    """Mean over each person left out of min(n / 3, 1), n of the others having said the same.
+    """Mean over the annotators left out in turn of min(n / 3, 1), n of the others agreeing.
 
-    With 10 people, n of whom agree with the prediction, this is 0, 0.3, 0.6, 0.9 for n up to 3
+    With 10 annotators, n of whom agree with the prediction, this is 0, 0.3, 0.6, 0.9 for n up to 3
     and 1 for more.
 
     Modes:
-        official: what `vqaEval.py` of GT-Vision-Lab/VQA computes, with what is odd about it.
-            Prediction and answers are normalised only where the answers are not all equal, so
-            that "Yes." is wrong where ten people said "yes". The person left out is found by
-            comparing the whole entry, after normalisation: equal entries, which have no
-            `answer_id`, are left out together. Digits are those of ASCII, as in Python 2.
-        fixed: both are always normalised, and exactly one person is left out at a time. It
-            differs from the official figure where all answers are equal and the prediction is
-            equal to them only after normalisation, or before it only, and where entries lack
-            an id. Figures of the two modes must not be compared.
+        official: `vqaEval.py` of GT-Vision-Lab/VQA, including its quirks. Prediction and answers
+            are normalised only where the answers are not all equal, so that "Yes." is incorrect
+            where all ten answers are "yes". The annotator left out is found by comparing whole
+            entries after normalisation: equal entries without `answer_id` are left out at once.
+            Digits are ASCII, as in Python 2.
+        fixed: both are always normalised, and exactly one annotator is left out at a time. It
+            differs from the official accuracy where all answers are equal and the prediction
+            equals them only before or only after normalisation, and where entries have no id.
+            Accuracies of the two modes are not comparable.
 
-    The official program also overwrites the answers it was given by their normalised form, which
-    matters only to a second run over the same objects; this function changes nothing.
+    The official program also overwrites the given answers by their normalised form, which affects
+    a second run over the same objects; this function changes nothing.
 
     Args:
-        answers: one per person: the answer, or the entry of the annotations that holds it under
-            `answer`. Plain answers are given distinct ids.
+        prediction: the answer of the model.
+        answers: one per annotator: the answer, or the annotation entry with it under `answer`.
+            Plain answers count as entries with distinct ids.
+        mode: see above.
 
     Raises:
         ValueError: there is no answer, or the mode is unknown.
+
+    Example:
+        >>> round(answer_accuracy("red", ["red"] * 2 + ["blue"] * 8), 4)
+        0.6
     """
     if mode not in ("official", "fixed"):
         raise ValueError(f'mode must be "official" or "fixed", got {mode!r}')
     if not answers:
-        raise ValueError("a question needs at least one answer to be measured against")
-    said = [_trimmed(a if isinstance(a, str) else a["answer"]) for a in answers]
+        raise ValueError("a question needs at least one answer of an annotator")
+    texts = [_trimmed(a if isinstance(a, str) else a["answer"]) for a in answers]
     prediction = _trimmed(prediction)
-    if mode == "fixed" or len(set(said)) > 1:
-        said = [normalise_answer(text) for text in said]
+    if mode == "fixed" or len(set(texts)) > 1:
+        texts = [normalise_answer(text) for text in texts]
         prediction = normalise_answer(prediction)
-    agreeing = [i for i, text in enumerate(said) if text == prediction]
-    score = min(1.0, len(agreeing) / 3)  # with somebody left out who said something else
+    agreeing = [i for i, text in enumerate(texts) if text == prediction]
+    score = min(1.0, len(agreeing) / 3)  # with an annotator left out who disagrees
     total = 0.0
-    for person, entry in enumerate(answers):
-        if said[person] != prediction:
+    for i, entry in enumerate(answers):
+        if texts[i] != prediction:
             total += score
         elif mode == "fixed" or isinstance(entry, str):
             total += min(1.0, (len(agreeing) - 1) / 3)
@@ -214,11 +231,15 @@ def answer_accuracy(
 def normalise_answer(text: str) -> str:
     """`text` without punctuation and articles, in lower case, with digits for small numbers.
 
-    - Each mark of `PUNCTUATION` is deleted if it stands beside a space anywhere in the text, or
-      if the text holds a number with a comma ("1,000"); else it becomes a space.
-    - A period goes unless a digit follows; of more than 32, the rest stay.
-    - "none" and "zero" to "ten" become digits, articles go, and contractions regain their
-      apostrophe.
+    - Each mark of `PUNCTUATION` is deleted if it is next to a space anywhere in the text, or if
+      the text has a number with a comma ("1,000"); otherwise it becomes a space.
+    - The first 32 periods that no digit follows are deleted.
+    - "none" and "zero" to "ten" become digits, articles are removed, and contractions get their
+      apostrophe back.
+
+    Example:
+        >>> normalise_answer("The Dog isnt on two chairs.")
+        "dog isn't on 2 chairs"
     """
     spaced = text
     drop_all = _COMMA_IN_NUMBER.search(text) is not None
@@ -235,5 +256,5 @@ def _trimmed(text: str) -> str:
 
 
 def _rest(entry: Answer) -> dict[str, Any] | None:
-    """An entry less its answer; None of a plain answer, which equals no entry."""
+    """An entry without its answer; None for a plain answer, which equals no entry."""
     return None if isinstance(entry, str) else {k: v for k, v in entry.items() if k != "answer"}

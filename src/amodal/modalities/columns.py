@@ -20,7 +20,7 @@ class ColumnsModality:
     """Numbers and categories that stand in columns of a record."""
 
     name: ClassVar[str] = "columns"
-    column_style: ClassVar[ColumnStyle] = "none"
+    column_style: ClassVar[ColumnStyle] = None
     language: ClassVar[bool] = False
     steps: ClassVar[tuple[type, ...]] = ()
     file_suffixes: ClassVar[tuple[str, ...]] = ()

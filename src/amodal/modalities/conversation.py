@@ -27,7 +27,7 @@ class ConversationModality:
     """The text of a multimodal Transformer; a recipe names no encoder for it."""
 
     name: ClassVar[str] = "conversation"
-    column_style: ClassVar[ColumnStyle] = "none"
+    column_style: ClassVar[ColumnStyle] = None
     language: ClassVar[bool] = True
     steps: ClassVar[tuple[type, ...]] = ()
     file_suffixes: ClassVar[tuple[str, ...]] = ()

@@ -1,21 +1,22 @@
-"""The interface of a modality type: everything that depends on what kind of value an input takes."""
+"""The interface of a modality type: everything that depends on the kind of value."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from torch import Tensor
 
 from amodal.data.inputs import Input
 from amodal.data.record import Record
+from amodal.data.sources.rows import Style
 
 # How a source hands over the cells of a column that feeds an input: paths or file contents, lists
-# of texts, values as they are, or no single column at all.
-ColumnStyle = Literal["media", "texts", "value", "none"]
+# of texts, or values as they are; None: no single column.
+ColumnStyle = Style | None
 Records = Callable[[], Iterator[Record]]
 
 
@@ -123,7 +124,7 @@ class Modality(Protocol):
         ...
 
     def cached(self, config: Any) -> Callable[[Any, str], Any] | None:
-        """A function (value, origin) → decoded value worth keeping in memory; None: keep no value."""
+        """A decoder (value, origin) → array for values worth keeping in memory, or None."""
         ...
 
 

@@ -26,7 +26,7 @@ BUILT_IN: tuple[type[Modality], ...] = (
 
 
 @cache
-def modalities() -> dict[str, Modality]:
+def known_modalities() -> dict[str, Modality]:
     """Type name -> modality; those of entry points come after those of this package."""
     found = {kind.name: kind() for kind in BUILT_IN}
     for kind in load_plugins(GROUP):
@@ -40,7 +40,7 @@ def modality(name: str) -> Modality:
     Raises:
         ValueError: there is none; names the nearest.
     """
-    known = modalities()
+    known = known_modalities()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f", did you mean {near[0]!r}?" if near else ""

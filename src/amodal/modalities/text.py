@@ -66,7 +66,7 @@ class TextModality:
         return text
 
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
-        """Token embeddings from co-occurrence counts, for a small Transformer that asks for them."""
+        """Token embeddings from co-occurrence counts, where a small Transformer asks for them."""
         if not isinstance(encoder, SmallTransformer):
             return
         if encoder.config.word_vectors == "cooccurrence":

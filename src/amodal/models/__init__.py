@@ -12,6 +12,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "multimodal_transformer.architecture": "MultimodalTransformerConfig",
         "multimodal_transformer.build": "build_multimodal_transformer",
         "multimodal_transformer.model": "MultimodalTransformer",
-        "opening": "open_run",
+        "inputs": "collator_of",
     },
 )

@@ -5,6 +5,7 @@ from amodal.models.fusion_model import FusionModelConfig as FusionModelConfig
 from amodal.models.fusion_model import build_fusion_model as build_fusion_model
 from amodal.models.image_tokenizer import ImageTokenizer as ImageTokenizer
 from amodal.models.image_tokenizer import ImageTokenizerConfig as ImageTokenizerConfig
+from amodal.models.inputs import collator_of as collator_of
 from amodal.models.joint_embedding import JointEmbedding as JointEmbedding
 from amodal.models.joint_embedding import JointEmbeddingConfig as JointEmbeddingConfig
 from amodal.models.joint_embedding import build_joint_embedding as build_joint_embedding
@@ -17,7 +18,6 @@ from amodal.models.multimodal_transformer.build import (
 from amodal.models.multimodal_transformer.model import (
     MultimodalTransformer as MultimodalTransformer,
 )
-from amodal.models.opening import open_run as open_run
 
 __all__ = [
     "DiffusionGenerator",
@@ -32,5 +32,5 @@ __all__ = [
     "build_fusion_model",
     "build_joint_embedding",
     "build_multimodal_transformer",
-    "open_run",
+    "collator_of",
 ]

@@ -27,7 +27,7 @@ class DiffusionGenerator:
     Raises:
         ValueError: the pipeline takes no prompt.
 
-    Example:
+    Examples:
         >>> from types import SimpleNamespace
         >>> class Pipeline:  # stands for a StableDiffusionPipeline
         ...     def __call__(self, prompt, generator, output_type):

@@ -12,7 +12,7 @@ from torch import nn
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
     """Dropout and BatchNorm as in evaluation; the mode of before is restored, whatever happens.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> layer = nn.Dropout(0.5).train()
         >>> with evaluation_mode(layer):

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from amodal.data.batch import Batch
 from amodal.data.record import Record, sample_rng
 from amodal.encoders.pooling import AttentionPooling
-from amodal.encoders.specification import NamedEncoders
+from amodal.encoders.specification import SavedEncoders
 from amodal.fusion.gated import Gated, PrecisionGated
 from amodal.fusion.specification import FusionConfig
 from amodal.models.evaluation_mode import evaluation_mode
@@ -38,7 +38,7 @@ class FusionArchitecture(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoders: NamedEncoders
+    encoders: SavedEncoders
     fusion: FusionConfig
     head: HeadConfig = HeadConfig()
     target: TargetConfig = TargetConfig()

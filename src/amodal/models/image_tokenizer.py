@@ -31,7 +31,7 @@ class TokenizerArchitecture(BaseModel):
         blocks: residual blocks at the resolution of the grid, in encoder and decoder.
         decay, dead_code_threshold, warmup: of the codebook, see `VectorQuantizer`.
 
-    Example:
+    Examples:
         >>> TokenizerArchitecture(size=64, patch=2, widths=(8, 16)).grid
         16
     """
@@ -72,7 +72,13 @@ class TokenizerArchitecture(BaseModel):
 
 
 class ImageTokenizerConfig(PretrainedConfig):
-    """`config.json` of a run: the architecture as a plain mapping."""
+    """`config.json` of a run folder: the architecture as a plain mapping.
+
+    Example:
+        >>> config = ImageTokenizerConfig(TokenizerArchitecture(size=32).model_dump(mode="json"))
+        >>> config.architecture["codebook_size"]
+        512
+    """
 
     model_type = "amodal_image_tokenizer"
 
@@ -104,7 +110,7 @@ class ImageTokenizer(PreTrainedModel):
         config: the architecture.
         preprocessors: `image`.
 
-    Example:
+    Examples:
         >>> sizes = {"size": 8, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
         >>> tokenizer = ImageTokenizer(ImageTokenizerConfig(sizes)).eval()
         >>> codes = tokenizer.encode(torch.zeros(1, 3, 8, 8))

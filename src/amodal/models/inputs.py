@@ -13,6 +13,7 @@ from amodal.data.collate import Collator, DropInputs, TargetInput
 from amodal.data.conversation import Task
 from amodal.data.inputs import Input
 from amodal.data.record import DataError, Source
+from amodal.data.sources.rows import Style
 from amodal.encoders.fine_tuning import apply_fine_tuning
 from amodal.encoders.pooling import build_pooling
 from amodal.modalities.conversation import CONVERSATION, ConversationInput
@@ -97,7 +98,7 @@ def collator_of(
             None leaves out the text of conversations.
         answers: answer vocabulary that answers to questions are classified into, or None.
 
-    Example:
+    Examples:
         `collator_of(model)([{"id": "a", "origin": "row 1", "text": ["a dog"]}], rngs)`
     """
     inputs: list[Input] = []
@@ -114,10 +115,10 @@ def collator_of(
     return Collator(inputs, target=target, drop=drop)
 
 
-def column_styles(types: Mapping[str, str]) -> dict[str, str]:
-    """Input -> how a source hands over the cells of its column; inputs without a column left out."""
+def column_styles(types: Mapping[str, str]) -> dict[str, Style]:
+    """Input -> how a source hands over the cells of its column, for inputs that have one."""
     styles = {name: modality(kind).column_style for name, kind in types.items()}
-    return {name: style for name, style in styles.items() if style != "none"}
+    return {name: style for name, style in styles.items() if style is not None}
 
 
 def check_source(types: Mapping[str, str], source: Source) -> None:

@@ -15,7 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from amodal.alignment.normalization import Normalization
 from amodal.data.batch import Batch
 from amodal.encoders.dual.base import DualEncoder
-from amodal.encoders.specification import DualEncoderConfig, NamedEncoders
+from amodal.encoders.specification import DualEncoderConfig, SavedEncoders
 from amodal.modalities.modality import Records, all_texts
 from amodal.modalities.registry import modality
 from amodal.models.evaluation_mode import evaluation_mode
@@ -77,7 +77,7 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoders: NamedEncoders = {}
+    encoders: SavedEncoders = {}
     dual_encoder: DualEncoderConfig | None = None
     projection: ProjectionConfig
 

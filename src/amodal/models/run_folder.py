@@ -26,7 +26,8 @@ def write_model(model: PreTrainedModel, preprocessors: Preprocessors, folder: Pa
     """Write config.json, model.safetensors and one preprocessor folder per input."""
     folder.mkdir(parents=True, exist_ok=True)
     types: Any = model.types
-    model.config.inputs = dict(types)  # how the preprocessors are to be read
+    # How the preprocessors are to be read; pairs, since config.json is written with sorted keys.
+    model.config.inputs = [list(pair) for pair in types.items()]
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     # Written aside and renamed: a run folder never holds half a model.
@@ -93,7 +94,7 @@ def read_model(kind: type[Model], folder: Path) -> Model:
         config: PretrainedConfig = config_class.from_dict(
             json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         )
-        types: Mapping[str, str] = getattr(config, "inputs", {})
+        types: dict[str, str] = dict(getattr(config, "inputs", ()))
         preprocessors = {name: modality(kind).load(folder / name) for name, kind in types.items()}
         model = kind(config, preprocessors)
         missing, unexpected = safetensors.torch.load_model(

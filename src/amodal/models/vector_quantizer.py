@@ -51,7 +51,7 @@ class VectorQuantizer(nn.Module):
         dead_code_threshold: in vectors per batch over all processes; 0: dead codes are kept.
         warmup: in batches.
 
-    Example:
+    Examples:
         >>> quantizer = VectorQuantizer(4, 2).eval()
         >>> quantized = quantizer(torch.zeros(3, 2))
         >>> quantized.values.shape, quantized.codes.shape, float(quantized.perplexity)

@@ -5,6 +5,6 @@ from amodal.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "report": "Example FoundImage Heatmap Metric Plot Report SearchExample write_report",
+        "report": "Example SearchHit Heatmap Metric Plot Report SearchExample write_report",
     },
 )

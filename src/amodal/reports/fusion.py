@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amodal.data.batch import key64
-from amodal.data.record import BrokenRecordError, Record, Source
+from amodal.data.record import BrokenRecordError, Source
 from amodal.evaluators.prediction import PredictionResult, known, score_name
 from amodal.models.fusion_model import FusionModel
 from amodal.models.target import TargetConfig
@@ -189,16 +189,9 @@ def _examples(model: FusionModel, predicted: PredictionResult, source: Source) -
             shown = ", ".join(f"{m} {g:.2f}" for m, g in zip(model.inputs, gates, strict=True))
             lines.append(("gates", shown))
         texts, image = show_record(model, record, model.inputs, LONGEST)
-        lines += [*texts, *_columns(model, record)]
+        lines += texts
         examples.append(Example(lines, None if isinstance(image, str) else image, correct))
     return examples
-
-
-def _columns(model: FusionModel, record: Record) -> list[tuple[str, str]]:
-    """The columns that an encoder reads."""
-    columns = model.architecture.columns
-    names = (*columns.numbers, *columns.categories) if columns is not None else ()
-    return [(name, str(record.get(name))[:LONGEST]) for name in names]
 
 
 def _summary(result: RunResult, model: FusionModel, predicted: PredictionResult | None) -> str:

@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "embed": "EmbeddingModel embed_source",
         "indexing": "IndexSummary fill_index",
         "parquet": "EmbeddingSummary write_parquet",
-        "query": "query_vector",
+        "query": "named_values query_vector",
         "store": "Hit VectorStore",
     },
 )

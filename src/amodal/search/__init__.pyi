@@ -8,6 +8,7 @@ from amodal.search.indexing import IndexSummary as IndexSummary
 from amodal.search.indexing import fill_index as fill_index
 from amodal.search.parquet import EmbeddingSummary as EmbeddingSummary
 from amodal.search.parquet import write_parquet as write_parquet
+from amodal.search.query import named_values as named_values
 from amodal.search.query import query_vector as query_vector
 from amodal.search.store import Hit as Hit
 from amodal.search.store import VectorStore as VectorStore
@@ -23,6 +24,7 @@ __all__ = [
     "VectorStore",
     "embed_source",
     "fill_index",
+    "named_values",
     "query_vector",
     "write_parquet",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -12,6 +12,13 @@ from amodal.search.description import StoreError
 from amodal.search.embed import EmbeddingModel
 
 ALL = "all"
+
+
+class HasTypes(Protocol):
+    """A model with named inputs, each of a modality type."""
+
+    @property
+    def types(self) -> Mapping[str, str]: ...
 
 
 def query_vector(model: EmbeddingModel, values: Mapping[str, Any]) -> np.ndarray:
@@ -33,7 +40,7 @@ def query_vector(model: EmbeddingModel, values: Mapping[str, Any]) -> np.ndarray
     return np.asarray(np.mean(parts, axis=0))
 
 
-def input_of_type(model: EmbeddingModel, kind: str) -> str:
+def input_of_type(model: HasTypes, kind: str) -> str:
     """The input of a model that takes values of a modality type.
 
     Raises:

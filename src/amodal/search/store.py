@@ -59,7 +59,7 @@ class VectorStore:
     version of the table; other processes see it at their next search. Safe to share between
     threads for searching.
 
-    Example:
+    Examples:
         >>> store = VectorStore.create(folder, dim=512, fingerprint=model.fingerprint())
         >>> store.add(rows)
         >>> store.search(model.encode(text=["a red circle"])[0], k=5, input="image")

@@ -18,6 +18,7 @@ from transformers import StoppingCriteriaList
 
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError
+from amodal.evaluators.inputs import query_and_gallery
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer.image_generation import (
     GUIDANCE,
@@ -26,7 +27,7 @@ from amodal.models.multimodal_transformer.image_generation import (
 )
 from amodal.search.description import StoreError
 from amodal.search.embed import EmbeddingModel
-from amodal.search.query import named_values, query_vector, returned_input
+from amodal.search.query import query_vector, returned_input
 from amodal.search.store import Hit, VectorStore
 from amodal.serving.images import data_url, examples, png_url
 from amodal.serving.served import Draws, Served, Speaks, Turns
@@ -40,6 +41,7 @@ try:
     from starlette.exceptions import HTTPException as AnyHTTPException
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+    from amodal.serving.fields import form_fields, query_fields, read_values
     from amodal.serving.middleware import SecurityMiddleware
 except ImportError as error:
     raise ImportError(
@@ -84,7 +86,7 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
         served: models, index and metadata.
         hosts: accepted Host headers, "*" for any; others are refused (DNS rebinding).
 
-    Example:
+    Examples:
         >>> from amodal.serving.served import Served
         >>> app = create_app(Served(name="empty", kind="nothing"))
         >>> "/api/about" in [route.path for route in app.routes]
@@ -114,7 +116,8 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
             "kind": served.kind,
             "abilities": served.abilities,
             "parameters": served.parameters,
-            "metrics": served.figures,
+            "metrics": served.metrics,
+            "inputs": [] if served.embeds is None else form_fields(served.embeds.types),
             "texts": served.texts,
             "reranked": served.reranker is not None,
             "limits": {
@@ -133,7 +136,9 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
     if served.embeds is not None and served.store is not None:
         _add_search(app, work, served.embeds, served.store)
     elif served.embeds is not None:
-        _add_zero_shot(app, work, served.embeds)
+        compared = query_and_gallery(served.embeds)
+        assert compared is not None  # checked when the run was opened
+        _add_zero_shot(app, work, served.embeds, compared)
     if served.speaks is not None:
         if "ask" in served.says:
             _add_ask(app, work, served.speaks)
@@ -159,22 +164,24 @@ def _index(store: VectorStore) -> dict[str, Any]:
 def _add_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: VectorStore) -> None:
     @app.post("/api/search")
     async def search(
+        request: Request,
         text: MaybeText = None,
         image: OptionalImage = None,
         k: Annotated[int, Form(ge=1, le=100, description="Number of hits.")] = 12,
         where: Annotated[MaybeText, Form(description="SQL filter on the metadata.")] = None,
         input: Annotated[MaybeText, Form(description="Input of the hits, or all.")] = None,
     ) -> dict[str, Any]:
-        """Nearest rows of the index to a text, an image, or both."""
-        query = (text or "").strip()
-        if not query and image is None:
-            raise HTTPException(422, "give a text, an image, or both")
+        """Nearest rows of the index to the values of one or more inputs of the model.
+
+        `text` and `image` stand for the input of that type; every input may also be given under
+        its own name: files are uploaded, other values are written as on the command line.
+        """
+        fields = await query_fields(request, model.types, {"text": text, "image": image})
+        if not fields:
+            raise HTTPException(422, f"give a value of {' or '.join(model.types)}")
 
         def find() -> list[dict[str, Any]]:
-            by_type: dict[str, Any] = {"text": query} if query else {}
-            if image is not None:
-                by_type["image"] = _pixels(image)
-            values = named_values(model, by_type, {})
+            values = read_values(model, fields)
             returned = returned_input(input or None, store.counts(), model.types, values)
             vector = query_vector(model, values)
             hits = store.search(vector, k, where=where or None, input=returned)
@@ -183,13 +190,24 @@ def _add_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: Vector
         return {"hits": await work(find)}
 
 
-def _add_zero_shot(app: FastAPI, work: Worker, model: EmbeddingModel) -> None:
+def _add_zero_shot(
+    app: FastAPI, work: Worker, model: EmbeddingModel, compared: tuple[str, str]
+) -> None:
     @app.post("/api/zero-shot")
     async def zero_shot(
-        image: Image,
+        request: Request,
         labels: Annotated[str, Form(description="Candidate labels, one per line.")],
     ) -> dict[str, Any]:
-        """Labels ranked by the cosine similarity of their embeddings to that of an image."""
+        """Labels ranked by the cosine similarity of their embeddings to that of a value.
+
+        The value is uploaded, or written, under the name of its input, such as `image`.
+        """
+        texts_of, _ = compared
+        fields = await query_fields(request, model.types, {})
+        fields.pop(texts_of, None)
+        if len(fields) != 1:
+            others = [name for name in model.types if name != texts_of]
+            raise HTTPException(422, f"give a value of {' or '.join(others)}")
         texts = list(dict.fromkeys(line.strip() for line in labels.splitlines() if line.strip()))
         if not texts:
             raise HTTPException(422, "labels: give at least one text, one per line")
@@ -199,8 +217,9 @@ def _add_zero_shot(app: FastAPI, work: Worker, model: EmbeddingModel) -> None:
             )
 
         def rank() -> list[dict[str, Any]]:
-            z = model.encode(image=[_pixels(image)])[0]
-            scores = model.encode(text=texts) @ z
+            ((name, value),) = read_values(model, fields).items()
+            z = model.encode(**{name: [value]})[0]
+            scores = model.encode(**{texts_of: texts}) @ z
             return [{"text": texts[i], "score": float(scores[i])} for i in np.argsort(-scores)]
 
         return {"ranking": await work(rank)}
@@ -298,8 +317,8 @@ async def stream_answer(
     generation = asyncio.ensure_future(work(generate))
     generation.add_done_callback(_log_failure)
     try:
-        event: dict[str, Any] = {"text": ""}
-        while "text" in event:
+        event: dict[str, Any] = {}
+        while not event.keys() & {"answer", "error"}:
             event = await events.get()
             yield json.dumps(event, ensure_ascii=False) + "\n"
     finally:
@@ -408,8 +427,9 @@ def _attention(
     side = math.isqrt(len(weights))
     if side * side != len(weights):
         return None
-    crop = getattr(model.preprocessors["image"], "how", "squash") == "crop"
-    return {"side": side, "weights": weights, "region": "center_crop" if crop else "whole"}
+    (prepare,) = (p for p in model.preprocessors.values() if hasattr(p, "how"))
+    region = "center_crop" if prepare.how == "crop" else "whole"
+    return {"side": side, "weights": weights, "region": region}
 
 
 def _hit_fields(rank: int, hit: Hit) -> dict[str, Any]:

@@ -19,7 +19,7 @@ SIDE = 192  # pixels: sharp on the page, and a multiple of the input size of sma
 def png_url(pixels: np.ndarray) -> str:
     """A uint8 image (H, W, 3) as a PNG data URL.
 
-    Example:
+    Examples:
         >>> png_url(np.zeros((2, 2, 3), np.uint8))[:22]
         'data:image/png;base64,'
     """
@@ -31,7 +31,7 @@ def png_url(pixels: np.ndarray) -> str:
 def data_url(content: bytes, media_type: str) -> str:
     """File content of a media type as a data URL.
 
-    Example:
+    Examples:
         >>> data_url(b"abc", "text/plain")
         'data:text/plain;base64,YWJj'
     """

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig
+from amodal.evaluators.inputs import text_inputs
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer.image_generation import GUIDANCE, TEMPERATURE
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
@@ -90,7 +91,7 @@ class Served:
         draws: for images.
         reranker: chooses among generated images.
         texts: examples for image generation, like those of its training.
-        figures: `metrics.json` of the run.
+        metrics: `metrics.json` of the run.
         parameters: of all models.
     """
 
@@ -103,7 +104,7 @@ class Served:
     draws: Draws | None = None
     reranker: JointEmbedding | None = None
     texts: tuple[str, ...] = ()
-    figures: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
     parameters: int = 0
 
     @property
@@ -177,7 +178,7 @@ def _index(folder: Path, run: Path | None) -> dict[str, Any]:
         "kind": "search index",
         "store": store,
         "embeds": _on_device(model),
-        "figures": _metrics(where),
+        "metrics": _metrics(where),
     }
 
 
@@ -188,19 +189,19 @@ def _run(folder: Path) -> dict[str, Any]:
             f"{folder}: holds {kind.phrase}, which is not served; {kind.purpose.format(run=folder)}"
         )
     parts: dict[str, Any] = resolve(kind.serve)(folder, open_run(folder))
-    return {"kind": kind.phrase.partition(" ")[2], "figures": _metrics(folder), **parts}
+    return {"kind": kind.phrase.partition(" ")[2], "metrics": _metrics(folder), **parts}
 
 
 def serve_joint_embedding(folder: Path, model: JointEmbedding) -> dict[str, Any]:
-    """Zero-shot classification of images by texts.
+    """Zero-shot classification of the values of an input by texts.
 
     Raises:
-        DataError: the model lacks one of these inputs.
+        DataError: the model has no text input, or no other.
     """
-    if not {"image", "text"} <= set(model.inputs):
+    if not text_inputs(model) or len(text_inputs(model)) == len(model.inputs):
         raise DataError(
-            f"{folder}: embeds {', '.join(model.inputs)}; the page compares images with texts. "
-            "Index something with it and serve the index"
+            f"{folder}: embeds {', '.join(model.inputs)}; the page compares texts with values of "
+            "another input. Index something with it and serve the index"
         )
     return {"embeds": _on_device(model)}
 
@@ -211,7 +212,7 @@ def serve_multimodal_transformer(folder: Path, model: MultimodalTransformer) -> 
     Raises:
         DataError: the model does neither.
     """
-    abilities = _text_abilities(folder) if "image" in model.inputs else ()
+    abilities = _text_abilities(folder) if model.inputs else ()
     if not abilities and not model.generates_images:
         raise DataError(
             f"{folder}: generates neither text about images nor images; nothing to serve"

@@ -18,7 +18,7 @@ class PartialTextStreamer(BaseStreamer):
         text: ids → text, such as `ChatTemplate.text`.
         callback: called with the text, in the thread of the model.
 
-    Example:
+    Examples:
         >>> import torch
         >>> streamer = PartialTextStreamer(lambda ids: " ".join(map(str, ids)), print)
         >>> streamer.put(torch.tensor([[7, 8]]))  # the prompt
@@ -46,7 +46,7 @@ class PartialTextStreamer(BaseStreamer):
 class StopOnDisconnect(StoppingCriteria):
     """Stops the generation for a client that has disconnected.
 
-    Example:
+    Examples:
         >>> import torch
         >>> criterion = StopOnDisconnect()
         >>> criterion.disconnected.set()

@@ -5,9 +5,11 @@ from amodal.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "errors": "RunError TrainingError",
+        "kinds": "KINDS Kind open_run",
         "objectives": "Objectives",
         "progress": "ProgressCallbacks",
         "recipe": "Recipe load_recipe parse_recipe",
-        "run": "RunError RunResult train_run",
+        "run": "RunResult train_run",
     },
 )

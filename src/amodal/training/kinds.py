@@ -29,7 +29,7 @@ Reference = str  # "package.module:Name"
 def resolve(reference: Reference) -> Any:
     """The object that a "module:Name" reference stands for.
 
-    Example:
+    Examples:
         >>> resolve("math:sqrt")(9.0)
         3.0
     """
@@ -328,7 +328,7 @@ def open_run(run: str | Path, kind: KindName | None = None) -> Any:
         DataError: it is a run of another kind; the message says what that is used with.
         ValueError: it is not a run, or of a kind that is not known.
 
-    Example:
+    Examples:
         ```python
         model = open_run("runs/quickstart", "joint_embedding")
         ```

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import torch
 from pydantic import Field
@@ -58,10 +58,13 @@ BUILT_IN: tuple[type[Any], ...] = (
     SigmoidConfig,
     TripletConfig,
 )
-ObjectiveConfig = Annotated[
-    Union[(*BUILT_IN, *load_plugins(GROUP))],
-    Field(discriminator="kind"),
-]
+if TYPE_CHECKING:  # the union is made of tuples, which a type checker cannot read
+    ObjectiveConfig = Any
+else:
+    ObjectiveConfig = Annotated[
+        Union[(*BUILT_IN, *load_plugins(GROUP))],
+        Field(discriminator="kind"),
+    ]
 
 
 PAIRINGS: dict[str, Compare] = {
@@ -180,7 +183,7 @@ class Objectives(nn.Module):
         """Current temperature of every objective that has one."""
         return {f"temperature/{n}": float((-s.detach()).exp()) for n, s in self._scales()}
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """What else an objective has to tell of its last batch, as NAME/FIGURE."""
         found: dict[str, float] = {}
         for name, loss, compare in zip(self.names, self.losses, self.comparisons, strict=True):

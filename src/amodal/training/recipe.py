@@ -39,10 +39,28 @@ MODEL_RECIPES: dict[str, Any] = {
 }
 
 
+# Keys and values of recipes of before, and what they are called now.
+RENAMED_KEYS: dict[str, str] = {
+    "codes": "codebook_size",
+    "code_width": "codebook_dim",
+    "restart": "dead_code_threshold",
+    "squared": "mse_weight",
+    "start": "init_from",
+    "unconditional": "caption_dropout",
+    "most": "max_answers",
+    "at_least": "min_count",
+}
+RENAMED_VALUES: dict[str, str] = {
+    "draw": "text_to_image",
+    "rounds": "single_turn",
+    "picture": "image",
+}
+
+
 class Recipe(StrictModel):
     """A whole training run.
 
-    Example:
+    Examples:
         `load_recipe(Path("recipes/quickstart.yaml"), ["train.epochs=2"])`
     """
 
@@ -80,12 +98,12 @@ class Recipe(StrictModel):
                 raise ValueError(
                     f"augment.{name}: no such input; {hint}the inputs are {', '.join(types)}"
                 )
-            fitting = modality(kind).steps
+            fitting: tuple[Any, ...] = modality(kind).steps
             for step in steps:
                 if not isinstance(step, fitting):
                     known = ", ".join(str(s.model_fields["kind"].default) for s in fitting)
                     raise ValueError(
-                        f"augment.{name}: {step.kind} is no step for a value of type {kind}; "
+                        f"augment.{name}: {step_name(step)} is no step for a value of type {kind}; "
                         f"expected one of {known or 'none'}"
                     )
         return self
@@ -102,6 +120,11 @@ class Recipe(StrictModel):
         return yaml.safe_dump(
             self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
         )
+
+
+def step_name(step: Any) -> str:
+    """The name of an augmentation step in a recipe."""
+    return str(step.kind)
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -171,6 +194,8 @@ def _explain(issue: Any) -> str:
     if unknown:
         fields = list(model.model_fields) if model is not None else []
         shown = ".".join([*keys, location[-1]])
+        if RENAMED_KEYS.get(location[-1]) in fields:
+            return f"unknown key `{shown}`; it is now called `{RENAMED_KEYS[location[-1]]}`"
         near = difflib.get_close_matches(location[-1], fields, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(fields)}"
         return f"unknown key `{shown}`; {hint}"
@@ -182,6 +207,9 @@ def _explain(issue: Any) -> str:
         hint = f"did you mean `{near[0]}`? " if near else ""
         return f"`{shown}.kind` is `{tag}`; {hint}known kinds: {', '.join(known)}"
     message = issue["msg"].removeprefix("Value error, ")
+    renamed = RENAMED_VALUES.get(str(issue["input"]))
+    if issue["type"] == "literal_error" and renamed is not None and renamed in message:
+        return f"`{shown}`: {issue['input']} is now called {renamed}"
     came = "" if issue["type"] == "missing" else f", got {issue['input']!r:.80}"
     return f"`{shown}`: {message}{came}" if shown else message
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +16,10 @@ from typing import Any
 import yaml
 from transformers import PreTrainedModel, set_seed
 
-from amodal.data.cache import CachedSource, Decoder
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
-from amodal.data.sources.specification import open_random_access
 from amodal.distributed import barrier, is_main
 from amodal.evaluators.result import EvaluationResult
-from amodal.modalities.registry import modality
-from amodal.models.inputs import column_styles
 from amodal.models.run_folder import WEIGHTS
 from amodal.training.errors import RunError
 from amodal.training.kinds import kind_of_recipe, open_run, run_class
@@ -32,6 +27,7 @@ from amodal.training.progress import ProgressCallbacks
 from amodal.training.progressive import check_progressive_size
 from amodal.training.recipe import Recipe
 from amodal.training.recipes.error import RecipeError
+from amodal.training.sources import open_sources
 from amodal.training.tasks.protocol import Run
 from amodal.training.trainer import BEST, RunTrainer, complete_checkpoints
 
@@ -150,47 +146,6 @@ def train_run(
         train_source=train,
         validation_source=validation,
     )
-
-
-def _cores() -> int:
-    """Cores that this process may use: in many containers fewer than the machine has."""
-    available = getattr(os, "sched_getaffinity", None)  # Linux alone has it
-    return len(available(0)) if available is not None else os.cpu_count() or 1
-
-
-def open_sources(
-    recipe: Recipe, callbacks: ProgressCallbacks | None = None
-) -> tuple[Source, Source | None]:
-    """The training and the validation source of a recipe, in memory where it says so.
-
-    Raises:
-        DataError: a source cannot be read, is empty, or only streams.
-    """
-    callbacks = callbacks or ProgressCallbacks()
-    styles = column_styles(recipe.model.types)
-    decoders = _decoders(recipe) if recipe.data.cache else {}
-    opened: list[Source | None] = []
-    for name, config in (("train", recipe.data.train), ("validation", recipe.data.validation)):
-        if config is None:
-            opened.append(None)
-            continue
-        source = open_random_access(config, f"data.{name}", styles)
-        if decoders:
-            cached = CachedSource(source, decoders)
-            callbacks.stage(f"reading {name}", len(cached))
-            cached.fill(callbacks.advance, processes=_cores())
-            source = cached
-        opened.append(source)
-    train, validation = opened
-    assert train is not None
-    return train, validation
-
-
-def _decoders(recipe: Recipe) -> dict[str, Decoder]:
-    """Input -> decoder of the values that are kept in memory."""
-    encoders: Mapping[str, Any] = recipe.model.encoders
-    found = {name: modality(config.type).cached(config) for name, config in encoders.items()}
-    return {name: decode for name, decode in found.items() if decode is not None}
 
 
 def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from amodal.data.batch import key64
 from amodal.data.record import DataError
 
-COLUMNS = ["id", "modality", "text", "embedding"]
+COLUMNS = ["id", "input", "text", "embedding"]
 
 
 class TeacherEmbeddings:
@@ -34,38 +34,42 @@ class TeacherEmbeddings:
         self.dim = self._dim()
         self.known = 0  # rows that were asked for and found
         self.asked = 0
-        found: dict[str, dict[int, np.ndarray]] = {}
+        rows: dict[str, list[np.ndarray]] = {}
+        # Input -> key of an item, or of a text, -> place of its row.
+        self.by_item: dict[str, dict[int, int]] = {}
+        self.by_content: dict[str, dict[int, int]] = {}
         for shard in sorted(self.folder.glob("part-*.parquet")):
             table = pq.read_table(shard, columns=COLUMNS)
-            names, modalities, texts = (table[c].to_pylist() for c in COLUMNS[:3])
-            rows = np.stack(table["embedding"].to_numpy())
-            for name, modality, text, row in zip(names, modalities, texts, rows, strict=True):
-                key = key64(text) if modality == "text" else key64(name)
-                found.setdefault(modality, {}).setdefault(key, row)
-        self.place = {m: {key: i for i, key in enumerate(rows)} for m, rows in found.items()}
-        self.table = {
-            m: torch.from_numpy(np.stack(list(rows.values()))).float() for m, rows in found.items()
-        }
+            ids, inputs, texts = (table[c].to_pylist() for c in COLUMNS[:3])
+            embeddings = table["embedding"].to_numpy()
+            for id_, name, text, row in zip(ids, inputs, texts, embeddings, strict=True):
+                place = len(rows.setdefault(name, []))
+                rows[name].append(row)
+                self.by_item.setdefault(name, {}).setdefault(key64(id_), place)
+                if text is not None:
+                    self.by_content.setdefault(name, {}).setdefault(key64(text), place)
+        self.table = {n: torch.from_numpy(np.stack(found)).float() for n, found in rows.items()}
 
-    def rows_of(self, modality: str, item: Tensor, content: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Embeddings of some rows by the teacher.
+    def rows_of(self, name: str, item: Tensor, content: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Embeddings of some rows of an input by the teacher.
 
         Args:
+            name: of the input.
             item: (P,) int64 keys of the rows' items.
-            content: (P,) int64 keys of their contents, or None.
+            content: (P,) int64 keys of their contents, or None where content has no key.
 
         Returns:
             (K, dim) float32 embeddings of the known rows, and (K,) int64 positions of these rows.
         """
-        place = self.place.get(modality, {})
-        keys = (content if modality == "text" and content is not None else item).tolist()
+        places = (self.by_item if content is None else self.by_content).get(name, {})
+        keys = (item if content is None else content).tolist()
         self.asked += len(keys)
-        found = [(i, place[key]) for i, key in enumerate(keys) if key in place]
+        found = [(i, places[key]) for i, key in enumerate(keys) if key in places]
         self.known += len(found)
         where = torch.tensor([i for i, _ in found], dtype=torch.int64, device=item.device)
         if not found:
             return torch.zeros(0, self.dim, device=item.device), where
-        rows = self.table[modality][torch.tensor([j for _, j in found])]
+        rows = self.table[name][torch.tensor([j for _, j in found])]
         return rows.to(item.device), where
 
     def known_share(self) -> float:

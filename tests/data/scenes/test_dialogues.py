@@ -1,11 +1,11 @@
-"""Dialogues: "it" is always one known thing, and what is asked of it cannot be guessed."""
+"""Dialogues: pronouns refer to one known object, and answers cannot be guessed."""
 
 from collections import Counter, defaultdict
 
 import pytest
 
 from amodal.data.scenes.dialogues import CANDIDATES, write_dialogue
-from amodal.data.scenes.programs import Count, Exists, Query, Relate, Things, answer, value_of
+from amodal.data.scenes.programs import Count, Description, Exists, Query, Relate, answer, value_of
 from amodal.data.scenes.world import Object, Scene, sample_scene
 
 PRONOUNS = {"it", "its", "that", "one", "other"}
@@ -21,11 +21,10 @@ def words(text):
     return set(text.strip("?").replace(",", "").split())
 
 
-def meaning(text, scene):
-    """The one thing of the scene that "a large star" means, by its words."""
-    said = words(text) - {"a", "an", "it", "is"}
-    fitting = [o for o in scene.objects if said <= {o.shape, o.colour, o.size, o.texture}]
-    return fitting
+def matching(text, scene):
+    """The objects of the scene that a phrase such as "a large star" matches."""
+    attributes = words(text) - {"a", "an", "it", "is"}
+    return [o for o in scene.objects if attributes <= {o.shape, o.colour, o.size, o.texture}]
 
 
 def test_every_answer_is_true():
@@ -37,10 +36,10 @@ def test_every_answer_is_true():
             if r.program is not None:
                 assert answer(r.program, scene) in relevant
             else:
-                assert focus in meaning(r.answer, scene)
+                assert focus in matching(r.answer, scene)
 
 
-def test_candidates_hold_the_answer_once_and_all_that_means_the_same():
+def test_candidates_hold_the_answer_in_both_wordings():
     for _, rounds in dialogues(100):
         for r in rounds:
             assert len(r.candidates) == len(set(r.candidates)) == len(r.relevance) == CANDIDATES
@@ -48,7 +47,7 @@ def test_candidates_hold_the_answer_once_and_all_that_means_the_same():
             assert sum(r.relevance) == 2.0
 
 
-def test_candidates_hold_the_values_of_the_other_things():
+def test_candidates_hold_the_values_of_the_other_objects():
     for scene, rounds in dialogues(100):
         for r in rounds:
             if isinstance(r.program, Query):
@@ -56,15 +55,15 @@ def test_candidates_hold_the_values_of_the_other_things():
                 assert here <= set(r.candidates)
 
 
-def test_every_wording_and_every_place_of_the_true_candidate_is_as_likely():
-    places, kinds = Counter(), Counter()
+def test_wording_and_position_of_the_correct_candidate_are_uniform():
+    positions, kinds = Counter(), Counter()
     for _, rounds in dialogues(300):
         for r in rounds:
-            places[r.candidates.index(r.answer)] += 1
+            positions[r.candidates.index(r.answer)] += 1
             if r.answer.startswith(("yes", "no")):
                 kinds[r.answer] += 1
-    expected = places.total() / CANDIDATES
-    assert all(abs(places[k] - expected) < 4.5 * expected**0.5 for k in range(CANDIDATES))
+    expected = positions.total() / CANDIDATES
+    assert all(abs(positions[k] - expected) < 4.5 * expected**0.5 for k in range(CANDIDATES))
     assert len(kinds) == 4
 
 
@@ -74,14 +73,14 @@ def test_most_questions_after_the_first_refer_back():
         assert sum(later) > 0.7 * len(later)
 
 
-def test_only_questions_that_refer_back_hold_a_pronoun():
+def test_only_questions_that_refer_back_have_a_pronoun():
     for _, rounds in dialogues(100):
         assert not rounds[0].refers_back
         for r in rounds:
             assert r.refers_back == bool(words(r.question) & PRONOUNS)
 
 
-def test_it_is_the_thing_in_focus_and_the_focus_moves_only_where_the_words_say_so():
+def test_it_is_the_object_in_focus_and_only_the_wording_moves_the_focus():
     for scene, rounds in dialogues(150):
         previous = None
         for r in rounds:
@@ -90,11 +89,11 @@ def test_it_is_the_thing_in_focus_and_the_focus_moves_only_where_the_words_say_s
                 item = scene.objects[previous]
                 program = r.program
                 if isinstance(program, Count):
-                    assert program.things.anchor.only(scene) is item
+                    assert program.target.anchor.unique(scene) is item
                 elif isinstance(program, Relate):
-                    assert program.left.only(scene) is item
+                    assert program.left.unique(scene) is item
                 elif isinstance(program, Query):
-                    assert program.things.only(scene) is item
+                    assert program.target.unique(scene) is item
                 if program is not None:
                     assert r.focus == previous
                 else:
@@ -110,7 +109,7 @@ def test_the_other_one_is_the_other_of_two_that_were_counted():
                 continue
             found += 1
             counted, first = rounds[k - 2], rounds[k - 1]
-            pair = counted.program.things.among(scene)
+            pair = counted.program.target.matches(scene)
             assert len(pair) == 2
             assert {scene.objects[first.focus], scene.objects[r.focus]} == set(pair)
             assert first.program.attribute == r.program.attribute
@@ -118,7 +117,7 @@ def test_the_other_one_is_the_other_of_two_that_were_counted():
     assert found > 30
 
 
-def test_what_it_is_asked_about_differs_among_the_things_of_the_scene():
+def test_the_attribute_asked_differs_among_the_objects_of_the_scene():
     for scene, rounds in dialogues(200):
         for r in rounds:
             if r.refers_back and isinstance(r.program, Query):
@@ -127,7 +126,7 @@ def test_what_it_is_asked_about_differs_among_the_things_of_the_scene():
 
 
 def test_a_reader_without_history_does_badly():
-    """Even with the scene: the commonest value of what is asked, for every question with "it"."""
+    """Even given the scene: the most common value of the attribute, for every pronoun question."""
     hits = total = 0.0
     yes = Counter()
     for scene, rounds in dialogues(400, 3, 6):
@@ -142,24 +141,24 @@ def test_a_reader_without_history_does_badly():
     assert abs(yes["yes"] - yes["no"]) < 4.5 * yes.total() ** 0.5
 
 
-def test_nothing_is_asked_of_it_that_was_told_before():
+def test_no_revealed_fact_is_asked_again():
     for scene, rounds in dialogues(200):
-        told = defaultdict(set)
+        revealed = defaultdict(set)
         for r in rounds:
             if isinstance(r.program, Query) and r.refers_back:
-                item = r.program.things.only(scene)
+                item = r.program.target.unique(scene)
                 if words(r.question) & {"it", "its", "that"}:
-                    assert r.program.attribute not in told[item]
+                    assert r.program.attribute not in revealed[item]
             if r.focus is not None:
                 item = scene.objects[r.focus]
                 if isinstance(r.program, Query):
-                    told[item].add(r.program.attribute)
+                    revealed[item].add(r.program.attribute)
                 elif r.program is None:
-                    said = words(r.answer)
-                    told[item] |= {
+                    answered = words(r.answer)
+                    revealed[item] |= {
                         a
                         for a in ("colour", "size", "texture", "shape")
-                        if getattr(item, a) in said
+                        if getattr(item, a) in answered
                     }
 
 
@@ -170,18 +169,18 @@ def test_dialogues_are_fixed_by_scene_and_key():
     assert write_dialogue(scene, "1", rounds=6) != first
 
 
-def test_a_scene_of_look_alikes_is_still_talked_about():
+def test_a_scene_of_identical_objects_has_a_dialogue():
     twins = Scene(tuple(Object("star", "red", "small", "solid", x, 0.5) for x in (0.2, 0.5, 0.8)))
     rounds = write_dialogue(twins, "k", rounds=8)
     assert len(rounds) == 8
     for r in rounds:
         assert isinstance(r.program, Query | Count | Exists | Relate | None)
-    assert Things(texture="solid").among(twins) == list(twins.objects)
+    assert Description(texture="solid").matches(twins) == list(twins.objects)
 
 
-def test_a_scene_of_one_thing_is_refused():
+def test_a_scene_of_one_object_is_refused():
     lone = Scene((Object("star", "red", "small", "solid", 0.5, 0.5),))
-    with pytest.raises(ValueError, match="2 objects or more, the scene has 1"):
+    with pytest.raises(ValueError, match="2 or more objects, the scene has 1"):
         write_dialogue(lone, "k")
-    with pytest.raises(ValueError, match="1 round or more, got 0"):
+    with pytest.raises(ValueError, match="1 or more rounds, got 0"):
         write_dialogue(Scene(lone.objects * 2), "k", rounds=0)

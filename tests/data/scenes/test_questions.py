@@ -1,4 +1,4 @@
-"""Questions: every answer is true, every reference is unique, no answer can be guessed."""
+"""Questions: correct answers, unique references, and no shortcuts."""
 
 from collections import Counter, defaultdict
 from dataclasses import fields
@@ -10,12 +10,12 @@ from amodal.data.scenes.programs import (
     ATTRIBUTES,
     AmbiguousError,
     Compare,
+    CompareSize,
     Count,
+    Description,
     Exists,
-    Outsize,
     Query,
     Relate,
-    Things,
     answer,
     mirrored,
     mirrored_answer,
@@ -50,7 +50,7 @@ def scenes(count, low=1, high=6, split="iid", part="train"):
     ]
 
 
-# --- an evaluation of its own: tables of plain values, loops ---
+# --- an independent evaluation of programs: tables of plain values, loops ---
 
 
 def rows_of(scene):
@@ -79,17 +79,17 @@ def stands(relation, a, b):
     return sign * (b[axis] - a[axis]) >= RELATION_GAP
 
 
-def select(rows, things):
+def select(rows, description):
     found = []
     for row in rows:
         fits = True
         for name in ("colour", "shape", "size", "texture", "cell"):
-            wanted = getattr(things, name)
+            wanted = getattr(description, name)
             fits = fits and (wanted is None or row[name] == wanted)
         found += [row] if fits else []
-    if things.anchor is not None:
-        (anchor,) = select(rows, things.anchor)
-        found = [row for row in found if stands(things.relation, row, anchor)]
+    if description.anchor is not None:
+        (anchor,) = select(rows, description.anchor)
+        found = [row for row in found if stands(description.relation, row, anchor)]
     return found
 
 
@@ -97,15 +97,15 @@ def evaluate(program, scene):
     rows = rows_of(scene)
     order = ["small", "medium", "large"]
     if isinstance(program, Exists):
-        truth = len(select(rows, program.things)) > 0
+        truth = len(select(rows, program.target)) > 0
     elif isinstance(program, Count):
-        return str(len(select(rows, program.things)))
+        return str(len(select(rows, program.target)))
     elif isinstance(program, Compare):
         difference = len(select(rows, program.left)) - len(select(rows, program.right))
         truth = {"more": difference > 0, "fewer": difference < 0, "equal": difference == 0}[
             program.how
         ]
-    elif isinstance(program, Outsize):
+    elif isinstance(program, CompareSize):
         ((a,), (b,)) = select(rows, program.left), select(rows, program.right)
         difference = order.index(a["size"]) - order.index(b["size"])
         truth = difference > 0 if program.how == "larger" else difference < 0
@@ -114,7 +114,7 @@ def evaluate(program, scene):
         truth = stands(program.relation, a, b)
     else:
         assert isinstance(program, Query)
-        (row,) = select(rows, program.things)
+        (row,) = select(rows, program.target)
         value = row[program.attribute]
         if program.attribute != "cell":
             return value
@@ -122,43 +122,43 @@ def evaluate(program, scene):
     return "yes" if truth else "no"
 
 
-def generate_result(program):
-    """Everything that the program describes, with the anchors."""
+def descriptions_of(program):
+    """All descriptions of a program, with the anchors."""
     found = [getattr(program, f.name) for f in fields(program)]
-    found = [t for t in found if isinstance(t, Things)]
-    for things in found:
-        if things.anchor is not None:
-            found.append(things.anchor)
+    found = [t for t in found if isinstance(t, Description)]
+    for description in found:
+        if description.anchor is not None:
+            found.append(description.anchor)
     return found
 
 
 @pytest.mark.parametrize(
     ("program", "true"),
     [
-        (Exists(Things(colour="red", shape="star")), "yes"),
-        (Exists(Things(colour="red", shape="circle")), "no"),
-        (Count(Things(colour="blue")), "2"),
-        (Count(Things(relation="above", anchor=Things(shape="circle"))), "1"),
-        (Compare("more", Things(shape="star"), Things(shape="circle")), "yes"),
-        (Compare("equal", Things(shape="star"), Things(colour="blue")), "yes"),
-        (Compare("fewer", Things(shape="star"), Things(shape="ring")), "no"),
-        (Outsize("larger", Things(colour="red"), Things(shape="circle")), "yes"),
-        (Outsize("smaller", Things(colour="red"), Things(shape="circle")), "no"),
-        (Relate("left_of", Things(colour="red"), Things(shape="circle")), "yes"),
-        (Relate("above", Things(shape="circle"), Things(colour="red")), "no"),
-        (Query("texture", Things(shape="circle")), "striped"),
-        (Query("cell", Things(shape="circle")), "centre"),
-        (Query("cell", Things(size="large")), "top left"),
-        (Query("shape", Things(relation="below", anchor=Things(shape="circle"))), "star"),
+        (Exists(Description(colour="red", shape="star")), "yes"),
+        (Exists(Description(colour="red", shape="circle")), "no"),
+        (Count(Description(colour="blue")), "2"),
+        (Count(Description(relation="above", anchor=Description(shape="circle"))), "1"),
+        (Compare("more", Description(shape="star"), Description(shape="circle")), "yes"),
+        (Compare("equal", Description(shape="star"), Description(colour="blue")), "yes"),
+        (Compare("fewer", Description(shape="star"), Description(shape="ring")), "no"),
+        (CompareSize("larger", Description(colour="red"), Description(shape="circle")), "yes"),
+        (CompareSize("smaller", Description(colour="red"), Description(shape="circle")), "no"),
+        (Relate("left_of", Description(colour="red"), Description(shape="circle")), "yes"),
+        (Relate("above", Description(shape="circle"), Description(colour="red")), "no"),
+        (Query("texture", Description(shape="circle")), "striped"),
+        (Query("cell", Description(shape="circle")), "centre"),
+        (Query("cell", Description(size="large")), "top left"),
+        (Query("shape", Description(relation="below", anchor=Description(shape="circle"))), "star"),
         (
             Query(
                 "colour",
-                Things(
+                Description(
                     relation="above",
                     shape="star",
-                    anchor=Things(
+                    anchor=Description(
                         relation="above",
-                        anchor=Things(
+                        anchor=Description(
                             cell=("bottom", "right"),
                         ),
                     ),
@@ -168,20 +168,20 @@ def generate_result(program):
         ),
     ],
 )
-def test_a_program_has_the_answer_that_one_reads_off_the_image(program, true):
+def test_programs_have_the_expected_answers(program, true):
     if true == "ambiguous":
-        with pytest.raises(AmbiguousError, match="2 fit"):
+        with pytest.raises(AmbiguousError, match="2 match"):
             answer(program, THREE)
     else:
         assert answer(program, THREE) == true
 
 
-def test_what_is_no_single_thing_cannot_be_asked_about():
-    for things in (Things(shape="star"), Things(shape="ring")):
+def test_a_description_must_match_one_object():
+    for description in (Description(shape="star"), Description(shape="ring")):
         with pytest.raises(AmbiguousError):
-            answer(Query("colour", things), THREE)
+            answer(Query("colour", description), THREE)
         with pytest.raises(AmbiguousError):
-            answer(Relate("above", things, Things(shape="circle")), THREE)
+            answer(Relate("above", description, Description(shape="circle")), THREE)
 
 
 def test_every_answer_is_what_an_independent_evaluation_finds():
@@ -208,38 +208,40 @@ def test_whatever_is_spoken_of_as_one_thing_is_one():
     for number, scene in enumerate(scenes(300, low=2)):
         rows = rows_of(scene)
         for q in write_questions(scene, str(number), count=4):
-            singles = [t.anchor for t in generate_result(q.program) if t.anchor is not None]
-            if isinstance(q.program, Relate | Outsize):
+            singles = [t.anchor for t in descriptions_of(q.program) if t.anchor is not None]
+            if isinstance(q.program, Relate | CompareSize):
                 singles += [q.program.left, q.program.right]
             if isinstance(q.program, Query):
-                singles.append(q.program.things)
-            for things in singles:
-                assert len(select(rows, things)) == 1
+                singles.append(q.program.target)
+            for description in singles:
+                assert len(select(rows, description)) == 1
 
 
 def test_what_is_asked_for_is_not_named():
     for number, scene in enumerate(scenes(300, low=3)):
         for q in write_questions(scene, str(number), count=4):
             if isinstance(q.program, Query):
-                for things in generate_result(q.program):
-                    assert getattr(things, q.program.attribute) is None
-            if isinstance(q.program, Outsize):
+                for description in descriptions_of(q.program):
+                    assert getattr(description, q.program.attribute) is None
+            if isinstance(q.program, CompareSize):
                 assert q.program.left.size is q.program.right.size is None
             if isinstance(q.program, Relate):
                 assert q.program.left.cell is q.program.right.cell is None
 
 
-def test_nothing_that_a_relation_speaks_of_is_level_with_its_anchor():
+def test_objects_of_a_relation_are_never_level_with_its_anchor():
     for number, scene in enumerate(scenes(300, low=3)):
         rows = rows_of(scene)
         for q in write_questions(scene, str(number), count=4):
-            for things in generate_result(q.program):
-                if things.anchor is None:
+            for description in descriptions_of(q.program):
+                if description.anchor is None:
                     continue
-                (anchor,) = select(rows, things.anchor)
-                axis = "x" if things.relation in ("left_of", "right_of") else "y"
-                said = Things(**{a: v for a, v in things.says if q.family == "exists"})
-                for row in select(rows, said):
+                (anchor,) = select(rows, description.anchor)
+                axis = "x" if description.relation in ("left_of", "right_of") else "y"
+                constraint = Description(
+                    **{a: v for a, v in description.attributes if q.family == "exists"}
+                )
+                for row in select(rows, constraint):
                     if row is not anchor:
                         assert abs(row[axis] - anchor[axis]) >= RELATION_GAP
             if isinstance(q.program, Relate):
@@ -251,19 +253,19 @@ def test_a_relation_is_named_only_where_it_is_needed():
     for number, scene in enumerate(scenes(200, low=3)):
         for q in write_questions(scene, str(number), count=4):
             if q.family in ("relation", "two_hop") and isinstance(q.program, Query):
-                things = q.program.things
-                without = Things(**dict(things.says))
-                assert len(without.among(scene)) > 1
+                description = q.program.target
+                without = Description(**dict(description.attributes))
+                assert len(without.matches(scene)) > 1
 
 
 def test_references_are_short():
     lengths = Counter()
     for scene in scenes(200, low=4):
         for item in scene.objects:
-            things = refer(scene, item, Draw(repr(item)))
-            assert things is None or things.among(scene) == [item]
-            if things is not None:
-                lengths[sum(v is not None for _, v in things.says)] += 1
+            description = refer(scene, item, Draw(repr(item)))
+            assert description is None or description.matches(scene) == [item]
+            if description is not None:
+                lengths[sum(v is not None for _, v in description.attributes)] += 1
     assert lengths[1] + lengths[2] > 0.98 * lengths.total()
     twins = Object("star", "red", "small", "solid", 0.2, 0.2)
     pair = Scene((twins, Object("star", "red", "small", "solid", 0.8, 0.2)))
@@ -278,7 +280,7 @@ def test_questions_are_fixed_by_scene_and_key():
     assert write_questions(scene, "other", count=8) != first
 
 
-def test_languages_take_turns_and_answers_follow_the_language():
+def test_languages_alternate_and_answers_are_in_the_language_of_the_question():
     assert set(CHINESE_ANSWERS) | {str(n) for n in range(7)} == set(ANSWERS)
     assert len(set(CHINESE_ANSWERS.values())) == len(CHINESE_ANSWERS)
     for number, scene in enumerate(scenes(60)):
@@ -290,14 +292,14 @@ def test_languages_take_turns_and_answers_follow_the_language():
 
 
 def test_every_kind_of_question_has_several_wordings():
-    star, ring = Things(shape="star"), Things(shape="ring")
+    star, ring = Description(shape="star"), Description(shape="ring")
     kinds = [
         Exists(star),
         Count(star),
-        Count(Things(relation="above", anchor=star)),
+        Count(Description(relation="above", anchor=star)),
         Compare("more", star, ring),
         Compare("equal", star, ring),
-        Outsize("larger", star, ring),
+        CompareSize("larger", star, ring),
         Relate("above", star, ring),
         *(Query(attribute, star) for attribute in ATTRIBUTES),
     ]
@@ -331,8 +333,8 @@ def test_yes_is_as_frequent_as_no_for_every_value_that_is_asked_about(many):
     def values(q):
         return [
             (q.type, k, value)
-            for k, things in enumerate(generate_result(q.program))
-            for name, value in (*things.says, ("relation", things.relation))
+            for k, description in enumerate(descriptions_of(q.program))
+            for name, value in (*description.attributes, ("relation", description.relation))
             if value is not None and name != "cell"
         ]
 
@@ -371,11 +373,11 @@ def test_values_that_are_asked_for_are_equally_frequent(many):
             assert abs(tally[value] - expected) < 4.5 * expected**0.5, (attribute, value)
 
 
-def test_most_vain_questions_about_a_pair_are_near_misses():
+def test_most_absent_pairs_are_near_misses():
     near = total = 0
     for number, scene in enumerate(scenes(400, low=3)):
         for q in write_questions(scene, str(number), count=4):
-            t = getattr(q.program, "things", None)
+            t = getattr(q.program, "target", None)
             if (
                 q.type == "exists/thing"
                 and q.answer == "no"
@@ -396,8 +398,8 @@ def test_training_never_asks_about_a_held_out_pair():
         pairs = set()
         for number, scene in enumerate(scenes(150, low=2, split="attribute-pair", part=part)):
             for q in write_questions(scene, str(number), count=4, split="attribute-pair"):
-                if q.type == "exists/thing" and q.program.things.colour and q.program.things.shape:
-                    t = q.program.things
+                if q.type == "exists/thing" and q.program.target.colour and q.program.target.shape:
+                    t = q.program.target
                     named = Object(t.shape, t.colour, item.size, item.texture, 0.5, 0.5)
                     pairs.add(held_out_pair(named))
         assert (True in pairs) == asked_there

@@ -1,4 +1,4 @@
-"""Captions read back into claims, and claims compared with scenes as tuples."""
+"""Captions parsed into claims, and claims compared with scenes as tuples."""
 
 from collections import Counter
 from dataclasses import replace
@@ -31,7 +31,7 @@ def captions(style, scenes=2000, max_objects=6):
 
 
 @pytest.mark.parametrize("style", ["complete", "brief", "mixed"])
-def test_every_caption_reads_back_into_its_claims(style):
+def test_every_caption_is_parsed_into_its_claims(style):
     for scene, caption in captions(style):
         found = read_caption(caption.text)
         assert found is not None, caption.text
@@ -48,9 +48,9 @@ def test_true_complete_captions_agree_with_their_scenes():
     found = scene_graph_scores(
         [tuples_of_claims(c) for _, c in read], [tuples_expected(s, c) for s, c in read]
     )
-    for name, figure in found.items():
-        # Of look-alikes that are placed by relations the wrong one may be taken.
-        assert figure.value >= (0.99 if name == "relations_f1" else 0.999), name
+    for name, estimate in found.items():
+        # Of identical objects located by relations the wrong one may be assigned.
+        assert estimate.value >= (0.99 if name == "relations_f1" else 0.999), name
 
 
 def test_captions_of_other_scenes_agree_much_less():
@@ -64,7 +64,7 @@ def test_captions_of_other_scenes_agree_much_less():
     assert found["f1"].value < 0.4
 
 
-def test_brief_captions_are_right_but_miss_sizes_textures_and_places():
+def test_brief_captions_are_precise_but_lack_sizes_textures_and_cells():
     read = [(scene, read_caption(caption.text)) for scene, caption in captions("brief", 200)]
     found = scene_graph_scores(
         [tuples_of_claims(c) for _, c in read], [tuples_expected(s, c) for s, c in read]
@@ -74,14 +74,14 @@ def test_brief_captions_are_right_but_miss_sizes_textures_and_places():
     assert 0.4 < found["recall"].value < 0.6
 
 
-def test_captions_without_case_and_punctuation_read_the_same():
+def test_case_and_punctuation_are_ignored():
     for _, caption in captions("mixed", scenes=300):
         tokens = " ".join(tokenize(caption.text))
         assert read_caption(tokens) == read_caption(caption.text), caption.text
 
 
-def mention(shape, colour, **said):
-    return Mention(shape, colour, **said)
+def mention(shape, colour, **attributes):
+    return Mention(shape, colour, **attributes)
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def mention(shape, colour, **said):
         ),
     ],
 )
-def test_what_can_be_read_is_kept(text, want):
+def test_the_parsable_part_is_returned(text, want):
     found = read_caption(text)
     assert (found and list(found.mentions)) == want
 
 
-def test_any_sequence_of_words_can_be_read_and_scored():
+def test_any_sequence_of_words_can_be_parsed_and_scored():
     draw = Random(0)
     words = [w for _, c in captions("mixed", scenes=30) for w in c.text.split()]
     words += ["<unk>", "[pad]", "{left_of}", "<3>", "[top,left]", "it", "is", "", "\n", "é"]
@@ -131,7 +131,7 @@ def test_any_sequence_of_words_can_be_read_and_scored():
     )
 
 
-def test_relations_to_what_cannot_be_read_are_left_out():
+def test_relations_to_unparsable_objects_are_left_out():
     text = (
         "A red star. Below it is a ring. To the left of it is a blue heart. Above it is a lime ring"
     )
@@ -189,7 +189,7 @@ def f1(text):
     return scene_graph_f1(predicted, tuples_expected(SCENE, claims))
 
 
-def test_no_place_is_better_than_a_false_one_and_worse_than_a_true_one():
+def test_no_cell_is_better_than_a_false_one_and_worse_than_a_true_one():
     star = "a large red striped star"
     ring = "a small solid blue ring"
     true = f1(f"{star} at the top left and {ring} at the top right")
@@ -221,11 +221,11 @@ def test_every_kind_of_mistake_lowers_agreement(kind):
         assert found.precision < 1
 
 
-def test_an_unreadable_caption_scores_nothing():
+def test_an_unparsable_caption_scores_zero():
     found = f1("nothing that could be read")
     assert found.recall == found.micro == 0
 
 
-def test_every_colour_is_a_word_of_its_own():
+def test_every_colour_is_parsed():
     for colour in COLOURS:
         assert read_caption(f"a {colour} heart").mentions == (Mention("heart", colour),)

@@ -1,4 +1,4 @@
-"""Captions are read back by a small parser that knows the vocabulary but not the plan."""
+"""Captions against an independent parser that knows the vocabulary but not the plan."""
 
 import re
 from collections import Counter
@@ -151,7 +151,7 @@ def flip_words(text):
 
 @pytest.mark.parametrize("style", ["complete", "brief", "mixed"])
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_the_words_say_exactly_the_claims_and_the_claims_are_true(language, style):
+def test_the_text_states_exactly_the_claims_and_they_are_true(language, style):
     for i, scene in enumerate(scenes(300)):
         for c in write_captions(scene, str(i), languages=[language], style=style):
             read = PARSERS[language](c.text)
@@ -161,7 +161,7 @@ def test_the_words_say_exactly_the_claims_and_the_claims_are_true(language, styl
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_exchanging_left_and_right_gives_a_true_caption_of_the_mirrored_scene(language):
+def test_swapping_left_and_right_gives_a_true_caption_of_the_mirrored_scene(language):
     changed = 0
     for i, scene in enumerate(scenes(300)):
         for c in write_captions(scene, str(i), languages=[language]):
@@ -172,7 +172,7 @@ def test_exchanging_left_and_right_gives_a_true_caption_of_the_mirrored_scene(la
     assert changed > 0.6 * 1500
 
 
-def test_a_complete_caption_picks_its_scene_out_of_a_thousand():
+def test_a_complete_caption_identifies_its_scene_among_a_thousand():
     world = scenes(1000)
     unique = sum(
         sum(c.claims.hold_in(other) for other in world) == 1
@@ -182,7 +182,7 @@ def test_a_complete_caption_picks_its_scene_out_of_a_thousand():
     assert unique / 2000 > 0.97
 
 
-def test_complete_captions_name_every_attribute_and_a_place_for_every_object():
+def test_complete_captions_name_every_attribute_and_a_position_of_every_object():
     for i, scene in enumerate(scenes(200)):
         for c in write_captions(scene, str(i)):
             placed = {k for k, _, _ in c.claims.relations}
@@ -193,7 +193,7 @@ def test_complete_captions_name_every_attribute_and_a_place_for_every_object():
             assert len(c.claims.mentions) == len(scene.objects)
 
 
-def test_the_captions_of_a_scene_differ_and_come_again_from_the_same_key():
+def test_the_captions_of_a_scene_differ_and_are_reproducible():
     for i, scene in enumerate(scenes(100)):
         texts = [c.text for c in write_captions(scene, str(i), languages=["en", "zh"], count=8)]
         assert len(set(texts)) == 8
@@ -217,7 +217,7 @@ def test_false_claims_do_not_hold():
     assert not Claims((Mention("circle", "red", cell=("top", "right")), star)).hold_in(scene)
 
 
-def test_every_value_of_the_world_has_words_in_both_languages():
+def test_every_value_has_a_wording_in_both_languages():
     world = {o.shape for s in scenes(300) for o in s.objects}
     assert world == set(english.SHAPES) == set(chinese.SHAPES)
     assert set(COLOURS) == set(chinese.COLOURS)

@@ -1,4 +1,4 @@
-"""Images of scenes against an independent drawing, and the invariances they must have."""
+"""Rendered scenes against an independent rendering, and their invariances."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from amodal.data.scenes.world import BACKGROUNDS, COLOURS, SHAPES, Object, Scene
 
 
 @pytest.mark.parametrize("size", [32, 64, 100, 256])
-def test_a_image_is_uint8_and_always_the_same(size):
+def test_an_image_is_uint8_and_reproducible(size):
     scene = sample_scene(0, "iid", "train", 3, max_objects=6)
     image = render(scene, size)
     assert image.shape == (size, size, 3)
@@ -51,7 +51,7 @@ def test_an_object_covers_the_same_share_at_every_resolution(shape):
     assert share(32) == pytest.approx(share(256), rel=0.03)
 
 
-def test_later_objects_lie_on_top():
+def test_later_objects_are_in_front():
     below = Object("circle", "red", "large", "solid", 0.5, 0.5)
     on_top = Object("circle", "blue", "small", "solid", 0.5, 0.5)
     assert tuple(render(Scene((below, on_top)))[32, 32]) == COLOURS["blue"]
@@ -59,11 +59,11 @@ def test_later_objects_lie_on_top():
 
 
 @pytest.mark.parametrize(("x", "y"), [(0.0, 0.5), (1.0, 1.0), (-0.1, 0.5), (2.0, 2.0)])
-def test_objects_may_leave_the_image(x, y):
+def test_objects_may_be_outside_the_image(x, y):
     scene = Scene((Object("circle", "red", "large", "striped", x, y),))
     assert (render(scene) != 248).any() == (x < 2)
 
 
-def test_a_image_too_small_is_refused():
+def test_too_small_an_image_is_refused():
     with pytest.raises(ValueError, match="at least 8"):
         render(Scene(()), 4)

@@ -91,7 +91,7 @@ def test_a_config_survives_json():
     assert ScenesConfig.model_validate_json(config.model_dump_json()) == config
 
 
-def test_questions_and_dialogues_are_there_only_where_they_are_asked_for():
+def test_questions_and_dialogues_are_optional():
     plain = ScenesConfig(size=5, min_objects=2).open()
     full = ScenesConfig(
         size=5, min_objects=2, questions_per_scene=4, dialogue=True, languages=("en", "zh")
@@ -116,14 +116,14 @@ def test_questions_and_dialogues_are_there_only_where_they_are_asked_for():
             assert record[key] == plain[i][key]
 
 
-def test_scenes_that_are_talked_about_hold_two_objects_or_more():
+def test_scenes_with_dialogues_have_two_objects_or_more():
     counts = {
         r["count"] for r in map(ScenesConfig(size=60, dialogue=True).open().__getitem__, range(60))
     }
     assert counts == {2, 3, 4}
 
 
-def test_a_default_record_is_what_it_always_was():
+def test_a_default_record_never_changes():
     record = ScenesConfig(size=1).open()[0]
     assert list(record) == [
         "id",
@@ -139,7 +139,7 @@ def test_a_default_record_is_what_it_always_was():
     assert record["id"] == "scenes/iid/train/0/0/293f366565"
 
 
-def test_the_data_set_on_disk_is_read_by_pycocotools(tmp_path):
+def test_pycocotools_reads_the_data_set_on_disk(tmp_path):
     source = ScenesConfig(size=6, languages=("en", "zh")).open()
     write_dataset(source, tmp_path / "scenes")
     coco = COCO(tmp_path / "scenes" / "captions.json")

@@ -65,7 +65,7 @@ def test_an_unknown_attribute_is_refused_by_name():
         Scene.from_json(value)
 
 
-def test_mirroring_twice_is_the_scene_and_once_exchanges_left_and_right():
+def test_mirroring_swaps_left_and_right_and_is_an_involution():
     for scene in draw_many("iid", "train", 50):
         mirror = scene.mirrored()
         for o, m in zip(scene.objects, mirror.objects, strict=True):
@@ -81,7 +81,7 @@ def test_mirroring_twice_is_the_scene_and_once_exchanges_left_and_right():
 
 
 @pytest.mark.parametrize("max_overlap", [0.0, 0.3])
-def test_objects_keep_inside_apart_and_clear_of_cell_borders(max_overlap):
+def test_objects_stay_inside_apart_and_away_from_cell_borders(max_overlap):
     depth = 0.0
     for scene in draw_many("iid", "train", max_objects=6, max_overlap=max_overlap):
         assert len({o.cell for o in scene.objects}) == len(scene.objects)
@@ -135,13 +135,13 @@ def test_held_out_pairs_leave_every_colour_and_shape_eight_partners():
     assert all(sum(s == shape for _, s in kept) == 8 for shape in SHAPES)
 
 
-def test_held_out_relations_stay_held_out_in_the_mirror():
+def test_held_out_relations_are_invariant_to_mirroring():
     for part in PARTS:
         for scene in draw_many("relation", part, 200):
             assert has_held_out(scene.mirrored(), "relation") == has_held_out(scene, "relation")
 
 
-def test_every_shape_takes_every_role_in_training_scenes_of_the_relation_split():
+def test_every_shape_has_every_role_in_training_scenes_of_the_relation_split():
     roles = set()
     for scene in draw_many("relation", "train", 800):
         for a, b in combinations(scene.objects, 2):

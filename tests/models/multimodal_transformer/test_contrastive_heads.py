@@ -5,6 +5,7 @@ import torch
 from tiny_transformers import RECORDS, batch_of, made
 
 import amodal
+from amodal.losses.info_nce import info_nce_loss
 from amodal.losses.language_modeling import language_modeling_loss
 from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
 from amodal.models.multimodal_transformer.contrastive_heads import caption_ends, conversation_keys

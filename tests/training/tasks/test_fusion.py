@@ -14,7 +14,8 @@ from amodal.models.fusion_model import FusionModel
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import parse_recipe
 from amodal.training.recipes.error import RecipeError
-from amodal.training.run import open_sources, train_run
+from amodal.training.run import train_run
+from amodal.training.sources import open_sources
 
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220)}
 

@@ -1,1 +1,1 @@
-"""Built-in world: small images of coloured shapes with known ground truth."""
+"""The built-in world: small images of coloured shapes with known ground truth."""

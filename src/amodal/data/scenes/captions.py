@@ -1,8 +1,8 @@
-"""True sentences about scenes, in English and Chinese, and the claims that they make.
+"""Captions of scenes in English and Chinese, with the claims that they make.
 
-A caption is planned first (which objects in which order, which attributes, cells and relations
-are named) and then put into words. The plan is kept as `claims`, so that a caption can be
-checked against any scene without reading its words.
+A caption is planned (order of the objects; attributes, cells and relations to name) and then
+realised as text. The plan is returned as `claims`, so that a caption can be checked against any
+scene without parsing its text.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CaptionStyle = Literal["complete", "brief", "mixed"]
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A sentence or a few about a scene, and what they claim."""
+    """The text of a caption and its claims about the scene."""
 
     text: str
     language: Language
@@ -36,33 +36,43 @@ def write_captions(
     languages: Sequence[Language] = ("en",),
     style: CaptionStyle = "complete",
 ) -> list[Caption]:
-    """`count` captions that are true of `scene`, no two of the same wording.
+    """`count` captions that are true of `scene`, all different where the grammar allows it.
 
     Complete captions name colour, shape, size, texture and either the cell or the relation to
     another object, for every object. Brief ones name colour and shape of every object and at
-    most one relation. Languages take turns.
+    most one relation. The languages alternate.
 
     Args:
-        key: fixes the wording, together with the scene.
+        scene: to describe.
+        key: seed of the wording, together with the scene.
+        count: number of captions.
+        languages: "en", "zh" or both.
+        style: complete, brief, or each with probability 1/2.
+
+    Example:
+        >>> from amodal.data.scenes.world import Object
+        >>> scene = Scene((Object("star", "red", "small", "solid", 0.5, 0.5),))
+        >>> [caption.text for caption in write_captions(scene, "a", count=2, style="brief")]
+        ['There is a red star.', 'The picture shows a red star.']
     """
     draw = Draw(f"captions/{key}")
     captions: list[Caption] = []
-    seen: set[str] = set()
+    texts: set[str] = set()
     attempts = 0
     while len(captions) < count:
         language = languages[len(captions) % len(languages)]
         brief = style == "brief" or (style == "mixed" and draw.random() < 0.5)
         caption = write_caption(scene, draw, language, brief=brief)
         attempts += 1
-        # Where the grammar has fewer wordings than were asked for, repeats are better than none.
-        if caption.text not in seen or attempts > 8 * count:
-            seen.add(caption.text)
+        # Where the grammar has fewer wordings than `count`, captions repeat.
+        if caption.text not in texts or attempts > 8 * count:
+            texts.add(caption.text)
             captions.append(caption)
     return captions
 
 
 def write_caption(scene: Scene, draw: Draw, language: Language, *, brief: bool = False) -> Caption:
-    """One caption of `scene` in words chosen by `draw`."""
+    """One caption of `scene`; `draw` chooses the plan and the wording."""
     claims = _plan_brief(scene, draw) if brief else _plan_complete(scene, draw)
     realise: Callable[[Claims, Draw], str] = {"en": english.realise, "zh": chinese.realise}[
         language
@@ -76,7 +86,7 @@ def _plan_complete(scene: Scene, draw: Draw) -> Claims:
     relations: list[tuple[int, str, int]] = []
     mentions: list[Mention] = []
     for k, item in enumerate(order):
-        # In a chain each object is placed by the one named before it, where they are not level.
+        # In a chain each object is located relative to the previous one, where a relation holds.
         link = main_relation(item, order[k - 1]) if chain and k else None
         if link is not None and RELATIONS[link](item, order[k - 1]):
             relations.append((k, link, k - 1))
@@ -84,7 +94,7 @@ def _plan_complete(scene: Scene, draw: Draw) -> Claims:
         else:
             cell = item.cell
         mentions.append(Mention(item.shape, item.colour, item.size, item.texture, cell))
-    # A lone object leaves little to tell two scenes apart by, so its background is always named.
+    # Scenes of one object have few distinguishing features, so their background is always named.
     background = scene.background if len(order) == 1 or draw.random() < 0.25 else None
     return Claims(tuple(mentions), tuple(relations), True, background)
 

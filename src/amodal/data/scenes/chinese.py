@@ -1,4 +1,4 @@
-"""Chinese words for the claims of a caption."""
+"""Chinese realisation of the claims of a caption."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ NUMBERS = ("零", "一", "两", "三", "四", "五", "六")
 
 
 def realise(claims: Claims, draw: Draw) -> str:
-    """The claims as one or several sentences."""
+    """The claims as one or more sentences."""
     mentions = claims.mentions
     related = {i: (name, j) for i, name, j in claims.relations}
     nouns = [_noun_phrase(m, draw) for m in mentions]

@@ -1,4 +1,4 @@
-"""What a caption says, in a form that can be checked against any scene."""
+"""Claims of a caption in a form that can be checked against any scene."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from amodal.data.scenes.world import RELATIONS, Object, Scene
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """What a caption says of one object; None where it says nothing."""
+    """Attributes of one object as stated by a caption; None where unstated."""
 
     shape: str
     colour: str
@@ -19,7 +19,7 @@ class Mention:
     cell: tuple[str, str] | None = None
 
     def fits(self, item: Object) -> bool:
-        """Whether everything said is true of `item`."""
+        """Whether all stated attributes are those of `item`."""
         return (
             self.shape == item.shape
             and self.colour == item.colour
@@ -31,13 +31,20 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """Everything that a caption says.
+    """All claims of a caption.
 
     Args:
-        mentions: the objects, in the order in which they are named.
-        relations: (i, relation, j): mention i stands in that relation to mention j.
-        complete: the scene holds no other object.
-        background: its colour, where named.
+        mentions: the objects in the order of the text.
+        relations: (i, relation, j): the relation holds from mention i to mention j.
+        complete: the scene has no other object.
+        background: its colour, None where unstated.
+
+    Example:
+        >>> scene = Scene((Object("star", "red", "small", "solid", 0.5, 0.5),))
+        >>> Claims((Mention("star", "red"),)).hold_in(scene)
+        True
+        >>> Claims((Mention("star", "blue"),)).hold_in(scene)
+        False
     """
 
     mentions: tuple[Mention, ...]
@@ -46,11 +53,11 @@ class Claims:
     background: str | None = None
 
     def hold_in(self, scene: Scene) -> bool:
-        """Whether the objects of `scene` can be matched to the mentions so that all is true."""
+        """Whether some assignment of objects to mentions makes all claims true."""
         if self.background not in (None, scene.background):
             return False
-        found, named = len(scene.objects), len(self.mentions)
-        if named > found or (self.complete and named != found):
+        objects, mentions = len(scene.objects), len(self.mentions)
+        if mentions > objects or (self.complete and mentions != objects):
             return False
         return any(True for _ in self._matches(scene.objects, ()))
 
@@ -68,7 +75,7 @@ class Claims:
                 yield from self._matches(objects, (*chosen, index))
 
     def mirrored(self) -> Claims:
-        """The claims with left and right exchanged."""
+        """The claims about the mirrored scene: left and right swapped."""
         other = {"left": "right", "right": "left", "left_of": "right_of", "right_of": "left_of"}
         return replace(
             self,

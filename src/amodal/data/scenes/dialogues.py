@@ -1,9 +1,14 @@
-"""Dialogues about scenes, in English: most questions say "it", which only the history resolves.
+"""Dialogues about scenes in English; most questions contain a pronoun that the history resolves.
 
-A dialogue looks at one object at a time. A round introduces an object (is there one? how many?
-what is in that corner?), asks about the one in focus, or moves on to its neighbour. What an
-earlier round has told is not asked again, and an attribute is asked only where some objects of
-the scene differ in it, so that a reader of the last question alone can only guess.
+A dialogue has one object in focus at a time. A round introduces an object (is there one? how many?
+what is in that corner?), asks about the one in focus, or moves on to its neighbour. Facts from
+earlier rounds are not asked again, and an attribute is asked only where some objects of the scene
+differ in it, so that the last question alone does not determine the answer. A round is a question
+with its answer, as in VisDial.
+
+References:
+    Das et al. 2017, arXiv:1611.08669 (VisDial).
+    Kottur et al. 2019, arXiv:1903.03166 (CLEVR-Dialog).
 """
 
 from __future__ import annotations
@@ -18,11 +23,11 @@ from amodal.data.scenes.programs import (
     CELLS,
     Attribute,
     Count,
+    Description,
     Exists,
     Program,
     Query,
     Relate,
-    Things,
     answer,
     value_of,
 )
@@ -41,7 +46,7 @@ from amodal.data.scenes.world import (
 )
 
 CANDIDATES = 20
-_MEANINGS = CANDIDATES // 2  # every option occurs in two wordings
+_MEANINGS = CANDIDATES // 2  # every meaning occurs in two wordings
 
 _VALUES: dict[Attribute, tuple[str, ...]] = {
     "colour": tuple(COLOURS),
@@ -65,14 +70,17 @@ _PRONOUN_QUERIES: dict[Attribute, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """A question of a dialogue, its answer, and other answers to choose it from.
+    """A question of a dialogue with its answer and candidate answers.
 
     Args:
-        candidates: `CANDIDATES` answers in random order, the true one among them.
-        relevance: of each candidate, 1.0 where it means the same as the true answer, else 0.0.
-        refers_back: the question cannot be understood without the rounds before it.
-        program: what is asked, the history resolved; None where a description is asked for.
-        focus: number of the object that the next "it" is, in the scene; None for none.
+        question: the wording.
+        answer: the correct answer.
+        candidates: `CANDIDATES` answers in random order, including the correct one.
+        relevance: of each candidate, 1.0 where it has the meaning of the answer, else 0.0.
+        refers_back: the question depends on earlier rounds.
+        program: meaning of the question with the pronouns resolved; None where it asks for a
+            description.
+        focus: index of the object that the next "it" refers to, or None.
     """
 
     question: str
@@ -85,52 +93,61 @@ class Round:
 
 
 def write_dialogue(scene: Scene, key: str, *, rounds: int = 6) -> list[Round]:
-    """A dialogue of `rounds` rounds about a scene of two objects or more.
+    """A dialogue of `rounds` rounds about a scene of two or more objects.
 
     Args:
-        key: fixes the dialogue, together with the scene.
+        scene: to talk about.
+        key: seed of the dialogue, together with the scene.
+        rounds: number of question–answer pairs.
 
     Raises:
         ValueError: the scene has fewer than two objects, or `rounds` is less than 1.
+
+    Example:
+        >>> from amodal.data.scenes.world import sample_scene
+        >>> scene = sample_scene(0, "iid", "train", 0, min_objects=3)
+        >>> dialogue = write_dialogue(scene, "a", rounds=5)
+        >>> len(dialogue), len(dialogue[0].candidates)
+        (5, 20)
     """
     if len(scene.objects) < 2:
-        raise ValueError(f"a dialogue needs 2 objects or more, the scene has {len(scene.objects)}")
+        raise ValueError(f"a dialogue needs 2 or more objects, the scene has {len(scene.objects)}")
     if rounds < 1:
-        raise ValueError(f"a dialogue needs 1 round or more, got {rounds}")
-    teller = _Teller(scene, Draw(f"dialogue/{key}"))
+        raise ValueError(f"a dialogue needs 1 or more rounds, got {rounds}")
+    writer = _DialogueWriter(scene, Draw(f"dialogue/{key}"))
     for _ in range(rounds):
-        teller.speak()
-    return teller.rounds
+        writer.add_round()
+    return writer.rounds
 
 
 @dataclass
 class _Move:
-    """A round before its words for the answers: what it asks, and what is then known."""
+    """A round before the wording of its answer, and the state after it."""
 
     question: str
-    meaning: tuple[str, ...]  # one value, or two that describe a thing
+    meaning: tuple[str, ...]  # one value, or two that describe an object
     refers_back: bool
     program: Program | None
     focus: Object | None
-    told: list[tuple[Object, Attribute]] = field(default_factory=list)
-    other: tuple[Object, Attribute] | None = None  # "the other one", and what was just asked
+    revealed: list[tuple[Object, Attribute]] = field(default_factory=list)
+    other: tuple[Object, Attribute] | None = None  # "the other one", and the attribute asked
     pair: tuple[Object, Object] | None = None
     compared: set[Object] = field(default_factory=set)
 
 
-class _Teller:
-    """The dialogue so far, and who "it" is."""
+class _DialogueWriter:
+    """The dialogue so far, and the object that "it" refers to."""
 
     def __init__(self, scene: Scene, draw: Draw) -> None:
         self.scene, self.draw = scene, draw
         self.rounds: list[Round] = []
         self._focus: Object | None = None
-        self._pair: tuple[Object, Object] | None = None  # two alike were just counted
+        self._pair: tuple[Object, Object] | None = None  # the last count was two
         self._other: tuple[Object, Attribute] | None = None
-        self._told: set[tuple[Object, Attribute]] = set()
-        self._compared: list[set[Object]] = []  # whose places
-        self._visits = 0  # rounds about the thing in focus
-        # Of k things with the same value about one is asked for it, so that the commonest value
+        self._revealed: set[tuple[Object, Attribute]] = set()
+        self._compared: list[set[Object]] = []  # pairs whose positions were compared
+        self._visits = 0  # rounds about the object in focus
+        # Of k objects with the same value about one is asked for it, so that the most common value
         # of the scene is no better a guess than the others.
         self._askable = {
             (item, a)
@@ -139,12 +156,12 @@ class _Teller:
             if draw.random() * sum(value_of(o, a) == value_of(item, a) for o in scene.objects) < 1
         }
 
-    def speak(self) -> None:
-        """Adds a round."""
+    def add_round(self) -> None:
+        """Append a round."""
         move = self._choose()
         self._visits = self._visits + 1 if move.focus is self._focus else 0
         self._focus, self._pair, self._other = move.focus, move.pair, move.other
-        self._told.update(move.told)
+        self._revealed.update(move.revealed)
         self._compared.append(move.compared)
         text, candidates, relevance = self._options(move.meaning)
         number = None if move.focus is None else self.scene.objects.index(move.focus)
@@ -164,21 +181,21 @@ class _Teller:
             moves = [*self._attributes(item), *self._checks(item), *self._beside(item)]
             moves += [*self._sides(item)]
             onward = [*self._steps(item)]
-            # After a few rounds about one thing it is time for its neighbour.
+            # After a few rounds about one object the focus moves to a neighbour.
             if onward and (not moves or self.draw.random() < 0.2 + 0.2 * self._visits):
                 return self.draw.choice(onward)
             if moves:
                 return self.draw.choice(moves)
         return self._introduction()
 
-    # --- rounds that name what they speak of ---
+    # --- rounds without pronouns ---
 
     def _introduction(self) -> _Move:
         kinds = ["exists", "count", "place"]
         if self.rounds and self._focus is None:
-            kinds.remove("exists")  # "no" twice in a row tells little
+            kinds.remove("exists")  # "no" twice in a row reveals little
         order = self.draw.shuffled(kinds)
-        if self.draw.random() < 0.4:  # most scenes do not allow it, so it is tried first
+        if self.draw.random() < 0.4:  # few scenes allow it, so it is tried first
             order = ["count", *order]
         for kind in order:
             move = {"exists": self._exists, "count": self._count, "place": self._place}[kind]()
@@ -187,23 +204,23 @@ class _Teller:
         return self._plain_question()
 
     def _exists(self) -> _Move | None:
-        said: tuple[Attribute, ...] = self.draw.choice(
+        attributes: tuple[Attribute, ...] = self.draw.choice(
             (("shape",), ("colour",), ("colour", "shape"))
         )
-        menu = exists_menu(self.scene, said, self.draw)
-        fresh = [
+        menu = exists_menu(self.scene, attributes, self.draw)
+        new = [
             p
             for p in menu.get("yes", [])
-            if isinstance(p, Exists) and len(p.things.among(self.scene)) == 1
+            if isinstance(p, Exists) and len(p.target.matches(self.scene)) == 1
         ]
-        fresh = [p for p in fresh if self._is_new(p.things.only(self.scene))]
-        if not fresh:
+        new = [p for p in new if self._is_new(p.target.unique(self.scene))]
+        if not new:
             return None
         if self.draw.random() < 0.5:
-            return self._asked(self.draw.choice(menu["no"]), None, [])
-        chosen = self.draw.choice(fresh)
-        item = chosen.things.only(self.scene)
-        return self._asked(chosen, item, [(item, a) for a in said])
+            return self._ask(self.draw.choice(menu["no"]), None, [])
+        program = self.draw.choice(new)
+        item = program.target.unique(self.scene)
+        return self._ask(program, item, [(item, a) for a in attributes])
 
     def _count(self) -> _Move | None:
         attributes: tuple[Attribute, ...] = ("shape", "colour", "texture")
@@ -213,40 +230,41 @@ class _Teller:
                 continue
             number = self.draw.choice(sorted(menu)[:3])
             program = self.draw.choice([p for p in menu[number] if isinstance(p, Count)])
-            found = program.things.among(self.scene)
-            if found and not any(map(self._is_new, found)):
+            counted = program.target.matches(self.scene)
+            if counted and not any(map(self._is_new, counted)):
                 continue
-            focus = found[0] if len(found) == 1 else None
-            move = self._asked(program, focus, [(item, attribute) for item in found])
-            return replace(move, pair=(found[0], found[1])) if len(found) == 2 else move
+            focus = counted[0] if len(counted) == 1 else None
+            move = self._ask(program, focus, [(item, attribute) for item in counted])
+            return replace(move, pair=(counted[0], counted[1])) if len(counted) == 2 else move
         return None
 
     def _place(self) -> _Move | None:
         item = self.draw.choice(self.scene.objects)
-        places = [o.cell for o in self.scene.objects]
-        if not self._is_new(item) or places.count(item.cell) > 1:
+        cells = [o.cell for o in self.scene.objects]
+        if not self._is_new(item) or cells.count(item.cell) > 1:
             return None
         where = self.draw.choice(english.CELLS[item.cell])
         forms = (f"what is {where}?", f"what can you see {where}?")
-        meaning, told = self._described(item)
-        return _Move(self.draw.choice(forms), meaning, False, None, item, [(item, "cell"), *told])
+        meaning, revealed = self._describe(item)
+        revealed = [(item, "cell"), *revealed]
+        return _Move(self.draw.choice(forms), meaning, False, None, item, revealed)
 
     def _plain_question(self) -> _Move:
-        """For when little is left to ask: what was not told yet, else anything, in full."""
+        """A question with a full description: about a new fact if any is left, else about any."""
         every = self.draw.shuffled([(o, a) for o in self.scene.objects for a in _VALUES])
-        for item, attribute in sorted(every, key=lambda pair: pair in self._told):
-            things = refer(self.scene, item, self.draw, without=(attribute, "size", "cell"))
-            if things is not None:
-                return self._asked(Query(attribute, things), item, [(item, attribute)])
-        return self._asked(Count(Things(texture=self.draw.choice(TEXTURES))), None, [])
+        for item, attribute in sorted(every, key=lambda pair: pair in self._revealed):
+            description = refer(self.scene, item, self.draw, without=(attribute, "size", "cell"))
+            if description is not None:
+                return self._ask(Query(attribute, description), item, [(item, attribute)])
+        return self._ask(Count(Description(texture=self.draw.choice(TEXTURES))), None, [])
 
-    def _asked(
-        self, program: Program, focus: Object | None, told: list[tuple[Object, Attribute]]
+    def _ask(
+        self, program: Program, focus: Object | None, revealed: list[tuple[Object, Attribute]]
     ) -> _Move:
         question = ask_in_english(program, self.draw)
-        return _Move(question, (answer(program, self.scene),), False, program, focus, told)
+        return _Move(question, (answer(program, self.scene),), False, program, focus, revealed)
 
-    # --- rounds that speak of "it" ---
+    # --- rounds with a pronoun ---
 
     def _attributes(self, item: Object) -> Iterator[_Move]:
         for attribute in _VALUES:
@@ -293,7 +311,7 @@ class _Teller:
         if isinstance(self.rounds[-1].program, Count):
             return
         for relation in RELATIONS:
-            program = Count(Things(relation=relation, anchor=_exact(item)))
+            program = Count(Description(relation=relation, anchor=_exact(item)))
             if len(self.scene.objects) < 3 or not clear(item, self.scene.objects, relation):
                 continue
             if any(r.program == program for r in self.rounds) or self.draw.random() < 0.7:
@@ -305,15 +323,15 @@ class _Teller:
 
     def _sides(self, item: Object) -> Iterator[_Move]:
         other = self.draw.choice([o for o in self.scene.objects if o is not item])
-        things = refer(self.scene, other, self.draw, without=("cell",))
-        if things is None or {item, other} in self._compared or self.draw.random() < 0.4:
+        description = refer(self.scene, other, self.draw, without=("cell",))
+        if description is None or {item, other} in self._compared or self.draw.random() < 0.4:
             return
         for relation, holds in RELATIONS.items():
             if not holds(item, other):
                 continue
             asked = relation if self.draw.random() < 0.5 else OPPOSITE[relation]
-            program = Relate(asked, _exact(item), things)
-            place = f"{english.RELATIONS[asked][0]} {definite(things, self.draw)}"
+            program = Relate(asked, _exact(item), description)
+            place = f"{english.RELATIONS[asked][0]} {definite(description, self.draw)}"
             forms = (f"is it {place}?", f"is that one {place}?", f"does it lie {place}?")
             yield _Move(
                 self.draw.choice(forms),
@@ -321,7 +339,7 @@ class _Teller:
                 True,
                 program,
                 item,
-                [(other, a) for a, said in things.says if said is not None],
+                [(other, a) for a, value in description.attributes if value is not None],
                 compared={item, other},
             )
             return
@@ -339,23 +357,23 @@ class _Teller:
                 f"and what is {link} it?",
                 f"what do you see {link} it?",
             )
-            meaning, told = self._described(group[0])
-            move = _Move(self.draw.choice(forms), meaning, True, None, group[0], told)
+            meaning, revealed = self._describe(group[0])
+            move = _Move(self.draw.choice(forms), meaning, True, None, group[0], revealed)
             yield replace(move, compared={item, group[0]})
 
     def _one_of_two(self, first: Object, second: Object) -> _Move | None:
         for item, other in self.draw.shuffled(((first, second), (second, first))):
             differing = [a for a in _VALUES if value_of(item, a) != value_of(other, a)]
-            telling = [a for a in differing if a in ("colour", "size", "texture")]
-            for by in self.draw.shuffled(telling):
-                asked = [
+            distinguishing = [a for a in differing if a in ("colour", "size", "texture")]
+            for by in self.draw.shuffled(distinguishing):
+                askable = [
                     a
                     for a in differing
                     if a != by and self._worth_asking(item, a) and self._worth_asking(other, a)
                 ]
-                if not asked:
+                if not askable:
                     continue
-                attribute = self.draw.choice(asked)
+                attribute = self.draw.choice(askable)
                 word = value_of(item, by)
                 if by == "size":
                     word = self.draw.choice(english.SIZES[word])
@@ -385,52 +403,52 @@ class _Teller:
             [(item, attribute)],
         )
 
-    # --- what is known, and how it is answered ---
+    # --- revealed facts and candidate answers ---
 
     def _is_new(self, item: Object) -> bool:
         return sum(self._differs(item, a) for a in _VALUES) >= 3
 
     def _differs(self, item: Object, attribute: Attribute) -> bool:
         values = {value_of(o, attribute) for o in self.scene.objects}
-        return (item, attribute) not in self._told and len(values) > 1
+        return (item, attribute) not in self._revealed and len(values) > 1
 
     def _worth_asking(self, item: Object, attribute: Attribute) -> bool:
         return (item, attribute) in self._askable and self._differs(item, attribute)
 
-    def _described(self, item: Object) -> tuple[tuple[str, ...], list[tuple[Object, Attribute]]]:
+    def _describe(self, item: Object) -> tuple[tuple[str, ...], list[tuple[Object, Attribute]]]:
         attribute: Attribute = self.draw.choice(("colour", "size", "texture"))
         return (value_of(item, attribute), item.shape), [(item, attribute), (item, "shape")]
 
     def _options(self, meaning: tuple[str, ...]) -> tuple[str, tuple[str, ...], tuple[float, ...]]:
-        """The answer in words, the candidates and their relevance."""
+        """Wording of the answer, candidates and their relevance."""
         pool = self._descriptions(meaning) if len(meaning) == 2 else self._single(meaning[0])
         wordings = [(m, text) for m in pool for text in _two_wordings(m)]
-        generated = self.draw.choice([text for m, text in wordings if m == meaning])
+        chosen = self.draw.choice([text for m, text in wordings if m == meaning])
         order = self.draw.shuffled(wordings)
         return (
-            generated,
+            chosen,
             tuple(text for _, text in order),
             tuple(float(m == meaning) for m, _ in order),
         )
 
     def _single(self, true: str) -> list[tuple[str, ...]]:
-        """Ten meanings: what is like the true one, first as the scene shows it, then the rest."""
+        """Ten meanings: of the type of the correct one, those in the scene first, then others."""
         numbers = tuple(str(n) for n in range(MAX_OBJECTS + 1))
         groups: tuple[tuple[str, ...], ...] = (("yes", "no"), numbers, *_VALUES.values())
-        alike = next(group for group in groups if true in group)
+        same_type = next(group for group in groups if true in group)
         here = [value_of(o, a) for o in self.scene.objects for a in _VALUES]
-        rest = self.draw.shuffled([v for v in ANSWERS if v not in alike])
+        rest = self.draw.shuffled([v for v in ANSWERS if v not in same_type])
         order = [
-            *self.draw.shuffled([v for v in alike if v in here]),
-            *self.draw.shuffled([v for v in alike if v not in here]),
+            *self.draw.shuffled([v for v in same_type if v in here]),
+            *self.draw.shuffled([v for v in same_type if v not in here]),
             *(v for v in rest if v in here),
             *(v for v in rest if v not in here),
         ]
-        found: list[tuple[str, ...]] = [(v,) for v in dict.fromkeys([true, *order])]
-        return found[:_MEANINGS]
+        meanings: list[tuple[str, ...]] = [(v,) for v in dict.fromkeys([true, *order])]
+        return meanings[:_MEANINGS]
 
     def _descriptions(self, meaning: tuple[str, ...]) -> list[tuple[str, ...]]:
-        """Ten things: three values by three shapes, so that none is most like the others."""
+        """Ten descriptions: three values by three shapes and one more, so that none stands out."""
         value, shape = meaning
         attribute = next(a for a in _VALUES if value in _VALUES[a])
 
@@ -444,13 +462,13 @@ class _Teller:
         return [*grid, (self.draw.choice(values), extra)]
 
 
-def _exact(item: Object) -> Things:
-    """A description that fits no other object, whatever the scene."""
-    return Things(item.colour, item.shape, item.size, item.texture, item.cell)
+def _exact(item: Object) -> Description:
+    """All attributes of an object, which match no other object of a scene."""
+    return Description(item.colour, item.shape, item.size, item.texture, item.cell)
 
 
 def _two_wordings(meaning: tuple[str, ...]) -> tuple[str, str]:
-    """The same answer, short and in a sentence."""
+    """An answer as a phrase and as a sentence."""
     if len(meaning) == 2:
         value, shape = meaning
         words = f"{'an' if value[0] in 'aeiou' else 'a'} {value} {shape}"

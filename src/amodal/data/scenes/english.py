@@ -1,4 +1,4 @@
-"""English words for the claims of a caption."""
+"""English realisation of the claims of a caption."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _OPENINGS = ("There is ", "The picture shows ", "We see ", "A picture of ", "")
 
 
 def realise(claims: Claims, draw: Draw) -> str:
-    """The claims as one or several sentences."""
+    """The claims as one or more sentences."""
     mentions = claims.mentions
     related = {i: (name, j) for i, name, j in claims.relations}
     nouns = [_noun_phrase(m, draw) for m in mentions]

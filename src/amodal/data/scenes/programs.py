@@ -1,4 +1,8 @@
-"""Questions as small programs: what is asked of a scene, apart from the words it is asked in."""
+"""Functional programs of questions: their meaning, independent of the wording.
+
+References:
+    Johnson et al. 2017, arXiv:1612.06890 (questions as functional programs over scene graphs).
+"""
 
 from __future__ import annotations
 
@@ -40,16 +44,23 @@ _MIRROR = {"left": "right", "right": "left", "left_of": "right_of", "right_of": 
 
 
 class AmbiguousError(ValueError):
-    """A description that should fit one object of the scene fits none, or several."""
+    """A description that must match one object of the scene matches none, or several."""
 
 
 @dataclass(frozen=True, slots=True)
-class Things:
-    """A description of objects; None where it says nothing.
+class Description:
+    """Attributes and a relation that select objects; None where unconstrained.
 
     Args:
-        relation, anchor: the objects stand in this relation to the one object that the anchor
-            describes.
+        colour, shape, size, texture, cell: required values.
+        relation, anchor: required relation to the one object that the anchor matches.
+
+    Example:
+        >>> star = Object("star", "red", "small", "solid", 0.2, 0.5)
+        >>> ring = Object("ring", "blue", "small", "solid", 0.8, 0.5)
+        >>> left = Description(relation="left_of", anchor=Description(shape="ring"))
+        >>> left.unique(Scene((star, ring))).shape
+        'star'
     """
 
     colour: str | None = None
@@ -58,126 +69,131 @@ class Things:
     texture: str | None = None
     cell: tuple[str, str] | None = None
     relation: str | None = None
-    anchor: Things | None = None
+    anchor: Description | None = None
 
-    def among(self, scene: Scene) -> list[Object]:
-        """The objects of `scene` that it fits.
+    def matches(self, scene: Scene) -> list[Object]:
+        """The objects of `scene` that satisfy it.
 
         Raises:
-            AmbiguousError: the anchor does not fit exactly one.
+            AmbiguousError: the anchor does not match exactly one object.
         """
-        found = [
-            o for o in scene.objects if all(said in (None, getattr(o, a)) for a, said in self.says)
+        objects = [
+            o for o in scene.objects if all(v in (None, getattr(o, a)) for a, v in self.attributes)
         ]
         if self.anchor is None or self.relation is None:
-            return found
-        anchor = self.anchor.only(scene)
-        return [o for o in found if RELATIONS[self.relation](o, anchor)]
+            return objects
+        anchor = self.anchor.unique(scene)
+        return [o for o in objects if RELATIONS[self.relation](o, anchor)]
 
-    def only(self, scene: Scene) -> Object:
-        """The one object that it fits.
+    def unique(self, scene: Scene) -> Object:
+        """The one object that satisfies it.
 
         Raises:
-            AmbiguousError: it fits none, or several.
+            AmbiguousError: none does, or several do.
         """
-        found = self.among(scene)
-        if len(found) != 1:
-            raise AmbiguousError(f"expected one object, {len(found)} fit {self}")
-        return found[0]
+        objects = self.matches(scene)
+        if len(objects) != 1:
+            raise AmbiguousError(f"expected one object, {len(objects)} match {self}")
+        return objects[0]
 
     @property
-    def says(self) -> tuple[tuple[Attribute, Any], ...]:
-        """The attributes with what is said of each, the relation left out."""
+    def attributes(self) -> tuple[tuple[Attribute, Any], ...]:
+        """The attributes with their required values, without the relation."""
         return tuple((a, getattr(self, a)) for a in ATTRIBUTES)
 
 
 @dataclass(frozen=True, slots=True)
 class Exists:
-    """Whether there is such a thing: yes or no."""
+    """Whether there is a matching object."""
 
-    things: Things
+    target: Description
 
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How many such things there are."""
+    """The number of matching objects."""
 
-    things: Things
+    target: Description
 
 
 @dataclass(frozen=True, slots=True)
 class Compare:
-    """Whether there are more of the left things than of the right ones, fewer, or as many."""
+    """Whether more, fewer or equally many objects match `left` than `right`."""
 
     how: Literal["more", "fewer", "equal"]
-    left: Things
-    right: Things
+    left: Description
+    right: Description
 
 
 @dataclass(frozen=True, slots=True)
-class Outsize:
-    """Whether one thing is of a larger (smaller) size class than another."""
+class CompareSize:
+    """Whether one object is of a larger (smaller) size class than another."""
 
     how: Literal["larger", "smaller"]
-    left: Things
-    right: Things
+    left: Description
+    right: Description
 
 
 @dataclass(frozen=True, slots=True)
 class Relate:
-    """Whether one thing stands in a relation of `world.RELATIONS` to another."""
+    """Whether a relation of `world.RELATIONS` holds from one object to another."""
 
     relation: str
-    left: Things
-    right: Things
+    left: Description
+    right: Description
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """The value that one thing has of an attribute."""
+    """The value of an attribute of one object."""
 
     attribute: Attribute
-    things: Things
+    target: Description
 
 
-Program = Exists | Count | Compare | Outsize | Relate | Query
-AnyProgram = TypeVar("AnyProgram", Exists, Count, Compare, Outsize, Relate, Query)
+Program = Exists | Count | Compare | CompareSize | Relate | Query
+AnyProgram = TypeVar("AnyProgram", Exists, Count, Compare, CompareSize, Relate, Query)
 
 
 def answer(program: Program, scene: Scene) -> str:
-    """The true answer, one of `ANSWERS`.
+    """The correct answer, one of `ANSWERS`.
 
     Raises:
-        AmbiguousError: something that is spoken of as one thing is none or several in `scene`.
+        AmbiguousError: a description that must match one object matches none or several.
+
+    Example:
+        >>> scene = Scene((Object("star", "red", "small", "solid", 0.5, 0.5),))
+        >>> answer(Query("colour", Description(shape="star")), scene)
+        'red'
     """
     match program:
-        case Exists(things):
-            return _yes_no(bool(things.among(scene)))
-        case Count(things):
-            return str(len(things.among(scene)))
+        case Exists(target):
+            return _yes_no(bool(target.matches(scene)))
+        case Count(target):
+            return str(len(target.matches(scene)))
         case Compare(how, left, right):
-            a, b = len(left.among(scene)), len(right.among(scene))
+            a, b = len(left.matches(scene)), len(right.matches(scene))
             return _yes_no({"more": a > b, "fewer": a < b, "equal": a == b}[how])
-        case Outsize(how, left, right):
-            difference = left.only(scene).radius - right.only(scene).radius
+        case CompareSize(how, left, right):
+            difference = left.unique(scene).radius - right.unique(scene).radius
             return _yes_no(difference > 0 if how == "larger" else difference < 0)
         case Relate(relation, left, right):
-            return _yes_no(RELATIONS[relation](left.only(scene), right.only(scene)))
-        case Query(attribute, things):
-            return value_of(things.only(scene), attribute)
+            return _yes_no(RELATIONS[relation](left.unique(scene), right.unique(scene)))
+        case Query(attribute, target):
+            return value_of(target.unique(scene), attribute)
 
 
 def value_of(item: Object, attribute: Attribute) -> str:
-    """The value that an object has of an attribute, as one of `ANSWERS`."""
+    """The value of an object's attribute, as one of `ANSWERS`."""
     return CELLS[item.cell] if attribute == "cell" else getattr(item, attribute)
 
 
 def mirrored(program: AnyProgram) -> AnyProgram:
-    """The question that the mirrored scene answers as the scene answers this one."""
+    """The program whose answer for the mirrored scene corresponds to this one's for the scene."""
     changed: dict[str, Any] = {}
     for field in fields(program):
         value = getattr(program, field.name)
-        if isinstance(value, Things):
+        if isinstance(value, Description):
             changed[field.name] = _mirrored(value)
         elif field.name == "relation":
             changed[field.name] = _MIRROR.get(value, value)
@@ -185,14 +201,15 @@ def mirrored(program: AnyProgram) -> AnyProgram:
 
 
 def mirrored_answer(text: str) -> str:
-    """The answer with left and right exchanged."""
+    """The answer with left and right swapped."""
     return " ".join(_MIRROR.get(word, word) for word in text.split(" "))
 
 
-def _mirrored(things: Things) -> Things:
-    cell, relation, anchor = things.cell, things.relation, things.anchor
+def _mirrored(description: Description) -> Description:
+    cell, relation = description.cell, description.relation
+    anchor = description.anchor
     return replace(
-        things,
+        description,
         cell=None if cell is None else (cell[0], _MIRROR.get(cell[1], cell[1])),
         relation=None if relation is None else _MIRROR.get(relation, relation),
         anchor=None if anchor is None else _mirrored(anchor),

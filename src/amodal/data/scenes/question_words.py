@@ -1,4 +1,4 @@
-"""English and Chinese words for questions about scenes."""
+"""English and Chinese wordings of questions about scenes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from amodal.data.scenes.programs import (
     CELLS,
     Attribute,
     Compare,
+    CompareSize,
     Count,
+    Description,
     Exists,
-    Outsize,
     Program,
     Query,
     Relate,
-    Things,
 )
 from amodal.data.scenes.world import Draw
 
@@ -44,9 +44,10 @@ _CHINESE_QUERIES: dict[Attribute, tuple[str, ...]] = {
     "texture": ("{x}是什么花纹？", "{x}的花纹是什么？"),
     "cell": ("{x}在哪里？", "{x}在画面的什么位置？"),
 }
-# "没有花纹的", as captions say it, would be misread after "有没有".
+# "没有花纹的", the wording of captions, is ambiguous after "有没有".
 _CHINESE_TEXTURES = {**chinese.WITH_TEXTURE, "solid": "纯色的"}
-# Answers in Chinese; numbers are written as digits in both languages.
+_CHINESE_SIZES = {"small": "小", "medium": "中号", "large": "大"}
+# Chinese answers; numbers are digits in both languages.
 CHINESE_ANSWERS: dict[str, str] = {
     "yes": "是",
     "no": "否",
@@ -64,12 +65,12 @@ def ask_in_english(program: Program, draw: Draw) -> str:
     """The question in one of several wordings."""
     forms: tuple[str, ...]
     match program:
-        case Exists(things):
-            a = indefinite(things, draw)
-            place = " in the picture" if things.anchor is None else ""
+        case Exists(target):
+            a = indefinite(target, draw)
+            place = " in the picture" if target.anchor is None else ""
             forms = (f"is there {a}?", f"is there {a}{place}?", f"can you see {a}?")
-        case Count(things):
-            head, tail = _plural(things, draw), _tail(things, draw)
+        case Count(target):
+            head, tail = _plural(target, draw), _tail(target, draw)
             if tail:
                 forms = (
                     f"how many {head} are {tail}?",
@@ -98,7 +99,7 @@ def ask_in_english(program: Program, draw: Draw) -> str:
                 f"can you see {how} {xs} than {ys}?",
                 f"does the picture show {how} {xs} than {ys}?",
             )
-        case Outsize(how, left, right):
+        case CompareSize(how, left, right):
             x, y = definite(left, draw), definite(right, draw)
             word = draw.choice(("larger", "bigger")) if how == "larger" else "smaller"
             forms = (
@@ -114,51 +115,51 @@ def ask_in_english(program: Program, draw: Draw) -> str:
                 f"can {x} be seen {link} {y}?",
                 f"does {x} lie {link} {y}?",
             )
-        case Query(attribute, things):
-            x = definite(things, draw)
+        case Query(attribute, target):
+            x = definite(target, draw)
             forms = tuple(form.format(x=x) for form in _ENGLISH_QUERIES[attribute])
     return draw.choice(forms)
 
 
-def definite(things: Things, draw: Draw) -> str:
+def definite(description: Description, draw: Draw) -> str:
     """ "the large star", "the thing above the red circle"."""
-    return f"the {_words(things, draw)} {_tail(things, draw)}".rstrip()
+    return f"the {_words(description, draw)} {_tail(description, draw)}".rstrip()
 
 
-def indefinite(things: Things, draw: Draw) -> str:
+def indefinite(description: Description, draw: Draw) -> str:
     """ "a large star", "an orange thing above the red circle"."""
-    words = _words(things, draw)
+    words = _words(description, draw)
     article = "an" if words[0] in "aeiou" else "a"
-    return f"{article} {words} {_tail(things, draw)}".rstrip()
+    return f"{article} {words} {_tail(description, draw)}".rstrip()
 
 
-def _words(things: Things, draw: Draw, noun: str | None = None) -> str:
+def _words(description: Description, draw: Draw, noun: str | None = None) -> str:
     words = []
-    if things.size is not None:
-        words.append(draw.choice(english.SIZES[things.size]))
-    if things.texture is not None:
-        words.append(draw.choice(english.TEXTURES[things.texture]))
-    if things.colour is not None:
-        words.append(things.colour)
-    if things.shape is None:
+    if description.size is not None:
+        words.append(draw.choice(english.SIZES[description.size]))
+    if description.texture is not None:
+        words.append(draw.choice(english.TEXTURES[description.texture]))
+    if description.colour is not None:
+        words.append(description.colour)
+    if description.shape is None:
         words.append(draw.choice(_THINGS) if noun is None else noun)
     else:
-        words.append(draw.choice(english.SHAPES[things.shape]))
+        words.append(draw.choice(english.SHAPES[description.shape]))
     return " ".join(words)
 
 
-def _plural(things: Things, draw: Draw, noun: str | None = None) -> str:
-    words = _words(things, draw, noun)
+def _plural(description: Description, draw: Draw, noun: str | None = None) -> str:
+    words = _words(description, draw, noun)
     return words + ("es" if words.endswith("s") else "s")
 
 
-def _tail(things: Things, draw: Draw) -> str:
+def _tail(description: Description, draw: Draw) -> str:
     parts = []
-    if things.cell is not None:
-        parts.append(draw.choice(english.CELLS[things.cell]))
-    if things.relation is not None and things.anchor is not None:
-        link = draw.choice(english.RELATIONS[things.relation])
-        parts.append(f"{link} {definite(things.anchor, draw)}")
+    if description.cell is not None:
+        parts.append(draw.choice(english.CELLS[description.cell]))
+    if description.relation is not None and description.anchor is not None:
+        link = draw.choice(english.RELATIONS[description.relation])
+        parts.append(f"{link} {definite(description.anchor, draw)}")
     return " ".join(parts)
 
 
@@ -166,11 +167,11 @@ def ask_in_chinese(program: Program, draw: Draw) -> str:
     """The question in one of several wordings."""
     forms: tuple[str, ...]
     match program:
-        case Exists(things):
-            x = _chinese(things, draw)
+        case Exists(target):
+            x = _chinese(target, draw)
             forms = (f"图中有{x}吗？", f"有没有{x}？", f"画面里有{x}吗？")
-        case Count(things):
-            x = _chinese(things, draw)
+        case Count(target):
+            x = _chinese(target, draw)
             forms = (f"{x}有几个？", f"{x}的数量是多少？", f"一共有几个{x}？")
         case Compare("equal", left, right):
             x, y = _chinese(left, draw), _chinese(right, draw)
@@ -179,7 +180,7 @@ def ask_in_chinese(program: Program, draw: Draw) -> str:
             x, y = _chinese(left, draw), _chinese(right, draw)
             word = "多" if how == "more" else "少"
             forms = (f"{x}比{y}{word}吗？", f"图中的{x}是不是比{y}{word}？")
-        case Outsize(how, left, right):
+        case CompareSize(how, left, right):
             x, y = _chinese(left, draw), _chinese(right, draw)
             word = "大" if how == "larger" else "小"
             forms = (f"{x}比{y}{word}吗？", f"{x}是不是比{y}{word}？")
@@ -187,23 +188,21 @@ def ask_in_chinese(program: Program, draw: Draw) -> str:
             x, y = _chinese(left, draw), _chinese(right, draw)
             side = draw.choice(chinese.RELATIONS[relation])
             forms = (f"{x}在{y}的{side}吗？", f"{x}是不是在{y}的{side}？")
-        case Query(attribute, things):
-            x = _chinese(things, draw)
+        case Query(attribute, target):
+            x = _chinese(target, draw)
             forms = tuple(form.format(x=x) for form in _CHINESE_QUERIES[attribute])
     return draw.choice(forms)
 
 
-def _chinese(things: Things, draw: Draw) -> str:
+def _chinese(description: Description, draw: Draw) -> str:
     place = ""
-    if things.relation is not None and things.anchor is not None:
-        side = draw.choice(chinese.RELATIONS[things.relation])
-        place = f"{_chinese(things.anchor, draw)}{side}的"
-    if things.cell is not None:
-        place += f"{draw.choice(chinese.CELLS[things.cell])}的"
-    texture = "" if things.texture is None else _CHINESE_TEXTURES[things.texture]
-    size = (
-        "" if things.size is None else {"small": "小", "medium": "中号", "large": "大"}[things.size]
-    )
-    colour = "" if things.colour is None else chinese.COLOURS[things.colour]
-    noun = "图形" if things.shape is None else draw.choice(chinese.SHAPES[things.shape])
+    if description.relation is not None and description.anchor is not None:
+        side = draw.choice(chinese.RELATIONS[description.relation])
+        place = f"{_chinese(description.anchor, draw)}{side}的"
+    if description.cell is not None:
+        place += f"{draw.choice(chinese.CELLS[description.cell])}的"
+    texture = "" if description.texture is None else _CHINESE_TEXTURES[description.texture]
+    size = "" if description.size is None else _CHINESE_SIZES[description.size]
+    colour = "" if description.colour is None else chinese.COLOURS[description.colour]
+    noun = "图形" if description.shape is None else draw.choice(chinese.SHAPES[description.shape])
     return f"{place}{texture}{colour}{size}{noun}"

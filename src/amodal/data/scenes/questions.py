@@ -1,17 +1,17 @@
-"""Questions about scenes with true answers that neither the words nor the image give alone.
+"""Questions about scenes whose answers follow neither from the wording nor from the image alone.
 
-A question is drawn from a menu: every answer that this type of question can have in this scene,
-each with the programs that have it. The answer is drawn first, all being equally likely, then one
-of its programs. What makes a type of question fair:
+A question is drawn from a menu: all answers that a type of question can have in the scene, each
+with the programs that have it. The answer is drawn first, uniformly, then one of its programs.
+These properties remove shortcuts:
 
-- yes and no are both on the menu, and their programs come in pairs that differ in a value or in
-  a direction that the world treats alike (colours, shapes, textures, sides; not sizes or cells,
-  which are not equally frequent). So neither the scene nor the wording tells which one it is.
+- yes and no are both on the menu, and their programs come in pairs that differ in one value or
+  direction with equal probability in the world (colours, shapes, textures, sides; not sizes or
+  cells). So neither the scene nor the wording predicts the answer.
 - counts are on the menu from 0 up to some number of at least 2 without gaps, so that no scene
   makes a higher count likelier than 0.
 - sizes and textures are asked where all three can be the answer; colours, shapes and cells where
-  at least three can. There the image alone leaves a choice among those that it shows.
-- what is asked for is named nowhere in the question.
+  at least three can. The image alone then leaves a choice among the values that it shows.
+- the value asked for is named nowhere in the question.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from amodal.data.scenes.programs import (
     AmbiguousError,
     Attribute,
     Compare,
+    CompareSize,
     Count,
+    Description,
     Exists,
-    Outsize,
     Program,
     Query,
     Relate,
-    Things,
     answer,
     value_of,
 )
@@ -71,7 +71,7 @@ __all__ = [
 Family = Literal["exists", "count", "compare", "attribute", "relation", "two_hop"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 
-# Attributes whose values the world draws with equal probability, independently of all else.
+# Attributes with uniformly distributed values, independent of everything else.
 _FAIR: dict[Attribute, tuple[str, ...]] = {
     "colour": tuple(COLOURS),
     "shape": SHAPES,
@@ -99,11 +99,12 @@ class Question:
     """A question about a scene with its answer.
 
     Args:
-        text: its wording.
-        answer: the true answer in the language of the question; in English one of `ANSWERS`.
+        text: the wording.
+        answer: the correct answer in the language of the question; in English one of `ANSWERS`.
         family: one of `FAMILIES`.
-        type: the family and what is asked for, such as "attribute/colour".
-        program: what is asked, apart from the words.
+        type: the family and the attribute or form, such as "attribute/colour".
+        language: "en" or "zh".
+        program: the meaning, independent of the wording.
     """
 
     text: str
@@ -122,21 +123,31 @@ def write_questions(
     languages: Sequence[Language] = ("en",),
     split: Split = "iid",
 ) -> list[Question]:
-    """`count` questions about `scene`; languages take turns.
+    """`count` questions about `scene`; the languages alternate.
 
-    Families are equally frequent among those that the scene allows: a scene of one object allows
-    few. A question is asked twice only where the scene has no other.
+    Families are equally frequent among those that the scene allows; a scene of one object allows
+    few. A question is repeated only where the scene has no other.
 
     Args:
-        key: fixes the questions, together with the scene.
-        split: the split that the scene was drawn for, see `world.has_held_out`.
+        scene: to ask about.
+        key: seed of the questions, together with the scene.
+        count: number of questions.
+        languages: "en", "zh" or both.
+        split: the split that the scene was sampled for, see `world.has_held_out`.
+
+    Example:
+        >>> from amodal.data.scenes.world import sample_scene
+        >>> scene = sample_scene(0, "iid", "train", 0, min_objects=3)
+        >>> questions = write_questions(scene, "a", count=2)
+        >>> all(answer(q.program, scene) == q.answer for q in questions)
+        True
     """
     draw = Draw(f"questions/{key}")
     questions: list[Question] = []
     asked: set[Program] = set()
     for k in range(count):
         family, kind, menu = _draw_menu(scene, split, draw)
-        # Sorted, because the order in which a menu was filled depends on the scene.
+        # Sorted, because the insertion order of a menu depends on the scene.
         true = draw.choice(sorted(menu))
         program = draw.choice([p for p in menu[true] if p not in asked] or menu[true])
         asked.add(program)
@@ -165,7 +176,7 @@ def _draw_menu(scene: Scene, split: Split, draw: Draw) -> tuple[Family, str, Men
 
 
 # --- families ----------------------------------------------------------------------------------
-# Each yields fair menus in random order.
+# Each yields menus without shortcuts in random order.
 
 
 def _exists(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]]:
@@ -178,76 +189,79 @@ def _exists(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]
                 if b not in refs:
                     continue
                 attribute = draw.choice(tuple(_FAIR))
-                there = replace(
+                present = replace(
                     _like({attribute: getattr(a, attribute)}), relation=relation, anchor=refs[b]
                 )
-                turned = replace(there, relation=OPPOSITE[relation])
+                reversed_ = replace(present, relation=OPPOSITE[relation])
                 like_a = [
                     o for o in scene.objects if getattr(o, attribute) == getattr(a, attribute)
                 ]
-                if not turned.among(scene) and clear(b, like_a, relation):
-                    yes.append(Exists(there))
-                    no.append(Exists(turned))
+                if not reversed_.matches(scene) and clear(b, like_a, relation):
+                    yes.append(Exists(present))
+                    no.append(Exists(reversed_))
             if yes:
                 yield kind, _menu(yes, no)
             continue
-        for said in draw.shuffled(_EXISTS):
-            menu = exists_menu(scene, said, draw)
+        for attributes in draw.shuffled(_EXISTS):
+            menu = exists_menu(scene, attributes, draw)
             if menu:
                 yield kind, menu
 
 
-def exists_menu(scene: Scene, said: Sequence[Attribute], draw: Draw) -> Menu:
-    """Whether there is a thing with certain values of the attributes `said`.
+def exists_menu(scene: Scene, attributes: Sequence[Attribute], draw: Draw) -> Menu:
+    """Whether there is an object with certain values of the given attributes.
 
-    Where it can be done, the values of a thing that is not there are all in the scene.
+    Where possible, the values of an absent object all occur in the scene.
     """
     yes: list[Program] = []
     no: list[Program] = []
     for item in scene.objects:
-        values = {a: getattr(item, a) for a in said}
-        for attribute in said:
+        values = {a: getattr(item, a) for a in attributes}
+        for attribute in attributes:
             if attribute not in _FAIR:
                 continue
             absent = [
-                things
+                description
                 for value in _FAIR[attribute]
-                for things in [_like({**values, attribute: value})]
-                if not things.among(scene) and _as_rare(things, item)
+                for description in [_like({**values, attribute: value})]
+                if not description.matches(scene) and _as_rare(description, item)
             ]
             here = {getattr(o, attribute) for o in scene.objects}
-            near = [things for things in absent if getattr(things, attribute) in here]
+            plausible = [d for d in absent if getattr(d, attribute) in here]
             if absent:
                 yes.append(Exists(_like(values)))
-                no.append(Exists(draw.choice(near or absent)))
+                no.append(Exists(draw.choice(plausible or absent)))
     return _menu(yes, no)
 
 
 def _count(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]]:
-    for what in draw.shuffled((*_FAIR, *RELATIONS)):
-        menu = count_menu(scene, what, draw)
+    for criterion in draw.shuffled((*_FAIR, *RELATIONS)):
+        menu = count_menu(scene, criterion, draw)
         if menu:
-            yield ("relation" if what in RELATIONS else "thing"), menu
+            yield ("relation" if criterion in RELATIONS else "thing"), menu
 
 
-def count_menu(scene: Scene, what: str, draw: Draw) -> Menu:
-    """How many things have a value of the attribute `what`, or stand in that relation to one.
+def count_menu(scene: Scene, criterion: str, draw: Draw) -> Menu:
+    """Number of objects with a value of an attribute, or in a relation to an object.
 
     Empty where the numbers from 0 to 2 are not all possible.
+
+    Args:
+        criterion: name of the attribute or relation.
     """
-    asked: list[Things] = []
-    if what in RELATIONS:
-        # A large thing is rarely at the rim, so its size would hint at what lies beyond it.
-        for item, things in _references(scene, draw, ("size", "cell")).items():
-            if clear(item, scene.objects, what):
-                asked.append(Things(relation=what, anchor=things))
+    descriptions: list[Description] = []
+    if criterion in RELATIONS:
+        # A large object is rarely at the border, so its size would hint at what lies beyond it.
+        for item, description in _references(scene, draw, ("size", "cell")).items():
+            if clear(item, scene.objects, criterion):
+                descriptions.append(Description(relation=criterion, anchor=description))
     else:
         for attribute, values in _FAIR.items():
-            if attribute == what:
-                asked += [_like({attribute: value}) for value in values]
+            if attribute == criterion:
+                descriptions += [_like({attribute: value}) for value in values]
     menu: Menu = {}
-    for things in asked:
-        program = Count(things)
+    for description in descriptions:
+        program = Count(description)
         menu.setdefault(answer(program, scene), []).append(program)
     gapless: Menu = {}
     while str(len(gapless)) in menu:
@@ -275,41 +289,41 @@ def _compare_sizes(scene: Scene, draw: Draw) -> Menu:
     if how == "smaller":
         pairs = [(b, a) for a, b in pairs]
     return _menu(
-        [Outsize(how, a, b) for a, b in pairs],
-        [Outsize(how, b, a) for a, b in pairs],
+        [CompareSize(how, a, b) for a, b in pairs],
+        [CompareSize(how, b, a) for a, b in pairs],
     )
 
 
 def _compare_counts(scene: Scene, attribute: Attribute, equal: bool, draw: Draw) -> Menu:
     tally = Counter(getattr(o, attribute) for o in scene.objects)
-    things = {value: _like({attribute: value}) for value in _FAIR[attribute]}
-    uneven = [(u, v) for u, v in permutations(things, 2) if tally[u] > tally[v]]
-    # Where both kinds are there, one has to count.
+    description = {value: _like({attribute: value}) for value in _FAIR[attribute]}
+    uneven = [(u, v) for u, v in permutations(description, 2) if tally[u] > tally[v]]
+    # Where both values occur, the answer takes counting.
     uneven = [(u, v) for u, v in uneven if tally[v]] or uneven
-    turned = [(v, u) for u, v in uneven]
+    swapped = [(v, u) for u, v in uneven]
     if equal:
-        even = [(u, v) for u, v in permutations(things, 2) if tally[u] == tally[v] > 0]
+        even = [(u, v) for u, v in permutations(description, 2) if tally[u] == tally[v] > 0]
         return _menu(
-            [Compare("equal", things[u], things[v]) for u, v in even],
-            [Compare("equal", things[u], things[v]) for u, v in uneven + turned],
+            [Compare("equal", description[u], description[v]) for u, v in even],
+            [Compare("equal", description[u], description[v]) for u, v in uneven + swapped],
         )
     how: Literal["more", "fewer"] = draw.choice(("more", "fewer"))
     if how == "fewer":
-        uneven, turned = turned, uneven
+        uneven, swapped = swapped, uneven
     return _menu(
-        [Compare(how, things[u], things[v]) for u, v in uneven],
-        [Compare(how, things[u], things[v]) for u, v in turned],
+        [Compare(how, description[u], description[v]) for u, v in uneven],
+        [Compare(how, description[u], description[v]) for u, v in swapped],
     )
 
 
 def _attribute(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]]:
     attributes: tuple[Attribute, ...] = ("colour", "shape", "size", "texture", "cell")
     for attribute in draw.shuffled(attributes):
-        # Large things lie near the middle, so a place hints at a size and the other way round.
+        # Large objects are near the middle, so a cell hints at a size and vice versa.
         hints: tuple[Attribute, ...] = ("size", "cell") if attribute in ("size", "cell") else ()
         menu: Menu = {}
-        for item, things in _references(scene, draw, (attribute, *hints)).items():
-            menu.setdefault(value_of(item, attribute), []).append(Query(attribute, things))
+        for item, description in _references(scene, draw, (attribute, *hints)).items():
+            menu.setdefault(value_of(item, attribute), []).append(Query(attribute, description))
         if len(menu) >= 3:
             yield attribute, menu
 
@@ -319,8 +333,8 @@ def _relation(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Men
         if kind == "open":
             for attribute in draw.shuffled(tuple(_FAIR)):
                 menu: Menu = {}
-                for item, things in _references(scene, draw, (attribute,)).items():
-                    for found, step in _steps(scene, item, things, attribute, draw):
+                for item, description in _references(scene, draw, (attribute,)).items():
+                    for found, step in _steps(scene, item, description, attribute, draw):
                         menu.setdefault(value_of(found, attribute), []).append(
                             Query(attribute, step)
                         )
@@ -342,8 +356,8 @@ def _relation(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Men
 def _two_hop(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]]:
     for attribute in draw.shuffled(tuple(_FAIR)):
         menu: Menu = {}
-        for item, things in _references(scene, draw, (attribute,)).items():
-            for between, step in _steps(scene, item, things, attribute, draw):
+        for item, description in _references(scene, draw, (attribute,)).items():
+            for between, step in _steps(scene, item, description, attribute, draw):
                 for found, last in _steps(scene, between, step, attribute, draw):
                     if found is not item:
                         menu.setdefault(value_of(found, attribute), []).append(
@@ -358,85 +372,87 @@ def _two_hop(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu
 
 def refer(
     scene: Scene, item: Object, draw: Draw, *, without: Sequence[Attribute] = ()
-) -> Things | None:
-    """A description that fits `item` only, or None where there is none.
+) -> Description | None:
+    """A description that matches `item` only, or None where there is none.
 
-    It names as few attributes as it can, and sometimes one more for variety; the cell it names
-    only by itself.
+    It names as few attributes as possible, and sometimes one more for variety; the cell is never
+    combined with other attributes.
 
     Args:
         without: attributes that it must not name.
     """
     usable = [a for a in _NAMED if a not in without]
     for length in range(1, len(usable) + 1):
-        fitting = _fitting(scene, item, usable, length)
+        unique = _unique(scene, item, usable, length)
         if length == 1 and "cell" not in without and draw.random() < 0.15:
-            fitting = _fitting(scene, item, ("cell",), 1) or fitting
-        if fitting:
+            unique = _unique(scene, item, ("cell",), 1) or unique
+        if unique:
             if length == 1 and len(usable) > 1 and draw.random() < 0.4:
-                fitting = _fitting(scene, item, usable, 2) or fitting
-            return draw.choice(fitting)
+                unique = _unique(scene, item, usable, 2) or unique
+            return draw.choice(unique)
     return None
 
 
-def _fitting(scene: Scene, item: Object, usable: Sequence[Attribute], length: int) -> list[Things]:
-    described = [
-        _like({a: getattr(item, a) for a in said}) for said in combinations(usable, length)
+def _unique(
+    scene: Scene, item: Object, usable: Sequence[Attribute], length: int
+) -> list[Description]:
+    candidates = [
+        _like({a: getattr(item, a) for a in names}) for names in combinations(usable, length)
     ]
-    return [things for things in described if len(things.among(scene)) == 1]
+    return [d for d in candidates if len(d.matches(scene)) == 1]
 
 
 def _references(
     scene: Scene, draw: Draw, without: Sequence[Attribute] = ()
-) -> dict[Object, Things]:
-    """`refer` for every object that can be referred to."""
-    found = {item: refer(scene, item, draw, without=without) for item in scene.objects}
-    return {item: things for item, things in found.items() if things is not None}
+) -> dict[Object, Description]:
+    """Unique descriptions of the objects that have one."""
+    references = {item: refer(scene, item, draw, without=without) for item in scene.objects}
+    return {item: d for item, d in references.items() if d is not None}
 
 
 def _steps(
-    scene: Scene, item: Object, things: Things, asked: Attribute, draw: Draw
-) -> Iterator[tuple[Object, Things]]:
-    """Objects that can be described by their relation to `item`, with the descriptions.
+    scene: Scene, item: Object, description: Description, asked: Attribute, draw: Draw
+) -> Iterator[tuple[Object, Description]]:
+    """Objects with a unique description by their relation to `item`, with that description.
 
-    Where several lie on one side, one more attribute tells them apart, provided that it does not
-    make the relation superfluous.
+    Where several are on one side, one more attribute distinguishes them, unless it makes the
+    relation superfluous.
     """
     for relation, holds in RELATIONS.items():
         if not clear(item, scene.objects, relation):
             continue
         group = [o for o in scene.objects if holds(o, item)]
-        bare = Things(relation=relation, anchor=things)
+        bare = Description(relation=relation, anchor=description)
         if len(group) == 1:
             yield group[0], bare
             continue
-        for found in group:
-            telling: list[Things] = []
+        for other in group:
+            distinguishing: list[Description] = []
             for attribute in _NAMED:
-                value = getattr(found, attribute)
+                value = getattr(other, attribute)
                 if (
                     attribute != asked
                     and [getattr(o, attribute) for o in group].count(value) == 1
                     and [getattr(o, attribute) for o in scene.objects].count(value) > 1
                 ):
-                    telling.append(
-                        replace(_like({attribute: value}), relation=relation, anchor=things)
+                    distinguishing.append(
+                        replace(_like({attribute: value}), relation=relation, anchor=description)
                     )
-            if telling:
-                yield found, draw.choice(telling)
+            if distinguishing:
+                yield other, draw.choice(distinguishing)
 
 
-def _like(values: dict[Attribute, Any]) -> Things:
-    return Things(**values)
+def _like(values: dict[Attribute, Any]) -> Description:
+    return Description(**values)
 
 
 def _menu(yes: Sequence[Program], no: Sequence[Program]) -> Menu:
-    """A menu of yes and no, or an empty one where one of them is impossible."""
+    """A menu of yes and no, empty where one of them is impossible."""
     return {"yes": [*yes], "no": [*no]} if yes and no else {}
 
 
 def clear(item: Object, others: Sequence[Object], relation: str) -> bool:
-    """Whether every one of the others is clearly on one or the other side of `item`."""
+    """Whether each of the others is at least `RELATION_GAP` to either side of `item`."""
     axis = "x" if relation in ("left_of", "right_of") else "y"
     return all(
         abs(getattr(o, axis) - getattr(item, axis)) >= RELATION_GAP for o in others if o is not item
@@ -444,10 +460,10 @@ def clear(item: Object, others: Sequence[Object], relation: str) -> bool:
 
 
 def _pairs(scene: Scene, split: Split) -> list[tuple[Object, Object, str]]:
-    """(a, b, relation) for all that holds, where its opposite could hold just as well.
+    """(a, b, relation) for all relations that hold and whose opposite is equally likely.
 
-    The split `relation` shows some shapes above but never below each other, so that there the
-    names of two shapes would answer; its test scenes are asked about these too.
+    In training scenes of the split `relation` some shapes occur above but never below each other,
+    so that two shape names would determine the answer; test scenes include these pairs.
     """
     open_to_all = split != "relation" or has_held_out(scene, split)
     return [
@@ -463,13 +479,12 @@ def _pairs(scene: Scene, split: Split) -> list[tuple[Object, Object, str]]:
     ]
 
 
-def _as_rare(things: Things, item: Object) -> bool:
+def _as_rare(description: Description, item: Object) -> bool:
     """Whether the named colour and shape are held out exactly when those of `item` are.
 
-    In the split `attribute-pair` a pair that training never shows would otherwise always be
-    asked about in vain.
+    Otherwise the answer about a held-out pair of the split `attribute-pair` would always be "no".
     """
-    if things.colour is None or things.shape is None:
+    if description.colour is None or description.shape is None:
         return True
-    named = replace(item, colour=things.colour, shape=things.shape)
+    named = replace(item, colour=description.colour, shape=description.shape)
     return held_out_pair(named) == held_out_pair(item)

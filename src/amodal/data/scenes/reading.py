@@ -1,7 +1,7 @@
-"""Reads English captions of scenes back into claims, and claims and scenes into tuples.
+"""Parser of English captions of scenes into claims, and conversion of claims and scenes to tuples.
 
-Made for the sentences that `english` writes, and for those of a model that has learned from them:
-what cannot be read is left out, and the rest is kept.
+For captions written by `english` and by models trained on them: parts that cannot be parsed are
+skipped.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ Tuple = tuple[str, ...]
 
 
 def read_caption(text: str) -> Claims | None:
-    """The claims of an English caption, as far as it can be read; None where it names no object.
+    """The claims of an English caption as far as it can be parsed; None where it names no object.
 
-    Mentions are in the order in which they are named. An object without colour is passed over,
-    since no claim can be made of it, and so is a relation to it. Case, line breaks, punctuation
-    and American spelling do not matter; a description that contradicts itself ("a red blue
-    star") is taken by its last word. As every caption of this world, it claims to name all
-    objects.
+    Mentions are in the order of the text. Objects without a colour are skipped, and so are
+    relations to them. Case, line breaks, punctuation and American spelling are ignored; of
+    contradictory adjectives ("a red blue star") the last one counts. The claims are complete: the
+    caption is taken to name all objects.
+
+    Example:
+        >>> read_caption("A large red star is left of a ring.").mentions
+        (Mention(shape='star', colour='red', size='large', texture=None, cell=None),)
     """
     text = " ".join(text.lower().replace("center", "centre").replace("gray", "grey").split())
-    text = re.sub(r"[][<>{}]", "", text)  # the marks that stand for what has been read
+    text = re.sub(r"[][<>{}]", "", text)  # characters that mark parsed parts below
     text = re.sub(r" ([,.:])", r"\1", text).replace(" - ", "-")
     background = None
     ground = _BACKGROUND.search(text)
@@ -60,38 +63,42 @@ def read_caption(text: str) -> Claims | None:
     cells: dict[int, tuple[str, str]] = {}
     for found in _PLACED.finditer(text):
         row, column = (found["cell"] or found["cell2"]).split(",")
-        cells.setdefault(int(found["who"] or found["who2"]), (row, column))
+        cells.setdefault(int(found["subject"] or found["subject2"]), (row, column))
 
-    segment_mask = [k for k, m in enumerate(named) if m is not None]
-    number = {k: place for place, k in enumerate(segment_mask)}
+    complete = [k for k, m in enumerate(named) if m is not None]
+    number = {k: index for index, k in enumerate(complete)}
     relations: list[tuple[int, str, int]] = []
     for found in _RELATED.finditer(text):
-        who = int(found["who"] or found["who2"])
-        other = int(found["other"]) if found["other"] else who - 1  # "it" was named last
-        if who in number and other in number and other != who:
-            relations.append((number[who], found["name"] or found["name2"], number[other]))
+        subject = int(found["subject"] or found["subject2"])
+        other = int(found["other"]) if found["other"] else subject - 1  # "it": the previous one
+        if subject in number and other in number and other != subject:
+            relations.append((number[subject], found["name"] or found["name2"], number[other]))
     mentions = tuple(replace(m, cell=cells.get(k)) for k, m in enumerate(named) if m is not None)
     return Claims(mentions, tuple(relations), True, background) if mentions else None
 
 
 def tuples_of_claims(claims: Claims) -> list[Tuple]:
-    """What is claimed, as tuples of words.
+    """The claims as scene-graph tuples.
 
     (shape,) for each object; (shape, attribute) for its colour, size, texture and cell ("top
     left"); (shape, relation, shape); ("background", colour). Two stars give ("star",) twice.
+
+    Example:
+        >>> tuples_of_claims(Claims((Mention("star", "red"),)))
+        [('star',), ('star', 'red')]
     """
     tuples: list[Tuple] = []
     for m in claims.mentions:
-        place = " ".join(m.cell) if m.cell is not None else None
-        said = (m.colour, m.size, m.texture, place)
-        tuples += [(m.shape,), *((m.shape, value) for value in said if value is not None)]
+        cell = " ".join(m.cell) if m.cell is not None else None
+        values = (m.colour, m.size, m.texture, cell)
+        tuples += [(m.shape,), *((m.shape, value) for value in values if value is not None)]
     shapes = [m.shape for m in claims.mentions]
     tuples += [(shapes[i], name, shapes[j]) for i, name, j in claims.relations]
     return tuples + ([("background", claims.background)] if claims.background else [])
 
 
 def tuples_of_scene(scene: Scene) -> list[Tuple]:
-    """All that holds in a scene, as `tuples_of_claims`: every cell and every relation too."""
+    """All true tuples of a scene, with every cell and every relation; see `tuples_of_claims`."""
     objects = scene.objects
     relations = [
         (i, name, j)
@@ -105,20 +112,21 @@ def tuples_of_scene(scene: Scene) -> list[Tuple]:
 
 
 def tuples_expected(scene: Scene, claims: Claims | None) -> list[Tuple]:
-    """What a caption with these claims would have said of `scene`, had it been right.
+    """Reference tuples of a scene for a caption with these claims.
 
-    A complete caption says of every object what it looks like, but where it is only once, by its
-    cell or by a relation; all of `tuples_of_scene` is too much to ask of it. Here are colour,
-    size and texture of every object; its cell, unless the caption places it by relations only;
-    for each relation that is claimed the true one between the objects that are meant (the same,
-    if it holds); and the background if it is claimed, or if there is one object only.
+    A complete caption states all attributes of every object but its position only once, by cell or
+    by relation, so that `tuples_of_scene` is too strict a reference. These are colour, size and
+    texture of every object; its cell, unless the caption locates it by relations only; for each
+    claimed relation the true one between the same objects (identical if it holds); and the
+    background if it is claimed or there is only one object.
 
-    Which object a mention means is settled by the assignment that agrees best with what is said
-    of each alone. Of two objects that look alike and are placed by relations the wrong one may be
-    taken, so that a true relation counts as false; in this world that is rare.
+    Mentions are assigned to objects by the best agreement of their attributes. Of two identical
+    objects located by relations the wrong one may be assigned, so that a true relation counts as
+    false; in this world that is rare.
 
     Args:
-        claims: None, of a caption that could not be read, claims nothing.
+        scene: described by the caption.
+        claims: None, of a caption that could not be parsed, counts as no claims.
     """
     claims = claims or Claims(())
     objects = scene.objects
@@ -129,17 +137,17 @@ def tuples_expected(scene: Scene, claims: Claims | None) -> list[Tuple]:
             same += [m.size == o.size, m.texture == o.texture]
             agreement[i, j] = np.dot(same, (8, 4, 2, 1, 1))
     rows, columns = linear_sum_assignment(agreement, maximize=True)
-    meant = {int(i): int(j) for i, j in zip(rows, columns, strict=True)}
+    assigned = {int(i): int(j) for i, j in zip(rows, columns, strict=True)}
 
     relations: list[tuple[int, str, int]] = []
     for i, name, j in claims.relations:
-        if i in meant and j in meant:
-            a, b = objects[meant[i]], objects[meant[j]]
+        if i in assigned and j in assigned:
+            a, b = objects[assigned[i]], objects[assigned[j]]
             true = name if RELATIONS[name](a, b) else main_relation(a, b)
             if RELATIONS[true](a, b):
-                relations.append((meant[i], true, meant[j]))
+                relations.append((assigned[i], true, assigned[j]))
     related = {k for i, _, j in relations for k in (i, j)}
-    celled = {j for i, j in meant.items() if claims.mentions[i].cell is not None}
+    celled = {j for i, j in assigned.items() if claims.mentions[i].cell is not None}
     mentions = tuple(
         Mention(
             o.shape,
@@ -171,7 +179,7 @@ _SHAPES = _inverse(english.SHAPES)
 _TAILS = _inverse(english.WITH_TEXTURE)
 _GROUNDS = _inverse(english.BACKGROUNDS)
 _RELATIONS = _inverse(english.RELATIONS)
-# Cells without "at the" and "in the", which a model may leave out or exchange.
+# Cells without "at the" and "in the", which a model may omit or swap.
 _CELLS = {words.split(" ", 2)[2]: cell for words, cell in _inverse(english.CELLS).items()}
 _KINDS: tuple[tuple[str, Mapping[str, str]], ...] = (
     ("colour", {name: name for name in COLOURS}),
@@ -187,10 +195,10 @@ _BACKGROUND = re.compile(rf",? ?\bon (?:an? |the )?({_any(_GROUNDS)}) background
 _CELL = re.compile(rf"\b(?:(?:at|in|on) )?(?:the )?\b({_any(_CELLS)})\b(?! of\b)")
 _RELATION = re.compile(rf"\b({_any(_RELATIONS)})\b")
 _PLACED = re.compile(
-    r"\[(?P<cell>[a-z,]+)\],? (?:there )?is <(?P<who>\d+)>"
-    r"|<(?P<who2>\d+)> (?:is )?\[(?P<cell2>[a-z,]+)\]"
+    r"\[(?P<cell>[a-z,]+)\],? (?:there )?is <(?P<subject>\d+)>"
+    r"|<(?P<subject2>\d+)> (?:is )?\[(?P<cell2>[a-z,]+)\]"
 )
 _RELATED = re.compile(
-    r"\{(?P<name>\w+)\} it,? (?:there )?is <(?P<who>\d+)>"
-    r"|<(?P<who2>\d+)> is \{(?P<name2>\w+)\} (?:it\b|<(?P<other>\d+)>)"
+    r"\{(?P<name>\w+)\} it,? (?:there )?is <(?P<subject>\d+)>"
+    r"|<(?P<subject2>\d+)> is \{(?P<name2>\w+)\} (?:it\b|<(?P<other>\d+)>)"
 )

@@ -1,4 +1,4 @@
-"""Images of scenes: each object is a cached anti-aliased stamp, blended onto the background."""
+"""Renderer of scenes: cached anti-aliased stamps of objects blended onto the background."""
 
 from __future__ import annotations
 
@@ -16,18 +16,28 @@ Stamp = tuple[NDArray[np.float32], NDArray[np.float32], int]
 
 
 def render(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
-    """The scene's image, (size, size, 3) uint8. The same scene always gives the same bytes."""
+    """Image of a scene, (size, size, 3) uint8; equal scenes give equal bytes.
+
+    Raises:
+        ValueError: the size is below 8.
+
+    Example:
+        >>> scene = Scene((Object("star", "red", "small", "solid", 0.5, 0.5),), "grey")
+        >>> image = render(scene, 32)
+        >>> image.shape, image[0, 0].tolist()
+        ((32, 32, 3), [165, 165, 165])
+    """
     if size < 8:
-        raise ValueError(f"a picture needs at least 8 x 8 pixels, got size {size}")
+        raise ValueError(f"an image needs at least 8 x 8 pixels, got size {size}")
     canvas = np.empty((size, size, 3), np.float32)
     canvas[:] = BACKGROUNDS[scene.background]
     for item in scene.objects:
-        _paint(canvas, item, size)
+        _blend(canvas, item, size)
     canvas += 0.5  # round to nearest
     return canvas.astype(np.uint8)
 
 
-def _paint(canvas: NDArray[np.float32], item: Object, size: int) -> None:
+def _blend(canvas: NDArray[np.float32], item: Object, size: int) -> None:
     steps = _steps_per_pixel(size)
     column, dx = divmod(round(item.x * size * steps), steps)
     row, dy = divmod(round(item.y * size * steps), steps)
@@ -43,22 +53,22 @@ def _paint(canvas: NDArray[np.float32], item: Object, size: int) -> None:
         light = light[y0 - top : y1 - top, x0 - left : x1 - left]
     region = canvas[y0:y1, x0:x1]
     region *= keep
-    region += light * _PAINT[item.colour]
+    region += light * _RGB[item.colour]
 
 
 @lru_cache(maxsize=16384)
 def stamp(
     shape: str, size_name: str, texture: str, turn: int, dx: int, dy: int, size: int
 ) -> Stamp:
-    """How one kind of object changes the pixels around its centre.
+    """Blending weights of one type of object around its centre.
 
     Args:
         turn: rotation in steps of 5 degrees.
-        dx, dy: where the centre lies within its pixel, in sub-pixel steps.
+        dx, dy: offset of the centre within its pixel, in sub-pixel steps.
 
     Returns:
-        the share of the background that stays and the share of the object's colour that is
-        added, (H, W, 1) each, and the row and column of the centre pixel.
+        weight of the background and weight of the object's colour, (H, W, 1) each, and the row and
+        column of the centre pixel.
     """
     radius = RADIUS[size_name] * size
     half = int(radius * 1.25) + 2
@@ -78,8 +88,8 @@ def stamp(
 
 
 def _steps_per_pixel(size: int) -> int:
-    # Where pixels are small a whole-pixel grid is fine enough, and the cache stays small.
+    # In large images a whole-pixel grid is fine enough, and it keeps the cache small.
     return max(1, min(4, 128 // size))
 
 
-_PAINT = {name: np.array(rgb, np.float32) for name, rgb in COLOURS.items()}
+_RGB = {name: np.array(rgb, np.float32) for name, rgb in COLOURS.items()}

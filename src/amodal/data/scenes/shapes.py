@@ -1,6 +1,6 @@
-"""What the shapes and textures of the world look like, in units of an object's radius.
+"""Geometry of shapes and textures, in units of an object's radius.
 
-The origin is the middle of the object's box, x grows to the right and y downwards.
+The origin is the middle of the object's bounding box, x grows to the right and y downwards.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHADE = 0.45  # stripes and dots are the object's colour times this
-PERIOD = 0.72  # they repeat at this many radii
+PERIOD = 0.72  # spatial period, in radii
 
 
 def inside(shape: str, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Whether points lie in the shape; x and y broadcast against each other."""
+    """Whether points are inside the shape; x and y broadcast against each other."""
     if shape == "circle":
         return x * x + y * y <= 0.92**2
     if shape == "ring":
@@ -37,16 +37,16 @@ def inside(shape: str, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArra
 def turned(
     x: NDArray[np.float32], y: NDArray[np.float32], degrees: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The points as seen by an object that is turned clockwise by `degrees`."""
+    """Coordinates of points in the frame of an object rotated clockwise by `degrees`."""
     c, s = cos(radians(degrees)), sin(radians(degrees))
     return x * c + y * s, y * c - x * s
 
 
 def pattern(texture: str, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Whether points lie on the darker part of a texture.
+    """Whether points are in the darker part of a texture.
 
-    The pattern stays level when the object turns: in small images a slanted stripe would be
-    told from a dot by luck only.
+    The pattern does not rotate with the object: in small images slanted stripes would be
+    indistinguishable from dots.
     """
     if texture == "striped":
         return np.broadcast_to(

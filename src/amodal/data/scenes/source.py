@@ -1,4 +1,4 @@
-"""The scenes world as a source of records, and as a data set on disk."""
+"""The built-in world as a source of records, and as a data set on disk."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from amodal.data.scenes.world import (
 )
 from amodal.data.sources.renamed import RenamingConfig
 
-MOST_LARGE = 4
+MAX_LARGE = 4
 YES_NO = {word for name in ("yes", "no") for word in (name, CHINESE_ANSWERS[name])}
 
 
 class ScenesConfig(RenamingConfig):
-    """A part of the built-in world.
+    """A part of the built-in world of scenes.
 
     Splits:
-        iid: all parts are drawn alike; no description of a scene occurs in two parts.
+        iid: all parts have the same distribution; no description of a scene occurs in two parts.
         attribute-pair: a fifth of the colour-shape pairs occurs in no training or validation
             scene and at least once in every test scene.
         count: training and validation scenes hold 1-3 objects, test scenes 4-6.
@@ -48,13 +48,19 @@ class ScenesConfig(RenamingConfig):
         size: number of scenes.
         image_size: side of the image in pixels.
         min_objects, max_objects: left out, they are 1 and 4, or what the split `count` says.
-        max_overlap: how deep two objects may enter each other, as a share of their reach.
-        sizes, textures: which occur, each equally often; all of them where left out.
-        captions_per_scene: in all; languages take turns.
-        questions_per_scene: in all, see `questions.write_questions`; 0 leaves them out.
-        dialogue: whether to hold a dialogue, see `dialogues.write_dialogue`. It needs 2 objects,
-            which is then what `min_objects` left out means, and is in English.
-        dialogue_rounds: its length.
+        max_overlap: of two objects, as a share of the sum of their radii.
+        sizes, textures: that occur, uniformly; all of them where left out.
+        captions_per_scene: over all languages, which alternate.
+        questions_per_scene: over all languages, see `questions.write_questions`; 0: no questions.
+        dialogue: whether records have a dialogue, see `dialogues.write_dialogue`. It is in English
+            and needs 2 objects, which is then the default of `min_objects`.
+        dialogue_rounds: question–answer pairs of a dialogue.
+
+    Example:
+        >>> source = ScenesConfig(size=2, image_size=32, captions_per_scene=1).open()
+        >>> record = source[0]
+        >>> record["image"].shape, len(record["text"])
+        ((32, 32, 3), 1)
     """
 
     kind: Literal["scenes"] = "scenes"
@@ -92,9 +98,9 @@ class ScenesConfig(RenamingConfig):
         low, high = self.object_counts()
         if low > high:
             raise ValueError(f"min_objects is {low}, more than max_objects, {high}")
-        if set(self.sizes) == {"large"} and high > MOST_LARGE:
+        if set(self.sizes) == {"large"} and high > MAX_LARGE:
             raise ValueError(
-                f"a scene has room for {MOST_LARGE} large objects, max_objects is {high}: lower "
+                f"a scene has room for {MAX_LARGE} large objects, max_objects is {high}: lower "
                 "it, or allow other sizes"
             )
         if self.split == "relation" and self.part == "test" and high < 2:
@@ -106,22 +112,22 @@ class ScenesConfig(RenamingConfig):
         return self
 
     def open(self) -> ScenesSource:
-        """The source that this describes; nothing is drawn yet."""
+        """The source; scenes are sampled when records are read."""
         return ScenesSource(self)
 
 
 class ScenesSource:
-    """Scenes drawn on demand; record i is the same whenever and wherever it is asked for.
+    """Scenes sampled on demand; record i is the same on every machine and in every run.
 
     A record holds `id`, `origin`, `image` (S, S, 3) uint8, `text` (the captions), `languages`
     (one per caption), `objects` and `background` (the truth, see `Scene.to_json`), `count` and
-    `label`, the shape of the largest object (of the first of them, where several are largest).
+    `label`, the shape of the largest object (the first one of several).
 
     With questions it also holds the parallel lists `question`, `answer`, `question_family`
     ("attribute"), `question_type` ("attribute/colour") and `question_language`. With a dialogue
-    it holds `dialog`, a list of rounds: `question`, `answer`, `candidates` (20 answers, the true
-    one among them), `relevance` (of each, 1.0 where it means the same as the answer) and
-    `refers_back`, whether the question needs the rounds before it.
+    it holds `dialog`, a list of question–answer pairs: `question`, `answer`, `candidates` (20
+    answers, including the correct one), `relevance` (of each, 1.0 where it has the meaning of the
+    answer) and `refers_back`, whether the question depends on the earlier ones.
     """
 
     inputs = frozenset({"image", "text"})
@@ -155,7 +161,7 @@ class ScenesSource:
         scene = self.scene(index)
         c = self.config
         truth = scene.to_json()
-        # The options shape a scene too, so the place alone would not name it.
+        # Scenes depend on further options, so that the index alone does not identify them.
         content = blake2b(repr(scene).encode(), digest_size=5).hexdigest()
         key = f"{c.split}/{c.part}/{c.seed}/{index}/{content}"
         captions = write_captions(
@@ -210,14 +216,16 @@ def write_dataset(
     """Writes `images/*.png`, `captions.json` (COCO captions layout) and `scenes.jsonl` (truth).
 
     With questions, `questions.json` and `annotations.json` (VQA v2 layout); with dialogues,
-    `dialogs.json` and `dense_annotations.json` (VisDial v1.0 layout, 20 options to a round).
-    When interrupted, it leaves a valid, smaller data set.
+    `dialogs.json` and `dense_annotations.json` (VisDial v1.0 layout, 20 answer options).
+    An interruption leaves a valid, smaller data set.
 
     Args:
-        track: wraps the indices of the scenes, to show progress; such as `rich.progress.track`.
+        source: to write.
+        folder: created if needed.
+        track: wraps the indices of the scenes to show progress, such as `rich.progress.track`.
 
     Returns:
-        the folder, made if it was not there.
+        The folder.
     """
     folder = Path(folder)
     (folder / "images").mkdir(parents=True, exist_ok=True)
@@ -260,7 +268,7 @@ def write_dataset(
 
 
 class _VqaFiles:
-    """The questions of a data set in the layout of VQA v2, whose ten people all agree."""
+    """The questions of a data set in the layout of VQA v2, with ten agreeing annotators."""
 
     def __init__(self, source: ScenesSource) -> None:
         self._head = {
@@ -307,7 +315,7 @@ class _VqaFiles:
 class _VisDialFiles:
     """The dialogues of a data set in the layout of VisDial v1.0.
 
-    The caption says only how many things there are: one that described them would answer.
+    The caption states the number of objects only: a full description would answer the questions.
     """
 
     def __init__(self, source: ScenesSource) -> None:

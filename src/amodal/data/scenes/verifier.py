@@ -1,9 +1,10 @@
-"""Reads an image back into the scene that it shows, so that generated images can be scored.
+"""Verifier: recognition of the scene in an image, to score generated images.
 
-It shares with the renderer only what the world looks like (`shapes`, colours, sizes). The
-background is the commonest colour of the rim; every connected blob that differs from it is taken
-as background mixed with light and shaded parts of one colour, solved for by least squares; its
-outline is then compared with every shape, size and rotation, and its shading with every texture.
+It shares only the geometry and palette of the world with the renderer (`shapes`, colours, sizes).
+The background is the most common colour of the border. Every connected blob is modelled as a
+mixture of background and light and shaded parts of one colour, solved by least squares; its
+outline is compared with templates of every shape, size and rotation, its shading with every
+texture.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from scipy import ndimage
 from amodal.data.scenes.shapes import SHADE, inside, pattern, turned
 from amodal.data.scenes.world import BACKGROUNDS, COLOURS, RADIUS, SHAPES, TEXTURES, Object, Scene
 
-CONTRAST = 24.0  # a pixel is not background when a channel differs from it by more than this
-# Mean residual (root of the mean square, in grey levels) above which a blob is of several colours.
+CONTRAST = 24.0  # largest difference of a channel from the background, in grey levels
+# Root mean square residual, in grey levels, above which a blob has several colours.
 ONE_COLOUR = 12.0
 _ROTATIONS = (-10.0, -5.0, 0.0, 5.0, 10.0)
 _NEIGHBOURS = np.ones((3, 3), np.bool_)
@@ -30,13 +31,22 @@ Mask = NDArray[np.bool_]
 
 
 def read_scene(image: NDArray[np.uint8]) -> Scene:
-    """The scene that a (S, S, 3) uint8 image shows; objects from top to bottom.
+    """The scene in a (S, S, 3) uint8 image, with objects from top to bottom.
 
-    Made for images whose objects overlap little. Objects of one colour that touch are read
-    as one.
+    For images with little overlap. Touching objects of one colour are recognised as one.
+
+    Raises:
+        ValueError: the image is not square, or has not three channels.
+
+    Example:
+        >>> from amodal.data.scenes.render import render
+        >>> scene = Scene((Object("star", "red", "large", "solid", 0.5, 0.5),), "grey")
+        >>> found = read_scene(render(scene))
+        >>> found.background, found.objects[0].shape, found.objects[0].colour
+        ('grey', 'star', 'red')
     """
     if image.ndim != 3 or image.shape[0] != image.shape[1] or image.shape[2] != 3:
-        raise ValueError(f"expected a square picture (S, S, 3), got shape {image.shape}")
+        raise ValueError(f"expected a square image (S, S, 3), got shape {image.shape}")
     size = len(image)
     pixels = image.astype(np.float32)
     background = _read_background(pixels)
@@ -54,59 +64,66 @@ def read_scene(image: NDArray[np.uint8]) -> Scene:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How many objects two scenes share.
+    """Numbers of objects that two scenes share.
 
     Args:
         exact: objects equal in shape, colour, size, texture and cell.
-        named: objects equal in shape and colour.
-        expected: number of objects of the true scene.
-        found: number of objects of the other.
+        matched: objects equal in shape and colour.
+        expected: objects of the true scene.
+        predicted: objects of the other scene.
     """
 
     exact: int
-    named: int
+    matched: int
     expected: int
-    found: int
+    predicted: int
 
     @property
     def perfect(self) -> bool:
-        """Whether the scenes hold exactly the same objects."""
-        return self.exact == self.expected == self.found
+        """Whether the scenes have exactly the same objects."""
+        return self.exact == self.expected == self.predicted
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall of shape and colour; 1 for two empty scenes."""
-        total = self.expected + self.found
-        return 1.0 if total == 0 else 2 * self.named / total
+        total = self.expected + self.predicted
+        return 1.0 if total == 0 else 2 * self.matched / total
 
 
-def compare(truth: Scene, found: Scene) -> Agreement:
-    """How well the objects of `found` agree with those of `truth`."""
+def compare(truth: Scene, predicted: Scene) -> Agreement:
+    """Agreement of the objects of two scenes.
+
+    Example:
+        >>> truth = Scene((Object("star", "red", "large", "solid", 0.5, 0.5),))
+        >>> other = Scene((Object("star", "red", "small", "solid", 0.5, 0.5),))
+        >>> compare(truth, other)
+        Agreement(exact=0, matched=1, expected=1, predicted=1)
+    """
 
     def exact(scene: Scene) -> Counter[tuple[object, ...]]:
         return Counter((o.shape, o.colour, o.size, o.texture, o.cell) for o in scene.objects)
 
-    def named(scene: Scene) -> Counter[tuple[str, str]]:
+    def shapes(scene: Scene) -> Counter[tuple[str, str]]:
         return Counter((o.shape, o.colour) for o in scene.objects)
 
     return Agreement(
-        exact=(exact(truth) & exact(found)).total(),
-        named=(named(truth) & named(found)).total(),
+        exact=(exact(truth) & exact(predicted)).total(),
+        matched=(shapes(truth) & shapes(predicted)).total(),
         expected=len(truth.objects),
-        found=len(found.objects),
+        predicted=len(predicted.objects),
     )
 
 
 def _read_background(pixels: Pixels) -> str:
-    rim = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])  # (R, 3)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[1:-1, 0], pixels[1:-1, -1]])  # (R, 3)
     names = list(BACKGROUNDS)
     palette = np.array([BACKGROUNDS[name] for name in names], np.float32)
-    distance = np.square(rim[:, None] - palette).sum(axis=2)  # (R, backgrounds)
+    distance = np.square(border[:, None] - palette).sum(axis=2)  # (R, backgrounds)
     return names[int(np.bincount(distance.argmin(axis=1)).argmax())]
 
 
 def _blobs(pixels: Pixels, foreground: Mask, ground: Pixels) -> list[tuple[str, Mask]]:
-    """(colour, mask) of every connected blob, split where it is of several colours."""
+    """(colour, mask) of every connected blob, split where it has several colours."""
     names = list(COLOURS)
     result: list[tuple[str, Mask]] = []
     for mask in _components(foreground):
@@ -119,7 +136,7 @@ def _blobs(pixels: Pixels, foreground: Mask, ground: Pixels) -> list[tuple[str, 
         nearest = np.full(mask.shape, -1)
         nearest[mask] = residual.argmin(axis=1)
         for index, name in enumerate(names):
-            # Opening drops the seams, where two objects blend into a third colour.
+            # Opening removes the seams, where two objects blend into a third colour.
             own = ndimage.binary_opening(nearest == index, _NEIGHBOURS[:2, :2])
             result += [(name, part) for part in _components(own)]
     return result
@@ -131,7 +148,7 @@ def _components(mask: Mask) -> list[Mask]:
 
 
 def _residuals(pixels: Pixels, ground: Pixels) -> Pixels:
-    """(P, colours) squared distance of each pixel from what each colour can explain."""
+    """(P, colours) squared residual of each pixel under each colour."""
     columns = []
     for rgb in COLOURS.values():
         cover, light = _unmix(pixels, ground, rgb)
@@ -149,21 +166,21 @@ def _unmix(pixels: Pixels, ground: Pixels, rgb: tuple[int, int, int]) -> tuple[P
 
 
 def _read_object(pixels: Pixels, mask: Mask, ground: Pixels, colour: str) -> Object | None:
-    """The object that a blob shows; None where its pixels are no mixture with its colour."""
+    """The object of a blob; None where its pixels are no mixture with its colour."""
     size = len(pixels)
     near = ndimage.binary_dilation(mask, _NEIGHBOURS)
     cover = np.zeros((size, size), np.float32)
     light = np.zeros((size, size), np.float32)
     cover[near], light[near] = _unmix(pixels[near], ground, COLOURS[colour])
     weight = cover.sum()
-    if weight < 1:  # less than a pixel: only images that were not drawn by this world have it
+    if weight < 1:  # less than a pixel: does not occur in rendered scenes
         return None
     grid = np.arange(size) + 0.5
     middle_y = float(cover.sum(axis=1) @ grid / weight)
     middle_x = float(cover.sum(axis=0) @ grid / weight)
 
     bank = _template_bank(size)
-    # The template whose centroid lies at the same place within its pixel as the blob's.
+    # Templates whose centroid has the same offset within its pixel as that of the blob.
     row, column = int(middle_y), int(middle_x)
     dy = int((middle_y - row) * bank.steps)
     dx = int((middle_x - column) * bank.steps)
@@ -182,27 +199,27 @@ def _read_object(pixels: Pixels, mask: Mask, ground: Pixels, colour: str) -> Obj
 
 
 def _read_texture(cover: Pixels, light: Pixels, x: float, y: float, radius: float) -> str:
-    """The texture whose shading, drawn on the blob, is nearest to the shading seen."""
+    """The texture whose shading is closest to that of the blob."""
     rows, columns = np.nonzero(cover > 0.7)
     if len(rows) == 0:
         return "solid"
-    seen = light[rows, columns] / cover[rows, columns]  # (P,)
+    shading = light[rows, columns] / cover[rows, columns]  # (P,)
     fine = (np.arange(4) + 0.5) / 4
     u = ((columns[:, None, None] + fine[None, None, :] - x) / radius).astype(np.float32)
     v = ((rows[:, None, None] + fine[None, :, None] - y) / radius).astype(np.float32)
     errors = []
     for texture in TEXTURES:
         dark = np.broadcast_to(pattern(texture, u, v), (len(rows), 4, 4)).mean(axis=(1, 2))
-        errors.append(float(np.square(1 - (1 - SHADE) * dark - seen).sum()))
+        errors.append(float(np.square(1 - (1 - SHADE) * dark - shading).sum()))
     return TEXTURES[int(np.argmin(errors))]
 
 
 @dataclass(frozen=True)
 class _TemplateBank:
-    """Every shape, size and rotation, with its centroid at every place within a pixel.
+    """Templates of every shape, size and rotation at every sub-pixel offset of the centroid.
 
     Args:
-        steps: places per pixel, each way.
+        steps: offsets per pixel and axis.
         half, side: the centre pixel and the side of a template.
         kinds: (shape, size, rotation) of each template.
         cover: [dy][dx] -> (kinds, side * side) covered share of each pixel.

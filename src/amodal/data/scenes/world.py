@@ -1,8 +1,7 @@
-"""What a scene is, what holds between its objects, and how scenes are drawn from a seed.
+"""Scenes, relations between their objects, held-out splits, and sampling from a seed.
 
 Coordinates are fractions of the image: x grows to the right, y grows downwards, (0.5, 0.5)
-is the middle. A scene is plain data; images, captions and whatever else can be said about
-it are functions of it.
+is the middle. A scene is plain data; images, captions and questions are functions of it.
 """
 
 from __future__ import annotations
@@ -54,19 +53,18 @@ Texture = Literal["solid", "striped", "dotted"]
 Split = Literal["iid", "attribute-pair", "count", "relation"]
 Part = Literal["train", "validation", "test"]
 
-# A centre keeps this distance from the borders of its cell, so that "top left" is never a
-# matter of half a pixel.
+# Smallest distance of a centre from the borders of its cell, so that cells are unambiguous.
 CELL_MARGIN = 0.03
-# Objects nearer to each other than this along an axis are level with each other on it.
+# Objects closer to each other than this along an axis are in no relation along it.
 RELATION_GAP = 0.1
-MAX_ROTATION = 10.0  # degrees; a square turned further could be called a diamond
+MAX_ROTATION = 10.0  # degrees; with more rotation a square would look like a diamond
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Object:
-    """One thing in a scene.
+    """An object of a scene.
 
     Args:
         shape: one of `SHAPES`.
@@ -74,7 +72,7 @@ class Object:
         size: one of `RADIUS`.
         texture: one of `TEXTURES`.
         x, y: its centre, in fractions of the image.
-        rotation: degrees, clockwise as seen.
+        rotation: degrees, clockwise.
     """
 
     shape: str
@@ -98,35 +96,41 @@ class Object:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Objects on a background. Later objects lie on top of earlier ones."""
+    """Objects on a background. Later objects are in front of earlier ones.
+
+    Example:
+        >>> scene = Scene((Object("star", "red", "small", "solid", 0.2, 0.5),))
+        >>> scene.mirrored().objects[0].x, scene.objects[0].cell
+        (0.8, ('centre', 'left'))
+    """
 
     objects: tuple[Object, ...]
     background: str = "white"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain dicts and lists; `from_json` gives the scene back."""
+        """The scene as dicts and lists, the inverse of `from_json`."""
         return {"background": self.background, "objects": [asdict(o) for o in self.objects]}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Scene:
-        """The scene that `to_json` described.
+        """The scene of a `to_json` value.
 
         Raises:
-            ValueError: an attribute has a value that this world does not know.
+            ValueError: an attribute has an unknown value.
         """
         scene = cls(tuple(Object(**o) for o in value["objects"]), value["background"])
         check(scene)
         return scene
 
     def mirrored(self) -> Scene:
-        """The scene seen in a mirror: its image is the image flipped left to right."""
+        """The scene whose image is flipped horizontally."""
         return replace(
             self,
             objects=tuple(replace(o, x=1.0 - o.x, rotation=-o.rotation) for o in self.objects),
         )
 
     def signature(self) -> str:
-        """What complete captions always say, in canonical order: equal for look-alikes."""
+        """The content of complete captions in canonical order."""
         objects = sorted(
             "/".join((o.size, o.texture, o.colour, o.shape, *o.cell)) for o in self.objects
         )
@@ -134,7 +138,7 @@ class Scene:
 
 
 def check(scene: Scene) -> None:
-    """Raises ValueError naming the first attribute that this world does not know."""
+    """Raise ValueError naming the first attribute with an unknown value."""
     known: dict[str, Sequence[str]] = {
         "shape": SHAPES,
         "colour": tuple(COLOURS),
@@ -155,22 +159,22 @@ def check(scene: Scene) -> None:
 
 
 def left_of(a: Object, b: Object) -> bool:
-    """a's centre is clearly to the left of b's."""
+    """The centre of a is at least `RELATION_GAP` to the left of that of b."""
     return b.x - a.x >= RELATION_GAP
 
 
 def right_of(a: Object, b: Object) -> bool:
-    """a's centre is clearly to the right of b's."""
+    """The centre of a is at least `RELATION_GAP` to the right of that of b."""
     return left_of(b, a)
 
 
 def above(a: Object, b: Object) -> bool:
-    """a's centre is clearly higher than b's."""
+    """The centre of a is at least `RELATION_GAP` above that of b."""
     return b.y - a.y >= RELATION_GAP
 
 
 def below(a: Object, b: Object) -> bool:
-    """a's centre is clearly lower than b's."""
+    """The centre of a is at least `RELATION_GAP` below that of b."""
     return above(b, a)
 
 
@@ -188,7 +192,7 @@ RELATIONS: dict[str, Callable[[Object, Object], bool]] = {
 
 
 def main_relation(a: Object, b: Object) -> str:
-    """The relation of a to b that one would name: along the axis on which they differ more."""
+    """The relation of a to b along the axis on which they differ more."""
     dx, dy = b.x - a.x, b.y - a.y
     if abs(dx) >= abs(dy):
         return "left_of" if dx > 0 else "right_of"
@@ -196,7 +200,7 @@ def main_relation(a: Object, b: Object) -> str:
 
 
 def overlap(a: Object, b: Object) -> float:
-    """How deep the circles around a and b enter each other, over the sum of their radii."""
+    """Penetration depth of the circles around a and b over the sum of their radii."""
     reach = a.radius + b.radius
     return max(0.0, 1.0 - hypot(a.x - b.x, a.y - b.y) / reach)
 
@@ -205,9 +209,9 @@ def overlap(a: Object, b: Object) -> float:
 
 
 def held_out_pair(item: Object) -> bool:
-    """Whether the object's colour and shape meet only in the test part of `attribute-pair`.
+    """Whether the pair of colour and shape occurs only in the test part of `attribute-pair`.
 
-    Every fifth pair; each colour and each shape keeps eight partners to be learned from.
+    Every fifth pair; each colour and each shape has eight partners in training.
     """
     return (_COLOUR_INDEX[item.colour] * 3 + _SHAPE_INDEX[item.shape]) % 5 == 0
 
@@ -215,10 +219,10 @@ def held_out_pair(item: Object) -> bool:
 def held_out_relation(a: Object, b: Object) -> bool:
     """Whether the pair's arrangement occurs only in the test part of `relation`.
 
-    Shapes form a circle in the order of `SHAPES`. Neighbours on it never stand side by side
-    (in either order, because a flipped image would show the other one), and a shape never
-    stands above the third and the fourth after it, though it does stand below them. Side by
-    side and above mean the `main_relation`.
+    Shapes form a cycle in the order of `SHAPES`. In training, neighbours on it are never side by
+    side (in either order, because a flipped image has the other one), and a shape is never above
+    the third and the fourth after it, but may be below them. Side by side and above refer to the
+    `main_relation`.
     """
     step = (_SHAPE_INDEX[b.shape] - _SHAPE_INDEX[a.shape]) % len(SHAPES)
     relation = main_relation(a, b)
@@ -228,7 +232,7 @@ def held_out_relation(a: Object, b: Object) -> bool:
 
 
 def has_held_out(scene: Scene, split: Split) -> bool:
-    """Whether the scene holds something that the training part of `split` never shows."""
+    """Whether the scene has a combination that is held out from the training part of `split`."""
     objects = scene.objects
     if split == "attribute-pair":
         return any(map(held_out_pair, objects))
@@ -240,10 +244,10 @@ def has_held_out(scene: Scene, split: Split) -> bool:
 
 
 def part_of(scene: Scene) -> Part:
-    """The part to which every scene with this `signature` belongs, in every split.
+    """The part of every scene with this `signature`, in every split.
 
-    Half of all descriptions are for training and a quarter each for validation and test, so no
-    scene of one part can be described by a complete caption of another.
+    Half of all descriptions are for training and a quarter each for validation and test, so that
+    no complete caption of one part is true of a scene of another.
     """
     bucket = blake2b(scene.signature().encode(), digest_size=1).digest()[0] & 3
     return "train" if bucket < 2 else "validation" if bucket == 2 else "test"
@@ -253,11 +257,16 @@ def part_of(scene: Scene) -> Part:
 
 
 class Draw:
-    """Random choices fixed by a text key, equal on every machine and Python version."""
+    """Random choices seeded by a text key, equal on every machine and Python version.
+
+    Example:
+        >>> Draw("a").shuffled([1, 2, 3]) == Draw("a").shuffled([1, 2, 3])
+        True
+    """
 
     def __init__(self, key: str) -> None:
-        # Only `random()` is promised to stay the same between Python versions, so everything
-        # is made from it.
+        # Only `random()` is guaranteed to be stable between Python versions, so everything is
+        # derived from it.
         seed = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big")
         self.random = Random(seed).random
 
@@ -292,13 +301,20 @@ def sample_scene(
 ) -> Scene:
     """Scene `index` of a part, a pure function of its arguments.
 
-    Object counts are uniform in [min_objects, max_objects]. Validation scenes are like training
-    scenes; test scenes of `attribute-pair` and `relation` hold at least one held-out combination
-    and all other scenes hold none. Which counts a part of `count` has is the caller's choice.
+    Object counts are uniform in [min_objects, max_objects]. Validation scenes are distributed like
+    training scenes; test scenes of `attribute-pair` and `relation` have at least one held-out
+    combination, all other scenes have none. The caller chooses the counts of a part of `count`.
 
     Args:
+        seed, split, part, index: of the scene.
+        min_objects, max_objects: range of the object count.
         max_overlap: bound on `overlap` of any two objects; at 0 they also keep a small gap.
-        sizes, textures: which occur, each equally often.
+        sizes, textures: that occur, uniformly.
+
+    Example:
+        >>> scene = sample_scene(0, "iid", "train", 7, max_objects=3)
+        >>> scene == sample_scene(0, "iid", "train", 7, max_objects=3), part_of(scene)
+        (True, 'train')
     """
     draw = Draw(f"scene/{seed}/{split}/{part}/{index}")
     wants_held_out = part == "test" and split in ("attribute-pair", "relation")
@@ -308,7 +324,7 @@ def sample_scene(
     background = draw.choice(_BACKGROUND_NAMES)
     layout = _sample_layout(draw, count, max_overlap, [s for s in RADIUS if s in sizes])
     while True:
-        # Geometry is settled, so a redraw for the sake of the split is cheap.
+        # The layout is fixed, so that resampling for the split is cheap.
         objects = tuple(
             Object(
                 draw.choice(SHAPES),
@@ -338,7 +354,7 @@ def _sample_layout(
     while True:
         layout: list[tuple[str, float, float, float]] = []
         taken: set[tuple[int, int]] = set()
-        # The largest go first: they still find room, and smaller ones come to lie on top.
+        # The largest are placed first, while there is room, and smaller ones are in front of them.
         drawn = sorted((draw.choice(sizes) for _ in range(count)), key=sizes.index)
         for size in reversed(drawn):
             radius = RADIUS[size]
@@ -359,7 +375,7 @@ def _sample_layout(
                     layout.append((size, x, y, round(draw.between(-1, 1) * MAX_ROTATION, 1)))
                     break
             else:
-                break  # no room left: start over with other sizes
+                break  # no room left: restart with other sizes
         if len(layout) == count:
             return layout
 

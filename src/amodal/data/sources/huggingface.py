@@ -53,6 +53,17 @@ class HuggingFaceConfig(StrictModel):
             raise ValueError("group_by needs all the rows, it cannot be used with streaming")
         return self
 
+    def read_like(self, other: HuggingFaceConfig) -> HuggingFaceConfig:
+        """The same source read as another of its kind, where it does not say otherwise."""
+        update = {
+            key: getattr(other, key)
+            for key in ("columns", "group_by")
+            if key not in self.model_fields_set
+        }
+        if "columns" in update:
+            update["columns"] = other.columns.model_copy(update={"label_optional": True})
+        return self.model_copy(update=update)
+
     def with_styles(self, styles: Mapping[str, Style]) -> HuggingFaceConfig:
         """The same source for a model that reads these inputs."""
         return self.model_copy(update={"columns": self.columns.with_styles(styles)})

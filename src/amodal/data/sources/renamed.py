@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Self
 
 from pydantic import Field
 
@@ -17,6 +18,10 @@ class RenamingConfig(StrictModel):
     """
 
     columns: dict[str, str] = Field(default_factory=dict)
+
+    def read_like(self, other: Self) -> Self:
+        """The same source with the columns of another, where it names none."""
+        return self if self.columns else self.model_copy(update={"columns": other.columns})
 
 
 class Renamed:

@@ -49,6 +49,7 @@ class Columns(StrictModel):
         others: further inputs -> their columns.
         styles: input -> how its cells are read, for the model that the rows are for; None: there
             is none, and a further input is a file where its cell looks like one.
+        label_optional: the label column may be missing, as in rows that are to be predicted.
     """
 
     image: str | None = "image"
@@ -59,6 +60,7 @@ class Columns(StrictModel):
     empty: Literal["broken", "missing"] = "broken"
     others: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     styles: dict[str, Style] | None = Field(None, exclude=True)
+    label_optional: bool = Field(False, exclude=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -71,8 +73,9 @@ class Columns(StrictModel):
 
     @model_serializer(mode="wrap")
     def _flat(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        whole = dump(self)
-        return {**whole, **whole.pop("others")}
+        # A default column written out would be one that somebody named when it is read again.
+        whole = {key: value for key, value in dump(self).items() if key in self.model_fields_set}
+        return {**whole, **whole.pop("others", {})}
 
     def with_styles(self, styles: Mapping[str, Style]) -> Columns:
         """The columns that a model reads; an input without a column of its own has its name."""
@@ -121,27 +124,28 @@ class Columns(StrictModel):
         update: dict[str, Any] = {}
         if self.styles is not None:
             for name in ("image", "text", "audio"):
-                column = getattr(self, name)
                 optional = name not in self.model_fields_set and name not in self.styles
-                if optional and column is not None and column not in there:
+                if optional and getattr(self, name) not in (None, *there):
                     update[name] = None
+        if self.label_optional and self.label not in there:
+            update["label"] = None
         wanted = self.model_copy(update=update)
-        asked = [
+        asked: list[tuple[str, str | None]] = [
             *((f"columns.{name}", c) for name, columns in wanted.inputs.items() for c in columns),
             ("columns.id", self.id),
-            ("columns.label", self.label),
+            ("columns.label", wanted.label),
             ("group_by", group_by),
         ]
-        for option, name in asked:
-            if name is not None and name not in there:
-                near = difflib.get_close_matches(name, there, n=1, cutoff=0.3)
+        for option, column in asked:
+            if column is not None and column not in there:
+                near = difflib.get_close_matches(column, there, n=1, cutoff=0.3)
                 hint = f"; the nearest is {near[0]!r}" if near else ""
                 raise DataError(
-                    f"{where}: no column {name!r}, the columns are "
+                    f"{where}: no column {column!r}, the columns are "
                     f"{', '.join(map(repr, there)) or 'none'}{hint}; choose with "
                     f"`{option}`, or leave it out with null"
                 )
-        if self.label is None and "label" in there and "label" not in wanted.used():
+        if wanted.label is None and "label" in there and "label" not in wanted.used():
             return wanted.model_copy(update={"label": "label"})
         return wanted
 

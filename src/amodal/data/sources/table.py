@@ -45,6 +45,17 @@ class TableConfig(StrictModel):
     encoding: str = "utf-8"
     delimiter: str | None = None
 
+    def read_like(self, other: TableConfig) -> TableConfig:
+        """The same source read as another of its kind, where it does not say otherwise."""
+        update = {
+            key: getattr(other, key)
+            for key in ("columns", "group_by", "encoding", "delimiter")
+            if key not in self.model_fields_set
+        }
+        if "columns" in update:
+            update["columns"] = other.columns.model_copy(update={"label_optional": True})
+        return self.model_copy(update=update)
+
     def with_styles(self, styles: Mapping[str, Style]) -> TableConfig:
         """The same source for a model that reads these inputs."""
         return self.model_copy(update={"columns": self.columns.with_styles(styles)})

@@ -36,7 +36,7 @@ class ChatTemplate:
         max_length: text tokens of a sequence; longer ones are truncated on the left.
         image_tokens: tokens of a generated image; 0: no image generation.
 
-    Example:
+    Examples:
         >>> from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
         >>> config = TrainedTokenizerConfig(model="word")
         >>> template = ChatTemplate.fit(config, ["is it red ?", "yes"], max_length=16)

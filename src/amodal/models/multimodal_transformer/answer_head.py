@@ -17,7 +17,7 @@ from amodal.encoders.text.chat_template import IGNORED
 class GeneratedAnswers(BaseModel):
     """Answers are generated token by token.
 
-    Example:
+    Examples:
         >>> GeneratedAnswers().kind
         'generated'
     """
@@ -30,7 +30,7 @@ class GeneratedAnswers(BaseModel):
 class ClassifiedAnswers(BaseModel):
     """Answers are classified over the most frequent answers of the training source.
 
-    Example:
+    Examples:
         >>> ClassifiedAnswers(max_answers=2).build_vocabulary(["no", "yes", "red", "yes", "no"])
         ('no', 'yes')
     """
@@ -85,7 +85,7 @@ class AnswerHead(nn.Module):
         width: D.
         answers: the A answers of the vocabulary.
 
-    Example:
+    Examples:
         >>> import torch
         >>> AnswerHead(8, ["yes", "no", "red"])(torch.zeros(2, 8)).shape
         torch.Size([2, 3])

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import PretrainedConfig
 
-from amodal.encoders.specification import NamedEncoders
+from amodal.encoders.specification import SavedEncoders
 from amodal.encoders.text.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.models.image_tokenizer import TokenizerArchitecture
 from amodal.projection import LinearConfig, ProjectionConfig
@@ -39,14 +39,14 @@ class TransformerArchitecture(BaseModel):
             guidance.
         answers: answer vocabulary of the classification head; empty: answers are generated.
 
-    Example:
+    Examples:
         >>> TransformerArchitecture(width=32, heads=4).decoder_layers
         3
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    encoders: NamedEncoders = {}
+    encoders: SavedEncoders = {}
     fusion: Literal["projection", "concat", "co_attention"] = "projection"
     width: int = Field(192, ge=8)
     heads: int = Field(6, ge=1)
@@ -94,7 +94,13 @@ class TransformerArchitecture(BaseModel):
 
 
 class MultimodalTransformerConfig(PretrainedConfig):
-    """`config.json` of a run: the architecture as a plain mapping."""
+    """`config.json` of a run folder: the architecture as a plain mapping.
+
+    Example:
+        >>> architecture = TransformerArchitecture(width=32, heads=4)
+        >>> MultimodalTransformerConfig(architecture.model_dump(mode="json")).architecture["width"]
+        32
+    """
 
     model_type = "amodal_multimodal_transformer"
 

@@ -50,7 +50,7 @@ def build_multimodal_transformer(
     Raises:
         ValueError: there is no text to train a tokenizer on.
 
-    Example:
+    Examples:
         >>> from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
         >>> architecture = TransformerArchitecture(
         ...     width=16, heads=2, decoder_layers=1, tokenizer=TrainedTokenizerConfig(model="word")

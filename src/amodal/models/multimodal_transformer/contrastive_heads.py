@@ -19,7 +19,7 @@ class ContrastiveHeads(nn.Module):
         width: D of the tokens.
         projection: into the shared space, one for each modality.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.projection import LinearConfig
         >>> heads = ContrastiveHeads(8, LinearConfig(dim=4))
@@ -56,7 +56,7 @@ def conversation_keys(ids: Tensor, segment: Tensor) -> Tensor:
         ids: (B, L) packed conversations.
         segment: (B, L) number of the conversation, 0 at padding.
 
-    Example:
+    Examples:
         >>> import torch
         >>> ids, segment = torch.tensor([[7, 3, 7, 3]]), torch.tensor([[1, 1, 2, 2]])
         >>> keys = conversation_keys(ids, segment)[0]
@@ -81,7 +81,7 @@ def caption_ends(ids: Tensor, segment: Tensor, caption: int, end: int) -> Tensor
         caption: id of the role token of a caption. A caption truncated on the left lacks it.
         end: id of the end token.
 
-    Example:
+    Examples:
         >>> import torch
         >>> ids = torch.tensor([[7, 1, 9, 1, 9]])  # the second caption is truncated
         >>> caption_ends(ids, torch.tensor([[1, 1, 1, 2, 2]]), caption=7, end=9).tolist()

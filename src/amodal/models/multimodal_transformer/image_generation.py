@@ -66,7 +66,7 @@ class ImageTokens(nn.Module):
         start: id of the role token that precedes an image.
         caption_dropout: share of training images whose caption is masked, for guidance.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from amodal.models.image_tokenizer import ImageTokenizerConfig
         >>> sizes = {"size": 8, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
@@ -284,7 +284,7 @@ def generate_images(
     Raises:
         ValueError: the model does not generate images, or an argument is out of its range.
 
-    Example:
+    Examples:
         >>> from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
         >>> from amodal.models.image_tokenizer import ImageTokenizerConfig
         >>> from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
@@ -350,7 +350,7 @@ def generate_images(
 def row_generators(texts: Sequence[str], seed: int) -> list[torch.Generator]:
     """One generator per text, seeded by the text, its occurrence and `seed` alone.
 
-    Example:
+    Examples:
         >>> a, b = row_generators(["a star", "a star"], seed=0)
         >>> (c,) = row_generators(["a star"], seed=0)
         >>> a.initial_seed() == c.initial_seed(), a.initial_seed() == b.initial_seed()
@@ -385,7 +385,7 @@ def generate_best(
     Raises:
         ValueError: several candidates and no reranker.
 
-    Example:
+    Examples:
         >>> class Blank:
         ...     def draw(self, texts):
         ...         return [np.zeros((4, 4, 3), np.uint8) for _ in texts]

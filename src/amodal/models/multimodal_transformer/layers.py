@@ -178,7 +178,7 @@ def segment_positions(segment: Tensor) -> Tensor:
     Returns:
         (B, L) int64, 0 at padding.
 
-    Example:
+    Examples:
         >>> import torch
         >>> segment_positions(torch.tensor([[1, 1, 1, 2, 2, 0]])).tolist()
         [[0, 1, 2, 0, 1, 0]]
@@ -200,7 +200,7 @@ def segment_mask(segment: Tensor, length: int) -> Tensor:
     Returns:
         (B, 1, L, S) bool, True where a query may attend.
 
-    Example:
+    Examples:
         >>> import torch
         >>> segment_mask(torch.tensor([[1, 1, 2]]), 2)[0, 0].int().tolist()
         [[1, 1, 0], [0, 0, 1]]

@@ -33,6 +33,8 @@ from amodal.models.run_folder import found_folder, read_model, write_model
 
 MAX_CACHED_CANDIDATES = 256  # candidates whose keys and values are in memory at once
 
+CAPTIONS = "text"  # name of captions among the values that a contrastive captioner embeds
+
 
 class MultimodalTransformer(TransformerNetwork):
     """`TransformerNetwork` with text and image generation, scoring, and run folders.
@@ -41,7 +43,7 @@ class MultimodalTransformer(TransformerNetwork):
     `build_multimodal_transformer` for a new model. `caption`, `ask`, `chat` and `draw` take raw
     values; the other methods take the tensors of `ChatTemplate.prompts` and `encode_inputs`.
 
-    Example:
+    Examples:
         >>> from amodal.data.conversation import Turn
         >>> from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
         >>> from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
@@ -89,31 +91,38 @@ class MultimodalTransformer(TransformerNetwork):
                 "this model has no contrastive heads; train one with model.unimodal_layers: 1 and "
                 "the objective info_nce"
             )
-        if len(values) != 1 or not values.keys() <= {"image", "text"}:
+        embed = {self.inputs[0]: self._embed_images, CAPTIONS: self._embed_captions}
+        if len(values) != 1 or not values.keys() <= embed.keys():
             raise ValueError(
-                f"encode takes exactly one of image=, text=; got {', '.join(values) or 'none'}"
+                f"encode takes exactly one of {', '.join(f'{name}=' for name in embed)}; got "
+                f"{', '.join(values) or 'none'}"
             )
-        ((modality, items),) = values.items()
+        ((name, items),) = values.items()
         if isinstance(items, str | bytes | Path):
-            raise ValueError(f"{modality}= takes a list, got one {type(items).__name__}")
-        rows = []
+            raise ValueError(f"{name}= takes a list, got one {type(items).__name__}")
         with evaluation_mode(self):
-            for start in range(0, len(items), batch_size):
-                chunk = items[start : start + batch_size]
-                if modality == "image":
-                    memory = self.fuse(self.encode_inputs(self._images(chunk)), None)
-                    assert memory is not None
-                    z = self.contrast.embed_images(memory)
-                else:
-                    captions = [[(Turn("caption", str(text), True),)] for text in chunk]
-                    named = self.chat_template(captions)
-                    segment = named["segment"].to(self.device)
-                    states = self._decode_unimodal(named["input_ids"].to(self.device), segment)
-                    last = segment.sum(1) - 1  # one conversation, whose number is 1
-                    z = self.contrast.embed_captions(states[torch.arange(len(states)), last])
-                rows.append(z.float().cpu())
+            rows = [
+                embed[name](items[start : start + batch_size]).float().cpu()
+                for start in range(0, len(items), batch_size)
+            ]
         whole = torch.cat(rows) if rows else torch.zeros(0, self.contrast.image.dim)
         return whole.numpy() if output == "numpy" else whole
+
+    def _embed_images(self, images: Sequence[Any]) -> Tensor:
+        """(B, E) unit rows."""
+        assert self.contrast is not None
+        memory = self.fuse(self.encode_inputs(self._images(images)), None)
+        assert memory is not None
+        return self.contrast.embed_images(memory)
+
+    def _embed_captions(self, texts: Sequence[Any]) -> Tensor:
+        """(B, E) unit rows."""
+        assert self.contrast is not None
+        named = self.chat_template([[(Turn("caption", str(text), True),)] for text in texts])
+        segment = named["segment"].to(self.device)
+        states = self._decode_unimodal(named["input_ids"].to(self.device), segment)
+        last = segment.sum(1) - 1  # one conversation, whose number is 1
+        return self.contrast.embed_captions(states[torch.arange(len(states)), last])
 
     @torch.no_grad()
     def answer_scores(self, prompts: Mapping[str, Tensor], encoded: Memory | None) -> Tensor:

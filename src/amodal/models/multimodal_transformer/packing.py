@@ -42,7 +42,7 @@ def unpack_conversations(ids: Tensor, segment: Tensor, labels: Tensor, pad: int)
         labels: (B, L) int64 next token, `IGNORED` where it is no target.
         pad: id of the padding token.
 
-    Example:
+    Examples:
         >>> import torch
         >>> ids = torch.tensor([[5, 1, 6, 2]])  # question 1, answer 2
         >>> labels = torch.tensor([[-100, -100, 2, -100]])

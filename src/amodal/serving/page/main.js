@@ -17,6 +17,8 @@ const TABS = {
   chat: ["Chat", startChat],
   draw: ["Draw", startDraw],
 };
+const EMBEDS = ["search", "zero-shot"];
+const takesImages = (about) => about.inputs.some((one) => one.type === "image");
 const find = (id) => document.getElementById(id);
 
 try {
@@ -56,8 +58,9 @@ function select(chosen, about) {
     tab.tabIndex = selected ? 0 : -1;
     find(`panel-${ability}`).hidden = !selected;
   }
-  find("image").hidden = chosen === "draw";
-  find("work").classList.toggle("without-image", chosen === "draw");
+  const withoutImage = chosen === "draw" || (EMBEDS.includes(chosen) && !takesImages(about));
+  find("image").hidden = withoutImage;
+  find("work").classList.toggle("without-image", withoutImage);
   setAttentionVisible(chosen === "ask");
   history.replaceState(null, "", `#${chosen}`);
 }

@@ -1,23 +1,53 @@
 import { create, onSubmit, request, suggest } from "./api.js";
 import { upload } from "./image.js";
 
+/** The inputs that the text field and the image panel stand for, and all others. */
+export function inputsOf(about) {
+  const textInput = about.inputs.find((one) => one.given === "text");
+  const imageInput = about.inputs.find((one) => one.type === "image");
+  const others = about.inputs.filter((one) => one !== textInput && one !== imageInput);
+  return { textInput, imageInput, others };
+}
+
+const isGiven = (value) => (value instanceof File ? value.size > 0 : Boolean(value));
+
+/** A field for the value of an input: a file, or a text as on the command line. */
+export function inputField({ name, type, given, accept }) {
+  const label = create("label", "wide", name === type ? name : `${name} (${type})`);
+  const field = create(given === "file" ? "input" : "textarea");
+  Object.assign(field, { name, id: `search-input-${name}` });
+  if (given === "file") Object.assign(field, { type: "file", accept: accept.join(",") });
+  else Object.assign(field, { rows: 2, spellcheck: false });
+  label.htmlFor = field.id;
+  label.append(field);
+  return label;
+}
+
 export function startSearch(panel, about) {
-  const form = panel.querySelector("form"), { text, modality } = form.elements;
+  const form = panel.querySelector("form"), { text, input } = form.elements;
   const rows = Object.entries(about.index.rows);
   const count = rows.map(([name, n]) => `${n.toLocaleString("en")} ${name}`).join(", ");
   panel.querySelector("#rows").textContent = rows.length
     ? `The index has ${count} rows.` : "The index is empty.";
   panel.querySelector("#columns").textContent =
     `Columns: ${Object.keys(about.index.columns).join(", ")}. Text goes in single quotes.`;
-  for (const [name] of rows) modality.append(new Option(`${name} rows`, name));
-  if (rows.length > 1) modality.append(new Option("everything", "all"));
+  for (const [name] of rows) input.append(new Option(`${name} rows`, name));
+  if (rows.length > 1) input.append(new Option("everything", "all"));
   upload.addEventListener("change", () => {
     suggest(panel.querySelector(".chips"), upload.example ? [upload.example.caption] : [], text);
   });
 
+  const { textInput, imageInput, others } = inputsOf(about);
+  text.closest("div").hidden = !textInput;
+  panel.querySelector("#search-inputs").replaceChildren(...others.map(inputField));
+
   onSubmit(form, "searching", async () => {
-    if (!text.value.trim() && !upload.file) throw new Error("type a text or choose an image");
-    const fields = { ...Object.fromEntries(new FormData(form)), image: upload.file };
+    const fields = Object.fromEntries(new FormData(form));
+    delete fields.text;
+    if (textInput) fields[textInput.name] = text.value.trim();
+    if (imageInput) fields[imageInput.name] = upload.file;
+    const given = about.inputs.some(({ name }) => isGiven(fields[name]));
+    if (!given) throw new Error(`give a value of ${about.inputs.map((one) => one.name).join(" or ")}`);
     const { hits } = await request("api/search", fields);
     panel.querySelector(".hits").replaceChildren(...hits.map(hitItem));
     return hits.length ? "" : "no hits";

@@ -1,16 +1,24 @@
 import { create, examples, onSubmit, request } from "./api.js";
 import { requireFile, upload } from "./image.js";
+import { inputField, inputsOf } from "./search.js";
 
-export async function startZeroShot(panel) {
+export async function startZeroShot(panel, about) {
   const form = panel.querySelector("form"), ranking = panel.querySelector(".ranking");
   const { labels } = form.elements;
+  const { imageInput, others } = inputsOf(about);
+  if (!imageInput) panel.querySelector("#zero-shot-inputs").append(...others.map(inputField));
   upload.addEventListener("change", () => ranking.replaceChildren());
   onSubmit(form, "ranking", async () => {
-    const image = requireFile();
+    const image = imageInput ? requireFile() : null;
     if (!labels.value.trim()) throw new Error("type at least one label, one per line");
-    const found = await request("api/zero-shot", { image, labels: labels.value });
-    if (upload.file === image) ranking.replaceChildren(...found.ranking.map(labelItem));
+    const fields = Object.fromEntries(new FormData(form));
+    if (imageInput) fields[imageInput.name] = image;
+    const found = await request("api/zero-shot", fields);
+    if (!imageInput || upload.file === image) {
+      ranking.replaceChildren(...found.ranking.map(labelItem));
+    }
   });
+  if (!imageInput) return;
   const scenes = await examples;
   if (!labels.value) labels.value = scenes.map((example) => example.caption).join("\n");
 }

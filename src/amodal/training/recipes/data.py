@@ -11,19 +11,37 @@ from amodal.data.sources.specification import SourceConfig
 
 
 class DataRecipe(StrictModel):
-    """Where records come from."""
+    """Sources of training and validation records.
+
+    Args:
+        train: training source.
+        validation: held-out source; left out, a share of the training items is held out.
+        holdout: that share; 0 trains on all items, without validation.
+        captions: captions per item and step; all are positives of the item.
+        questions: question-answer pairs per item and step.
+        views: augmented images per item and step.
+        cache: keep decoded values in memory.
+        workers: processes that read, beside the one that trains.
+        validation_items: validation items that are read while training; null: all.
+    """
 
     train: SourceConfig
     validation: SourceConfig | None = None
-    captions: int = Field(1, ge=1)  # captions per item and step; all are positives of the item
-    questions: int = Field(8, ge=1)  # with their answers, per item and step
-    views: int = Field(1, ge=1)  # augmented images per item and step
-    cache: bool = False  # keep decoded images in memory
-    workers: int = Field(0, ge=0)  # processes that read, beside the one that trains
-    validation_items: int | None = Field(1000, ge=2)  # read this many of them while training
+    holdout: float = Field(0.1, ge=0, lt=1)
+    captions: int = Field(1, ge=1)
+    questions: int = Field(8, ge=1)
+    views: int = Field(1, ge=1)
+    cache: bool = False
+    workers: int = Field(0, ge=0)
+    validation_items: int | None = Field(1000, ge=2)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether anything is held out."""
+        return self.validation is not None or self.holdout > 0
 
     def conversations(self, task: str) -> int:
-        """How many exchanges of a task are learned per item and step."""
+        """Conversations of a task per item and step."""
         if task in ("vqa", "single_turn"):
             return self.questions
         return self.captions if task in ("caption", "text_to_image") else 1

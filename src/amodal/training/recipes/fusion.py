@@ -56,7 +56,7 @@ class FusionRecipe(StrictModel):
         (objective,) = recipe.objectives
         assert isinstance(objective, PredictionConfig)
         blends = isinstance(objective.balance, GradientBlendingConfig)
-        if blends and recipe.data.validation is None:
+        if blends and not recipe.data.has_validation:
             raise ValueError("gradient_blending measures overfitting: give data.validation")
         if (objective.unimodal or objective.balance) and not self.head.unimodal:
             raise ValueError("unimodal losses and balance need model.head.unimodal: true")

@@ -11,6 +11,7 @@ from amodal.encoders.specification import NamedEncoders
 from amodal.encoders.text.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.language_modeling import LanguageModelingConfig
+from amodal.modalities.registry import modality
 from amodal.models.multimodal_transformer.answer_head import AnswersConfig, GeneratedAnswers
 from amodal.projection import LinearConfig, ProjectionConfig
 from amodal.training.contrastive_captioning import contrastive_captioning_error
@@ -110,7 +111,8 @@ class MultimodalTransformerRecipe(StrictModel):
             )
         if self.image_tokenizer is None:
             raise ValueError(
-                "text_to_image needs image_tokenizer: RUN, which a recipe of kind image_tokenizer trains"
+                "text_to_image needs image_tokenizer: RUN, a run of a recipe of kind "
+                "image_tokenizer"
             )
         return self
 
@@ -125,10 +127,10 @@ class MultimodalTransformerRecipe(StrictModel):
     @model_validator(mode="after")
     def _images_alone(self) -> MultimodalTransformerRecipe:
         for name, config in self.encoders.items():
-            if config.type != "image":
+            if modality(config.type).language:
                 raise ValueError(
-                    f"encoders.{name}: the Transformer takes images and reads text itself; leave "
-                    f"the encoder of type {config.type} out"
+                    f"encoders.{name}: the Transformer reads {config.type} itself; leave the "
+                    "encoder out"
                 )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} does not divide by {self.heads} heads")

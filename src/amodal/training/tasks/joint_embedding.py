@@ -172,7 +172,7 @@ class JointEmbeddingTask:
         """Means of the objectives since the last call, temperatures and their own metrics."""
         found = {name: float(torch.stack(v).mean()) for name, v in self.components.items()}
         self.components.clear()
-        return {**found, **self.objectives.temperatures(), **self.objectives.figures()}
+        return {**found, **self.objectives.temperatures(), **self.objectives.metrics()}
 
     def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
         """Recall on the validation source, in every direction."""

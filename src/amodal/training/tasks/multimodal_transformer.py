@@ -297,15 +297,17 @@ def _initial_encoder(init_from: InitFromRecipe) -> InitialEncoder:
         model: Any = open_run(init_from.run)
     except ValueError as error:
         raise RecipeError(f"model.init_from.run: {error}") from None
-    if "image" not in getattr(model, "encoders", {}):
+    encoders: Any = getattr(model, "encoders", {})
+    images = [name for name in encoders if hasattr(model.preprocessors[name], "resize")]
+    if not images:
         raise RecipeError(
             f"model.init_from.run: {init_from.run} has no image encoder; expected a run whose "
-            "recipe has model.encoders.image"
+            "recipe has one in model.encoders"
         )
-    encoder: Any = model.encoders["image"]
+    encoder: Any = encoders[images[0]]
     options = {"freeze": init_from.freeze, "learning_rate_scale": init_from.learning_rate_scale}
     config = encoder.config.model_copy(update=options)
-    return InitialEncoder(config, model.preprocessors["image"], encoder.state_dict())
+    return InitialEncoder(config, model.preprocessors[images[0]], encoder.state_dict())
 
 
 def _image_tokenizer(options: MultimodalTransformerRecipe) -> ImageTokenizer | None:

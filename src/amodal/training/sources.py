@@ -1,0 +1,138 @@
+"""The sources of a recipe, and sources that are read as those of a run were."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from amodal.data.cache import CachedSource, Decoder
+from amodal.data.holdout import hold_out
+from amodal.data.record import DataError, Source, StreamingSource
+from amodal.data.sources.specification import (
+    SourceConfig,
+    open_random_access,
+    open_source,
+    parse_source,
+)
+from amodal.modalities.registry import modality
+from amodal.models.inputs import column_styles
+from amodal.training.progress import ProgressCallbacks
+from amodal.training.recipe import Recipe, load_recipe
+
+
+def open_sources(
+    recipe: Recipe, callbacks: ProgressCallbacks | None = None
+) -> tuple[Source, Source | None]:
+    """The training and the validation source of a recipe, in memory where it says so.
+
+    Without `data.validation`, a share of the training items is the validation source.
+
+    Raises:
+        DataError: a source cannot be read, is empty, or only streams.
+    """
+    callbacks = callbacks or ProgressCallbacks()
+    styles = column_styles(recipe.model.types)
+    train = open_random_access(recipe.data.train, "data.train", styles)
+    validation: Source | None = None
+    if recipe.data.validation is not None:
+        validation = open_random_access(recipe.data.validation, "data.validation", styles)
+    else:
+        whole = len(train)
+        train, validation = hold_out(train, recipe.data.holdout)
+        if validation is not None:
+            callbacks.warn(
+                f"no data.validation: {len(validation)} of {whole} items are held out; set "
+                "data.holdout to change the share"
+            )
+    if not recipe.data.cache:
+        return train, validation
+    decoders = _decoders(recipe)
+    kept = None if validation is None else _cached(validation, "validation", decoders, callbacks)
+    return _cached(train, "train", decoders, callbacks), kept
+
+
+def validation_source(run: Path) -> Source:
+    """The validation source of the recipe that a run was trained with.
+
+    Raises:
+        DataError: nothing was held out, or the source cannot be read.
+    """
+    recipe = load_recipe(run / "recipe.yaml")
+    found = open_sources(recipe.model_copy(update={"data": _uncached(recipe)}))[1]
+    if found is None:
+        raise DataError(f"{run}: nothing was held out in training; name a source with --on")
+    return found
+
+
+def training_source(run: Path) -> Source:
+    """The training source of the recipe that a run was trained with.
+
+    Raises:
+        DataError: the source cannot be read.
+    """
+    recipe = load_recipe(run / "recipe.yaml")
+    return open_sources(recipe.model_copy(update={"data": _uncached(recipe)}))[0]
+
+
+def source_for_run(run: Path, text: str) -> SourceConfig:
+    """The source that a text on the command line means, read as the training source of a run was.
+
+    Where the text names no columns of its own, those of the recipe count.
+
+    Raises:
+        DataError: it means no source.
+    """
+    config = parse_source(text)
+    file = run / "recipe.yaml"
+    if not file.is_file():
+        return config
+    trained: Any = load_recipe(file).data.train
+    return config.read_like(trained) if trained.kind == config.kind else config
+
+
+def open_for_run(run: Path, model: Any, text: str) -> Source:
+    """A source with its rows in any order, for the inputs of the model of a run.
+
+    Raises:
+        DataError: it cannot be read, or only in order.
+    """
+    return open_random_access(source_for_run(run, text), text, column_styles(model.types))
+
+
+def stream_for_run(run: Path, model: Any, text: str) -> Source | StreamingSource:
+    """The same, where rows may also come in order only.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    return open_source(source_for_run(run, text), column_styles(model.types))
+
+
+def _uncached(recipe: Recipe) -> Any:
+    return recipe.data.model_copy(update={"cache": False})
+
+
+def _cached(
+    source: Source, name: str, decoders: Mapping[str, Decoder], callbacks: ProgressCallbacks
+) -> Source:
+    if not decoders:
+        return source
+    cached = CachedSource(source, decoders)
+    callbacks.stage(f"reading {name}", len(cached))
+    cached.fill(callbacks.advance, processes=_cores())
+    return cached
+
+
+def _decoders(recipe: Recipe) -> dict[str, Decoder]:
+    """Input -> decoder of the values that are kept in memory."""
+    encoders: Mapping[str, Any] = recipe.model.encoders
+    found = {name: modality(config.type).cached(config) for name, config in encoders.items()}
+    return {name: decode for name, decode in found.items() if decode is not None}
+
+
+def _cores() -> int:
+    """Cores that this process may use: in many containers fewer than the machine has."""
+    available = getattr(os, "sched_getaffinity", None)  # Linux alone has it
+    return len(available(0)) if available is not None else os.cpu_count() or 1
