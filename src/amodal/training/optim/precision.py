@@ -154,7 +154,7 @@ def _restored(module: nn.Module) -> Iterator[None]:
             for owner, name, buffer, value in buffers:
                 buffer.copy_(value)
                 owner._buffers[name] = buffer
-            for (parameter, gradient), value in zip(gradients, kept, strict=True):
-                if gradient is not None and value is not None:
-                    gradient.copy_(value)
+            for (parameter, gradient), held in zip(gradients, kept, strict=True):
+                if gradient is not None and held is not None:
+                    gradient.copy_(held)
                 parameter.grad = gradient
