@@ -1,6 +1,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
+# A thread for each worker: two workers with two threads each are slower than one.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .PHONY: help install demo test check docs clean
 
@@ -24,13 +27,13 @@ demo: install
 	$(BIN)/amodal quickstart --out runs/quickstart
 
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: install
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	$(if $(SKIP_TESTS),,$(PYTEST) -m "not slow")
 
 docs: install
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
