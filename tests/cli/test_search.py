@@ -190,3 +190,34 @@ def test_ctrl_c_is_no_error_of_ours(place, monkeypatch):
         assert result.exit_code == 1
         assert "0 rows are kept" in result.output
         assert "the same command continues" in result.output
+
+
+def test_parts_of_a_query_are_given_by_type_or_by_name(place):
+    indexed()
+    red = hits("red")
+    assert hits("--input", "text=red") == red
+    assert hits("--input", "image=blue.png")[0]["text"] == "a blue wall"
+    combined = hits("red", "--image", "blue.png", "--return", "all")
+    assert combined == hits("--input", "text=red", "--input", "image=blue.png", "--return", "all")
+    document = amodal("search", "index", "red", "--image", "blue.png", "--json").stdout
+    assert json.loads(document)["query"] == {"text": "red", "image": "blue.png"}
+    for words, message in (
+        (["--input", "smell=x"], "no input 'smell'"),
+        (["--audio", "red.png"], "no input of type audio"),
+    ):
+        assert message in str(amodal("search", "index", *words).exception)
+    for words in (["--input", "text"], ["--input", "=red"], ["--input", "text= "]):
+        assert amodal("search", "index", *words).exit_code == 2, words
+
+
+def test_only_the_named_inputs_are_embedded(place):
+    result = amodal("embed", "run", "table.jsonl", "--out", "texts", "--input", "text")
+    assert result.exit_code == 0, result.output
+    assert "4 items: 4 text rows" in result.output
+
+
+def test_a_mistyped_index_names_the_nearest(place):
+    indexed()
+    assert "indx: no such folder; did you mean index?" in str(
+        amodal("search", "indx", "red").exception
+    )
