@@ -56,7 +56,7 @@ class ScenesConfig(RenamingConfig):
             and needs 2 objects, which is then the default of `min_objects`.
         dialogue_rounds: question–answer pairs of a dialogue.
 
-    Example:
+    Examples:
         >>> source = ScenesConfig(size=2, image_size=32, captions_per_scene=1).open()
         >>> record = source[0]
         >>> record["image"].shape, len(record["text"])
