@@ -99,7 +99,21 @@ def collator_of(
         answers: answer vocabulary that answers to questions are classified into, or None.
 
     Examples:
-        `collator_of(model)([{"id": "a", "origin": "row 1", "text": ["a dog"]}], rngs)`
+        >>> from amodal.data.record import sample_rng
+        >>> from amodal.encoders import SmallTransformerConfig
+        >>> from amodal.models import collator_of
+        >>> from amodal.models.joint_embedding import Architecture, build_joint_embedding
+        >>> from amodal.projection import LinearConfig
+        >>> text = SmallTransformerConfig(width=16, layers=1, heads=2)
+        >>> records = [
+        ...     {"id": "a", "origin": "row 1", "text": ["a dog"]},
+        ...     {"id": "b", "origin": "row 2", "text": ["a red star"]},
+        ... ]
+        >>> architecture = Architecture(encoders={"text": text}, projection=LinearConfig(dim=8))
+        >>> model = build_joint_embedding(architecture, lambda: iter(records))
+        >>> batch = collator_of(model)(records, [sample_rng(0, 0, i) for i in range(2)])
+        >>> batch.present["text"].tolist(), sorted(batch.tensors["text"])
+        ([[True], [True]], ['attention_mask', 'input_ids'])
     """
     inputs: list[Input] = []
     for name, kind in model.types.items():

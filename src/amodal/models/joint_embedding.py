@@ -110,6 +110,22 @@ class JointEmbedding(PreTrainedModel):
         pretrained: load the encoders' pretrained weights; False leaves them random, for a
             state dict that follows.
 
+    Examples:
+        >>> import numpy as np
+        >>> from amodal.encoders import SmallCNNConfig, SmallTransformerConfig
+        >>> from amodal.models.joint_embedding import Architecture, build_joint_embedding
+        >>> from amodal.projection import LinearConfig
+        >>> encoders = {
+        ...     "image": SmallCNNConfig(size=32, widths=(8, 16)),
+        ...     "text": SmallTransformerConfig(width=16, layers=1, heads=2),
+        ... }
+        >>> texts = ["a red circle", "a blue square"]
+        >>> architecture = Architecture(encoders=encoders, projection=LinearConfig(dim=8))
+        >>> model = build_joint_embedding(architecture, lambda: iter([{"text": texts}]))
+        >>> image = model.encode(image=[np.zeros((40, 60, 3), np.uint8)])
+        >>> (image @ model.encode(text=texts).T).shape  # cosine similarities
+        (1, 2)
+
     References:
         Radford et al. 2021, arXiv:2103.00020.
     """
@@ -334,6 +350,18 @@ def build_joint_embedding(
         architecture: encoders and projection.
         records: a function that starts reading the training records, for what is fitted on them,
             such as a tokenizer.
+
+    Examples:
+        >>> from amodal.encoders import SmallTransformerConfig, VectorConfig
+        >>> from amodal.models.joint_embedding import Architecture, build_joint_embedding
+        >>> from amodal.projection import LinearConfig
+        >>> text = SmallTransformerConfig(width=16, layers=1, heads=2)
+        >>> encoders = {"text": text, "sensor": VectorConfig(width=16)}
+        >>> architecture = Architecture(encoders=encoders, projection=LinearConfig(dim=8))
+        >>> records = [{"text": ["a loud noise"], "sensor": [0.1, 0.9, 0.4]}]
+        >>> model = build_joint_embedding(architecture, lambda: iter(records))
+        >>> model.inputs, model.encode(sensor=[[0.1, 0.9, 0.4]]).shape
+        (('text', 'sensor'), (1, 8))
     """
     preprocessors = fit_preprocessors(architecture.encoders, records)
     if architecture.dual_encoder is not None:

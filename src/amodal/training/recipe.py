@@ -132,6 +132,12 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
     Raises:
         RecipeError: the file is missing, not YAML, or a key or value is not accepted.
+
+    Examples:
+        >>> from amodal.training import load_recipe
+        >>> recipe = load_recipe("quickstart", ["train.epochs=2", "model.projection.dim=64"])
+        >>> recipe.model.kind, recipe.train.epochs, recipe.model.projection.dim
+        ('joint_embedding', 2.0, 64)
     """
     path = find_recipe(path)
     try:
@@ -152,6 +158,14 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
 
     Raises:
         RecipeError: names every key that is wrong and, for unknown keys, the nearest known one.
+
+    Examples:
+        >>> from amodal.training import parse_recipe
+        >>> encoders = {"image": {"kind": "small_cnn"}, "text": {"kind": "small_transformer"}}
+        >>> values = {"data": {"train": {"kind": "scenes"}}, "model": {"encoders": encoders}}
+        >>> recipe = parse_recipe(values, "my recipe")
+        >>> [objective.kind for objective in recipe.objectives], recipe.train.optimizer  # defaults
+        (['info_nce'], 'adamw')
     """
     try:
         return Recipe.model_validate(values)
