@@ -58,19 +58,19 @@ def rounded(found: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 4) for name, value in found.items()}
 
 
-def reconstructed(model: MultimodalTransformer, drawn: TextToImageResult) -> TextToImageResult:
+def reconstructed(model: MultimodalTransformer, result: TextToImageResult) -> TextToImageResult:
     """The real images, reconstructed from their tokens."""
     assert model.image_tokens is not None
     prepare, tokenizer = model.preprocessors["image"], model.image_tokens.tokenizer
-    real = [image for image in drawn.true if image is not None]
+    real = [image for image in result.true if image is not None]
     codes = tokenizer.encode(prepare(real)["pixel_values"])
     images = tokenizer.decode(codes).permute(0, 2, 3, 1).contiguous().numpy()
-    return replace(drawn, images=list(images))
+    return replace(result, images=list(images))
 
 
-def sheet(drawn: TextToImageResult, file: Path, count: int = 8, scale: int = 4) -> None:
+def sheet(result: TextToImageResult, file: Path, count: int = 8, scale: int = 4) -> None:
     """The first images side by side."""
-    row = np.concatenate([np.pad(p, ((1, 1), (1, 1), (0, 0))) for p in drawn.images[:count]], 1)
+    row = np.concatenate([np.pad(p, ((1, 1), (1, 1), (0, 0))) for p in result.images[:count]], 1)
     large = Image.fromarray(row)
     large.resize((row.shape[1] * scale, row.shape[0] * scale), Image.Resampling.NEAREST).save(file)
 
@@ -105,10 +105,10 @@ def main() -> None:
     for guidance in GUIDANCE:
         for temperature in TEMPERATURE:
             how: dict[str, Any] = {"guidance": guidance, "temperature": temperature}
-            drawn = TextToImageResult.of(
+            result = TextToImageResult.of(
                 model, in_distribution, items=range(TUNING_IMAGES), seed=1, **how
             )
-            trials.append(how | rounded(text_to_image_metrics(drawn, None, bootstrap=0)))
+            trials.append(how | rounded(text_to_image_metrics(result, None, bootstrap=0)))
             print(json.dumps(trials[-1]), flush=True)
     best = max(trials, key=lambda one: one["text_to_image/correct"])
     how = {name: best[name] for name in ("guidance", "temperature")}
@@ -122,9 +122,9 @@ def main() -> None:
         ),
     }
     print(json.dumps(results, indent=1), flush=True)
-    drawn = TextToImageResult.of(model, source, candidates=CANDIDATES, reranker=reranker, **how)
+    result = TextToImageResult.of(model, source, candidates=CANDIDATES, reranker=reranker, **how)
     name = f"best of {CANDIDATES} by the joint embedding"
-    results[name] = rounded(text_to_image_metrics(drawn, train.open()))
+    results[name] = rounded(text_to_image_metrics(result, train.open()))
     print(name, json.dumps(results[name], indent=1), flush=True)
     brief = held_out.model_copy(update={"size": TUNING_IMAGES, "caption_style": "brief"}).open()
     results["one candidate, brief captions, which do not occur in training"] = rounded(
