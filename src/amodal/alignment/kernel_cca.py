@@ -52,8 +52,8 @@ class FourierFeatures:
             raise ValueError(
                 f"need an even number of features and sigma > 0, got {features}, {sigma}"
             )
-        drawn = torch.randn(dim, features // 2, generator=generator, dtype=torch.float64)
-        return cls(drawn / sigma)
+        normal = torch.randn(dim, features // 2, generator=generator, dtype=torch.float64)
+        return cls(normal / sigma)
 
     @property
     def width(self) -> int:

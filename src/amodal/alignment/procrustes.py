@@ -1,4 +1,4 @@
-"""Orthogonal Procrustes: the rotation that brings matched rows of two spaces together."""
+"""Orthogonal Procrustes: the rotation that best aligns matched rows of two spaces."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class ScenesConfig(RenamingConfig):
     Args:
         size: number of scenes.
         image_size: side of the image in pixels.
-        min_objects, max_objects: left out, they are 1 and 4, or what the split `count` says.
+        min_objects, max_objects: default 1 and 4, or the range of the split `count`.
         max_overlap: of two objects, as a share of the sum of their radii.
         sizes, textures: that occur, uniformly; all of them where left out.
         captions_per_scene: over all languages, which alternate.

@@ -355,8 +355,8 @@ def _sample_layout(
         layout: list[tuple[str, float, float, float]] = []
         taken: set[tuple[int, int]] = set()
         # The largest are placed first, while there is room, and smaller ones are in front of them.
-        drawn = sorted((draw.choice(sizes) for _ in range(count)), key=sizes.index)
-        for size in reversed(drawn):
+        sampled = sorted((draw.choice(sizes) for _ in range(count)), key=sizes.index)
+        for size in reversed(sampled):
             radius = RADIUS[size]
             for _ in range(20):
                 x = round(draw.between(radius + 0.02, 0.98 - radius), 3)
