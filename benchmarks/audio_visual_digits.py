@@ -1,20 +1,19 @@
-"""Digits from images and speech, both noisy: how much fewer errors two modalities make than one.
+"""Digit classification from noisy images and speech: error reduction by two modalities.
 
-    python benchmarks/audio_visual_digits.py --make digits [--image-noise S --sound-noise DB]
+    python benchmarks/audio_visual_digits.py --make digits [--image-noise S --audio-noise DB]
     python benchmarks/audio_visual_digits.py           # the study; some tens of minutes
 
-Images are scikit-learn's digits (8 x 8), sounds the Free Spoken Digit Dataset (8 kHz, 6 speakers;
-its folder is $AMODAL_DATA/fsdd). Two speakers are held out, and the last 597 images, which other
-people wrote (the file is in the order of its writers). An item is a recording with an image of the
-same digit, drawn at random: 2,000 to train on, 1,000 to test. White noise is added to both, in
-training and in testing: to images with a deviation given in grey levels of 16, to sounds at a
-ratio of signal to noise in dB.
+Images are scikit-learn's digits (8 x 8), audio is the Free Spoken Digit Dataset (8 kHz, 6 speakers;
+its folder is $AMODAL_DATA/fsdd). Two speakers are held out, and the last 597 images, by other
+writers (the file is ordered by writer). An item is a recording with a random image of the same
+digit: 2,000 to train on, 1,000 to test. White noise is added to both, in training and test: to
+images with a standard deviation in grey levels of 16, to audio at a signal-to-noise ratio in dB.
 
-The study first looks for the noise at which each modality alone is right in about 90 % of the test
-items, then trains recipes/audio-visual-digits.yaml at that noise, from three seeds: with both
-modalities, with and without modality dropout, and with either always missing. Two targets: the
-fused model makes at most half of the errors of the better modality alone; and trained with
-modality dropout, it is within a point of the dedicated model where a modality is absent.
+The study first searches the noise level at which each modality alone has a test accuracy of about
+90 %, then trains recipes/audio-visual-digits.yaml at that noise with three seeds: with both
+modalities, with and without modality dropout, and with either one always missing. Two targets: the
+fused model makes at most half of the errors of the better single modality; and with modality
+dropout it is within a point of the dedicated model where a modality is missing.
 """
 
 from __future__ import annotations
@@ -45,14 +44,14 @@ DATA = Path(os.environ.get("AMODAL_DATA", HERE.parents[1] / "shared" / "data"))
 HELD_OUT = ("theo", "yweweler")  # speakers
 WRITTEN = 1200  # images to train on; those after them are held out
 IMAGE_NOISE = (2.0, 3.0, 4.0)  # grey levels of 16
-SOUND_NOISE = (60.0, 30.0, 20.0, 10.0)  # dB
-AIM = 0.90
+AUDIO_NOISE = (60.0, 30.0, 20.0, 10.0)  # dB
+TARGET = 0.90
 MODALITIES = ("image", "audio")
-ALONE = {"image": "{audio: 1.0}", "audio": "{image: 1.0}"}  # the other one is never there
+ONLY = {"image": "{audio: 1.0}", "audio": "{image: 1.0}"}  # modality dropout of the other
 
 
-def make(folder: Path, image_noise: float, sound_noise: float, seed: int = 0) -> None:
-    """Write images, sounds, train.csv and test.csv."""
+def make(folder: Path, image_noise: float, audio_noise: float, seed: int = 0) -> None:
+    """Write images, audio, train.csv and test.csv."""
     rng = np.random.default_rng(seed)
     digits = load_digits()
     images = {
@@ -70,11 +69,11 @@ def make(folder: Path, image_noise: float, sound_noise: float, seed: int = 0) ->
         chosen = int(rng.choice(images[part][digit]))
         grey = digits.images[chosen] + image_noise * rng.normal(size=(8, 8))
         name = Path(recording["file"]).stem
-        pixels = (np.clip(grey, -8, 24) + 8) * (255 / 32)  # noise is not cut off at black
+        pixels = (np.clip(grey, -8, 24) + 8) * (255 / 32)  # noise is not clipped at black
         Image.fromarray(pixels.astype(np.uint8)).convert("RGB").save(folder / f"images/{name}.png")
         wave, rate = soundfile.read(DATA / "fsdd" / "audio" / recording["file"], dtype="float32")
         power = float(np.mean(wave**2))
-        noise = rng.normal(size=len(wave)) * (power / 10 ** (sound_noise / 10)) ** 0.5
+        noise = rng.normal(size=len(wave)) * (power / 10 ** (audio_noise / 10)) ** 0.5
         mixed = wave + noise
         soundfile.write(
             folder / f"audio/{name}.wav", mixed / max(1.0, np.abs(mixed).max()), rate, "PCM_16"
@@ -86,10 +85,10 @@ def make(folder: Path, image_noise: float, sound_noise: float, seed: int = 0) ->
 
 
 def trained(folder: Path, dropout: str, seed: int, epochs: float) -> dict[str, float]:
-    """Test accuracy of the recipe with both modalities there, and with each alone.
+    """Test accuracy of the recipe with both modalities, and with each one only.
 
     Args:
-        dropout: of the recipe, such as "0.2", or "{audio: 1.0}" for images alone.
+        dropout: modality dropout, such as "0.2", or "{audio: 1.0}" for images only.
     """
     changes = [
         f"data.train.path={folder}/train.csv",
@@ -106,54 +105,54 @@ def trained(folder: Path, dropout: str, seed: int, epochs: float) -> dict[str, f
     model: Any = result.model
     assert result.validation_source is not None
     batches = list(read_batches(model, result.validation_source))
-    found = {}
-    for name, there in (("both", MODALITIES), *((m, (m,)) for m in MODALITIES)):
+    accuracy = {}
+    for name, present in (("both", MODALITIES), *((m, (m,)) for m in MODALITIES)):
         predicted = predict_batches(
             model,
             batches,
-            change=lambda batch, there=there: only(batch, there),  # type: ignore[misc]
+            change=lambda batch, present=present: only(batch, present),  # type: ignore[misc]
         )
         correct = predicted.logits.argmax(1) == predicted.target
-        found[name] = round(float(correct.float().mean()), 4)
-    return found
+        accuracy[name] = round(float(correct.float().mean()), 4)
+    return accuracy
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--make", type=Path, help="only write the tables here")
-    parser.add_argument("--image-noise", type=float, help="grey levels; searched if left out")
-    parser.add_argument("--sound-noise", type=float, help="dB; searched if left out")
-    parser.add_argument("--dropout", default="0.4", help="of modalities, in the fused model")
+    parser.add_argument("--make", type=Path, help="only write the data set here")
+    parser.add_argument("--image-noise", type=float, help="grey levels; default: searched")
+    parser.add_argument("--audio-noise", type=float, help="dB; default: searched")
+    parser.add_argument("--dropout", default="0.4", help="modality dropout of the fused model")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=12)
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     if given.make is not None:
-        make(given.make, given.image_noise or 4.0, given.sound_noise or 30.0)
+        make(given.make, given.image_noise or 4.0, given.audio_noise or 30.0)
         print(f"{given.make}/train.csv and test.csv")
         return
     searched: dict[str, dict[str, float]] = {"image": {}, "audio": {}}
-    chosen = {"image": IMAGE_NOISE[0], "audio": SOUND_NOISE[0]}
-    known = {"image": given.image_noise, "audio": given.sound_noise}
-    for modality, levels in (("image", IMAGE_NOISE), ("audio", SOUND_NOISE)):
+    chosen = {"image": IMAGE_NOISE[0], "audio": AUDIO_NOISE[0]}
+    known = {"image": given.image_noise, "audio": given.audio_noise}
+    for modality, levels in (("image", IMAGE_NOISE), ("audio", AUDIO_NOISE)):
         if known[modality] is not None:
             chosen[modality] = known[modality]
             continue
         best = float("inf")
         for level in levels:
-            noise = {"image": IMAGE_NOISE[0], "audio": SOUND_NOISE[0], modality: level}
+            noise = {"image": IMAGE_NOISE[0], "audio": AUDIO_NOISE[0], modality: level}
             with tempfile.TemporaryDirectory() as folder:
                 make(Path(folder), noise["image"], noise["audio"])
-                found = trained(Path(folder), ALONE[modality], 0, given.epochs)[modality]
+                found = trained(Path(folder), ONLY[modality], 0, given.epochs)[modality]
             searched[modality][str(level)] = found
-            print(f"{modality} alone, noise {level}: {found:.3f}", flush=True)
-            if abs(found - AIM) < best:
-                best, chosen[modality] = abs(found - AIM), level
-            if found < AIM - 0.05:
+            print(f"{modality} only, noise {level}: {found:.3f}", flush=True)
+            if abs(found - TARGET) < best:
+                best, chosen[modality] = abs(found - TARGET), level
+            if found < TARGET - 0.05:
                 break
-    settings = {"both": given.dropout, "both, no dropout": "0.0", **ALONE}
+    settings = {"both": given.dropout, "both, no dropout": "0.0", **ONLY}
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in settings}
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), chosen["image"], chosen["audio"])
@@ -165,13 +164,13 @@ def main() -> None:
         name: {m: round(statistics.mean(run[m] for run in of), 4) for m in of[0]}
         for name, of in runs.items()
     }
-    alone = {m: mean[m][m] for m in MODALITIES}
+    single = {m: mean[m][m] for m in MODALITIES}
     summary = {
-        "errors of both over errors of the better one": round(
-            (1 - mean["both"]["both"]) / (1 - max(alone.values())), 3
+        "error ratio of both modalities to the better one": round(
+            (1 - mean["both"]["both"]) / (1 - max(single.values())), 3
         ),
-        "points behind a dedicated model, the other absent": {
-            name: {m: round(100 * (alone[m] - mean[name][m]), 2) for m in MODALITIES}
+        "points behind a dedicated model, other modality missing": {
+            name: {m: round(100 * (single[m] - mean[name][m]), 2) for m in MODALITIES}
             for name in ("both", "both, no dropout")
         },
     }

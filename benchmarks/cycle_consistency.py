@@ -2,7 +2,7 @@
 
     python benchmarks/cycle_consistency.py
 
-prints the figures and writes `benchmarks/results/cycle_consistency.json`; a few minutes on one
+prints the metrics and writes `benchmarks/results/cycle_consistency.json`; a few minutes on one
 core. 20 independent skewed latents are seen in two views of 64 coordinates, each its own map plus
 noise: "linear", or "bent" (a random layer of 128 tanh, then a random linear map). 2,000 rows of
 each view are there for training. Of 0, 10, 50 or 200 of them the partner is known; batches of the
@@ -227,7 +227,7 @@ def ways(kind: str, pairs: int, seed: int) -> dict[str, Any]:
 
 
 def repeated(kind: str, pairs: int, seeds: list[int]) -> dict[str, Any]:
-    """Every way with several seeds: per figure the mean, the standard deviation and the runs."""
+    """Every way with several seeds: per metric the mean, the standard deviation and the runs."""
     runs: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:
         for name, way in ways(kind, pairs, seed).items():
@@ -235,9 +235,9 @@ def repeated(kind: str, pairs: int, seeds: list[int]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for name, found in sorted(runs.items()):
         result[name] = {}
-        for figure in ("matching", "cycle_error"):
-            values = [run[figure] for run in found]
-            result[name][figure] = {
+        for metric in ("matching", "cycle_error"):
+            values = [run[metric] for run in found]
+            result[name][metric] = {
                 "mean": round(statistics.mean(values), 4),
                 "standard_deviation": round(
                     statistics.stdev(values) if len(values) > 1 else 0.0, 4

@@ -1,11 +1,11 @@
-"""easy-VQA from random weights: accuracy on images that were held out, beside the question alone.
+"""easy-VQA trained from scratch: accuracy on held-out images, beside question-only baselines.
 
     python benchmarks/easy_vqa.py                      # some minutes
     python benchmarks/easy_vqa.py --set train.epochs=10
 
-A tenth of the images, drawn with a fixed seed, is held out with all the questions about them. The
-data lie in $AMODAL_DATA/easy_vqa/train. Beside recipes/easy-vqa.yaml stand two answers without the
-image: the most frequent answer of all, and the most frequent one to the same question.
+A tenth of the images, sampled with a fixed seed, is held out with all questions about them. The
+data are in $AMODAL_DATA/easy_vqa/train. Baselines of recipes/easy-vqa.yaml without the image: the
+most frequent answer, and the most frequent answer to the same question.
 """
 
 from __future__ import annotations
@@ -63,13 +63,13 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="change the recipe: a.b=c")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
-    rows = json.loads((DATA / "train" / "questions.json").read_text(encoding="utf-8"))
-    parts = dict(zip(("train", "validation"), split(rows), strict=True))
+    questions = json.loads((DATA / "train" / "questions.json").read_text(encoding="utf-8"))
+    parts = dict(zip(("train", "validation"), split(questions), strict=True))
     with tempfile.TemporaryDirectory() as folder:
         changes = []
-        for part, kept in parts.items():
+        for part, rows in parts.items():
             file = Path(folder) / f"{part}.json"
-            file.write_text(json.dumps(kept), encoding="utf-8")
+            file.write_text(json.dumps(rows), encoding="utf-8")
             changes += [f"data.{part}.questions={file}", f"data.{part}.images={DATA}/train/images"]
         result = train_run(load_recipe(RECIPE, [*changes, *given.set]), Path(folder) / "run")
     names = (
@@ -80,7 +80,7 @@ def main() -> None:
         "train/steps",
     )
     document = {
-        "setting": {"questions": {part: len(kept) for part, kept in parts.items()}},
+        "setting": {"questions": {part: len(rows) for part, rows in parts.items()}},
         "results": {name: result.metrics[name] for name in names},
         "without the image": without_image(parts["train"], parts["validation"]),
     }

@@ -1,19 +1,18 @@
-"""Captions of photos from random weights, beside captions that nobody had to learn.
+"""Captioning of Flickr8k trained from scratch, beside baselines without learning.
 
     python benchmarks/flickr8k_captions.py                 # about twenty minutes
-    python benchmarks/flickr8k_captions.py --run RUN       # a run that there is already
+    python benchmarks/flickr8k_captions.py --run RUN       # an existing run
 
 recipes/flickr8k-captions.yaml is trained on the 6,000 training photos of Flickr8k and captions the
-1,000 of its dev split by beam search. Beside it, by the same tokens and the same scorer:
+1,000 of its dev split by beam search. Baselines with the same tokenization and metrics:
 
-- most common caption: one for all photos. Of every training caption that occurs twice or more, and
-  of a thousand others drawn with a fixed seed, that with the best mean CIDEr-D on 500 training
-  photos.
-- nearest photo, pixels: the first caption of the training photo whose pixels, at 16 x 16, are most
-  alike.
-- nearest photo, features: the same by the mean of the image tokens of the trained model itself.
+- most common caption: one for all photos; of the training captions that occur twice or more and a
+  random thousand of the others, the one with the best mean CIDEr-D on 500 training photos.
+- nearest photo, pixels: the first caption of the training photo with the most similar pixels at
+  16 x 16.
+- nearest photo, features: the same by the mean image token of the trained model.
 
-The data lie in $AMODAL_DATA/flickr8k. Writes benchmarks/results/flickr8k_captions.json.
+The data are in $AMODAL_DATA/flickr8k. Writes benchmarks/results/flickr8k_captions.json.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ NAMES = ("cider", "cider_d", "bleu_4", "bleu_1", "rouge_l")
 
 
 def most_common(train: Source) -> str:
-    """The one caption that fits training photos best."""
+    """The single caption with the best CIDEr-D on training photos."""
     rng = random.Random(0)
     texts = [[str(t) for t in train[i]["text"]] for i in range(len(train))]
     counts = Counter(" ".join(tokenize(t)) for found in texts for t in found)
@@ -65,14 +64,14 @@ def most_common(train: Source) -> str:
         tokens = [candidate.split()] * among
         return float(cider(tokens, references[:among], frequency=frequency).mean())
 
-    # A hundred photos find the fifty that are worth a look at all of them.
+    # A hundred photos select the fifty candidates that are scored on all photos.
     first = sorted(candidates, key=lambda c: score(c, 100), reverse=True)[:50]
     return max(first, key=lambda c: score(c, len(photos)))
 
 
 @torch.inference_mode()
 def features(model: MultimodalTransformer, source: Source, *, pixels: bool) -> Tensor:
-    """(P, D) unit rows: photos as 16 x 16 pixels, or as the mean of their tokens."""
+    """(P, D) unit rows: photos as 16 x 16 pixels, or as their mean token."""
     prepare = ImagePreprocessor(16, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     reader = BatchReader(
         source, Collator({"image": prepare if pixels else model.preprocessors["image"]}), seed=0
@@ -94,7 +93,7 @@ def features(model: MultimodalTransformer, source: Source, *, pixels: bool) -> T
 def nearest(
     model: MultimodalTransformer, train: Source, test: Source, *, pixels: bool
 ) -> list[str]:
-    """For each photo of `test` the first caption of the most alike one of `train`."""
+    """For each photo of `test` the first caption of the most similar one of `train`."""
     x, y = (features(model, source, pixels=pixels) for source in (test, train))
     return [str(train[int(i)]["text"][0]) for i in (x @ y.T).argmax(1)]
 
@@ -104,16 +103,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--set", action="append", default=[], help="change the recipe: a.b=c")
-    parser.add_argument("--run", type=Path, help="measure this run instead of training one")
+    parser.add_argument("--run", type=Path, help="evaluate this run instead of training one")
     parser.add_argument("--beams", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
-    places = [
+    overrides = [
         f"data.{part}.{key}={DATA / name}"
         for part, file in (("train", "captions_train.json"), ("validation", "captions_dev.json"))
         for key, name in (("images", "images"), ("annotations", file))
     ]
-    recipe = load_recipe(RECIPE, [*places, *given.set])
+    recipe = load_recipe(RECIPE, [*overrides, *given.set])
     assert recipe.data.validation is not None
     train, test = recipe.data.train.open(), recipe.data.validation.open()
     with tempfile.TemporaryDirectory() as folder:
@@ -141,7 +140,7 @@ def main() -> None:
         results[name] = {n: round(v, 4) for n, v in scores.items() if n.split("/")[0] in NAMES}
     shown = sorted(random.Random(0).sample(range(len(test)), 12))
     print(f"most common caption: {common}")
-    for i in shown:  # reference captions stay out of the file
+    for i in shown:  # reference captions are not written to the file
         print(f"{test[i]['id']}: {generated[i].text} | {test[i]['text'][0]}")
     document = {
         "setting": {

@@ -6,7 +6,7 @@
 Makes an environment of its own in benchmarks/.envs/open_clip, measures the throughput, writes as
 many passes over Flickr8k's pairs as the time allows (the last one in part) as open_clip's
 CSV, so that its cosine schedule ends with the budget, trains, embeds the dev photos and captions,
-and computes recall with a function that shares nothing with amodal. Encoder sizes are those of the
+and computes recall with a function independent of amodal. Encoder sizes are those of the
 recipe: ResNet-18 at 96 px, a text Transformer of width 256 with 1 layer and 4 heads, 256
 dimensions. Nothing pretrained. Threads follow OMP_NUM_THREADS.
 """
@@ -97,7 +97,7 @@ def data_folder() -> Path:
     root = Path(os.environ.get("AMODAL_DATA", HERE.parent.parent / "shared" / "data"))
     folder = root / "flickr8k"
     if not folder.is_dir():
-        sys.exit(f"{folder}: Flickr8k is not there; set AMODAL_DATA to the folder that holds it")
+        sys.exit(f"{folder}: no Flickr8k; set AMODAL_DATA to the folder that contains flickr8k")
     return folder
 
 
@@ -183,7 +183,7 @@ def recalls(file: Path) -> dict[str, float]:
     with np.load(file, allow_pickle=False) as z:
         scores = z["text"] @ z["image"].T
         same = z["text_item"][:, None] == z["image_item"][None, :]
-    figures = {}
+    metrics = {}
     for name, s, positive in (
         ("text_to_image", scores, same),
         ("image_to_text", scores.T, same.T),
@@ -191,9 +191,9 @@ def recalls(file: Path) -> dict[str, float]:
         best = np.where(positive, s, -np.inf).max(axis=1, keepdims=True)
         rank = ((s >= best) & ~positive).sum(axis=1)
         for k in (1, 5, 10):
-            figures[f"{name}/recall@{k}"] = float((rank < k).mean())
-    figures["mean_recall"] = sum(figures.values()) / 6
-    return figures
+            metrics[f"{name}/recall@{k}"] = float((rank < k).mean())
+    metrics["mean_recall"] = sum(metrics.values()) / 6
+    return metrics
 
 
 def measure(python: Path, name: str, folder: Path) -> dict[str, float]:
@@ -206,7 +206,7 @@ def measure(python: Path, name: str, folder: Path) -> dict[str, float]:
 
 
 def versions(python: Path) -> dict[str, object]:
-    """Of open_clip and what it stands on, and how many threads torch uses."""
+    """Versions of open_clip, torch and timm, and the number of threads of torch."""
     code = (
         "import json, open_clip, torch, timm\n"
         "found = {m.__name__: m.__version__ for m in (open_clip, torch, timm)}\n"

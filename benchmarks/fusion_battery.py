@@ -1,21 +1,21 @@
-"""Every fusion on tasks whose best possible accuracy is known, and what gates know of noise.
+"""Every fusion on tasks with known optimal accuracy, and gates against the noise of modalities.
 
     python benchmarks/fusion_battery.py                # some minutes on one core
 
-Two modalities of 4 numbers each; numbers not named below are noise alone. 4,000 items to train on,
+Two modalities of 4 numbers each; numbers not named below are noise only. 4,000 items to train on,
 4,000 held out, 800 steps of Adam (1e-2 falling to 0 along a half cosine, batches of 256), a linear
 head, 5 seeds. Fusions of tokens get each modality as one token, and their tokens are pooled by
 attention.
 
 - redundant: a0 and b0 are both y + N(0, 1), y = -1 or 1; best is Phi(sqrt 2).
-- unique: y is the sign of a0 + N(0, 0.5^2), b says nothing; best is 1/2 + atan(2) / pi.
+- unique: y is the sign of a0 + N(0, 0.5^2), b is independent of y; best is 1/2 + atan(2) / pi.
 - xor: a0 = u + N(0, 0.4^2), b0 = v + N(0, 0.4^2) with signs u, v; y = u v; best is
   p^2 + (1 - p)^2 with p = Phi(1 / 0.4).
 - product: y is the sign of a0 b0, both N(0, 1); best is 1.
 
 Gates: 10 classes, each modality is the class's own vector of 16 numbers plus noise of a deviation
-drawn for each item and modality between 0.2 and 4; 8,000 items to train on. Heads on each modality
-alone are trained beside, as the objective of a recipe does. The figures are the correlation over
+sampled per item and modality between 0.2 and 4; 8,000 items to train on. Heads on single
+modalities are trained jointly, as by the objective of a recipe. Reported are the correlation over
 held-out items of the gate of the first modality with its share of precision,
 s_b^2 / (s_a^2 + s_b^2), of the log odds of the gate with the log ratio of the precisions, and the
 accuracy beside that of the best classifier, which knows the deviations.
@@ -54,7 +54,7 @@ FUSIONS: dict[str, Any] = {
     "tensor": TensorConfig(dim=32, reduce=None),
     "low rank, 4": LowRankConfig(dim=32, rank=4),
     "concat_tokens": ConcatTokensConfig(dim=32),
-    "cross-attention, together": CrossAttentionConfig(dim=32),
+    "co-attention": CrossAttentionConfig(dim=32),
     "cross-attention, directional": CrossAttentionConfig(dim=32, style="directional", layers=1),
     "bottleneck": BottleneckConfig(dim=32),
 }
@@ -64,11 +64,11 @@ def phi(x: float) -> float:
     return 0.5 * (1 + math.erf(x / 2**0.5))
 
 
-RIGHT = phi(1 / 0.4)
+CORRECT = phi(1 / 0.4)
 BEST = {
     "redundant": phi(2**0.5),
     "unique": 0.5 + math.atan(2) / math.pi,
-    "xor": RIGHT**2 + (1 - RIGHT) ** 2,
+    "xor": CORRECT**2 + (1 - CORRECT) ** 2,
     "product": 1.0,
 }
 
@@ -100,13 +100,13 @@ class Classifier(nn.Module):
         self.head = nn.Linear(config.dim, classes)
         self.heads = nn.ModuleDict({m: nn.Linear(d, classes) for m, d in widths.items()})
 
-    def alone(self, values: dict[str, Tensor]) -> list[Tensor]:
-        """Logits of each modality alone, by its precision where the fusion has one."""
-        said = {m: head(values[m]) for m, head in self.heads.items()}
+    def unimodal(self, values: dict[str, Tensor]) -> list[Tensor]:
+        """Logits of each single modality, scaled by its precision where the fusion has one."""
+        logits = {m: head(values[m]) for m, head in self.heads.items()}
         if isinstance(self.fusion, PrecisionGated):
-            scale = {m: self.fusion.log_precision(m, values[m]).exp() for m in said}
-            return [x * scale[m] for m, x in said.items()]
-        return list(said.values())
+            scale = {m: self.fusion.log_precision(m, values[m]).exp() for m in logits}
+            return [x * scale[m] for m, x in logits.items()]
+        return list(logits.values())
 
     def forward(self, values: dict[str, Tensor]) -> Tensor:
         if self.pool is None:
@@ -128,7 +128,7 @@ def trained(
     steps: int,
     *,
     items: int = ITEMS,
-    alone: bool = False,
+    unimodal: bool = False,
 ) -> Classifier:
     torch.manual_seed(seed)
     model = Classifier(config, {m: x.shape[1] for m, x in values.items()}, classes)
@@ -138,9 +138,9 @@ def trained(
         rows = torch.randint(items, (BATCH,))
         batch = {m: x[rows] for m, x in values.items()}
         loss = F.cross_entropy(model(batch), target[rows])
-        if alone:
-            said = [F.cross_entropy(x, target[rows]) for x in model.alone(batch)]
-            loss = loss + torch.stack(said).mean()
+        if unimodal:
+            losses = [F.cross_entropy(x, target[rows]) for x in model.unimodal(batch)]
+            loss = loss + torch.stack(losses).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -157,7 +157,7 @@ def accuracy(
 
 
 def gate_study(gate: str, seed: int, steps: int) -> dict[str, float]:
-    """What the gates know of noise, and how right the prediction is."""
+    """Correlation of the gates with the precision of the modalities, and accuracy."""
     g = torch.Generator().manual_seed(seed)
     half = 2 * ITEMS
     prototypes = {m: torch.randn(10, 16, generator=g) for m in ("a", "b")}
@@ -168,7 +168,7 @@ def gate_study(gate: str, seed: int, steps: int) -> dict[str, float]:
         for m, p in prototypes.items()
     }
     model = trained(
-        GatedConfig(dim=32, gate=gate), values, target, 10, seed, steps, items=half, alone=True
+        GatedConfig(dim=32, gate=gate), values, target, 10, seed, steps, items=half, unimodal=True
     )
     test = {m: x[half:] for m, x in values.items()}
     masks = {m: torch.ones(half, dtype=torch.bool) for m in test}

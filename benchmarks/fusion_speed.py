@@ -4,10 +4,10 @@
 
 TorchMultimodal (torchmultimodal-nightly on PyPI) is installed into benchmarks/.envs and imported
 into this process; it has a concatenation, an attention-weighted sum of vectors, and Transformer
-layers with cross-attention. Fusions without a peer there stand beside the floor: matrix products of
-the same shapes and number, forward and backward, in the same process.
+layers with cross-attention. Fusions without a counterpart are compared with the FLOP floor: matrix
+products of the same shapes and number, forward and backward, in the same process.
 256 items, widths and result 256 (tensor: 24, as its product is cubic), 32 tokens per modality for
-fusions of tokens. Median processor time of repetitions that take turns, float32. Every modality is
+fusions of tokens. Median processor time of alternating repetitions, float32. Every modality is
 present; ours checks masks all the same, the peers have none.
 """
 
@@ -47,7 +47,7 @@ FUSIONS: dict[str, tuple[Any, int]] = {
     "tensor": (TensorConfig(dim=WIDTH, reduce=None), 24),
     "low rank, 4": (LowRankConfig(dim=WIDTH, rank=4), WIDTH),
     "concat_tokens": (ConcatTokensConfig(dim=WIDTH), WIDTH),
-    "cross-attention, together": (
+    "co-attention": (
         CrossAttentionConfig(dim=WIDTH, layers=1, heads=HEADS), WIDTH,
     ),
     "cross-attention, directional": (
@@ -95,7 +95,7 @@ def peer_of(name: str, names: tuple[str, ...]) -> nn.Module | None:
         return ConcatFusionModule(nn.Linear(WIDTH * len(names), WIDTH))
     if name == "gated by all":
         return AttentionFusionModule(dict.fromkeys(names, WIDTH), WIDTH)
-    if name == "cross-attention, together":
+    if name == "co-attention":
         return Layers(TransformerDecoderLayer, names)
     return None
 
@@ -119,7 +119,7 @@ def products_of(name: str, count: int, flops: float) -> list[tuple[int, int, int
 
 
 def floor_of(products: list[tuple[int, int, int]]) -> Callable[[], None]:
-    """Matrix products with their backward pass, and nothing else."""
+    """Matrix products with their backward pass only."""
     made = [
         (torch.randn(n, k, requires_grad=True), torch.randn(k, m, requires_grad=True))
         for n, k, m in products
@@ -169,16 +169,16 @@ def theirs_of(
 def compared(
     ours: Callable[[], None], other: Callable[[], None], times: int
 ) -> tuple[float, float]:
-    """Median milliseconds of both, taking turns; of this thread's time, not of the clock's."""
+    """Median milliseconds of both in alternation; thread time, not wall-clock time."""
     for run in (ours, other):
         for _ in range(min(3, times // 2)):
             run()
     found: tuple[list[float], list[float]] = ([], [])
     for _ in range(times):
-        for run, kept in zip((ours, other), found, strict=True):
+        for run, times_ms in zip((ours, other), found, strict=True):
             start = time.thread_time()
             run()
-            kept.append(1000 * (time.thread_time() - start))
+            times_ms.append(1000 * (time.thread_time() - start))
     return statistics.median(found[0]), statistics.median(found[1])
 
 

@@ -1,19 +1,18 @@
-"""What 64 tokens keep of an image of the built-in world: an independent reader reads it back.
+"""Information in the 64 tokens of an image of the built-in world, by an independent verifier.
 
     python benchmarks/image_tokenizer.py                       # ten minutes on a core
     python benchmarks/image_tokenizer.py --run runs/scenes-image-tokenizer
 
-recipes/scenes-image-tokenizer.yaml is trained on images of one to three objects, without some
-pairs of colour and shape. Held-out images then go through their tokens and back, and
-`amodal.data.scenes.verifier`, which knows how images are drawn and nothing of the model, reads
-the objects from what comes out: on scenes like those of training, and on scenes that each hold a
-pair that never occurred. Its figures on the true images stand beside: what is missing from 1
-there is the reader's own error. Writes benchmarks/results/image_tokenizer.json.
+recipes/scenes-image-tokenizer.yaml is trained on images of one to three objects, without some pairs
+of colour and shape. Held-out images are encoded and decoded, and `amodal.data.scenes.verifier`,
+which knows the geometry of the world and nothing of the model, recognises the objects of the
+reconstructions: on scenes like those of training, and on scenes with a held-out pair each. Its
+metrics on the real images are the upper bound. Writes benchmarks/results/image_tokenizer.json.
 
-- named: share of the objects whose shape and colour are right.
-- exact: whose size, texture and cell of a 3 x 3 grid are right as well.
-- scenes: share of the images with exactly the true objects and no other.
-- shift: mean distance in pixels of an exact object from where it is.
+- object_recall: share of the objects whose shape and colour are correct.
+- exact: share whose size, texture and cell of a 3 x 3 grid are correct as well.
+- scenes: share of the images with exactly the true objects.
+- shift: mean displacement of the objects of these images, in pixels.
 """
 
 from __future__ import annotations
@@ -47,25 +46,27 @@ RECIPE = HERE.parent / "recipes" / "scenes-image-tokenizer.yaml"
 MAX_IMAGES = 500
 
 
-def read_back(scenes: Iterable[Scene], images: Iterable[NDArray[np.uint8]]) -> dict[str, float]:
-    """Figures of what the verifier reads from (S, S, 3) images of scenes."""
-    named = exact = objects = perfect = total = 0
+def recognition_metrics(
+    scenes: Iterable[Scene], images: Iterable[NDArray[np.uint8]]
+) -> dict[str, float]:
+    """Metrics of the scenes that the verifier recognises in (S, S, 3) images."""
+    matched = exact = objects = perfect = total = 0
     shifts = []
     for truth, image in zip(scenes, images, strict=True):
         found = scene_of(image)
         agreement = compare(truth, found)
-        named += agreement.named
+        matched += agreement.matched
         exact += agreement.exact
         objects += agreement.expected
         perfect += agreement.perfect
         total += 1
         if agreement.perfect:
-            there = {(o.shape, o.colour, o.size, o.texture, o.cell): o for o in found.objects}
+            recognised = {(o.shape, o.colour, o.size, o.texture, o.cell): o for o in found.objects}
             for o in truth.objects:
-                seen = there[(o.shape, o.colour, o.size, o.texture, o.cell)]
-                shifts.append(math.hypot(o.x - seen.x, o.y - seen.y) * len(image))
+                match = recognised[(o.shape, o.colour, o.size, o.texture, o.cell)]
+                shifts.append(math.hypot(o.x - match.x, o.y - match.y) * len(image))
     return {
-        "named": round(named / objects, 4),
+        "object_recall": round(matched / objects, 4),
         "exact": round(exact / objects, 4),
         "scenes": round(perfect / total, 4),
         "shift": round(sum(shifts) / max(len(shifts), 1), 3),
@@ -73,16 +74,16 @@ def read_back(scenes: Iterable[Scene], images: Iterable[NDArray[np.uint8]]) -> d
 
 
 @torch.inference_mode()
-def back_from_tokens(
+def reconstructed(
     model: ImageTokenizer, images: list[NDArray[np.uint8]]
 ) -> list[NDArray[np.uint8]]:
-    """The images that the tokens of `images` give."""
-    back: list[NDArray[np.uint8]] = []
+    """Reconstructions of images from their tokens."""
+    reconstructions: list[NDArray[np.uint8]] = []
     for start in range(0, len(images), 50):
         pixels = model.preprocessors["image"](images[start : start + 50])["pixel_values"]
-        seen = model.decode(model.encode(pixels.to(model.device))).cpu()
-        back += list(seen.permute(0, 2, 3, 1).contiguous().numpy())
-    return back
+        decoded = model.decode(model.encode(pixels.to(model.device))).cpu()
+        reconstructions += list(decoded.permute(0, 2, 3, 1).contiguous().numpy())
+    return reconstructions
 
 
 def main() -> None:
@@ -90,7 +91,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--set", action="append", default=[], help="change the recipe: a.b=c")
-    parser.add_argument("--run", type=Path, help="measure this run instead of training one")
+    parser.add_argument("--run", type=Path, help="evaluate this run instead of training one")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -129,8 +130,8 @@ def main() -> None:
         scenes = [source.scene(i) for i in range(MAX_IMAGES)]
         images = [source[i]["image"] for i in range(MAX_IMAGES)]
         document["results"][split] = {
-            "true images": read_back(scenes, images),
-            "from tokens": read_back(scenes, back_from_tokens(model, images)),
+            "real images": recognition_metrics(scenes, images),
+            "reconstructions": recognition_metrics(scenes, reconstructed(model, images)),
         }
     print(json.dumps(document, indent=1))
     given.out.write_text(json.dumps(document, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""What the modality gap does to retrieval, and which normalization repairs it.
+"""Effect of the modality gap on retrieval, and of post-hoc normalizations.
 
     python benchmarks/modality_gap.py                   # known latent, 10 seeds, about 2 minutes
     python benchmarks/modality_gap.py --run RUN         # the same table on a trained run
@@ -9,19 +9,19 @@ and fixed offsets b, b' of length c * 8 in two random directions (a constant per
 unit length. c = 0 is the case without a gap, c = 1.85 the one with. 2,000 items to fit the
 normalizations and 2,000 others as gallery. The noise was set so that raw R@1 without a gap is
 about 0.66, c so that with one it is about 0.13, and the width of the latent so that centring then
-gives about 0.65. `REFERENCE` are figures of an earlier study whose generator is not known; its CSLS
-fits one over the test queries with k near 50, and its dual softmax the softmax over test queries
-alone.
+gives about 0.65. `REFERENCE` are results of an earlier study whose generator is unknown; its CSLS
+matches one over the test queries with k near 50, and its dual softmax the softmax over test queries
+only.
 
 A run: embeddings of its training source fit the normalizations (and are the bank of CSLS and of the
 bank softmax); its validation source is measured. Intervals are bootstrap over items, and
 "against raw" is the paired difference of R@1.
 
-R@1 is from text to image; equal scores share the first place. "skew" is that of N_10, how often a
-image is among the first ten of a text; "own share" is the share of a text's ten nearest rows, in
-a gallery of both modalities, that are texts. Scores that are not inner products of rows have no
-mixed gallery. What is called transductive looks at all test queries together: its figures are not
-those of single queries.
+R@1 is from text to image; equal scores share the first place. "skew" is that of N_10, the number of
+texts that have an image among their ten nearest; "same-modality share" is the share of texts among
+the ten nearest rows of a text in a gallery of both modalities. Scores that are not inner products
+of rows have no mixed gallery. Transductive methods use all test queries at once: their metrics are
+not those of single queries.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ REFERENCE = {
         "centred, CSLS": 0.666,
         "raw, skew": 9.66,
         "centred, skew": 0.37,
-        "raw, own share": 1.00,
-        "centred, own share": 0.46,
+        "raw, same-modality share": 1.00,
+        "centred, same-modality share": 0.46,
     },
 }
 Rows = dict[str, Tensor]  # modality -> (N, E) unit rows
@@ -147,21 +147,21 @@ def latent(seed: int, offset: float) -> tuple[Rows, Rows]:
 def measured(
     test: Rows, train: Rows, test_item: Rows, train_item: Rows, name: str
 ) -> dict[str, Any]:
-    """The figures of one method; `hits` is per text whether its image comes first."""
+    """Metrics of one method; `hits` tells per text whether its image is ranked first."""
     steps, score = METHODS[name]
     if steps:
         chain = Normalization(steps).fit(train, train_item)
         test = {m: chain.transform(m, z) for m, z in test.items()}
         train = {m: chain.transform(m, z) for m, z in train.items()}
     scores = score(test, train)
-    right = test_item["text"][:, None] == test_item["image"][None, :]
+    correct = test_item["text"][:, None] == test_item["image"][None, :]
     occurrence = neighbour_shares(scores, K).sum(0)
     found = {
-        "hits": (neighbour_shares(scores, 1) * right).sum(1),
+        "hits": (neighbour_shares(scores, 1) * correct).sum(1),
         "skew": hubness_metrics(occurrence, len(scores), K).skew,
     }
     if score is plain:
-        found["own share"] = float(mixed_gallery(test, K)["text"][0].mean())
+        found["same-modality share"] = float(mixed_gallery(test, K)["text"][0].mean())
     return found
 
 
@@ -182,7 +182,9 @@ def known_latent(seeds: int) -> dict[str, Any]:
         for name in METHODS:
             runs = [measured(test, train, item, item, name) for test, train in drawn]
             row = {"recall@1": [float(run["hits"].mean()) for run in runs]}
-            row |= {k: [run[k] for run in runs] for k in ("skew", "own share") if k in runs[0]}
+            row |= {
+                k: [run[k] for run in runs] for k in ("skew", "same-modality share") if k in runs[0]
+            }
             results[case][name] = {k: summary(v) for k, v in row.items()}
             print(f"{case:14} {name:28} {json.dumps(results[case][name])}", flush=True)
     return results
@@ -215,7 +217,7 @@ def trained_run(folder: Path) -> dict[str, Any]:
             k: [round(x, 4) for x in estimate]
             for k, estimate in intervals(["recall@1", "against raw"], *drawn).items()
         }
-        row |= {k: [round(found[k], 4)] for k in ("skew", "own share") if k in found}
+        row |= {k: [round(found[k], 4)] for k in ("skew", "same-modality share") if k in found}
         results[name] = row
         print(f"{name:28} {json.dumps(row)}", flush=True)
     return results

@@ -1,4 +1,4 @@
-"""Modalities out of balance, and modalities that are absent.
+"""Imbalanced modalities, and missing modalities.
 
     python benchmarks/modality_imbalance.py            # about 25 minutes on one core
     python benchmarks/modality_imbalance.py --study absent
@@ -6,20 +6,20 @@
 Four classes, that is two bits. The quick modality is a vector of 200 numbers: the class's own
 direction plus noise, so a linear layer learns it at once and 2,000 items by heart. The slow one is
 8 columns: bit k is the sign of the product of columns 2k and 2k + 1, plus noise. Their noise is
-independent, so both together say more than each. In the third modality, where there is one, a word
-tells the class in a third of the items.
+independent, so that both modalities are complementary. In the third modality, where there is one, a
+word determines the class in a third of the items.
 
 2,000 items to train on, 1,000 to choose by, 4,000 to test on, low-rank fusion, 30 epochs of batches
-of 128; the weights that are best on the 1,000 items are kept. Every method, plain training
+of 128; the weights with the best accuracy on the 1,000 items are used. Every method, plain training
 included, is tuned alike: three learning rates times two values of one parameter of its own (of
 plain training and blending: weight decay; of modulation: with noise or without), by accuracy on the
 1,000 items with two seeds that are not used again; then five seeds on the test items.
 
 Probe: logistic regression on the pooled features of the slow modality's encoder, fitted on the
-training items. The ceiling is that of a model that never sees another modality.
+training items. The upper bound is a model trained on the slow modality only.
 
-The study "absent" takes one modality away from all test items, and compares with a model that never
-had it, tuned the same way. No dropout, and the slow modality alone, are rows of the study "two".
+The study "absent" removes one modality from all test items, and compares with a model trained
+without it, tuned the same way. No dropout, and the slow modality only, are rows of the study "two".
 """
 
 from __future__ import annotations
@@ -163,19 +163,19 @@ def recipe_of(
     }  # fmt: skip
 
 
-ENCODED: dict[tuple[str, tuple[str, ...]], Batch] = {}
+BATCHES: dict[tuple[str, tuple[str, ...]], Batch] = {}
 
 
-def encoded(source: Rows, task: FusionRun, modalities: tuple[str, ...]) -> Batch:
+def whole_batch(source: Rows, task: FusionRun, modalities: tuple[str, ...]) -> Batch:
     """All rows as one batch; the preprocessors are the same in every run."""
     key = (source.name, modalities)
-    if key not in ENCODED:
+    if key not in BATCHES:
         rngs = [sample_rng(0, 0, i) for i in range(len(source))]
-        ENCODED[key] = task.collator(source.records, rngs)
-    return ENCODED[key]
+        BATCHES[key] = task.collator(source.records, rngs)
+    return BATCHES[key]
 
 
-def learned(task: FusionRun, train: Batch, validation: Batch, dropout: float) -> FusionModel:
+def trained_model(task: FusionRun, train: Batch, validation: Batch, dropout: float) -> FusionModel:
     """The model with its best weights: the trainer's loop over batches that are ready.
 
     AdamW, warm-up, half a cosine and clipping are those of the package's trainer.
@@ -237,32 +237,32 @@ def run(
     rate: float,
     seed: int,
     score: str,
-    seen: tuple[str, ...] | None = None,
+    available: tuple[str, ...] | None = None,
 ) -> dict[str, float]:
-    """Accuracy of all modalities and of each one without the others, and the probe.
+    """Accuracy of all modalities and of each one only, and of the probe.
 
     Args:
-        seen: modalities that the model is trained with; the others are absent from every item.
-        score: the part that is measured.
+        available: modalities of the training items; the others are missing from every item.
+        score: the part that is evaluated.
     """
     recipe = parse_recipe(recipe_of(modalities, options, rate, seed), "benchmark")
     set_seed(seed)
     task = FusionRun(recipe, parts["train"], parts["validation"], resume=False)
     whole = {
-        name: encoded(parts[name], task, modalities) for name in ("train", "validation", score)
+        name: whole_batch(parts[name], task, modalities) for name in ("train", "validation", score)
     }
-    if seen is not None:
-        whole["train"] = only(whole["train"], seen)
-    model = learned(task, whole["train"], whole["validation"], options.get("dropout", 0.0))
+    if available is not None:
+        whole["train"] = only(whole["train"], available)
+    model = trained_model(task, whole["train"], whole["validation"], options.get("dropout", 0.0))
     test = whole[score].split(1000)
 
-    def accuracy(kept: tuple[str, ...]) -> float:
-        predicted = predict_batches(model, test, change=lambda batch: only(batch, kept))
+    def accuracy(present: tuple[str, ...]) -> float:
+        predicted = predict_batches(model, test, change=lambda batch: only(batch, present))
         return prediction_metrics(predicted, model.target)["prediction/accuracy"]
 
-    found = {"fused": accuracy(modalities if seen is None else seen)}
-    found |= {m: accuracy((m,)) for m in modalities if seen is None}
-    if seen is None or SLOW in seen:
+    found = {"fused": accuracy(modalities if available is None else available)}
+    found |= {m: accuracy((m,)) for m in modalities if available is None}
+    if available is None or SLOW in available:
         found["probe"] = probe(model, whole["train"], whole[score])
     return found
 
@@ -283,18 +283,18 @@ def tuned(
     modalities: tuple[str, ...],
     options: list[dict[str, Any]],
     seeds: int,
-    seen: tuple[str, ...] | None = None,
+    available: tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
     """The option and rate that are best on validation, and what they give on test."""
     grid = []
     for option, rate in itertools.product(options, RATES):
         scores = [
-            run(parts, modalities, option, rate, seed, "validation", seen)["fused"]
+            run(parts, modalities, option, rate, seed, "validation", available)["fused"]
             for seed in (100, 101)
         ]
         grid.append((statistics.mean(scores), rate, option))
     _, rate, option = max(grid, key=lambda one: one[0])
-    found = [run(parts, modalities, option, rate, seed, "test", seen) for seed in range(seeds)]
+    found = [run(parts, modalities, option, rate, seed, "test", available) for seed in range(seeds)]
     return {
         "mean": {m: round(statistics.mean(one[m] for one in found), 4) for m in found[0]},
         "deviation": {m: round(statistics.stdev(one[m] for one in found), 4) for m in found[0]},
@@ -315,9 +315,9 @@ def balance(
         results[name] = tuned(parts, modalities, options, seeds)
         show(f"{len(modalities)} modalities, {name}", results[name])
     if len(modalities) == 2:
-        alone = tuned(parts, modalities, PLAIN, seeds, seen=(SLOW,))
-        results["slow modality alone"] = alone
-        show("slow modality alone", alone)
+        single = tuned(parts, modalities, PLAIN, seeds, available=(SLOW,))
+        results["slow modality only"] = single
+        show("slow modality only", single)
     return results
 
 
@@ -326,8 +326,8 @@ def absent(parts: dict[str, Rows], seeds: int, show: Any) -> dict[str, Any]:
     for name, options in ABSENT.items():
         results[name] = tuned(parts, (QUICK, SLOW), options, seeds)
         show(f"absent, {name}", results[name])
-    results["quick modality alone"] = tuned(parts, (QUICK, SLOW), PLAIN, seeds, seen=(QUICK,))
-    show("quick modality alone", results["quick modality alone"])
+    results["quick modality only"] = tuned(parts, (QUICK, SLOW), PLAIN, seeds, available=(QUICK,))
+    show("quick modality only", results["quick modality only"])
     return results
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/objectives_on_flickr8k.py --jobs 4
 
-Reads `results/objectives_on_scenes.json`, takes the four objectives with the highest R@1 that stand
-alone, the best sum, and plain InfoNCE, none with a teacher, and trains
-`recipes/flickr8k-small-cpu.yaml` with each for --epochs, at 64 px throughout, one thread each.
-Figures are those of the dev split, 1,000 photos with 5 captions each.
+Takes the four single objectives with the highest R@1 in `results/objectives_on_scenes.json`, the
+best sum, and plain InfoNCE, none with a teacher, and trains `recipes/flickr8k-small-cpu.yaml` with
+each for --epochs, at 64 px throughout, one thread each.
+Metrics are those of the dev split, 1,000 photos with 5 captions each.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ RECIPE = "recipes/flickr8k-small-cpu.yaml"
 def best(count: int, *, sums: bool) -> list[str]:
     """Names of the objectives, or sums of some, with the highest R@1 on scenes."""
     results = json.loads(SCENES.read_text())["results"]
-    wanted = [
+    candidates = [
         name
         for name in results
         if (len(OBJECTIVES[name]) > 1) == sums
         and all(part["kind"] != "distillation" for part in OBJECTIVES[name])
         and "failed" not in results[name]
     ]
-    return sorted(wanted, key=lambda name: -results[name]["recall@1"])[:count]
+    return sorted(candidates, key=lambda name: -results[name]["recall@1"])[:count]
 
 
 def run(name: str, given: argparse.Namespace) -> dict[str, Any]:

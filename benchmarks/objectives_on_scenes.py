@@ -2,12 +2,12 @@
 
     python benchmarks/objectives_on_scenes.py --jobs 4
 
-Data, text encoder, batch size and optimizer are those of `recipes/quickstart.yaml`, with a
+Data, text encoder, batch size and optimizer are those of `recipes/quickstart.yaml`, with an
 image encoder of half the width at 32 px; only the objective differs. Each runs in a process of
 its own with one thread, so that its peak memory is its own. Prints a line each, and writes JSON to
---out. The gallery is 1,000 held-out scenes, one caption each. Losses that match clouds cannot tell
-items apart; alone they are controls, which should score chance, and so should a loss of views of
-images, which never sees a caption. The teacher of the distillation is InfoNCE under the same
+--out. The gallery is 1,000 held-out scenes, one caption each. Losses that match distributions do
+not distinguish items; on their own they are controls that should score at chance, as should a loss
+of image views, which uses no captions. The teacher of the distillation is InfoNCE under the same
 budget.
 """
 
@@ -66,7 +66,7 @@ OBJECTIVES: dict[str, list[Entry]] = {
     ],
     "info_nce + 0.5 distillation": [{"kind": "info_nce"}, {"kind": "distillation", "weight": 0.5}],
 }
-MORE = {  # what else the recipe needs
+OVERRIDES = {  # further recipe overrides
     "deep_cca, then [cca, l2]": ["model.normalization=[cca, l2]"],
     "deep_cca in 32 dimensions, then [cca, l2]": [
         "model.normalization=[cca, l2]",
@@ -97,7 +97,7 @@ def recipe_of(objectives: list[Entry], more: list[str], given: argparse.Namespac
 
 
 def teacher_embeddings(given: argparse.Namespace, folder: Path) -> str:
-    """A folder of embeddings of the training rows, by InfoNCE trained under the same budget."""
+    """A folder of embeddings of the training rows by InfoNCE trained under the same budget."""
     from amodal.search.embed import embed_source
     from amodal.search.parquet import write_parquet
     from amodal.training.run import train_run
@@ -124,7 +124,7 @@ def run_one(name: str, given: argparse.Namespace) -> Any:
             objectives = [
                 {**o, "teacher": teacher} if o["kind"] == "distillation" else o for o in objectives
             ]
-        recipe = recipe_of(objectives, MORE.get(name, []), given)
+        recipe = recipe_of(objectives, OVERRIDES.get(name, []), given)
         result = train_run(recipe, Path(folder) / "run")
     retrieval: Any = result.results["retrieval"]
     samples = {m: EmbeddingSet(r.z, r.item) for m, r in retrieval.embedded.rows.items()}
@@ -140,14 +140,14 @@ def run_one(name: str, given: argparse.Namespace) -> Any:
         "milliseconds_per_step": round(1000 * result.train_seconds / result.steps, 1),
         "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
         "gap between centroids": round(shape["gap/image_text/centroid"].value, 4),
-        "own modality in a mixed top 10": round(
+        "same-modality share in a mixed top 10": round(
             shape["mixed_gallery/text/same_modality_share"].value, 4
         ),
     }
 
 
-def run_apart(name: str, given: argparse.Namespace) -> Any:
-    """The same in a process of its own."""
+def run_in_subprocess(name: str, given: argparse.Namespace) -> Any:
+    """Train and measure in a separate process."""
     command = [sys.executable, __file__, "--only", name, "--items", str(given.items)]
     command += ["--epochs", str(given.epochs), "--seed", str(given.seed)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -180,7 +180,7 @@ def main() -> None:
     setting = {n: getattr(given, n) for n in ("items", "epochs", "seed", "jobs")}
     given.out.parent.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(given.jobs) as pool:
-        found = {name: pool.submit(run_apart, name, given) for name in names}
+        found = {name: pool.submit(run_in_subprocess, name, given) for name in names}
         for name, one in found.items():
             results[name] = one.result()
             print(f"{name:36} {json.dumps(results[name])}", flush=True)

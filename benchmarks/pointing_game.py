@@ -1,11 +1,11 @@
-"""Where a fusion looks when it names the shape of the largest object: does it look at that object?
+"""Pointing game: does the attention of a fusion that classifies the largest object point at it?
 
     python benchmarks/pointing_game.py                 # some minutes
 
 Trains recipes/scenes-fusion.yaml with a fusion whose tokens are pooled by attention, and plays the
-pointing game on 1,000 test scenes of two objects or more: the cell of the image with the largest
-share of attention should touch the largest object. Beside it, the share of the attention that lies
-on that object, what a map without preference gets, and the same for an untrained model.
+pointing game on 1,000 test scenes of two or more objects: the image cell with the largest attention
+weight should touch the largest object. Also reported are the share of attention on that object, the
+scores of a uniform map, and those of an untrained model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FUSIONS = {
 }
 
 
-def covered(record: Record, side: int) -> Tensor:
+def cells_of_largest(record: Record, side: int) -> Tensor:
     """(side, side) bool: cells whose square touches the circle around the largest object."""
     largest = max(record["objects"], key=lambda o: RADIUS[o["size"]])
     edges = torch.arange(side) / side
@@ -49,18 +49,18 @@ def covered(record: Record, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def played(model: FusionModel, records: list[Record]) -> dict[str, Any]:
+def play(model: FusionModel, records: list[Record]) -> dict[str, Any]:
     collate = collator_of(model, target=model.target)
     maps, hits = [], 0
     for start in range(0, len(records), 100):
         part = records[start : start + 100]
         batch = collate(part, [sample_rng(0, 0, i) for i in range(len(part))])
-        shares = model.attention(batch)["image"]
-        side = round(shares.shape[1] ** 0.5)
-        maps.append(shares.view(len(part), side, side))
+        weights = model.attention(batch)["image"]
+        side = round(weights.shape[1] ** 0.5)
+        maps.append(weights.view(len(part), side, side))
         hits += int((model(batch).logits.argmax(1) == batch.target).sum())
     grid = torch.cat(maps)
-    found = pointing_game(grid, torch.stack([covered(r, grid.shape[1]) for r in records]))
+    found = pointing_game(grid, torch.stack([cells_of_largest(r, grid.shape[1]) for r in records]))
     return {
         "accuracy": hits / len(records),
         "hits": [round(v, 4) for v in found.hits],
@@ -86,10 +86,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             trained = train_run(load_recipe(RECIPE, changes), Path(folder) / "run").model
         assert isinstance(trained, FusionModel)
-        results[name] = {"trained": played(trained.cpu().eval(), records)}  # type: ignore[call-arg]
+        results[name] = {"trained": play(trained.cpu().eval(), records)}  # type: ignore[call-arg]
         torch.manual_seed(0)
-        blank = FusionModel(trained.config, trained.preprocessors).eval()
-        results[name]["untrained"] = played(blank, records)
+        untrained = FusionModel(trained.config, trained.preprocessors).eval()
+        results[name]["untrained"] = play(untrained, records)
         print(f"{name:18} {json.dumps(results[name])}", flush=True)
     document = {"setting": {"epochs": given.epochs, "scenes": len(records)}, "results": results}
     given.out.write_text(json.dumps(document, indent=1) + "\n")

@@ -1,13 +1,13 @@
-"""Does a dialogue model mind what was said before? Beside the same model without a history.
+"""Use of the history by a dialogue model, against the same model without history.
 
     python benchmarks/scenes_dialogue.py                              # two trainings, an hour
-    python benchmarks/scenes_dialogue.py --run runs/scenes-dialogue --blind runs/rounds
+    python benchmarks/scenes_dialogue.py --run runs/scenes-dialogue --single-turn runs/single-turn
 
 recipes/scenes-dialogue.yaml is trained twice, with the same images, questions, answers and steps:
-as it stands, and with `model.tasks=[rounds,caption]`, where every question stands by itself. Both
-then choose among 20 answers to every question of held-out dialogues: ten meanings in two wordings
-each. A choice is right where it means the same as the true answer, whatever the wording; chance is
-one in ten. The difference is that of the same questions, with an interval from resampled dialogues.
+as it is, and with `model.tasks=[single_turn,caption]`, where every question is without history.
+Both rank 20 answers to every question of held-out dialogues: ten meanings in two wordings each. The
+top answer is correct where it has the meaning of the true answer, in either wording; chance is one
+in ten. The difference is paired over questions, with an interval from resampled dialogues.
 Writes benchmarks/results/scenes_dialogue.json.
 """
 
@@ -54,8 +54,8 @@ def generated_by(run: Path, task: Task) -> GenerationResult:
     return generate(model, config.model_copy(update={"size": DIALOGUES}).open(), task)
 
 
-def commonest_answers(source: ScenesConfig) -> float:
-    """Accuracy of the most common answer to the wording of a question, without its history."""
+def most_common_answers(source: ScenesConfig) -> float:
+    """Accuracy of the most common answer to the wording of a question, without the history."""
     known: dict[str, Counter[str]] = {}
     for record in map(source.open().__getitem__, range(5000)):
         for one in record["dialog"]:
@@ -70,9 +70,9 @@ def commonest_answers(source: ScenesConfig) -> float:
 
 
 def _meaning(one: dict[str, Any]) -> str:
-    """One wording for all that mean the same."""
-    graded = zip(one["candidates"], one["relevance"], strict=True)
-    return min(text for text, worth in graded if worth >= 1)
+    """A canonical wording of the answer."""
+    candidates = zip(one["candidates"], one["relevance"], strict=True)
+    return min(text for text, relevance in candidates if relevance >= 1)
 
 
 def main() -> None:
@@ -81,12 +81,12 @@ def main() -> None:
     )
     parser.add_argument("--set", action="append", default=[], help="change the recipe: a.b=c")
     parser.add_argument("--run", type=Path, help="use this run instead of training one")
-    parser.add_argument("--blind", type=Path, help="use this run without a history")
+    parser.add_argument("--single-turn", type=Path, help="use this run without history")
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         runs: dict[Task, Path] = {}
-        for task, known in (("dialogue", given.run), ("single_turn", given.blind)):
+        for task, known in (("dialogue", given.run), ("single_turn", given.single_turn)):
             runs[task] = known or Path(folder) / task
             if known is None:
                 changed = [f"model.tasks=[{task},caption]", *given.set]
@@ -97,9 +97,9 @@ def main() -> None:
             for task, run in runs.items()
         }
         recipe = load_recipe(runs["dialogue"] / "recipe.yaml")
-    relevance = {task: relevance_at_1(one) for task, one in generated.items()}
-    assert all(one is not None for one in relevance.values())
-    values = torch.stack([one for one in relevance.values() if one is not None], dim=1)
+    correct = {task: relevance_at_1(one) for task, one in generated.items()}
+    assert all(one is not None for one in correct.values())
+    values = torch.stack([one for one in correct.values() if one is not None], dim=1)
     values = torch.cat([values, values[:, :1] - values[:, 1:]], dim=1)
     row = torch.tensor([one.row for one in generated["dialogue"].generations])
     back = refers_back(generated["dialogue"])
@@ -107,7 +107,7 @@ def main() -> None:
     for name, chosen in (("all questions", torch.ones_like(back)), ("that refer back", back)):
         generator = torch.Generator().manual_seed(0)
         drawn = resampled(values[chosen], row[chosen], 1000, generator)
-        results[name] = flatten(intervals(["full", "history-blind", "difference"], *drawn))
+        results[name] = flatten(intervals(["full", "without history", "difference"], *drawn))
         results[name]["questions"] = int(chosen.sum())
     assert isinstance(recipe.data.train, ScenesConfig)
     document = {
@@ -120,7 +120,7 @@ def main() -> None:
         f"threads, load {os.getloadavg()[0]:.1f}, torch {torch.__version__}",
         "results": {
             **results,
-            "commonest answer to the question's wording": commonest_answers(recipe.data.train),
+            "most common answer to the question's wording": most_common_answers(recipe.data.train),
             "ranking": {
                 task: {
                     name: value

@@ -1,19 +1,19 @@
-"""Shortcuts in the questions of the scenes world: how far the words alone or the image alone go.
+"""Shortcuts in the questions of the scenes world: question-only and image-only baselines.
 
 `python benchmarks/scenes_shortcuts.py` prints a table and writes
 `benchmarks/results/scenes_shortcuts.json`. About 15 minutes on one core.
 
 For every type of question, on scenes of the test part: accuracy of
-  majority  the commonest answer of the type in train;
-  words     logistic regression on the question's words and pairs of neighbouring words;
-  image   the better of logistic regression and a small multilayer perceptron on what is in the
-            image: 12 x 12 pixels, and as a perfect eye the number of things with every colour,
-            shape, size, texture and cell;
-  shown     one of the values that the scene shows, drawn blindly: the least that an image gives
-            away where the answer is something in it. For yes, no and numbers this is the majority.
+  majority  the most common answer of the type in train;
+  words     logistic regression on the unigrams and bigrams of the question;
+  image     the better of logistic regression and a small multilayer perceptron on the image:
+            12 x 12 pixels, and the true number of objects with every colour, shape, size, texture
+            and cell;
+  shown     a random value that occurs in the scene: the least that an image reveals where the
+            answer is a value in it. For yes, no and numbers this is the majority.
 Regularization and model are chosen on the validation part. `+-` is the standard error of the gain
 over the majority (words) and over the larger of majority and shown (image). Rows of `dialogue`
-are the rounds of dialogues that refer back, read without the history.
+are dialogue questions that refer back, without the history.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ from amodal.data.scenes.source import ScenesConfig
 from amodal.data.scenes.world import Scene
 
 RESULT = Path(__file__).parent / "results" / "scenes_shortcuts.json"
-LARGEST = 12_000  # rows of one type that are learned from
-POINTS = 2.0  # the most that a shortcut may gain
+MAX_ROWS = 12_000  # training rows of a type
+MAX_GAIN = 2.0  # points that a shortcut may gain
 
 
 @dataclass
@@ -69,7 +69,7 @@ class Rows:
 
 
 def rows_of(scene: Scene, key: str, questions: int) -> Iterator[tuple[str, str, str, float]]:
-    """(type, words, answer, chance of a blind draw of what is shown)."""
+    """(type, text, answer, chance of a random value that occurs in the scene)."""
     for q in write_questions(scene, key, count=questions):
         yield q.type, q.text, q.answer, chance(scene, q.program)
     if len(scene.objects) < 2:
@@ -88,20 +88,20 @@ def rows_of(scene: Scene, key: str, questions: int) -> Iterator[tuple[str, str, 
 
 
 def chance(scene: Scene, program: Any) -> float:
-    """One over the number of values that the scene shows of what is asked; 0 where not a value."""
+    """One over the number of values of the attribute in the scene; 0 for other questions."""
     if not isinstance(program, Query):
         return 0.0
     return 1 / len({value_of(o, program.attribute) for o in scene.objects})
 
 
 def visible(scene: Scene) -> np.ndarray:
-    """What an image holds, as numbers."""
+    """Features of an image: pixels and counts."""
     tally = Counter(value_of(o, a) for o in scene.objects for a in ATTRIBUTES)
     pixels = render(scene, 48).reshape(12, 4, 12, 4, 3).mean(axis=(1, 3)) / 255
     counts = [tally[name] for name in ANSWERS] + [len(scene.objects)]
-    # As sets and as numbers: whether there is one, whether there are several.
-    some = [min(c, 1) for c in counts]
-    return np.concatenate([pixels.ravel(), counts, some]).astype(np.float32)
+    # Counts, and indicators of counts above 0.
+    indicators = [min(c, 1) for c in counts]
+    return np.concatenate([pixels.ravel(), counts, indicators]).astype(np.float32)
 
 
 def read_part(
@@ -143,7 +143,7 @@ def image_models() -> list[Any]:
 
 
 def best_hits(models: list[Any], train: Any, validation: Any, test: Any) -> np.ndarray:
-    """Which test rows the model that is best on validation gets right."""
+    """(Q,) bool, test rows that the model with the best validation accuracy predicts correctly."""
     scored = []
     for model in models:
         model.fit(*train)
@@ -163,7 +163,7 @@ def audit(parts: dict[str, tuple[dict[str, Rows], np.ndarray]], kind: str) -> di
     data = {}
     for part, (rows, features) in parts.items():
         row = rows.get(kind, Rows([], [], [], []))
-        n = LARGEST if part == "train" else len(row.words)
+        n = MAX_ROWS if part == "train" else len(row.words)
         data[part] = (
             row.words[:n],
             features[row.scenes[:n]],
@@ -189,8 +189,8 @@ def audit(parts: dict[str, tuple[dict[str, Rows], np.ndarray]], kind: str) -> di
         "words_error": round(words_gain[1], 2),
         "shown": round(100 * shown.mean(), 2),
         "image": round(100 * image.mean(), 2),
-        "picture_gain": round(image_gain[0], 2),
-        "picture_error": round(image_gain[1], 2),
+        "image_gain": round(image_gain[0], 2),
+        "image_error": round(image_gain[1], 2),
     }
 
 
@@ -215,7 +215,7 @@ def main() -> None:
     parts = {p: read_part(p, n, args.questions, options) for p, n in sizes.items()}
     print(
         f"{'type':20} {'train':>6} {'test':>6} {'major':>6} {'words':>6} {'gain':>12}  "
-        f"{'shown':>6} {'pict.':>6} {'gain':>12}"
+        f"{'shown':>6} {'image':>6} {'gain':>12}"
     )
     table = []
     for kind in sorted(parts["train"][0]):
@@ -223,7 +223,7 @@ def main() -> None:
             continue
         row = audit(parts, kind)
         table.append(row)
-        high = max(row["words_gain"], row["picture_gain"]) > POINTS
+        high = max(row["words_gain"], row["image_gain"]) > MAX_GAIN
         print(
             f"{kind:20} {row['train']:6} {row['test']:6} {row['majority']:6.1f} "
             f"{row['words']:6.1f} {row['words_gain']:+5.1f} +-{row['words_error']:4.1f}  "

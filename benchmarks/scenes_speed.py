@@ -1,7 +1,7 @@
 """Speed of the built-in world on one core: `python benchmarks/scenes_speed.py`.
 
-Prints images, whole records and readings per second of processor time, all threads counted
-together, after a warm-up that fills the caches, and how long the warm-up took.
+Prints images, records and recognised scenes per second of CPU time over all threads, after a
+warm-up that fills the caches, and the time of the warm-up.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
         ("scenes", source.scene, n),
         ("images", lambda i: render(scenes[i], size), n),
         ("records", source.__getitem__, n),
-        ("images read back", lambda i: read_scene(images[i]), min(n, 300)),
+        ("scenes recognised", lambda i: read_scene(images[i]), min(n, 300)),
     ):
         slow, fast = rate(work, count)
         print(f"{name:18s} {slow:9,.0f} - {fast:,.0f} per second")

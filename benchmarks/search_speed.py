@@ -37,7 +37,7 @@ def clustered(count: int, dim: int, rng: np.random.Generator, centres: np.ndarra
 
 
 def recall(found: list[list[int]], true: np.ndarray) -> float:
-    """Fraction of the true neighbours that were found."""
+    """Recall of the true neighbours."""
     hits = [len(set(a) & set(b.tolist())) / K for a, b in zip(found, true, strict=True)]
     return float(np.mean(hits))
 

@@ -6,7 +6,7 @@ Two modalities of 64 numbers each are tanh mixtures of two one-hot factors, one 
 classes) and one of their own (10 classes), with noise of standard deviation 0.1. 4,000 items to
 train on, 2,000 held out, 800 steps of Adam with batches of 256, 5 seeds of data and weights.
 Probes are trained on the standardized codes of 2,000 training items and measured on the held-out
-ones: logistic regression, and an MLP of 64 hidden units. Chance is 10 %. Figures are means over
+ones: logistic regression, and an MLP of 64 hidden units. Chance is 10 %. Metrics are means over
 both modalities, then mean and standard deviation over seeds; "worst" is the largest accuracy with
 which any of the runs reads the private factor from the shared code.
 """

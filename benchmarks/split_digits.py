@@ -1,6 +1,6 @@
 """Deep and linear CCA of the left and right halves of real digits: held-out total correlation.
 
-`python benchmarks/split_digits.py` prints the figures and writes
+`python benchmarks/split_digits.py` prints the metrics and writes
 `benchmarks/results/split_digits.json`. About 10 minutes on one core; `--only kernel linear` runs
 these parts again.
 
@@ -242,10 +242,10 @@ def repeated(
             warnings.simplefilter("ignore")  # batch 32 without memory is meant
             runs.append(deep(views, test, settings, seed))
         print(name, seed, runs[-1], flush=True)
-    figures = [run["held_out"] for run in runs]
-    mean = statistics.mean(figures)
-    spread = statistics.stdev(figures) if len(figures) > 1 else 0.0
-    print(f"{name:20s} held out {mean:.3f} +- {spread:.3f} ({len(figures)} seeds)")
+    totals = [run["held_out"] for run in runs]
+    mean = statistics.mean(totals)
+    spread = statistics.stdev(totals) if len(totals) > 1 else 0.0
+    print(f"{name:20s} held out {mean:.3f} +- {spread:.3f} ({len(totals)} seeds)")
     return {
         "mean": round(mean, 4),
         "standard_deviation": round(spread, 4),

@@ -5,8 +5,9 @@
 The left and the right halves of scikit-learn's 1,797 digits are two modalities, 1,200 pairs to
 train on and 597 held out. Two networks of two layers learn with the triplet loss, batches of 256,
 Adam, for each of 20 seeds and four ways of mining, at the same learning rate and number of steps.
-Collapsed is what `Triplet.collapsed` says: all rows one point for 50 training steps in a row, at
-any time (it may recover later). R@1 is that of the held-out halves among 597; chance is 0.0017.
+A run counts as collapsed by `Triplet.collapsed`: all rows at one point for 50 consecutive training
+steps at any time (it may recover later). R@1 is that of the held-out halves among 597; chance is
+0.0017.
 """
 
 from __future__ import annotations
@@ -87,14 +88,14 @@ def main() -> None:
     setting = {"seeds": given.seeds, "steps": given.steps, "learning_rate": given.learning_rate}
     results = {}
     for name in LOSSES:
-        begun = time.perf_counter()
+        started = time.perf_counter()
         runs = [train(name, seed, given.steps, given.learning_rate) for seed in range(given.seeds)]
         recalls = [run["recall@1"] for run in runs]
         results[name] = {
             "collapsed": int(sum(run["collapsed"] for run in runs)),
             "recall@1": round(statistics.mean(recalls), 4),
             "recall@1 worst": round(min(recalls), 4),
-            "seconds": round(time.perf_counter() - begun, 1),
+            "seconds": round(time.perf_counter() - started, 1),
         }
         print(f"{name:38s} {json.dumps(results[name])}", flush=True)
     given.out.write_text(json.dumps({"setting": setting, "results": results}, indent=1) + "\n")

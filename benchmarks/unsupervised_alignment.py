@@ -1,19 +1,19 @@
-"""How much noise and how little shape alignment without pairs survives: a phase diagram.
+"""Phase diagram of unsupervised alignment over noise and shape of the distribution.
 
-`python benchmarks/unsupervised_alignment.py` prints the figures and writes
+`python benchmarks/unsupervised_alignment.py` prints the metrics and writes
 `benchmarks/results/unsupervised_alignment.json` and a heat map beside it. About 10 minutes on one
 core; `--quick` is a small version of every part in less than a minute, written nowhere.
 
-The left cloud has 50 coordinates, exponential (skewed, heavy tailed), Gaussian, or in 20 Gaussian
+The left set has 50 coordinates, exponential (skewed, heavy tailed), Gaussian, or in 20 Gaussian
 clusters each stretched its own way, times deviations that fall from 1 to e^(-anisotropy). The right
-cloud is the left one turned at random, plus Gaussian noise whose deviation is `noise` times the
-root mean square of the cloud's coordinates, with its rows shuffled. P@1 is the share of left rows
-whose nearest right row by CSLS is their own. "with pairs" is the P@1 of Procrustes given all pairs:
-what is left to reach.
+set is the left one under a random rotation, plus Gaussian noise with a deviation of `noise` times
+the root mean square of the coordinates, with its rows shuffled. P@1 is the share of left rows
+whose nearest right row by CSLS is their own. "with pairs" is the P@1 of Procrustes given all
+pairs, the upper bound.
 
-The items of both clouds are the same sample, so chance fluctuations of that sample identify even a
-Gaussian cloud of equal variances while noise is low; `overlap` takes from that crutch by leaving
-left items without partner, and right ones too.
+Both sets contain the same sample, so that its fluctuations identify even a Gaussian with equal
+variances while noise is low; a smaller `overlap` reduces this effect by items without a partner on
+both sides.
 """
 
 from __future__ import annotations
@@ -100,16 +100,16 @@ def precision(match: Tensor, truth: Tensor) -> float:
 
 
 def with_pairs(left: Tensor, right: Tensor, truth: Tensor) -> float:
-    """P@1 of Procrustes that is given the pairs."""
+    """P@1 of supervised Procrustes."""
     fit = Procrustes().fit(left[: len(truth)], right[truth])
     mean = fit.right_mean.to(right)
     return precision(csls_neighbours(fit.transform(left) - mean, right - mean).of_left, truth)
 
 
-def reranked(
+def scored(
     result: UnsupervisedAlignment, left: Tensor, right: Tensor, truth: Tensor
 ) -> dict[str, Any]:
-    """P@1 of every restart and of the one that the criterion chose."""
+    """P@1 of every restart and of the one selected by the criterion."""
     x, y = standardized(left), standardized(right)
     runs = [
         {
@@ -117,7 +117,7 @@ def reranked(
             "p_at_1": precision(csls_neighbours(x @ restart.weight, y).of_left, truth),
             "criterion": round(restart.criterion, 4),
             "mutual": round(restart.mutual, 4),
-            "single_turn": restart.rounds,
+            "iterations": restart.iterations,
         }
         for restart in result.restarts
     ]
@@ -132,7 +132,7 @@ def reranked(
 
 
 def case(starts: list[Start], restarts: int, seed: int, **settings: Any) -> dict[str, Any]:
-    """One pair of clouds, aligned without pairs and judged with them."""
+    """One pair of sets, aligned without pairs and evaluated with them."""
     left, right, truth = samples(seed=seed, **settings)
     begin = time.perf_counter()
     result = unsupervised_alignment(
@@ -145,16 +145,16 @@ def case(starts: list[Start], restarts: int, seed: int, **settings: Any) -> dict
     seconds = round(time.perf_counter() - begin, 1)
     record = {**settings, "seed": seed, "seconds": seconds}
     record["with_pairs"] = with_pairs(left, right, truth)
-    return {**record, **reranked(result, left, right, truth)}
+    return {**record, **scored(result, left, right, truth)}
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Seeds that reach 95 %, and how the choice did."""
-    figures = [run["p_at_1"] for run in runs]
+    """Number of seeds that reach 95 %, and quality of the selection."""
+    precisions = [run["p_at_1"] for run in runs]
     return {
         "seeds": len(runs),
-        "reached_95": sum(p >= 0.95 for p in figures),
-        "p_at_1": figures,
+        "reached_95": sum(p >= 0.95 for p in precisions),
+        "p_at_1": precisions,
         "with_pairs": round(statistics.mean(run["with_pairs"] for run in runs), 4),
         "seconds": round(statistics.mean(run["seconds"] for run in runs), 1),
         "best_restart_chosen": sum(run["lost_by_choice"] <= 0.001 for run in runs),
@@ -162,7 +162,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def target(rows: int, seeds: int, noises: tuple[float, ...]) -> dict[str, Any]:
-    """Exponential cloud of anisotropy 1, default starts, one restart of each."""
+    """Exponential distribution of anisotropy 1, default starts, one restart of each."""
     found: dict[str, Any] = {"rows": rows, "shape": "exponential", "anisotropy": 1.0}
     for noise in noises:
         runs = [
@@ -183,7 +183,7 @@ def target(rows: int, seeds: int, noises: tuple[float, ...]) -> dict[str, Any]:
 
 
 def phase(rows: int, seeds: int, noises: tuple[float, ...]) -> dict[str, Any]:
-    """Every start at every noise and shape; the choice is among all of them."""
+    """Every start at every noise level and shape; the selection is among all of them."""
     cells = []
     for shape, anisotropy in SHAPES:
         for noise in noises:
@@ -218,7 +218,7 @@ def phase(rows: int, seeds: int, noises: tuple[float, ...]) -> dict[str, Any]:
         "no_restart_reached_50": len(unsolved),
         "most_lost_by_choice": max(r["lost_by_choice"] for r in runs),
         "highest_criterion_of_a_wrong_restart": max(wrong, default=None),
-        "lowest_criterion_of_a_chosen_right_one": min(
+        "lowest_criterion_of_a_chosen_correct_one": min(
             (max(x["criterion"] for x in r["restarts"]) for r in solvable), default=None
         ),
         "mean_mutual_share_of_unsolved": round(
@@ -232,7 +232,7 @@ def phase(rows: int, seeds: int, noises: tuple[float, ...]) -> dict[str, Any]:
 
 
 def adversarial(rows: int, steps: int, cells: int) -> list[dict[str, Any]]:
-    """The discriminator's game from a random rotation and from the principal axes; one seed."""
+    """Adversarial training from a random rotation and from the principal axes; one seed."""
     found = []
     grid = [("exponential", 1.0, 0.1), ("exponential", 2.0, 0.1), ("exponential", 1.0, 0.8)]
     for shape, anisotropy, noise in grid[:cells]:
@@ -247,13 +247,13 @@ def adversarial(rows: int, steps: int, cells: int) -> list[dict[str, Any]]:
         ):
             run = {"first": name, **case([start], restarts, 0, **settings)}
             found.append(run)
-            kept = {k: run[k] for k in ("first", "noise", "anisotropy", "p_at_1", "seconds")}
-            print("adversarial", kept, flush=True)
+            shown = {k: run[k] for k in ("first", "noise", "anisotropy", "p_at_1", "seconds")}
+            print("adversarial", shown, flush=True)
     return found
 
 
 def shared_part(rows: int, seeds: int) -> list[dict[str, Any]]:
-    """Clouds of which only a part of the items is in both; P@1 over the items that are."""
+    """Sets with partial overlap; P@1 over the common items."""
     found = []
     for shape, anisotropy in (("gaussian", 0.0), ("exponential", 1.0)):
         for overlap in (1.0, 0.75, 0.5, 0.25):
@@ -276,7 +276,7 @@ def shared_part(rows: int, seeds: int) -> list[dict[str, Any]]:
     return found
 
 
-def draw(cells: list[dict[str, Any]], path: Path) -> None:
+def plot(cells: list[dict[str, Any]], path: Path) -> None:
     """P@1 over noise and shape, one panel per start."""
     noises = sorted({cell["noise"] for cell in cells})
     panels = [*STARTS, "p_at_1", "with_pairs"]
@@ -331,7 +331,7 @@ def main() -> None:
     result["hardware"] = f"1 core, {platform.machine()}"
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    draw(result["phase"]["cells"], arguments.out.with_suffix(".png"))
+    plot(result["phase"]["cells"], arguments.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

@@ -73,8 +73,9 @@ class Columns(StrictModel):
 
     @model_serializer(mode="wrap")
     def _flat(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        whole = dump(self)
-        return {**whole, **whole.pop("others")}
+        # A default column written out would be one that somebody named when it is read again.
+        whole = {key: value for key, value in dump(self).items() if key in self.model_fields_set}
+        return {**whole, **whole.pop("others", {})}
 
     def with_styles(self, styles: Mapping[str, Style]) -> Columns:
         """The columns that a model reads; an input without a column of its own has its name."""
