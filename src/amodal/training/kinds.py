@@ -263,7 +263,7 @@ IMAGE_TOKENIZER = Kind(
     },
     commands={
         "": (
-            "amodal train recipes/scenes-text-to-image.yaml --set model.image_tokenizer={run} "
+            "amodal train scenes-text-to-image --set model.image_tokenizer={run} "
             "# generate images with it",
         )
     },
