@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import yaml
@@ -90,10 +91,28 @@ def test_wrong_usage_has_exit_code_two(amodal):
     assert amodal("evaluate", "run", "--on", "scenes", "--task", "smell")[0] == 2
 
 
-def test_a_folder_that_is_no_run_is_named(amodal):
-    code, _, err = amodal("evaluate", "nothing", "--on", "scenes:size=4")
+def test_a_mistyped_run_is_no_question_to_the_hub(amodal, monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)  # must not be called
+    Path("runs/first").mkdir(parents=True)
+    Path("runs/first/config.json").write_text("{}")
+    for typed, message in {
+        "nothing": "nothing: no such folder",
+        "runs/frst": "runs/frst: no such folder; did you mean runs/first?",
+        "runs": "runs: not a run folder, config.json is missing; did you mean runs/first?",
+    }.items():
+        code, _, err = amodal("evaluate", typed, "--on", "scenes:size=4")
+        assert code == 1
+        assert message in err
+
+
+def test_a_model_that_the_hub_cannot_give_is_one_line(amodal, monkeypatch):
+    def unreachable(name):
+        raise ConnectionError("[Errno -3] name resolution")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    code, _, err = amodal("evaluate", "somebody/model", "--on", "scenes:size=4")
     assert code == 1
-    assert "not a run folder" in err
+    assert "somebody/model: no such folder here, and the Hugging Face hub cannot be reached" in err
 
 
 def test_labels_that_are_not_there_are_asked_for(amodal, tmp_path):

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from scipy import signal
 
 from amodal.data.record import BrokenRecordError
 
@@ -97,6 +96,8 @@ def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     ratio = Fraction(new_rate, rate)
     if ratio == 1:
         return waveform
+    from scipy import signal  # slow to import, and most work needs no audio
+
     if max(ratio.numerator, ratio.denominator) > MAX_FACTOR:
         if ratio < 1:
             ratio = ratio.limit_denominator(MAX_FACTOR)
@@ -112,6 +113,8 @@ def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
 @lru_cache(maxsize=64)
 def _low_pass(factor: int) -> np.ndarray:
     """An odd, symmetric filter of unit gain that cuts at 1 / factor of the Nyquist frequency."""
+    from scipy import signal
+
     width = (1 - PASS_BAND) / factor
     count, beta = signal.kaiserord(STOP_BAND_DB, width)
     taps: np.ndarray = signal.firwin(

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from amodal.data.near_folders import did_you_mean
 from amodal.data.record import StrictModel
 
 FILE = "index.json"
@@ -42,10 +43,11 @@ class IndexDescription(StrictModel):
         try:
             text = (folder / FILE).read_text(encoding="utf-8")
         except OSError:
-            raise StoreError(
-                f"{folder} is no index (it has no {FILE}); make one with "
-                f"`amodal index RUN SOURCE --out {folder}`"
-            ) from None
+            hint = did_you_mean(folder, FILE)
+            hint = hint or f"; make one with `amodal index RUN SOURCE --out {folder}`"
+            if not folder.exists():
+                raise StoreError(f"{folder}: no such folder{hint}") from None
+            raise StoreError(f"{folder}: not an index folder, {FILE} is missing{hint}") from None
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:

@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-import timm
 import torch
 from pydantic import Field
-from timm.data.config import resolve_data_config
-from timm.models import group_parameters
 from torch import Tensor, nn
 
 from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
@@ -38,6 +35,8 @@ class TimmConfig(EncoderConfig):
         return TimmEncoder(self, pretrained=pretrained)
 
     def preprocessor(self) -> ImagePreprocessor:
+        from timm.data.config import resolve_data_config
+
         data = resolve_data_config({}, pretrained_cfg=_known(self.name).to_dict())
         return ImagePreprocessor(self.size or data["input_size"][1], data["mean"], data["std"])
 
@@ -80,6 +79,8 @@ class TimmEncoder(nn.Module):
 
     @staticmethod
     def _create(config: TimmConfig, pretrained: bool, options: dict[str, Any]) -> Any:
+        import timm
+
         options = {**config.arguments, **options}
         try:
             try:
@@ -106,6 +107,8 @@ class TimmEncoder(nn.Module):
 
     def layer_groups(self) -> LayerGroups:
         """Stem, then blocks or stages: what `freeze: n` counts."""
+        from timm.models import group_parameters
+
         modules = dict(self.model.named_modules())
         groups = []
         # timm itself says which parameters are the stem and which belong to stage i.
@@ -123,6 +126,8 @@ class TimmEncoder(nn.Module):
 
 
 def _known(name: str) -> Any:
+    import timm  # slow to import, and most models need none of it
+
     if not timm.is_model(name.split(".")[0]):
         near = timm.list_models(f"*{name.split('.')[0].split('_')[0]}*")[:5]
         raise ValueError(f"timm has no model {name!r}; similar: {', '.join(near) or 'none'}")

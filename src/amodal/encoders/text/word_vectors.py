@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import scipy.sparse as sparse
 import torch
-from scipy.sparse.linalg import svds
 from torch import Tensor
 
 SMOOTHING = 0.75  # exponent on the counts of contexts, so that rare ones do not dominate
@@ -46,6 +44,9 @@ def cooccurrence_vectors(
         >>> vectors.shape
         torch.Size([4, 2])
     """
+    from scipy import sparse  # slow to import, and needed before training alone
+    from scipy.sparse.linalg import svds
+
     rows: list[int] = []
     columns: list[int] = []
     count = 0

@@ -45,7 +45,7 @@ def find_recipe(name: str | Path) -> Path:
         return path
     packaged = packaged_recipes()
     named = path.stem if path.suffix in SUFFIXES else path.name
-    if path.parent in (Path(), Path("recipes")) and named in packaged and not path.is_dir():
+    if path.parent in (Path(), Path("recipes")) and named in packaged:
         return packaged[named]
     beside = sorted(p for p in _files(path.parent) if p.suffix in SUFFIXES)
     known = {p.stem: str(p) for p in beside} | {n: n for n in packaged}

@@ -1,0 +1,100 @@
+"""SIGTERM, which schedulers send, ends a command as Ctrl-C does: nothing that was done is lost."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from amodal.training.recipe import load_recipe
+from amodal.training.run import train_run
+
+RECIPE = {
+    "data": {
+        "train": "scenes:part=train,size=120,image_size=32",
+        "validation": "scenes:part=validation,size=10,image_size=32",
+    },
+    "model": {
+        "encoders": {
+            "image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]},
+            "text": {"kind": "small_transformer", "width": 16, "layers": 1, "heads": 2},
+        },
+        "projection": {"kind": "linear", "dim": 8},
+    },
+    "train": {
+        "epochs": 4,
+        "batch_size": 6,
+        "precision": "fp32",
+        "log_every": 1,
+        "evaluate_every": 2,
+        "save_every": 2,
+    },
+}
+pytestmark = pytest.mark.slow
+
+
+def start(*words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "amodal", *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_until(condition, process, seconds=240):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "the process did not come this far"
+        time.sleep(0.02)
+
+
+def losses(folder):
+    lines = map(json.loads, (folder / "train_log.jsonl").read_text().splitlines())
+    return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+def test_a_terminated_training_resumes_as_if_it_had_not_been(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(RECIPE))
+    run, log = tmp_path / "run", tmp_path / "run" / "train_log.jsonl"
+    process = start("train", recipe, "--out", run)
+    wait_until(lambda: log.is_file() and len(log.read_text().splitlines()) > 5, process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert "stopped at step" in out
+    assert "--resume" in out
+    assert "Traceback" not in err
+    stopped = max(losses(run))
+    assert 5 < stopped < 80
+    assert (run / "checkpoints" / f"checkpoint-{stopped}").is_dir()
+    train_run(load_recipe(recipe), run, resume=True)
+    train_run(load_recipe(recipe), tmp_path / "whole")
+    whole = losses(tmp_path / "whole")
+    assert len(whole) == 80
+    assert losses(run) == pytest.approx(whole, rel=1e-5)
+
+    index = tmp_path / "index"
+    process = start("index", run, "scenes:size=20000,image_size=32", "--out", index)
+    wait_until(lambda: (index / "index.json").is_file(), process)
+    time.sleep(2)  # it embeds some
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 1, err
+    assert "rows are kept" in out
+    assert "the same command continues" in out
+    assert "Traceback" not in err
+
+
+def test_progress_is_a_plain_line_and_json_stays_clean():
+    words = ["data", "inspect", "scenes:size=20,image_size=32", "--json"]
+    process = start(*words)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0
+    assert json.loads(out)["items"] == 20
+    assert "20/20 (100 %)" in err
