@@ -108,6 +108,8 @@ def train_run(
         workers=recipe.data.workers,
         report=callbacks.logged,
     )
+    if trainer.precision_timing is not None:
+        callbacks.warn(str(trainer.precision_timing))
     callbacks.stage("training", len(trainer.sampler))
     checkpoints = complete_checkpoints(folder) if resume else []
     with _graceful_interrupt(trainer):
