@@ -11,8 +11,8 @@ from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.image.timm import TimmConfig
 from amodal.encoders.image.torchvision import TorchvisionConfig
 from amodal.encoders.pooling import build_pooling
-from amodal.encoders.specification import EncoderSpecification
 from amodal.encoders.text.small_transformer import SmallTransformerConfig
+from amodal.modalities.specification import EncoderSpecification
 
 TINY = {
     "hidden_size": 16,

@@ -14,9 +14,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from amodal.data.batch import Batch
 from amodal.data.record import Record, sample_rng
 from amodal.encoders.pooling import AttentionPooling
-from amodal.encoders.specification import SavedEncoders
 from amodal.fusion.gated import Gated, PrecisionGated
 from amodal.fusion.specification import FusionConfig
+from amodal.modalities.specification import SavedEncoders
 from amodal.models.evaluation_mode import evaluation_mode
 from amodal.models.inputs import build_encoder, collator_of, fit_preprocessors
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model

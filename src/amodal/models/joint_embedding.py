@@ -15,9 +15,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from amodal.alignment.normalization import Normalization
 from amodal.data.batch import Batch
 from amodal.encoders.dual.base import DualEncoder
-from amodal.encoders.specification import DualEncoderConfig, SavedEncoders
 from amodal.modalities.modality import Records, all_texts
 from amodal.modalities.registry import modality
+from amodal.modalities.specification import DualEncoderConfig, SavedEncoders
 from amodal.models.evaluation_mode import evaluation_mode
 from amodal.models.inputs import build_encoder, fit_preprocessors, origin_of
 from amodal.models.run_folder import (
