@@ -79,7 +79,7 @@ def test_geometry_of_the_validation_data_or_of_any_source(amodal):
 
 
 def test_a_recipe_without_validation_data_asks_for_a_source(amodal):
-    values = {**RECIPE, "data": {"train": RECIPE["data"]["train"]}}
+    values = {**RECIPE, "data": {"train": RECIPE["data"]["train"], "holdout": 0}}
     Path("recipe.yaml").write_text(yaml.safe_dump(values))
     assert amodal("train", "recipe.yaml", "--out", "run")[0] == 0
     code, _, err = amodal("evaluate", "run", "--task", "geometry")

@@ -227,10 +227,10 @@ def test_gradient_checkpointing_gives_the_same_gradient(config):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "torchvision", "name": "resnet51"}, "no classifier 'resnet51'"),
-        ({"kind": "huggingface"}, "give `name`"),
-        ({"kind": "huggingface", "architecture": {"layers": 2}}, "model_type"),
-        ({"kind": "small_cnn", "colour": "red"}, "colour"),
+        ({"type": "image", "kind": "torchvision", "name": "resnet51"}, "no classifier 'resnet51'"),
+        ({"type": "text", "kind": "huggingface"}, "give `name`"),
+        ({"type": "text", "kind": "huggingface", "architecture": {"layers": 2}}, "model_type"),
+        ({"type": "image", "kind": "small_cnn", "colour": "red"}, "colour"),
     ],
 )
 def test_wrong_options_are_refused(values, message):

@@ -75,10 +75,14 @@ EncoderSpecification: Any = Annotated[
 
 
 def _with_types(encoders: Any) -> Any:
-    """The mapping with the type of every input filled in where its name or its kind tells."""
+    """The mapping with the type of every input filled in where its name or its kind tells.
+
+    An input whose encoder is null is left out, so that a recipe can be changed to do without it.
+    """
     if not isinstance(encoders, Mapping):
         return encoders
-    return {name: _with_type(str(name), value) for name, value in encoders.items()}
+    named = {name: value for name, value in encoders.items() if value is not None}
+    return {name: _with_type(str(name), value) for name, value in named.items()}
 
 
 def _with_type(name: str, value: Any) -> Any:

@@ -129,19 +129,32 @@ def collator_of(
     return Collator(inputs, target=target, drop=drop)
 
 
-def column_styles(types: Mapping[str, str]) -> dict[str, Style]:
-    """Input -> how a source hands over the cells of its column, for inputs that have one."""
+def column_styles(types: Mapping[str, str], readers: Mapping[str, Any]) -> dict[str, Style]:
+    """Input -> how a source hands over the cells of its column, for inputs that have one.
+
+    Args:
+        types: input -> modality type.
+        readers: input -> its encoder's configuration or its preprocessor; one that names a column
+            of its own takes that from the record.
+    """
     styles = {name: modality(kind).column_style for name, kind in types.items()}
-    return {name: style for name, style in styles.items() if style is not None}
+    return {
+        name: style
+        for name, style in styles.items()
+        if style is not None and getattr(readers.get(name), "column", None) in (None, name)
+    }
 
 
-def check_source(types: Mapping[str, str], source: Source) -> None:
+def check_source(types: Mapping[str, str], readers: Mapping[str, Any], source: Source) -> None:
     """Refuse a source that lacks an input.
+
+    Args:
+        types, readers: as for `column_styles`.
 
     Raises:
         DataError: names what is missing and what the source gives.
     """
-    wanted = list(column_styles(types))
+    wanted = list(column_styles(types, readers))
     missing = [name for name in wanted if name not in source.inputs]
     if missing:
         raise DataError(

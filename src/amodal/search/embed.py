@@ -125,7 +125,9 @@ def embed_source(
 def _shared_inputs(
     model: EmbeddingModel, source: Source | StreamingSource, asked: Collection[str] | None
 ) -> tuple[str, ...]:
-    columns = column_styles(model.types)  # an input without a column reads several
+    columns = column_styles(
+        model.types, model.preprocessors
+    )  # an input without a column reads several
     shared = [name for name in model.types if name in source.inputs or name not in columns]
     wanted = shared if asked is None else [m for m in shared if m in asked]
     if not wanted or (asked is not None and set(asked) - set(wanted)):

@@ -52,7 +52,7 @@ class JointEmbeddingRun:
     ) -> None:
         options = cast(JointEmbeddingRecipe, recipe.model)
         self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
-        check_source(options.types, train)
+        check_source(options.types, options.encoders, train)
         architecture = Architecture(
             encoders=options.encoders,
             dual_encoder=options.dual_encoder,
