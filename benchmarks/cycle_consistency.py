@@ -1,22 +1,22 @@
-"""What a cycle adds to few known pairs: cycle error and true matching accuracy, side by side.
+"""Benefit of cycle consistency with few known pairs: cycle error and matching accuracy.
 
     python benchmarks/cycle_consistency.py
 
 prints the metrics and writes `benchmarks/results/cycle_consistency.json`; a few minutes on one
-core. 20 independent skewed latents are seen in two views of 64 coordinates, each its own map plus
-noise: "linear", or "bent" (a random layer of 128 tanh, then a random linear map). 2,000 rows of
-each view are there for training. Of 0, 10, 50 or 200 of them the partner is known; batches of the
-others are drawn from each view on its own, so no batch tells what belongs together. Scored are 500
-other rows: the share whose nearest row of the other view, among these 500, is their partner (mean
-of both directions; chance 0.2 %), and the cycle error.
+core. 20 independent skewed latents are observed in two views of 64 coordinates, each its own map
+plus noise: "linear", or "bent" (a random layer of 128 tanh, then a random linear map). There are
+2,000 training rows per view, 0, 10, 50 or 200 of them with a known partner; batches of the others
+are sampled from each view independently, so that no batch reveals pairs. Evaluated are 500 held-out
+rows: the share whose nearest row of the other view, among these 500, is their partner (mean of both
+directions; chance 0.2 %), and the cycle error.
 
-"translate" learns a map each way: from the known pairs alone ("supervised"), with the cycle, and
-with the cycle and a moment loss that makes the translated cloud like the true one (MMD where
-nothing is known, else CORAL). "soft" learns a linear map of each view to 20 unit coordinates: from
-the known pairs alone, and with the cycle of soft nearest neighbours. "same items" is the exception
-to the batches above: both sides of a batch hold the same items in an unknown order, as the batches
-of a recipe do. That is weak knowledge of its own. "ridge" is the linear map in closed form, its
-ridge by leave-one-out on the known pairs.
+"translate" learns a map in each direction: from the known pairs only ("supervised"), with the cycle
+loss, and with the cycle loss and a moment loss that matches the translated distribution to the true
+one (MMD without known pairs, else CORAL). "soft" learns a linear map of each view to 20 unit
+coordinates: from the known pairs only, and with the cycle of soft nearest neighbours. "same items"
+is an exception to the batches above: both sides of a batch contain the same items in unknown order,
+as the batches of a recipe do, which is weak supervision. "ridge" is the linear map in closed form,
+with the ridge chosen by leave-one-out on the known pairs.
 
 Everything but the seeds (steps, rates, weights, weight decay) was set on seed 0, which is not
 among the seeds that are reported (1 and up).
@@ -65,8 +65,8 @@ def world(kind: str, seed: int) -> list[Tensor]:
     """Two views (2500, 64) of the same latents, standardised before the noise is added."""
     generator = torch.Generator().manual_seed(seed)
     rows = TRAIN + HELD_OUT
-    # Sums of 1, 2, .. 20 squared normals: each latent is skewed in its own degree, so that
-    # in principle clouds alone could be matched.
+    # Sums of 1, 2, .. 20 squared normals: latents differ in skewness, so that in principle the
+    # distributions alone determine the matching.
     latents = torch.stack(
         [torch.randn(rows, k, generator=generator).square().sum(1) for k in range(1, LATENTS + 1)],
         1,
@@ -85,12 +85,12 @@ def world(kind: str, seed: int) -> list[Tensor]:
 
 
 def known_pairs(pairs: int, seed: int) -> Tensor:
-    """(pairs,) rows whose partner is known: the first of one order per seed."""
+    """(pairs,) rows whose partner is known: the first of a permutation per seed."""
     return torch.randperm(TRAIN, generator=torch.Generator().manual_seed(seed))[:pairs]
 
 
 def scored(forth: Tensor, right: Tensor, back: Tensor, left: Tensor) -> float:
-    """Matching accuracy of both directions, as a mean."""
+    """Mean matching accuracy of both directions."""
     partners = torch.eye(len(left), dtype=torch.bool)
     return (
         matching_accuracy(forth, right, partners)[0] + matching_accuracy(back, left, partners)[0]
@@ -98,7 +98,7 @@ def scored(forth: Tensor, right: Tensor, back: Tensor, left: Tensor) -> float:
 
 
 def optimized(modules: list[nn.Module], seed: int, loss: Any, decay: float) -> None:
-    """Steps of AdamW down a falling rate; `loss` gets the drawing generator and a ramp."""
+    """AdamW with a linearly falling rate; `loss` gets the sampling generator and a ramp."""
     generator = torch.Generator().manual_seed(seed)
     parameters = [p for module in modules for p in module.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, weight_decay=decay)
@@ -110,16 +110,16 @@ def optimized(modules: list[nn.Module], seed: int, loss: Any, decay: float) -> N
         optimizer.step()
 
 
-def drawn(
+def sampled(
     views: list[Tensor], generator: torch.Generator, same_items: bool = False
 ) -> list[Tensor]:
-    """A batch of each view, drawn on its own, or of the same items; the order says nothing."""
-    places = [torch.randint(TRAIN, (BATCH,), generator=generator) for _ in views]
-    return [v[places[0] if same_items else p] for v, p in zip(views, places, strict=True)]
+    """A batch of each view, sampled independently, or of the same items."""
+    rows = [torch.randint(TRAIN, (BATCH,), generator=generator) for _ in views]
+    return [v[rows[0] if same_items else r] for v, r in zip(views, rows, strict=True)]
 
 
 def translate(kind: str, seed: int, pairs: int, cycle: bool, moments: str) -> dict[str, float]:
-    """Two translators; see the head of this file."""
+    """Two translators; see the module docstring."""
     views = world(kind, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -129,7 +129,7 @@ def translate(kind: str, seed: int, pairs: int, cycle: bool, moments: str) -> di
     width = float(median_distance(*[v[:BATCH] for v in views]))
 
     def loss(generator: torch.Generator, ramp: float) -> Tensor:
-        a, b = drawn(views, generator)
+        a, b = sampled(views, generator)
         total = translation_loss(left, right, forth, back, eye)
         share = ramp if pairs else 1.0
         if cycle:
@@ -154,7 +154,7 @@ def translate(kind: str, seed: int, pairs: int, cycle: bool, moments: str) -> di
 def soft(
     kind: str, seed: int, pairs: int, cycle: bool, same_items: bool = False
 ) -> dict[str, float]:
-    """Two linear maps to unit rows; see the head of this file."""
+    """Two linear maps to unit rows; see the module docstring."""
     views = world(kind, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -166,7 +166,7 @@ def soft(
         return [F.normalize(f(x), dim=1) for f, x in zip(maps, rows, strict=True)]
 
     def loss(generator: torch.Generator, ramp: float) -> Tensor:
-        a, b = embedded(drawn(views, generator, same_items))
+        a, b = embedded(sampled(views, generator, same_items))
         total = soft_nearest_neighbour_seeds(*embedded(known), eye, temperature=TEMPERATURE)
         if cycle:
             there = soft_nearest_neighbour_cycle(a, b, temperature=TEMPERATURE)
@@ -185,7 +185,7 @@ def soft(
 
 
 def ridge(kind: str, seed: int, pairs: int) -> dict[str, float]:
-    """Linear maps each way in closed form."""
+    """Linear maps in both directions in closed form."""
     views = [v.double() for v in world(kind, seed)]
     left, right = (v[known_pairs(pairs, seed)] for v in views)
 
@@ -209,7 +209,7 @@ def ridge(kind: str, seed: int, pairs: int) -> dict[str, float]:
 
 
 def ways(kind: str, pairs: int, seed: int) -> dict[str, Any]:
-    """Name -> what runs it."""
+    """Name -> function that runs the method."""
     both = {
         "translate: cycle": lambda: translate(kind, seed, pairs, True, ""),
         "soft: cycle": lambda: soft(kind, seed, pairs, True),
@@ -227,7 +227,7 @@ def ways(kind: str, pairs: int, seed: int) -> dict[str, Any]:
 
 
 def repeated(kind: str, pairs: int, seeds: list[int]) -> dict[str, Any]:
-    """Every way with several seeds: per metric the mean, the standard deviation and the runs."""
+    """Every method with several seeds: per metric the mean, the standard deviation and the runs."""
     runs: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:
         for name, way in ways(kind, pairs, seed).items():

@@ -248,18 +248,18 @@ def main() -> None:
     for name in list(TRIALS) if given.tune else [given.setting]:
         batch, options = TRIALS[name][0], [*TRIALS[name][1], *how]
         speed = probe(python, pairs, batch, options)
-        seen = int(given.minutes * 60 * speed * MARGIN)
-        passes = seen / len(pairs)
+        count = int(given.minutes * 60 * speed * MARGIN)
+        passes = count / len(pairs)
         print(
             f"{name}: {speed:.0f} pairs/s, {passes:.2f} passes in {given.minutes} min", flush=True
         )
         slug = re.sub(r"\W+", "_", name)
-        seconds, _ = train(python, pairs, seen, slug, batch, options)
+        seconds, _ = train(python, pairs, count, slug, batch, options)
         rows.append({
             "setting": name, "batch_size": batch, "options": options,
             "budget_seconds": given.minutes * 60, "train_seconds": seconds,
-            "pairs_seen": seen, "passes": round(passes, 2),
-            "pairs_per_second": round(seen / seconds, 1), **measure(python, slug, folder),
+            "pairs_seen": count, "passes": round(passes, 2),
+            "pairs_per_second": round(count / seconds, 1), **measure(python, slug, folder),
         })  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)
     if given.tune:

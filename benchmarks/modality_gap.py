@@ -147,7 +147,7 @@ def latent(seed: int, offset: float) -> tuple[Rows, Rows]:
 def measured(
     test: Rows, train: Rows, test_item: Rows, train_item: Rows, name: str
 ) -> dict[str, Any]:
-    """Metrics of one method; `hits` tells per text whether its image is ranked first."""
+    """Metrics of one method; `hits` is, per text, whether its image is ranked first."""
     steps, score = METHODS[name]
     if steps:
         chain = Normalization(steps).fit(train, train_item)

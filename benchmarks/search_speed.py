@@ -95,9 +95,7 @@ def main() -> None:
         built = time.perf_counter() - start
         one = timed(lambda index=index: [index.search(q[None], K)[1][0].tolist() for q in queries])
         report(f"{name}, one at a time (built in {built:.1f} s)", *one)
-        report(
-            f"{name}, all at once", *timed(lambda index=index: index.search(queries, K)[1].tolist())
-        )
+        report(f"{name}, batched", *timed(lambda index=index: index.search(queries, K)[1].tolist()))
 
     with tempfile.TemporaryDirectory() as folder:
         store = VectorStore.create(Path(folder) / "index", options.dim, fingerprint="benchmark")
@@ -107,11 +105,11 @@ def main() -> None:
         def alone() -> list[list[int]]:
             return [[int(hit.id) for hit in store.search(q, K)] for q in queries]
 
-        def together() -> list[list[int]]:
+        def batched() -> list[list[int]]:
             return [[int(hit.id) for hit in hits] for hits in store.search_many(queries, K)]
 
         report("VectorStore, one at a time, whole rows", *timed(alone))
-        report("VectorStore, all at once, whole rows", *timed(together))
+        report("VectorStore, batched, whole rows", *timed(batched))
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def total(networks: list[nn.Sequential], fit: list[Tensor], held_out: list[Tenso
 def deep(
     views: list[Tensor], test: list[Tensor], settings: Settings, seed: int
 ) -> dict[str, float]:
-    """Epochs chosen on 200 rows, then the figure of a fit to all 1,200."""
+    """Epochs chosen on 200 rows, then the held-out total of a fit to all 1,200."""
     start = time.perf_counter()
     fit, validation = [v[:1000] for v in views], [v[1000:] for v in views]
     reached = {
@@ -141,7 +141,7 @@ def deep(
 
 
 def linear(views: list[Tensor], test: list[Tensor]) -> dict[str, object]:
-    """Linear CCA with the ridge chosen on 200 rows, and what its in-sample figure is worth."""
+    """Linear CCA with the ridge chosen on 200 rows, and its corrected in-sample total."""
 
     def fitted(rows: list[Tensor], ridge: float) -> CCA:
         return fit_cca(rows, COMPONENTS, ridge=ridge)
@@ -174,15 +174,15 @@ def kernel(views: list[Tensor], test: list[Tensor]) -> dict[str, dict[str, float
     medians = [median_distance(v, generator) for v in fit]
 
     def landmarks(rows: list[Tensor], sigma: float, count: int) -> list[Features]:
-        drawn = torch.randperm(len(rows[0]), generator=torch.Generator().manual_seed(0))[:count]
+        index = torch.randperm(len(rows[0]), generator=torch.Generator().manual_seed(0))[:count]
         return [
-            NystroemFeatures.of(v[drawn], sigma=sigma * m)
+            NystroemFeatures.of(v[index], sigma=sigma * m)
             for v, m in zip(rows, medians, strict=True)
         ]
 
     def fourier(rows: list[Tensor], sigma: float, count: int) -> list[Features]:
-        drawing = torch.Generator().manual_seed(0)
-        return [FourierFeatures.draw(32, count, sigma * m, drawing) for m in medians]
+        generator = torch.Generator().manual_seed(0)
+        return [FourierFeatures.draw(32, count, sigma * m, generator) for m in medians]
 
     result = {}
     for name, make, count in (

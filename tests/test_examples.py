@@ -14,77 +14,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
 
 from public_names import dotted, public_names
 
-# Public names of rooms that are still being rewritten; the list only shrinks.
-WITHOUT_EXAMPLE_YET = {
-    "amodal.alignment.Normalization",
-    "amodal.alignment.Procrustes",
-    "amodal.alignment.csls",
-    "amodal.alignment.dual_softmax",
-    "amodal.alignment.fit_cca",
-    "amodal.alignment.fit_cca_from_moments",
-    "amodal.alignment.fit_kernel_cca",
-    "amodal.alignment.held_out_correlation",
-    "amodal.alignment.querybank_softmax",
-    "amodal.alignment.refit_last_layer",
-    "amodal.alignment.unsupervised_alignment",
-    "amodal.data.BatchReader",
-    "amodal.data.Collator",
-    "amodal.data.decode_image",
-    "amodal.data.inspect",
-    "amodal.data.load_audio",
-    "amodal.data.load_image",
-    "amodal.data.parse_source",
-    "amodal.encoders.ChatTemplate",
-    "amodal.encoders.Columns",
-    "amodal.encoders.ColumnsPreprocessor",
-    "amodal.encoders.DualEncoder",
-    "amodal.encoders.HuggingFaceEncoder",
-    "amodal.encoders.ImagePreprocessor",
-    "amodal.encoders.TextPreprocessor",
-    "amodal.encoders.TimmEncoder",
-    "amodal.encoders.TorchvisionEncoder",
-    "amodal.encoders.Vector",
-    "amodal.encoders.VectorPreprocessor",
-    "amodal.evaluators.measure_robustness",
-    "amodal.evaluators.predict_items",
-    "amodal.evaluators.rank_candidates",
-    "amodal.load",
-    "amodal.losses.answer_classification_loss",
-    "amodal.losses.language_modeling_loss",
-    "amodal.losses.reconstruction_loss",
-    "amodal.metrics.answer_accuracy",
-    "amodal.metrics.bleu",
-    "amodal.metrics.caption_scores",
-    "amodal.metrics.cider",
-    "amodal.metrics.nearest_distance",
-    "amodal.metrics.rouge_l",
-    "amodal.metrics.scene_graph_f1",
-    "amodal.metrics.scene_graph_scores",
-    "amodal.metrics.vqa_accuracy",
-    "amodal.models.DiffusionGenerator",
-    "amodal.models.FusionModel",
-    "amodal.models.ImageTokenizer",
-    "amodal.models.JointEmbedding",
-    "amodal.models.MultimodalTransformer",
-    "amodal.models.build_fusion_model",
-    "amodal.models.build_joint_embedding",
-    "amodal.models.build_multimodal_transformer",
-    "amodal.models.open_run",
-    "amodal.reports.write_report",
-    "amodal.search.AnnIndex",
-    "amodal.search.VectorStore",
-    "amodal.search.embed_source",
-    "amodal.search.fill_index",
-    "amodal.search.query_vector",
-    "amodal.search.write_parquet",
-    "amodal.serving.create_app",
-    "amodal.serving.open_served",
-    "amodal.training.Objectives",
-    "amodal.training.load_recipe",
-    "amodal.training.parse_recipe",
-    "amodal.training.train_run",
-}
-
 NAMES = {
     f"amodal.{room}.{name}": f"{dotted(room, module)}.{name}"
     for room, modules in public_names().items()
@@ -114,9 +43,6 @@ def test_the_example_runs(public):
         return
     text = value.__doc__ or ""
     has_example = ">>>" in text and re.search(r"^ *Examples:$", text, re.MULTILINE)
-    if public in WITHOUT_EXAMPLE_YET:
-        assert not has_example, f"{public} has an example; take it out of WITHOUT_EXAMPLE_YET"
-        pytest.skip("no example yet")
     assert has_example, f"{public} needs a section Examples: with >>> in its docstring"
     names = dict(vars(sys.modules[value.__module__]))
     test = doctest.DocTestParser().get_doctest(text, names, public, None, None)
@@ -125,7 +51,3 @@ def test_the_example_runs(public):
         torch.manual_seed(0)
         doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=said.append)
     assert not said, "".join(said)
-
-
-def test_the_list_of_missing_examples_names_public_names_alone():
-    assert set(NAMES) >= WITHOUT_EXAMPLE_YET

@@ -364,6 +364,15 @@ def test_results_are_those_of_the_benchmarks():
     assert not [n for n in numbers if not re.search(rf"(?<![\d.]){re.escape(n)}(?!\d)", measured)]
 
 
+def test_the_chinese_readme_has_the_same_results():
+    english, chinese = (
+        re.findall(r"^\|.*\| ([\d./ %]+) \|$", file.read_text("utf-8"), re.MULTILINE)
+        for file in (README, CHINESE)
+    )
+    assert english
+    assert english == chinese
+
+
 def test_the_chinese_readme_has_the_same_blocks():
     assert [(kind, plain(text)) for kind, text in steps(README) if kind == "sh"] == [
         (kind, plain(text)) for kind, text in steps(CHINESE) if kind == "sh"

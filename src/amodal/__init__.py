@@ -24,6 +24,20 @@ def load(run: str | Path, device: str | None = None) -> PreTrainedModel:
 
     Raises:
         ValueError: the folder is not a run.
+
+    Examples:
+        >>> import tempfile
+        >>> import amodal
+        >>> from amodal.encoders import SmallCNNConfig
+        >>> from amodal.models.joint_embedding import Architecture, build_joint_embedding
+        >>> from amodal.projection import LinearConfig
+        >>> encoders = {"image": SmallCNNConfig(size=32, widths=(8, 16))}
+        >>> architecture = Architecture(encoders=encoders, projection=LinearConfig(dim=8))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     build_joint_embedding(architecture).save_pretrained(folder)
+        ...     model = amodal.load(folder, device="cpu")
+        >>> type(model).__name__, model.inputs
+        ('JointEmbedding', ('image',))
     """
     # Imported here, so that `import amodal` is fast.
     import torch

@@ -11,8 +11,8 @@ from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.image.timm import TimmConfig
 from amodal.encoders.image.torchvision import TorchvisionConfig
 from amodal.encoders.pooling import build_pooling
-from amodal.encoders.specification import EncoderSpecification
 from amodal.encoders.text.small_transformer import SmallTransformerConfig
+from amodal.modalities.specification import EncoderSpecification
 
 TINY = {
     "hidden_size": 16,
@@ -227,10 +227,10 @@ def test_gradient_checkpointing_gives_the_same_gradient(config):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "torchvision", "name": "resnet51"}, "no classifier 'resnet51'"),
-        ({"kind": "huggingface"}, "give `name`"),
-        ({"kind": "huggingface", "architecture": {"layers": 2}}, "model_type"),
-        ({"kind": "small_cnn", "colour": "red"}, "colour"),
+        ({"type": "image", "kind": "torchvision", "name": "resnet51"}, "no classifier 'resnet51'"),
+        ({"type": "text", "kind": "huggingface"}, "give `name`"),
+        ({"type": "text", "kind": "huggingface", "architecture": {"layers": 2}}, "model_type"),
+        ({"type": "image", "kind": "small_cnn", "colour": "red"}, "colour"),
     ],
 )
 def test_wrong_options_are_refused(values, message):

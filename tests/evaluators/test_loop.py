@@ -17,7 +17,7 @@ from amodal.evaluators.loop import (
 class Records:
     """Ten records of two ids, of which some rows are broken."""
 
-    name, modalities = "records", frozenset()
+    name, inputs = "records", frozenset()
 
     def __init__(self, broken=()):
         self.broken = broken

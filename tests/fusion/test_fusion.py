@@ -159,7 +159,7 @@ def test_gradients_equal_finite_differences(name):
 def test_what_does_not_fit_is_refused(name):
     module, widths = build(name)
     values, masks = inputs(module, widths)
-    with pytest.raises(ValueError, match="absent modality is given with"):
+    with pytest.raises(ValueError, match="pass an absent modality with"):
         module({m: x for m, x in values.items() if m != "text"}, masks)
     with pytest.raises(ValueError, match="text: expected"):
         module({**values, "text": values["text"][..., :2]}, masks)

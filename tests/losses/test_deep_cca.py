@@ -328,7 +328,7 @@ def test_memory_is_kept_in_the_state_dict_and_left_alone_in_evaluation():
 
 def test_a_small_batch_is_warned_of_once_with_the_numbers():
     loss, batch = DeepCCA(10), related(32, 10, 2, seed=1)
-    with pytest.warns(UserWarning, match=r"width 10 sees about 32 rows .*below 50"):
+    with pytest.warns(UserWarning, match=r"width 10 uses about 32 rows .*below 50"):
         loss(batch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

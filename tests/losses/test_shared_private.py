@@ -228,9 +228,9 @@ def test_the_discriminator_learns_against_the_codes():
 
 def test_what_does_not_fit_is_refused():
     module = SharedPrivateConfig().build({"a": 3, "b": 4})
-    with pytest.raises(ValueError, match="expected matched features"):
+    with pytest.raises(ValueError, match="expected paired features"):
         module({"a": torch.zeros(2, 3)})
-    with pytest.raises(ValueError, match="expected matched features"):
+    with pytest.raises(ValueError, match="expected paired features"):
         module({"a": torch.zeros(2, 3), "b": torch.zeros(3, 4)})
     with pytest.raises(ValueError, match="matched rows"):
         normalized_hsic(torch.zeros(3, 2), torch.zeros(4, 2))

@@ -331,7 +331,11 @@ RUNS: dict[str, Run] = {
         embeddings,
         {
             "data.train.path": "{data}/shapes/train.csv",
-            "data.validation.path": "{data}/shapes/validation.csv",
+            "data.validation": {
+                "kind": "table",
+                "path": "{data}/shapes/validation.csv",
+                "columns": {"image": "image", "text": "caption"},
+            },
             "model.dual_encoder.name": None,
             "model.dual_encoder.architecture": CLIP,
             "model.dual_encoder.lora.rank": 4,
@@ -344,10 +348,19 @@ RUNS: dict[str, Run] = {
         house_prices,
         {
             "data.train.path": "{data}/shapes/houses_train.csv",
-            "data.validation.path": "{data}/shapes/houses_validation.csv",
-            "model.encoders.image.name": "shufflenet_v2_x0_5",
-            "model.encoders.image.weights": None,
-            "model.encoders.image.size": 48,
+            "data.validation": {
+                "kind": "table",
+                "path": "{data}/shapes/houses_validation.csv",
+                "columns": {"id": "id", "image": "photo", "text": "text", "empty": "missing"},
+            },
+            # The encoder of the record; the recipe has a smaller one.
+            "model.encoders.image": {
+                "kind": "torchvision",
+                "name": "shufflenet_v2_x0_5",
+                "weights": None,
+                "size": 48,
+                "learning_rate_scale": 0.1,
+            },
             "model.encoders.text.width": 64,
         },
     ),

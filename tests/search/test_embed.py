@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,8 @@ from amodal.search.store import VectorStore
 class Model:
     """Embeds the mean colour of an image, and the letters of a text."""
 
-    inputs = ("image", "text")
+    types: ClassVar = {"image": "image", "text": "text"}
+    preprocessors: ClassVar = {}
     dim = 3
 
     def __init__(self):

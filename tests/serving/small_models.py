@@ -87,7 +87,7 @@ def image_generator():
 
 class Records:
     name = "records"
-    modalities = frozenset({"image", "text"})
+    inputs = frozenset({"image", "text"})
 
     def __len__(self):
         return 6

@@ -131,8 +131,10 @@ def test_damaged_metrics_are_named(tmp_path):
 
 def test_a_fusion_is_not_served_and_says_what_is_there_instead(tmp_path):
     parts = {
-        "image": {"kind": "small_cnn", "size": 16, "widths": [8, 16]},
-        "vector": {"kind": "vector", "column": "z", "width": 8},
+        "encoders": {
+            "image": {"type": "image", "kind": "small_cnn", "size": 16, "widths": [8, 16]},
+            "vector": {"type": "vector", "kind": "vector", "column": "z", "width": 8},
+        },
         "fusion": {"kind": "concat", "dim": 8, "hidden": 8},
     }
     rows = [

@@ -51,7 +51,7 @@ def build(tmp_path_factory):
     z = np.random.default_rng(0).normal(size=(12, DIM)).astype(np.float32)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     rows = [
-        Row(id=str(i % 6), modality=("image", "text")[i // 6], embedding=z[i], row=0, text=f"t{i}")
+        Row(id=str(i % 6), input=("image", "text")[i // 6], embedding=z[i], row=0, text=f"t{i}")
         for i in range(12)
     ]
     write_parquet(rows, folder, dim=DIM, fingerprint="f")

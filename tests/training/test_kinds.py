@@ -20,7 +20,7 @@ def test_every_reference_of_a_row_resolves(kind):
     recipe, model, run = resolve(kind.recipe), resolve(kind.model), resolve(kind.run)
     assert recipe.model_fields["kind"].default == kind.name
     assert model.config_class.model_type == kind.model_type
-    for method in ("trained", "complete", "evaluate", "card", "image_size"):
+    for method in ("trained", "complete", "evaluate", "card"):
         assert callable(getattr(run, method)), method
     assert callable(resolve(kind.report))
     assert resolve(kind.objective)().kind in (kind.objectives or ("info_nce",))

@@ -125,10 +125,10 @@ def teacher(tmp_path):
     """Embeddings of items a, b, c and of their captions, of another width than the student's."""
     z = unit(6, 3, 9).float().numpy()
     found = [
-        Row(id=name, modality="image", embedding=z[i], row=0, text=f"a {name}")
+        Row(id=name, input="image", embedding=z[i], row=0, text=f"a {name}")
         for i, name in enumerate("abc")
     ] + [
-        Row(id=name, modality="text", embedding=z[3 + i], row=0, text=f"a {name}")
+        Row(id=name, input="text", embedding=z[3 + i], row=0, text=f"a {name}")
         for i, name in enumerate("abc")
     ]
     write_parquet(found, tmp_path / "teacher", dim=3, fingerprint="f")
@@ -190,7 +190,7 @@ def test_what_is_no_teacher_is_said(teacher, tmp_path):
 def test_what_belongs_to_two_modalities_is_refused_for_three(entry):
     config = TypeAdapter(ObjectiveConfig).validate_python(entry)
     embedded = {"image": rows(3, 0), "text": rows(3, 1), "audio": rows(3, 2)}
-    with pytest.raises(DataError, match="image, text, audio"):
+    with pytest.raises(DataError, match="one pair of inputs"):
         Objectives([config], dim=4)(embedded)
     assert Objectives([InfoNCEConfig()], dim=4)(embedded)[0].isfinite()
 

@@ -1,7 +1,9 @@
 """Whole runs on small data: complete folders, resume, and every way in which data can be bad."""
 
+import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,13 +12,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 import yaml
 from PIL import Image
 
 import amodal
 from amodal.data.record import DataError
+from amodal.models.run_folder import WEIGHTS
+from amodal.training import trainer
 from amodal.training.errors import RunError
+from amodal.training.optim import precision
+from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import load_recipe, parse_recipe
 from amodal.training.recipes.error import RecipeError
 from amodal.training.run import train_run
@@ -113,6 +120,37 @@ def test_the_same_seed_gives_the_same_run_and_workers_change_nothing(finished, t
     want = [line["loss"] for line in log_of(folder) if "loss" in line]
     got = [line["loss"] for line in log_of(tmp_path / "again") if "loss" in line]
     assert got == pytest.approx(want, rel=1e-6)
+
+
+def test_auto_precision_is_timed_on_the_model_and_changes_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "MIN_STEPS_TO_MEASURE", 2)
+    monkeypatch.setattr(precision, "MIN_GAIN", 1.0)  # fp32, whatever the machine
+    told = []
+    for wanted in ("auto", "fp32"):
+        recipe = parse_recipe(values(precision=wanted, epochs=1), "test")
+        callbacks = ProgressCallbacks(warn=told.append)
+        train_run(recipe, tmp_path / wanted, callbacks=callbacks)
+    messages = [message for message in told if "precision" in message]
+    assert len(messages) == 1
+    assert re.match(r"precision: auto is fp32 on this CPU; a step takes .* s in fp32", messages[0])
+    logs = [log_of(tmp_path / wanted) for wanted in ("auto", "fp32")]
+    for line in itertools.chain(*logs):
+        del line["seconds"]
+    assert logs[0] == logs[1]
+    weights = [safetensors.torch.load_file(tmp_path / w / WEIGHTS) for w in ("auto", "fp32")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+
+
+def test_a_continued_run_keeps_the_precision_in_which_it_began(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "MIN_STEPS_TO_MEASURE", 2)
+    monkeypatch.setattr(precision, "MIN_GAIN", 1.0)
+    recipe = parse_recipe(values(precision="auto", epochs=2), "test")
+    train_run(recipe, tmp_path / "run")
+    told = []
+    train_run(recipe, tmp_path / "run", resume=True, callbacks=ProgressCallbacks(warn=told.append))
+    assert not [message for message in told if "precision" in message]
+    state = complete_checkpoints(tmp_path / "run")[-1] / "amodal_state.json"
+    assert json.loads(state.read_text())["precision"] == "fp32"
 
 
 def test_a_finished_folder_is_not_overwritten(finished):

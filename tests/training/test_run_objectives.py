@@ -20,7 +20,7 @@ from amodal.training.trainer import complete_checkpoints
 def recipe_of(*objectives, model=None, data=None, **train):
     scenes = {"kind": "scenes", "image_size": 32, "captions_per_scene": 2}
     values = {
-        "data": {"train": {**scenes, "part": "train", "size": 48}, **(data or {})},
+        "data": {"holdout": 0, "train": {**scenes, "part": "train", "size": 48}, **(data or {})},
         "model": model
         or {
             "encoders": {

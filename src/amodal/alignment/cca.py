@@ -46,7 +46,7 @@ class Moments:
         dims: widths d_1 .. d_M.
         missing: see above.
 
-    Example:
+    Examples:
         >>> moments = Moments([2, 3])
         >>> moments.update([torch.randn(10, 2), torch.randn(10, 3)])
         >>> moments.count(0, 1), moments.covariance(0, 1).shape
@@ -164,7 +164,9 @@ class CCA:
         n: number of rows of the pair of views with the fewest.
         ridge: of the fit.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import fit_cca
         >>> generator = torch.Generator().manual_seed(0)
         >>> x = torch.randn(100, 2, generator=generator)
         >>> fit = fit_cca([x, -x], 2)
@@ -254,7 +256,9 @@ def fit_cca(
     Raises:
         ValueError: as `fit_cca_from_moments`.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import fit_cca
         >>> generator = torch.Generator().manual_seed(0)
         >>> x = torch.randn(100, 2, generator=generator)
         >>> noise = torch.randn(100, 3, generator=generator)
@@ -297,7 +301,10 @@ def fit_cca_from_moments(moments: Moments, components: int, *, ridge: float = 0.
     Warns:
         UserWarning: without ridge where n < 5 d.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import fit_cca_from_moments
+        >>> from amodal.alignment.cca import Moments
         >>> moments = Moments([2, 2])
         >>> x = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
         >>> moments.update([x, x])
@@ -363,7 +370,9 @@ def refit_last_layer(embeddings: Sequence[Tensor], components: int, *, ridge: fl
         ridge: as in `fit_cca_from_moments`. The default keeps collapsed directions from being
             scaled to variance 1.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import refit_last_layer
         >>> z = torch.randn(50, 4, generator=torch.Generator().manual_seed(0))
         >>> weight, bias = refit_last_layer([z, 2 * z], 3).linear(0)
         >>> weight.shape, bias.shape
@@ -394,7 +403,7 @@ def null_correlations(
         permutations: P.
         generator: of the permutations.
 
-    Example:
+    Examples:
         >>> generator = torch.Generator().manual_seed(0)
         >>> views = [torch.randn(100, 2, generator=generator) for _ in range(2)]
         >>> null_correlations(views, 2, permutations=5, generator=generator).shape

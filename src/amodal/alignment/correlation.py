@@ -20,7 +20,9 @@ class HeldOutCorrelation(NamedTuple):
         p_total: share of permutations that reach the total, or None.
         n: number of rows of the pair of views with the fewest.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import held_out_correlation
         >>> scores = torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
         >>> round(held_out_correlation([scores, 3 * scores]).total, 6)
         2.0
@@ -57,7 +59,9 @@ def held_out_correlation(
     Raises:
         ValueError: shapes do not match, a pair has 1 or 2 common rows, or no pair has any.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import held_out_correlation
         >>> generator = torch.Generator().manual_seed(0)
         >>> scores = torch.randn(50, 1, generator=generator)
         >>> result = held_out_correlation(
@@ -131,7 +135,7 @@ def adjusted_captured(correlations: Tensor, n: int, ranks: tuple[int, int]) -> f
     Returns:
         The adjusted sum; -inf where n - 1 <= max(ranks): any fit is then perfect by chance.
 
-    Example:
+    Examples:
         >>> adjusted_captured(torch.tensor([1.0, 1.0]), n=100, ranks=(2, 3))
         2.0
 
@@ -163,7 +167,7 @@ def corrected_correlations(correlations: Tensor, null: Tensor) -> Tensor:
         correlations: (K,) in-sample correlations, in falling order.
         null: (P, K) the same for permuted rows; see `cca.null_correlations`.
 
-    Example:
+    Examples:
         >>> corrected_correlations(torch.tensor([1.0, 0.3]), torch.full((5, 2), 0.3)).tolist()
         [1.0, 0.0]
     """

@@ -29,7 +29,7 @@ class FourierFeatures:
     Args:
         frequencies: W, (d, F).
 
-    Example:
+    Examples:
         >>> generator = torch.Generator().manual_seed(0)
         >>> features = FourierFeatures.draw(3, 2000, sigma=2.0, generator=generator)
         >>> phi = features(torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
@@ -52,8 +52,8 @@ class FourierFeatures:
             raise ValueError(
                 f"need an even number of features and sigma > 0, got {features}, {sigma}"
             )
-        drawn = torch.randn(dim, features // 2, generator=generator, dtype=torch.float64)
-        return cls(drawn / sigma)
+        normal = torch.randn(dim, features // 2, generator=generator, dtype=torch.float64)
+        return cls(normal / sigma)
 
     @property
     def width(self) -> int:
@@ -81,7 +81,7 @@ class NystroemFeatures:
         kernel: "linear" (x y') or "rbf" (exp(-|x - y|² / (2 σ²))).
         sigma: σ of "rbf".
 
-    Example:
+    Examples:
         >>> features = NystroemFeatures.of(torch.eye(3), kernel="linear")
         >>> features(torch.tensor([[1.0, 2.0, 2.0]])).norm().item()  # an isometry
         3.0
@@ -125,7 +125,10 @@ class KernelCCA:
         features: one map per view.
         cca: the fit on the features.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import fit_kernel_cca
+        >>> from amodal.alignment.kernel_cca import NystroemFeatures
         >>> x = torch.randn(60, 2, generator=torch.Generator().manual_seed(0))
         >>> features = NystroemFeatures.of(x[:10], sigma=1.0)
         >>> fit = fit_kernel_cca([x, x], 3, [features, features])
@@ -209,7 +212,10 @@ def fit_kernel_cca(
     Raises:
         ValueError: the numbers of views and maps differ, or as `fit_cca_from_moments`.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import fit_kernel_cca
+        >>> from amodal.alignment.kernel_cca import NystroemFeatures
         >>> x = torch.randn(200, 1, generator=torch.Generator().manual_seed(0))
         >>> features = NystroemFeatures.of(x[:20], sigma=1.0)
         >>> fit = fit_kernel_cca([x, x.square()], 1, [features, features])
@@ -240,7 +246,7 @@ def median_distance(
     Raises:
         ValueError: there are not two different rows.
 
-    Example:
+    Examples:
         >>> median_distance(torch.tensor([[0.0, 0.0], [3.0, 4.0]]))
         5.0
     """

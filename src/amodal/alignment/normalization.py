@@ -48,7 +48,9 @@ class Normalization:
     Raises:
         ValueError: an unknown step, or a ridge that is not positive.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import Normalization
         >>> rows = {"image": torch.tensor([[2.0, 0.0], [0.0, 2.0]]), "text": torch.eye(2)}
         >>> normalization = Normalization(["center", "l2"]).fit(rows)
         >>> normalization.transform("image", rows["image"])
@@ -233,7 +235,9 @@ def csls(query: Tensor, gallery: Tensor, *, query_bank: Tensor, k: int = 10) -> 
     Raises:
         ValueError: no gallery, no bank, or k < 1.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import csls
         >>> csls(torch.eye(2), torch.eye(2), query_bank=torch.eye(2), k=1).tolist()
         [[0.0, -2.0], [-2.0, 0.0]]
 
@@ -266,7 +270,9 @@ def querybank_softmax(
     Raises:
         ValueError: no bank, or a temperature that is not positive.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import querybank_softmax
         >>> scores = querybank_softmax(
         ...     torch.eye(2), torch.eye(2), query_bank=torch.eye(2), temperature=1.0
         ... )
@@ -299,7 +305,9 @@ def dual_softmax(
     Raises:
         ValueError: transductive is False, or a temperature that is not positive.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import dual_softmax
         >>> dual_softmax(torch.eye(2), temperature=1.0, transductive=True).argmax(1).tolist()
         [0, 1]
 

@@ -1,4 +1,4 @@
-"""Orthogonal Procrustes: the rotation that brings matched rows of two spaces together."""
+"""Orthogonal Procrustes: the rotation that best aligns matched rows of two spaces."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def orthogonal_procrustes(
     Raises:
         ValueError: shapes do not match, or values are not finite.
 
-    Example:
+    Examples:
         >>> x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         >>> turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]], dtype=torch.float64)
         >>> torch.allclose(orthogonal_procrustes(x, x @ turn), turn)
@@ -70,7 +70,9 @@ class Procrustes:
             would make it 0, so that the inverse exists.
         proper: as in `orthogonal_procrustes`.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import Procrustes
         >>> x = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         >>> fit = Procrustes(scale=True).fit(x, 2 * x + 1)
         >>> round(fit.factor, 6), torch.allclose(fit.inverse(fit.transform(x)), x)

@@ -63,7 +63,9 @@ class UnsupervisedAlignment:
             do not map to themselves. A small one does not imply a correct alignment: symmetric
             data have small cycle errors for any symmetry.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import unsupervised_alignment
         >>> generator = torch.Generator().manual_seed(0)
         >>> x = torch.randn(300, 4, generator=generator).exp() * torch.tensor([1.0, 2.0, 3.0, 4.0])
         >>> rotation, _ = torch.linalg.qr(torch.randn(4, 4, generator=generator))
@@ -83,7 +85,7 @@ class UnsupervisedAlignment:
 def standardized(rows: Tensor) -> Tensor:
     """(N, E) float32 rows, centred and scaled to a mean square of 1 over all coordinates.
 
-    Example:
+    Examples:
         >>> standardized(torch.tensor([[0.0], [4.0]])).tolist()
         [[-1.0], [1.0]]
     """
@@ -136,7 +138,7 @@ def csls_neighbours(
     Raises:
         ValueError: the widths differ, or a side is empty.
 
-    Example:
+    Examples:
         >>> near = csls_neighbours(torch.eye(3), torch.eye(3)[[2, 0, 1]], neighbours=1)
         >>> near.of_left.tolist(), near.share
         ([1, 2, 0], 1.0)
@@ -198,7 +200,7 @@ def refine(
     Returns:
         The map, the neighbours under it, and the number of iterations until no pair changed.
 
-    Example:
+    Examples:
         >>> x = standardized(torch.randn(50, 3, generator=torch.Generator().manual_seed(0)))
         >>> weight, neighbours, iterations = refine(x, x, torch.eye(3))
         >>> neighbours.share > 0.9, iterations
@@ -252,7 +254,9 @@ def unsupervised_alignment(
     Raises:
         ValueError: fewer than two rows, values that are not finite, or an option below 1.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.alignment import unsupervised_alignment
         >>> generator = torch.Generator().manual_seed(0)
         >>> x = torch.randn(300, 4, generator=generator).exp() * torch.tensor([1.0, 2.0, 3.0, 4.0])
         >>> rotation, _ = torch.linalg.qr(torch.randn(4, 4, generator=generator))
@@ -360,7 +364,7 @@ def profiles(
         quantiles: Q.
         chunk: rows at a time.
 
-    Example:
+    Examples:
         >>> x = standardized(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)))
         >>> a, b = profiles(x, x.flip(0), quantiles=8)
         >>> a.shape, torch.allclose(a, b.flip(0), atol=1e-5)
@@ -486,7 +490,7 @@ def sinkhorn(cost: Tensor, entropy: float, iterations: int) -> Tensor:
     Raises:
         ValueError: the entropy is not positive.
 
-    Example:
+    Examples:
         >>> sinkhorn(1 - torch.eye(2), entropy=0.1, iterations=20).round(decimals=3).tolist()
         [[0.5, 0.0], [0.0, 0.5]]
 

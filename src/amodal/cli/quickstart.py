@@ -62,7 +62,7 @@ def quickstart(
         f"amodal serve {out}/index # search it on a page",
         f"amodal evaluate {out} --on scenes:split=count,part=test,size=500 # more objects",
         "amodal data inspect YOUR_TABLE.csv # your own data",
-        "amodal train recipes/own-data-finetune.yaml # fine-tune a public model on it",
+        "amodal train own-data --set data.train.path=YOUR_TABLE.csv # train on it",
     ]
     page = write_run_report(
         result, recipe, title="amodal quickstart", commands=commands, more=held_out

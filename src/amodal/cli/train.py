@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe, such as recipes/quickstart.yaml.")],
+    recipe: Annotated[str, typer.Argument(help="A recipe: a file, or a name such as quickstart.")],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="Change one value of the recipe."),

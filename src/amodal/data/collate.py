@@ -36,6 +36,21 @@ class Collator:
         inputs: the inputs of the model, see `data.inputs.Input`.
         target: what is to be predicted, or None.
         drop: takes values away in training, presence masks in and out; None keeps all.
+
+    Examples:
+        >>> from amodal.data import Collator
+        >>> from amodal.data.record import sample_rng
+        >>> from amodal.encoders import VectorConfig
+        >>> from amodal.modalities.vector import VectorInput
+        >>> records = [
+        ...     {"id": "a", "origin": "row 0", "z": [1.0, 2.0]},
+        ...     {"id": "b", "origin": "row 1"},  # without a vector
+        ... ]
+        >>> prepare = VectorConfig(column="z").preprocessor("vector", records)
+        >>> collate = Collator([VectorInput("vector", prepare)])
+        >>> batch = collate(records, [sample_rng(0, 0, row) for row in range(2)])
+        >>> batch.present["vector"].tolist()
+        [[True], [False]]
     """
 
     def __init__(

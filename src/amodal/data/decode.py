@@ -53,6 +53,14 @@ def decode_image(value: Any, origin: str, min_size: int | None = None) -> np.nda
 
     Raises:
         BrokenRecordError: no such file, no image, cut short, damaged, or too large.
+
+    Examples:
+        >>> from PIL import Image
+        >>> from amodal.data import decode_image
+        >>> transparent = Image.new("RGBA", (4, 2))  # width, height
+        >>> pixels = decode_image(transparent, origin="a.csv row 1")
+        >>> pixels.shape, pixels[0, 0].tolist()
+        ((2, 4, 3), [255, 255, 255])
     """
     return load_image(value, origin, min_size)[0]
 
@@ -60,7 +68,18 @@ def decode_image(value: Any, origin: str, min_size: int | None = None) -> np.nda
 def load_image(
     value: Any, origin: str, min_size: int | None = None
 ) -> tuple[np.ndarray, bytes | None]:
-    """`decode_image`, and beside the pixels the file content; None for what came decoded."""
+    """`decode_image`, and beside the pixels the file content; None for what came decoded.
+
+    Examples:
+        >>> import io
+        >>> from PIL import Image
+        >>> from amodal.data import load_image
+        >>> file = io.BytesIO()
+        >>> Image.new("RGB", (4, 2), "red").save(file, "PNG")
+        >>> pixels, content = load_image(file.getvalue(), origin="a.csv row 1")
+        >>> pixels[0, 0].tolist(), content[1:4]
+        ([255, 0, 0], b'PNG')
+    """
     if isinstance(value, np.ndarray):
         return _from_array(value, origin), None
     if isinstance(value, Image.Image):

@@ -52,7 +52,16 @@ def decode_audio(value: Any, origin: str, sample_rate: int) -> np.ndarray:
 
 
 def load_audio(value: Any, origin: str) -> tuple[np.ndarray, int]:
-    """`decode_audio` as the sound is stored: (T, C) floats, and their rate in Hz."""
+    """`decode_audio` as the sound is stored: (T, C) floats, and their rate in Hz.
+
+    Examples:
+        >>> import numpy as np
+        >>> from amodal.data import load_audio
+        >>> stereo = np.zeros((8000, 2), np.int16)  # half a second
+        >>> samples, rate = load_audio((stereo, 16000), origin="a.csv row 1")
+        >>> samples.shape, rate
+        ((8000, 2), 16000)
+    """
     if isinstance(value, Mapping):
         if value.get("array") is not None:
             value = (value["array"], value.get("sampling_rate"))

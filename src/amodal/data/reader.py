@@ -17,6 +17,23 @@ class BatchReader(torch.utils.data.Dataset[Batch]):
 
     Give it to a `DataLoader` with `RunSampler` as batch sampler and `take_batch` as collate
     function.
+
+    Examples:
+        >>> from torch.utils.data import DataLoader
+        >>> from amodal.data import BatchReader, Collator, parse_source
+        >>> from amodal.data.reader import take_batch
+        >>> from amodal.data.samplers import RunSampler
+        >>> from amodal.encoders import SmallCNNConfig
+        >>> from amodal.modalities.image import ImageInput
+        >>> source = parse_source("scenes:size=8").open()
+        >>> collator = Collator([ImageInput("image", SmallCNNConfig(size=32).preprocessor())])
+        >>> loader = DataLoader(
+        ...     BatchReader(source, collator, seed=0),
+        ...     batch_sampler=RunSampler(8, batch_size=4, epochs=1, seed=0),
+        ...     collate_fn=take_batch,
+        ... )
+        >>> [tuple(batch.tensors["image"]["pixel_values"].shape) for batch in loader]
+        [(4, 3, 32, 32), (4, 3, 32, 32)]
     """
 
     def __init__(self, source: Source, collate: Collator, seed: int) -> None:

@@ -189,6 +189,16 @@ class HuggingFaceEncoder(nn.Module):
         config: of this encoder.
         model_config: of the model.
         pretrained: False refuses to load weights.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.encoders import HuggingFaceImageConfig
+        >>> layers = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> vit = {"model_type": "vit", "image_size": 32, "patch_size": 16, **layers}
+        >>> encoder = HuggingFaceImageConfig(architecture=vit).build()  # random weights
+        >>> tokens, _ = encoder(pixel_values=torch.zeros(2, 3, 32, 32))
+        >>> tokens.shape  # the class token and four patches
+        torch.Size([2, 5, 16])
     """
 
     def __init__(

@@ -62,6 +62,14 @@ class ColumnsPreprocessor:
         categories: names of columns with words.
         mean, deviation: of each number column, over the training rows.
         levels: known values of each category column; any other counts as one more.
+
+    Examples:
+        >>> from amodal.encoders import ColumnsPreprocessor
+        >>> records = [{"age": 30, "city": "Bern"}, {"age": 50, "city": "Ulm"}, {"city": "Bern"}]
+        >>> prepare = ColumnsPreprocessor.fitted(["age"], ["city"], records)
+        >>> tensors = prepare([prepare.read(record) for record in records])
+        >>> tensors["numbers"].tolist(), tensors["categories"].tolist()
+        ([[-1.0], [1.0], [nan]], [[2], [3], [2]])
     """
 
     FILE = "columns_config.json"
@@ -189,6 +197,15 @@ class ColumnsPreprocessor:
 
 class Columns(nn.Module):
     """One token per column: x_j w_j + b_j for a number, a learned vector for a category or a gap.
+
+    Examples:
+        >>> from amodal.encoders import ColumnsConfig
+        >>> config = ColumnsConfig(numbers=("age",), categories=("city",), width=8, heads=2)
+        >>> prepare = config.preprocessor([{"age": 30, "city": "Bern"}, {"age": 50, "city": "Ulm"}])
+        >>> encoder = config.for_preprocessor(prepare).build()
+        >>> tokens, _ = encoder(**prepare([prepare.read({"city": "Ulm"})]))
+        >>> tokens.shape  # one token per column, the missing one included
+        torch.Size([1, 2, 8])
 
     References:
         Gorishniy et al. 2021, arXiv:2106.11959, section 3.3 (feature tokenizer and Transformer).

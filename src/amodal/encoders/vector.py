@@ -47,6 +47,14 @@ class VectorPreprocessor:
     Args:
         column: name of the column.
         mean, deviation: (D,) float32 of the training rows.
+
+    Examples:
+        >>> from amodal.encoders import VectorPreprocessor
+        >>> records = [{"z": [0.0, 1.0]}, {"z": [[2.0, 3.0], [4.0, 5.0]]}]  # one vector, and two
+        >>> prepare = VectorPreprocessor.fitted("z", True, records)
+        >>> tensors = prepare([prepare.read(record) for record in records])
+        >>> tensors["features"].shape, tensors["keep"].tolist()
+        (torch.Size([2, 2, 2]), [[True, False], [True, True]])
     """
 
     FILE = "vector_config.json"
@@ -148,7 +156,16 @@ class VectorPreprocessor:
 
 
 class Vector(nn.Module):
-    """gelu(W x + b) per vector; padding is masked."""
+    """gelu(W x + b) per vector; padding is masked.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.encoders import VectorConfig
+        >>> encoder = VectorConfig(width=8, size=3).build()
+        >>> tokens, keep = encoder(torch.randn(2, 4, 3), torch.ones(2, 4, dtype=torch.bool))
+        >>> tokens.shape
+        torch.Size([2, 4, 8])
+    """
 
     pooling: PoolingName = "mean"
 

@@ -43,10 +43,16 @@ def rank_candidates(
         `multiple_choices`.
 
     Examples:
-        ```python
-        scores = rank_candidates(amodal.load("runs/dialogue"), source, task="dialogue")
-        scores[0][2].argmax()  # best candidate of the third round of the first dialogue
-        ```
+        >>> from amodal.data import parse_source
+        >>> from amodal.evaluators import rank_candidates
+        >>> from amodal.models import build_multimodal_transformer
+        >>> from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
+        >>> source = parse_source("scenes:size=1,dialogue=true").open()
+        >>> architecture = TransformerArchitecture(encoders={"image": {"kind": "small_cnn"}})
+        >>> model = build_multimodal_transformer(architecture, source[0]["text"])
+        >>> scores = rank_candidates(model, source, task="dialogue")
+        >>> len(scores[0]), scores[0][2].shape  # rounds; candidate answers of the third one
+        (6, torch.Size([20]))
     """
     found: dict[int, dict[int, Tensor]] = {}
     with evaluation_batches(

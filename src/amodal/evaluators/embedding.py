@@ -60,10 +60,19 @@ def embed_items(
         DataError: not one usable record.
 
     Examples:
-        ```python
-        embedded = embed_items(amodal.load("runs/quickstart"), source)
-        embedded.rows["image"].z  # (N, E)
-        ```
+        >>> from amodal.data import parse_source
+        >>> from amodal.evaluators import embed_items
+        >>> from amodal.models import build_joint_embedding
+        >>> from amodal.models.joint_embedding import Architecture
+        >>> source = parse_source("scenes:size=8").open()
+        >>> architecture = Architecture(
+        ...     encoders={"image": {"kind": "small_cnn"}, "text": {"kind": "small_transformer"}},
+        ...     projection={"kind": "linear"},
+        ... )
+        >>> model = build_joint_embedding(architecture, lambda: source)
+        >>> embedded = embed_items(model, source, captions=2)
+        >>> {name: tuple(rows.z.shape) for name, rows in embedded.rows.items()}
+        {'image': (8, 512), 'text': (16, 512)}
     """
     parts: list[dict[str, Embeddings]] = []
     collator = collator_of(model, captions=captions)

@@ -52,10 +52,16 @@ def evaluate_generation(
         DataError: no record has anything to generate.
 
     Examples:
-        ```python
-        result = evaluate_generation(amodal.load("runs/vqa"), source, "vqa")
-        result.metrics["vqa/exact_match"]
-        ```
+        >>> from amodal.data import parse_source
+        >>> from amodal.evaluators import evaluate_generation
+        >>> from amodal.models import build_multimodal_transformer
+        >>> from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
+        >>> source = parse_source("scenes:size=4,questions_per_scene=2").open()
+        >>> architecture = TransformerArchitecture(encoders={"image": {"kind": "small_cnn"}})
+        >>> model = build_multimodal_transformer(architecture, source[0]["question"])
+        >>> result = evaluate_generation(model, source, "vqa", max_new_tokens=4, bootstrap=0)
+        >>> result.items, result.metrics["vqa/answers"]  # two questions about each of four scenes
+        (4, 8)
     """
     result = generate(
         model,
@@ -130,10 +136,18 @@ def generate_texts(
         DataError: no record can be used.
 
     Examples:
-        ```python
-        texts = generate_texts(amodal.load("runs/captions"), source, "caption", num_beams=3)
-        texts[0].text
-        ```
+        >>> from amodal.data import parse_source
+        >>> from amodal.evaluators import generate_texts
+        >>> from amodal.models import build_multimodal_transformer
+        >>> from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
+        >>> source = parse_source("scenes:size=1,questions_per_scene=1").open()
+        >>> architecture = TransformerArchitecture(encoders={"image": {"kind": "small_cnn"}})
+        >>> model = build_multimodal_transformer(architecture, source[0]["question"])
+        >>> (generated,) = generate_texts(model, source, "vqa", max_new_tokens=4)
+        >>> generated.prompt[0].text
+        'what colour is the dotted object below the big star?'
+        >>> isinstance(generated.text, str)  # the answer of an untrained model
+        True
     """
     return _generate(
         model,

@@ -67,10 +67,22 @@ def evaluate_geometry(
         ValueError: fewer items than the folds of the modality probe.
 
     Examples:
-        ```python
-        result = evaluate_geometry(amodal.load("runs/quickstart"), source)
-        result.metrics["geometry/gap/image_text/centroid"]
-        ```
+        >>> from amodal.data import parse_source
+        >>> from amodal.evaluators import evaluate_geometry
+        >>> from amodal.metrics import GeometryOptions
+        >>> from amodal.models import build_joint_embedding
+        >>> from amodal.models.joint_embedding import Architecture
+        >>> source = parse_source("scenes:size=8").open()
+        >>> architecture = Architecture(
+        ...     encoders={"image": {"kind": "small_cnn"}, "text": {"kind": "small_transformer"}},
+        ...     projection={"kind": "linear"},
+        ... )
+        >>> model = build_joint_embedding(architecture, lambda: source)
+        >>> options = GeometryOptions(permutations=20, bootstrap=0)
+        >>> metrics = evaluate_geometry(model, source, captions=1, options=options).metrics
+        >>> gap = "geometry/gap/image_text/centroid"
+        >>> metrics[gap] > metrics[f"{gap}/chance"]  # the model is untrained
+        True
     """
     embedded = embed_items(
         model, source, items=items, captions=captions, autocast=autocast, tick=tick

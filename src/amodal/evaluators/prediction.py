@@ -88,10 +88,21 @@ def evaluate_prediction(
         DataError: not one usable record, or none with the target column.
 
     Examples:
-        ```python
-        result = evaluate_prediction(amodal.load("runs/fusion"), source)
-        result.metrics["prediction/accuracy"]
-        ```
+        >>> from amodal.data import parse_source
+        >>> from amodal.evaluators import evaluate_prediction
+        >>> from amodal.models import build_fusion_model
+        >>> from amodal.models.fusion_model import FusionArchitecture
+        >>> source = parse_source("scenes:size=8").open()
+        >>> architecture = FusionArchitecture(
+        ...     encoders={"image": {"kind": "small_cnn"}, "text": {"kind": "small_transformer"}},
+        ...     fusion={"kind": "concat"},
+        ... )
+        >>> model = build_fusion_model(architecture, lambda: iter(source))
+        >>> result = evaluate_prediction(model, source, bootstrap=0)
+        >>> model.target.classes, result.logits.shape
+        (('circle', 'cross', 'heart', 'ring', 'star'), torch.Size([8, 5]))
+        >>> [name for name in result.metrics if name.endswith("accuracy")][:2]
+        ['prediction/accuracy', 'prediction/balanced_accuracy']
     """
     predicted = predict_items(model, source, items=items, autocast=autocast, tick=tick)
     metrics = prediction_metrics(predicted, model.target, bootstrap=bootstrap, seed=seed)

@@ -43,10 +43,21 @@ def evaluate_probe(
         DataError: a record has no `label`.
 
     Examples:
-        ```python
-        result = evaluate_probe(amodal.load("runs/quickstart"), test, training_source=train)
-        result.metrics["probe/top1"]
-        ```
+        >>> from amodal.evaluators import evaluate_probe
+        >>> from amodal.models import build_joint_embedding
+        >>> from amodal.models.joint_embedding import Architecture
+        >>> records = [
+        ...     {"id": str(i), "origin": f"row {i}", "z": [2 * (i % 2) - 1.0, 1.0], "label": i % 2}
+        ...     for i in range(20)
+        ... ]
+        >>> architecture = Architecture(
+        ...     encoders={"vector": {"kind": "vector", "column": "z"}},
+        ...     projection={"kind": "linear"},
+        ... )
+        >>> model = build_joint_embedding(architecture, lambda: iter(records))
+        >>> result = evaluate_probe(model, records[:6], training_source=records[6:], bootstrap=0)
+        >>> result.classes, result.metrics["probe/top1"]
+        (('0', '1'), 1.0)
     """
     name = classified_input(model)
     embedded = embed_items(

@@ -52,10 +52,16 @@ def evaluate_reconstruction(
         DataError: not one image can be read.
 
     Examples:
-        ```python
-        result = evaluate_reconstruction(amodal.load("runs/tokenizer"), source)
-        result.metrics["reconstruction/psnr"]
-        ```
+        >>> from amodal.data import parse_source
+        >>> from amodal.evaluators import evaluate_reconstruction
+        >>> from amodal.models import ImageTokenizer, ImageTokenizerConfig
+        >>> sizes = {"size": 16, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
+        >>> model = ImageTokenizer(ImageTokenizerConfig(sizes))
+        >>> result = evaluate_reconstruction(model, parse_source("scenes:size=8").open())
+        >>> result.items, list(result.metrics)[:2]
+        (8, ['reconstruction/psnr', 'reconstruction/mae'])
+        >>> 1 <= result.metrics["reconstruction/perplexity"] <= 6  # of a codebook of 6
+        True
     """
     squared = absolute = values = 0.0
     images = 0

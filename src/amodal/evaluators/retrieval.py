@@ -62,10 +62,19 @@ def evaluate_retrieval(
         DataError: no usable record, or a single input.
 
     Examples:
-        ```python
-        result = evaluate_retrieval(amodal.load("runs/quickstart"), source)
-        result.metrics["retrieval/text_to_image/recall@1"]
-        ```
+        >>> from amodal.data import parse_source
+        >>> from amodal.evaluators import evaluate_retrieval
+        >>> from amodal.models import build_joint_embedding
+        >>> from amodal.models.joint_embedding import Architecture
+        >>> source = parse_source("scenes:size=8").open()
+        >>> architecture = Architecture(
+        ...     encoders={"image": {"kind": "small_cnn"}, "text": {"kind": "small_transformer"}},
+        ...     projection={"kind": "linear"},
+        ... )
+        >>> model = build_joint_embedding(architecture, lambda: source)
+        >>> result = evaluate_retrieval(model, source, captions=1, bootstrap=0)
+        >>> result.metrics["retrieval/text_to_image/recall@10"]  # among 8 images
+        1.0
     """
     embedded = embed_items(
         model, source, items=items, captions=captions, autocast=autocast, tick=tick
@@ -89,10 +98,18 @@ def evaluate_captioner_retrieval(
     See `evaluate_retrieval` for the arguments.
 
     Examples:
-        ```python
-        result = evaluate_captioner_retrieval(amodal.load("runs/captioner"), source)
-        result.metrics["retrieval/image_to_text/recall@1"]
-        ```
+        >>> from amodal.data import parse_source
+        >>> from amodal.evaluators import evaluate_captioner_retrieval
+        >>> from amodal.models import build_multimodal_transformer
+        >>> from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
+        >>> source = parse_source("scenes:size=8").open()
+        >>> architecture = TransformerArchitecture(
+        ...     encoders={"image": {"kind": "small_cnn"}}, unimodal_layers=1
+        ... )
+        >>> model = build_multimodal_transformer(architecture, source[0]["text"])
+        >>> result = evaluate_captioner_retrieval(model, source, captions=1, bootstrap=0)
+        >>> result.metrics["retrieval/image_to_text/recall@10"]  # among 8 captions
+        1.0
     """
     embedded = embed_captioned(model, source, items=items, captions=captions, tick=tick)
     return _result(embedded, source, bootstrap=bootstrap, folds=folds, seed=seed)

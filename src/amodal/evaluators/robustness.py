@@ -91,10 +91,20 @@ def evaluate_robustness(
         DataError: no record has the target.
 
     Examples:
-        ```python
-        result = evaluate_robustness(amodal.load("runs/fusion"), source)
-        result.metrics["robustness/missing/image/effective"]
-        ```
+        >>> from amodal.data import parse_source
+        >>> from amodal.evaluators import evaluate_robustness
+        >>> from amodal.models import build_fusion_model
+        >>> from amodal.models.fusion_model import FusionArchitecture
+        >>> source = parse_source("scenes:size=4,image_size=32").open()
+        >>> architecture = FusionArchitecture(
+        ...     encoders={"image": {"kind": "small_cnn"}, "text": {"kind": "small_transformer"}},
+        ...     fusion={"kind": "concat"},
+        ... )
+        >>> model = build_fusion_model(architecture, lambda: iter(source))
+        >>> metrics = evaluate_robustness(model, source, rates=(0.0, 1.0), bootstrap=0).metrics
+        >>> without_image = metrics["robustness/missing/image/100"]  # missing in 100 % of the items
+        >>> without_image == metrics["robustness/only/text"]
+        True
     """
     reading = read_batches(model, source, items=items)
     batches = list(reading)

@@ -76,10 +76,18 @@ def evaluate_teacher_forced(
         DataError: no record has anything to generate.
 
     Examples:
-        ```python
-        result = evaluate_teacher_forced(amodal.load("runs/vqa"), source, "vqa")
-        result.metrics["vqa/nll"]
-        ```
+        >>> from amodal.data import parse_source
+        >>> from amodal.evaluators import evaluate_teacher_forced
+        >>> from amodal.models import build_multimodal_transformer
+        >>> from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
+        >>> source = parse_source("scenes:size=4,questions_per_scene=2").open()
+        >>> architecture = TransformerArchitecture(encoders={"image": {"kind": "small_cnn"}})
+        >>> model = build_multimodal_transformer(architecture, source[0]["question"])
+        >>> result = evaluate_teacher_forced(model, source, "vqa")
+        >>> sorted(result.metrics)
+        ['vqa/exact_match', 'vqa/nll']
+        >>> len(result.exact)  # one per answer
+        8
     """
     found: list[tuple[Tensor, ...]] = []
     nll, tokens = 0.0, 0

@@ -98,10 +98,22 @@ def evaluate_text_to_image(
         ValueError: several candidates and no reranker.
 
     Examples:
-        ```python
-        result = evaluate_text_to_image(amodal.load("runs/draw"), source)
-        result.metrics["text_to_image/correct"]
-        ```
+        >>> from amodal.data import parse_source
+        >>> from amodal.evaluators import evaluate_text_to_image
+        >>> from amodal.models import ImageTokenizer, ImageTokenizerConfig
+        >>> from amodal.models import build_multimodal_transformer
+        >>> from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
+        >>> source = parse_source("scenes:size=2").open()
+        >>> sizes = {"size": 16, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
+        >>> tokenizer = ImageTokenizer(ImageTokenizerConfig(sizes))
+        >>> architecture = TransformerArchitecture(width=16, heads=2)
+        >>> texts = source[0]["text"]
+        >>> model = build_multimodal_transformer(architecture, texts, image_tokenizer=tokenizer)
+        >>> result = evaluate_text_to_image(model, source, bootstrap=0)
+        >>> result.images[0].shape, result.metrics["text_to_image/correct"]  # an untrained model
+        ((16, 16, 3), 0.0)
+        >>> result.metrics["text_to_image/real_images/correct"]
+        1.0
     """
     result = generate_for_captions(
         model,

@@ -65,10 +65,21 @@ def evaluate_zero_shot(
         DataError: a record has no `label`, or the model has no text input.
 
     Examples:
-        ```python
-        result = evaluate_zero_shot(amodal.load("runs/quickstart"), source)
-        result.metrics["zero_shot/top1"]
-        ```
+        >>> from amodal.data import parse_source
+        >>> from amodal.evaluators import evaluate_zero_shot
+        >>> from amodal.models import build_joint_embedding
+        >>> from amodal.models.joint_embedding import Architecture
+        >>> source = parse_source("scenes:size=8").open()
+        >>> architecture = Architecture(
+        ...     encoders={"image": {"kind": "small_cnn"}, "text": {"kind": "small_transformer"}},
+        ...     projection={"kind": "linear"},
+        ... )
+        >>> model = build_joint_embedding(architecture, lambda: source)
+        >>> result = evaluate_zero_shot(model, source, captions=1, bootstrap=0)
+        >>> result.classes
+        ('circle', 'cross', 'heart', 'ring', 'star')
+        >>> result.metrics["zero_shot/top5"]  # among 5 classes
+        1.0
     """
     name, texts = classified_input(model), text_inputs(model)
     if not texts:

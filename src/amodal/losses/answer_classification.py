@@ -22,6 +22,8 @@ def answer_classification_loss(logits: Tensor, targets: Tensor) -> Tensor:
         ValueError: the shapes differ.
 
     Examples:
+        >>> import torch
+        >>> from amodal.losses import answer_classification_loss
         >>> targets = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
         >>> round(float(answer_classification_loss(torch.zeros(2, 2), targets)), 4)  # 2 log 2
         1.3863

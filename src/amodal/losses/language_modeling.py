@@ -46,6 +46,8 @@ def language_modeling_loss(
         () in nats, float32 or wider; 0 with a gradient of 0 where there are no targets.
 
     Examples:
+        >>> import torch
+        >>> from amodal.losses import language_modeling_loss
         >>> logits, labels = torch.zeros(3, 4), torch.tensor([0, 1, 3])
         >>> loss = language_modeling_loss(logits, labels, torch.tensor([0, 0, 1]))
         >>> round(float(loss), 4)  # log 4

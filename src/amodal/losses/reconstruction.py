@@ -39,6 +39,7 @@ def reconstruction_loss(
 
     Examples:
         >>> import torch
+        >>> from amodal.losses import ReconstructionConfig, reconstruction_loss
         >>> zeros, ones = torch.zeros(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
         >>> float(reconstruction_loss(zeros, ones, torch.tensor(2.0), ReconstructionConfig()))
         2.5

@@ -90,7 +90,7 @@ _TOKEN = re.compile(
 def tokenize(caption: str) -> list[str]:
     """Tokens of a caption in lower case, without punctuation.
 
-    Example:
+    Examples:
         >>> tokenize("A man's dog isn't sitting, but it's near!")
         ['a', 'man', "'s", 'dog', 'is', "n't", 'sitting', 'but', 'it', "'s", 'near']
     """

@@ -37,7 +37,8 @@ class CaptionScores:
         per_image: the same for each image, (P,) float64. Corpus BLEU is not their mean.
         images: P.
 
-    Example:
+    Examples:
+        >>> from amodal.metrics import caption_scores
         >>> scores = caption_scores([["a", "dog"], ["a", "cat"]], [[["a", "dog"]], [["a", "cat"]]])
         >>> round(scores["rouge_l"], 6), sorted(scores.to_dict())[-2:]
         (1.0, ['images', 'rouge_l'])
@@ -59,7 +60,7 @@ class CaptionScores:
 class DocumentFrequency:
     """Number of images, of `documents`, in whose references each n-gram occurs.
 
-    Example:
+    Examples:
         >>> frequency = DocumentFrequency.of([[["a", "dog"]], [["a", "cat"]]])
         >>> frequency.counts[("a",)], frequency.weight(("a",))
         (2, 0.0)
@@ -102,7 +103,8 @@ def caption_scores(
     Raises:
         ValueError: there are no images, an image has no reference, or text was not tokenized.
 
-    Example:
+    Examples:
+        >>> from amodal.metrics import caption_scores
         >>> references = [[["a", "red", "star"]], [["a", "blue", "ring"]]]
         >>> scores = caption_scores([["a", "red", "star"], ["a", "red", "ring"]], references)
         >>> round(scores["bleu_1"], 4), round(scores["cider"], 4)
@@ -144,7 +146,8 @@ def bleu(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> 
     reference with the closest length, the shorter one of two. c_n = 0 is replaced by coco-caption's
     1e-15; there is no other smoothing.
 
-    Example:
+    Examples:
+        >>> from amodal.metrics import bleu
         >>> bleu([["a", "red", "star"]], [[["a", "red", "ring"]]])[:2].round(decimals=4).tolist()
         [0.6667, 0.5774]
 
@@ -163,7 +166,8 @@ def rouge_l(captions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) 
     (possibly different ones): (1 + b^2) P R / (R + b^2 P), b = 1.2. A text without tokens
     counts as one empty token, as in coco-caption.
 
-    Example:
+    Examples:
+        >>> from amodal.metrics import rouge_l
         >>> rouge_l([["a", "red", "star"]], [[["a", "star"]]]).round(decimals=4).tolist()
         [0.8299]
 
@@ -211,7 +215,8 @@ def cider(
     Raises:
         ValueError: as `caption_scores`, or an unknown variant.
 
-    Example:
+    Examples:
+        >>> from amodal.metrics import cider
         >>> references = [[["a", "red", "star"]], [["a", "blue", "ring"]]]
         >>> cider([["a", "red", "star"], ["a", "ring"]], references).round(decimals=4).tolist()
         [7.5, 1.7434]

@@ -31,7 +31,9 @@ class DialogueResult:
         rounds: rounds with a known answer.
         rounds_with_relevance: rounds that count for ndcg.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics.dialogue_ranking import dialogue_ranking_metrics
         >>> scores = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
         >>> result = dialogue_ranking_metrics(
         ...     scores, torch.tensor([0, 0]), relevance=None, dialogue=torch.tensor([1, 2])
@@ -96,7 +98,7 @@ def dialogue_ranking_metrics(
     Raises:
         ValueError: shapes differ, a score is not finite, or an answer is no candidate.
 
-    Example:
+    Examples:
         >>> result = dialogue_ranking_metrics(
         ...     torch.tensor([[3.0, 2.0, 1.0]]),
         ...     torch.tensor([1]),

@@ -21,7 +21,9 @@ def nearest_distance(images: Tensor, gallery: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: the shapes differ, or the gallery is empty.
 
-    Example:
+    Examples:
+        >>> import torch
+        >>> from amodal.metrics import nearest_distance
         >>> gallery = torch.stack([torch.zeros(3, 2, 2), torch.ones(3, 2, 2)])
         >>> distance, index = nearest_distance(torch.full((1, 3, 2, 2), 0.75), gallery)
         >>> distance.tolist(), index.tolist()

@@ -31,7 +31,8 @@ class SceneGraphF1:
         precision, recall: over all tuples; 1 where the denominator is 0.
         objects, attributes, relations: F1 of each kind; NaN where it does not occur.
 
-    Example:
+    Examples:
+        >>> from amodal.metrics import scene_graph_f1
         >>> scores = scene_graph_f1([("star",)], [("star",), ("star", "red")])
         >>> scores.precision, scores.recall, scores.objects, scores.attributes
         (1.0, 0.5, 1.0, 0.0)
@@ -59,7 +60,8 @@ def scene_graph_f1(predicted: Tuples, true: Tuples) -> SceneGraphF1:
     Raises:
         ValueError: a tuple has not one to three entries.
 
-    Example:
+    Examples:
+        >>> from amodal.metrics import scene_graph_f1
         >>> true = [("star",), ("ring",), ("star", "left_of", "ring")]
         >>> round(scene_graph_f1([("star",), ("ring",)], true).micro, 4)
         0.8
@@ -95,7 +97,8 @@ def scene_graph_scores(
     Raises:
         ValueError: there are no images, or the lengths differ.
 
-    Example:
+    Examples:
+        >>> from amodal.metrics import scene_graph_scores
         >>> scores = scene_graph_scores([[("star",)], []], [[("star",)], [("ring",)]])
         >>> round(scores["f1"].value, 4), scores["mean_f1"].value
         (0.6667, 0.5)

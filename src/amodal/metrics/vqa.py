@@ -66,7 +66,8 @@ class VqaAccuracy:
         values: (Q,) float64 accuracy of each question.
         mode: of `answer_accuracy`.
 
-    Example:
+    Examples:
+        >>> from amodal.metrics import vqa_accuracy
         >>> result = vqa_accuracy(["yes", "red"], [["yes"] * 10, ["red"] * 2 + ["blue"] * 8])
         >>> round(result.overall.value, 4), result.to_dict()["questions"]
         (0.8, 2)
@@ -114,7 +115,8 @@ def vqa_accuracy(
     Raises:
         ValueError: lengths differ, there is no question, or a prediction is not a choice.
 
-    Example:
+    Examples:
+        >>> from amodal.metrics import vqa_accuracy
         >>> types = ["number", "other"]
         >>> result = vqa_accuracy(["2", "red"], [["2"] * 3, ["blue"] * 3], answer_types=types)
         >>> {name: round(accuracy.value, 4) for name, accuracy in result.answer_type.items()}
@@ -201,7 +203,8 @@ def answer_accuracy(
     Raises:
         ValueError: there is no answer, or the mode is unknown.
 
-    Example:
+    Examples:
+        >>> from amodal.metrics import answer_accuracy
         >>> round(answer_accuracy("red", ["red"] * 2 + ["blue"] * 8), 4)
         0.6
     """
@@ -237,7 +240,7 @@ def normalise_answer(text: str) -> str:
     - "none" and "zero" to "ten" become digits, articles are removed, and contractions get their
       apostrophe back.
 
-    Example:
+    Examples:
         >>> normalise_answer("The Dog isnt on two chairs.")
         "dog isn't on 2 chairs"
     """

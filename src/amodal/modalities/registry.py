@@ -1,10 +1,19 @@
-"""Modality types by name: those of this package, and those that other packages register."""
+"""Modality types and their encoders: those of this package, and those of other packages."""
 
 from __future__ import annotations
 
 import difflib
 from functools import cache
 
+from amodal.encoders.audio.small_cnn import SmallAudioCNNConfig
+from amodal.encoders.config import EncoderConfig
+from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextConfig
+from amodal.encoders.image.small_cnn import SmallCNNConfig
+from amodal.encoders.image.timm import TimmConfig
+from amodal.encoders.image.torchvision import TorchvisionConfig
+from amodal.encoders.tabular import ColumnsConfig
+from amodal.encoders.text.small_transformer import SmallTransformerConfig
+from amodal.encoders.vector import VectorConfig
 from amodal.modalities.audio import AudioModality
 from amodal.modalities.columns import ColumnsModality
 from amodal.modalities.conversation import ConversationModality
@@ -15,20 +24,22 @@ from amodal.modalities.vector import VectorModality
 from amodal.plugins import load_plugins
 
 GROUP = "amodal.modalities"  # of entry points: NAME = "package.module:ModalityClass"
-BUILT_IN: tuple[type[Modality], ...] = (
-    ImageModality,
-    TextModality,
-    AudioModality,
-    VectorModality,
-    ColumnsModality,
-    ConversationModality,
-)
+# Every modality type of this package and its encoders; a new type is one more row here.
+ENCODERS_OF: dict[type[Modality], tuple[type[EncoderConfig], ...]] = {
+    ImageModality: (TorchvisionConfig, TimmConfig, HuggingFaceImageConfig, SmallCNNConfig),
+    TextModality: (HuggingFaceTextConfig, SmallTransformerConfig),
+    AudioModality: (SmallAudioCNNConfig,),
+    VectorModality: (VectorConfig,),
+    ColumnsModality: (ColumnsConfig,),
+    ConversationModality: (),
+}
+BUILT_IN = tuple(ENCODERS_OF)
 
 
 @cache
 def known_modalities() -> dict[str, Modality]:
     """Type name -> modality; those of entry points come after those of this package."""
-    found = {kind.name: kind() for kind in BUILT_IN}
+    found = {kind.name: kind() for kind in ENCODERS_OF}
     for kind in load_plugins(GROUP):
         found.setdefault(kind.name, kind())
     return found

@@ -14,9 +14,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from amodal.data.batch import Batch
 from amodal.data.record import Record, sample_rng
 from amodal.encoders.pooling import AttentionPooling
-from amodal.encoders.specification import SavedEncoders
 from amodal.fusion.gated import Gated, PrecisionGated
 from amodal.fusion.specification import FusionConfig
+from amodal.modalities.specification import SavedEncoders
 from amodal.models.evaluation_mode import evaluation_mode
 from amodal.models.inputs import build_encoder, collator_of, fit_preprocessors
 from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
@@ -102,6 +102,18 @@ class FusionModel(PreTrainedModel):
         preprocessors: modality -> what turns values into the encoder's tensors.
         pretrained: load the encoders' pretrained weights; False leaves them random, for a
             state dict that follows.
+
+    Examples:
+        >>> from amodal.models.fusion_model import FusionArchitecture, build_fusion_model
+        >>> sensor = {"kind": "vector", "width": 8}
+        >>> table = {"kind": "columns", "numbers": ["age"], "width": 8, "heads": 2}
+        >>> architecture = FusionArchitecture(
+        ...     encoders={"sensor": sensor, "table": table}, fusion={"kind": "concat", "dim": 8}
+        ... )
+        >>> rows = [{"sensor": [0.0, 1.0], "age": 3, "label": "cat"}, {"age": 9, "label": "dog"}]
+        >>> model = build_fusion_model(architecture, lambda: iter(rows))
+        >>> model.target.classes, model.predict([{"age": 5}]).shape  # without the sensor
+        (('cat', 'dog'), (1, 2))
     """
 
     config_class = FusionModelConfig
@@ -323,6 +335,21 @@ def build_fusion_model(
 
     Raises:
         DataError: no record has the target, or what an encoder reads.
+
+    Examples:
+        >>> from amodal.models.fusion_model import FusionArchitecture, build_fusion_model
+        >>> sensor = {"kind": "vector", "width": 8}
+        >>> table = {"kind": "columns", "categories": ["city"], "width": 8, "heads": 2}
+        >>> architecture = FusionArchitecture(
+        ...     encoders={"sensor": sensor, "table": table}, fusion={"kind": "concat", "dim": 8}
+        ... )
+        >>> rows = [
+        ...     {"sensor": [0.1, 0.9, 0.4], "city": "Ulm", "label": "no"},
+        ...     {"sensor": [0.3, 0.2, 0.8], "city": "Bern", "label": "yes"},
+        ... ]
+        >>> model = build_fusion_model(architecture, lambda: iter(rows))
+        >>> model.architecture.encoders["sensor"].size, model.target.classes  # found in the rows
+        (3, ('no', 'yes'))
     """
     preprocessors = fit_preprocessors(architecture.encoders, records)
     target = architecture.target.fitted(records())

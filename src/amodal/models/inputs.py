@@ -99,7 +99,21 @@ def collator_of(
         answers: answer vocabulary that answers to questions are classified into, or None.
 
     Examples:
-        `collator_of(model)([{"id": "a", "origin": "row 1", "text": ["a dog"]}], rngs)`
+        >>> from amodal.data.record import sample_rng
+        >>> from amodal.encoders import SmallTransformerConfig
+        >>> from amodal.models import collator_of
+        >>> from amodal.models.joint_embedding import Architecture, build_joint_embedding
+        >>> from amodal.projection import LinearConfig
+        >>> text = SmallTransformerConfig(width=16, layers=1, heads=2)
+        >>> records = [
+        ...     {"id": "a", "origin": "row 1", "text": ["a dog"]},
+        ...     {"id": "b", "origin": "row 2", "text": ["a red star"]},
+        ... ]
+        >>> architecture = Architecture(encoders={"text": text}, projection=LinearConfig(dim=8))
+        >>> model = build_joint_embedding(architecture, lambda: iter(records))
+        >>> batch = collator_of(model)(records, [sample_rng(0, 0, i) for i in range(2)])
+        >>> batch.present["text"].tolist(), sorted(batch.tensors["text"])
+        ([[True], [True]], ['attention_mask', 'input_ids'])
     """
     inputs: list[Input] = []
     for name, kind in model.types.items():
@@ -115,19 +129,32 @@ def collator_of(
     return Collator(inputs, target=target, drop=drop)
 
 
-def column_styles(types: Mapping[str, str]) -> dict[str, Style]:
-    """Input -> how a source hands over the cells of its column, for inputs that have one."""
+def column_styles(types: Mapping[str, str], readers: Mapping[str, Any]) -> dict[str, Style]:
+    """Input -> how a source hands over the cells of its column, for inputs that have one.
+
+    Args:
+        types: input -> modality type.
+        readers: input -> its encoder's configuration or its preprocessor; one that names a column
+            of its own takes that from the record.
+    """
     styles = {name: modality(kind).column_style for name, kind in types.items()}
-    return {name: style for name, style in styles.items() if style is not None}
+    return {
+        name: style
+        for name, style in styles.items()
+        if style is not None and getattr(readers.get(name), "column", None) in (None, name)
+    }
 
 
-def check_source(types: Mapping[str, str], source: Source) -> None:
+def check_source(types: Mapping[str, str], readers: Mapping[str, Any], source: Source) -> None:
     """Refuse a source that lacks an input.
+
+    Args:
+        types, readers: as for `column_styles`.
 
     Raises:
         DataError: names what is missing and what the source gives.
     """
-    wanted = list(column_styles(types))
+    wanted = list(column_styles(types, readers))
     missing = [name for name in wanted if name not in source.inputs]
     if missing:
         raise DataError(

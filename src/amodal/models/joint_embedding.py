@@ -15,9 +15,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from amodal.alignment.normalization import Normalization
 from amodal.data.batch import Batch
 from amodal.encoders.dual.base import DualEncoder
-from amodal.encoders.specification import DualEncoderConfig, SavedEncoders
 from amodal.modalities.modality import Records, all_texts
 from amodal.modalities.registry import modality
+from amodal.modalities.specification import DualEncoderConfig, SavedEncoders
 from amodal.models.evaluation_mode import evaluation_mode
 from amodal.models.inputs import build_encoder, fit_preprocessors, origin_of
 from amodal.models.run_folder import (
@@ -109,6 +109,22 @@ class JointEmbedding(PreTrainedModel):
         preprocessors: modality -> what turns decoded values into the encoder's tensors.
         pretrained: load the encoders' pretrained weights; False leaves them random, for a
             state dict that follows.
+
+    Examples:
+        >>> import numpy as np
+        >>> from amodal.encoders import SmallCNNConfig, SmallTransformerConfig
+        >>> from amodal.models.joint_embedding import Architecture, build_joint_embedding
+        >>> from amodal.projection import LinearConfig
+        >>> encoders = {
+        ...     "image": SmallCNNConfig(size=32, widths=(8, 16)),
+        ...     "text": SmallTransformerConfig(width=16, layers=1, heads=2),
+        ... }
+        >>> texts = ["a red circle", "a blue square"]
+        >>> architecture = Architecture(encoders=encoders, projection=LinearConfig(dim=8))
+        >>> model = build_joint_embedding(architecture, lambda: iter([{"text": texts}]))
+        >>> image = model.encode(image=[np.zeros((40, 60, 3), np.uint8)])
+        >>> (image @ model.encode(text=texts).T).shape  # cosine similarities
+        (1, 2)
 
     References:
         Radford et al. 2021, arXiv:2103.00020.
@@ -334,6 +350,18 @@ def build_joint_embedding(
         architecture: encoders and projection.
         records: a function that starts reading the training records, for what is fitted on them,
             such as a tokenizer.
+
+    Examples:
+        >>> from amodal.encoders import SmallTransformerConfig, VectorConfig
+        >>> from amodal.models.joint_embedding import Architecture, build_joint_embedding
+        >>> from amodal.projection import LinearConfig
+        >>> text = SmallTransformerConfig(width=16, layers=1, heads=2)
+        >>> encoders = {"text": text, "sensor": VectorConfig(width=16)}
+        >>> architecture = Architecture(encoders=encoders, projection=LinearConfig(dim=8))
+        >>> records = [{"text": ["a loud noise"], "sensor": [0.1, 0.9, 0.4]}]
+        >>> model = build_joint_embedding(architecture, lambda: iter(records))
+        >>> model.inputs, model.encode(sensor=[[0.1, 0.9, 0.4]]).shape
+        (('text', 'sensor'), (1, 8))
     """
     preprocessors = fit_preprocessors(architecture.encoders, records)
     if architecture.dual_encoder is not None:

@@ -166,6 +166,16 @@ def write_report(run: Path | str, report: Report) -> Path:
 
     Raises:
         ValueError: the shape of the heat map's scores is not that of its rows and columns.
+
+    Examples:
+        >>> import tempfile
+        >>> from amodal.reports import Metric, Report, write_report
+        >>> recall = Metric(0.5, low=0.4, high=0.6, chance=0.01)
+        >>> report = Report("A run", "What it did.", {"retrieval/text_to_image/recall@1": recall})
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     page = write_report(run, report)
+        ...     page.name, "50.0" in page.read_text(encoding="utf-8")
+        ('report.html', True)
     """
     run = Path(run)
     heatmap = report.heatmap

@@ -21,6 +21,15 @@ class AnnIndex:
 
     Below `EXACT_BELOW` rows the result is exact. Above, it is an HNSW graph.
 
+    Examples:
+        >>> import numpy as np
+        >>> from amodal.search import AnnIndex
+        >>> rows = np.eye(3, dtype=np.float32)
+        >>> index = AnnIndex.build(rows, row_ids=np.arange(3, dtype=np.uint64))
+        >>> similarities, positions = index.search(np.array([[0.0, 0.8, 0.6]], np.float32), k=2)
+        >>> positions.tolist(), similarities, index.exact
+        ([[1, 2]], array([[0.8, 0.6]], dtype=float32), True)
+
     References:
         Malkov and Yashunin 2016, arXiv:1603.09320 (HNSW).
         Douze et al. 2024, arXiv:2401.08281 (FAISS).

@@ -88,6 +88,19 @@ def embed_source(
 
     Raises:
         DataError: model and source share none of the inputs.
+
+    Examples:
+        >>> from amodal.data import ScenesConfig
+        >>> from amodal.encoders import SmallCNNConfig
+        >>> from amodal.models.joint_embedding import Architecture, build_joint_embedding
+        >>> from amodal.projection import LinearConfig
+        >>> from amodal.search import embed_source
+        >>> encoders = {"image": SmallCNNConfig(size=32, widths=(8, 16))}
+        >>> architecture = Architecture(encoders=encoders, projection=LinearConfig(dim=8))
+        >>> model = build_joint_embedding(architecture)
+        >>> rows = list(embed_source(model, ScenesConfig(size=2, image_size=32).open()))
+        >>> [(row.input, row.row, row.embedding.shape) for row in rows]
+        [('image', 0, (8,)), ('image', 0, (8,))]
     """
     wanted = _shared_inputs(model, source, inputs)
     units = _units(model, source, wanted, skip, progress)
@@ -112,7 +125,9 @@ def embed_source(
 def _shared_inputs(
     model: EmbeddingModel, source: Source | StreamingSource, asked: Collection[str] | None
 ) -> tuple[str, ...]:
-    columns = column_styles(model.types)  # an input without a column reads several
+    columns = column_styles(
+        model.types, model.preprocessors
+    )  # an input without a column reads several
     shared = [name for name in model.types if name in source.inputs or name not in columns]
     wanted = shared if asked is None else [m for m in shared if m in asked]
     if not wanted or (asked is not None and set(asked) - set(wanted)):

@@ -34,6 +34,20 @@ def fill_index(
 
     If the rows stop with an exception, Ctrl-C included, those that came before it are added and
     the exception goes on; pass `store.row_keys()` as `skip` of `embed_source` to continue.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from amodal.data import BrokenRecordError
+        >>> from amodal.search import VectorStore, fill_index
+        >>> from amodal.search.rows import Row
+        >>> z = np.array([0.6, 0.8], np.float32)
+        >>> rows = [Row("a", "text", z), BrokenRecordError("b.jpg", "is no image")]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = VectorStore.create(folder, dim=2, fingerprint="weights-1")
+        ...     summary = fill_index(store, rows)
+        >>> summary.new, summary.items, len(summary.broken)
+        (1, {'a'}, 1)
     """
     summary = IndexSummary()
     buffer: list[Row] = []

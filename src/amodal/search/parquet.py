@@ -83,6 +83,18 @@ def write_parquet(
 
     Raises:
         DataError: see `written_keys`.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from amodal.search import write_parquet
+        >>> from amodal.search.rows import Row
+        >>> rows = [Row(name, "text", np.array([0.6, 0.8], np.float32)) for name in ("a", "b")]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     first = write_parquet(rows[:1], folder, dim=2, fingerprint="weights-1")
+        ...     second = write_parquet(rows, folder, dim=2, fingerprint="weights-1")
+        >>> first.new, second.new, second.rows  # what is there already is not written again
+        (1, 1, {'text': 2})
     """
     folder = Path(folder)
     keys = written_keys(folder, fingerprint)

@@ -30,6 +30,18 @@ def query_vector(model: EmbeddingModel, values: Mapping[str, Any]) -> np.ndarray
 
     Raises:
         StoreError: the model has no such input.
+
+    Examples:
+        >>> from amodal.encoders import VectorConfig
+        >>> from amodal.models.joint_embedding import Architecture, build_joint_embedding
+        >>> from amodal.projection import LinearConfig
+        >>> from amodal.search import query_vector
+        >>> encoders = {"sensor": VectorConfig(), "place": VectorConfig()}
+        >>> architecture = Architecture(encoders=encoders, projection=LinearConfig(dim=8))
+        >>> values = {"sensor": [0.1, 0.9, 0.4], "place": [47.0, 8.5]}
+        >>> model = build_joint_embedding(architecture, lambda: iter([values]))
+        >>> query_vector(model, values).shape  # between the embeddings of both parts
+        (8,)
     """
     for name in values:
         if name not in model.types:
@@ -69,6 +81,13 @@ def named_values(
 
     Raises:
         StoreError: an input that the model lacks, or one that is not clear.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> from amodal.search import named_values
+        >>> model = SimpleNamespace(types={"photo": "image", "sketch": "image", "caption": "text"})
+        >>> named_values(model, {"text": "a red star"}, {"sketch": "star.png"})
+        {'caption': 'a red star', 'sketch': 'star.png'}
     """
     found = {input_of_type(model, kind): value for kind, value in by_type.items()}
     for name, text in by_name.items():

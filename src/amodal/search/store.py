@@ -60,9 +60,15 @@ class VectorStore:
     threads for searching.
 
     Examples:
-        >>> store = VectorStore.create(folder, dim=512, fingerprint=model.fingerprint())
-        >>> store.add(rows)
-        >>> store.search(model.encode(text=["a red circle"])[0], k=5, input="image")
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from amodal.search import VectorStore
+        >>> from amodal.search.rows import Row
+        >>> rows = [Row(str(i), "image", row) for i, row in enumerate(np.eye(3, dtype=np.float32))]
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     store = VectorStore.create(folder, dim=3, fingerprint="weights-1")
+        ...     print(store.add(rows), [hit.id for hit in store.search(rows[1].embedding, k=1)])
+        3 ['1']
     """
 
     def __init__(self, folder: Path, description: IndexDescription) -> None:

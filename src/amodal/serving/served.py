@@ -139,6 +139,23 @@ def open_served(
     Raises:
         DataError: the folder cannot be served; says why, and what to do with it.
         StoreError: the index or its run cannot be opened.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from amodal.encoders import SmallCNNConfig, SmallTransformerConfig
+        >>> from amodal.models.joint_embedding import Architecture, build_joint_embedding
+        >>> from amodal.projection import LinearConfig
+        >>> from amodal.serving import open_served
+        >>> text = SmallTransformerConfig(width=16, layers=1, heads=2)
+        >>> encoders = {"image": SmallCNNConfig(size=32, widths=(8, 16)), "text": text}
+        >>> records = [{"text": ["a red circle"]}]
+        >>> architecture = Architecture(encoders=encoders, projection=LinearConfig(dim=8))
+        >>> model = build_joint_embedding(architecture, lambda: iter(records))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     model.save_pretrained(folder)
+        ...     open_served(Path(folder)).abilities
+        ('zero-shot',)
     """
     parts: dict[str, Any] = _index(folder, run) if (folder / FILE).is_file() else _run(folder)
     models = [parts.get(name) for name in ("embeds", "speaks", "draws")]

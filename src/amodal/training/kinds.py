@@ -263,7 +263,7 @@ IMAGE_TOKENIZER = Kind(
     },
     commands={
         "": (
-            "amodal train recipes/scenes-text-to-image.yaml --set model.image_tokenizer={run} "
+            "amodal train scenes-text-to-image --set model.image_tokenizer={run} "
             "# generate images with it",
         )
     },
@@ -329,9 +329,18 @@ def open_run(run: str | Path, kind: KindName | None = None) -> Any:
         ValueError: it is not a run, or of a kind that is not known.
 
     Examples:
-        ```python
-        model = open_run("runs/quickstart", "joint_embedding")
-        ```
+        >>> import tempfile
+        >>> from amodal.encoders import SmallCNNConfig
+        >>> from amodal.models.joint_embedding import Architecture, build_joint_embedding
+        >>> from amodal.projection import LinearConfig
+        >>> from amodal.training import open_run
+        >>> encoders = {"image": SmallCNNConfig(size=32, widths=(8, 16))}
+        >>> architecture = Architecture(encoders=encoders, projection=LinearConfig(dim=8))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     build_joint_embedding(architecture).save_pretrained(folder)
+        ...     model = open_run(folder, "joint_embedding")
+        >>> model.inputs, model.training
+        (('image',), False)
     """
     found = kind_of_run(run)
     if kind is not None and found.name != kind:

@@ -100,6 +100,21 @@ class Objectives(nn.Module):
     Raises:
         DataError: a teacher's embeddings cannot be used.
         ValueError: two objectives want momentum encoders of different decay.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses import InfoNCEConfig, SigmoidConfig
+        >>> from amodal.models.joint_embedding import Embeddings
+        >>> from amodal.projection import unit_rows
+        >>> from amodal.training import Objectives
+        >>> objectives = Objectives([InfoNCEConfig(), SigmoidConfig(weight=0.5)], dim=8)
+        >>> items = torch.arange(4)
+        >>> z, w = unit_rows(torch.randn(4, 8)), unit_rows(torch.randn(4, 8))
+        >>> total, values = objectives(
+        ...     {"image": Embeddings(z, items, None), "text": Embeddings(w, items, None)}
+        ... )
+        >>> list(values), torch.allclose(total, values["info_nce"] + 0.5 * values["sigmoid_1"])
+        (['info_nce', 'sigmoid_1'], True)
     """
 
     def __init__(

@@ -5,38 +5,36 @@ from __future__ import annotations
 import difflib
 import types
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from amodal.augment.config import AugmentConfig
 from amodal.data.record import StrictModel
-from amodal.losses.language_modeling import LanguageModelingConfig
-from amodal.losses.reconstruction import ReconstructionConfig
 from amodal.modalities.registry import modality
+from amodal.training.kinds import KINDS, resolve
 from amodal.training.objectives import ObjectiveConfig
-from amodal.training.prediction_objective import PredictionConfig
+from amodal.training.recipes.checks import OF_ONE_KIND
 from amodal.training.recipes.data import DataRecipe
 from amodal.training.recipes.error import RecipeError
-from amodal.training.recipes.fusion import FusionRecipe
-from amodal.training.recipes.image_tokenizer import ImageTokenizerRecipe
-from amodal.training.recipes.joint_embedding import JointEmbeddingRecipe
-from amodal.training.recipes.multimodal_transformer import MultimodalTransformerRecipe
 from amodal.training.recipes.packaged import find_recipe
 from amodal.training.recipes.train import TrainRecipe
 
-ModelRecipe = Annotated[
-    JointEmbeddingRecipe | FusionRecipe | MultimodalTransformerRecipe | ImageTokenizerRecipe,
-    Field(discriminator="kind"),
-]
-AnyObjective = Annotated[
-    ObjectiveConfig | PredictionConfig | LanguageModelingConfig | ReconstructionConfig,
-    Field(discriminator="kind"),
-]
-MODEL_RECIPES: dict[str, Any] = {
-    model.model_fields["kind"].default: model for model in get_args(get_args(ModelRecipe)[0])
-}
+# Kind -> the `model` part of its recipes.
+MODEL_RECIPES: dict[str, Any] = {name: resolve(kind.recipe) for name, kind in KINDS.items()}
+if TYPE_CHECKING:  # the unions are made of the table of kinds, which a type checker cannot read
+    ModelRecipe = Any
+    AnyObjective = Any
+else:
+    ModelRecipe = Annotated[
+        Union[tuple(MODEL_RECIPES.values())],  # noqa: UP007
+        Field(discriminator="kind"),
+    ]
+    AnyObjective = Annotated[
+        Union[(ObjectiveConfig, *OF_ONE_KIND)],
+        Field(discriminator="kind"),
+    ]
 
 
 # Keys and values of recipes of before, and what they are called now.
@@ -44,7 +42,9 @@ RENAMED_KEYS: dict[str, str] = {
     "codes": "codebook_size",
     "code_width": "codebook_dim",
     "restart": "dead_code_threshold",
+    "absolute": "l1_weight",
     "squared": "mse_weight",
+    "commitment": "commitment_weight",
     "start": "init_from",
     "unconditional": "caption_dropout",
     "most": "max_answers",
@@ -54,6 +54,7 @@ RENAMED_VALUES: dict[str, str] = {
     "draw": "text_to_image",
     "rounds": "single_turn",
     "picture": "image",
+    "exchange": "conversation",
 }
 
 
@@ -132,6 +133,12 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
 
     Raises:
         RecipeError: the file is missing, not YAML, or a key or value is not accepted.
+
+    Examples:
+        >>> from amodal.training import load_recipe
+        >>> recipe = load_recipe("quickstart", ["train.epochs=2", "model.projection.dim=64"])
+        >>> recipe.model.kind, recipe.train.epochs, recipe.model.projection.dim
+        ('joint_embedding', 2.0, 64)
     """
     path = find_recipe(path)
     try:
@@ -152,6 +159,14 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
 
     Raises:
         RecipeError: names every key that is wrong and, for unknown keys, the nearest known one.
+
+    Examples:
+        >>> from amodal.training import parse_recipe
+        >>> encoders = {"image": {"kind": "small_cnn"}, "text": {"kind": "small_transformer"}}
+        >>> values = {"data": {"train": {"kind": "scenes"}}, "model": {"encoders": encoders}}
+        >>> recipe = parse_recipe(values, "my recipe")
+        >>> [objective.kind for objective in recipe.objectives], recipe.train.optimizer  # defaults
+        (['info_nce'], 'adamw')
     """
     try:
         return Recipe.model_validate(values)

@@ -74,6 +74,21 @@ def train_run(
         RunError: the folder cannot be written, or already holds another run.
         DataError: a source cannot be used.
         TrainingError: the loss is no longer a number.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from amodal.training import parse_recipe, train_run
+        >>> text = {"kind": "small_transformer", "width": 16, "layers": 1, "heads": 2}
+        >>> encoders = {"image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]}, "text": text}
+        >>> scenes = {"kind": "scenes", "size": 8, "image_size": 32}
+        >>> train = {"epochs": 1, "batch_size": 8, "precision": "fp32"}
+        >>> values = {"data": {"train": scenes}, "model": {"encoders": encoders}, "train": train}
+        >>> recipe = parse_recipe(values, "example")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     result = train_run(recipe, Path(folder))
+        ...     print(result.steps, (Path(folder) / "model.safetensors").exists())
+        1 True
     """
     callbacks = callbacks or ProgressCallbacks()
     _prepare_folder(recipe, folder, resume)
@@ -93,6 +108,8 @@ def train_run(
         workers=recipe.data.workers,
         report=callbacks.logged,
     )
+    if trainer.precision_timing is not None:
+        callbacks.warn(str(trainer.precision_timing))
     callbacks.stage("training", len(trainer.sampler))
     checkpoints = complete_checkpoints(folder) if resume else []
     with _graceful_interrupt(trainer):

@@ -33,7 +33,7 @@ def open_sources(
         DataError: a source cannot be read, is empty, or only streams.
     """
     callbacks = callbacks or ProgressCallbacks()
-    styles = column_styles(recipe.model.types)
+    styles = column_styles(recipe.model.types, recipe.model.encoders)
     train = open_random_access(recipe.data.train, "data.train", styles)
     validation: Source | None = None
     if recipe.data.validation is not None:
@@ -98,7 +98,9 @@ def open_for_run(run: Path, model: Any, text: str) -> Source:
     Raises:
         DataError: it cannot be read, or only in order.
     """
-    return open_random_access(source_for_run(run, text), text, column_styles(model.types))
+    return open_random_access(
+        source_for_run(run, text), text, column_styles(model.types, model.preprocessors)
+    )
 
 
 def stream_for_run(run: Path, model: Any, text: str) -> Source | StreamingSource:
@@ -107,7 +109,7 @@ def stream_for_run(run: Path, model: Any, text: str) -> Source | StreamingSource
     Raises:
         DataError: it cannot be read.
     """
-    return open_source(source_for_run(run, text), column_styles(model.types))
+    return open_source(source_for_run(run, text), column_styles(model.types, model.preprocessors))
 
 
 def _uncached(recipe: Recipe) -> Any:

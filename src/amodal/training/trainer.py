@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,14 @@ from amodal.data.samplers import RunSampler
 from amodal.distributed import is_main, rank, world_size
 from amodal.training.errors import TrainingError
 from amodal.training.optim.muon import MuonWithAdamW, matrices_of_layers
-from amodal.training.optim.precision import resolve_precision
+from amodal.training.optim.precision import (
+    Precision,
+    PrecisionTiming,
+    autocast,
+    is_measured,
+    measured_precision,
+    resolve_precision,
+)
 from amodal.training.progressive import shrink, side_at
 from amodal.training.recipes.train import TrainRecipe
 from amodal.training.tasks.protocol import Step, Task
@@ -33,6 +40,8 @@ from amodal.training.trained import Trained
 LOG = "train_log.jsonl"
 BEST = "best"
 CHECKPOINTS = "checkpoints"
+STATE = "amodal_state.json"
+MIN_STEPS_TO_MEASURE = 60  # timing takes up to six steps: a tenth of such a run
 
 
 class RunTrainer(Trainer):
@@ -72,7 +81,8 @@ class RunTrainer(Trainer):
             rank=rank(),
             world_size=world_size(),
         )
-        self.precision = resolve_precision(recipe.precision)
+        self.precision_timing: PrecisionTiming | None = None
+        self.precision = self._chosen_precision(trained)
         self.broken: dict[str, BrokenRecordError] = {}
         self.truncated: dict[str, int] = {}
         self.read_items = 0
@@ -89,6 +99,40 @@ class RunTrainer(Trainer):
             callbacks=[_AfterStep(self)],
         )
         self.remove_callback(PrinterCallback)
+
+    def _chosen_precision(self, trained: Trained) -> Precision:
+        """As the recipe says; `auto` on a CPU is the faster one on the first batch.
+
+        A run that is continued keeps the format in which it began.
+        """
+        begun = complete_checkpoints(self.folder)
+        if begun:
+            state = json.loads((begun[-1] / STATE).read_text(encoding="utf-8"))
+            return cast(Precision, state.get("precision", resolve_precision(self.recipe.precision)))
+        measured = is_measured(self.recipe.precision) and len(self.sampler) >= MIN_STEPS_TO_MEASURE
+        batch = self.reader.__getitems__(next(iter(self.sampler))) if measured else None
+        if batch is None or len(batch) == 0:
+            return resolve_precision(self.recipe.precision)
+        resized = self._resized(batch, 0, len(self.sampler))
+
+        def step(precision: Precision) -> None:
+            trained.train()
+            self.task.backward(
+                resized,
+                Step(
+                    model=trained,
+                    trained=trained,
+                    backward=lambda loss: loss.backward(),
+                    no_sync=nullcontext,
+                    autocast=lambda: autocast(precision, "cpu"),
+                    number=0,
+                    steps=len(self.sampler),
+                    logged=False,
+                ),
+            )
+
+        self.precision_timing = measured_precision(step, trained)
+        return self.precision_timing.precision
 
     def _arguments(self, workers: int) -> TrainingArguments:
         recipe, per_epoch = self.recipe, self.sampler.steps_per_epoch
@@ -129,9 +173,7 @@ class RunTrainer(Trainer):
 
     def autocast(self) -> AbstractContextManager[object]:
         """The number format of the run, for forward passes."""
-        kind = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-        device = self.args.device.type
-        return torch.autocast(device, dtype=kind[self.precision], enabled=self.precision != "fp32")
+        return autocast(self.precision, self.args.device.type)
 
     def get_train_dataloader(self) -> DataLoader[Batch]:
         workers = self.args.dataloader_num_workers
@@ -186,7 +228,7 @@ class RunTrainer(Trainer):
         if len(batch) == 0:
             raise DataError(f"a whole batch is unreadable; the first: {batch.broken[0]}")
         return self.task.backward(
-            self._resized(batch),
+            self._resized(batch, self.state.global_step, self.state.max_steps),
             Step(
                 model=model,
                 trained=self.trained,
@@ -199,13 +241,13 @@ class RunTrainer(Trainer):
             ),
         )
 
-    def _resized(self, batch: Batch) -> Batch:
+    def _resized(self, batch: Batch, step: int, steps: int) -> Batch:
         growing = self.recipe.progressive_size
         images = [named for named in batch.tensors.values() if "pixel_values" in named]
         if growing is None or not images:
             return batch
         full = max(named["pixel_values"].shape[-1] for named in images)
-        return shrink(batch, side_at(growing, full, self.state.global_step, self.state.max_steps))
+        return shrink(batch, side_at(growing, full, step, steps))
 
     def _count(self, batch: Batch) -> None:
         self.read_items += len(batch) + len(batch.broken)
@@ -260,8 +302,9 @@ class RunTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_model(self.trained, str(folder / "model.safetensors"))
         _write_json(
-            folder / "amodal_state.json",
+            folder / STATE,
             {
+                "precision": self.precision,
                 "best": self.best,
                 "step_seconds": self.step_seconds,
                 "read_items": self.read_items,
@@ -273,7 +316,7 @@ class RunTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         safetensors.torch.load_model(self.trained, str(folder / "model.safetensors"))
-        state = json.loads((folder / "amodal_state.json").read_text(encoding="utf-8"))
+        state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.best = state["best"]
         self.step_seconds = state["step_seconds"]
         self.read_items = state["read_items"]

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from amodal.encoders.dual.open_clip import OpenClipDualConfig
 from amodal.encoders.dual.transformers import TransformersDualConfig
-from amodal.encoders.specification import DualEncoderConfig
+from amodal.modalities.specification import DualEncoderConfig
 
 UNION = TypeAdapter(DualEncoderConfig)
 TOWER = {

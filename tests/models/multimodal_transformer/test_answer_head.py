@@ -9,7 +9,6 @@ from amodal.data.answer_vocabulary import AnswerVocabulary
 from amodal.data.conversation import conversations
 from amodal.data.record import sample_rng
 from amodal.losses.answer_classification import answer_classification_loss
-from amodal.modalities.conversation import ConversationInput
 from amodal.models.inputs import collator_of
 from amodal.models.multimodal_transformer.answer_head import ClassifiedAnswers
 
@@ -17,11 +16,7 @@ ANSWERS = ClassifiedAnswers().build_vocabulary(a for r in RECORDS for a in r["an
 
 
 def batch_of(model, records=RECORDS, **tasks):
-    tasks = tasks or {"vqa": None}
-    conversation = ConversationInput(
-        "conversation", model.chat_template, tasks, AnswerVocabulary(ANSWERS)
-    )
-    collate = collator_of(model, further=[conversation])
+    collate = collator_of(model, tasks=tasks or {"vqa": None}, answers=AnswerVocabulary(ANSWERS))
     return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])
 
 

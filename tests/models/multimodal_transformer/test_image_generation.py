@@ -11,7 +11,6 @@ from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.text.chat_template import IGNORED
 from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
 from amodal.losses.language_modeling import language_modeling_loss
-from amodal.modalities.conversation import ConversationInput
 from amodal.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from amodal.models.inputs import collator_of
 from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
@@ -82,9 +81,7 @@ def made(images=None, **options):
 
 
 def batch_of(model, records=RECORDS, captions=None):
-    tasks = {"text_to_image": captions}
-    conversation = ConversationInput("conversation", model.chat_template, tasks)
-    collate = collator_of(model, further=[conversation])
+    collate = collator_of(model, tasks={"text_to_image": captions})
     return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])
 
 

@@ -7,7 +7,6 @@ from amodal.data.conversation import conversations
 from amodal.data.record import sample_rng
 from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
-from amodal.modalities.conversation import ConversationInput
 from amodal.models.inputs import collator_of
 from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
 from amodal.models.multimodal_transformer.build import build_multimodal_transformer
@@ -59,6 +58,5 @@ def made(records=RECORDS, **options):
 
 
 def batch_of(model, records=RECORDS, **tasks):
-    conversation = ConversationInput("conversation", model.chat_template, tasks or {"vqa": None})
-    collate = collator_of(model, further=[conversation])
+    collate = collator_of(model, tasks=tasks or {"vqa": None})
     return collate(records, [sample_rng(0, 0, i) for i in range(len(records))])

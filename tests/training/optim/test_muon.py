@@ -118,7 +118,7 @@ def test_runs_learn_with_either(optimizer, tmp_path):
     result = train_run(
         parse_recipe(
             {
-                "data": {"train": {**scenes, "size": 64}},
+                "data": {"train": {**scenes, "size": 64}, "holdout": 0},
                 "model": {
                     "kind": "joint_embedding",
                     "encoders": {

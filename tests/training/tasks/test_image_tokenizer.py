@@ -67,7 +67,7 @@ def test_it_needs_images_and_its_own_objective(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"caption": "words"}) + "\n")
     recipe["data"] = {"train": {"kind": "table", "path": str(file), "columns": {"image": None}}}
-    with pytest.raises(DataError, match="needs images"):
+    with pytest.raises(DataError, match="no record has image"):
         train_run(parse_recipe(recipe, "test"), tmp_path / "run")
     with pytest.raises(RecipeError, match="one objective"):
         parse_recipe(values() | {"objectives": [{"kind": "info_nce"}]}, "test")

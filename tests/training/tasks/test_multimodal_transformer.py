@@ -300,7 +300,7 @@ def test_an_initial_run_that_cannot_be_opened_is_named(embedding, tmp_path):
         train_run(recipe, tmp_path / "run")
     both = initialised(embedding)
     both["model"]["encoders"] = {"image": {"kind": "small_cnn"}}
-    with pytest.raises(RecipeError, match=r"leave encoders\.image out"):
+    with pytest.raises(RecipeError, match="init_from brings an image encoder"):
         parse_recipe(both, "test")
 
 

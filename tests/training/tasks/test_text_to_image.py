@@ -190,7 +190,7 @@ def test_wrong_usage_of_draw_is_told(finished, tokenizer, tmp_path):
     assert said.exit_code == 2
     said = run(app, ["evaluate", str(folder), "--task", "vqa"])
     assert said.exit_code == 2
-    assert "does not draw" in str(run(app, ["draw", str(tokenizer), "a star"]).exception)
+    assert "holds an image tokenizer" in str(run(app, ["draw", str(tokenizer), "a star"]).exception)
     assert "draws and does not see" in str(
         run(app, ["ask", str(folder), str(tmp_path / "a.png"), "what?"]).exception
     )

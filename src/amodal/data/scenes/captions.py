@@ -49,7 +49,7 @@ def write_captions(
         languages: "en", "zh" or both.
         style: complete, brief, or each with probability 1/2.
 
-    Example:
+    Examples:
         >>> from amodal.data.scenes.world import Object
         >>> scene = Scene((Object("star", "red", "small", "solid", 0.5, 0.5),))
         >>> [caption.text for caption in write_captions(scene, "a", count=2, style="brief")]

@@ -39,7 +39,7 @@ class Claims:
         complete: the scene has no other object.
         background: its colour, None where unstated.
 
-    Example:
+    Examples:
         >>> scene = Scene((Object("star", "red", "small", "solid", 0.5, 0.5),))
         >>> Claims((Mention("star", "red"),)).hold_in(scene)
         True

@@ -103,7 +103,7 @@ def write_dialogue(scene: Scene, key: str, *, rounds: int = 6) -> list[Round]:
     Raises:
         ValueError: the scene has fewer than two objects, or `rounds` is less than 1.
 
-    Example:
+    Examples:
         >>> from amodal.data.scenes.world import sample_scene
         >>> scene = sample_scene(0, "iid", "train", 0, min_objects=3)
         >>> dialogue = write_dialogue(scene, "a", rounds=5)

@@ -55,7 +55,7 @@ class Description:
         colour, shape, size, texture, cell: required values.
         relation, anchor: required relation to the one object that the anchor matches.
 
-    Example:
+    Examples:
         >>> star = Object("star", "red", "small", "solid", 0.2, 0.5)
         >>> ring = Object("ring", "blue", "small", "solid", 0.8, 0.5)
         >>> left = Description(relation="left_of", anchor=Description(shape="ring"))
@@ -161,7 +161,7 @@ def answer(program: Program, scene: Scene) -> str:
     Raises:
         AmbiguousError: a description that must match one object matches none or several.
 
-    Example:
+    Examples:
         >>> scene = Scene((Object("star", "red", "small", "solid", 0.5, 0.5),))
         >>> answer(Query("colour", Description(shape="star")), scene)
         'red'

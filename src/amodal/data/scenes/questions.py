@@ -135,7 +135,7 @@ def write_questions(
         languages: "en", "zh" or both.
         split: the split that the scene was sampled for, see `world.has_held_out`.
 
-    Example:
+    Examples:
         >>> from amodal.data.scenes.world import sample_scene
         >>> scene = sample_scene(0, "iid", "train", 0, min_objects=3)
         >>> questions = write_questions(scene, "a", count=2)

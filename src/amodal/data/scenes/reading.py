@@ -30,7 +30,7 @@ def read_caption(text: str) -> Claims | None:
     contradictory adjectives ("a red blue star") the last one counts. The claims are complete: the
     caption is taken to name all objects.
 
-    Example:
+    Examples:
         >>> read_caption("A large red star is left of a ring.").mentions
         (Mention(shape='star', colour='red', size='large', texture=None, cell=None),)
     """
@@ -83,7 +83,7 @@ def tuples_of_claims(claims: Claims) -> list[Tuple]:
     (shape,) for each object; (shape, attribute) for its colour, size, texture and cell ("top
     left"); (shape, relation, shape); ("background", colour). Two stars give ("star",) twice.
 
-    Example:
+    Examples:
         >>> tuples_of_claims(Claims((Mention("star", "red"),)))
         [('star',), ('star', 'red')]
     """

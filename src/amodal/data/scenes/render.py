@@ -21,7 +21,7 @@ def render(scene: Scene, size: int = 64) -> NDArray[np.uint8]:
     Raises:
         ValueError: the size is below 8.
 
-    Example:
+    Examples:
         >>> scene = Scene((Object("star", "red", "small", "solid", 0.5, 0.5),), "grey")
         >>> image = render(scene, 32)
         >>> image.shape, image[0, 0].tolist()

@@ -47,7 +47,7 @@ class ScenesConfig(RenamingConfig):
     Args:
         size: number of scenes.
         image_size: side of the image in pixels.
-        min_objects, max_objects: left out, they are 1 and 4, or what the split `count` says.
+        min_objects, max_objects: default 1 and 4, or the range of the split `count`.
         max_overlap: of two objects, as a share of the sum of their radii.
         sizes, textures: that occur, uniformly; all of them where left out.
         captions_per_scene: over all languages, which alternate.
@@ -56,7 +56,7 @@ class ScenesConfig(RenamingConfig):
             and needs 2 objects, which is then the default of `min_objects`.
         dialogue_rounds: question–answer pairs of a dialogue.
 
-    Example:
+    Examples:
         >>> source = ScenesConfig(size=2, image_size=32, captions_per_scene=1).open()
         >>> record = source[0]
         >>> record["image"].shape, len(record["text"])

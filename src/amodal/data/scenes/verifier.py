@@ -38,7 +38,7 @@ def read_scene(image: NDArray[np.uint8]) -> Scene:
     Raises:
         ValueError: the image is not square, or has not three channels.
 
-    Example:
+    Examples:
         >>> from amodal.data.scenes.render import render
         >>> scene = Scene((Object("star", "red", "large", "solid", 0.5, 0.5),), "grey")
         >>> found = read_scene(render(scene))
@@ -93,7 +93,7 @@ class Agreement:
 def compare(truth: Scene, predicted: Scene) -> Agreement:
     """Agreement of the objects of two scenes.
 
-    Example:
+    Examples:
         >>> truth = Scene((Object("star", "red", "large", "solid", 0.5, 0.5),))
         >>> other = Scene((Object("star", "red", "small", "solid", 0.5, 0.5),))
         >>> compare(truth, other)

@@ -98,7 +98,7 @@ class Object:
 class Scene:
     """Objects on a background. Later objects are in front of earlier ones.
 
-    Example:
+    Examples:
         >>> scene = Scene((Object("star", "red", "small", "solid", 0.2, 0.5),))
         >>> scene.mirrored().objects[0].x, scene.objects[0].cell
         (0.8, ('centre', 'left'))
@@ -259,7 +259,7 @@ def part_of(scene: Scene) -> Part:
 class Draw:
     """Random choices seeded by a text key, equal on every machine and Python version.
 
-    Example:
+    Examples:
         >>> Draw("a").shuffled([1, 2, 3]) == Draw("a").shuffled([1, 2, 3])
         True
     """
@@ -311,7 +311,7 @@ def sample_scene(
         max_overlap: bound on `overlap` of any two objects; at 0 they also keep a small gap.
         sizes, textures: that occur, uniformly.
 
-    Example:
+    Examples:
         >>> scene = sample_scene(0, "iid", "train", 7, max_objects=3)
         >>> scene == sample_scene(0, "iid", "train", 7, max_objects=3), part_of(scene)
         (True, 'train')
@@ -355,8 +355,8 @@ def _sample_layout(
         layout: list[tuple[str, float, float, float]] = []
         taken: set[tuple[int, int]] = set()
         # The largest are placed first, while there is room, and smaller ones are in front of them.
-        drawn = sorted((draw.choice(sizes) for _ in range(count)), key=sizes.index)
-        for size in reversed(drawn):
+        sampled = sorted((draw.choice(sizes) for _ in range(count)), key=sizes.index)
+        for size in reversed(sampled):
             radius = RADIUS[size]
             for _ in range(20):
                 x = round(draw.between(radius + 0.02, 0.98 - radius), 3)

@@ -113,6 +113,12 @@ def parse_source(text: str) -> SourceConfig:
 
     Raises:
         DataError: it means none; lists what is accepted.
+
+    Examples:
+        >>> from amodal.data import parse_source
+        >>> source = parse_source("scenes:size=500,seed=1,part=test").open()
+        >>> source.name, len(source)
+        ('scenes/iid/test', 500)
     """
     kind, colon, options = text.partition(":")
     if kind in KINDS and (colon or not Path(text).exists()):

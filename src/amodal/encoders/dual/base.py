@@ -87,6 +87,21 @@ class DualEncoder(nn.Module):
         dim: E.
         side: pixels of the square that the image tower sees.
         length: tokens of a text that the text tower takes.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.encoders import TransformersDualConfig
+        >>> tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+        >>> architecture = {
+        ...     "model_type": "clip",
+        ...     "projection_dim": 8,
+        ...     "text_config": {**tower, "vocab_size": 60, "bos_token_id": 1, "eos_token_id": 59},
+        ...     "vision_config": {**tower, "image_size": 32, "patch_size": 16},
+        ... }
+        >>> encoder = TransformersDualConfig(architecture=architecture).build()  # random weights
+        >>> tokens, _ = encoder("image", pixel_values=torch.zeros(2, 3, 32, 32))
+        >>> tokens.shape
+        torch.Size([2, 1, 8])
     """
 
     modalities = ("image", "text")

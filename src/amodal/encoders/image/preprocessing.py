@@ -26,6 +26,15 @@ class ImagePreprocessor:
         resize: `squash` maps the whole image onto the square; `crop` keeps its proportions and
             takes the middle.
         interpolation: how pixels between pixels are found; CLIP was trained with `bicubic`.
+
+    Examples:
+        >>> import numpy as np
+        >>> from amodal.encoders import ImagePreprocessor
+        >>> prepare = ImagePreprocessor(32, mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> pixels = prepare([np.zeros((40, 60, 3), np.uint8), np.full((9, 9, 3), 255, np.uint8)])
+        >>> x = pixels["pixel_values"]
+        >>> x.shape, round(x[0].mean().item(), 4), round(x[1].mean().item(), 4)
+        (torch.Size([2, 3, 32, 32]), -1.0, 1.0)
     """
 
     FILE = "preprocessor_config.json"

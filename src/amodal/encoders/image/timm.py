@@ -42,7 +42,16 @@ class TimmConfig(EncoderConfig):
 
 
 class TimmEncoder(nn.Module):
-    """The features of a timm model before its pooling, as tokens."""
+    """The features of a timm model before its pooling, as tokens.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.encoders import TimmConfig
+        >>> encoder = TimmConfig(name="resnet10t", weights=False, size=64).build()  # random weights
+        >>> tokens, _ = encoder(torch.zeros(2, 3, 64, 64))
+        >>> tokens.shape, encoder.pooling
+        (torch.Size([2, 4, 512]), 'mean')
+    """
 
     def __init__(self, config: TimmConfig, *, pretrained: bool) -> None:
         super().__init__()

@@ -57,6 +57,14 @@ class TorchvisionEncoder(nn.Module):
 
     The mean of the tokens is what the classifier's own average pooling gives; for a ViT the
     first token is what its last layer reads.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.encoders import TorchvisionConfig
+        >>> encoder = TorchvisionConfig(name="resnet18", weights=None, size=64).build()
+        >>> tokens, _ = encoder(torch.zeros(2, 3, 64, 64))
+        >>> tokens.shape, encoder.pooling
+        (torch.Size([2, 4, 512]), 'mean')
     """
 
     def __init__(self, config: TorchvisionConfig, *, pretrained: bool) -> None:

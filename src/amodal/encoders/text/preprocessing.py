@@ -21,6 +21,16 @@ class TextPreprocessor:
         tokenizer: any Hugging Face tokenizer with a padding token.
         max_length: tokens kept per caption, special ones included.
         padding: to the longest caption of a batch, or always to `max_length`.
+
+    Examples:
+        >>> from amodal.encoders import TextPreprocessor, train_tokenizer
+        >>> tokenizer = train_tokenizer(["a red circle", "a blue square"], vocab_size=60)
+        >>> prepare = TextPreprocessor(tokenizer, max_length=6)
+        >>> tensors = prepare(["a red circle", "a"])
+        >>> tensors["input_ids"].shape == tensors["attention_mask"].shape
+        True
+        >>> tensors["attention_mask"].sum(dim=1).tolist()
+        [5, 3]
     """
 
     FILE = "text_config.json"

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from transformers import PretrainedConfig
 
-from amodal.encoders.specification import SavedEncoders
 from amodal.encoders.text.tokenizer import TokenizerConfig, TrainedTokenizerConfig
+from amodal.modalities.specification import SavedEncoders
 from amodal.models.image_tokenizer import TokenizerArchitecture
 from amodal.projection import LinearConfig, ProjectionConfig
 

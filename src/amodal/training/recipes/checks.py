@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from amodal.losses.language_modeling import LanguageModelingConfig
-from amodal.losses.reconstruction import ReconstructionConfig
-from amodal.training.prediction_objective import PredictionConfig
+from amodal.training.kinds import KINDS, resolve
 
 if TYPE_CHECKING:
     from amodal.training.recipe import Recipe
 
 # Objectives that one kind of model has, and no other.
 OF_ONE_KIND: dict[type, str] = {
-    PredictionConfig: "fusion",
-    LanguageModelingConfig: "multimodal_transformer",
-    ReconstructionConfig: "image_tokenizer",
+    resolve(kind.objective): kind.name for kind in KINDS.values() if kind.objectives
 }
 
 

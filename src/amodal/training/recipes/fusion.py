@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import model_validator
 
 from amodal.data.record import StrictModel
-from amodal.encoders.specification import NamedEncoders
 from amodal.fusion.specification import FusionConfig
 from amodal.losses.balance import GradientBlendingConfig
+from amodal.modalities.specification import NamedEncoders
 from amodal.models.fusion_model import HeadConfig
 from amodal.models.target import TargetConfig
 from amodal.training.prediction_objective import PredictionConfig

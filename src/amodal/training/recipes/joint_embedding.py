@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 from amodal.alignment.normalization import Step
 from amodal.data.record import StrictModel
 from amodal.encoders.dual.base import DualEncoder
-from amodal.encoders.specification import DualEncoderConfig, NamedEncoders
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.nt_xent import NTXentConfig
+from amodal.modalities.specification import DualEncoderConfig, NamedEncoders
 from amodal.projection import MLPConfig, ProjectionConfig
 from amodal.training.recipes.checks import no_objective_of_another_kind, refuse_modality_dropout
 

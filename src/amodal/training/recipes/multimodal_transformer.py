@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from amodal.data.record import StrictModel
-from amodal.encoders.specification import NamedEncoders
 from amodal.encoders.text.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.language_modeling import LanguageModelingConfig
 from amodal.modalities.registry import modality
+from amodal.modalities.specification import NamedEncoders
 from amodal.models.multimodal_transformer.answer_head import AnswersConfig, GeneratedAnswers
 from amodal.projection import LinearConfig, ProjectionConfig
 from amodal.training.contrastive_captioning import contrastive_captioning_error

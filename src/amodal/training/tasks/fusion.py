@@ -56,7 +56,7 @@ class FusionRun:
     ) -> None:
         options = cast(FusionRecipe, recipe.model)
         self.recipe, self.train, self.validation = recipe, train, validation
-        check_source(options.types, train)
+        check_source(options.types, options.encoders, train)
         architecture = FusionArchitecture(
             encoders=options.encoders,
             fusion=options.fusion,

@@ -39,7 +39,7 @@ class ImageTokenizerRun:
         self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
     ) -> None:
         options = cast(ImageTokenizerRecipe, recipe.model)
-        check_source(options.types, train)
+        check_source(options.types, options.encoders, train)
         self.recipe, self.train, self.validation = recipe, train, validation
         architecture = TokenizerArchitecture(**options.model_dump(exclude={"kind"}))
         self.model = ImageTokenizer(ImageTokenizerConfig(architecture.model_dump(mode="json")))

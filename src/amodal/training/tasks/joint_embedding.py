@@ -29,7 +29,7 @@ from amodal.models.joint_embedding import (
     build_joint_embedding,
     concatenate,
 )
-from amodal.training.objectives import ObjectiveConfig, Objectives
+from amodal.training.objectives import Objectives
 from amodal.training.optim.grad_cache import backward_in_chunks
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import Recipe
@@ -52,7 +52,7 @@ class JointEmbeddingRun:
     ) -> None:
         options = cast(JointEmbeddingRecipe, recipe.model)
         self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
-        check_source(options.types, train)
+        check_source(options.types, options.encoders, train)
         architecture = Architecture(
             encoders=options.encoders,
             dual_encoder=options.dual_encoder,
@@ -72,7 +72,7 @@ class JointEmbeddingRun:
         )
         dual = self.model.dual
         self.objectives = Objectives(
-            cast("tuple[ObjectiveConfig, ...]", recipe.objectives),
+            recipe.objectives,
             dim=self.model.dim,
             pairs=options.trained_pairs,
             initial_log_scale=getattr(dual, "initial_log_scale", None) if dual else None,

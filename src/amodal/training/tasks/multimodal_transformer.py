@@ -317,8 +317,7 @@ def _image_tokenizer(options: MultimodalTransformerRecipe) -> ImageTokenizer | N
         return ImageTokenizer.from_pretrained(options.image_tokenizer)
     except ValueError as error:
         raise RecipeError(
-            f"model.image_tokenizer: {error}; "
-            "`amodal train recipes/scenes-image-tokenizer.yaml` trains one"
+            f"model.image_tokenizer: {error}; `amodal train scenes-image-tokenizer` trains one"
         ) from None
 
 

@@ -15,33 +15,14 @@ from pydantic import (
     Tag,
 )
 
-from amodal.encoders.audio.small_cnn import SmallAudioCNNConfig
 from amodal.encoders.config import EncoderConfig
 from amodal.encoders.dual.open_clip import OpenClipDualConfig
 from amodal.encoders.dual.sentence_transformers import SentenceTransformersDualConfig
 from amodal.encoders.dual.transformers import TransformersDualConfig
-from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextConfig
-from amodal.encoders.image.small_cnn import SmallCNNConfig
-from amodal.encoders.image.timm import TimmConfig
-from amodal.encoders.image.torchvision import TorchvisionConfig
-from amodal.encoders.tabular import ColumnsConfig
-from amodal.encoders.text.small_transformer import SmallTransformerConfig
-from amodal.encoders.vector import VectorConfig
+from amodal.modalities.registry import ENCODERS_OF
 from amodal.plugins import load_plugins
 
 GROUP = "amodal.encoders"  # of entry points: NAME = "package.module:ConfigClass"
-# Every encoder of this package; a new one is one more entry here.
-BUILT_IN: tuple[type[EncoderConfig], ...] = (
-    TorchvisionConfig,
-    TimmConfig,
-    HuggingFaceImageConfig,
-    SmallCNNConfig,
-    HuggingFaceTextConfig,
-    SmallTransformerConfig,
-    SmallAudioCNNConfig,
-    VectorConfig,
-    ColumnsConfig,
-)
 # Keys of a record and files of a run folder, which an input cannot be named after.
 RESERVED = frozenset(
     [
@@ -66,7 +47,8 @@ def _tag(config: type[EncoderConfig], field: str) -> str:
 
 def _by_type() -> dict[str, dict[str, type[EncoderConfig]]]:
     found: dict[str, dict[str, type[EncoderConfig]]] = {}
-    for config in (*BUILT_IN, *load_plugins(GROUP)):
+    built_in = [config for configs in ENCODERS_OF.values() for config in configs]
+    for config in (*built_in, *load_plugins(GROUP)):
         found.setdefault(_tag(config, "type"), {}).setdefault(_tag(config, "kind"), config)
     return found
 
@@ -93,10 +75,14 @@ EncoderSpecification: Any = Annotated[
 
 
 def _with_types(encoders: Any) -> Any:
-    """The mapping with the type of every input filled in where its name or its kind tells."""
+    """The mapping with the type of every input filled in where its name or its kind tells.
+
+    An input whose encoder is null is left out, so that a recipe can be changed to do without it.
+    """
     if not isinstance(encoders, Mapping):
         return encoders
-    return {name: _with_type(str(name), value) for name, value in encoders.items()}
+    named = {name: value for name, value in encoders.items() if value is not None}
+    return {name: _with_type(str(name), value) for name, value in named.items()}
 
 
 def _with_type(name: str, value: Any) -> Any:
