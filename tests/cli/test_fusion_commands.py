@@ -70,7 +70,7 @@ def test_a_fusion_is_trained_evaluated_and_used(amodal):
     assert code == 0, err
     assert "accuracy" in out
     page = Path("run/report.html").read_text()
-    assert "Predicts kind (one of 2 classes) from vector, columns" in page
+    assert "Predicts kind (one of 2 classes) from columns, vector" in page
     assert {p.name for p in Path("run/plots").glob("*.png")} >= {
         "score.png", "unimodal.png", "gates.png", "confusion.png", "loss.png",
     }  # fmt: skip
