@@ -209,7 +209,7 @@ def test_a_collapse_is_told_once_and_spread_out_rows_are_not():
     point = unit(1, 4, seed=0).expand(6, 4)
     assert spread(point).item() == pytest.approx(0, abs=1e-6)
     assert spread(torch.tensor([[1.0, 0], [-1, 0]])).item() == 1
-    with pytest.warns(UserWarning, match="it has collapsed") as before:
+    with pytest.warns(UserWarning, match="embeddings have collapsed") as before:
         values = [loss(point, point).item() for _ in range(80)]
     assert values == pytest.approx([0.2] * 80)
     assert len(before) == 1

@@ -2,6 +2,7 @@
 
 import io
 import json
+from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -23,7 +24,7 @@ class Model:
     """Embeds the mean colour of an image, and the letters of a text."""
 
     types: ClassVar = {"image": "image", "text": "text"}
-    preprocessors: ClassVar = {}
+    preprocessors: ClassVar = {"image": SimpleNamespace(size=None)}
     dim = 3
 
     def __init__(self):

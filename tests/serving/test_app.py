@@ -167,14 +167,14 @@ def test_a_reranker_chooses_among_candidates(client, everything):
 def test_texts_and_images_find_rows_with_thumbnails(client, everything):
     hits = post(client, "/api/search", None, text="a red thing").json()["hits"]
     vector = everything.embeds.encode(text=["a red thing"])[0]
-    want = [hit.id for hit in everything.store.search(vector, 12, modality="image")]
+    want = [hit.id for hit in everything.store.search(vector, 12, input="image")]
     assert [hit["id"] for hit in hits] == want
-    assert {hit["modality"] for hit in hits} == {"image"}
+    assert {hit["input"] for hit in hits} == {"image"}
     assert hits[0]["thumbnail"].startswith("data:image/jpeg;base64,")
     assert all("ratio" not in hit["metadata"] for hit in hits if hit["id"] == "item-0")
-    by_image = post(client, "/api/search", png(photo(2)), modality="image", k=1).json()["hits"]
+    by_image = post(client, "/api/search", png(photo(2)), input="image", k=1).json()["hits"]
     assert by_image[0]["id"] == "item-2"
-    assert post(client, "/api/search").json()["hits"][0]["modality"] == "text"
+    assert post(client, "/api/search").json()["hits"][0]["input"] == "text"
     few = post(client, "/api/search", None, text="red", where="size > 3").json()["hits"]
     assert {hit["metadata"]["size"] for hit in few} == {4, 5}
 
@@ -213,9 +213,9 @@ def test_without_an_index_labels_are_ranked_for_an_image(everything):
         ("/api/draw", None, {"text": "a " * 30}, 422, "text: has 30 tokens"),
         ("/api/draw", None, {"text": "star", "count": 99}, 422, "count"),
         ("/api/draw", None, {"text": "star", "guidance": "nan"}, 422, "guidance"),
-        ("/api/search", None, {"text": " "}, 422, "a text, an image, or both"),
+        ("/api/search", None, {"text": " "}, 422, "give a value of image or text"),
         ("/api/search", None, {"text": "red", "where": "nope = 1"}, 422, "The columns are"),
-        ("/api/search", None, {"text": "red", "modality": "audio"}, 422, "it has image, text"),
+        ("/api/search", None, {"text": "red", "input": "audio"}, 422, "it has image, text"),
         ("/api/search", None, {"text": "red", "k": 1000}, 422, "k: "),
         ("/api/nothing", None, {}, 404, "there is no /api/nothing here"),
         ("/health", None, {}, 405, "does not take POST"),

@@ -205,7 +205,9 @@ class RowSource:
     ) -> None:
         self.name = name
         self.columns = columns = columns.checked(dataset.column_names, name, group_by)
-        self.inputs = frozenset({*columns.inputs, *(set(dataset.column_names) - columns.used())})
+        # A column whose name is taken is metadata: `columns.image: null` gives no image.
+        free = set(dataset.column_names) - columns.used() - set(RESERVED)
+        self.inputs = frozenset({*columns.inputs, *free})
         self._places = places
         self._roots = len(set(places.roots))
         self._dataset = undecoded(dataset)
