@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from amodal.data.record import sample_rng
+from amodal.encoders.image.small_cnn import SmallCNNConfig
+from amodal.encoders.text.small_transformer import SmallTransformerConfig
 from amodal.losses.info_nce import InfoNCEConfig
-from amodal.modalities.specification import SmallCNNConfig, SmallTransformerConfig
 from amodal.models.inputs import collator_of
 from amodal.models.joint_embedding import Architecture, build_joint_embedding, concatenate
 from amodal.projection import LinearConfig

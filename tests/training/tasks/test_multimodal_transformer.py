@@ -214,7 +214,7 @@ def test_answers_are_classified_while_captions_are_generated(tmp_path):
     assert share == pytest.approx(sum(unknown) / len(unknown))
 
     class Choices:
-        name, modalities = source.name, source.inputs
+        name, inputs = source.name, source.inputs
 
         def __len__(self):
             return 4

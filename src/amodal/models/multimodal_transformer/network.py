@@ -382,9 +382,9 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         item: Tensor,
         conversation: Tensor,
     ) -> tuple[AnswerPredictions | None, Tensor]:
-        if self.answer_head is None or "asked" not in named:
+        if self.answer_head is None or "answer_targets" not in named:
             return None, labels
-        return self.answer_head.predict(hidden, labels, item, conversation, named["asked"])
+        return self.answer_head.predict(hidden, labels, item, conversation, named["answer_targets"])
 
     def scores(self, hidden: Tensor) -> Tensor:
         """(..., D) → (..., V) logits; the output weights are the token embeddings."""
