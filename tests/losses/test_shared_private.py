@@ -232,7 +232,7 @@ def test_what_does_not_fit_is_refused():
         module({"a": torch.zeros(2, 3)})
     with pytest.raises(ValueError, match="expected paired features"):
         module({"a": torch.zeros(2, 3), "b": torch.zeros(3, 4)})
-    with pytest.raises(ValueError, match="matched rows"):
+    with pytest.raises(ValueError, match="paired rows"):
         normalized_hsic(torch.zeros(3, 2), torch.zeros(4, 2))
     with pytest.raises(ValueError, match="2 or more modalities"):
         SharedPrivateConfig().build({"a": 3})
