@@ -191,7 +191,7 @@ def test_wrong_usage_of_draw_is_told(finished, tokenizer, tmp_path):
     said = run(app, ["evaluate", str(folder), "--task", "vqa"])
     assert said.exit_code == 2
     assert "holds an image tokenizer" in str(run(app, ["draw", str(tokenizer), "a star"]).exception)
-    assert "draws and does not see" in str(
+    assert "generates images and takes none" in str(
         run(app, ["ask", str(folder), str(tmp_path / "a.png"), "what?"]).exception
     )
 
