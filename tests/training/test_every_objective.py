@@ -184,18 +184,21 @@ def model():
     torch.manual_seed(0)
     architecture = TypeAdapter(Architecture).validate_python(
         {
-            "image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]},
-            "text": {
-                "kind": "small_transformer",
-                "width": 16,
-                "layers": 1,
-                "heads": 2,
-                "tokenizer": {"kind": "trained", "vocab_size": 60},
+            "encoders": {
+                "image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]},
+                "text": {
+                    "kind": "small_transformer",
+                    "width": 16,
+                    "layers": 1,
+                    "heads": 2,
+                    "tokenizer": {"kind": "trained", "vocab_size": 60},
+                },
             },
             "projection": {"kind": "linear", "dim": DIM},
         }
     )
-    return build_joint_embedding(architecture, ["a red circle", "a blue square above it"]).eval()
+    texts = ["a red circle", "a blue square above it"]
+    return build_joint_embedding(architecture, lambda: iter([{"text": texts}])).eval()
 
 
 @every_objective

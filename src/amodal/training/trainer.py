@@ -132,6 +132,7 @@ class RunTrainer(Trainer):
             )
 
         self.precision_timing = measured_precision(step, trained)
+        self.task.log_metrics()  # forgets the losses of the timed steps
         return self.precision_timing.precision
 
     def _arguments(self, workers: int) -> TrainingArguments:
