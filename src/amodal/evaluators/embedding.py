@@ -37,6 +37,25 @@ class EmbeddedSource:
         return len(next(iter(self.rows.values())).item.unique())
 
 
+@dataclass(frozen=True)
+class EmbeddingResult:
+    """What is computed from the embeddings of a source.
+
+    Args:
+        embedded: of the source.
+    """
+
+    embedded: EmbeddedSource
+
+    @property
+    def items(self) -> int:
+        return self.embedded.items
+
+    @property
+    def broken(self) -> tuple[BrokenRecordError, ...]:
+        return self.embedded.broken
+
+
 def embed_items(
     model: JointEmbedding,
     source: Source,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from amodal.data.record import BrokenRecordError, Source
-from amodal.evaluators.embedding import EmbeddedSource, embed_items
+from amodal.data.record import Source
+from amodal.evaluators.embedding import EmbeddingResult, embed_items
 from amodal.evaluators.loop import Autocast, Tick
 from amodal.metrics.geometry import EmbeddingSet, GeometryOptions, GeometryResult, geometry_metrics
 from amodal.models.joint_embedding import JointEmbedding
@@ -16,7 +16,7 @@ SETTINGS = ("alpha", "t", "k", "folds", "permutations", "max_items")
 
 
 @dataclass(frozen=True)
-class GeometryOfSource:
+class GeometryOfSource(EmbeddingResult):
     """Geometry of the embeddings of a source.
 
     Args:
@@ -25,17 +25,8 @@ class GeometryOfSource:
         metrics: flat `geometry/…` values, with what they depend on as `geometry/settings/…`.
     """
 
-    embedded: EmbeddedSource
     geometry: GeometryResult
     metrics: dict[str, float]
-
-    @property
-    def items(self) -> int:
-        return self.embedded.items
-
-    @property
-    def broken(self) -> tuple[BrokenRecordError, ...]:
-        return self.embedded.broken
 
     @property
     def samples(self) -> dict[str, EmbeddingSet]:

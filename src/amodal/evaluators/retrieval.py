@@ -6,8 +6,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from amodal.data.record import BrokenRecordError, DataError, Source
-from amodal.evaluators.embedding import EmbeddedSource, embed_captioned, embed_items
+from amodal.data.record import DataError, Source
+from amodal.evaluators.embedding import (
+    EmbeddedSource,
+    EmbeddingResult,
+    embed_captioned,
+    embed_items,
+)
 from amodal.evaluators.loop import Autocast, Tick
 from amodal.metrics.retrieval import retrieval_metrics as rank_metrics
 from amodal.models.joint_embedding import Embeddings, JointEmbedding
@@ -17,7 +22,7 @@ RECALLS = ("recall@1", "recall@5", "recall@10")
 
 
 @dataclass(frozen=True)
-class RetrievalResult:
+class RetrievalResult(EmbeddingResult):
     """Retrieval metrics and the embeddings they come from.
 
     Args:
@@ -25,16 +30,7 @@ class RetrievalResult:
         metrics: flat `retrieval/A_to_B/METRIC` values.
     """
 
-    embedded: EmbeddedSource
     metrics: dict[str, float]
-
-    @property
-    def items(self) -> int:
-        return self.embedded.items
-
-    @property
-    def broken(self) -> tuple[BrokenRecordError, ...]:
-        return self.embedded.broken
 
 
 def evaluate_retrieval(

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 import amodal.metrics.zero_shot as zero_shot
-from amodal.data.record import BrokenRecordError, DataError, Source
-from amodal.evaluators.embedding import EmbeddedSource, embed_items, item_labels
+from amodal.data.record import DataError, Source
+from amodal.evaluators.embedding import EmbeddedSource, EmbeddingResult, embed_items, item_labels
 from amodal.evaluators.inputs import classified_input, text_inputs
 from amodal.evaluators.loop import Autocast, Tick
 from amodal.models.joint_embedding import JointEmbedding
 
 
 @dataclass(frozen=True)
-class ClassificationOfSource:
+class ClassificationOfSource(EmbeddingResult):
     """Metrics of a classification and the embeddings that were classified.
 
     Args:
@@ -27,17 +27,8 @@ class ClassificationOfSource:
         metrics: flat values.
     """
 
-    embedded: EmbeddedSource
     classes: tuple[str, ...]
     metrics: dict[str, float]
-
-    @property
-    def items(self) -> int:
-        return self.embedded.items
-
-    @property
-    def broken(self) -> tuple[BrokenRecordError, ...]:
-        return self.embedded.broken
 
 
 def evaluate_zero_shot(
