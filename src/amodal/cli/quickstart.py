@@ -36,9 +36,10 @@ def quickstart(
 
     from amodal.reports.run_report import write_run_report
     from amodal.training.recipe import load_recipe
+    from amodal.training.recipes.packaged import packaged_recipes
     from amodal.training.run import train_run
 
-    recipe = load_recipe(quickstart_recipe(), set_)
+    recipe = load_recipe(packaged_recipes()["quickstart"], set_)
     with progress_callbacks() as callbacks:
         result = train_run(recipe, out, resume=resume, callbacks=callbacks)
     if result.stopped_at is not None:
@@ -71,13 +72,6 @@ def quickstart(
     console.print(f"  {page.resolve().as_uri()}", soft_wrap=True, highlight=False)
     console.print(f'Search on:       amodal search {out}/index "a yellow ring"', soft_wrap=True)
     console.print(f"or on a page:    amodal serve {out}/index", soft_wrap=True)
-
-
-def quickstart_recipe() -> Path:
-    """recipes/quickstart.yaml, of the checkout or of the installed package."""
-    package = Path(__file__).parents[1]
-    inside, beside = package / "recipes", package.parents[1] / "recipes"
-    return (inside if inside.is_dir() else beside) / "quickstart.yaml"
 
 
 def held_out_pairs(model: JointEmbedding, recipe: Recipe) -> dict[str, float]:

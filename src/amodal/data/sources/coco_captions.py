@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 from pycocotools.coco import COCO
 
 from amodal.data.record import BrokenRecordError, DataError, Record
+from amodal.data.sources.json_files import read_json
 from amodal.data.sources.renamed import RenamingConfig
 
 
@@ -54,7 +54,7 @@ class CocoCaptionsSource:
         if not self.images.is_dir():
             raise DataError(f"{self.images}: expected a folder of images, found none")
         broken: list[BrokenRecordError] = []
-        document = self._checked(_read_json(self.annotations), broken)
+        document = self._checked(read_json(self.annotations, "COCO captions JSON"), broken)
         index = COCO()
         index.dataset = document
         with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress by print
@@ -141,18 +141,3 @@ RESERVED = ("id", "origin", "image", "text")
 
 def _is_id(value: Any) -> bool:
     return isinstance(value, int | str)
-
-
-def _read_json(file: Path) -> Any:
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file; expected COCO captions JSON") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 at byte {error.start}; expected JSON") from None
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{file}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from None

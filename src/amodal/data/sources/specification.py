@@ -19,13 +19,14 @@ from amodal.data.scenes.source import ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
 from amodal.data.sources.folder import FolderConfig
 from amodal.data.sources.huggingface import HuggingFaceConfig, is_saved
+from amodal.data.sources.json_files import near
 from amodal.data.sources.renamed import Renamed, RenamedStream, RenamingConfig
 from amodal.data.sources.rows import Style
 from amodal.data.sources.shard_index import IndexedShards
 from amodal.data.sources.table import SUFFIXES as TABLES
 from amodal.data.sources.table import TableConfig
 from amodal.data.sources.visdial import VisDialConfig
-from amodal.data.sources.vqa import VqaConfig, near
+from amodal.data.sources.vqa import VqaConfig
 from amodal.data.sources.webdataset import WebDatasetConfig, WebDatasetSource
 
 # Every source that a recipe or a command can name; a new one is one more entry here.

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from amodal.data.record import BrokenRecordError, DataError, Record
 from amodal.data.sources.image_files import ImageFiles
+from amodal.data.sources.json_files import near, read_json
 from amodal.data.sources.renamed import RenamingConfig
-from amodal.data.sources.vqa import near, read_json
 
 EXPECTED = "VisDial v1.0: `data` with `questions`, `answers` and `dialogs`"
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from amodal.data.record import BrokenRecordError, DataError, Record
 from amodal.data.sources.image_files import ImageFiles
+from amodal.data.sources.json_files import near, read_json
 from amodal.data.sources.renamed import RenamingConfig
 
 EXPECTED = "VQA v2 questions, or a list of [question, answer, image_id]"
@@ -236,34 +237,6 @@ def people_of(record: Record, number: int) -> list[str]:
     if answers and isinstance(answers[0], list):  # a record of several questions
         answers = answers[number]
     return [str(answer) for answer in answers]
-
-
-def near(file: Path, name: str) -> Path | None:
-    """What is called `name` beside the file or one level up; None where there is nothing."""
-    for folder in (file.parent, file.parent.parent):
-        if (folder / name).exists():
-            return folder / name
-    return None
-
-
-def read_json(file: Path, expected: str) -> Any:
-    """The document in a JSON file.
-
-    Raises:
-        DataError: it cannot be read, or is not JSON.
-    """
-    try:
-        return json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file; expected {expected}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 at byte {error.start}; expected JSON") from None
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{file}: not JSON at line {error.lineno}, column {error.colno}: {error.msg}"
-        ) from None
-    except OSError as error:
-        raise DataError(f"{file}: cannot be read: {error.strerror}") from None
 
 
 def _list_in(document: Any, key: str, file: Path, expected: str) -> list[Any]:
