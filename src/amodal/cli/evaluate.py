@@ -58,7 +58,7 @@ def evaluate(
         int | None, typer.Option(min=1, help="vqa, caption, …: width of the beam search.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Use only the first so many items.")
+        int | None, typer.Option(min=1, help="Number of items, from the first.")
     ] = None,
     guidance: Annotated[
         float | None, typer.Option(min=0, help="text-to-image: see `amodal draw`.")

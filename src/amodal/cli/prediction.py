@@ -24,7 +24,9 @@ def predict(
     run: Annotated[Path, typer.Argument(help="Run folder of a fusion.")],
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="What to predict.")],
     out: Annotated[Path, typer.Option(help="CSV file, with a row per item.")],
-    limit: Annotated[int | None, typer.Option(min=1, help="The first so many items.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Number of items, from the first.")
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option(help="Also predict without each input, and write attention maps."),

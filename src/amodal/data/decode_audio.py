@@ -52,7 +52,7 @@ def decode_audio(value: Any, origin: str, sample_rate: int) -> np.ndarray:
 
 
 def load_audio(value: Any, origin: str) -> tuple[np.ndarray, int]:
-    """`decode_audio` as the sound is stored: (T, C) floats, and their rate in Hz.
+    """Decoded audio without mixing or resampling: (T, C) floats, and their rate in Hz.
 
     Examples:
         >>> import numpy as np

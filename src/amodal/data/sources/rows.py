@@ -102,7 +102,7 @@ class Columns(StrictModel):
         }
 
     def style(self, name: str) -> Style | None:
-        """How the cells of an input are read; None where nothing says so."""
+        """How the cells of an input are read; None if unspecified."""
         if self.styles is not None and name in self.styles:
             return self.styles[name]
         return STYLES.get(name)

@@ -118,7 +118,7 @@ class AudioPreprocessor:
         return {"features": features.masked_fill(~keep.unsqueeze(-1), 0), "keep": keep}
 
     def count_truncated(self, waveforms: list[np.ndarray]) -> int:
-        """How many of the waveforms are longer than `max_seconds`."""
+        """Number of waveforms longer than `max_seconds`."""
         return sum(len(waveform) > self.longest for waveform in waveforms)
 
     def save(self, folder: str | Path) -> None:
