@@ -15,7 +15,6 @@ from amodal.data.record import Record, Source
 from amodal.data.sources.vqa import choices_of
 from amodal.evaluators.loop import Autocast, NumberedSource, Tick, evaluation_batches, row_numbers
 from amodal.models.inputs import collator_of
-from amodal.models.multimodal_transformer.layers import Memory
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
 RankedTask = Literal["dialogue", "single_turn", "vqa"]  # tasks that may offer candidates
@@ -78,7 +77,7 @@ def rank_candidates(
                 encoded = model.encode_inputs(batch.to(model.device))
                 if encoded is not None:
                     places = torch.tensor([place for place, *_ in asked], device=model.device)
-                    encoded = Memory(encoded.tokens[places], encoded.keep[places])
+                    encoded = encoded.select(places)
                 if task == "vqa" and model.answer_head is not None:
                     in_vocabulary = model.answer_scores(prompts, encoded).cpu()
                     scores = _vocabulary_scores(model, in_vocabulary, answers)

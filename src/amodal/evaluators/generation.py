@@ -17,7 +17,6 @@ from amodal.evaluators.generated_text import GeneratedText, GenerationResult
 from amodal.evaluators.generation_metrics import generation_metrics
 from amodal.evaluators.loop import Autocast, NumberedSource, Tick, evaluation_batches, row_numbers
 from amodal.models.inputs import collator_of
-from amodal.models.multimodal_transformer.layers import Memory
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
 
 CAPTION: Conversation = (Turn("caption", "", True),)
@@ -195,11 +194,7 @@ def _generate(
             for at in range(0, len(asked), 4 * batch_size):
                 part = asked[at : at + 4 * batch_size]
                 places = torch.tensor([place for place, _, _ in part], device=model.device)
-                memory = (
-                    Memory(encoded.tokens[places], encoded.keep[places])
-                    if encoded is not None
-                    else None
-                )
+                memory = encoded.select(places) if encoded is not None else None
                 prompts = model.chat_template.prompts([prompt for _, _, prompt in part])
                 with autocast():
                     decode = model.answer if task == "vqa" else model.generate_text

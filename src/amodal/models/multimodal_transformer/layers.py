@@ -34,6 +34,10 @@ class Memory(NamedTuple):
     tokens: Tensor
     keep: Tensor
 
+    def select(self, rows: Tensor | slice) -> Memory:
+        """The memory of these rows, in this order; a row may occur several times."""
+        return Memory(self.tokens[rows], self.keep[rows])
+
 
 class SelfAttention(nn.Module):
     """Pre-norm multi-head self-attention with a residual connection and a key-value cache.

@@ -170,7 +170,7 @@ class MultimodalTransformer(TransformerNetwork):
                 count += len(answers[end])
                 end += 1
             chunk = {n: t[start:end].to(self.device) for n, t in prompts.items()}
-            items = Memory(encoded.tokens[start:end], encoded.keep[start:end]) if encoded else None
+            items = encoded.select(slice(start, end)) if encoded else None
             scores += self._log_likelihoods(chunk, items, answers[start:end])
             start = end
         return scores
@@ -205,7 +205,7 @@ class MultimodalTransformer(TransformerNetwork):
         logits = self.scores(hidden[:, -1:])[row]
         if length > 1:
             cache.batch_select_indices(row)
-            repeated = Memory(memory.tokens[row], memory.keep[row]) if memory is not None else None
+            repeated = memory.select(row) if memory is not None else None
             segment = torch.cat([prompt_mask[row], mask[:, :-1].to(prompt_mask.dtype)], dim=1)
             states = self.decode(tokens[:, :-1], segment, repeated, cache)
             logits = torch.cat([logits, self.scores(states)], dim=1)

@@ -334,7 +334,7 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
             )
         rows = unpack_conversations(ids, segment, labels, self.chat_template.pad_id)
         if encoded is not None:
-            encoded = Memory(encoded.tokens[rows.item], encoded.keep[rows.item])
+            encoded = encoded.select(rows.item)
         prompts = {"input_ids": rows.prompt_ids, "attention_mask": rows.prompt_mask}
         memory = self.fuse(encoded, prompts)
         hidden = self.decode(rows.ids, rows.attention_mask, memory)
