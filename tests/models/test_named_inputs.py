@@ -42,7 +42,7 @@ def records_of(count, *, missing=1 / 3, seed=0, **options):
     """Records of scenes; each value is left out with a probability, but one of them."""
     source = ScenesConfig(
         size=count, seed=seed, image_size=32, min_objects=1, max_objects=1, captions_per_scene=1,
-        caption_style="brief", **options,
+        caption_style="brief", sizes=("large",), textures=("solid",), **options,
     ).open()  # fmt: skip
     rng = np.random.default_rng(seed)
     records = []
@@ -129,16 +129,16 @@ def write_table(path, count, seed, **options):
 
 @pytest.mark.slow
 def test_each_input_finds_each_other_after_training(tmp_path):
-    write_table(tmp_path / "train.csv", 600, 0)
-    write_table(tmp_path / "held.csv", 60, 1, missing=0, part="test")
+    write_table(tmp_path / "train.csv", 1200, 0)
+    write_table(tmp_path / "held.csv", 60, 1, missing=0)
     columns = {"id": "id", "scene": "picture_of_scene", "caption": "words"}
     recipe = parse_recipe(
         {
             "data": {"train": {"kind": "table", "path": str(tmp_path / "train.csv"),
                                "columns": columns}, "cache": True},
             "model": {"encoders": ENCODERS, "projection": {"kind": "linear", "dim": 64}},
-            "train": {"epochs": 16, "batch_size": 64, "learning_rate": 2e-3, "precision": "fp32",
-                      "evaluate_every": 16, "save_every": 16},
+            "train": {"epochs": 30, "batch_size": 64, "learning_rate": 2e-3, "precision": "fp32",
+                      "evaluate_every": 30, "save_every": 30},
         },
         "test",
     )  # fmt: skip

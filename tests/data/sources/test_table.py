@@ -319,3 +319,12 @@ def test_an_empty_cell_can_be_a_missing_value(tmp_path, write_image):
     refused = TableConfig(path=str(file), columns={"id": "key"}).open()
     with pytest.raises(BrokenRecordError, match=r"columns\.empty: missing"):
         refused[2]
+
+
+def test_columns_are_written_as_they_were_given():
+    given = {"scene": "picture_of_scene", "notes": ["a", "b"], "text": None}
+    columns = Columns.model_validate(given)
+    assert columns.others == {"scene": "picture_of_scene", "notes": ("a", "b")}
+    written = columns.model_dump(mode="json")
+    assert written == given
+    assert Columns.model_validate(written) == columns

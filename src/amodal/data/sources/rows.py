@@ -75,7 +75,8 @@ class Columns(StrictModel):
     def _flat(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # A default column written out would be one that somebody named when it is read again.
         whole = {key: value for key, value in dump(self).items() if key in self.model_fields_set}
-        return {**whole, **whole.pop("others", {})}
+        others = whole.pop("others", {})
+        return {**whole, **others}
 
     def with_styles(self, styles: Mapping[str, Style]) -> Columns:
         """The columns that a model reads; an input without a column of its own has its name."""
