@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from amodal.search.ann import RowIndex
 from amodal.search.description import FILE, IndexDescription, StoreError
 from amodal.search.index_cache import IndexCache
-from amodal.search.metadata_table import finish, unfinished, with_columns
 from amodal.search.ranking import Ranked, nearest, nearest_filtered
 from amodal.search.rows import FIXED, Key, Row, schema, to_table
+from amodal.search.table import drop_duplicates, finish, unfinished, with_columns
 
 TABLE = "rows"
 UNIT_TOLERANCE = 1e-3
@@ -384,24 +384,8 @@ class VectorStore:
         with self._writing(), warnings.catch_warnings():
             # Writers wait for the lock, and readers of an old version read the new one instead.
             warnings.filterwarnings("ignore", message=r"optimize\(cleanup_older_than")
-            self._drop_duplicates()
+            drop_duplicates(self._table)
             self._table.optimize(cleanup_older_than=timedelta(0))
-
-    def _drop_duplicates(self) -> None:
-        """Keep the newest row of each key; two writers without a lock could write one each."""
-        query = self._table.search().select(["id", "input", "row"]).with_row_id(True)
-        table = query.to_arrow()
-        newest: dict[Key, int] = {}
-        old: list[int] = []
-        columns = (table[name].to_pylist() for name in ("id", "input", "row"))
-        for row_id, *parts in sorted(zip(table["_rowid"].to_pylist(), *columns, strict=True)):
-            key: Key = (parts[0], parts[1], parts[2])
-            if key in newest:
-                old.append(newest[key])
-            newest[key] = row_id
-        for start in range(0, len(old), 1000):
-            listed = ", ".join(map(str, old[start : start + 1000]))
-            self._table.delete(f"_rowid IN ({listed})")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""Columns of the table of an index: new ones, wider ones, and what a killed change left."""
+"""The table of an index: new and wider columns, and repair of what killed writers left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from amodal.search.rows import FIXED, UNFINISHED, Row, metadata_columns, schema
+from amodal.search.rows import FIXED, UNFINISHED, Key, Row, metadata_columns, schema
 
 
 def with_columns(table: Any, rows: Sequence[Row], dim: int) -> pa.Schema:
@@ -37,6 +37,22 @@ def finish(table: Any) -> None:
             table.drop_columns([wider])
         else:
             table.alter_columns({"path": wider, "rename": name})
+
+
+def drop_duplicates(table: Any) -> None:
+    """Keep the newest row of each key; two writers without a lock could write one each."""
+    keys = table.search().select(["id", "input", "row"]).with_row_id(True).to_arrow()
+    columns = (keys[name].to_pylist() for name in ("id", "input", "row"))
+    newest: dict[Key, int] = {}
+    old: list[int] = []
+    for row_id, *parts in sorted(zip(keys["_rowid"].to_pylist(), *columns, strict=True)):
+        key: Key = (parts[0], parts[1], parts[2])
+        if key in newest:
+            old.append(newest[key])
+        newest[key] = row_id
+    for start in range(0, len(old), 1000):
+        listed = ", ".join(map(str, old[start : start + 1000]))
+        table.delete(f"_rowid IN ({listed})")
 
 
 def _widen(table: Any, name: str, kind: pa.DataType) -> None:
