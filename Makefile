@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "amodal needs Python 3.11 or newer; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev,open_clip,sentence_transformers]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,open_clip,pretrained,sentence_transformers]'
 	@touch $@
 
 install: $(VENV)/.installed

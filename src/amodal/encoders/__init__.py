@@ -17,6 +17,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "image.small_cnn": "SmallCNN SmallCNNConfig",
         "image.timm": "TimmConfig TimmEncoder",
         "image.torchvision": "TorchvisionConfig TorchvisionEncoder",
+        "packaged": "PackagedImageConfig PackagedTextConfig",
         "pooling": "AttentionPooling FirstPooling LastPooling MaxPooling MeanPooling build_pooling",
         "tabular": "Columns ColumnsConfig ColumnsPreprocessor",
         "text.chat_template": "ChatTemplate",

@@ -21,6 +21,8 @@ from amodal.encoders.image.timm import TimmConfig as TimmConfig
 from amodal.encoders.image.timm import TimmEncoder as TimmEncoder
 from amodal.encoders.image.torchvision import TorchvisionConfig as TorchvisionConfig
 from amodal.encoders.image.torchvision import TorchvisionEncoder as TorchvisionEncoder
+from amodal.encoders.packaged import PackagedImageConfig as PackagedImageConfig
+from amodal.encoders.packaged import PackagedTextConfig as PackagedTextConfig
 from amodal.encoders.pooling import AttentionPooling as AttentionPooling
 from amodal.encoders.pooling import FirstPooling as FirstPooling
 from amodal.encoders.pooling import LastPooling as LastPooling
@@ -63,6 +65,8 @@ __all__ = [
     "MaxPooling",
     "MeanPooling",
     "OpenClipDualConfig",
+    "PackagedImageConfig",
+    "PackagedTextConfig",
     "PretrainedTokenizerConfig",
     "SentenceTransformersDualConfig",
     "SmallAudioCNN",

@@ -224,16 +224,18 @@ class HuggingFaceEncoder(nn.Module):
         update: dict[str, Any] = {"architecture": model.config.to_dict()}
         if isinstance(config, HuggingFaceTextConfig):
             update["tokenizer"] = config.chosen_tokenizer()
-        self.config = config.model_copy(update=update)
+        self.config: EncoderConfig = config.model_copy(update=update)
         self.width = int(_width(model.config))
         self.pooling: PoolingName = self._default_pooling()
-        freeze_unused(self, lambda: self(**self._smallest())[0])
+        freeze_unused(self, lambda: self(**self._smallest(config))[0])
 
-    def _smallest(self) -> dict[str, Tensor]:
-        if isinstance(self.config, HuggingFaceTextConfig):
+    def _smallest(
+        self, config: HuggingFaceImageConfig | HuggingFaceTextConfig
+    ) -> dict[str, Tensor]:
+        if isinstance(config, HuggingFaceTextConfig):
             ids = torch.full((1, 2), min(5, self.model.config.vocab_size - 1))
             return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-        side = self.config.side()
+        side = config.side()
         channels = getattr(self.model.config, "num_channels", 3)
         return {"pixel_values": torch.zeros(1, channels, side, side)}
 

@@ -11,6 +11,7 @@ from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextC
 from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.image.timm import TimmConfig
 from amodal.encoders.image.torchvision import TorchvisionConfig
+from amodal.encoders.packaged import PackagedImageConfig, PackagedTextConfig
 from amodal.encoders.tabular import ColumnsConfig
 from amodal.encoders.text.small_transformer import SmallTransformerConfig
 from amodal.encoders.vector import VectorConfig
@@ -26,8 +27,14 @@ from amodal.plugins import load_plugins
 GROUP = "amodal.modalities"  # of entry points: NAME = "package.module:ModalityClass"
 # Every modality type of this package and its encoders; a new type is one more row here.
 ENCODERS_OF: dict[type[Modality], tuple[type[EncoderConfig], ...]] = {
-    ImageModality: (TorchvisionConfig, TimmConfig, HuggingFaceImageConfig, SmallCNNConfig),
-    TextModality: (HuggingFaceTextConfig, SmallTransformerConfig),
+    ImageModality: (
+        TorchvisionConfig,
+        TimmConfig,
+        HuggingFaceImageConfig,
+        PackagedImageConfig,
+        SmallCNNConfig,
+    ),
+    TextModality: (HuggingFaceTextConfig, PackagedTextConfig, SmallTransformerConfig),
     AudioModality: (SmallAudioCNNConfig,),
     VectorModality: (VectorConfig,),
     ColumnsModality: (ColumnsConfig,),

@@ -55,7 +55,7 @@ class TimmEncoder(nn.Module):
 
     def __init__(self, config: TimmConfig, *, pretrained: bool) -> None:
         super().__init__()
-        self.config = config
+        self.config: EncoderConfig = config
         _known(config.name)
         options: dict[str, Any] = {}
         if pretrained and isinstance(config.weights, str):
