@@ -13,7 +13,7 @@ class Note(NamedTuple):
     """One thing that a source did, and how often.
 
     Args:
-        what: "files of other kinds are not read".
+        what: "files that are not read".
         count: of files, members or items.
         examples: the first of them, or the count of each kind.
     """
@@ -24,9 +24,9 @@ class Note(NamedTuple):
 
     def __str__(self) -> str:
         if not self.examples:
-            return f"{self.count:,} {self.what}"
-        more = ", ..." if self.count > len(self.examples) and len(self.examples) >= LISTED else ""
-        return f"{self.count:,} {self.what}: {', '.join(self.examples)}{more}"
+            return f"{self.what}: {self.count:,}"
+        more = "; ..." if self.count > len(self.examples) >= LISTED else ""
+        return f"{self.what}: {self.count:,} ({'; '.join(self.examples)}{more})"
 
 
 class Notes:
@@ -35,9 +35,9 @@ class Notes:
     Examples:
         >>> notes = Notes()
         >>> for name in ("a.heic", "b.heic", "c.ppm"):
-        ...     notes.add("files are not read", name, kind=name[2:])
+        ...     notes.add("files that are not read", name, kind=name[2:])
         >>> print(*notes.found())
-        3 files are not read: heic 2 (such as a.heic), ppm 1 (such as c.ppm)
+        files that are not read: 3 (heic 2, such as a.heic; ppm 1, such as c.ppm)
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,8 @@ class Notes:
         kinds = self._kinds.get(what)
         if kinds is None:
             return tuple(examples)
-        return tuple(f"{k} {n} (such as {examples[k]})" for k, n in kinds.most_common(LISTED))
+        most = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+        return tuple(f"{k} {n}, such as {examples[k]}" for k, n in most[:LISTED])
 
 
 def notes_of(source: Any) -> Sequence[Note]:

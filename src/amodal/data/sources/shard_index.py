@@ -23,13 +23,14 @@ from amodal.data.sources.tar_members import (
     COMPRESSIONS,
     UNPACK,
     DamagedTarError,
+    TarMember,
     TarStream,
     compression_of,
     members,
 )
 
 JOINED = "items whose members are not adjacent, joined by key"
-REPEATED = "items have the key of another shard's item; an item is known by shard and key"
+REPEATED = "items that have the key of another shard's item, apart from which they are kept"
 INPUTS = frozenset({"image", "text"})
 
 
@@ -194,61 +195,75 @@ def items_of_shard(
     Raises:
         OSError: the file cannot be read.
     """
-    groups: defaultdict[str, list[tuple[str, str, int, int, int]]] = defaultdict(list)
+    groups: defaultdict[str, list[_Found]] = defaultdict(list)
     cut: DamagedTarError | None = None
     with open(shard, "rb") as file:
         stream = TarStream(file, length=os.fstat(file.fileno()).st_size)
         try:
             for order, member in enumerate(members(stream)):
                 stem, suffix = place_of(member.name)
-                if member.unreadable or is_hidden(member.name):
-                    note_unread(notes, member.name, member.unreadable or "hidden")
-                    continue
-                groups[stem].append((suffix, member.name, member.offset, member.size, order))
+                if is_hidden(member.name):
+                    note_unread(notes, member.name, suffix)
+                else:
+                    groups[stem].append(_Found(suffix, member, order))
         except DamagedTarError as error:
             cut = error
-    # Of a member that is cut short the header is there: its item is known, and not whole.
-    lost = place_of(cut.name) if cut and cut.name else None
+    if cut is not None and cut.name is not None:
+        # The header of a member that is cut short is there: its item is known, and not whole.
+        stem, suffix = place_of(cut.name)
+        lost = TarMember(cut.name, 0, 0, f"damaged tar: {cut.reason}")
+        groups[stem].append(_Found(suffix, lost, len(groups)))
+    targets: dict[str, TarMember] | None = None
     for stem, found in groups.items():
-        if lost is not None and stem == lost.stem:
-            found.append((lost.suffix, "", 0, 0, -1))
-        items, unread = grouped(stem, [suffix for suffix, *_ in found])
+        items, unread = grouped(stem, [one.suffix for one in found])
         for index, suffix in unread:
-            if found[index][1]:
-                note_unread(notes, found[index][1], suffix)
+            note_unread(notes, found[index].member.name, suffix)
         for key, parts in items.items():
-            places = [found[part.number] for part in parts]
-            if any(not name for _, name, *_ in places):
-                assert cut is not None
-                broken.append(BrokenRecordError(f"{shard} {key}", f"damaged tar: {cut.reason}"))
-                cut = None
-                continue
-            reason = _wrong([(suffix.lower(), size) for suffix, _, _, size, _ in places])
+            ones = [found[part.number] for part in parts]
+            if any(one.member.target for one in ones):
+                if targets is None:
+                    targets = {o.member.name: o.member for group in groups.values() for o in group}
+                ones = [one._replace(member=_linked(one.member, targets)) for one in ones]
+            reason = _wrong(ones)
             if reason:
                 broken.append(BrokenRecordError(f"{shard} {key}", reason))
                 continue
-            orders = [order for *_, order in places]
+            orders = [one.order for one in ones]
             if max(orders) - min(orders) >= len(found):
                 notes.add(JOINED, f"{shard} {key}")
-            yield Item(
-                number,
-                key,
-                tuple(
-                    Member(part.kind, suffix.lower(), offset, size)
-                    for part, (suffix, _, offset, size, _) in zip(parts, places, strict=True)
-                ),
-            )
-    if cut is not None:
-        origin = shard if cut.name is None else f"{shard} {place_of(cut.name).stem}"
-        broken.append(BrokenRecordError(origin, f"damaged tar: {cut.reason}"))
+            pairs = zip(parts, ones, strict=True)
+            yield Item(number, key, tuple(one.as_part(part.kind) for part, one in pairs))
+    if cut is not None and not any(cut.reason in error.reason for error in broken):
+        broken.append(BrokenRecordError(shard, f"damaged tar: {cut.reason}"))
 
 
-def _wrong(places: Sequence[tuple[str, int]]) -> str:
-    """Why members of these suffixes and sizes are no item; empty where they are."""
-    suffix, count = Counter(suffix for suffix, _ in places).most_common(1)[0]
+class _Found(NamedTuple):
+    """A member with the suffix of its name and its place among all of the shard."""
+
+    suffix: str
+    member: TarMember
+    order: int
+
+    def as_part(self, kind: Kind) -> Member:
+        return Member(kind, self.suffix.lower(), self.member.offset, self.member.size)
+
+
+def _linked(member: TarMember, targets: dict[str, TarMember]) -> TarMember:
+    """A hard link as what it is linked to, where that is in the shard."""
+    target = targets.get(member.target or "", member)
+    return target._replace(name=member.name) if target.target is None else member
+
+
+def _wrong(ones: Sequence[_Found]) -> str:
+    """Why these members are no item; empty where they are."""
+    for one in ones:
+        if one.member.wrong:
+            damaged = one.member.wrong.startswith("damaged")
+            return one.member.wrong if damaged else f"{one.suffix}: {one.member.wrong}"
+    suffix, count = Counter(one.suffix.lower() for one in ones).most_common(1)[0]
     if count > 1:
         return f"two members {suffix} of one name"
-    size = sum(size for _, size in places)
+    size = sum(one.member.size for one in ones)
     if size > MAX_ITEM_BYTES:
         return f"{size:,} bytes, more than {MAX_ITEM_BYTES:,}"
     return ""

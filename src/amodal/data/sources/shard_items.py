@@ -32,7 +32,7 @@ PARTS: dict[str, tuple[re.Pattern[str], dict[str, Kind]]] = {
     "json": (re.compile(r"json|meta|metadata|info"), {"json": "json"}),
 }
 MAX_ITEM_BYTES = 512 << 20
-UNREAD = "members are not read"
+UNREAD = "members that are not read"
 
 
 class Place(NamedTuple):
@@ -114,7 +114,8 @@ def _part(before: str, last: str) -> Kind | None:
 
 def note_unread(notes: Notes, name: str, suffix: str) -> None:
     """Count a member that is not read, by its suffix."""
-    notes.add(UNREAD, name, kind=f".{suffix}" if suffix else "no suffix")
+    kind = "hidden" if is_hidden(name) else f".{suffix}" if suffix else "no suffix"
+    notes.add(UNREAD, name, kind=kind)
 
 
 def record_of(

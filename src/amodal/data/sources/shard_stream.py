@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import fsspec
@@ -34,6 +35,7 @@ class _Held(NamedTuple):
     suffix: str
     name: str
     content: bytes
+    wrong: str = ""
 
 
 def records_of_stream(
@@ -58,18 +60,16 @@ def records_of_stream(
             for member in members(stream):
                 stem, suffix = place_of(member.name)
                 last = suffix.rpartition(".")[2].lower()
-                if member.unreadable or is_hidden(member.name):
-                    note_unread(notes, member.name, member.unreadable or "hidden")
-                    continue
-                if last not in SUFFIXES:
+                if is_hidden(member.name) or last not in SUFFIXES:
                     note_unread(notes, member.name, suffix.lower())
                     continue
                 yield from reading.before(stem, suffix)
-                content = stream.read(member.size)
-                if len(content) < member.size:
+                content = b"" if member.wrong else stream.read(member.size)
+                if not member.wrong and len(content) < member.size:
                     reason = f"the archive is cut short at byte {stream.position:,}"
                     raise DamagedTarError(reason, member.name)
-                reading.add(_Held(suffix, member.name, content))
+                wrong = f"{suffix}: {member.wrong}" if member.wrong else ""
+                reading.add(_Held(suffix, member.name, content, wrong))
         except DamagedTarError as error:
             yield from reading.cut(error)
         except (OSError, EOFError) as error:
@@ -115,51 +115,39 @@ class _Reading:
 
     def rest(self) -> Iterator[Record | BrokenRecordError]:
         """The records of what is held."""
-        yield from self._records(None)
+        held, self.held, self.bytes = self.held, [], 0
+        items, unread = grouped(self.stem, [member.suffix for member in held])
+        for index, suffix in unread:
+            note_unread(self.notes, held[index].name, suffix)
+        for key, parts in items.items():
+            yield self._record(key, [(part.kind, held[part.number]) for part in parts])
 
     def cut(self, error: DamagedTarError) -> Iterator[Record | BrokenRecordError]:
-        """The records of what is held, without the item of a member that is cut short."""
-        lost = None
+        """The records of what is held; the item of a member that is cut short is not whole."""
+        reason = f"damaged tar: {error.reason}"
+        told = False
         if error.name is not None:
             stem, suffix = place_of(error.name)
             if stem != self.stem:
                 yield from self.rest()
                 self.stem = stem
-            lost = _Held(suffix, error.name, b"")
-            self.held.append(lost)
-        broken = yield from self._records(lost)
-        origin = f"{self.shard} {broken}" if broken else self.shard
-        yield BrokenRecordError(origin, f"damaged tar: {error.reason}")
+            self.held = [member for member in self.held if member.name != error.name]
+            self.held.append(_Held(suffix, error.name, b"", reason))
+        for record in self.rest():
+            told |= isinstance(record, BrokenRecordError) and record.reason == reason
+            yield record
+        if not told:
+            yield BrokenRecordError(self.shard, reason)
 
-    def _records(
-        self, lost: _Held | None
-    ) -> Generator[Record | BrokenRecordError, None, str | None]:
-        """The records of what is held; returns the key of the item that is not whole."""
-        held, self.held, self.bytes = self.held, [], 0
-        items, unread = grouped(self.stem, [member.suffix for member in held])
-        broken = None
-        for index, suffix in unread:
-            if held[index] is not lost:
-                note_unread(self.notes, held[index].name, suffix)
-        for key, parts in items.items():
-            found = [held[part.number] for part in parts]
-            if any(member is lost for member in found):
-                broken = key
-                continue
-            yield self._record(
-                key,
-                [(p.kind, m.suffix.lower(), m.content) for p, m in zip(parts, found, strict=True)],
-            )
-        return broken
-
-    def _record(
-        self, key: str, contents: list[tuple[Kind, str, bytes]]
-    ) -> Record | BrokenRecordError:
+    def _record(self, key: str, found: Sequence[tuple[Kind, _Held]]) -> Record | BrokenRecordError:
         origin = f"{self.shard} {key}"
-        suffixes = [suffix for _, suffix, _ in contents]
-        twice = next((suffix for suffix in suffixes if suffixes.count(suffix) > 1), None)
-        if twice is not None:
-            return BrokenRecordError(origin, f"two members {twice} of one name")
+        wrong = next((member.wrong for _, member in found if member.wrong), None)
+        if wrong is not None:
+            return BrokenRecordError(origin, wrong)
+        contents = [(kind, member.suffix.lower(), member.content) for kind, member in found]
+        suffix, count = Counter(suffix for _, suffix, _ in contents).most_common(1)[0]
+        if count > 1:
+            return BrokenRecordError(origin, f"two members {suffix} of one name")
         if hash(key) in self.seen:
             return BrokenRecordError(origin, APART)
         self.seen.add(hash(key))

@@ -53,13 +53,15 @@ class TarMember(NamedTuple):
     """One member; its place and size in bytes.
 
     Args:
-        unreadable: why its content cannot be read; empty where it can.
+        wrong: why its content cannot be read; empty where it can.
+        target: name of the member whose content it shares, where it is a hard link.
     """
 
     name: str
     offset: int
     size: int
-    unreadable: str = ""
+    wrong: str = ""
+    target: str | None = None
 
 
 def compression_of(start: bytes) -> str | None:
@@ -195,7 +197,7 @@ def members(stream: TarStream) -> Iterator[TarMember]:
             attributes |= _attributes(stream, info)
             continue
         offset, size = _extent(stream, info, block, attributes)
-        name = _name(info, attributes)
+        name, linked = _name(info, attributes), attributes.get("linkpath")
         sparse = info.type == tarfile.GNUTYPE_SPARSE or any(
             key.startswith("GNU.sparse.") for key in attributes
         )
@@ -208,7 +210,7 @@ def members(stream: TarStream) -> Iterator[TarMember]:
                 name,
             )
         if info.isreg() or info.issym() or info.islnk():
-            yield TarMember(name, offset, size, _unreadable(info, size, sparse))
+            yield TarMember(name, offset, size, _wrong(info, size, sparse), _target(info, linked))
         stream.skip_to(offset + -(-size // BLOCK) * BLOCK)
         if stream.position < offset + size:
             raise DamagedTarError(
@@ -230,12 +232,20 @@ def _header(block: bytes, place: int) -> tarfile.TarInfo:
     return info
 
 
-def _unreadable(info: tarfile.TarInfo, size: int, sparse: bool) -> str:
+def _wrong(info: tarfile.TarInfo, size: int, sparse: bool) -> str:
     if not info.isreg():
-        return "link"
+        return "a link, not a file"
     if sparse:
-        return "sparse file"
-    return f"larger than {MAX_MEMBER_BYTES >> 20} MiB" if size > MAX_MEMBER_BYTES else ""
+        return "a sparse file, which is not read"
+    if size > MAX_MEMBER_BYTES:
+        return f"{size:,} bytes, more than {MAX_MEMBER_BYTES:,}"
+    return ""
+
+
+def _target(info: tarfile.TarInfo, linked: bytes | None) -> str | None:
+    if not info.islnk():
+        return None
+    return _plain(info.linkname if linked is None else linked.decode("utf-8", "backslashreplace"))
 
 
 def _extent(
@@ -258,6 +268,10 @@ def _extent(
 def _name(info: tarfile.TarInfo, attributes: dict[str, bytes]) -> str:
     given = attributes.get("path", attributes.get("GNU.sparse.name"))
     name = info.name if given is None else given.decode("utf-8", "backslashreplace")
+    return _plain(name)
+
+
+def _plain(name: str) -> str:
     return name.removeprefix("./").replace("\0", "")
 
 
