@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 LISTED = 5  # examples of each
 
 
-class Note(NamedTuple):
+@dataclass(frozen=True)
+class Note:
     """One thing that a source did, and how often.
 
     Args:

@@ -329,7 +329,7 @@ def test_image_numbers_written_as_strings_are_numbers(folder):
     source = write(
         folder,
         [question(1, "7"), question(2, 12)],
-        [annotation(2, ["a"], image_id="12")] + [annotation(1, ["b"], image_id=7)],
+        [annotation(2, ["a"], image_id="12"), annotation(1, ["b"], image_id=7)],
     ).open()
     assert [source[k]["image_id"] for k in range(len(source))] == [7, 12]
     assert source.broken_rows == ()

@@ -277,7 +277,7 @@ def _answer(
     row: Record, entry: dict[str, Any], origin: str, broken: list[BrokenRecordError]
 ) -> None:
     """Give a question the answers of an annotation; what cannot be read goes to `broken`."""
-    given = next((entry[key] for key in ANSWERS if entry.get(key) not in (None, [])), [])
+    given: Any = next((entry[key] for key in ANSWERS if entry.get(key) not in (None, [])), [])
     values = given if isinstance(given, list) else [given]  # one answer need not be in a list
     values = [a.get("answer") if isinstance(a, dict) else a for a in values]
     texts = [_text(value) for value in values]
