@@ -16,6 +16,7 @@ SYSTEM_FOLDERS = frozenset(
 HIDDEN = "hidden folders that are not read"
 KNOWN = "links to folders that are read elsewhere, which are not followed"
 CLOSED = "folders that cannot be read"
+NOT_UTF8 = "files whose names are not UTF-8, which are not read"
 
 
 def files_below(root: str | Path, notes: Notes) -> Iterator[str]:
@@ -59,6 +60,15 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link that leads in a circle
         return False
+
+
+def is_utf8(path: str) -> bool:
+    """Whether a path can be written as text."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def existing_path(root: Path, name: str) -> str:

@@ -14,7 +14,7 @@ from amodal.data.decode import SUFFIXES as IMAGES
 from amodal.data.decode_audio import SUFFIXES as SOUNDS
 from amodal.data.notes import Note, Notes, printable
 from amodal.data.record import BrokenRecordError, DataError, Record
-from amodal.data.sources.files_below import files_below
+from amodal.data.sources.files_below import files_below, is_utf8
 from amodal.data.sources.renamed import RenamingConfig
 
 CAPTIONS = ("txt", "caption")  # suffixes of captions beside their image
@@ -83,13 +83,11 @@ class FolderSource:
         paths: list[str] = []
         broken: list[BrokenRecordError] = []
         for path in files_below(root, notes):
-            try:
-                path.encode()
-            except UnicodeEncodeError:
-                reason = "the file name is not UTF-8; rename it"
-                broken.append(BrokenRecordError(printable(os.path.join(root, path)), reason))
-            else:
+            if is_utf8(path):
                 paths.append(path)
+                continue
+            reason = "the file name is not UTF-8; rename it"
+            broken.append(BrokenRecordError(printable(os.path.join(root, path)), reason))
         self.broken_rows = tuple(broken)
         suffixes = (IMAGES, SOUNDS)
         found = [[p for p in paths if _suffix(p) in s and not _hidden(p)] for s in suffixes]

@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from amodal.data.decode import SUFFIXES
-from amodal.data.notes import Note, Notes
+from amodal.data.notes import Note, Notes, printable
 from amodal.data.record import DataError
-from amodal.data.sources.files_below import files_below
+from amodal.data.sources.files_below import NOT_UTF8, files_below, is_utf8
 
 _NUMBER = re.compile(r"(?:^|_)(\d+)$")
 
@@ -46,12 +46,15 @@ class ImageFiles:
                 raise DataError(f"file_pattern {pattern!r}: expected {{image_id}} in it")
         self._pattern, self._split = pattern, split
         notes = Notes()
-        self._paths = {
-            path
-            for path in files_below(root, notes)
-            if path.rpartition(".")[2].lower() in SUFFIXES
-            and not os.path.basename(path).startswith(".")
-        }
+        self._paths: set[str] = set()
+        for path in files_below(root, notes):
+            suffix = path.rpartition(".")[2].lower()
+            if suffix not in SUFFIXES or os.path.basename(path).startswith("."):
+                continue
+            if is_utf8(path):
+                self._paths.add(path)
+            else:
+                notes.add(NOT_UTF8, printable(path))
         self.notes: tuple[Note, ...] = notes.found()
         self._by_number: dict[int, list[str]] = {}
         for path in sorted(self._paths):
