@@ -8,7 +8,7 @@ from amodal.data.decode import decode_image
 from amodal.data.inspection import inspect
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.data.sources.folder import FolderConfig
-from amodal.data.sources.specification import parse_source
+from amodal.data.sources.specification import open_source, parse_source
 
 
 def test_the_folder_of_an_image_is_its_label(tmp_path, write_image):
@@ -186,6 +186,12 @@ def test_a_file_name_in_latin_1_is_one_broken_row(tmp_path, write_image):
     assert error.origin.encode().endswith(b"caf\\xe9.png")
     assert "not UTF-8" in error.reason
     assert inspect(source).broken == 1
+
+
+def test_a_label_that_fills_the_captions_is_one_caption(tmp_path, write_image):
+    write_image(tmp_path / "traffic_light" / "0.png")
+    source = open_source(FolderConfig(path=str(tmp_path), columns={"text": "label"}))
+    assert source[0]["text"] == ["traffic_light"]
 
 
 def test_a_folder_without_images_says_what_is_there(tmp_path):

@@ -138,6 +138,13 @@ def test_a_yaml_file_holds_one_source(tmp_path):
         parse_source("list.yaml")
     with pytest.raises(DataError, match="no such file"):
         parse_source("gone.yaml")
+    for content in ("[" * 20_000, "size: " + "9" * 5000):
+        (tmp_path / "bad.yaml").write_text(content)
+        with pytest.raises(DataError, match=r"bad\.yaml: not YAML"):
+            parse_source("bad.yaml")
+    for value in ("[" * 20_000, "9" * 5000):
+        with pytest.raises(DataError):
+            parse_source(f"scenes:size={value}")
 
 
 def test_folders_are_recognised(tmp_path, write_image):

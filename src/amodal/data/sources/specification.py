@@ -205,7 +205,7 @@ def _options(text: str, where: str) -> dict[str, Any]:
                 raise DataError(f"{where}: {parent!r} is given both a value and keys")
         try:
             inner[last] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             inner[last] = value
     return values
 
@@ -225,8 +225,12 @@ def _split(text: str) -> list[str]:
 def _in_file(path: Path) -> SourceConfig:
     try:
         values = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise DataError(f"{path}: not YAML: {error}") from None
+    except RecursionError:
+        raise DataError(f"{path}: not YAML: nested too deeply") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     return checked_source(values, str(path))
 
 
