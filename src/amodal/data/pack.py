@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import fcntl
-import io
-import json
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import date, time
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
-import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ValidationError
 from webdataset import TarWriter
 
-from amodal.data.decode import load_image, suffix_of
 from amodal.data.inspection import Broken, Noted, in_threads, records_in_order
 from amodal.data.notes import notes_of
+from amodal.data.packed_item import PackedItem, packed_item
 from amodal.data.record import (
     BrokenRecordError,
     DataError,
     Record,
     Source,
     StreamingSource,
-    captions_of,
-    images_of,
 )
-from amodal.data.surrogates import half_pair
 
 INDEX = "index.json"
 PROGRESS = ".pack.json"  # there as long as a pack is not finished
 LISTED = 100  # broken records that the index lists
-CAPTIONS = ("captions", "caption", "text")  # keys that are read as captions
 
 
 class Shard(BaseModel):
@@ -101,21 +92,6 @@ class _Progress(BaseModel):
 
     def write(self, folder: Path) -> None:
         _write(folder / PROGRESS, self.model_dump_json())
-
-
-class _Sample(NamedTuple):
-    """One record as members of a shard.
-
-    Args:
-        name: id of the record.
-        members: suffix -> content.
-    """
-
-    name: str
-    members: dict[str, bytes]
-    images: int
-    captions: int
-    left_out: tuple[str, ...]
 
 
 def pack(
@@ -206,7 +182,7 @@ def _fill(
             f"longer {state.last}; overwrite it, or choose another folder"
         )
     with ThreadPoolExecutor(workers) as pool, _ShardWriter(folder, state) as writer:
-        samples = in_threads(records, _sample, pool, 8 * workers)
+        samples = in_threads(records, packed_item, pool, 8 * workers)
         for number, sample in enumerate(samples, start=state.read + 1):
             state.read = number
             if isinstance(sample, BrokenRecordError):
@@ -287,66 +263,6 @@ def _unfinished(folder: Path, job: _Job) -> _Progress | None:
     return state
 
 
-def _sample(record: Record) -> _Sample:
-    """The members of one record: the images under their suffixes, and the json.
-
-    Raises:
-        BrokenRecordError: an image cannot be decoded, or there is nothing that a shard can hold.
-    """
-    origin = str(record["origin"])
-    images = [_content(value, origin) for value in images_of(record)]
-    captions = captions_of(record)
-    if not images and not captions:
-        raise BrokenRecordError(origin, "neither image nor caption, which is what shards hold")
-    data: dict[str, Any] = {}
-    left_out: list[str] = []
-    for key, value in record.items():
-        if key in ("image", "text", "origin") or value is None:
-            continue
-        if key == "audio" or not _has_json(value):
-            left_out.append(key)
-        else:
-            # Under such a name it would be read as captions.
-            data[f"column_{key}" if key in CAPTIONS else key] = value
-    if captions:
-        data["captions"] = captions
-    members = {
-        suffix if len(images) == 1 else f"{number}.{suffix}": content
-        for number, (suffix, content) in enumerate(images)
-    }
-    members["json"] = _json(data, origin)
-    return _Sample(str(record["id"]), members, len(images), len(captions), tuple(left_out))
-
-
-def _content(value: Any, origin: str) -> tuple[str, bytes]:
-    """Suffix and content of an image file."""
-    pixels, content = load_image(value, origin, min_size=1)
-    suffix = "png" if content is None else suffix_of(content)
-    if content is None or suffix is None:
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, format="PNG")
-        content, suffix = buffer.getvalue(), "png"
-    return suffix, content
-
-
-def _has_json(value: Any) -> bool:
-    if value is None or isinstance(value, str | int | float):
-        return True
-    try:
-        json.dumps(value, default=_plain, sort_keys=True)
-    except (TypeError, ValueError, RecursionError):
-        return False
-    return True
-
-
-def _json(data: dict[str, Any], origin: str) -> bytes:
-    text = json.dumps(data, ensure_ascii=False, default=_plain, sort_keys=True)
-    wrong = half_pair(text)
-    if wrong:
-        raise BrokenRecordError(origin, f"the text {wrong}")
-    return text.encode()
-
-
 class _ShardWriter:
     """Fills one shard after the other; what is not complete leaves no file."""
 
@@ -373,7 +289,7 @@ class _ShardWriter:
             with suppress(OSError):
                 self._partial().unlink()
 
-    def write(self, sample: _Sample) -> None:
+    def write(self, sample: PackedItem) -> None:
         if self._stream is None:
             self._stream = self._partial().open("wb")
             self._tar = TarWriter(self._stream, encoder=False, mtime=0)
@@ -418,18 +334,3 @@ def _write(file: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     partial.replace(file)
-
-
-def _plain(value: Any) -> Any:
-    """Metadata as JSON.
-
-    Raises:
-        TypeError: it has no form there.
-    """
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, date | time):
-        return value.isoformat()
-    if isinstance(value, bytes | bytearray | memoryview | Image.Image):
-        raise TypeError(f"a {type(value).__name__} has no form in JSON")
-    return str(value)
