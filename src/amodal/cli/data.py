@@ -115,6 +115,7 @@ def pack_(
             overwrite=overwrite,
             workers=workers,
             progress=callbacks.advance,
+            tell=callbacks.warn,
         )
     size = sum(shard.bytes for shard in index.shards)
     console.print(
@@ -123,6 +124,15 @@ def pack_(
         soft_wrap=True,
         markup=False,
     )
+    for note in index.notes:
+        errors.print(f"note: {note}", soft_wrap=True, markup=False)
+    for name, count in index.left_out.items():
+        errors.print(
+            f"note: {count:,} records have a value of {name!r} that shards cannot hold; it is not "
+            "packed",
+            soft_wrap=True,
+            markup=False,
+        )
     for row in index.broken_rows[:5]:
         errors.print(f"skipped {row.origin}: {row.reason}", soft_wrap=True, markup=False)
     if index.broken > 5:
@@ -140,6 +150,8 @@ def _show(found: Inspection) -> None:
         each = ", ".join(f"{n}: {items:,}" for n, items in found.captions_per_item.items())
         summary.add_row("captions: items", each)
     summary.add_row("broken", f"{found.broken:,}")
+    if found.repeated_ids.values:
+        summary.add_row("ids that several records share", _repeats(found.repeated_ids))
     if found.image_side is not None:
         summary.add_row("images that occur twice or more", _repeats(found.repeated_images))
     if found.caption_words is not None:
@@ -176,6 +188,8 @@ def _show(found: Inspection) -> None:
         console.print(f"{found.label_count} labels in all")
     _show_examples("identical captions, for example", found.repeated_captions)
     _show_examples("identical images, for example", found.repeated_images)
+    for note in found.notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
     if found.broken:
         table = Table("broken because", "count")
         for reason, count in found.broken_by_reason.items():

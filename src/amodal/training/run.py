@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from transformers import PreTrainedModel, set_seed
 
+from amodal.data.notes import notes_of
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
 from amodal.distributed import barrier, is_main
@@ -110,6 +111,9 @@ def train_run(
     )
     if trainer.precision_timing is not None:
         callbacks.warn(str(trainer.precision_timing))
+    sources = [train] if validation is None else [train, validation]
+    for told in dict.fromkeys(f"{s.name}: {note}" for s in sources for note in notes_of(s)):
+        callbacks.warn(told)
     callbacks.stage("training", len(trainer.sampler))
     checkpoints = complete_checkpoints(folder) if resume else []
     with _graceful_interrupt(trainer):

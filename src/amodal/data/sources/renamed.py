@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 from pydantic import Field
 
+from amodal.data.notes import Note, notes_of
 from amodal.data.record import BrokenRecordError, Record, Source, StreamingSource, StrictModel
 
 
@@ -37,6 +38,7 @@ class Renamed:
         self.name = source.name
         self.inputs = renamed_keys(source.inputs, columns)
         self.broken_rows: tuple[BrokenRecordError, ...] = getattr(source, "broken_rows", ())
+        self.notes = notes_of(source)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -53,6 +55,11 @@ class RenamedStream:
         self.name = source.name
         self.inputs = renamed_keys(source.inputs, columns)
 
+    @property
+    def notes(self) -> Sequence[Note]:
+        """The notes of the source, which grow as it is read."""
+        return notes_of(self.source)
+
     def __iter__(self) -> Iterator[Record | BrokenRecordError]:
         for record in self.source:
             broken = isinstance(record, BrokenRecordError)
@@ -63,7 +70,10 @@ def renamed(record: Record, columns: Mapping[str, str]) -> Record:
     """A record with keys renamed; a key that is missing stays missing."""
     moved = set(columns.values())
     kept = {key: value for key, value in record.items() if key not in moved}
-    return kept | {new: record[key] for new, key in columns.items() if key in record}
+    found = kept | {new: record[key] for new, key in columns.items() if key in record}
+    if isinstance(found.get("text"), str):  # one caption, such as a label; not its letters
+        found["text"] = [found["text"]]
+    return found
 
 
 def renamed_keys(keys: frozenset[str], columns: Mapping[str, str]) -> frozenset[str]:
