@@ -37,6 +37,7 @@ class Renamed:
         self.name = source.name
         self.inputs = renamed_keys(source.inputs, columns)
         self.broken_rows: tuple[BrokenRecordError, ...] = getattr(source, "broken_rows", ())
+        self.notes: tuple[str, ...] = getattr(source, "notes", ())
 
     def __len__(self) -> int:
         return len(self.source)

@@ -13,8 +13,8 @@ from webdataset.tariterators import group_by_keys, tar_file_expander
 
 from amodal.data.decode import SUFFIXES as IMAGES
 from amodal.data.record import BrokenRecordError, DataError, Record
+from amodal.data.sources.columns import RESERVED
 from amodal.data.sources.renamed import RenamingConfig
-from amodal.data.sources.rows import RESERVED
 
 # Members with other suffixes are passed over unread, above all pickles (.pyd, .pickle, .pth),
 # which could run code.
