@@ -64,7 +64,8 @@ def test_rows_of_one_id_with_different_images_are_items_of_the_same_id(tmp_path,
     assert [source[i]["id"] for i in (0, 2)] == ["x", "x"]
     assert [source[i]["text"] for i in (0, 2)] == [["a"], ["c"]]
     (note,) = source.notes
-    assert "1 rows share 'key' with an earlier row" in note
+    assert note.what.startswith("rows with the 'key' of an earlier row that differ")
+    assert (note.count, note.examples[0].endswith("row 3")) == (1, True)
 
 
 def test_grouping_follows_a_selection_of_rows(tmp_path, made):

@@ -14,13 +14,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from amodal.data.notes import Note
 from amodal.data.record import DataError
 from amodal.data.sources.table_cache import FileFacts
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 CHUNK = 10_000  # rows that become an Arrow table at once
 CHUNK_LETTERS = 1 << 26
-NAMED = 3  # rows that a note names
+# Rows that may have been meant otherwise.
+LETTERS = "rows with a quote that is not closed, or closed amid the text, read as letters"
+SHORT = "rows with fewer fields than the header, the rest read as empty"
+SWALLOWED = (
+    "rows with a line break and a delimiter in one field; if its quote was never closed it has "
+    "swallowed the next rows, and `quotes: false` reads quotes as letters"
+)
+AS_CSV = (
+    "rows that look quoted as CSV is, their quotes read as letters; `quotes: true` reads them as "
+    "quotes"
+)
 # What every cell of a column that is not empty can be read as; the first that fits is taken.
 KINDS = {
     "int": r"^\s*-?(0|[1-9][0-9]{0,30})\s*$",
@@ -51,7 +62,7 @@ class Dialect:
 
 def dialect_of(
     file: Path, encoding: str, delimiter: str | None, quotes: bool | None
-) -> tuple[Dialect, str | None]:
+) -> tuple[Dialect, Note | None]:
     """How a file is written, where it is not said, and a note where that was a guess.
 
     A first line `sep=;` names the delimiter, as Excel writes it. A header without the usual
@@ -75,10 +86,7 @@ def dialect_of(
     if usual in first or not others:
         return dialect(usual), None
     found = max(others, key=lambda d: others[d])
-    note = (
-        f"the header holds no {usual!r}; fields are taken to be separated by {found!r}, "
-        f"`delimiter` says otherwise"
-    )
+    note = Note(f"delimiters found in the header in the place of {usual!r}", 1, (repr(found),))
     return dialect(found), note
 
 
@@ -231,7 +239,6 @@ def _fitted(fields: list[str], width: int) -> list[str]:
 def _tables(
     file: Path, dialect: Dialect, header: Sequence[str], facts: FileFacts
 ) -> Iterator[pa.Table]:
-    notes = _Notes()
     kinds = {column: list(KINDS) for column in header}
     schema = pa.schema([(column, pa.string()) for column in header])
     width = len(header)
@@ -251,7 +258,7 @@ def _tables(
                 )
                 chunk.append([None] * width)
             else:
-                notes.add(number, row, fields, width, dialect)
+                _note(facts, number, row, fields, width, dialect)
                 letters += sum(map(len, fields))
                 chunk.append([*fields, *[None] * (width - len(fields))])
             if len(chunk) >= CHUNK or letters >= CHUNK_LETTERS:
@@ -260,7 +267,6 @@ def _tables(
     if chunk:
         yield _table(chunk, schema, kinds)
     facts.kinds = kinds
-    facts.notes += notes.lines(dialect)
 
 
 def _table(
@@ -280,38 +286,18 @@ def _table(
     return pa.Table.from_arrays(columns, schema=schema)
 
 
-class _Notes:
-    """Rows that may have been meant otherwise."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, list[int]] = {"letters": [], "swallowed": [], "short": [], "csv": []}
-
-    def add(self, number: int, row: _Row, fields: list[str], width: int, dialect: Dialect) -> None:
-        if row.as_letters:
-            self.rows["letters"].append(number)
-        if len(fields) < width:
-            self.rows["short"].append(number)
-        if row.lines > 1 and any("\n" in f and dialect.delimiter in f for f in fields):
-            self.rows["swallowed"].append(number)
-        if not dialect.quotes and any(_looks_quoted(f, len(fields) < width) for f in fields):
-            self.rows["csv"].append(number)
-
-    def lines(self, dialect: Dialect) -> list[str]:
-        texts = {
-            "letters": "with quotes that are not closed, or closed amid the text; they are read "
-            "as letters",
-            "swallowed": f"with a field that holds a line break and {dialect.delimiter!r}; if a "
-            "quote was never closed, it has swallowed the next rows: `quotes: false` reads quotes "
-            "as letters",
-            "short": "with fewer fields than the header; the rest is empty",
-            "csv": "that look quoted as CSV is, their quotes read as letters; `quotes: true` reads "
-            "them as quotes",
-        }
-        return [
-            f"{len(self.rows[name])} rows {text} (row {named_rows(self.rows[name])})"
-            for name, text in texts.items()
-            if self.rows[name]
-        ]
+def _note(
+    facts: FileFacts, number: int, row: _Row, fields: list[str], width: int, dialect: Dialect
+) -> None:
+    """Note a row that may have been meant otherwise."""
+    if row.as_letters:
+        facts.note(LETTERS, number)
+    if len(fields) < width:
+        facts.note(SHORT, number)
+    if row.lines > 1 and any("\n" in f and dialect.delimiter in f for f in fields):
+        facts.note(SWALLOWED, number)
+    if not dialect.quotes and any(_looks_quoted(f, len(fields) < width) for f in fields):
+        facts.note(AS_CSV, number)
 
 
 def _looks_quoted(field: str, short: bool) -> bool:
@@ -319,12 +305,6 @@ def _looks_quoted(field: str, short: bool) -> bool:
     if not field.startswith('"'):
         return False
     return short or (len(field) > 1 and field.endswith('"') and '""' in field[1:-1])
-
-
-def named_rows(rows: Sequence[int]) -> str:
-    """The first rows of a list, counted from 1."""
-    more = ", …" if len(rows) > NAMED else ""
-    return ", ".join(str(row + 1) for row in rows[:NAMED]) + more
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

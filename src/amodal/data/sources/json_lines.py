@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,15 @@ import pyarrow as pa
 from amodal.data.record import DataError
 from amodal.data.sources.arrow_types import array_of
 from amodal.data.sources.table_cache import FileFacts
+from amodal.data.surrogates import half_pair
 
 CHUNK = 10_000  # rows that become an Arrow table at once
 CHUNK_LETTERS = 1 << 26
+HALF_PAIR = "rows with half of a surrogate pair, as of a cut emoji, read as U+FFFD"
+
+
+class _Repaired(dict[str, Any]):
+    """A row with text that was cut within an emoji."""
 
 
 def read_json_rows(file: Path, encoding: str) -> tuple[Iterator[pa.Table], FileFacts]:
@@ -36,6 +43,8 @@ def _tables(file: Path, encoding: str, facts: FileFacts) -> Iterator[pa.Table]:
     letters, rows, readable = 0, 0, False
     for place, text, value in _values(file, encoding):
         if isinstance(value, dict):
+            if isinstance(value, _Repaired):
+                facts.note(HALF_PAIR, rows + len(chunk))
             chunk.append(value)
             readable = True
         else:
@@ -69,6 +78,8 @@ def _values(file: Path, encoding: str) -> Iterator[tuple[str, int, Any]]:
             except (ValueError, RecursionError) as error:
                 yield f"line {number}", 0, _reason(error, "expected an object on each line")
                 continue
+            if re.search(r"\\u[dD][89a-fA-F]", line) and half_pair(value):
+                value = _Repaired(value)
             yield f"line {number}", len(line), _object(value)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from amodal.data.notes import Note
+
 
 @dataclass(frozen=True)
 class Places:
@@ -28,7 +30,7 @@ class Places:
     roots: tuple[Path | None, ...]
     unreadable: Mapping[int, str] = field(default_factory=dict)
     objects: Mapping[str, np.ndarray] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def origin(self, row: int) -> str:
         """File and row; rows count from 1, without the header."""

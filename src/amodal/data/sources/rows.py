@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from amodal.data.notes import LISTED, Note
 from amodal.data.record import BrokenRecordError, DataError, Record
 from amodal.data.sources.columns import RESERVED, Columns
 from amodal.data.sources.places import Places
@@ -18,7 +19,6 @@ from amodal.data.sources.row_record import row_record
 from amodal.data.sources.row_types import check_text_columns, is_string, label_names, undecoded
 
 LOOKED_AT = 8  # rows whose files are looked for at the start
-NAMED = 3  # rows that a note names
 
 
 class RowSource:
@@ -132,33 +132,34 @@ class RowSource:
             empty_agrees=not columns.rows_are_items,
         )
 
-    def _group_notes(self, groups: Groups, group_by: str | None) -> list[str]:
+    def _group_notes(self, groups: Groups, group_by: str | None) -> list[Note]:
         notes = []
         key = group_by or self.columns.id or self._path_column()
         if groups.differing:
             rows = np.unique(np.concatenate(list(groups.differing.values())))
-            notes.append(
-                f"{len(rows)} rows are merged into the item of an earlier row with the same "
-                f"{key!r}, whose {_quoted(groups.differing)} they do not share; the first row "
-                f"counts ({self._named(rows)}); a `columns.id` of their own keeps rows apart"
+            what = (
+                f"rows merged into the item of an earlier row with the same {key!r}, though their "
+                f"{' and '.join(map(repr, groups.differing))} differ: the first row counts, and "
+                "a `columns.id` of their own keeps rows apart"
             )
+            notes.append(self._note(what, rows))
         if len(groups.repeated):
-            notes.append(
-                f"{len(groups.repeated)} rows share {key!r} with an earlier row and differ from it "
-                f"in more than the caption; they are items of the same id "
-                f"({self._named(groups.repeated)})"
+            what = (
+                f"rows with the {key!r} of an earlier row that differ in more than the caption: "
+                "items of the same id"
             )
+            notes.append(self._note(what, groups.repeated))
         if self._named_by_row is not None and self._named_by_row.any():
-            rows = np.flatnonzero(self._named_by_row)
-            notes.append(
-                f"{len(rows)} rows share {key!r} with another row; each is an item, and its id is "
-                f"file and row ({self._named(rows)}); `columns.id` names another"
+            what = (
+                f"rows with the {key!r} of another row: items of their own, whose id is file and "
+                "row; `columns.id` names another"
             )
+            notes.append(self._note(what, np.flatnonzero(self._named_by_row)))
         return notes
 
-    def _named(self, rows: np.ndarray) -> str:
-        more = ", …" if len(rows) > NAMED else ""
-        return ", ".join(self._places.origin(int(row)) for row in rows[:NAMED]) + more
+    def _note(self, what: str, rows: np.ndarray) -> Note:
+        listed = [self._places.origin(int(row)) for row in rows[:LISTED]]
+        return Note(what, len(rows), (*listed, *(["..."] if len(rows) > LISTED else [])))
 
     def _refuse_objects(self, rows: Sequence[int], origin: str) -> None:
         for option, column in self._mixed:

@@ -90,9 +90,10 @@ def open_random_access(config: SourceConfig, where: str, reading: Reading | None
     """
     source: object = open_source(config, reading)
     if isinstance(source, WebDatasetSource):
-        source = IndexedShards(source)
+        source = IndexedShards(source.name, source.shards)
     elif isinstance(source, RenamedStream) and isinstance(source.source, WebDatasetSource):
-        source = Renamed(IndexedShards(source.source), source.columns)
+        shards = IndexedShards(source.source.name, source.source.shards)
+        source = Renamed(shards, source.columns)
     if not isinstance(source, Source):
         raise DataError(
             f"{where}: {config.kind} can only be read in order, and rows are wanted in any; store "

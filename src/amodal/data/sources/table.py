@@ -14,6 +14,7 @@ import datasets
 import pyarrow.parquet as pq
 from pydantic import field_validator
 
+from amodal.data.notes import Note
 from amodal.data.record import DataError, StrictModel
 from amodal.data.sources.columns import Columns, Reading
 from amodal.data.sources.delimited import (
@@ -90,8 +91,10 @@ class TableConfig(StrictModel):
             DataError: a file is missing, in another encoding, malformed, or lacks a column.
         """
         files = self._files()
-        parts = [_read_table(file, self) for file in files]
+        read = [_read_table(file, self) for file in files]
+        parts = [(dataset, facts) for dataset, facts, _ in read]
         dataset, notes = joined(files, [part for part, _ in parts])
+        notes += [note for *_, note in read if note is not None]
         root = None if self.root is None else Path(self.root)
         places = places_of(
             files,
@@ -122,16 +125,17 @@ class TableConfig(StrictModel):
         return files
 
 
-def _read_table(file: Path, config: TableConfig) -> tuple[datasets.Dataset, FileFacts]:
+def _read_table(file: Path, config: TableConfig) -> tuple[datasets.Dataset, FileFacts, Note | None]:
+    """The rows of one file, what was found in it, and a note on how it was read."""
     suffix = file.suffix.lower()
     if suffix in PARQUET:
-        return _read_parquet(file, config), FileFacts()
+        return _read_parquet(file, config), FileFacts(), None
     _check_encoding(file, config.encoding)
     if suffix in JSON:
         options: tuple[Any, ...] = ("json", config.encoding)
-        found = cached_table(file, options, lambda: read_json_rows(file, config.encoding))
-        config.columns.checked(found[0].column_names, str(file), config.group_by)
-        return found
+        dataset, facts = cached_table(file, options, lambda: read_json_rows(file, config.encoding))
+        config.columns.checked(dataset.column_names, str(file), config.group_by)
+        return dataset, facts, None
     dialect, note = dialect_of(file, config.encoding, config.delimiter, config.quotes)
     header = header_of(file, dialect)
     config.columns.checked(header, str(file), config.group_by)
@@ -140,8 +144,7 @@ def _read_table(file: Path, config: TableConfig) -> tuple[datasets.Dataset, File
     )
     if len(facts.unreadable) == len(dataset):
         raise DataError(f"{file}: no row can be read; row 1: {facts.unreadable[0]}")
-    facts.notes[:0] = [note] if note is not None else []
-    return dataset, facts
+    return dataset, facts, note
 
 
 def _read_parquet(file: Path, config: TableConfig) -> datasets.Dataset:

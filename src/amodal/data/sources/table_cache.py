@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
+from amodal.data.notes import LISTED
 from amodal.data.sources.arrow_types import widened, wider_schema
 
 VERSION = 1  # of what is written; a change of the readers needs another one
@@ -24,15 +25,20 @@ class FileFacts:
 
     Args:
         unreadable: row -> what is wrong with it; its cells are empty.
-        notes: what was read otherwise than it may have been meant.
+        notes: what was read otherwise than it may have been meant -> how many rows, and the first.
         kinds: column -> what its text can be read as; see `delimited.KINDS`.
         objects: column -> ranges of rows in which it held objects or lists.
     """
 
     unreadable: dict[int, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: dict[str, tuple[int, list[int]]] = field(default_factory=dict)
     kinds: dict[str, list[str]] = field(default_factory=dict)
     objects: dict[str, list[list[int]]] = field(default_factory=dict)
+
+    def note(self, what: str, row: int) -> None:
+        """Note one row more."""
+        count, first = self.notes.get(what, (0, []))
+        self.notes[what] = (count + 1, [*first, row] if count < LISTED else first)
 
     def add_objects(self, column: str, start: int, stop: int) -> None:
         """Note that rows start … stop - 1 hold objects in a column."""

@@ -10,6 +10,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from amodal.data.notes import Note
 from amodal.data.record import DataError
 from amodal.data.sources.arrow_types import widened, wider_schema
 from amodal.data.sources.places import Places
@@ -20,7 +21,7 @@ BATCH = 1024  # rows whose types are changed at once
 
 def joined(
     files: Sequence[Path], parts: Sequence[datasets.Dataset]
-) -> tuple[datasets.Dataset, list[str]]:
+) -> tuple[datasets.Dataset, list[Note]]:
     """The rows of all parts, one after the other, and what had to be said about their columns.
 
     Raises:
@@ -33,9 +34,8 @@ def joined(
     for file, part in zip(files, parts, strict=True):
         absent = [name for name in schema.names if name not in part.column_names]
         if absent:
-            notes.append(
-                f"{file} has no column {' or '.join(map(repr, absent))}; it is empty there"
-            )
+            what = f"columns that are not in {file}, read as empty there"
+            notes.append(Note(what, len(absent), tuple(absent[:LISTED])))
     features = datasets.Features.from_arrow_schema(schema)
     for name in schema.names:
         features[name] = _feature(name, features[name], files, parts)
@@ -52,7 +52,7 @@ def places_of(
     facts: Sequence[FileFacts],
     *,
     roots: Sequence[Path | None],
-    notes: Sequence[str],
+    notes: Sequence[Note],
 ) -> Places:
     """Where the rows of all parts come from, with what was found in each file."""
     starts = [0, *np.cumsum(lengths).tolist()]
@@ -61,7 +61,9 @@ def places_of(
     for file, start, found in zip(files, starts, facts, strict=False):
         for column, ranges in found.objects.items():
             objects.setdefault(column, []).extend([start + a, start + b] for a, b in ranges)
-        said += [f"{file}: {note}" for note in found.notes]
+        for what, (count, rows) in found.notes.items():
+            listed = [f"{file} row {row + 1}" for row in rows]
+            said.append(Note(what, count, (*listed, *(["..."] if count > len(rows) else []))))
     return Places(
         files=tuple(map(str, files)),
         starts=tuple(starts[:-1]),
