@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from amodal.data.notes import Note
+from amodal.data.notes import LISTED, Note
 from amodal.data.record import DataError
 from amodal.data.sources.arrow_types import widened, wider_schema
 from amodal.data.sources.places import Places
