@@ -36,7 +36,7 @@ AS_CSV = (
 KINDS = {
     "int": r"^\s*-?(0|[1-9][0-9]{0,30})\s*$",
     # Longer whole numbers are names: as floats they would lose their last digits.
-    "float": r"^\s*(-?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"
+    "float": r"^\s*(-?((0|[1-9][0-9]{0,14})|(0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?"
     r"|[nN]a[nN])\s*$",
     "bool": r"^(true|True|TRUE|false|False|FALSE)$",
 }

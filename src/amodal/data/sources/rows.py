@@ -71,16 +71,13 @@ class RowSource:
             self.columns = columns = columns.model_copy(update={"id": group_by})
         groups = self._groups(group_by)
         self._named_by_row = self._ambiguous_ids()
-        counts = np.bincount(groups.item)
-        empty = self._empty_captions()
-        written = np.bincount(groups.item[~empty], minlength=len(counts))
-        lost = np.flatnonzero(empty & (written[groups.item] > 0))
+        item, lost = self._usable(groups.item)
         self.broken_rows = tuple(
             BrokenRecordError(places.origin(int(row)), "the caption is empty") for row in lost
         )
         # Rows item by item; the first row of an item has its image, if one has.
-        self._order = np.lexsort((self._without_media(), groups.item))
-        self._starts = np.concatenate([[0], np.cumsum(counts)])
+        self._order = np.lexsort((self._without_media(), item))
+        self._starts = np.concatenate([[0], np.cumsum(np.bincount(item))])
         self.notes = (*places.notes, *self._group_notes(groups, group_by))
 
     def __len__(self) -> int:
@@ -131,6 +128,26 @@ class RowSource:
             free=[name for name in names if name not in {*apart, *captions, key}],
             empty_agrees=not columns.rows_are_items,
         )
+
+    def _usable(self, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The item of each row, and rows without a caption in items that have others.
+
+        Rows of an item that lacks an image or a caption stand alone: each is broken, and listed.
+        """
+        columns = self.columns
+        empty = self._empty_captions()
+        written = np.bincount(item[~empty], minlength=item.max(initial=-1) + 1) > 0
+        alone = np.zeros(len(item), dtype=bool)
+        if columns.empty == "broken" and columns.reads("text"):
+            alone |= ~written[item]
+        if columns.empty == "broken" and columns.image is not None and columns.reads("image"):
+            there = ~self._without_media()
+            alone |= ~(np.bincount(item[there], minlength=len(written)) > 0)[item]
+        _, first = np.unique(item, return_index=True)
+        _, found = np.unique(
+            np.where(alone, np.arange(len(item)), first[item]), return_inverse=True
+        )
+        return found, np.flatnonzero(empty & written[item] & ~alone)
 
     def _group_notes(self, groups: Groups, group_by: str | None) -> list[Note]:
         notes = []
