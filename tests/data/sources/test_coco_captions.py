@@ -9,6 +9,7 @@ import pytest
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
+from amodal.data.sources.json_files import read_json
 
 DATA = Path(os.environ.get("AMODAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -160,3 +161,11 @@ def test_flickr8k_is_read_whole():
     assert all(len(source[i]["text"]) == 5 for i in range(1000))
     record = source[0]
     assert decode_image(record["image"], record["origin"]).shape == (144, 144, 3)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"images": [' + "9" * 5000 + "]}"])
+def test_json_too_deep_or_with_numbers_too_long_is_refused_in_a_line(tmp_path, content):
+    file = tmp_path / "captions.json"
+    file.write_text(content)
+    with pytest.raises(DataError, match=r"captions\.json: cannot be read as JSON: "):
+        read_json(file, "captions")
