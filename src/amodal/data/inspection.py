@@ -283,7 +283,8 @@ class _Findings:
             key = blake2b(caption.encode(), digest_size=8).digest()
             self.captions.add(key, caption, facts.origin)
         if facts.label is not None:
-            self.labels[str(facts.label)] += 1
+            several = facts.label if isinstance(facts.label, list) else [facts.label]
+            self.labels.update(map(str, several))
 
     def described(self, name: str, complete: bool, notes: Sequence[Note]) -> Inspection:
         sides: Counter[int] = Counter()

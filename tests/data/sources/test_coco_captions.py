@@ -9,6 +9,7 @@ import pytest
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
+from amodal.data.sources.json_files import read_json
 
 DATA = Path(os.environ.get("AMODAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -207,3 +208,11 @@ def test_boxes_of_coco_are_not_taken_for_captions(tmp_path):
     )
     with pytest.raises(DataError, match=r"not captions; captions are in .*captions_val\.json"):
         config.open()
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"images": [' + "9" * 5000 + "]}"])
+def test_json_too_deep_or_with_numbers_too_long_is_refused_in_a_line(tmp_path, content):
+    file = tmp_path / "captions.json"
+    file.write_text(content)
+    with pytest.raises(DataError, match=r"captions\.json: cannot be read as JSON: "):
+        read_json(file, "captions")

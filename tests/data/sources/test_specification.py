@@ -9,9 +9,9 @@ from pydantic import TypeAdapter
 from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
+from amodal.data.sources.columns import Columns
 from amodal.data.sources.folder import FolderConfig
 from amodal.data.sources.huggingface import HuggingFaceConfig
-from amodal.data.sources.rows import Columns
 from amodal.data.sources.specification import KINDS, SourceConfig, checked_source, parse_source
 from amodal.data.sources.table import TableConfig
 from amodal.data.sources.visdial import VisDialConfig

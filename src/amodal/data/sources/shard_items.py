@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from amodal.data.decode import SUFFIXES as IMAGES
 from amodal.data.notes import Notes
 from amodal.data.record import BrokenRecordError, Record
-from amodal.data.sources.rows import RESERVED
+from amodal.data.sources.columns import RESERVED
 from amodal.data.surrogates import half_pair
 
 Kind = Literal["image", "text", "label", "json"]
