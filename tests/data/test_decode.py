@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from amodal.data.decode import MAX_PIXELS, decode_image, load_image, suffix_of
+from amodal.data.decode import decode_image, load_image, suffix_of
+from amodal.data.image_limits import MAX_PIXELS
 from amodal.data.record import BrokenRecordError
 
 
