@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
 from amodal.data.record import BrokenRecordError
 
 MAX_FILE_BYTES = 1 << 30  # larger files are not read into memory
+ACCEPTED = {
+    "image": "a path, bytes, an array or an image",
+    "sound": "a path, bytes, a pair (waveform, rate) or a Hugging Face sound",
+}
 SHOWN = 100  # characters of a path in an error, from either end
 # How files of images and of audio begin; ISO media files (AVIF, HEIC) say `ftyp` after a length.
 MAGIC = (
@@ -40,26 +45,37 @@ def content_of(value: Any, origin: str, kind: str) -> tuple[bytes, str]:
     Args:
         value: path, bytes, data URL or base64 text.
         origin: file and row of the record, for the error.
-        kind: what is expected, such as "image".
+        kind: what is expected, `image` or `sound`.
 
     Raises:
         BrokenRecordError: no such file, no content, or no regular file.
     """
-    data: bytes | None
-    if isinstance(value, bytes | bytearray | memoryview):
-        data, what = bytes(value), f"the {kind}"
-    elif isinstance(value, str | Path):
-        what = shortened(str(value))
-        data = embedded_content(value) if isinstance(value, str) else None
-        if data is None:
-            data = _file_content(value, what, origin, kind)
+    if isinstance(value, bytes):
+        data, what = value, f"the {kind}"
     else:
-        raise BrokenRecordError(
-            origin, f"expected a path, bytes, an array or an {kind}: got {type(value).__name__}"
-        )
+        stream, what = open_content(value, origin, kind)
+        with stream:
+            size = stream.seek(0, io.SEEK_END)
+            if size > MAX_FILE_BYTES:
+                raise BrokenRecordError(
+                    origin, f"larger than {MAX_FILE_BYTES:,} bytes: {what} has {size:,}"
+                )
+            stream.seek(0)
+            data = stream.read()
     if not data:
         raise BrokenRecordError(origin, f"empty {kind} (0 bytes): {what}")
     return data, what
+
+
+def open_content(value: Any, origin: str, kind: str) -> tuple[IO[bytes], str]:
+    """`content_of` as a stream, for files that are not read at once."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return io.BytesIO(value), f"the {kind}"
+    if not isinstance(value, str | Path):
+        raise BrokenRecordError(origin, f"expected {ACCEPTED[kind]}: got {type(value).__name__}")
+    what = shortened(str(value))
+    content = embedded_content(value) if isinstance(value, str) else None
+    return (_open_file(value, what, origin, kind) if content is None else io.BytesIO(content)), what
 
 
 def embedded_content(text: str) -> bytes | None:
@@ -108,21 +124,19 @@ def _from_base64(text: str) -> bytes | None:
         return None
 
 
-def _file_content(path: str | Path, what: str, origin: str, kind: str) -> bytes:
+def _open_file(path: str | Path, what: str, origin: str, kind: str) -> IO[bytes]:
     if "://" in str(path):
         raise BrokenRecordError(origin, f"a URL, expected a file on this machine: {what}")
-    if isinstance(path, str) and is_base64(path.rsplit("/", 1)[-1]):
+    if is_base64(str(path).rsplit("/", 1)[-1]):
         raise BrokenRecordError(origin, f"looks like base64, but holds no {kind}: {what}")
     try:
-        status = Path(path).stat()
-        if not stat.S_ISREG(status.st_mode):  # reading a pipe or a device may never end
-            kind_of_file = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
-            raise BrokenRecordError(origin, f"unreadable file: {what}: it is {kind_of_file}")
-        if status.st_size > MAX_FILE_BYTES:
-            raise BrokenRecordError(
-                origin, f"larger than {MAX_FILE_BYTES:,} bytes: {what} has {status.st_size:,}"
-            )
-        return Path(path).read_bytes()
+        mode = Path(path).stat().st_mode
+        if not stat.S_ISREG(mode):  # reading a pipe or a device may never end
+            found = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+            raise BrokenRecordError(origin, f"unreadable file: {what}: it is {found}")
+        file = io.FileIO(path)
+        file.name = ""  # libraries would guess the format from it
+        return io.BufferedReader(file)
     except FileNotFoundError:
         raise BrokenRecordError(origin, f"no such {kind} file: {what}") from None
     except OSError as error:

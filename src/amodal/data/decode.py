@@ -22,7 +22,10 @@ from amodal.data.orientation import info_orientation, upright
 from amodal.data.record import BrokenRecordError
 
 # Of files that are taken for images.
-SUFFIXES = ("jpg", "jpeg", "jfif", "jpe", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "heic", "heif")  # fmt: skip # noqa: E501
+SUFFIXES = (
+    *("jpg", "jpeg", "jfif", "jpe", "png", "webp"),
+    *("bmp", "gif", "tif", "tiff", "avif", "heic"),
+)
 
 
 class Format(NamedTuple):
@@ -54,7 +57,12 @@ BRANDS = {  # of ISO media files: `ftyp`, then a brand and those that it is comp
     "heic": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
 }
 # Warnings of libjpeg after which every pixel is still there; met in photos from phones.
-HARMLESS = ("before marker 0xd9", "Invalid SOS parameters", "Unknown Adobe color transform")
+HARMLESS = (
+    "bad ICC marker",
+    "before marker 0xd9",
+    "Invalid SOS parameters",
+    "Unknown Adobe color transform",
+)
 BAND_PIXELS = 1 << 16  # converted at once, so that conversions take little memory
 # Bytes per pixel that Pillow keeps; 4 in all other modes.
 PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
