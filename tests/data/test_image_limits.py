@@ -28,12 +28,9 @@ from amodal.data.record import BrokenRecordError, DataError
 
 MANY = MAX_PARTS + 1
 REFUSED = {
-    "a_line_of_100_million_pixels": (lambda: png(1, 100_000_000, pixels=b""), "a side of more than"),
-    "a_row_of_100_million_pixels": (lambda: png(100_000_000, 1, pixels=b""), "a side of more than"),
+    "a_line_of_100_million_pixels": (lambda: png(1, 10**8, pixels=b""), "a side of more than"),
+    "a_row_of_100_million_pixels": (lambda: png(10**8, 1, pixels=b""), "a side of more than"),
     "a_square_of_13000": (
-        lambda: png(13_000, 13_000, pixels=b""),
-        "bytes to decode.*AMODAL_IMAGE_MEMORY",
-    ),
         lambda: png(13_000, 13_000, pixels=b""),
         "bytes to decode.*AMODAL_IMAGE_MEMORY",
     ),
