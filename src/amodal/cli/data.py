@@ -140,6 +140,8 @@ def _show(found: Inspection) -> None:
         each = ", ".join(f"{n}: {items:,}" for n, items in found.captions_per_item.items())
         summary.add_row("captions: items", each)
     summary.add_row("broken", f"{found.broken:,}")
+    if found.repeated_ids.values:
+        summary.add_row("ids that several records share", _repeats(found.repeated_ids))
     if found.image_side is not None:
         summary.add_row("images that occur twice or more", _repeats(found.repeated_images))
     if found.caption_words is not None:
@@ -176,6 +178,8 @@ def _show(found: Inspection) -> None:
         console.print(f"{found.label_count} labels in all")
     _show_examples("identical captions, for example", found.repeated_captions)
     _show_examples("identical images, for example", found.repeated_images)
+    for note in found.notes:
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
     if found.broken:
         table = Table("broken because", "count")
         for reason, count in found.broken_by_reason.items():

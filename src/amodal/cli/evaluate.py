@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,6 +74,10 @@ def evaluate(
     reranker: Annotated[
         Path | None, typer.Option(help="text-to-image: run of a joint embedding.")
     ] = None,
+    allow_missing: Annotated[
+        bool,
+        typer.Option("--allow-missing", help="A table column that the model reads may be absent."),
+    ] = False,
     name: Annotated[str | None, typer.Option(help="Name of the result file.")] = None,
 ) -> None:
     """Evaluate a run on a source; prints a table and writes RUN/evaluation/NAME.json.
@@ -105,12 +110,11 @@ def evaluate(
     _check_usage(chosen, evaluator, given, on, train_on)
     if reranker is not None:
         given["reranker"] = _on_device(open_run(reranker, "joint_embedding"))
-    source = open_for_run(run, model, on) if on is not None else validation_source(run)
+    reads = partial(open_for_run, run, model, allow_missing=allow_missing)
+    source = reads(on) if on is not None else validation_source(run)
     items = range(min(limit or len(source), len(source)))
     if evaluator.training_source:
-        given["training_source"] = (
-            open_for_run(run, model, train_on) if train_on else training_source(run)
-        )
+        given["training_source"] = reads(train_on) if train_on else training_source(run)
         if limit is not None and evaluator.training_source == "given":
             given["training_items"] = range(min(limit, len(given["training_source"])))
     with progress_callbacks() as callbacks:

@@ -31,6 +31,10 @@ def predict(
         bool,
         typer.Option(help="Also predict without each input, and write attention maps."),
     ] = False,
+    allow_missing: Annotated[
+        bool,
+        typer.Option("--allow-missing", help="A table column that the model reads may be absent."),
+    ] = False,
 ) -> None:
     """Predict every item of a source; writes its id, the prediction and its probability.
 
@@ -44,7 +48,7 @@ def predict(
     from amodal.training.sources import open_for_run
 
     model = open_run(run, "fusion")
-    opened = _SourceWithIds(open_for_run(run, model, source))
+    opened = _SourceWithIds(open_for_run(run, model, source, allow_missing=allow_missing))
     rows = range(min(limit or len(opened), len(opened)))
     with progress_callbacks() as callbacks:
         callbacks.stage("predicting", len(rows))

@@ -33,6 +33,10 @@ Inputs = Annotated[
         show_default=False,
     ),
 ]
+AllowMissing = Annotated[
+    bool,
+    typer.Option("--allow-missing", help="A table column that the model reads may be absent."),
+]
 File = Path | None
 
 
@@ -42,6 +46,7 @@ def embed(
     out: Annotated[Path, typer.Option(help="Folder for the Parquet files.")],
     batch_size: BatchSize = 64,
     input_: Inputs = None,
+    allow_missing: AllowMissing = False,
 ) -> None:
     """Write the embeddings of a source as Parquet; run again to continue."""
     from amodal.search.embed import embed_source
@@ -49,7 +54,7 @@ def embed(
     from amodal.training.sources import stream_for_run
 
     model = open_model(run)
-    opened = stream_for_run(run, model, source)
+    opened = stream_for_run(run, model, source, allow_missing=allow_missing)
     fingerprint = model.fingerprint()
     done = written_keys(out, fingerprint)
     with progress_callbacks() as callbacks:
@@ -83,6 +88,7 @@ def index(
     replace: Annotated[
         bool, typer.Option("--replace", help="Embed again what the index already holds.")
     ] = False,
+    allow_missing: AllowMissing = False,
 ) -> None:
     """Make a source searchable; run again to continue, or to add to the index."""
     from amodal.search.embed import embed_source
@@ -91,7 +97,7 @@ def index(
     from amodal.training.sources import stream_for_run
 
     model = open_model(run)
-    opened = stream_for_run(run, model, source)
+    opened = stream_for_run(run, model, source, allow_missing=allow_missing)
     store = VectorStore.create(
         out, model.dim, fingerprint=model.fingerprint(), model_path=run, exist_ok=True
     )

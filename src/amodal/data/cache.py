@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from amodal.data.notes import notes_of
 from amodal.data.record import BrokenRecordError, Record, Source
 
 Decoder = Callable[[Any, str], Any]
@@ -34,6 +35,7 @@ class CachedSource:
         self.name = source.name
         self.inputs = source.inputs
         self.broken_rows: tuple[BrokenRecordError, ...] = getattr(source, "broken_rows", ())
+        self.notes = notes_of(source)
         self.decoders = dict(decoders)
         self.limit_bytes = limit_bytes
         self.bytes = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from amodal.data.batch import key64
+from amodal.data.notes import notes_of
 from amodal.data.record import BrokenRecordError, Record, Source
 
 FEWEST = 20  # items; of fewer none are held out
@@ -25,6 +26,7 @@ class Subset:
         self.source, self.rows = source, list(rows)
         self.name, self.inputs = source.name, source.inputs
         self.broken_rows = tuple(broken_rows)
+        self.notes = notes_of(source)
 
     def __len__(self) -> int:
         return len(self.rows)

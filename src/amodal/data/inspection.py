@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import blake2b
 from typing import Any
@@ -13,7 +13,16 @@ from pydantic import BaseModel
 
 from amodal.data.decode import load_image
 from amodal.data.decode_audio import load_audio
-from amodal.data.record import BrokenRecordError, Record, Source, StreamingSource
+from amodal.data.notes import Note, notes_of
+from amodal.data.record import (
+    BrokenRecordError,
+    Record,
+    Source,
+    StreamingSource,
+    captions_of,
+    images_of,
+)
+from amodal.data.surrogates import half_pair
 
 LISTED = 20  # broken rows, groups of duplicates, sizes and labels that are listed by name
 REFERENCE_BATCH = 1024  # items, for which collisions of captions are predicted
@@ -24,6 +33,17 @@ class Broken(BaseModel):
 
     origin: str
     reason: str
+
+
+class Noted(BaseModel):
+    """What a source left out or put together; see `notes.Note`."""
+
+    what: str
+    count: int
+    examples: list[str]
+
+    def __str__(self) -> str:
+        return str(Note(self.what, self.count, tuple(self.examples)))
 
 
 class Lengths(BaseModel):
@@ -67,6 +87,8 @@ class Inspection(BaseModel):
         broken: number of rows and records that cannot be used.
         broken_by_reason: reason -> count.
         broken_rows: the first ones.
+        notes: what the source left out or put together.
+        repeated_ids: same identity; such records are one item.
         repeated_images: same content, byte for byte.
         repeated_captions: same words. In contrastive training another item with the same
             caption is a false negative where it is not known to be a positive.
@@ -88,6 +110,8 @@ class Inspection(BaseModel):
     broken: int
     broken_by_reason: dict[str, int]
     broken_rows: list[Broken]
+    notes: list[Noted]
+    repeated_ids: Repeated
     repeated_images: Repeated
     repeated_captions: Repeated
     colliding_pairs: float
@@ -135,7 +159,7 @@ def inspect(
         stopped = True
     length = len(source) if isinstance(source, Source) else None
     cut = limit is not None and (length is None or limit < length)
-    return found.described(source.name, complete=not stopped and not cut)
+    return found.described(source.name, not stopped and not cut, notes_of(source))
 
 
 class _Facts:
@@ -143,15 +167,17 @@ class _Facts:
 
     def __init__(self, record: Record) -> None:
         self.origin = str(record["origin"])
-        self.captions = [str(t) for t in record.get("text") or []]
+        self.id = str(record["id"])
+        self.captions = captions_of(record)
+        wrong = next(filter(None, map(half_pair, self.captions)), None)
+        if wrong:
+            raise BrokenRecordError(self.origin, f"the caption {wrong}")
         self.label = record.get("label")
-        self.image: bytes | None = None
-        self.size: tuple[int, int] | None = None
-        value = record.get("image")
-        if value is not None:
+        self.images: list[tuple[bytes, tuple[int, int]]] = []  # content key, (width, height)
+        for value in images_of(record):
             pixels, content = load_image(value, self.origin)
-            self.image = blake2b(content or pixels.tobytes(), digest_size=8).digest()
-            self.size = (pixels.shape[1], pixels.shape[0])
+            key = blake2b(content or pixels.tobytes(), digest_size=8).digest()
+            self.images.append((key, (pixels.shape[1], pixels.shape[0])))
         self.sound: tuple[int, int, int] | None = None  # samples, channels, rate in Hz
         if record.get("audio") is not None:
             samples, rate = load_audio(record["audio"], self.origin)
@@ -216,6 +242,7 @@ class _Findings:
         self.captions_per_item: Counter[int] = Counter()
         self.reasons: Counter[str] = Counter()
         self.broken_rows: list[Broken] = []
+        self.ids = _Sharing()
         self.images = _Sharing()
         self.captions = _Sharing()
         self.words: Counter[int] = Counter()
@@ -235,10 +262,13 @@ class _Findings:
             self.add_broken(facts)
             return
         self.items += 1
-        if facts.image is not None and facts.size is not None:
+        key = blake2b(facts.id.encode("utf-8", "backslashreplace"), digest_size=8).digest()
+        self.ids.add(key, facts.id, facts.origin)
+        for _, size in facts.images:
             self.rows["image"] += 1
-            self.images.add(facts.image, "", facts.origin)
-            self.sizes[facts.size] += 1
+            self.sizes[size] += 1
+        for image in dict.fromkeys(key for key, _ in facts.images):
+            self.images.add(image, "", facts.origin)
         if facts.sound is not None:
             samples, channels, rate = facts.sound
             self.rows["audio"] += 1
@@ -253,9 +283,10 @@ class _Findings:
             key = blake2b(caption.encode(), digest_size=8).digest()
             self.captions.add(key, caption, facts.origin)
         if facts.label is not None:
-            self.labels[str(facts.label)] += 1
+            several = facts.label if isinstance(facts.label, list) else [facts.label]
+            self.labels.update(map(str, several))
 
-    def described(self, name: str, complete: bool) -> Inspection:
+    def described(self, name: str, complete: bool, notes: Sequence[Note]) -> Inspection:
         sides: Counter[int] = Counter()
         for size, count in self.sizes.items():
             sides[min(size)] += count
@@ -270,6 +301,8 @@ class _Findings:
             broken=self.reasons.total(),
             broken_by_reason=dict(self.reasons.most_common()),
             broken_rows=self.broken_rows,
+            notes=[Noted(what=n.what, count=n.count, examples=list(n.examples)) for n in notes],
+            repeated_ids=self.ids.repeated(),
             repeated_images=self.images.repeated(),
             repeated_captions=self.captions.repeated(),
             colliding_pairs=self.captions.pairs() / pairs * batch if pairs else 0.0,

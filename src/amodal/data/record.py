@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict
 # One item of a data set: input -> value, plus `id`, `origin` and metadata.
 #   id      str, unique per item; rows with the same id are positives of each other
 #   origin  str, where the record comes from ("captions.json row 7"), printed in every error
-#   image   str or Path, bytes, uint8 array (H, W, 3) or PIL image; decoded late, by `data.decode`
+#   image   str or Path, bytes, uint8 array (H, W, 3) or PIL image, or a list of them; decoded
+#           late, by `data.decode`
 #   text    list of str, one entry per caption
 #   label   str, a class name
 # Every other key is metadata: it is kept, indexed and can be filtered on.
@@ -65,6 +66,27 @@ class StreamingSource(Protocol):
     inputs: frozenset[str]
 
     def __iter__(self) -> Iterator[Record | BrokenRecordError]: ...
+
+
+def captions_of(record: Record) -> list[str]:
+    """The captions of a record; a string is one caption, not a list of letters.
+
+    Examples:
+        >>> captions_of({"text": "a dog"}), captions_of({"text": ["a", "b"]}), captions_of({})
+        (['a dog'], ['a', 'b'], [])
+    """
+    value = record.get("text")
+    if value is None:
+        return []
+    return [str(text) for text in value] if isinstance(value, list | tuple) else [str(value)]
+
+
+def images_of(record: Record) -> list[Any]:
+    """The images of a record; several ones stand in a list."""
+    value = record.get("image")
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def readable_records(source: Source) -> Iterator[Record]:

@@ -41,6 +41,11 @@ class ColumnsConfig(EncoderConfig):
             raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
         return self
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return (*self.numbers, *self.categories)
+
     def build(self, pretrained: bool = True) -> Columns:
         """The encoder with random weights; there are no pretrained ones."""
         return Columns(self)
@@ -61,7 +66,8 @@ class ColumnsPreprocessor:
         numbers: names of columns with numbers.
         categories: names of columns with words.
         mean, deviation: of each number column, over the training rows.
-        levels: known values of each category column; any other counts as one more.
+        levels: known values of each category column; any other counts as one more. A whole number
+            is the same category with and without a decimal point, as a gap in a column adds one.
 
     Examples:
         >>> from amodal.encoders import ColumnsPreprocessor
@@ -86,6 +92,11 @@ class ColumnsPreprocessor:
         self.mean, self.deviation = tuple(mean), tuple(deviation)
         self.levels = tuple(tuple(names) for names in levels)
         self._place = [{name: i for i, name in enumerate(names)} for names in self.levels]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that are read."""
+        return (*self.numbers, *self.categories)
 
     @classmethod
     def fitted(
@@ -140,9 +151,7 @@ class ColumnsPreprocessor:
             ValueError: a cell of a number column that is no number.
         """
         numbers = tuple(_number(column, record.get(column)) for column in self.numbers)
-        categories = tuple(
-            None if _is_empty(record.get(c)) else str(record[c]) for c in self.categories
-        )
+        categories = tuple(category_name(record.get(column)) for column in self.categories)
         if all(cell is None for cell in (*numbers, *categories)):
             return None
         return numbers, categories
@@ -256,6 +265,22 @@ class Columns(nn.Module):
             self.category,
         ]
         return [stem, *[[layer] for layer in self.layers]]
+
+
+def category_name(value: Any) -> str | None:
+    """A cell as the name of a category; None where it is empty.
+
+    Examples:
+        >>> from amodal.encoders.tabular import category_name
+        >>> [category_name(value) for value in (8001, 8001.0, "8001.0", "v1.0", " ", None)]
+        ['8001', '8001', '8001', 'v1.0', None, None]
+    """
+    if _is_empty(value):
+        return None
+    name = str(value)
+    whole, point, zeros = name.partition(".")
+    is_whole = point and set(zeros) == {"0"} and whole.removeprefix("-").isdecimal()
+    return whole if is_whole else name
 
 
 def _is_empty(value: Any) -> bool:

@@ -153,8 +153,9 @@ def item_labels(source: Source) -> Mapping[int, str]:
             record = source[row]
         except BrokenRecordError:
             continue  # listed when the media is read
-        if record.get("label") is not None:
-            found[key64(str(record["id"]))] = str(record["label"])
+        label = record.get("label")
+        if label is not None and not isinstance(label, list):  # of several classes none is the one
+            found[key64(str(record["id"]))] = str(label)
     return found
 
 

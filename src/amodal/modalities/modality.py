@@ -12,7 +12,7 @@ from torch import Tensor
 
 from amodal.data.inputs import Input
 from amodal.data.record import Record
-from amodal.data.sources.rows import Style
+from amodal.data.sources.columns import Style
 
 # How a source hands over the cells of a column that feeds an input: paths or file contents, lists
 # of texts, or values as they are; None: no single column.

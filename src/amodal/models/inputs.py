@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,13 +14,15 @@ from amodal.data.answer_vocabulary import AnswerVocabulary
 from amodal.data.collate import Collator, DropInputs, TargetInput
 from amodal.data.conversation import Task
 from amodal.data.inputs import Input
-from amodal.data.record import DataError, Source
-from amodal.data.sources.rows import Style
+from amodal.data.record import DataError, Source, StreamingSource, readable_records
+from amodal.data.sources.columns import Reading, Style
 from amodal.encoders.fine_tuning import apply_fine_tuning
 from amodal.encoders.pooling import build_pooling
 from amodal.modalities.conversation import CONVERSATION, ConversationInput
 from amodal.modalities.modality import InputOptions, Records
 from amodal.modalities.registry import modality
+
+LOOKED_AT = 10_000  # records whose keys are looked at
 
 
 class HasInputs(Protocol):
@@ -143,6 +147,61 @@ def column_styles(types: Mapping[str, str], readers: Mapping[str, Any]) -> dict[
         for name, style in styles.items()
         if style is not None and getattr(readers.get(name), "column", None) in (None, name)
     }
+
+
+def reading_of(
+    types: Mapping[str, str], readers: Mapping[str, Any], target: Any | None = None
+) -> Reading:
+    """What a model reads of rows.
+
+    Args:
+        types, readers: as for `column_styles`.
+        target: `TargetConfig` of a model that predicts a column, or None.
+    """
+    names = {c for reader in readers.values() for c in getattr(reader, "categories", ())}
+    return Reading(
+        styles=column_styles(types, readers),
+        as_written=frozenset({*names, target.column} if target is not None else names),
+        rows_are_items=target is not None,
+    )
+
+
+def check_columns(readers: Mapping[str, Any], source: Source | StreamingSource) -> None:
+    """Refuse a source none of whose records has a column that an input reads.
+
+    Args:
+        readers: as for `column_styles`; those with columns of their own name them as `columns`, or
+            one as `column`.
+        source: its first records are looked at where it does not name the columns itself; one that
+            only streams is not.
+
+    Raises:
+        DataError: names the column and the nearest one.
+    """
+    wanted = [
+        (name, column)
+        for name, reader in readers.items()
+        for column in getattr(reader, "columns", None) or (getattr(reader, "column", None),)
+        if column is not None
+    ]
+    there = set(source.inputs)
+    if isinstance(source, Source):
+        for record in islice(readable_records(source), LOOKED_AT):
+            if there.issuperset(column for _, column in wanted):
+                return
+            inner = (record.get(name) for name, _ in wanted)
+            there.update(record, *(value for value in inner if isinstance(value, dict)))
+    elif there.isdisjoint(column for _, column in wanted):
+        return
+    for name, column in wanted:
+        if column not in there:
+            near = difflib.get_close_matches(column, there, n=1, cutoff=0.4)
+            hint = f"; the nearest is {near[0]!r}" if near else ""
+            raise DataError(
+                f"{source.name}: no record has a column {column!r}, which the input {name!r} was "
+                f"trained on{hint}; rename it, or take it as missing in every row with "
+                "--allow-missing"
+            )
 
 
 def check_source(types: Mapping[str, str], readers: Mapping[str, Any], source: Source) -> None:

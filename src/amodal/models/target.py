@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from amodal.data.record import BrokenRecordError, DataError, Record, StrictModel
+from amodal.encoders.tabular import category_name
 
 UNKNOWN = -100  # class index of a row whose class is not known
 
@@ -45,10 +46,16 @@ class TargetConfig(StrictModel):
             BrokenRecordError: no number where one is predicted, or a class that is not known.
         """
         value = record.get(self.column)
-        if value is None or value == "":
-            return None
+        if value is None or value != value or (isinstance(value, str) and not value.strip()):
+            return None  # an empty cell; one of floats is NaN
         if self.task == "regression":
             return self._number(value, record["origin"])
+        if self.task == "classification" and isinstance(value, list | tuple):
+            raise BrokenRecordError(
+                record["origin"],
+                f"column {self.column!r} holds {len(value)} classes, expected one; "
+                "`model.target.task: multi_label` predicts several",
+            )
         names = self._names(value)
         for name in names if self.classes else ():
             if name not in self.classes:
@@ -95,7 +102,10 @@ class TargetConfig(StrictModel):
         columns: set[str] = set()
         for record in records:
             columns.update(record)
-            found.update(self.read(record) or ())
+            try:
+                found.update(self.read(record) or ())
+            except BrokenRecordError:
+                continue  # reported when training draws the row
         if not found:
             raise self._absent(columns)
         if len(found) < 2 and self.task == "classification":
@@ -153,10 +163,11 @@ class TargetConfig(StrictModel):
 
     def _names(self, value: Any) -> tuple[str, ...]:
         if self.task == "classification":
-            return (str(value),)
+            return (category_name(value) or "",)
         if isinstance(value, str):
             value = [part.strip() for part in value.split(self.separator)]
-        return tuple(str(name) for name in value if str(name))
+        names = map(category_name, value if isinstance(value, list | tuple) else [value])
+        return tuple(name for name in names if name is not None)
 
     def _number(self, value: Any, origin: str) -> float:
         try:

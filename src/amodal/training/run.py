@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from transformers import PreTrainedModel, set_seed
 
+from amodal.data.notes import notes_of
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
 from amodal.distributed import barrier, is_main
@@ -110,6 +111,8 @@ def train_run(
     )
     if trainer.precision_timing is not None:
         callbacks.warn(str(trainer.precision_timing))
+    for note in notes_of(train):
+        callbacks.warn(f"{train.name}: {note}")
     callbacks.stage("training", len(trainer.sampler))
     checkpoints = complete_checkpoints(folder) if resume else []
     with _graceful_interrupt(trainer):

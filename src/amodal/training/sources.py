@@ -10,6 +10,7 @@ from typing import Any
 from amodal.data.cache import CachedSource, Decoder
 from amodal.data.holdout import hold_out
 from amodal.data.record import DataError, Source, StreamingSource
+from amodal.data.sources.columns import Reading
 from amodal.data.sources.specification import (
     SourceConfig,
     open_random_access,
@@ -17,7 +18,7 @@ from amodal.data.sources.specification import (
     parse_source,
 )
 from amodal.modalities.registry import modality
-from amodal.models.inputs import column_styles
+from amodal.models.inputs import check_columns, reading_of
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import Recipe, load_recipe
 
@@ -33,11 +34,14 @@ def open_sources(
         DataError: a source cannot be read, is empty, or only streams.
     """
     callbacks = callbacks or ProgressCallbacks()
-    styles = column_styles(recipe.model.types, recipe.model.encoders)
-    train = open_random_access(recipe.data.train, "data.train", styles)
+    reading = reading_of(
+        recipe.model.types, recipe.model.encoders, getattr(recipe.model, "target", None)
+    )
+    train = open_random_access(recipe.data.train, "data.train", reading)
     validation: Source | None = None
     if recipe.data.validation is not None:
-        validation = open_random_access(recipe.data.validation, "data.validation", styles)
+        validation = open_random_access(recipe.data.validation, "data.validation", reading)
+        check_columns(recipe.model.encoders, validation)
     else:
         whole = len(train)
         train, validation = hold_out(train, recipe.data.holdout)
@@ -92,24 +96,40 @@ def source_for_run(run: Path, text: str) -> SourceConfig:
     return config.read_like(trained) if trained.kind == config.kind else config
 
 
-def open_for_run(run: Path, model: Any, text: str) -> Source:
+def open_for_run(run: Path, model: Any, text: str, *, allow_missing: bool = False) -> Source:
     """A source with its rows in any order, for the inputs of the model of a run.
 
+    Args:
+        run: its folder.
+        model: of the run.
+        text: what names the source.
+        allow_missing: a column of a table that the model reads may be missing in every row.
+
     Raises:
-        DataError: it cannot be read, or only in order.
+        DataError: it cannot be read, or only in order, or lacks a column.
     """
-    return open_random_access(
-        source_for_run(run, text), text, column_styles(model.types, model.preprocessors)
-    )
+    source = open_random_access(source_for_run(run, text), text, _reading(model))
+    if not allow_missing:
+        check_columns(model.preprocessors, source)
+    return source
 
 
-def stream_for_run(run: Path, model: Any, text: str) -> Source | StreamingSource:
+def stream_for_run(
+    run: Path, model: Any, text: str, *, allow_missing: bool = False
+) -> Source | StreamingSource:
     """The same, where rows may also come in order only.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: it cannot be read, or lacks a column.
     """
-    return open_source(source_for_run(run, text), column_styles(model.types, model.preprocessors))
+    source = open_source(source_for_run(run, text), _reading(model))
+    if not allow_missing:
+        check_columns(model.preprocessors, source)
+    return source
+
+
+def _reading(model: Any) -> Reading:
+    return reading_of(model.types, model.preprocessors, getattr(model, "target", None))
 
 
 def _uncached(recipe: Recipe) -> Any:

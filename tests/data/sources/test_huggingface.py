@@ -5,8 +5,8 @@ import pytest
 
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError, DataError, Source, StreamingSource
+from amodal.data.sources.columns import Columns
 from amodal.data.sources.huggingface import HuggingFaceConfig
-from amodal.data.sources.rows import Columns
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,12 @@ def test_a_saved_dataset_is_read_with_class_names(tmp_path, made):
         source[1]
 
 
+def same_image(made):
+    return made.remove_columns("label").map(lambda row: {"image": made[0]["image"]})
+
+
 def test_rows_are_grouped_by_id(tmp_path, made):
+    made = same_image(made)
     made.save_to_disk(tmp_path / "saved")
     columns = Columns(id="key")
     source = HuggingFaceConfig(path=str(tmp_path / "saved"), columns=columns).open()
@@ -53,8 +58,19 @@ def test_rows_are_grouped_by_id(tmp_path, made):
     assert source[0]["text"] == ["a", "c"]
 
 
+def test_rows_of_one_id_with_different_images_are_items_of_the_same_id(tmp_path, made):
+    made.save_to_disk(tmp_path / "saved")
+    source = HuggingFaceConfig(path=str(tmp_path / "saved"), columns=Columns(id="key")).open()
+    assert [source[i]["id"] for i in (0, 2)] == ["x", "x"]
+    assert [source[i]["text"] for i in (0, 2)] == [["a"], ["c"]]
+    (note,) = source.notes
+    assert note.what.startswith("rows with the 'key' of an earlier row that differ")
+    assert (note.count, note.examples[0].endswith("row 3")) == (1, True)
+
+
 def test_grouping_follows_a_selection_of_rows(tmp_path, made):
-    made.select([2, 1, 0]).save_to_disk(tmp_path / "saved")
+    made = same_image(made).select([2, 1, 0])
+    made.save_to_disk(tmp_path / "saved")
     columns = Columns(id="key")
     source = HuggingFaceConfig(path=str(tmp_path / "saved"), columns=columns).open()
     assert source[0]["text"] == ["c", "a"]

@@ -9,9 +9,9 @@ from pydantic import TypeAdapter
 from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
+from amodal.data.sources.columns import Columns
 from amodal.data.sources.folder import FolderConfig
 from amodal.data.sources.huggingface import HuggingFaceConfig
-from amodal.data.sources.rows import Columns
 from amodal.data.sources.specification import KINDS, SourceConfig, checked_source, parse_source
 from amodal.data.sources.table import TableConfig
 from amodal.data.sources.visdial import VisDialConfig
@@ -158,7 +158,7 @@ def test_shards_on_disk_are_opened_for_any_order_and_streams_are_refused(tmp_pat
             tar.addfile(info, io.BytesIO(b"a dog"))
     config = parse_source(str(tmp_path / "a.tar"))
     source = open_random_access(config, "--on")
-    assert (len(source), source[2]["id"]) == (3, "2")
+    assert (len(source), source[2]["id"]) == (3, "a/2")
     with tarfile.open(tmp_path / "empty.tar", "w"):
         pass
     with pytest.raises(DataError, match=r"data\.train: empty\.tar has no rows"):

@@ -50,7 +50,7 @@ def test_members_that_share_a_name_are_one_record(tmp_path, png):
     assert isinstance(source, StreamingSource)
     assert not isinstance(source, Source)
     first, second, third = source
-    assert (first["id"], first["text"], first["label"]) == ("d/1", ["a dog", "一只狗"], "dog")
+    assert (first["id"], first["text"], first["label"]) == ("s/d/1", ["a dog", "一只狗"], "dog")
     assert decode_image(first["image"], first["origin"]).shape == (16, 20, 3)
     assert first["origin"] == f"{path} d/1"
     assert (second["id"], second["text"], second["label"]) == ("17", ["a", "b"], "3")
@@ -58,7 +58,7 @@ def test_members_that_share_a_name_are_one_record(tmp_path, png):
     assert second["image"] == png
     assert third["text"] == ["only words"]
     assert "image" not in third
-    assert [r["id"] for r in source] == ["d/1", "17", "3"]  # it can be read again
+    assert [r["id"] for r in source] == ["s/d/1", "17", "s/3"]  # it can be read again
 
 
 class Trap:
@@ -96,7 +96,7 @@ def test_a_broken_record_is_yielded_and_reading_goes_on(tmp_path, members, reaso
     assert isinstance(error, BrokenRecordError)
     assert error.origin == f"{path} 1"
     assert reason in error.reason
-    assert record["id"] == "2"
+    assert record["id"] == "s/2"
 
 
 def test_a_shard_cut_short_keeps_what_came_before(tmp_path, png):
@@ -105,11 +105,11 @@ def test_a_shard_cut_short_keeps_what_came_before(tmp_path, png):
     path.write_bytes(data[: len(data) // 2])
     write_shard(tmp_path / "b.tar", [("x.txt", "a")])
     got = read(str(tmp_path / "*.tar"))
-    assert [r["id"] for r in got if isinstance(r, dict)][-1] == "x"
+    assert [r["id"] for r in got if isinstance(r, dict)][-1] == "b/x"
     (error,) = [r for r in got if isinstance(r, BrokenRecordError)]
     assert "a.tar" in error.origin
     whole = [r["id"] for r in got if isinstance(r, dict)][:-1]
-    assert whole == [str(i) for i in range(len(whole))]
+    assert whole == [f"a/{i}" for i in range(len(whole))]
     assert len(whole) >= 1
 
 
@@ -125,7 +125,7 @@ def test_a_member_that_occurs_twice_breaks_its_item(tmp_path):
     path = write_shard(tmp_path / "a.tar", [("1.txt", "a"), ("1.txt", "b"), ("2.txt", "c")])
     error, record = read(path)
     assert error.origin == f"{path} 1"
-    assert record["id"] == "2"
+    assert record["id"] == "a/2"
 
 
 def test_what_is_no_tar_is_one_broken_row(tmp_path):
@@ -137,12 +137,12 @@ def test_what_is_no_tar_is_one_broken_row(tmp_path):
 def test_shards_are_named_by_globs_and_braces(tmp_path):
     for i in range(3):
         write_shard(tmp_path / f"s-{i:02d}.tar", [(f"{i}.txt", "a")])
-    want = ["0", "1", "2"]
+    want = ["s-00/0", "s-01/1", "s-02/2"]
     assert [r["id"] for r in read(str(tmp_path / "s-*.tar"))] == want
     assert [r["id"] for r in read(str(tmp_path / "s-{00..02}.tar"))] == want
     assert [r["id"] for r in read((str(tmp_path / "s-02.tar"), str(tmp_path / "s-00.tar")))] == [
-        "2",
-        "0",
+        "s-02/2",
+        "s-00/0",
     ]
     with pytest.raises(DataError, match=r"s-03\.tar: no such shard"):
         WebDatasetConfig(path=str(tmp_path / "s-{00..03}.tar")).open()
@@ -152,8 +152,8 @@ def test_remote_shards_are_read_through_fsspec(tmp_path):
     path = Path(write_shard(tmp_path / "s.tar", [("1.txt", "a")]))
     memory = fsspec.filesystem("memory")
     memory.pipe("/bucket/s-0.tar", path.read_bytes())
-    assert [r["id"] for r in read("memory://bucket/s-*.tar")] == ["1"]
-    assert [r["id"] for r in read("memory://bucket/s-{0..0}.tar")] == ["1"]
+    assert [r["id"] for r in read("memory://bucket/s-*.tar")] == ["s-0/1"]
+    assert [r["id"] for r in read("memory://bucket/s-{0..0}.tar")] == ["s-0/1"]
     (error,) = read("memory://bucket/gone.tar")
     assert "cannot be read" in error.reason
 

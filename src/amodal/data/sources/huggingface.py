@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -11,15 +11,11 @@ import datasets
 from pydantic import model_validator
 
 from amodal.data.record import BrokenRecordError, DataError, Record, StrictModel
-from amodal.data.sources.rows import (
-    Columns,
-    Places,
-    RowSource,
-    Style,
-    label_names,
-    row_record,
-    undecoded,
-)
+from amodal.data.sources.columns import Columns, Reading
+from amodal.data.sources.places import Places
+from amodal.data.sources.row_record import row_record
+from amodal.data.sources.row_types import check_text_columns, label_names, undecoded
+from amodal.data.sources.rows import RowSource
 
 SAVED = ("state.json", "dataset_dict.json")  # one of them marks a folder of `save_to_disk`
 
@@ -64,9 +60,9 @@ class HuggingFaceConfig(StrictModel):
             update["columns"] = other.columns.model_copy(update={"label_optional": True})
         return self.model_copy(update=update)
 
-    def with_styles(self, styles: Mapping[str, Style]) -> HuggingFaceConfig:
+    def read_as(self, reading: Reading) -> HuggingFaceConfig:
         """The same source for a model that reads these inputs."""
-        return self.model_copy(update={"columns": self.columns.with_styles(styles)})
+        return self.model_copy(update={"columns": self.columns.read_as(reading)})
 
     def open(self) -> RowSource | StreamSource:
         """The source; without `streaming` the data set is downloaded and prepared now.
@@ -133,6 +129,7 @@ class StreamSource:
         self._columns = columns.checked(names, name)
         self.inputs = frozenset({*self._columns.inputs, *(set(names) - self._columns.used())})
         self._dataset = undecoded(dataset)
+        check_text_columns(self._columns, self._dataset.features, name)
         self._label_names = label_names(dataset.features, self._columns.label)
         self._root = root
 

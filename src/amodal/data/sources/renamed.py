@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Self
 
 from pydantic import Field
 
+from amodal.data.notes import Note, notes_of
 from amodal.data.record import BrokenRecordError, Record, Source, StreamingSource, StrictModel
 
 
@@ -37,6 +38,7 @@ class Renamed:
         self.name = source.name
         self.inputs = renamed_keys(source.inputs, columns)
         self.broken_rows: tuple[BrokenRecordError, ...] = getattr(source, "broken_rows", ())
+        self.notes = notes_of(source)
 
     def __len__(self) -> int:
         return len(self.source)
@@ -52,6 +54,11 @@ class RenamedStream:
         self.source, self.columns = source, dict(columns)
         self.name = source.name
         self.inputs = renamed_keys(source.inputs, columns)
+
+    @property
+    def notes(self) -> Sequence[Note]:
+        """The notes of the source, which grow as it is read."""
+        return notes_of(self.source)
 
     def __iter__(self) -> Iterator[Record | BrokenRecordError]:
         for record in self.source:

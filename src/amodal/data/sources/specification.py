@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import glob
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -17,11 +16,11 @@ from amodal.data.decode_audio import SUFFIXES as SOUNDS
 from amodal.data.record import DataError, Source, StreamingSource
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
+from amodal.data.sources.columns import Reading
 from amodal.data.sources.folder import FolderConfig
 from amodal.data.sources.huggingface import HuggingFaceConfig, is_saved
 from amodal.data.sources.json_files import near
 from amodal.data.sources.renamed import Renamed, RenamedStream, RenamingConfig
-from amodal.data.sources.rows import Style
 from amodal.data.sources.shard_index import IndexedShards
 from amodal.data.sources.table import SUFFIXES as TABLES
 from amodal.data.sources.table import TableConfig
@@ -59,15 +58,12 @@ ACCEPTED = """\
   source.yaml                             one source as it is written in a recipe"""
 
 
-def open_source(
-    config: SourceConfig, styles: Mapping[str, Style] | None = None
-) -> Source | StreamingSource:
+def open_source(config: SourceConfig, reading: Reading | None = None) -> Source | StreamingSource:
     """The source, its records filling the inputs of a model.
 
     Args:
         config: the source.
-        styles: input -> how its cells are read, of the model that the records are for; None: there
-            is no model.
+        reading: what the model reads that the records are for; None: there is no model.
 
     Raises:
         DataError: it cannot be read.
@@ -78,27 +74,26 @@ def open_source(
             return source
         random_access = isinstance(source, Source)
         return (Renamed if random_access else RenamedStream)(source, config.columns)  # type: ignore[arg-type]
-    return (config if styles is None else config.with_styles(styles)).open()
+    return (config if reading is None else config.read_as(reading)).open()
 
 
-def open_random_access(
-    config: SourceConfig, where: str, styles: Mapping[str, Style] | None = None
-) -> Source:
+def open_random_access(config: SourceConfig, where: str, reading: Reading | None = None) -> Source:
     """The source with its rows in any order; tar shards on disk are indexed.
 
     Args:
         config: the source.
         where: what named it, for errors.
-        styles: see `open_source`.
+        reading: see `open_source`.
 
     Raises:
         DataError: it cannot be read, has no rows, or can only be read in order.
     """
-    source: object = open_source(config, styles)
+    source: object = open_source(config, reading)
     if isinstance(source, WebDatasetSource):
-        source = IndexedShards(source)
+        source = IndexedShards(source.name, source.shards)
     elif isinstance(source, RenamedStream) and isinstance(source.source, WebDatasetSource):
-        source = Renamed(IndexedShards(source.source), source.columns)
+        shards = IndexedShards(source.source.name, source.source.shards)
+        source = Renamed(shards, source.columns)
     if not isinstance(source, Source):
         raise DataError(
             f"{where}: {config.kind} can only be read in order, and rows are wanted in any; store "

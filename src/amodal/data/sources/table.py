@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import codecs
-import csv
 import glob
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
 import pyarrow.parquet as pq
+from pydantic import field_validator
 
+from amodal.data.notes import Note
 from amodal.data.record import DataError, StrictModel
-from amodal.data.sources.rows import Columns, Places, RowSource, Style
+from amodal.data.sources.columns import Columns, Reading
+from amodal.data.sources.delimited import (
+    DELIMITERS,
+    common_kinds,
+    dialect_of,
+    header_of,
+    read_delimited,
+)
+from amodal.data.sources.json_lines import read_json_rows
+from amodal.data.sources.rows import RowSource
+from amodal.data.sources.table_cache import FileFacts, cached_table
+from amodal.data.sources.table_parts import joined, places_of
 
-DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet", ".pq")
 SUFFIXES = (*DELIMITERS, *JSON, *PARQUET)
@@ -28,13 +39,17 @@ class TableConfig(StrictModel):
     """One or more tables with a row per image, or per image and caption.
 
     Args:
-        path: file, glob, or several of them, all with the same columns.
+        path: file, glob, or several of them; a column that a file lacks is empty there.
         columns: which column holds what.
         group_by: rows with the same value here are one item with many captions; left out, it
-            is the column `id` if one is named, else the path of the image.
+            is the column `id` if one is named, else the path of the image. Without either, each
+            row is an item for a fusion, and with `columns.empty: missing`.
         root: folder of relative media paths; left out, the folder of each table.
         encoding: of CSV, TSV and JSONL files.
-        delimiter: of CSV files; left out, a comma, and a tab in .tsv files.
+        delimiter: of CSV files; left out, a comma, and a tab in .tsv files, or another one that
+            stands in the header in its place.
+        quotes: a field in double quotes may hold delimiters and line breaks; left out, so it is
+            unless the delimiter is a tab, where quotes are letters.
     """
 
     kind: Literal["table"] = "table"
@@ -44,21 +59,30 @@ class TableConfig(StrictModel):
     root: str | None = None
     encoding: str = "utf-8"
     delimiter: str | None = None
+    quotes: bool | None = None
+
+    @field_validator("delimiter")
+    @classmethod
+    def _one_character(cls, value: str | None) -> str | None:
+        value = {r"\t": "\t", "tab": "\t"}.get(str(value), value)
+        if value is not None and (len(value) != 1 or value in '\r\n"\0'):
+            raise ValueError(r"expected one character such as ';', '|' or \t")
+        return value
 
     def read_like(self, other: TableConfig) -> TableConfig:
         """The same source read as another of its kind, where it does not say otherwise."""
         update = {
             key: getattr(other, key)
-            for key in ("columns", "group_by", "encoding", "delimiter")
+            for key in ("columns", "group_by", "encoding", "delimiter", "quotes")
             if key not in self.model_fields_set
         }
         if "columns" in update:
             update["columns"] = other.columns.model_copy(update={"label_optional": True})
         return self.model_copy(update=update)
 
-    def with_styles(self, styles: Mapping[str, Style]) -> TableConfig:
+    def read_as(self, reading: Reading) -> TableConfig:
         """The same source for a model that reads these inputs."""
-        return self.model_copy(update={"columns": self.columns.with_styles(styles)})
+        return self.model_copy(update={"columns": self.columns.read_as(reading)})
 
     def open(self) -> RowSource:
         """The source; tables are read into the cache of `datasets`, media stay where they are.
@@ -67,22 +91,21 @@ class TableConfig(StrictModel):
             DataError: a file is missing, in another encoding, malformed, or lacks a column.
         """
         files = self._files()
-        parts = [_read_table(file, self) for file in files]
-        starts = [0]
-        for part in parts:
-            starts.append(starts[-1] + len(part))
-        try:
-            dataset = datasets.concatenate_datasets(parts) if len(parts) > 1 else parts[0]
-        except (ValueError, TypeError) as error:
-            raise DataError(f"{self.path}: the tables have different columns: {error}") from None
+        read = [_read_table(file, self) for file in files]
+        parts = [(dataset, facts) for dataset, facts, _ in read]
+        dataset, notes = joined(files, [part for part, _ in parts])
+        notes += [note for *_, note in read if note is not None]
         root = None if self.root is None else Path(self.root)
-        places = Places(
-            files=tuple(map(str, files)),
-            starts=tuple(starts[:-1]),
-            roots=tuple(file.parent if root is None else root for file in files),
+        places = places_of(
+            files,
+            [len(part) for part, _ in parts],
+            [facts for _, facts in parts],
+            roots=[file.parent if root is None else root for file in files],
+            notes=notes,
         )
         name = files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more"
-        return RowSource(name, dataset, self.columns, places, self.group_by)
+        kinds = common_kinds(facts.kinds for _, facts in parts)
+        return RowSource(name, dataset, self.columns, places, self.group_by, kinds)
 
     def _files(self) -> list[Path]:
         patterns = (self.path,) if isinstance(self.path, str) else self.path
@@ -102,61 +125,35 @@ class TableConfig(StrictModel):
         return files
 
 
-def _read_table(file: Path, config: TableConfig) -> datasets.Dataset:
+def _read_table(file: Path, config: TableConfig) -> tuple[datasets.Dataset, FileFacts, Note | None]:
+    """The rows of one file, what was found in it, and a note on how it was read."""
     suffix = file.suffix.lower()
-    name = str(file)
     if suffix in PARQUET:
-        try:
-            there = pq.ParquetFile(file).schema_arrow.names
-        except Exception as error:  # pyarrow raises several kinds
-            raise DataError(f"{file}: not a Parquet file: {error}") from None
-        config.columns.checked(there, name, config.group_by)
-        return _loaded(file, lambda: datasets.Dataset.from_parquet(name))
+        return _read_parquet(file, config), FileFacts(), None
     _check_encoding(file, config.encoding)
     if suffix in JSON:
-        return _loaded(file, lambda: datasets.Dataset.from_json(name, encoding=config.encoding))
-    delimiter = config.delimiter or DELIMITERS[suffix]
-    header = _header(file, config.encoding, delimiter)
-    columns = config.columns.checked(header, name, config.group_by)
-    chosen = {*columns.used(), *([config.group_by] if config.group_by else [])}
+        options: tuple[Any, ...] = ("json", config.encoding)
+        dataset, facts = cached_table(file, options, lambda: read_json_rows(file, config.encoding))
+        config.columns.checked(dataset.column_names, str(file), config.group_by)
+        return dataset, facts, None
+    dialect, note = dialect_of(file, config.encoding, config.delimiter, config.quotes)
+    header = header_of(file, dialect)
+    config.columns.checked(header, str(file), config.group_by)
+    dataset, facts = cached_table(
+        file, ("delimited", dialect), lambda: read_delimited(file, dialect, header)
+    )
+    if len(facts.unreadable) == len(dataset):
+        raise DataError(f"{file}: no row can be read; row 1: {facts.unreadable[0]}")
+    return dataset, facts, note
 
-    def read(**options: Any) -> datasets.Dataset:
-        return datasets.Dataset.from_csv(
-            name,
-            sep=delimiter,
-            encoding=config.encoding,
-            keep_default_na=False,  # "None" and "NA" are words; only nothing is nothing
-            na_values=[""],
-            **options,
-        )
 
+def _read_parquet(file: Path, config: TableConfig) -> datasets.Dataset:
     try:
-        # A caption "123" is no number, and an id 007 is not 7.
-        return _loaded(file, lambda: read(converters=dict.fromkeys(sorted(chosen), str)))
-    except DataError as error:
-        if not isinstance(error.__cause__, datasets.exceptions.DatasetGenerationError):
-            raise
-    # Perhaps a metadata column is not of one type all the way down: read everything as text.
-    text = datasets.Features({column: datasets.Value("string") for column in header})
-    return _loaded(file, lambda: read(features=text))
-
-
-def _header(file: Path, encoding: str, delimiter: str) -> list[str]:
-    """The names of the columns, after a look at the first row."""
-    with file.open(encoding="utf-8-sig" if encoding == "utf-8" else encoding, newline="") as stream:
-        rows = (row for row in csv.reader(stream, delimiter=delimiter) if row)
-        header, first = next(rows, []), next(rows, [])
-    if not header:
-        raise DataError(f"{file}: the table has no header")
-    if not first:
-        raise DataError(f"{file}: the table has a header and no rows")
-    if len(first) > len(header):
-        # pandas would take the spare fields for an index, and shift every column.
-        raise DataError(
-            f"{file}: row 1 has {len(first)} fields, the header {len(header)}; a field that "
-            f"contains {delimiter!r} needs quotes"
-        )
-    return header
+        there = pq.ParquetFile(file).schema_arrow.names
+    except Exception as error:  # pyarrow raises several kinds
+        raise DataError(f"{file}: not a Parquet file: {error}") from None
+    config.columns.checked(there, str(file), config.group_by)
+    return _loaded(file, lambda: datasets.Dataset.from_parquet(str(file)))
 
 
 def _loaded(file: Path, load: Callable[[], datasets.Dataset]) -> datasets.Dataset:
