@@ -286,6 +286,15 @@ def test_an_ogg_file_without_the_mark_of_its_end_is_read():
     assert not lacks_end_mark(wav(tone(440, 16000)), "here")
 
 
+def test_inspection_notes_an_ogg_file_without_the_mark_of_its_end(tmp_path):
+    whole = encoded(tone(440, 16000), 16000, "OGG")
+    (tmp_path / "a.ogg").write_bytes(whole)
+    (tmp_path / "b.ogg").write_bytes(without_end_mark(whole))
+    found = inspect(FolderConfig(path=str(tmp_path)).open())
+    assert (found.rows, found.broken) == ({"audio": 2}, 0)
+    assert [note.count for note in found.notes if "Ogg files without" in note.what] == [1]
+
+
 def test_an_ogg_file_cut_within_a_page_is_refused():
     data = without_end_mark(encoded(tone(440, 16000, 4), 16000, "OGG"))
     last = data.rindex(b"OggS")
