@@ -174,6 +174,8 @@ def _from_jpeg(data: bytes, origin: str, what: str, min_size: int | None) -> np.
     check_size(width, height, origin, what, (3 + turned) * share + jpeg.coefficients)
     try:
         pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=side, min_height=side)
+    except MemoryError:
+        raise BrokenRecordError(origin, f"not enough memory to decode {what}") from None
     except Exception as error:
         if any(warning in str(error) for warning in HARMLESS):
             return _jpeg_from_pil(data, jpeg, origin, what)
@@ -239,7 +241,7 @@ def _register_heif(origin: str, what: str) -> None:
         import pillow_heif
     except ImportError:
         raise BrokenRecordError(
-            origin, f"HEIC needs pillow-heif: pip install pillow-heif; {what}"
+            origin, f"HEIC needs pillow-heif: pip install pillow-heif: {what}"
         ) from None
     pillow_heif.register_heif_opener(thumbnails=False)
 
@@ -248,6 +250,8 @@ def _decoded(image: Image.Image, origin: str, what: str, orientation: int) -> np
     try:
         image.load()
         return upright(_rgb(image), orientation)
+    except MemoryError:
+        raise BrokenRecordError(origin, f"not enough memory to decode {what}") from None
     except Exception as error:  # decoders raise many kinds on damaged files
         raise BrokenRecordError(origin, f"damaged image: {what}: {error}") from None
 
