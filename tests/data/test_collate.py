@@ -1,5 +1,6 @@
 """Batches: what is present, what is broken, and that nothing depends on the number of workers."""
 
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -93,6 +94,35 @@ def test_broken_records_leave_the_batch_and_are_listed(inputs, tmp_path):
     assert len(batch) == 1
     assert [e.origin for e in batch.broken] == ["row 1", "row 2"]
     assert "absent.jpg" in batch.broken[0].reason
+
+
+def test_a_batch_without_one_readable_record_is_empty_not_an_error(inputs, tmp_path):
+    absent = [record(i, image=str(tmp_path / f"absent{i}.jpg")) for i in range(3)]
+    for captions in (1, 3, None):
+        reader = BatchReader(Listed(absent), collator_of(inputs, captions=captions), seed=0)
+        batch = reader.__getitems__([Draw(0, i) for i in range(3)])
+        assert len(batch) == 0
+        assert [e.origin for e in batch.broken] == ["row 0", "row 1", "row 2"]
+        whole = collator_of(inputs, captions=captions)([record(0)], rngs(1))
+        for name, tensors in whole.tensors.items():
+            assert batch.present[name].shape[0] == 0
+            for key, tensor in tensors.items():
+                assert batch.tensors[name][key].shape[0] == 0
+                assert batch.tensors[name][key].dtype == tensor.dtype
+
+
+def test_half_an_emoji_makes_one_broken_record(inputs):
+    records = [record(0), record(1, text=["a dog \ud83d"]), record(2, id="caf\udce9.png")]
+    batch = collator_of(inputs, captions=1)(records, rngs(3))
+    assert len(batch) == 2
+    assert [e.origin for e in batch.broken] == ["row 1"]
+    assert "half of a surrogate pair" in batch.broken[0].reason
+
+
+def test_the_errors_of_a_file_name_in_latin_1_can_be_written():
+    error = BrokenRecordError("caf\udce9.png row 3", "no such image file: caf\udce9.png")
+    assert str(error) == "caf\\udce9.png row 3: no such image file: caf\\udce9.png"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_a_split_batch_is_the_batch_in_parts(inputs):

@@ -3,13 +3,16 @@
 import contextlib
 import io
 import struct
+import sys
 import zlib
 
 import numpy as np
 import pytest
+from crafted import chunk, png
 from PIL import Image, ImageOps
 
-from amodal.data.decode import MAX_PIXELS, decode_image, load_image, suffix_of
+from amodal.data.decode import SUFFIXES, decode_image, load_image, suffix_of
+from amodal.data.image_limits import MAX_PIXELS
 from amodal.data.record import BrokenRecordError
 
 
@@ -145,6 +148,32 @@ def test_sixteen_bits_are_scaled_not_cut(format):
     np.testing.assert_array_equal(got[0, :, 0], [0, 0, 1, 128, 255])
 
 
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "transparent", "want"),
+    [
+        (16, 0, (1000, 257 * 7), (1000,), [[255] * 3, [7] * 3]),
+        (8, 0, (100, 7), (100,), [[255] * 3, [7] * 3]),
+        (4, 0, (0x5A,), (5,), [[255] * 3, [170] * 3]),
+        (2, 0, (0b01110000,), (1,), [[255] * 3, [255] * 3]),
+        (1, 0, (0b10000000,), (1,), [[255] * 3, [0] * 3]),
+        (8, 2, (1, 2, 3, 9, 9, 9), (1, 2, 3), [[255] * 3, [9] * 3]),
+        (16, 2, (256, 512, 768, 2304, 2304, 2304), (256, 512, 768), [[255] * 3, [9] * 3]),
+    ],
+    ids=str,
+)
+def test_a_transparent_colour_becomes_white_in_any_depth(depth, colour, row, transparent, want):
+    packed = struct.pack(f">{len(row)}{'H' if depth == 16 else 'B'}", *row)
+    data = png(
+        2,
+        1,
+        depth,
+        colour,
+        before=chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent)),
+        pixels=zlib.compress(b"\0" + packed),
+    )
+    np.testing.assert_array_equal(decode_image(data, "here"), [want])
+
+
 def test_black_and_white_is_read():
     got = decode_image(encoded(Image.new("1", (3, 3), 1), "PNG"), "here")
     assert (got == 255).all()
@@ -154,6 +183,30 @@ def test_an_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert (decode_image(data, "here") == (255, 0, 0)).all()
+
+
+def test_avif_is_read():
+    got = decode_image(encoded(image(), "AVIF", quality=100, subsampling="4:4:4"), "here")
+    assert np.abs(got.astype(int) - image()).max() <= 8
+
+
+def test_heic_names_the_package_that_reads_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    data = b"\x00\x00\x00\x18ftypheic\x00\x00\x00\x00mif1heic" + bytes(100)
+    with pytest.raises(BrokenRecordError, match="pip install pillow-heif"):
+        decode_image(data, "here")
+
+
+def test_heic_is_read_where_its_package_is():
+    heif = pytest.importorskip("pillow_heif", reason="needs pillow-heif")
+    heif.register_heif_opener()
+    got = decode_image(encoded(image(), "HEIF", quality=95), "here")
+    assert np.abs(got.astype(int) - image()).mean() <= 8
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "avif", "heic"])
+def test_the_suffixes_of_phones_and_browsers_are_images(suffix):
+    assert suffix in SUFFIXES
 
 
 def test_arrays_and_images_pass_through():

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from amodal.data.decode_audio import MAX_SECONDS, decode_audio, load_audio, resample
+import amodal.data.decode_audio
+from amodal.data.decode_audio import (
+    MAX_SECONDS,
+    decode_audio,
+    lacks_end_mark,
+    load_audio,
+    measure_audio,
+    resample,
+)
 from amodal.data.inspection import inspect
 from amodal.data.record import BrokenRecordError
 from amodal.data.sources.folder import FolderConfig
@@ -229,3 +237,103 @@ def test_a_folder_with_images_is_read_as_images(tmp_path, write_image):
     source = FolderConfig(path=str(tmp_path)).open()
     assert source.inputs == {"image"}
     assert len(source) == 1
+
+
+@pytest.mark.parametrize(("rate", "new"), [(44100, 16000), (8000, 16000), (44101, 16000)])
+def test_a_long_sound_is_resampled_in_parts_to_the_same_samples(rate, new, monkeypatch):
+    g = np.random.default_rng(0)
+    x = g.uniform(-1, 1, 70_001)
+    want = resample(x, rate, new)
+    monkeypatch.setattr(amodal.data.decode_audio, "BLOCK", 5_000)
+    blocks = iter(np.split(x, np.cumsum(g.integers(1, 9_000, 12))))
+    got = np.concatenate(list(amodal.data.decode_audio._resampled(blocks, rate, new)))
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
+
+
+def test_a_file_is_mixed_and_resampled_in_parts_to_the_same_samples(monkeypatch):
+    both = np.stack([tone(440, 44100, 1), tone(880, 44100, 1)], axis=1)
+    data = encoded(both, 44100, "FLAC")
+    want = decode_audio(data, "here", 16000)
+    monkeypatch.setattr(amodal.data.decode_audio, "BLOCK", 3_000)
+    np.testing.assert_allclose(decode_audio(data, "here", 16000), want, rtol=0, atol=1e-7)
+    assert measure_audio(data, "here") == (44100, 2, 44100)
+
+
+def without_end_mark(data):
+    """An Ogg file as it is recorded from a stream: its last page says nothing of an end."""
+    page = data.rindex(b"OggS")
+    damaged = bytearray(data)
+    damaged[page + 5] &= ~4
+    damaged[page + 22 : page + 26] = bytes(4)
+    damaged[page + 22 : page + 26] = ogg_checksum(bytes(damaged[page:])).to_bytes(4, "little")
+    return bytes(damaged)
+
+
+def ogg_checksum(page):
+    value = 0
+    for byte in page:
+        value ^= byte << 24
+        for _ in range(8):
+            value = (value << 1 ^ (0x04C11DB7 if value & 1 << 31 else 0)) & 0xFFFFFFFF
+    return value
+
+
+def test_an_ogg_file_without_the_mark_of_its_end_is_read():
+    data = without_end_mark(encoded(tone(440, 16000), 16000, "OGG"))
+    assert decode_audio(data, "here", 16000).shape == (8000,)
+    assert lacks_end_mark(data, "here")
+    assert not lacks_end_mark(encoded(tone(440, 16000), 16000, "OGG"), "here")
+    assert not lacks_end_mark(wav(tone(440, 16000)), "here")
+
+
+def test_inspection_notes_an_ogg_file_without_the_mark_of_its_end(tmp_path):
+    whole = encoded(tone(440, 16000), 16000, "OGG")
+    (tmp_path / "a.ogg").write_bytes(whole)
+    (tmp_path / "b.ogg").write_bytes(without_end_mark(whole))
+    found = inspect(FolderConfig(path=str(tmp_path)).open())
+    assert (found.rows, found.broken) == ({"audio": 2}, 0)
+    assert [note.count for note in found.notes if "Ogg files without" in note.what] == [1]
+
+
+def test_an_ogg_file_cut_within_a_page_is_refused():
+    data = without_end_mark(encoded(tone(440, 16000, 4), 16000, "OGG"))
+    last = data.rindex(b"OggS")
+    for length in (len(data) - 1, last + 100, last + 27, last + 10, last + 5):
+        with pytest.raises(BrokenRecordError, match="cut short"):
+            decode_audio(data[:length], "here", 16000)
+    if data.count(b"OggS") > 3:  # whole pages only: nothing says that there were more
+        assert len(decode_audio(data[:last], "here", 16000))
+        assert lacks_end_mark(data[:last], "here")
+
+
+def test_a_wav_file_of_many_parts_is_refused_at_once():
+    data = wav(tone(440, 16000))
+    with pytest.raises(BrokenRecordError, match="more than 10,000 parts"):
+        decode_audio(data[:12] + b"junk\0\0\0\0" * 20_000 + data[12:], "here", 16000)
+
+
+@pytest.mark.slow
+def test_a_small_file_of_much_silence_takes_little_memory(tmp_path):
+    """Ten minutes of stereo: 154 MB as floats, of which one channel at 16 kHz is kept."""
+    import subprocess
+
+    soundfile = pytest.importorskip("soundfile", reason="needs amodal[audio]")
+    path = str(tmp_path / "silence.flac")
+    with soundfile.SoundFile(path, "w", 32000, 2) as file:
+        for _ in range(600):
+            file.write(np.zeros((32000, 2)))
+    script = """
+import resource, sys
+from amodal.data.decode_audio import decode_audio
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+decode_audio(sys.argv[2], "here", 16000)
+before = peak()
+decode_audio(sys.argv[1], "here", 16000)
+print(peak() - before)
+"""
+    short = str(tmp_path / "short.flac")
+    soundfile.write(short, np.zeros((32000, 2)), 32000)
+    done = subprocess.run(
+        [sys.executable, "-c", script, path, short], check=True, capture_output=True, text=True
+    )
+    assert int(done.stdout) < 150e6

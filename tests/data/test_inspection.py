@@ -93,7 +93,7 @@ def test_everything_is_counted(values, kind):
         "no such image file": 2,
         "the caption is empty": 1,
         "no caption": 1,
-        "not a JPEG, PNG, WEBP, BMP, GIF or TIFF image": 1,
+        "not a JPEG, PNG, WEBP, BMP, GIF, TIFF, AVIF or HEIF image": 1,
     }
     assert found.repeated_images.examples == [("", ["row a", "row c"])]
     assert (found.repeated_images.values, found.repeated_images.items) == (1, 2)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from amodal.encoders.image import preprocessing
 from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.encoders.text.preprocessing import TextPreprocessor
 from amodal.encoders.text.tokenizer import train_tokenizer
@@ -107,3 +108,28 @@ def test_the_crop_is_that_of_torchvision(shape, interpolation):
     want = pipeline(torch.from_numpy(image).permute(2, 0, 1))
     prepare = ImagePreprocessor(32, resize="crop", interpolation=interpolation)
     assert torch.equal(prepare.resize([image])[0], want)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("shape", [(1, 40), (20, 333), (333, 20), (64, 1100)])
+@pytest.mark.parametrize("size", [32, 64])
+def test_a_thin_image_is_cropped_before_it_is_resized(shape, interpolation, size, monkeypatch):
+    image = photo(*shape)
+    prepare = ImagePreprocessor(size, resize="crop", interpolation=interpolation)
+    got = prepare.resize([image]).int()
+    monkeypatch.setattr(preprocessing, "EXTREME_RATIO", 10**9)
+    difference = (got - prepare.resize([image]).int()).abs()
+    assert difference.max() <= 2
+    assert difference.float().mean() < 0.2
+
+
+@pytest.mark.parametrize("shape", [(1, 40_000), (65_535, 1)])
+@pytest.mark.parametrize("resize", ["crop", "squash"])
+def test_a_divider_takes_no_memory(shape, resize):
+    import resource
+
+    prepare = ImagePreprocessor(224, resize=resize, interpolation="bicubic")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found = prepare.resize([np.full((*shape, 3), 7, np.uint8)])
+    assert (found == 7).all()
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 200e6

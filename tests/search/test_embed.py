@@ -16,7 +16,7 @@ from amodal.data.record import BrokenRecordError, DataError
 from amodal.search.embed import embed_source
 from amodal.search.indexing import fill_index
 from amodal.search.parquet import write_parquet, written_keys
-from amodal.search.rows import Row
+from amodal.search.rows import Row, metadata_columns, schema, to_table
 from amodal.search.store import VectorStore
 
 
@@ -298,3 +298,21 @@ def test_an_addition_that_was_interrupted_is_not_repeated(tmp_path, monkeypatch)
             rows_per_version=4,
         )  # fmt: skip
     assert calls == [4]
+
+
+def test_half_an_emoji_and_a_file_name_in_latin_1_end_no_index(tmp_path):
+    path = str(tmp_path / "caf\udce9.png")
+    Image.fromarray(photo(9)).save(path)
+    records = [
+        {"id": "a", "origin": "row 0", "image": photo(1), "text": ["a dog \ud83d", "a dog"]},
+        {"id": "b", "origin": "row 1", "image": path, "file": path},
+    ]
+    broken = []
+    rows = []
+    for row in embed_source(Model(), ListSource(records)):
+        (broken if isinstance(row, BrokenRecordError) else rows).append(row)
+    assert [error.origin for error in broken] == ["row 0"]
+    assert "half of a surrogate pair" in broken[0].reason
+    table = to_table(rows, schema(3, metadata_columns(rows, {}), thumbnails=False))
+    assert sorted(table["id"].to_pylist()) == ["a", "a", "b"]
+    assert any(p and p.endswith("caf\\udce9.png") for p in table["path"].to_pylist())

@@ -12,8 +12,12 @@ from amodal.data.record import BrokenRecordError
 
 
 def key64(text: str) -> int:
-    """A signed 64-bit key of `text`, equal on every machine and process."""
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+    """A signed 64-bit key of `text`, equal on every machine and process.
+
+    File names may hold bytes that are no UTF-8, which Python keeps as surrogates.
+    """
+    content = text.encode("utf-8", "surrogatepass")
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "big", signed=True)
 
 
 @dataclass(frozen=True)

@@ -3,47 +3,69 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from amodal.data.content import content_of
+from amodal.data.image_limits import (
+    WEBP_BYTES,
+    Jpeg,
+    check_size,
+    check_structure,
+    read_jpeg,
+    read_png,
+)
+from amodal.data.orientation import info_orientation, upright
 from amodal.data.record import BrokenRecordError
 
-# Decoders that may be reached from data; PIL has many more, rarely used and rarely tested.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 # Of files that are taken for images.
 SUFFIXES = (
     *("jpg", "jpeg", "jfif", "jpe", "png", "webp"),
     *("bmp", "gif", "tif", "tiff", "avif", "heic"),
 )
-# How a file of each format begins.
-STARTS: dict[str, bytes | tuple[bytes, ...]] = {
-    "jpg": b"\xff\xd8\xff",
-    "png": b"\x89PNG",
-    "webp": b"RIFF",
-    "bmp": b"BM",
-    "gif": b"GIF8",
-    "tif": (b"II*\x00", b"MM\x00*"),
+
+
+class Format(NamedTuple):
+    """A decoder that may be reached from data; Pillow has many more, rarely used and tested.
+
+    Args:
+        name: as Pillow calls it.
+        starts: how a file begins.
+        memory: bytes per pixel that decoding takes beside the pixels of Pillow and the result.
+    """
+
+    name: str
+    starts: tuple[bytes, ...]
+    memory: float = 0
+
+
+FORMATS = {  # suffix -> format
+    "jpg": Format("JPEG", (b"\xff\xd8\xff",)),
+    "png": Format("PNG", (b"\x89PNG\r\n\x1a\n",)),
+    "webp": Format("WEBP", (b"RIFF",), WEBP_BYTES - 7),
+    "bmp": Format("BMP", (b"BM",)),
+    "gif": Format("GIF", (b"GIF87a", b"GIF89a")),
+    "tif": Format("TIFF", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), 4),
+    "avif": Format("AVIF", (), 6),
+    "heic": Format("HEIF", (), 6),
 }
-# Larger images are taken for decompression bombs; the figure is that of PIL (2 x 1 GiB / 12).
-MAX_PIXELS = 178_956_970
-ORIENTATION = 0x0112  # EXIF tag
+BRANDS = {  # of ISO media files: `ftyp`, then a brand and those that it is compatible with
+    "avif": (b"avif", b"avis"),
+    "heic": (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
+}
 # Warnings of libjpeg after which every pixel is still there; met in photos from phones.
-HARMLESS = ("before marker 0xd9", "Invalid SOS parameters", "Unknown Adobe color transform")
-# EXIF orientation -> transpose first?, flip rows?, flip columns?
-TURNS = {
-    1: (False, False, False),
-    2: (False, False, True),
-    3: (False, True, True),
-    4: (False, True, False),
-    5: (True, False, False),
-    6: (True, False, True),
-    7: (True, True, True),
-    8: (True, True, False),
-}
+HARMLESS = (
+    "bad ICC marker",
+    "before marker 0xd9",
+    "Invalid SOS parameters",
+    "Unknown Adobe color transform",
+)
+BAND_PIXELS = 1 << 16  # converted at once, so that conversions take little memory
+# Bytes per pixel that Pillow keeps; 4 in all other modes.
+PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
 
 
 def decode_image(value: Any, origin: str, min_size: int | None = None) -> np.ndarray:
@@ -87,53 +109,36 @@ def load_image(
     if isinstance(value, np.ndarray):
         return _from_array(value, origin), None
     if isinstance(value, Image.Image):
-        _check_size(value.width, value.height, origin, "the image")
-        return _decoded(value, origin, "the image"), None
-    data, what = _read(value, origin)
-    if suffix_of(data) == "jpg":
-        pixels = _from_jpeg(data, origin, what, min_size)
-        if pixels is not None:
-            return pixels, data
-    return _from_pil(data, origin, what), data
+        check_size(value.width, value.height, origin, "the image")
+        return _decoded(ImageOps.exif_transpose(value), origin, "the image", 1), None
+    data, what = content_of(value, origin, "image")
+    suffix = suffix_of(data)
+    if suffix is None:
+        names = [format.name for format in FORMATS.values()]
+        raise BrokenRecordError(
+            origin,
+            f"not a {', '.join(names[:-1])} or {names[-1]} image: {what} begins with {data[:16]!r}",
+        )
+    if suffix == "jpg":
+        return _from_jpeg(data, origin, what, min_size), data
+    if suffix == "png":
+        png = read_png(data, origin, what)
+        return _from_pil(
+            png.slim, suffix, origin, what, png.orientation, transparent=png.transparent
+        ), data
+    check_structure(data, suffix, origin, what)
+    return _from_pil(data, suffix, origin, what), data
 
 
 def suffix_of(data: bytes) -> str | None:
     """The suffix of a file with this content; None if it is no image that can be read."""
-    return next((suffix for suffix, start in STARTS.items() if data.startswith(start)), None)
-
-
-def _read(value: Any, origin: str) -> tuple[bytes, str]:
-    """File content, and how to call it in an error."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        data, what = bytes(value), "the image"
-    elif isinstance(value, str | Path):
-        what = str(value)
-        if "://" in what:
-            raise BrokenRecordError(origin, f"a URL, expected a file on this machine: {what}")
-        try:
-            data = Path(value).read_bytes()
-        except FileNotFoundError:
-            raise BrokenRecordError(origin, f"no such image file: {what}") from None
-        except (OSError, ValueError) as error:
-            raise BrokenRecordError(origin, f"unreadable file: {what}: {error}") from None
-    else:
-        raise BrokenRecordError(
-            origin, f"expected a path, bytes, an array or an image: got {type(value).__name__}"
-        )
-    if not data:
-        raise BrokenRecordError(origin, f"empty image (0 bytes): {what}")
-    return data, what
-
-
-def _check_size(width: int, height: int, origin: str, what: str) -> None:
-    if width < 1 or height < 1:
-        raise BrokenRecordError(origin, f"no pixels: {what} is {width} x {height}")
-    if width * height > MAX_PIXELS:
-        raise BrokenRecordError(
-            origin,
-            f"more than {MAX_PIXELS:,} pixels, perhaps a decompression bomb: {what} claims "
-            f"{width} x {height}",
-        )
+    if data[4:8] == b"ftyp":
+        end = min(int.from_bytes(data[:4], "big"), 256)
+        brands = {data[8:12], *(data[at : at + 4] for at in range(16, end, 4))}
+        return next((suffix for suffix, known in BRANDS.items() if brands & {*known}), None)
+    if data.startswith(b"RIFF") and data[8:12] != b"WEBP":
+        return None  # a sound, or a film
+    return next((s for s, f in FORMATS.items() if f.starts and data.startswith(f.starts)), None)
 
 
 def _from_array(value: np.ndarray, origin: str) -> np.ndarray:
@@ -148,82 +153,140 @@ def _from_array(value: np.ndarray, origin: str) -> np.ndarray:
     if value.ndim == 2:
         return np.repeat(value[:, :, None], 3, axis=2)
     if value.ndim == 3 and value.shape[2] == 4:
-        return _decoded(Image.fromarray(value), origin, "the array")
+        return _decoded(Image.fromarray(value), origin, "the array", 1)
     raise BrokenRecordError(
         origin, f"expected a uint8 array (H, W, 3): got {value.dtype} {value.shape}"
     )
 
 
-def _from_jpeg(data: bytes, origin: str, what: str, min_size: int | None) -> np.ndarray | None:
-    """The fast path; None where only PIL can read the file."""
+def _from_jpeg(data: bytes, origin: str, what: str, min_size: int | None) -> np.ndarray:
+    """The fast path; Pillow reads what that cannot."""
+    jpeg = read_jpeg(data, origin, what)
     try:
         height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
     except Exception:  # KeyError where libjpeg does not know the sampling of the colours
-        return None
-    _check_size(width, height, origin, what)
-    if colorspace not in ("YCbCr", "RGB", "Gray", "GRAY"):
-        return None  # CMYK comes inverted or not; PIL knows which
+        colorspace = None
+    if colorspace not in ("YCbCr", "RGB", "Gray", "GRAY"):  # CMYK comes inverted or not
+        return _jpeg_from_pil(data, jpeg, origin, what)
     side = min_size or 0
+    share = _scale(min(height, width), side) ** 2 if height and width else 1
+    turned = 3 if jpeg.orientation > 1 else 0
+    check_size(width, height, origin, what, (3 + turned) * share + jpeg.coefficients)
     try:
         pixels = simplejpeg.decode_jpeg(data, "RGB", min_width=side, min_height=side)
+    except MemoryError:
+        raise BrokenRecordError(origin, f"not enough memory to decode {what}") from None
     except Exception as error:
         if any(warning in str(error) for warning in HARMLESS):
-            return None
+            return _jpeg_from_pil(data, jpeg, origin, what)
         raise BrokenRecordError(origin, f"damaged JPEG: {what}: {error}") from None
-    transpose, rows, columns = TURNS.get(_orientation(data), TURNS[1])
-    if transpose:
-        pixels = pixels.swapaxes(0, 1)
-    if rows:
-        pixels = pixels[::-1]
-    if columns:
-        pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+    return upright(pixels, jpeg.orientation)
 
 
-def _orientation(data: bytes) -> int:
-    if b"Exif\x00\x00" not in data[:65536]:
-        return 1
+def _scale(side: int, min_size: int) -> float:
+    """The share of a side of this length that a JPEG is decoded at."""
+    if min_size < 1:
+        return 1.0
+    return next((n / 8 for n in range(1, 8) if side * n // 8 >= min_size), 1.0)
+
+
+def _jpeg_from_pil(data: bytes, jpeg: Jpeg, origin: str, what: str) -> np.ndarray:
+    slim = jpeg.slim(data)
+    return _from_pil(slim, "jpg", origin, what, jpeg.orientation, memory=jpeg.coefficients)
+
+
+def _from_pil(
+    data: bytes,
+    suffix: str,
+    origin: str,
+    what: str,
+    orientation: int | None = None,
+    *,
+    transparent: int | tuple[int, ...] | None = None,
+    memory: float = 0,
+) -> np.ndarray:
+    """The pixels of a file as Pillow decodes them.
+
+    Args:
+        data: the file.
+        suffix: of its format.
+        orientation: None: as its metadata say; Pillow itself turns a TIFF.
+        transparent: the grey or colour that is transparent.
+        memory: bytes per pixel that decoding takes, beside what is known of the format.
+    """
+    if suffix == "heic":
+        _register_heif(origin, what)
+    format = FORMATS[suffix]
     try:
-        with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
-            return int(image.getexif().get(ORIENTATION, 1))
-    except Exception:  # damaged EXIF says nothing about the pixels
-        return 1
-
-
-def _from_pil(data: bytes, origin: str, what: str) -> np.ndarray:
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except UnidentifiedImageError:
+        image = Image.open(io.BytesIO(data), formats=(format.name,))
+    except (UnidentifiedImageError, KeyError):
+        hint = " (this Pillow may read no AVIF: pip install -U pillow)" if suffix == "avif" else ""
         raise BrokenRecordError(
-            origin,
-            f"not a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image: {what} begins with "
-            f"{data[:16]!r}",
+            origin, f"damaged image: {what}: no {format.name} that can be read{hint}"
         ) from None
     except Exception as error:  # decoders raise many kinds on damaged files
         raise BrokenRecordError(origin, f"damaged image: {what}: {error}") from None
     with image:
-        _check_size(image.width, image.height, origin, what)
-        return _decoded(image, origin, what)
+        kept = PIXEL_BYTES.get(image.mode, 4)
+        check_size(image.width, image.height, origin, what, kept + 3 + format.memory + memory)
+        if transparent is not None:
+            image.info["transparency"] = transparent
+        if orientation is None:
+            orientation = 1 if suffix == "tif" else info_orientation(image.info)
+        return _decoded(image, origin, what, orientation)
 
 
-def _decoded(image: Image.Image, origin: str, what: str) -> np.ndarray:
+def _register_heif(origin: str, what: str) -> None:
+    try:
+        import pillow_heif
+    except ImportError:
+        raise BrokenRecordError(
+            origin, f"HEIC needs pillow-heif: pip install pillow-heif: {what}"
+        ) from None
+    pillow_heif.register_heif_opener(thumbnails=False)
+
+
+def _decoded(image: Image.Image, origin: str, what: str, orientation: int) -> np.ndarray:
     try:
         image.load()
-        return _rgb(ImageOps.exif_transpose(image))
+        return upright(_rgb(image), orientation)
+    except MemoryError:
+        raise BrokenRecordError(origin, f"not enough memory to decode {what}") from None
     except Exception as error:  # decoders raise many kinds on damaged files
         raise BrokenRecordError(origin, f"damaged image: {what}: {error}") from None
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
+    """(H, W, 3), converted band by band: a conversion keeps several copies."""
+    width, height = image.size
+    rows = max(1, BAND_PIXELS // width)
+    if rows >= height:
+        return _band_rgb(image)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(height, top + rows)
+        pixels[top:bottom] = _band_rgb(image.crop((0, top, width, bottom)))
+    return pixels
+
+
+def _band_rgb(image: Image.Image) -> np.ndarray:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range; expected 8 or 16 bits")
     if image.mode.startswith("I"):
         wide = np.asarray(image).astype(np.int64)
         if wide.min() < 0 or wide.max() > 65535:
             raise ValueError("pixels have more than 16 bits; expected 8 or 16")
-        return np.repeat(((wide + 128) // 257).astype(np.uint8)[:, :, None], 3, axis=2)
+        grey = ((wide + 128) // 257).astype(np.uint8)
+        if "transparency" in image.info:
+            grey[wide == image.info["transparency"]] = 255
+        return np.repeat(grey[:, :, None], 3, axis=2)
     if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
         layer = image.convert("RGBA")
+        darkest, lightest = layer.getchannel("A").getextrema()
+        if lightest == 0:
+            return np.full((image.height, image.width, 3), 255, np.uint8)
+        if darkest == 255:
+            return np.array(layer.convert("RGB"))
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, layer)
     return np.array(image.convert("RGB"))

@@ -5,15 +5,16 @@ from __future__ import annotations
 import io
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from amodal.data.content import open_content
 from amodal.data.record import BrokenRecordError
 
 SUFFIXES = ("wav", "flac", "ogg", "oga", "opus", "mp3")  # of files that are taken for sounds
@@ -27,6 +28,8 @@ BLOCK = 1 << 18  # frames read at once
 STOP_BAND_DB = 80.0  # by how much the resampler damps what would alias
 PASS_BAND = 0.9  # share of the lower Nyquist frequency that it leaves as it is
 MAX_FACTOR = 2000  # the ratio of two rates is rounded to p / q with q up to this
+OGG_PAGE_BYTES, OGG_HEAD_BYTES = 65_307, 27  # a page at most; its header without the lengths
+MAX_PARTS = 10_000  # of a WAV file before its samples
 UNKNOWN_LENGTHS = (0, 0xFFFFFFFF)  # in the header of a WAV file that was written to a pipe
 
 
@@ -46,9 +49,15 @@ def decode_audio(value: Any, origin: str, sample_rate: int) -> np.ndarray:
             not finite, or longer than `MAX_SECONDS`.
         ImportError: a file is to be read, and `soundfile` is not installed.
     """
-    samples, rate = load_audio(value, origin)
-    mono = samples.mean(axis=1, dtype=np.float64) if samples.shape[1] > 1 else samples[:, 0]
-    return resample(mono, rate, sample_rate).clip(-1, 1).astype(np.float32, copy=False)
+    value = _handle(value)
+    blocks, rate = _blocks(value, origin)
+    # Block by block: of a long sound, only the result is kept.
+    mono = (_mono(block, origin) for block in blocks)
+    parts = [
+        part.clip(-1, 1).astype(np.float32, copy=False)
+        for part in _resampled(mono, rate, sample_rate)
+    ]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def load_audio(value: Any, origin: str) -> tuple[np.ndarray, int]:
@@ -62,25 +71,55 @@ def load_audio(value: Any, origin: str) -> tuple[np.ndarray, int]:
         >>> samples.shape, rate
         ((8000, 2), 16000)
     """
-    if isinstance(value, Mapping):
-        if value.get("array") is not None:
-            value = (value["array"], value.get("sampling_rate"))
-        else:
-            value = value.get("path") if value.get("bytes") is None else value["bytes"]
+    blocks, rate = _blocks(_handle(value), origin)
+    return np.concatenate([_checked(block, origin) for block in blocks]), rate
+
+
+def measure_audio(value: Any, origin: str) -> tuple[int, int, int]:
+    """Samples, channels and rate in Hz of audio that was decoded to its end, but not kept."""
+    count = channels = 0
+    blocks, rate = _blocks(_handle(value), origin)
+    for block in blocks:
+        count, channels = count + len(_checked(block, origin)), block.shape[1]
+    return count, channels, rate
+
+
+def _handle(value: Any) -> Any:
+    """What a Hugging Face mapping holds, and everything else as it is."""
+    if not isinstance(value, Mapping):
+        return value
+    if value.get("array") is not None:
+        return (value["array"], value.get("sampling_rate"))
+    return value.get("path") if value.get("bytes") is None else value["bytes"]
+
+
+def _blocks(value: Any, origin: str) -> tuple[Iterator[np.ndarray], int]:
+    """(T, C) blocks of floats, and their rate in Hz."""
     if isinstance(value, tuple) and len(value) == 2:
         samples, rate = _from_array(value[0], value[1], origin)
-    else:
-        samples, rate = _from_file(value, origin)
+        return iter([samples]), rate
+    return _from_file(value, origin)
+
+
+def _mono(block: np.ndarray, origin: str) -> np.ndarray:
+    """The mean of the channels, in the precision of a file."""
+    samples = _checked(block, origin)
+    if samples.shape[1] == 1:
+        return samples[:, 0]
+    return samples.mean(axis=1, dtype=np.float64)
+
+
+def _checked(samples: np.ndarray, origin: str) -> np.ndarray:
     if not np.isfinite(samples).all():
         raise BrokenRecordError(origin, "samples that are not finite (NaN or infinite)")
-    peak = float(np.abs(samples).max())
+    peak = float(np.abs(samples).max(initial=0))
     if peak > MAX_PEAK:
         raise BrokenRecordError(
             origin,
             f"expected samples in -1 to 1, or integers: the largest is {peak:.4g}; divide them by "
             "their range, such as 32768",
         )
-    return samples, rate
+    return samples
 
 
 def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
@@ -93,9 +132,20 @@ def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
     References:
         Crochiere and Rabiner 1983, Multirate Digital Signal Processing, section 3.3.
     """
+    if rate == new_rate:
+        return waveform
+    return np.concatenate(list(_resampled(iter([waveform]), rate, new_rate)))
+
+
+def _resampled(blocks: Iterator[np.ndarray], rate: int, new_rate: int) -> Iterator[np.ndarray]:
+    """`resample` for a waveform in parts; the result does not depend on where they end.
+
+    Every part is filtered with as much of its neighbours as the filter reaches.
+    """
     ratio = Fraction(new_rate, rate)
     if ratio == 1:
-        return waveform
+        yield from blocks
+        return
     from scipy import signal  # slow to import, and most work needs no audio
 
     if max(ratio.numerator, ratio.denominator) > MAX_FACTOR:
@@ -104,10 +154,28 @@ def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
         else:
             ratio = 1 / (1 / ratio).limit_denominator(MAX_FACTOR)
     up, down = ratio.numerator, ratio.denominator
-    found: np.ndarray = signal.resample_poly(
-        np.asarray(waveform, dtype=np.float64), up, down, window=_low_pass(max(up, down))
-    )
-    return found[: -(-len(waveform) * new_rate // rate)]
+    taps = _low_pass(max(up, down))
+    # Lengths are multiples of `down`, so that every part begins at a sample of the result.
+    margin = down * (len(taps) // (2 * up * down) + 2)
+    step = max(margin, down * -(-BLOCK // down))
+    before = ahead = np.zeros(0)
+    count = written = 0
+
+    def filtered(part: np.ndarray) -> np.ndarray:
+        found: np.ndarray = signal.resample_poly(
+            np.concatenate([before, part]), up, down, window=taps
+        )
+        return found[len(before) * up // down :]
+
+    for block in blocks:
+        count += len(block)
+        ahead = np.concatenate([ahead, block])
+        while len(ahead) > step + margin:
+            part = filtered(ahead[: step + margin])[: step * up // down]
+            written += len(part)
+            yield part
+            before, ahead = ahead[step - margin : step], ahead[step:]
+    yield filtered(ahead)[: -(-count * new_rate // rate) - written]
 
 
 @lru_cache(maxsize=64)
@@ -152,74 +220,52 @@ def _from_array(value: Any, rate: Any, origin: str) -> tuple[np.ndarray, int]:
     return samples, int(hertz)
 
 
-def _from_file(value: Any, origin: str) -> tuple[np.ndarray, int]:
-    """(T, C) float32 and the rate of a file."""
+def _from_file(value: Any, origin: str) -> tuple[Iterator[np.ndarray], int]:
+    """(T, C) float32 blocks and the rate of a file."""
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the wheel without its C library
         raise ImportError(
             f"reading sounds needs soundfile: pip install 'amodal[audio]' ({error})"
         ) from None
-    stream, what = _opened(value, origin)
-    with closing(stream):
-        start = stream.read(16)
-        if not start:
-            raise BrokenRecordError(origin, f"empty file (0 bytes): {what}")
-        _check_whole(stream, origin, what)
-        stream.seek(0)
-        try:
-            file = soundfile.SoundFile(stream)
-        except Exception as error:  # its own, and what the stream raises
-            raise BrokenRecordError(
-                origin,
-                f"not a sound that can be read ({', '.join(SUFFIXES)}): {what} begins with "
-                f"{start!r}: {error}",
-            ) from None
-        with file:
-            rate, channels, claimed = int(file.samplerate), int(file.channels), int(file.frames)
-            unknown = claimed >= 1 << 62  # FLAC from a pipe: libsndfile's largest number
-            _check_size(1 if unknown else claimed, channels, rate, origin, what)
-            limit = min(MAX_SECONDS * rate, MAX_VALUES // channels)
-            blocks: list[np.ndarray] = []
-            count = 0
+    stream, what = open_content(value, origin, "sound")
+    start = stream.read(16)
+    if not start:
+        raise BrokenRecordError(origin, f"empty file (0 bytes): {what}")
+    _check_whole(stream, origin, what)
+    stream.seek(0)
+    try:
+        file = soundfile.SoundFile(stream)
+    except Exception as error:  # its own, and what the stream raises
+        raise BrokenRecordError(
+            origin,
+            f"not a sound that can be read ({', '.join(SUFFIXES)}): {what} begins with "
+            f"{start!r}: {error}",
+        ) from None
+    return _read_blocks(stream, file, origin, what), int(file.samplerate)
+
+
+def _read_blocks(stream: IO[bytes], file: Any, origin: str, what: str) -> Iterator[np.ndarray]:
+    with closing(stream), file:
+        rate, channels, claimed = int(file.samplerate), int(file.channels), int(file.frames)
+        unknown = claimed >= 1 << 62  # FLAC from a pipe: libsndfile's largest number
+        _check_size(1 if unknown else claimed, channels, rate, origin, what)
+        limit = min(MAX_SECONDS * rate, MAX_VALUES // channels)
+        count = 0
+        while count <= limit:
             try:
-                while count <= limit:
-                    block = file.read(BLOCK, dtype="float32", always_2d=True)
-                    blocks.append(block)
-                    count += len(block)
-                    if len(block) < BLOCK:
-                        break
+                block = file.read(max(1, BLOCK // channels), dtype="float32", always_2d=True)
             except Exception as error:
                 raise BrokenRecordError(origin, f"damaged sound: {what}: {error}") from None
+            if not len(block):
+                break
+            count += len(block)
+            yield block
     _check_size(count, channels, rate, origin, what)
     if count < claimed and not unknown:
         raise BrokenRecordError(
             origin, f"cut short: {what} holds {count:,} of {claimed:,} samples; fetch it again"
         )
-    return np.concatenate(blocks), rate
-
-
-def _opened(value: Any, origin: str) -> tuple[IO[bytes], str]:
-    """File content as a stream, and how to call it in an error."""
-    if isinstance(value, bytes | bytearray | memoryview):
-        return io.BytesIO(bytes(value)), "the sound"
-    if not isinstance(value, str | Path):
-        raise BrokenRecordError(
-            origin,
-            "expected a path, bytes, a pair (waveform, rate) or a Hugging Face sound: got "
-            f"{type(value).__name__}",
-        )
-    what = str(value)
-    if "://" in what:
-        raise BrokenRecordError(origin, f"a URL, expected a file on this machine: {what}")
-    try:
-        file = io.FileIO(value)
-        file.name = ""  # soundfile would take what is called .raw for samples without a header
-        return io.BufferedReader(file), what
-    except FileNotFoundError:
-        raise BrokenRecordError(origin, f"no such sound file: {what}") from None
-    except (OSError, ValueError) as error:
-        raise BrokenRecordError(origin, f"unreadable file: {what}: {error}") from None
 
 
 def _check_size(frames: int, channels: int, rate: int, origin: str, what: str) -> None:
@@ -247,23 +293,60 @@ def _check_whole(stream: IO[bytes], origin: str, what: str) -> None:
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     head = stream.read(12)
-    lost = 0
+    lost = False
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         place = 12
-        while place + 8 <= size:
+        for _ in range(MAX_PARTS):
+            if place + 8 > size:
+                break
             stream.seek(place)
             name, length = struct.unpack("<4sI", stream.read(8))
             if name == b"data":
-                lost = 0 if length in UNKNOWN_LENGTHS else place + 8 + length - size
+                lost = length not in UNKNOWN_LENGTHS and place + 8 + length > size
                 break
             place += 8 + length + length % 2
+        else:
+            raise BrokenRecordError(origin, f"more than {MAX_PARTS:,} parts: {what}")
     elif head[:4] == b"OggS":
-        stream.seek(max(0, size - (1 << 16) - 512))  # a page is at most 65,307 bytes
-        tail = stream.read()
-        page = tail.rfind(b"OggS")
-        flags = tail[page + 5] if 0 <= page < len(tail) - 5 else 0
-        lost = 0 if flags & 4 else 1  # the last page of a stream says so
-    if lost > 0:
+        page = _last_page(stream)
+        # A recording of a stream may lack the mark of its end; half a page is a lost end.
+        lost = page is None or not page.whole
+    if lost:
         raise BrokenRecordError(
             origin, f"cut short: the end of {what} ({size:,} bytes) is missing; fetch it again"
         )
+
+
+class _Page(NamedTuple):
+    """The last page of an Ogg file."""
+
+    whole: bool
+    marked: bool  # as the last one of its stream
+
+
+def _last_page(stream: IO[bytes]) -> _Page | None:
+    size = stream.seek(0, io.SEEK_END)
+    stream.seek(max(0, size - OGG_PAGE_BYTES - 512))
+    tail = stream.read()
+    at = tail.rfind(b"OggS")
+    if at < 0 or len(tail) < at + OGG_HEAD_BYTES:
+        return None
+    segments = tail[at + OGG_HEAD_BYTES :][: tail[at + OGG_HEAD_BYTES - 1]]
+    end = at + OGG_HEAD_BYTES + tail[at + OGG_HEAD_BYTES - 1] + sum(segments)
+    return _Page(end <= len(tail), bool(tail[at + 5] & 4))
+
+
+def lacks_end_mark(value: Any, origin: str) -> bool:
+    """Whether a file is Ogg that was read whole, but does not say that it ends.
+
+    It may be a recording of a stream, or a file that was cut off between two pages.
+    """
+    value = _handle(value)
+    if not isinstance(value, str | Path | bytes):
+        return False
+    stream, _ = open_content(value, origin, "sound")
+    with stream:
+        if stream.read(4) != b"OggS":
+            return False
+        page = _last_page(stream)
+        return page is not None and not page.marked

@@ -12,8 +12,8 @@ import numpy as np
 from pydantic import BaseModel
 
 from amodal.data.decode import load_image
-from amodal.data.decode_audio import load_audio
-from amodal.data.notes import Note, notes_of
+from amodal.data.decode_audio import lacks_end_mark, measure_audio
+from amodal.data.notes import Note, Notes, notes_of
 from amodal.data.record import (
     BrokenRecordError,
     Record,
@@ -25,6 +25,7 @@ from amodal.data.record import (
 from amodal.data.surrogates import half_pair
 
 LISTED = 20  # broken rows, groups of duplicates, sizes and labels that are listed by name
+NO_END = "Ogg files without the mark of their end: recorded from a stream, or cut off"
 REFERENCE_BATCH = 1024  # items, for which collisions of captions are predicted
 
 
@@ -87,7 +88,7 @@ class Inspection(BaseModel):
         broken: number of rows and records that cannot be used.
         broken_by_reason: reason -> count.
         broken_rows: the first ones.
-        notes: what the source left out or put together.
+        notes: what the source left out or put together, and files that may lack their end.
         repeated_ids: same identity; such records are one item.
         repeated_images: same content, byte for byte.
         repeated_captions: same words. In contrastive training another item with the same
@@ -179,9 +180,10 @@ class _Facts:
             key = blake2b(content or pixels.tobytes(), digest_size=8).digest()
             self.images.append((key, (pixels.shape[1], pixels.shape[0])))
         self.sound: tuple[int, int, int] | None = None  # samples, channels, rate in Hz
+        self.without_end = False
         if record.get("audio") is not None:
-            samples, rate = load_audio(record["audio"], self.origin)
-            self.sound = (*samples.shape, rate)
+            self.sound = measure_audio(record["audio"], self.origin)
+            self.without_end = lacks_end_mark(record["audio"], self.origin)
 
 
 def records_in_order(
@@ -242,6 +244,7 @@ class _Findings:
         self.captions_per_item: Counter[int] = Counter()
         self.reasons: Counter[str] = Counter()
         self.broken_rows: list[Broken] = []
+        self.notes = Notes()
         self.ids = _Sharing()
         self.images = _Sharing()
         self.captions = _Sharing()
@@ -269,6 +272,8 @@ class _Findings:
             self.sizes[size] += 1
         for image in dict.fromkeys(key for key, _ in facts.images):
             self.images.add(image, "", facts.origin)
+        if facts.without_end:
+            self.notes.add(NO_END, facts.origin)
         if facts.sound is not None:
             samples, channels, rate = facts.sound
             self.rows["audio"] += 1
@@ -301,7 +306,10 @@ class _Findings:
             broken=self.reasons.total(),
             broken_by_reason=dict(self.reasons.most_common()),
             broken_rows=self.broken_rows,
-            notes=[Noted(what=n.what, count=n.count, examples=list(n.examples)) for n in notes],
+            notes=[
+                Noted(what=n.what, count=n.count, examples=list(n.examples))
+                for n in (*notes, *self.notes.found())
+            ],
             repeated_ids=self.ids.repeated(),
             repeated_images=self.images.repeated(),
             repeated_captions=self.captions.repeated(),

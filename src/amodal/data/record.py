@@ -32,9 +32,10 @@ class BrokenRecordError(ValueError):
     """
 
     def __init__(self, origin: str, reason: str) -> None:
-        super().__init__(f"{origin}: {reason}")
-        self.origin = origin
-        self.reason = reason
+        # Paths may hold bytes that are no UTF-8, which no report could be written with.
+        self.origin = origin.encode("utf-8", "backslashreplace").decode()
+        self.reason = reason.encode("utf-8", "backslashreplace").decode()
+        super().__init__(f"{self.origin}: {self.reason}")
 
     def __reduce__(self) -> tuple[type[BrokenRecordError], tuple[str, str]]:
         return type(self), (self.origin, self.reason)  # so that it crosses process borders whole

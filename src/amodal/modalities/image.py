@@ -101,7 +101,11 @@ class ImageInput:
         found = _values(record.get(self.name))
         if not found:
             return None
-        return decode_image(found[0], record["origin"], min_size=self.prepare.size)
+        image = decode_image(found[0], record["origin"], min_size=self.prepare.size)
+        if self.augmentation is not None:
+            return image
+        # Now and not with the batch, which would hold all of its images at their full size.
+        return self.prepare.resize([image])[0].permute(1, 2, 0).numpy()
 
     def batch(self, values: Sequence[np.ndarray | None], context: BatchContext) -> InputRows:
         """(B * V, 3, S, S) pixels; with augmentation, flips are noted in the effects of an item.

@@ -13,6 +13,7 @@ from torch import Tensor
 from amodal.data.inputs import Input
 from amodal.data.record import Record
 from amodal.data.sources.columns import Style
+from amodal.data.surrogates import half_pair
 
 # How a source hands over the cells of a column that feeds an input: paths or file contents, lists
 # of texts, or values as they are; None: no single column.
@@ -137,6 +138,6 @@ def texts_of(record: Record, name: str) -> list[str]:
 
 
 def all_texts(records: Iterable[Record], name: str) -> Iterator[str]:
-    """Every text under a key of the records."""
+    """Every text under a key of the records; what is fitted on them takes no half of an emoji."""
     for record in records:
-        yield from texts_of(record, name)
+        yield from (text for text in texts_of(record, name) if half_pair(text) is None)

@@ -15,7 +15,8 @@ from amodal.augment.config import TEXT_STEPS, TokenDropout, TokenMask
 from amodal.augment.text import swap_left_right, token_dropout, token_mask
 from amodal.data.batch import key64
 from amodal.data.inputs import BatchContext, Effects, InputRows
-from amodal.data.record import Record
+from amodal.data.record import BrokenRecordError, Record
+from amodal.data.surrogates import half_pair
 from amodal.encoders.text.preprocessing import TextPreprocessor
 from amodal.encoders.text.small_transformer import SmallTransformer
 from amodal.encoders.text.word_vectors import cooccurrence_vectors
@@ -54,6 +55,7 @@ class TextModality:
         return texts_of(record, name)
 
     def decode(self, value: Any, origin: str, prepare: TextPreprocessor) -> str:
+        _check_encodable([str(value)], origin)
         return str(value)
 
     def content_key(self, value: Any) -> str:
@@ -101,7 +103,9 @@ class TextInput:
     has_effects: ClassVar[bool] = False
 
     def read(self, record: Record) -> list[str] | None:
-        return texts_of(record, self.name) or None
+        texts = texts_of(record, self.name)
+        _check_encodable(texts, record["origin"])
+        return texts or None
 
     def batch(self, values: Sequence[list[str] | None], context: BatchContext) -> InputRows:
         """(B * V, T) token ids of V texts per item, true of the item as it was augmented."""
@@ -114,7 +118,7 @@ class TextInput:
         for i, texts in enumerate(chosen):
             present[i, : len(texts)] = True
         flat = [t for texts in chosen for t in texts + [""] * (most - len(texts))]
-        tokens = self.prepare(flat) if flat else {}
+        tokens = self.prepare(flat)
         content = torch.tensor([key64(t) for t in flat], dtype=torch.int64)
         if self.steps is not None and flat:
             tokens = self._augmented(tokens, [r for r in context.rngs for _ in range(most)])
@@ -152,6 +156,14 @@ class TextInput:
             elif isinstance(step, TokenDropout):
                 tokens = token_dropout(tokens, special_ids=special, rate=step.rate, rngs=rngs)
         return tokens
+
+
+def _check_encodable(texts: Sequence[str], origin: str) -> None:
+    """Refuse half of an emoji, which neither a tokenizer nor a file can hold."""
+    for text in texts:
+        wrong = half_pair(text)
+        if wrong is not None:
+            raise BrokenRecordError(origin, f"the text {wrong}")
 
 
 def followed(text: str, effects: Effects) -> str:

@@ -154,11 +154,17 @@ def to_table(rows: Sequence[Row], layout: pa.Schema) -> pa.Table:
             numbers = pa.array(flat.astype(np.float32, copy=False))
             columns.append(pa.FixedSizeListArray.from_arrays(numbers, dim))
         elif column.name in FIXED:
-            columns.append(pa.array([getattr(row, column.name) for row in rows], column.type))
+            fixed = [_encodable(getattr(row, column.name)) for row in rows]
+            columns.append(pa.array(fixed, column.type))
         else:
             values = [_as_type(of_row.get(column.name.lower()), column.type) for of_row in metadata]
-            columns.append(pa.array(values, column.type))
+            columns.append(pa.array([_encodable(v) for v in values], column.type))
     return pa.Table.from_arrays(columns, schema=layout)
+
+
+def _encodable(value: Any) -> Any:
+    """Text that UTF-8 can hold: the bytes of a file name in another encoding become escapes."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def _as_type(value: Scalar | None, kind: pa.DataType) -> Scalar | None:

@@ -12,9 +12,10 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Longer sides in proportion to the shorter one are cropped before they are resized: a divider of
+# 40,000 x 1 pixels would become 8,960,000 x 224.
+EXTREME_RATIO = 16
 
 
 class ImagePreprocessor:
@@ -59,15 +60,29 @@ class ImagePreprocessor:
 
     def _resize_one(self, image: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        height, width = pixels.shape[1:]
         if self.how == "crop":
-            height, width = pixels.shape[1:]
             short = min(height, width)
             # Truncated as torchvision and transformers do: rounding would shift pretrained crops.
             shape = [int(self.size * height / short), int(self.size * width / short)]
+            if max(height, width) > EXTREME_RATIO * short:
+                return self._middle(pixels, shape)
             return vision.center_crop(self._scaled(pixels, shape), [self.size, self.size])
-        if pixels.shape[1:] == (self.size, self.size):
+        if (height, width) == (self.size, self.size):
             return pixels
         return self._scaled(pixels, [self.size, self.size])
+
+    def _middle(self, pixels: Tensor, shape: list[int]) -> Tensor:
+        """The middle square of the image resized to `shape`; nothing else of it is computed."""
+        matrices = []
+        for side, resized in zip(pixels.shape[1:], shape, strict=True):
+            start = round((resized - self.size) / 2)  # as `center_crop` does
+            matrices.append(_resampling(side, resized, start, self.size, self.interpolation))
+        (rows, down), (columns, across) = matrices
+        window = pixels[:, rows, columns].float()
+        # Whole numbers between the two passes, as torchvision has them.
+        resized = (window @ across.T).round_().clamp_(0, 255)
+        return (down @ resized).round_().clamp_(0, 255).to(torch.uint8)
 
     def _scaled(self, pixels: Tensor, shape: list[int]) -> Tensor:
         mode = vision.InterpolationMode(self.interpolation)
@@ -99,3 +114,36 @@ class ImagePreprocessor:
     def load(cls, folder: str | Path) -> ImagePreprocessor:
         """Read what `save` has written."""
         return cls(**json.loads((Path(folder) / cls.FILE).read_text(encoding="utf-8")))
+
+
+def _resampling(
+    side: int, resized: int, start: int, count: int, interpolation: str
+) -> tuple[slice, Tensor]:
+    """Pixels `start` to `start + count` of a line that is resized, as a matrix on a part of it.
+
+    The kernel is widened where the line shrinks (antialiasing), as in PIL and torchvision.
+
+    Args:
+        side, resized: pixels of the line before and after.
+        start, count: which of the resized ones.
+        interpolation: `bilinear` or `bicubic`.
+
+    Returns:
+        The part of the line that they depend on, N pixels, and the weights, (count, N).
+    """
+    scale = side / resized
+    spread = max(scale, 1.0)
+    reach = spread * (2 if interpolation == "bicubic" else 1)
+    centres = (torch.arange(start, start + count, dtype=torch.float64) + 0.5) * scale
+    first = max(0, int(centres[0] - reach))
+    last = min(side, int(centres[-1] + reach) + 2)
+    places = torch.arange(first, last, dtype=torch.float64) + 0.5
+    x = ((places - centres[:, None]) / spread).abs()
+    if interpolation == "bicubic":
+        near = (1.5 * x - 2.5) * x * x + 1  # Keys 1981 with a = -0.5
+        far = ((-0.5 * x + 2.5) * x - 4) * x + 2
+        weights = torch.where(x < 1, near, torch.where(x < 2, far, 0.0))
+    else:
+        weights = (1 - x).clamp(min=0)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return slice(first, last), weights.float()
