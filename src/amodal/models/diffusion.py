@@ -67,7 +67,7 @@ class DiffusionGenerator:
 
         Raises:
             ImportError: `diffusers` is not installed.
-            ValueError: the folder is not a pipeline, or its weights are pickles.
+            ValueError: the folder is not a pipeline, its weights are pickles, or it brings code.
         """
         try:
             from diffusers import DiffusionPipeline
@@ -82,7 +82,7 @@ class DiffusionGenerator:
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         weight_type = dtype or (torch.float16 if target.type == "cuda" else torch.float32)
         pipeline = DiffusionPipeline.from_pretrained(
-            str(name), torch_dtype=weight_type, use_safetensors=True
+            str(name), torch_dtype=weight_type, use_safetensors=True, trust_remote_code=False
         )
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline.to(target))
@@ -167,6 +167,12 @@ def _check(folder: Path) -> None:
         raise ValueError(f"{folder / INDEX}: cannot be read: {error}") from None
     if not isinstance(index, dict):
         raise ValueError(f"{folder / INDEX}: expected a mapping of parts, got {index!r:.60}")
+    code = sorted(path for depth in ("*.py", "*/*.py") for path in folder.glob(depth))
+    if code:
+        raise ValueError(
+            f"{code[0]}: code that a pipeline brings is never run; expected a pipeline of classes "
+            "that diffusers has built in"
+        )
     for part in sorted(path for path in folder.iterdir() if path.name in index and path.is_dir()):
         pickles = sorted(p.name for kind in ("*.bin", "*.pt", "*.ckpt") for p in part.glob(kind))
         if pickles and not any(part.glob("*.safetensors")):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from amodal.encoders.hub import load_pretrained
 from amodal.encoders.text.tokenizer import SPECIAL, TokenizerConfig, build_tokenizer
 
 ROLES = {
@@ -37,7 +38,8 @@ class ChatTemplate:
         image_tokens: tokens of a generated image; 0: no image generation.
 
     Examples:
-        >>> from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
+        >>> from amodal.encoders.hub import load_pretrained
+from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
         >>> config = TrainedTokenizerConfig(model="word")
         >>> template = ChatTemplate.fit(config, ["is it red ?", "yes"], max_length=16)
         >>> turns = [("question", "is it red ?", False), ("answer", "yes", True)]
@@ -215,7 +217,7 @@ class ChatTemplate:
     def load(cls, folder: str | Path) -> ChatTemplate:
         """The template that `save` wrote; no network."""
         values = json.loads((Path(folder) / cls.FILE).read_text(encoding="utf-8"))
-        return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), **values)
+        return cls(load_pretrained(AutoTokenizer, folder, "tokenizer", local_files_only=True), **values)
 
 
 def _detokenized(text: str) -> str:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from amodal.encoders.hub import load_pretrained
+
 KNOWN = 1 << 17  # texts whose ids are kept, about 30 MB
 
 
@@ -128,5 +130,5 @@ class TextPreprocessor:
         """Read what `save` has written; no network."""
         path = Path(folder)
         values = json.loads((path / cls.FILE).read_text(encoding="utf-8"))
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        tokenizer = load_pretrained(AutoTokenizer, path, "tokenizer", local_files_only=True)
         return cls(tokenizer, **values)

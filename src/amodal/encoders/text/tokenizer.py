@@ -19,7 +19,7 @@ from tokenizers import (
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from amodal.encoders.config import StrictConfig
-from amodal.encoders.hub import load_named
+from amodal.encoders.hub import load_pretrained
 
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]")
 # Chinese and Japanese are written without spaces: each character is a word of its own.
@@ -72,7 +72,7 @@ def build_tokenizer(
         ['a', 'red', '[UNK]']
     """
     if isinstance(config, PretrainedTokenizerConfig):
-        return load_named(AutoTokenizer.from_pretrained, config.name, "tokenizer")
+        return load_pretrained(AutoTokenizer, config.name, "tokenizer")
     if texts is None:
         raise ValueError("a trained tokenizer needs the captions of the training source")
     return train_tokenizer(
