@@ -13,9 +13,7 @@ import numpy as np
 import torch
 
 from amodal.models.multimodal_transformer.image_generation import ImageArray, row_generators
-
-INDEX = "model_index.json"
-HUB = "diffusers:"  # prefix of the name of a pipeline on the hub
+from amodal.models.run_location import PIPELINE_INDEX
 
 
 class DiffusionGenerator:
@@ -145,11 +143,6 @@ class DiffusionGenerator:
         return images
 
 
-def is_pipeline(folder: Path) -> bool:
-    """Whether a folder is a pipeline of `diffusers`."""
-    return (folder / INDEX).is_file()
-
-
 def _check(folder: Path) -> None:
     """Check that a folder is a pipeline whose weights are safetensors.
 
@@ -157,16 +150,18 @@ def _check(folder: Path) -> None:
         ValueError: with the file, what was expected, and how to fix it.
     """
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = json.loads((folder / PIPELINE_INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
-            f"{folder}: not a pipeline of diffusers, {INDEX} is missing; "
+            f"{folder}: not a pipeline of diffusers, {PIPELINE_INDEX} is missing; "
             "`pipeline.save_pretrained(FOLDER)` writes one"
         ) from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder / INDEX}: cannot be read: {error}") from None
+        raise ValueError(f"{folder / PIPELINE_INDEX}: cannot be read: {error}") from None
     if not isinstance(index, dict):
-        raise ValueError(f"{folder / INDEX}: expected a mapping of parts, got {index!r:.60}")
+        raise ValueError(
+            f"{folder / PIPELINE_INDEX}: expected a mapping of parts, got {index!r:.60}"
+        )
     code = sorted(path for depth in ("*.py", "*/*.py") for path in folder.glob(depth))
     if code:
         raise ValueError(

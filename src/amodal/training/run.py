@@ -16,11 +16,13 @@ from typing import Any
 import yaml
 from transformers import PreTrainedModel, set_seed
 
+from amodal.data.collate import Collator
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
 from amodal.distributed import barrier, is_main
 from amodal.evaluators.result import EvaluationResult
-from amodal.models.run_folder import WEIGHTS
+from amodal.evaluators.vocabulary import unknown_token_notes, unknown_token_shares
+from amodal.models.run_location import WEIGHTS
 from amodal.training.errors import RunError
 from amodal.training.kinds import kind_of_recipe, open_run, run_class
 from amodal.training.progress import ProgressCallbacks
@@ -99,6 +101,7 @@ def train_run(
         prepare.save(folder / name)
     if recipe.train.progressive_size is not None:
         check_progressive_size(recipe.train.progressive_size, run.model)
+    unknown = _unknown_tokens(run.collator, train, validation, callbacks)
     trainer = RunTrainer(
         run.trained(),
         run.task,
@@ -147,6 +150,7 @@ def train_run(
     metrics["data/broken_rows"] = len(trainer.broken)
     for name, count in trainer.truncated.items():
         metrics[f"data/truncated_{name}_rows"] = count
+    metrics |= unknown
     if is_main():
         _write(folder / "metrics.json", json.dumps(metrics, indent=1))
         broken = [{"origin": e.origin, "reason": e.reason} for e in trainer.broken.values()]
@@ -220,6 +224,22 @@ def _keep_weights(trainer: RunTrainer, recipe: Recipe, folder: Path) -> None:
     else:
         trainer.trained.best_guess.save_pretrained(folder)
     shutil.rmtree(best, ignore_errors=True)
+
+
+def _unknown_tokens(
+    collator: Collator, train: Source, validation: Source | None, callbacks: ProgressCallbacks
+) -> dict[str, float]:
+    """Metrics of out-of-vocabulary tokens, with a note where they are many."""
+    metrics: dict[str, float] = {}
+    parts = (("the training data", "", train), ("the validation data", "_validation", validation))
+    for where, suffix, source in parts:
+        if source is None:
+            continue
+        shares = unknown_token_shares(collator, source)
+        metrics |= {f"data/unknown_{name}_tokens{suffix}": s for name, s in shares.items()}
+        for note in unknown_token_notes(shares, where):
+            callbacks.warn(note)
+    return metrics
 
 
 def _warn_about_data(trainer: RunTrainer, callbacks: ProgressCallbacks) -> None:

@@ -12,7 +12,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from amodal.encoders.hub import load_pretrained
-from amodal.encoders.text.tokenizer import SPECIAL, TokenizerConfig, build_tokenizer
+from amodal.encoders.text.tokenizer import (
+    SPECIAL,
+    TokenizerConfig,
+    build_tokenizer,
+    count_unknown,
+)
 
 ROLES = {
     "question": "[QUESTION]",
@@ -38,8 +43,7 @@ class ChatTemplate:
         image_tokens: tokens of a generated image; 0: no image generation.
 
     Examples:
-        >>> from amodal.encoders.hub import load_pretrained
-from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
+        >>> from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
         >>> config = TrainedTokenizerConfig(model="word")
         >>> template = ChatTemplate.fit(config, ["is it red ?", "yes"], max_length=16)
         >>> turns = [("question", "is it red ?", False), ("answer", "yes", True)]
@@ -108,6 +112,10 @@ from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
         )
         spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         return list(dict.fromkeys(text[a:b] for i, (a, b) in spans if i == tokenizer.unk_token_id))
+
+    def count_unknown(self, texts: list[str]) -> tuple[int, int]:
+        """Tokens of the texts that are out of vocabulary, and all their tokens."""
+        return count_unknown(self.tokenizer, texts)
 
     def encode(
         self, turns: Sequence[RoleTextTarget], *, complete: bool = True
@@ -217,7 +225,9 @@ from amodal.encoders.text.tokenizer import TrainedTokenizerConfig
     def load(cls, folder: str | Path) -> ChatTemplate:
         """The template that `save` wrote; no network."""
         values = json.loads((Path(folder) / cls.FILE).read_text(encoding="utf-8"))
-        return cls(load_pretrained(AutoTokenizer, folder, "tokenizer", local_files_only=True), **values)
+        return cls(
+            load_pretrained(AutoTokenizer, folder, "tokenizer", local_files_only=True), **values
+        )
 
 
 def _detokenized(text: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from amodal.encoders.hub import load_pretrained
+from amodal.encoders.text.tokenizer import count_unknown
 
 KNOWN = 1 << 17  # texts whose ids are kept, about 30 MB
 
@@ -116,6 +117,10 @@ class TextPreprocessor:
             verbose=False,  # it would warn of each text that is counted here
         )
         return sum(len(ids) > self.max_length for ids in lengths["input_ids"])
+
+    def count_unknown(self, texts: list[str]) -> tuple[int, int]:
+        """Tokens of the texts that are out of vocabulary, and all their tokens."""
+        return count_unknown(self.tokenizer, texts)
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's files and the maximum length."""
