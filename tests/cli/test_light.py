@@ -42,7 +42,7 @@ def words_of_all_commands():
 
 
 def run(*words):
-    """Exit code, heavy libraries, CPU seconds (the least of up to three attempts), output, error."""
+    """Exit code, heavy libraries, CPU seconds (least of up to three attempts), output, error."""
     cpu = []
     for _ in range(3):  # other processes on the machine make CPU time longer, never shorter
         done = subprocess.run(
