@@ -140,3 +140,23 @@ def test_yaml_that_nobody_meant_is_one_line(tmp_path, text, message):
         load_recipe(path)
     assert len(str(refusal.value).splitlines()) == 1
     assert "recipe.yaml" in str(refusal.value)
+
+
+@pytest.mark.parametrize("objective", ["info_nce", "mmd", "deep_cca", "cycle", "matryoshka"])
+def test_one_encoder_with_an_objective_of_two_inputs_is_refused(tmp_path, objective):
+    given = {"kind": objective, **({"dims": [8]} if objective == "matryoshka" else {})}
+    values = MINIMAL | {"objectives": [given]}
+    with pytest.raises(RecipeError, match=f"{objective} compares two inputs .* text alone"):
+        load_recipe(write(tmp_path, values), ["model.encoders.image=null"])
+
+
+def test_views_of_one_input_can_be_trained_without_validation(tmp_path):
+    values = MINIMAL | {"objectives": [{"kind": "nt_xent", "mode": "in_modality"}]}
+    one = ["model.encoders.text=null", "data.views=2"]
+    with pytest.raises(RecipeError, match=r"data\.holdout: 0"):
+        load_recipe(write(tmp_path, values), one)
+    recipe = load_recipe(write(tmp_path, values), [*one, "data.holdout=0"])
+    assert list(recipe.model.types) == ["image"]
+    crossed = [*one, "data.holdout=0", "objectives.0.mode=cross_modality"]
+    with pytest.raises(RecipeError, match="nt_xent compares two inputs"):
+        load_recipe(write(tmp_path, values), crossed)

@@ -234,7 +234,8 @@ def _detokenized(text: str) -> str:
     """Text without the spaces that a word-level tokenizer leaves around punctuation."""
     text = re.sub(r"\s+([,.;:!?%)\]])", r"\1", text)
     text = re.sub(r"([(\[])\s+", r"\1", text)
-    return re.sub(r"(?<=\w) ([-'’]) (?=\w)", r"\1", text).strip()
+    # A word may end in a combining mark, which is no \w: anything but ASCII punctuation counts.
+    return re.sub(r"(?<=[^\s!-/:-@\[-^`{-~]) ([-'’]) (?=\w)", r"\1", text).strip()
 
 
 def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
