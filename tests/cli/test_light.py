@@ -8,7 +8,8 @@ import sys
 import pytest
 import typer
 
-from amodal.cli.main import COMMANDS, load_command
+from amodal.cli.main import COMMANDS, load_command, main
+from amodal.cli.renamed import RENAMED_OPTIONS, RENAMED_TASKS
 
 HEAVY = (
     *("torch", "transformers", "datasets", "lancedb", "faiss", "torchvision", "timm", "sklearn"),
@@ -76,6 +77,48 @@ def test_bad_and_missing_values_are_light(words):
     code, heavy, cpu, _, _ = run(*words)
     assert (code, heavy) == (2, [])
     assert cpu <= CPU_SECONDS
+
+
+@pytest.mark.parametrize(("command", "option"), RENAMED_OPTIONS, ids="".join)
+def test_a_renamed_option_is_refused_with_its_new_name(command, option):
+    code, heavy, cpu, _, message = run(command, "a", "b", "c", option, "d")
+    new = RENAMED_OPTIONS[command, option]
+    assert (code, heavy) == (2, [])
+    assert f"No such option: {option}; it is now called {new}" in message
+    assert cpu <= CPU_SECONDS
+    assert f"  {new} " in run(command, "--help")[3]
+
+
+@pytest.mark.parametrize(("task", "new"), RENAMED_TASKS.items())
+def test_a_renamed_task_is_refused_with_its_new_name(task, new):
+    code, _, _, _, message = run("evaluate", "run", "--task", task)
+    assert code == 2
+    assert f"it is now called {new}" in message
+
+
+NEGATIVE = {
+    "evaluate": ("captions", "folds", "beams", "limit", "candidates", "guidance", "temperature"),
+    "predict": ("limit",),
+    "caption": ("beams",),
+    "draw": ("count", "candidates", "seed", "scale", "guidance", "temperature", "top-k"),
+    "embed": ("batch-size",),
+    "index": ("batch-size",),
+    "data inspect": ("limit", "workers"),
+    "data pack": ("shard-mib", "records-per-shard", "workers"),
+    "data make scenes": ("size", "seed", "image-size"),
+}
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [(c, o) for c, options in NEGATIVE.items() for o in options]
+)
+def test_a_negative_count_is_refused(command, option, capsys, monkeypatch):
+    words = [*command.split(), "a", "b", "c"][:4]
+    monkeypatch.setattr(sys, "argv", ["amodal", *words, f"--{option}", "-1"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 2
+    assert f"'--{option}'" in capsys.readouterr().err.replace('"', "'")
 
 
 def test_every_command_has_one_line_in_the_help():

@@ -7,6 +7,7 @@ import yaml
 
 from amodal.training.recipe import load_recipe
 from amodal.training.recipes.error import RecipeError
+from amodal.training.recipes.packaged import RENAMED_RECIPES
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 MINIMAL = {
@@ -88,6 +89,13 @@ def test_a_missing_recipe_names_those_that_are_there(tmp_path):
     write(tmp_path, MINIMAL)
     with pytest.raises(RecipeError, match=r"no such recipe.*recipe\.yaml"):
         load_recipe(tmp_path / "recip.yaml")
+
+
+def test_a_renamed_recipe_names_the_new_one():
+    for old, new in RENAMED_RECIPES.items():
+        with pytest.raises(RecipeError, match=f"it is now called {new}"):
+            load_recipe(old)
+        load_recipe(new)
 
 
 def test_text_that_is_not_yaml_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from amodal.cli.console import console, note, progress_callbacks
+from amodal.cli.renamed import RENAMED_TASKS
 from amodal.models.run_location import found_folder, results_folder
 from amodal.training.kinds import EVALUATION_TASKS, Evaluator, kind_of_run, open_run, resolve
 
@@ -19,6 +20,8 @@ def _known_task(task: str | None) -> str | None:
     if task is not None and task not in EVALUATION_TASKS:
         near = difflib.get_close_matches(task, EVALUATION_TASKS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
+        if task in RENAMED_TASKS:
+            hint = f"it is now called {RENAMED_TASKS[task]}; "
         raise typer.BadParameter(f"no task {task!r}; {hint}tasks: {', '.join(EVALUATION_TASKS)}")
     return task
 
