@@ -27,7 +27,7 @@ def _known_task(task: str | None) -> str | None:
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, or hub:OWNER/NAME.")],
     on: Annotated[
         str | None,
         typer.Option(
