@@ -69,7 +69,7 @@ def _runs_near(folder: Path) -> str:
         near = f"; runs there: {', '.join(map(str, runs[:SHOWN_RUNS]))}{more}" if runs else ""
     if len(folder.parts) == 2 and folder.parent != RUNS and not folder.is_absolute():
         near += f"; a model of the Hugging Face hub is named {HUB}{folder.as_posix()}"
-    return near
+    return near or "; `amodal train RECIPE --out RUN` makes one"
 
 
 def _from_hub(name: str) -> Path:
