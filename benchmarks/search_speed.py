@@ -105,11 +105,28 @@ def main() -> None:
         def alone() -> list[list[int]]:
             return [[int(hit.id) for hit in store.search(q, K)] for q in queries]
 
+        def alone_known() -> list[list[int]]:
+            found = [store.search(q, K) for q in queries]
+            return [[-1 if h.id.startswith("new") else int(h.id) for h in hits] for hits in found]
+
         def batched() -> list[list[int]]:
             return [[int(hit.id) for hit in hits] for hits in store.search_many(queries, K)]
 
         report("VectorStore, one at a time, whole rows", *timed(alone))
         report("VectorStore, batched, whole rows", *timed(batched))
+        more = clustered(2, options.dim, rng, centres)
+        for place, (name, change) in enumerate(
+            {
+                "one row added": lambda: None,
+                "one row added, files merged": store.optimize,
+            }.items()
+        ):
+            store.add([Row(f"new{place}", "image", more[place])])
+            change()
+            hits, seconds = timed(lambda place=place: [store.search(more[place], 1)])
+            assert hits[0][0].id == f"new{place}"
+            print(f"{name}: next search after {seconds:.2f} s, then ", end="")
+            report("one at a time", *timed(alone_known))
 
 
 if __name__ == "__main__":

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.search.rows import FIXED, Key, Row, metadata_columns, schema, to_table, wider
 
 FORMAT = 1
 ROWS_PER_SHARD = 16_384
+OWN_FILES = ("embeddings.json", "part-", "writer.lock")  # beginnings of the names we write
 
 
 @dataclass
@@ -45,13 +48,14 @@ def written_keys(folder: Path | str, fingerprint: str) -> set[Key]:
     """Keys of the rows in a folder of `write_parquet`; empty if there is none.
 
     Raises:
-        DataError: the folder holds embeddings of another model, or something else.
+        DataError: the folder holds embeddings of another model, a damaged shard, or something
+            else.
     """
     folder = Path(folder)
     if not folder.exists():
         return set()
     if not (folder / "embeddings.json").is_file():
-        if any(folder.iterdir()):
+        if any(not file.name.startswith(OWN_FILES) for file in folder.iterdir()):
             raise DataError(f"{folder}: holds other files; choose another folder")
         return set()
     stored = json.loads((folder / "embeddings.json").read_text(encoding="utf-8"))
@@ -62,7 +66,14 @@ def written_keys(folder: Path | str, fingerprint: str) -> set[Key]:
         )
     keys: set[Key] = set()
     for shard in _shards(folder):
-        table = pq.read_table(shard, columns=["id", "input", "row"])
+        try:
+            table = pq.read_table(shard, columns=["id", "input", "row"])
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(
+                f"{shard}: cannot be read ({reason}); delete this file, and its rows are "
+                "embedded again"
+            ) from None
         keys.update(zip(*(column.to_pylist() for column in table.columns), strict=True))
     return keys
 
@@ -82,7 +93,7 @@ def write_parquet(
     `skip` of `embed_source` to continue. All shards end with the same columns.
 
     Raises:
-        DataError: see `written_keys`.
+        DataError: see `written_keys`; or another process is writing to `folder`.
 
     Examples:
         >>> import tempfile
@@ -97,9 +108,36 @@ def write_parquet(
         (1, 1, {'text': 2})
     """
     folder = Path(folder)
-    keys = written_keys(folder, fingerprint)
+    written_keys(folder, fingerprint)  # nothing is put into a folder of something else
     folder.mkdir(parents=True, exist_ok=True)
-    summary = EmbeddingSummary(dim=dim, fingerprint=fingerprint)
+    with _writing(folder):
+        return _write(rows, folder, EmbeddingSummary(dim, fingerprint), rows_per_shard)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / "writer.lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise DataError(
+            f"{folder}: another process is writing embeddings here; wait for it, or choose "
+            "another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write(
+    rows: Iterable[Row | BrokenRecordError],
+    folder: Path,
+    summary: EmbeddingSummary,
+    rows_per_shard: int,
+) -> EmbeddingSummary:
+    dim = summary.dim
+    keys = written_keys(folder, summary.fingerprint)
     _write_summary(folder, summary)
     columns: dict[str, pa.DataType] = {}
     for shard in _shards(folder):
@@ -111,13 +149,16 @@ def write_parquet(
     def flush() -> None:
         nonlocal columns
         if buffer:
-            columns = metadata_columns(buffer, columns)
-            table = to_table(buffer, schema(dim, columns, thumbnails=False))
+            # Taken out first: a writing that is interrupted is not repeated, or its shard, which
+            # may be there already, would be there twice.
+            ready = buffer[:]
+            buffer.clear()
+            columns = metadata_columns(ready, columns)
+            table = to_table(ready, schema(dim, columns, thumbnails=False))
             number = max((int(s.stem.split("-")[1]) for s in _shards(folder)), default=-1) + 1
             _write_shard(table, folder / f"part-{number:05d}.parquet")
-            keys.update(row.key for row in buffer)
-            summary.new += len(buffer)
-            buffer.clear()
+            keys.update(row.key for row in ready)
+            summary.new += len(ready)
 
     try:
         for row in rows:

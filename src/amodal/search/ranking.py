@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amodal.search.ann import AnnIndex
+from amodal.search.ann import RowIndex
 
 TIE_DECIMALS = 6  # scores that agree to this many decimals are a tie
 MAX_CANDIDATES = 4096  # how far a tie at rank k is followed
@@ -15,7 +15,7 @@ MAX_CANDIDATES = 4096  # how far a tie at rank k is followed
 Ranked = list[tuple[float, int]]  # (score, row id), best first
 
 
-def nearest(indexes: dict[str, AnnIndex], queries: NDArray[np.float32], k: int) -> list[Ranked]:
+def nearest(indexes: dict[str, RowIndex], queries: NDArray[np.float32], k: int) -> list[Ranked]:
     """(score, row id), best first, of each query over all indexes."""
     ranked: list[Ranked] = []
     found: dict[tuple[str, int], NDArray[np.int64]] = {
@@ -29,14 +29,14 @@ def nearest(indexes: dict[str, AnnIndex], queries: NDArray[np.float32], k: int) 
             while True:
                 positions = positions[positions >= 0]
                 scores = exact_scores(query, index.vectors(positions))
-                order = np.lexsort((positions, -scores))
+                order = np.lexsort((index.order[positions], -scores))
                 if not _tie_may_go_on(scores[order], k, min(fetch, len(index) + 1)):
                     break
                 fetch *= 4
                 positions = index.search(query[None], fetch)[1][0]
             merged += [
-                (-float(scores[i]), name, int(positions[i]), int(index.row_ids[positions[i]]))
-                for i in order[:k]
+                (-float(scores[i]), name, int(index.order[p]), int(index.row_ids[p]))
+                for i, p in zip(order[:k], positions[order[:k]], strict=True)
             ]
         merged.sort()
         ranked.append([(-score, row_id) for score, _, _, row_id in merged[:k]])

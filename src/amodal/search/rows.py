@@ -17,6 +17,7 @@ Key = tuple[str, str, int]  # (id, input, row): what makes a row unique
 Scalar = bool | int | float | str
 
 FIXED = ("id", "input", "row", "text", "path", "origin", "thumbnail", "embedding")
+UNFINISHED = "unfinished_"  # begins the name of a column that is being written
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def plain_metadata(record: Mapping[str, Any], leave_out: Iterable[str]) -> dict[
 
 def _column_name(key: str) -> str:
     name = re.sub(r"\W", "_", key)
-    if name.lower() in FIXED or not name[:1].isalpha():
+    if name.lower() in FIXED or not name[:1].isalpha() or name.startswith(UNFINISHED):
         name = f"meta_{name}"  # a leading underscore is Lance's own, a digit needs quotes in SQL
     return name
 

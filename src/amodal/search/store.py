@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow as pa
+from filelock import FileLock
 from numpy.typing import NDArray
 
-from amodal.search.ann import AnnIndex
+from amodal.search.ann import RowIndex
 from amodal.search.description import FILE, IndexDescription, StoreError
+from amodal.search.index_cache import IndexCache
 from amodal.search.ranking import Ranked, nearest, nearest_filtered
-from amodal.search.rows import FIXED, Key, Row, metadata_columns, schema, to_table
+from amodal.search.rows import FIXED, Key, Row, schema, to_table
+from amodal.search.table import drop_duplicates, finish, unfinished, with_columns
 
 TABLE = "rows"
 UNIT_TOLERANCE = 1e-3
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class _Snapshot:
     version: int
     table: Any
     counts: dict[str, int]  # input -> rows
-    indexes: dict[str, AnnIndex] = field(default_factory=dict)
+    indexes: dict[str, RowIndex] = field(default_factory=dict)
 
 
 class VectorStore:
@@ -57,7 +63,7 @@ class VectorStore:
 
     Rows are unique by (id, input, row): adding one again replaces it. Every change is a new
     version of the table; other processes see it at their next search. Safe to share between
-    threads for searching.
+    threads for searching; processes that write at the same time wait for each other.
 
     Examples:
         >>> import tempfile
@@ -81,7 +87,12 @@ class VectorStore:
         self._database: Any = lancedb.connect(str(folder / "lancedb"))
         self._table: Any = self._database.open_table(TABLE)
         self._lock = threading.RLock()
+        self._file_lock = FileLock(folder / "writer.lock", thread_local=False)
+        self._cache = IndexCache(folder / "ann", self.dim)
         self._pinned: _Snapshot | None = None
+        if unfinished(self._table):
+            with self._writing():  # a writer at work completes its change first
+                pass
 
     @classmethod
     def create(
@@ -222,9 +233,8 @@ class VectorStore:
         new = list(unique.values())
         for row in new:
             self._check(row)
-        with self._lock:
-            self._table.checkout_latest()
-            layout = self._with_columns(new)
+        with self._writing():
+            layout = with_columns(self._table, new, self.dim)
             table = to_table(new, layout)
             if self._table.count_rows() == 0:
                 self._table.add(table)
@@ -252,32 +262,12 @@ class VectorStore:
         if abs(norm - 1) > UNIT_TOLERANCE:
             raise StoreError(f"{where}: expected a vector of length 1, got {norm:.6g}")
 
-    def _with_columns(self, rows: Sequence[Row]) -> pa.Schema:
-        """The table's schema after it can hold the metadata of `rows`."""
-        known = {f.name: f.type for f in self._table.schema if f.name not in FIXED}
-        wanted = metadata_columns(rows, known)
-        missing = {name: kind for name, kind in wanted.items() if name not in known}
-        if missing:
-            self._table.add_columns(pa.schema(list(missing.items())))
-        for name, kind in known.items():
-            if wanted[name] != kind:
-                self._widen(name, wanted[name])
-        fields = {f.name: f for f in schema(self.dim, wanted, thumbnails=True)}
-        return pa.schema([fields[name] for name in self._table.schema.names])
-
-    def _widen(self, name: str, kind: pa.DataType) -> None:
-        """Give a column a type that holds more; Lance cannot change a type in place."""
-        sql = "double" if kind == pa.float64() else "string"
-        self._table.add_columns({f"{name}__wider": f"cast(`{name}` as {sql})"})
-        self._table.drop_columns([name])
-        self._table.alter_columns({"path": f"{name}__wider", "rename": name})
-
     def delete(self, ids: Iterable[str] | None = None, *, where: str | None = None) -> int:
         """Delete the rows of these items, or the rows that `where` names; returns how many."""
         if (ids is None) == (where is None):
             raise StoreError("give either ids or where")
-        before = self.count()
-        with self._lock:
+        with self._writing():
+            before = self._table.count_rows()
             if where is not None:
                 try:
                     self._table.delete(where)
@@ -288,16 +278,22 @@ class VectorStore:
                 for start in range(0, len(names), 1000):
                     quoted = ", ".join(_quote(name) for name in names[start : start + 1000])
                     self._table.delete(f"id IN ({quoted})")
-        return before - self.count()
+            return int(before - self._table.count_rows())
 
     def get(self, ids: Sequence[str], input: str | None = None) -> list[Hit]:
         """All rows of these items, with score 1, in the order of `ids`, then input and row."""
         if not ids:
             return []
-        self._table.checkout_latest()
         condition = f"id IN ({', '.join(_quote(name) for name in ids)})"
-        query = self._table.search().where(_conjunction(condition, input))
-        found = query.select(self._shown(self._table)).to_arrow().to_pylist()
+
+        def read(snapshot: _Snapshot) -> list[dict[str, Any]]:
+            query = snapshot.table.search().where(_conjunction(condition, input))
+            rows: list[dict[str, Any]] = (
+                query.select(self._shown(snapshot.table)).to_arrow().to_pylist()
+            )
+            return rows
+
+        found = self._read(read)
         place = {name: number for number, name in reversed(list(enumerate(ids)))}
         found.sort(key=lambda row: (place[row["id"]], row["input"], row["row"]))
         return [_hit(row, 1.0) for row in found]
@@ -343,7 +339,16 @@ class VectorStore:
         queries = self._unit_queries(vectors)
         if k < 1:
             raise StoreError(f"k must be at least 1, got {k}")
-        snapshot = self._snapshot()
+        return self._read(lambda snapshot: self._found(snapshot, queries, k, where, input))
+
+    def _found(
+        self,
+        snapshot: _Snapshot,
+        queries: NDArray[np.float32],
+        k: int,
+        where: str | None,
+        input: str | None,
+    ) -> list[list[Hit]]:
         if input is not None and snapshot.counts and input not in snapshot.counts:
             raise StoreError(
                 f"the index has no {input!r} rows; it has {', '.join(snapshot.counts)}"
@@ -355,6 +360,8 @@ class VectorStore:
             try:
                 ranked = [nearest_filtered(snapshot.table, q, k, condition) for q in queries]
             except (ValueError, RuntimeError) as error:
+                if _merged_away(error):
+                    raise
                 raise self._bad_filter(where, error) from None
         else:
             names = [input] if input is not None else list(snapshot.counts)
@@ -362,16 +369,42 @@ class VectorStore:
             ranked = nearest(indexes, queries, k)
         return self._hits(snapshot, ranked)
 
-    def build_index(self) -> dict[str, AnnIndex]:
+    def build_index(self) -> dict[str, RowIndex]:
         """Build (or read) the in-memory index of every input now, not at the first search."""
-        snapshot = self._snapshot()
-        return {name: self._index(snapshot, name) for name in snapshot.counts}
+
+        def build(snapshot: _Snapshot) -> dict[str, RowIndex]:
+            return {name: self._index(snapshot, name) for name in snapshot.counts}
+
+        indexes = self._read(build)
+        self._cache.wait()
+        return indexes
 
     def optimize(self) -> None:
-        """Merge the small files that many additions leave behind."""
-        with self._lock:
+        """Merge the small files that many additions leave behind, and free the old ones."""
+        with self._writing(), warnings.catch_warnings():
+            # Writers wait for the lock, and readers of an old version read the new one instead.
+            warnings.filterwarnings("ignore", message=r"optimize\(cleanup_older_than")
+            drop_duplicates(self._table)
+            self._table.optimize(cleanup_older_than=timedelta(0))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """The newest version, and no other writer, in this process or another."""
+        with self._lock, self._file_lock:
             self._table.checkout_latest()
-            self._table.optimize()
+            finish(self._table)
+            yield
+
+    def _read(self, read: Callable[[_Snapshot], T]) -> T:
+        """What `read` gives for the newest version, again where its files were merged meanwhile."""
+        for _ in range(3):
+            try:
+                return read(self._snapshot())
+            except (ValueError, RuntimeError, OSError) as error:
+                if not _merged_away(error):
+                    raise
+                self._pinned = None
+        return read(self._snapshot())
 
     def _unit_queries(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         queries = np.asarray(vectors, dtype=np.float64)
@@ -398,31 +431,47 @@ class VectorStore:
                 self._pinned = _Snapshot(version, table, dict(sorted(counts.items())))
             return self._pinned
 
-    def _index(self, snapshot: _Snapshot, input: str) -> AnnIndex:
+    def _index(self, snapshot: _Snapshot, input: str) -> RowIndex:
         with self._lock:
-            if input not in snapshot.indexes:
-                file = self.folder / "ann" / f"{_file_name(input)}-v{snapshot.version}.faiss"
-                index = AnnIndex.load(file)
-                if index is None or (len(index), index.dim) != (
-                    snapshot.counts[input],
-                    self.dim,
-                ):
-                    index = self._build(snapshot, input)
-                    with suppress(OSError, RuntimeError):  # an index on a read-only disk works too
-                        index.save(file)
-                        for old in file.parent.glob(f"{_file_name(input)}-v*"):
-                            if not old.name.startswith(file.name):
-                                old.unlink(missing_ok=True)
-                snapshot.indexes[input] = index
+            known = snapshot.indexes.get(input)
+            if known is None or self._cache.renewed(input, known):
+                keys = (
+                    snapshot.table.search()
+                    .where(f"input = {_quote(input)}")
+                    .select(["id", "row"])
+                    .with_row_id(True)
+                    .to_arrow()
+                )
+                # In key order the position breaks ties, and the graph does not depend on the
+                # order of insertion.
+                keys = keys.sort_by([("id", "ascending"), ("row", "ascending")])
+                row_ids = keys["_rowid"].to_numpy()
+                read = partial(self._vectors, snapshot, input, row_ids)
+                snapshot.indexes[input] = self._cache.of(input, snapshot.version, row_ids, read)
             return snapshot.indexes[input]
 
-    def _build(self, snapshot: _Snapshot, input: str) -> AnnIndex:
-        query = snapshot.table.search().where(f"input = {_quote(input)}")
-        table = query.select(["id", "row", "embedding"]).with_row_id(True).to_arrow()
-        # In key order the position breaks ties, and the graph does not depend on insertion order.
-        table = table.sort_by([("id", "ascending"), ("row", "ascending")])
-        vectors = table["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, self.dim)
-        return AnnIndex.build(vectors, table["_rowid"].to_numpy())
+    def _vectors(
+        self,
+        snapshot: _Snapshot,
+        input: str,
+        row_ids: NDArray[np.uint64],
+        places: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        """(P, E) vectors of the rows at `places` in `row_ids`."""
+        if len(places) == 0:
+            return np.empty((0, self.dim), np.float32)
+        wanted = row_ids[places]
+        columns = ["embedding"]
+        if len(wanted) == len(row_ids):  # a scan is faster than so many rows taken one by one
+            scan = snapshot.table.search().where(f"input = {_quote(input)}").select(columns)
+            found = scan.with_row_id(True).to_arrow()
+        else:
+            taken = snapshot.table.take_row_ids(wanted.tolist()).select(columns)
+            found = taken.with_row_id().to_arrow()
+        flat = found["embedding"].combine_chunks().flatten().to_numpy()
+        order = np.argsort(found["_rowid"].to_numpy())
+        sorted_rows = flat.reshape(-1, self.dim)[order]
+        return sorted_rows[np.searchsorted(found["_rowid"].to_numpy()[order], wanted)]
 
     def _hits(self, snapshot: _Snapshot, ranked: Sequence[Ranked]) -> list[list[Hit]]:
         wanted = sorted({row_id for of_query in ranked for _, row_id in of_query})
@@ -452,12 +501,13 @@ def _conjunction(where: str | None, input: str | None) -> str | None:
     return " AND ".join(parts) or None
 
 
+def _merged_away(error: Exception) -> bool:
+    """Whether a file of an old version was freed while it was read."""
+    return not isinstance(error, StoreError) and "Not found" in str(error)
+
+
 def _quote(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
-
-
-def _file_name(input: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in input)
 
 
 def _hit(row: dict[str, Any], score: float) -> Hit:
