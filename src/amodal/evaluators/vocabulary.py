@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from amodal.data.collate import Collator
@@ -59,6 +60,26 @@ def unknown_token_notes(shares: dict[str, float], where: str) -> list[str]:
         for name, share in shares.items()
         if share >= LARGE_SHARE
     ]
+
+
+def count_unknown_tokens(
+    collator: Collator, train: Source, validation: Source | None, warn: Callable[[str], None]
+) -> dict[str, float]:
+    """Metrics of the unknown tokens of the data of a run.
+
+    Args:
+        collator: with the inputs of a model.
+        train, validation: the data; None: nothing is held out.
+        warn: called with a sentence where a share is large.
+    """
+    metrics: dict[str, float] = {}
+    parts = (("the training data", "", train), ("the validation data", "_validation", validation))
+    for where, suffix, source in parts:
+        shares = unknown_token_shares(collator, source) if source is not None else {}
+        metrics |= {f"data/unknown_{name}_tokens{suffix}": s for name, s in shares.items()}
+        for note in unknown_token_notes(shares, where):
+            warn(note)
+    return metrics
 
 
 def collator_of_task(model: Any, task: str) -> Collator:

@@ -16,12 +16,11 @@ from typing import Any
 import yaml
 from transformers import PreTrainedModel, set_seed
 
-from amodal.data.collate import Collator
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
 from amodal.distributed import barrier, is_main
 from amodal.evaluators.result import EvaluationResult
-from amodal.evaluators.vocabulary import unknown_token_notes, unknown_token_shares
+from amodal.evaluators.vocabulary import count_unknown_tokens
 from amodal.models.run_location import WEIGHTS
 from amodal.training.errors import RunError
 from amodal.training.kinds import kind_of_recipe, open_run, run_class
@@ -101,7 +100,7 @@ def train_run(
         prepare.save(folder / name)
     if recipe.train.progressive_size is not None:
         check_progressive_size(recipe.train.progressive_size, run.model)
-    unknown = _unknown_tokens(run.collator, train, validation, callbacks)
+    unknown = count_unknown_tokens(run.collator, train, validation, callbacks.warn)
     trainer = RunTrainer(
         run.trained(),
         run.task,
@@ -224,22 +223,6 @@ def _keep_weights(trainer: RunTrainer, recipe: Recipe, folder: Path) -> None:
     else:
         trainer.trained.best_guess.save_pretrained(folder)
     shutil.rmtree(best, ignore_errors=True)
-
-
-def _unknown_tokens(
-    collator: Collator, train: Source, validation: Source | None, callbacks: ProgressCallbacks
-) -> dict[str, float]:
-    """Metrics of out-of-vocabulary tokens, with a note where they are many."""
-    metrics: dict[str, float] = {}
-    parts = (("the training data", "", train), ("the validation data", "_validation", validation))
-    for where, suffix, source in parts:
-        if source is None:
-            continue
-        shares = unknown_token_shares(collator, source)
-        metrics |= {f"data/unknown_{name}_tokens{suffix}": s for name, s in shares.items()}
-        for note in unknown_token_notes(shares, where):
-            callbacks.warn(note)
-    return metrics
 
 
 def _warn_about_data(trainer: RunTrainer, callbacks: ProgressCallbacks) -> None:
