@@ -19,7 +19,7 @@ def load(run: str | Path, device: str | None = None) -> PreTrainedModel:
     A `JointEmbedding` encodes, a `FusionModel` predicts, a `MultimodalTransformer` generates.
 
     Args:
-        run: folder written by `amodal train`, or a model of the hub.
+        run: folder written by `amodal train`, or `hub:OWNER/NAME`, a model of the Hugging Face hub.
         device: of the model; None: a GPU where there is one.
 
     Raises:

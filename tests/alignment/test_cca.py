@@ -378,3 +378,62 @@ def test_halves_of_real_digits_correlate_by_5_82_held_out():
     views = [pixels[:, :, :4].flatten(1), pixels[:, :, 4:].flatten(1)]
     cca = fit_cca([v[:1200] for v in views], 10, ridge=3e-3)
     assert cca.score([v[1200:] for v in views]).total == pytest.approx(5.82, abs=0.02)
+
+
+def share_and_income(n=500):
+    """Columns in different units: a share of about 0.03 that both views have, and an income."""
+    random = np.random.default_rng(0)
+    share = random.uniform(size=(n, 1)) * 0.1
+    x = np.hstack([share, random.normal(size=(n, 1)) * 1e5])
+    y = np.hstack([share + random.normal(size=(n, 1)) * 0.01, random.normal(size=(n, 1))])
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def standardized(x):
+    return (x - x.mean(0)) / x.std(0)
+
+
+def test_a_column_in_small_units_is_not_left_out():
+    x, y = share_and_income()
+    fit = fit_cca([x, y], 2)
+    assert fit.ranks == (2, 2)
+    assert float(fit.correlations[0]) == pytest.approx(0.9440, abs=5e-5)
+    want = fit_cca([standardized(x), standardized(y)], 2)
+    torch.testing.assert_close(fit.correlations, want.correlations, rtol=0, atol=1e-10)
+    held_out = fit.score([x, y]).correlations
+    torch.testing.assert_close(held_out, fit.correlations, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("views", [2, 3])
+def test_the_fit_does_not_depend_on_the_units_of_columns(views):
+    rows = related(300, [4, 3, 5][:views], seed=3, offset=2.0)
+    units = [10.0 ** torch.linspace(-9, 9, v.shape[1], dtype=torch.float64) for v in rows]
+    plain, scaled = fit_cca(rows, 3), fit_cca([v * u for v, u in zip(rows, units, strict=True)], 3)
+    torch.testing.assert_close(scaled.correlations, plain.correlations, rtol=0, atol=1e-9)
+    for i, (v, u) in enumerate(zip(rows, units, strict=True)):
+        got, want = scaled.transform(v * u, i), plain.transform(v, i)
+        torch.testing.assert_close(got.abs(), want.abs(), rtol=0, atol=1e-7)
+    null = [
+        null_correlations(given, 3, permutations=2, generator=generator(0))
+        for given in (rows, [v * u for v, u in zip(rows, units, strict=True)])
+    ]
+    torch.testing.assert_close(*null, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e9, 1 / 3 * 1e-9])
+def test_a_constant_column_has_no_weight_whatever_its_size(value):
+    x, y = share_and_income()
+    plain = fit_cca([x, y], 2)
+    fit = fit_cca([torch.cat([x, torch.full((len(x), 1), value).double()], 1), y], 2)
+    assert fit.ranks == (2, 2)
+    assert fit.weights[0][2].abs().max() == 0
+    torch.testing.assert_close(fit.correlations, plain.correlations)
+
+
+def test_a_ridge_over_columns_in_different_units_warns():
+    x, y = share_and_income()
+    with pytest.warns(UserWarning, match="columns of view 0 differ in variance"):
+        fit_cca([x, y], 2, ridge=1e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit_cca([standardized(x), standardized(y)], 2, ridge=1e-3)

@@ -122,3 +122,15 @@ def test_bad_input_is_refused():
         fit_kernel_cca(pair(20, 8), 2, [])
     with pytest.raises(ValueError, match="different rows"):
         median_distance(torch.ones(5, 2))
+
+
+def test_the_linear_kernel_keeps_a_column_in_small_units():
+    g = torch.Generator().manual_seed(0)
+    share = torch.rand(400, 1, generator=g, dtype=torch.float64) * 0.1
+    big = torch.randn(400, 1, generator=g, dtype=torch.float64) * 1e5
+    noise = torch.randn(400, 2, generator=g, dtype=torch.float64)
+    x, y = torch.cat([share, big], 1), torch.cat([share + 0.01 * noise[:, :1], noise[:, 1:]], 1)
+    features = [NystroemFeatures.of(v[:50], kernel="linear") for v in (x, y)]
+    assert [f.width for f in features] == [2, 2]
+    got = fit_kernel_cca([x, y], 2, features, ridge=0.0).cca.correlations
+    torch.testing.assert_close(got, fit_cca([x, y], 2).correlations, rtol=0, atol=1e-5)

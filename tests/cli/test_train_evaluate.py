@@ -96,8 +96,14 @@ def test_a_mistyped_run_is_no_question_to_the_hub(amodal, monkeypatch):
     Path("runs/first").mkdir(parents=True)
     Path("runs/first/config.json").write_text("{}")
     for typed, message in {
-        "nothing": "nothing: no such folder",
-        "runs/frst": "runs/frst: no such folder; did you mean runs/first?",
+        "nothing": "nothing: no such run folder; runs there: runs/first",
+        "runs/frst": "runs/frst: no such run folder; did you mean runs/first?",
+        "runs/other": "runs/other: no such run folder; runs there: runs/first",
+        "rnus/first": "rnus/first: no such run folder; did you mean runs/first?",
+        "models/quite-new": (
+            "models/quite-new: no such run folder; runs there: runs/first; a model of the "
+            "Hugging Face hub is named hub:models/quite-new"
+        ),
         "runs": "runs: not a run folder, config.json is missing; did you mean runs/first?",
     }.items():
         code, _, err = amodal("evaluate", typed, "--on", "scenes:size=4")
@@ -110,9 +116,9 @@ def test_a_model_that_the_hub_cannot_give_is_one_line(amodal, monkeypatch):
         raise ConnectionError("[Errno -3] name resolution")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
-    code, _, err = amodal("evaluate", "somebody/model", "--on", "scenes:size=4")
+    code, _, err = amodal("evaluate", "hub:somebody/model", "--on", "scenes:size=4")
     assert code == 1
-    assert "somebody/model: no such folder here, and the Hugging Face hub cannot be reached" in err
+    assert "hub:somebody/model: the Hugging Face hub cannot be reached" in err
 
 
 def test_labels_that_are_not_there_are_asked_for(amodal, tmp_path):

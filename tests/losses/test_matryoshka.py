@@ -69,3 +69,20 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(ValidationError):
             MatryoshkaConfig.model_validate(wrong)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_a_prefix_of_zeros_stays_zeros_in_every_precision(dtype):
+    z = torch.eye(4, dtype=dtype).requires_grad_()
+    found = prefix(z, 2)
+    assert found.dtype == dtype
+    assert found.tolist() == [[1, 0], [0, 1], [0, 0], [0, 0]]
+    found.sum().backward()
+    assert torch.isfinite(z.grad).all()
+
+
+def test_a_prefix_in_half_precision_neither_overflows_nor_vanishes():
+    z = torch.tensor([[3e4, 4e4, 0.0], [3e-5, 4e-5, 0.0]], dtype=torch.float16)
+    torch.testing.assert_close(
+        prefix(z, 2).float(), torch.tensor([[0.6, 0.8], [0.6, 0.8]]), rtol=0, atol=5e-3
+    )

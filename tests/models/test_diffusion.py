@@ -10,7 +10,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from amodal.cli.main import app
-from amodal.models.diffusion import DiffusionGenerator, is_pipeline
+from amodal.models.diffusion import DiffusionGenerator
+from amodal.models.run_location import is_pipeline
 
 diffusers = pytest.importorskip("diffusers", reason="the extra `diffusion` is not installed")
 WORDS = ["a</w>", "red</w>", "star</w>", "blue</w>", "<|startoftext|>", "<|endoftext|>"]

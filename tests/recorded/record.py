@@ -72,6 +72,8 @@ RENAMED: dict[str, str] = {
     "_rows_seen": "_rows",
 }
 
+# Metrics that are newer than the record.
+NEW_PREFIXES = ("data/unknown_",)
 # Metrics that depend on the speed of the machine.
 TIMINGS = ("train/seconds", "train/items_per_second")
 
@@ -714,7 +716,11 @@ class Recorder:
                 ROOT / "recipes" / f"{run.recipe}.yaml", [*overrides, *self.overrides], folder
             )
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        metrics = {metric: v for metric, v in metrics.items() if metric not in TIMINGS}
+        metrics = {
+            metric: v
+            for metric, v in metrics.items()
+            if metric not in TIMINGS and not metric.startswith(NEW_PREFIXES)
+        }
         outputs = run.outputs(model, self.inputs)
         texts = {n: v for n, v in outputs.items() if isinstance(v, list)}
         arrays = {n: np.ascontiguousarray(v) for n, v in outputs.items() if n not in texts}

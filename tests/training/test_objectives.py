@@ -8,6 +8,7 @@ from amodal.losses.deep_cca import DeepCCAConfig, deep_cca_loss
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.models.joint_embedding import Embeddings
+from amodal.training.errors import TrainingError
 from amodal.training.objectives import Objectives
 
 pytestmark = pytest.mark.filterwarnings("ignore:deep_cca of width")
@@ -105,3 +106,25 @@ def test_rows_of_one_item_and_equal_captions_are_never_pushed_apart(kind):
         assert value.item() == pytest.approx(want, abs=1e-6)
     else:  # every pair pulls
         assert ((image.z.grad @ text.z.T) <= 0).all()
+
+
+def test_batches_without_anything_to_compare_end_the_run(monkeypatch):
+    monkeypatch.setattr("amodal.training.objectives.IDLE_BATCHES", 3)
+    objectives = Objectives([InfoNCEConfig(), NTXentConfig()], dim=4)
+    z = torch.nn.functional.normalize(torch.randn(3, 4), dim=1)
+    nothing = Embeddings(z[:0], torch.arange(0), None)
+    embedded = {"image": Embeddings(z, torch.arange(3), None), "text": nothing}
+    for _ in range(2):
+        assert objectives(embedded)[0] == 0
+    assert objectives.idle() == ["info_nce", "nt_xent_1"]
+    with pytest.raises(TrainingError, match="no item has values of both image and text"):
+        objectives(embedded)
+
+
+def test_an_objective_that_once_compared_rows_is_not_idle():
+    objectives = Objectives([InfoNCEConfig(), NTXentConfig()], dim=4)
+    assert objectives.idle() == []
+    z = torch.nn.functional.normalize(torch.randn(3, 4), dim=1)
+    one = Embeddings(z, torch.arange(3), None)
+    objectives({"image": one, "text": one})
+    assert objectives.idle() == ["nt_xent_1"]

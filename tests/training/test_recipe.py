@@ -7,6 +7,7 @@ import yaml
 
 from amodal.training.recipe import load_recipe
 from amodal.training.recipes.error import RecipeError
+from amodal.training.recipes.packaged import RENAMED_RECIPES
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 MINIMAL = {
@@ -56,6 +57,12 @@ def test_set_changes_one_value_and_keeps_its_type(tmp_path):
         ("train.batch_size=many", "got 'many'"),
         ("train.seed", "expected a.b=value"),
         ("objectives=[{kind: info_nce, temprature: 0.1}]", "did you mean `temperature`"),
+        ("objectives=[{kind: info_nce", "`objectives`"),
+        ("train={seed: 1, seed: 2}", "the key `seed` is on line 1 already"),
+        ("train.seed=" + "9" * 4500, "4,500 characters"),
+        ("train.epochs=1" + "0" * 400, "`train.epochs`"),
+        ("data.captions=-1", "greater than or equal to 1"),
+        ("data.validation_items=-5", "greater than or equal to 2"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_the_nearest_right_one(tmp_path, override, message):
@@ -84,8 +91,80 @@ def test_a_missing_recipe_names_those_that_are_there(tmp_path):
         load_recipe(tmp_path / "recip.yaml")
 
 
+def test_a_renamed_recipe_names_the_new_one():
+    for old, new in RENAMED_RECIPES.items():
+        with pytest.raises(RecipeError, match=f"it is now called {new}"):
+            load_recipe(old)
+        load_recipe(new)
+
+
 def test_text_that_is_not_yaml_is_refused(tmp_path):
     path = tmp_path / "broken.yaml"
     path.write_text("data: [1,")
-    with pytest.raises(RecipeError, match="not valid YAML"):
+    with pytest.raises(RecipeError, match="not YAML"):
         load_recipe(path)
+
+
+@pytest.mark.parametrize("path", ["*.csv", "@x.csv", "%x.csv", "&x.csv", "[1] x.csv", "a #b.csv"])
+def test_set_takes_a_value_that_is_not_yaml_as_text(tmp_path, path):
+    values = MINIMAL | {"data": {"train": {"kind": "table", "path": "train.csv"}}}
+    recipe = load_recipe(write(tmp_path, values), [f"data.train.path={path}"])
+    assert str(recipe.data.train.path) == path
+
+
+@pytest.mark.parametrize("place", ["²", "٣", "-1", "1", "9" * 5000, "1_0", ""])
+def test_set_at_a_place_that_a_list_does_not_have_is_refused(tmp_path, place):
+    values = MINIMAL | {"objectives": [{"kind": "info_nce"}]}
+    for key in (f"objectives.{place}", f"objectives.{place}.weight"):
+        with pytest.raises(RecipeError, match=r"not one of the places 0…0"):
+            load_recipe(write(tmp_path, values), [f"{key}=1"])
+
+
+def test_set_in_an_empty_list_is_refused(tmp_path):
+    with pytest.raises(RecipeError, match="the list is empty"):
+        load_recipe(write(tmp_path, MINIMAL | {"objectives": []}), ["objectives.0.weight=1"])
+
+
+def test_set_below_a_text_in_a_list_is_refused(tmp_path):
+    values = MINIMAL | {"objectives": ["info_nce"]}
+    with pytest.raises(RecipeError, match="has no keys"):
+        load_recipe(write(tmp_path, values), ["objectives.0.weight=1"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 5000, "line 1: nested deeper than 64"),
+        ("data: {train: scenes}\nmodel: {}\ndata: {train: scenes}\n", "line 3: the key `data` is"),
+        ("train: {seed: " + "9" * 4500 + "}", "line 1: 99999"),
+        ("1: 2\n", "`1`: Keys should be strings"),
+    ],
+    ids=["deep", "twice", "digits", "number as key"],
+)
+def test_yaml_that_nobody_meant_is_one_line(tmp_path, text, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message) as refusal:
+        load_recipe(path)
+    assert len(str(refusal.value).splitlines()) == 1
+    assert "recipe.yaml" in str(refusal.value)
+
+
+@pytest.mark.parametrize("objective", ["info_nce", "mmd", "deep_cca", "cycle", "matryoshka"])
+def test_one_encoder_with_an_objective_of_two_inputs_is_refused(tmp_path, objective):
+    given = {"kind": objective, **({"dims": [8]} if objective == "matryoshka" else {})}
+    values = MINIMAL | {"objectives": [given]}
+    with pytest.raises(RecipeError, match=f"{objective} compares two inputs .* text alone"):
+        load_recipe(write(tmp_path, values), ["model.encoders.image=null"])
+
+
+def test_views_of_one_input_can_be_trained_without_validation(tmp_path):
+    values = MINIMAL | {"objectives": [{"kind": "nt_xent", "mode": "in_modality"}]}
+    one = ["model.encoders.text=null", "data.views=2"]
+    with pytest.raises(RecipeError, match=r"data\.holdout: 0"):
+        load_recipe(write(tmp_path, values), one)
+    recipe = load_recipe(write(tmp_path, values), [*one, "data.holdout=0"])
+    assert list(recipe.model.types) == ["image"]
+    crossed = [*one, "data.holdout=0", "objectives.0.mode=cross_modality"]
+    with pytest.raises(RecipeError, match="nt_xent compares two inputs"):
+        load_recipe(write(tmp_path, values), crossed)

@@ -366,3 +366,19 @@ def test_a_normalization_is_fitted_on_training_rows_kept_and_applied_everywhere(
     recipe["model"]["normalization"] = ["center"]
     with pytest.raises(RecipeError, match="must end with l2"):
         parse_recipe(recipe, "test")
+
+
+def test_unknown_words_are_counted_and_many_are_noted(tmp_path):
+    recipe = values(epochs=1, batch_size=24)
+    tokenizer = {"kind": "trained", "model": "word", "vocab_size": 16}
+    recipe["model"]["encoders"]["text"]["tokenizer"] = tokenizer
+    notes = []
+    callbacks = ProgressCallbacks(warn=notes.append)
+    result = train_run(parse_recipe(recipe, "test"), tmp_path / "run", callbacks=callbacks)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    for where, key in (("training", ""), ("validation", "_validation")):
+        share = metrics[f"data/unknown_text_tokens{key}"]
+        assert 0.05 < share < 1
+        (note,) = [n for n in notes if f"tokens of the {where} data are out of vocabulary" in n]
+        assert note.startswith(f"{100 * share:.0f} % of the text tokens")
+    assert result.metrics["data/unknown_text_tokens"] == metrics["data/unknown_text_tokens"]

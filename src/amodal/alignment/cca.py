@@ -24,6 +24,10 @@ Missing = Literal["pairwise", "complete"]
 
 # Directions whose variance is below this share of the largest are rounding errors, not data.
 RANK_TOLERANCE = 1e-11
+# A column whose standard deviation is below this share of its mean is constant up to rounding.
+CONSTANT = 1e-13
+# Ratio of the variances of two columns from which on a ridge leaves the smaller one out.
+UNITS_DIFFER = 1e6
 
 
 class Moments:
@@ -256,6 +260,10 @@ def fit_cca(
     Raises:
         ValueError: as `fit_cca_from_moments`.
 
+    Warns:
+        UserWarning: as `fit_cca_from_moments`; with ridge also where variances of the columns of a
+            view differ by a factor of 1e6 or more.
+
     Examples:
         >>> import torch
         >>> from amodal.alignment import fit_cca
@@ -268,6 +276,7 @@ def fit_cca(
     """
     moments = Moments([v.shape[-1] for v in views], missing=missing)
     moments.update(views, present)
+    _check_units(moments, ridge)
     return fit_cca_from_moments(moments, components, ridge=ridge)
 
 
@@ -283,8 +292,10 @@ def fit_cca_from_moments(moments: Moments, components: int, *, ridge: float = 0.
     views agree. A pair of views without common rows counts as uncorrelated. With zero diagonal
     blocks in A, M = 2 with ridge is exactly ridge CCA.
 
-    Solved in the range of each S_ii: directions whose variance is below 1e-11 of the largest get
-    weight 0. So any rank is allowed, n < d included.
+    Solved in the range of each S_ii, so that any rank is allowed, n < d included. Without ridge
+    the columns are scaled to variance 1 first: the fit does not depend on their units, and
+    directions whose variance is below 1e-11 of the largest get weight 0. A ridge is a share of the
+    mean variance, so it depends on the units; scale columns that are measured in different ones.
 
     Args:
         moments: of the training rows.
@@ -322,7 +333,7 @@ def fit_cca_from_moments(moments: Moments, components: int, *, ridge: float = 0.
         raise ValueError(f"need components >= 1 and ridge >= 0, got {components} and {ridge}")
     n = _rows_to_fit(moments)
     _check_size(n, max(moments.dims), ridge)
-    roots = [_whitening(moments.covariance(i, i), ridge) for i in range(m)]
+    roots = [_whitening(moments, i, ridge) for i in range(m)]
     ranks = tuple(root.shape[1] for root in roots)
     k = min(components, *ranks)
     if k == 0:
@@ -381,7 +392,9 @@ def refit_last_layer(embeddings: Sequence[Tensor], components: int, *, ridge: fl
     References:
         Andrew et al. 2013, ICML, "Deep Canonical Correlation Analysis", section 3.
     """
-    return fit_cca(embeddings, components, ridge=ridge)
+    moments = Moments([z.shape[-1] for z in embeddings])
+    moments.update(embeddings)
+    return fit_cca_from_moments(moments, components, ridge=ridge)
 
 
 def null_correlations(
@@ -413,7 +426,7 @@ def null_correlations(
     moments.update(views)
     n, m = len(views[0]), len(views)
     white = [
-        (v.detach().double() - moments.mean(i)) @ _whitening(moments.covariance(i, i), ridge)
+        (v.detach().double() - moments.mean(i)) @ _whitening(moments, i, ridge)
         for i, v in enumerate(views)
     ]
     k = min(components, *(w.shape[1] for w in white))
@@ -466,9 +479,36 @@ def _check_size(n: int, d: int, ridge: float) -> None:
         )
 
 
-def _whitening(covariance: Tensor, ridge: float) -> Tensor:
+def _check_units(moments: Moments, ridge: float) -> None:
+    for i in range(len(moments.dims) if ridge > 0 else 0):
+        scale = _scales(moments, i)
+        if scale.min() ** 2 * UNITS_DIFFER <= scale.max() ** 2:
+            warnings.warn(
+                f"columns of view {i} differ in variance by a factor of "
+                f"{float(scale.max() / scale.min()) ** 2:.0e}, so a ridge leaves the small ones "
+                "out: scale the columns to one variance",
+                stacklevel=3,
+            )
+
+
+def _scales(moments: Moments, i: int) -> Tensor:
+    """(d,) standard deviations of the columns of a view; for constant ones that of the largest."""
+    deviation = moments.covariance(i, i).diagonal().sqrt()
+    constant = deviation <= CONSTANT * moments.mean(i).abs()
+    if constant.all():
+        return torch.ones_like(deviation)
+    return torch.where(constant, deviation[~constant].max(), deviation)
+
+
+def _whitening(moments: Moments, i: int, ridge: float) -> Tensor:
     """(d, r) matrix W with W' (S + ridge tr(S)/d I) W = I, spanning the range of S."""
+    covariance = moments.covariance(i, i)
+    if ridge > 0:
+        scale = torch.ones_like(covariance[0])
+    else:
+        scale = _scales(moments, i)
+        covariance = covariance / torch.outer(scale, scale)
     values, vectors = torch.linalg.eigh(covariance)
     inside = values > RANK_TOLERANCE * values[-1].clamp_min(torch.finfo(torch.float64).tiny)
     shift = ridge * covariance.diagonal().mean()
-    return vectors[:, inside] / (values[inside] + shift).sqrt()
+    return vectors[:, inside] / (values[inside] + shift).sqrt() / scale[:, None]

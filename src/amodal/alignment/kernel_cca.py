@@ -99,6 +99,11 @@ class NystroemFeatures:
     def of(cls, landmarks: Tensor, kernel: Kernel = "rbf", sigma: float = 1.0) -> NystroemFeatures:
         """Features from (L, d) landmarks, such as a sample of training rows."""
         z = landmarks.detach().double()
+        if kernel == "linear":
+            # Squared in the Gram matrix, a column in small units would be lost in rounding.
+            left, lengths, _ = torch.linalg.svd(z, full_matrices=False)
+            kept = lengths > 1e-12 * lengths[:1].clamp_min(torch.finfo(torch.float64).tiny)
+            return cls(z, (left[:, kept] / lengths[kept]).flip(1), kernel, sigma)
         values, vectors = torch.linalg.eigh(_gram(z, z, kernel, sigma))
         inside = values > 1e-12 * values[-1].clamp_min(torch.finfo(torch.float64).tiny)
         return cls(z, vectors[:, inside] / values[inside].sqrt(), kernel, sigma)

@@ -30,7 +30,9 @@ def make(
         str | None, typer.Option(help="iid, attribute-pair, count or relation.")
     ] = None,
     part: Annotated[str | None, typer.Option(help="train, validation or test.")] = None,
-    image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=16, help="Side of the image in pixels.")
+    ] = None,
 ) -> None:
     """Write scenes of the built-in world as files, in COCO captions layout."""
     from amodal.data.record import DataError

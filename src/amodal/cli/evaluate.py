@@ -5,15 +5,14 @@ from __future__ import annotations
 import difflib
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from amodal.cli.console import console, progress_callbacks
+from amodal.cli.console import console, note, progress_callbacks
+from amodal.cli.renamed import RENAMED_TASKS
+from amodal.models.run_location import found_folder, results_folder
 from amodal.training.kinds import EVALUATION_TASKS, Evaluator, kind_of_run, open_run, resolve
-
-if TYPE_CHECKING:
-    pass
 
 SHOWN_BROKEN = 5
 
@@ -22,12 +21,14 @@ def _known_task(task: str | None) -> str | None:
     if task is not None and task not in EVALUATION_TASKS:
         near = difflib.get_close_matches(task, EVALUATION_TASKS, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
+        if task in RENAMED_TASKS:
+            hint = f"it is now called {RENAMED_TASKS[task]}; "
         raise typer.BadParameter(f"no task {task!r}; {hint}tasks: {', '.join(EVALUATION_TASKS)}")
     return task
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder, or hub:OWNER/NAME.")],
     on: Annotated[
         str | None,
         typer.Option(
@@ -84,14 +85,22 @@ def evaluate(
 
     geometry and robustness also write plots, to RUN/evaluation/NAME/.
     """
-    from amodal.training.sources import open_for_run, training_source, validation_source
-
     if (candidates or 1) > 1 and reranker is None:
         raise typer.BadParameter("--candidates needs --reranker RUN, a joint embedding")
-    kind = kind_of_run(run)
-    model = _on_device(open_run(run))
+    folder = found_folder(run)
+    kind = kind_of_run(folder)  # a mistyped run is answered before the slow imports
+    if reranker is not None:
+        kind_of_run(reranker)
+    from amodal.evaluators.vocabulary import (
+        collator_of_task,
+        unknown_token_notes,
+        unknown_token_shares,
+    )
+    from amodal.training.sources import open_for_run, training_source, validation_source
+
+    model = _on_device(open_run(folder))
     evaluators = kind.available_evaluators(model)
-    chosen = task or _default_task(run, list(evaluators))
+    chosen = task or _default_task(folder, list(evaluators))
     if chosen not in evaluators:
         raise typer.BadParameter(
             f"{run} holds {kind.phrase}; --task can be {', '.join(evaluators)}"
@@ -110,11 +119,11 @@ def evaluate(
     _check_usage(chosen, evaluator, given, on, train_on)
     if reranker is not None:
         given["reranker"] = _on_device(open_run(reranker, "joint_embedding"))
-    reads = partial(open_for_run, run, model, allow_missing=allow_missing)
-    source = reads(on) if on is not None else validation_source(run)
+    reads = partial(open_for_run, folder, model, allow_missing=allow_missing)
+    source = reads(on) if on is not None else validation_source(folder)
     items = range(min(limit or len(source), len(source)))
     if evaluator.training_source:
-        given["training_source"] = reads(train_on) if train_on else training_source(run)
+        given["training_source"] = reads(train_on) if train_on else training_source(folder)
         if limit is not None and evaluator.training_source == "given":
             given["training_items"] = range(min(limit, len(given["training_source"])))
     with progress_callbacks() as callbacks:
@@ -128,7 +137,11 @@ def evaluate(
         "data/broken_rows": len(result.broken),
     }
     where = on if on is not None else "its validation data"
-    file = run / "evaluation" / f"{name or _file_name(chosen, on)}.json"
+    unknown = unknown_token_shares(collator_of_task(model, chosen), source)
+    metrics |= {f"data/unknown_{name}_tokens": share for name, share in unknown.items()}
+    for message in unknown_token_notes(unknown, where):
+        note(message)
+    file = results_folder(run) / "evaluation" / f"{name or _file_name(chosen, on)}.json"
     title = f"{chosen} of {run} on {where}"
     present = resolve(evaluator.presentation)
     for table in present(result, metrics, title, file.with_suffix("")):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amodal.cli.console import console, note_unknown_words
+from amodal.training.kinds import kind_of_run, open_run
 
 if TYPE_CHECKING:
     from amodal.models.multimodal_transformer.model import MultimodalTransformer
@@ -41,10 +42,10 @@ def ask(
     ] = None,
 ) -> None:
     """Answer a question about an image."""
+    model = _opened(run)
     from amodal.data.decode import decode_image
     from amodal.reports.attention_plots import save_attention
 
-    model = _opened(run)
     note_unknown_words(model.chat_template.unknown(question))
     answer = model.ask(image, question, num_beams=beams)
     console.print(answer, soft_wrap=True, highlight=False, markup=False)
@@ -57,9 +58,9 @@ def ask(
 
 def chat(run: Run, image: Image, beams: Beams = 1) -> None:
     """Hold a conversation about an image, with its history. An empty line ends it."""
+    model = _opened(run)
     from amodal.data.decode import decode_image
 
-    model = _opened(run)
     decode_image(image, str(image), min_size=8)  # an unreadable image fails before the first turn
     history: list[tuple[str, str]] = []
     while True:
@@ -76,10 +77,10 @@ def chat(run: Run, image: Image, beams: Beams = 1) -> None:
 
 
 def _opened(run: Path) -> MultimodalTransformer:
+    kind_of_run(run)  # a mistyped run is answered before the slow imports
     import torch
 
     from amodal.data.record import DataError
-    from amodal.training.kinds import open_run
 
     model = open_run(run, "multimodal_transformer")
     if model.generates_images:

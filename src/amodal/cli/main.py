@@ -22,6 +22,7 @@ import typer
 from typer.core import TyperGroup
 
 from amodal.cli.console import LIGHT_GROUP, errors, escape
+from amodal.cli.renamed import Command
 from amodal.training.errors import RunError, TrainingError
 
 # Command → where it is, and its line in the help of `amodal`.
@@ -65,7 +66,7 @@ def load_command(name: str) -> Any:
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     single = typer.Typer(**LIGHT_GROUP)
-    single.command(name)(found)
+    single.command(name, cls=Command)(found)
     return typer.main.get_command(single)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amodal.cli.console import console, progress_callbacks
-from amodal.training.kinds import open_run
+from amodal.training.kinds import kind_of_run, open_run
 
 if TYPE_CHECKING:
     from amodal.data.record import Record, Source
@@ -41,6 +41,7 @@ def predict(
     With --explain there is a column per input: the probability of the same prediction (or the
     number) without that input. Attention maps are written beside the file.
     """
+    kind_of_run(run)  # a mistyped run is answered before the slow imports
     import csv
 
     from amodal.data.corruption import only

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amodal.cli.console import console, escape, progress_callbacks, size_of
+from amodal.models.run_location import found_folder
+from amodal.training.kinds import kind_of_run, open_run
 
 if TYPE_CHECKING:
     from amodal.models.joint_embedding import JointEmbedding
@@ -49,6 +51,7 @@ def embed(
     allow_missing: AllowMissing = False,
 ) -> None:
     """Write the embeddings of a source as Parquet; run again to continue."""
+    kind_of_run(run)  # a mistyped run is answered before the slow imports
     from amodal.search.embed import embed_source
     from amodal.search.parquet import write_parquet, written_keys
     from amodal.training.sources import stream_for_run
@@ -91,6 +94,7 @@ def index(
     allow_missing: AllowMissing = False,
 ) -> None:
     """Make a source searchable; run again to continue, or to add to the index."""
+    kind_of_run(run)  # a mistyped run is answered before the slow imports
     from amodal.search.embed import embed_source
     from amodal.search.indexing import fill_index
     from amodal.search.store import VectorStore
@@ -99,7 +103,7 @@ def index(
     model = open_model(run)
     opened = stream_for_run(run, model, source, allow_missing=allow_missing)
     store = VectorStore.create(
-        out, model.dim, fingerprint=model.fingerprint(), model_path=run, exist_ok=True
+        out, model.dim, fingerprint=model.fingerprint(), model_path=found_folder(run), exist_ok=True
     )
     done = set() if replace else store.row_keys()
     with progress_callbacks() as callbacks:
@@ -189,6 +193,8 @@ def _hits(
     from amodal.search.description import IndexDescription, StoreError
 
     IndexDescription.read(index)  # a mistyped folder is answered before the slow imports
+    if run is not None:
+        kind_of_run(run)
     from amodal.search.query import named_values, query_vector, returned_input
     from amodal.search.store import VectorStore
 
@@ -245,8 +251,6 @@ def query_parts(
 def open_model(run: Path) -> JointEmbedding:
     """The joint embedding of a run, on the GPU if there is one."""
     import torch
-
-    from amodal.training.kinds import open_run
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     placed: Any = open_run(run, "joint_embedding")

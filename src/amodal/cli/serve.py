@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from amodal.cli.console import console, note
+from amodal.data.near_folders import INDEX_FILE, did_you_mean
+from amodal.training.kinds import kind_of_run
 
 
 def serve(
@@ -39,6 +41,15 @@ def serve(
     ] = False,
 ) -> None:
     """Serve a web page and a REST API: search, ask, caption, chat, draw. Ctrl-C ends it."""
+    # A mistyped folder is answered before the slow imports.
+    if not (folder / INDEX_FILE).is_file():
+        near = "" if folder.exists() else did_you_mean(folder, INDEX_FILE)
+        if near:
+            raise ValueError(f"{folder}: no such folder{near}")
+        kind_of_run(folder)
+    for place in (run, generator, reranker):
+        if place is not None:
+            kind_of_run(place)
     from amodal.serving.app import LOCAL, create_app
     from amodal.serving.served import open_served
 

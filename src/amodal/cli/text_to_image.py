@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amodal.cli.console import console, note_unknown_words
+from amodal.models.run_location import PIPELINE, is_pipeline
+from amodal.training.kinds import kind_of_run, open_run
 
 if TYPE_CHECKING:
     import torch
@@ -74,11 +76,14 @@ def draw(
         raise typer.BadParameter(
             "--candidates needs --reranker RUN, a joint embedding that chooses among them"
         )
+    for place in (None if is_pipeline(run) else run, reranker):
+        if place is not None:
+            kind_of_run(place)  # a mistyped run is answered before the slow imports
     import torch
     from PIL import Image
 
     from amodal.cli.search import open_model
-    from amodal.models.diffusion import HUB, DiffusionGenerator, is_pipeline
+    from amodal.models.diffusion import DiffusionGenerator
     from amodal.models.multimodal_transformer.image_generation import generate_best
 
     if out.suffix.lower() not in Image.registered_extensions():
@@ -87,11 +92,11 @@ def draw(
     options = {"guidance": guidance, "temperature": temperature, "top_k": top_k}
     given = {name: value for name, value in options.items() if value is not None}
     generator: ImageGenerator
-    if run.startswith(HUB) or is_pipeline(Path(run)):
+    if is_pipeline(run):
         unknown = sorted(set(given) - {"guidance"})
         if unknown:
             raise typer.BadParameter(f"a diffusers pipeline has no {' and no '.join(unknown)}")
-        generator = DiffusionGenerator.from_pretrained(run.removeprefix(HUB), device=device)
+        generator = DiffusionGenerator.from_pretrained(run.removeprefix(PIPELINE), device=device)
     else:
         generator = _run(run, device)
     template = getattr(generator, "chat_template", None)
@@ -118,7 +123,6 @@ def draw(
 
 def _run(run: str, device: torch.device) -> MultimodalTransformer:
     from amodal.data.record import DataError
-    from amodal.training.kinds import open_run
 
     model = open_run(run, "multimodal_transformer")
     if not model.generates_images:

@@ -6,6 +6,7 @@ import difflib
 from pathlib import Path
 
 RUNS = Path("runs")  # where `amodal train` writes by default
+INDEX_FILE = "index.json"  # what the folder of a search index holds
 
 
 def near_folders(folder: Path, file: str) -> list[Path]:

@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
 
 from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 from amodal.encoders.fine_tuning import freeze_unused
-from amodal.encoders.hub import load_named
+from amodal.encoders.hub import load_pretrained
 from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.encoders.text.preprocessing import TextPreprocessor
 from amodal.encoders.text.tokenizer import (
@@ -59,7 +59,7 @@ def architecture_of(name: str | None, architecture: dict[str, Any] | str | None)
         return AutoConfig.for_model(values.pop("model_type"), **values)
     source = architecture if architecture is not None else name
     assert source is not None
-    return load_named(AutoConfig.from_pretrained, source)
+    return load_pretrained(AutoConfig, source)
 
 
 def build_model(name: str | None, random: bool, config: Any, pretrained: bool) -> Any:
@@ -69,14 +69,14 @@ def build_model(name: str | None, random: bool, config: Any, pretrained: bool) -
         ValueError: it cannot be loaded, or its weights are asked for and not wanted.
     """
     if random:
-        return AutoModel.from_config(config, dtype=torch.float32)
+        return AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     if not pretrained:
         raise ValueError(
             f"{name}: without pretrained weights its `architecture` is needed; "
             "the config of an encoder that was built has it"
         )
     assert name is not None
-    return load_named(lambda n: AutoModel.from_pretrained(n, dtype=torch.float32), name)
+    return load_pretrained(AutoModel, name, dtype=torch.float32, weights_only=True)
 
 
 def enable_checkpointing(model: Any) -> None:
@@ -102,7 +102,7 @@ class HuggingFaceImageConfig(HuggingFaceConfig):
 
     def preprocessor(self) -> ImagePreprocessor:
         if self.architecture is None and self.name is not None:
-            found = load_named(AutoImageProcessor.from_pretrained, self.name)
+            found = load_pretrained(AutoImageProcessor, self.name)
             mean = tuple(getattr(found, "image_mean", None) or HALF)
             std = tuple(getattr(found, "image_std", None) or HALF)
         else:

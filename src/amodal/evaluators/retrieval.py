@@ -152,4 +152,9 @@ def _result(
             f"{source.name}: retrieval needs two inputs, the model has {', '.join(embedded.rows)}"
         )
     metrics = retrieval_metrics(embedded.rows, bootstrap=bootstrap, folds=folds, seed=seed)
+    if not any(name.split("/")[-1] in RECALLS for name in metrics):
+        raise DataError(
+            f"{source.name}: no item has values of two inputs ({', '.join(embedded.rows)}), so "
+            "there is nothing to retrieve"
+        )
     return RetrievalResult(embedded, metrics)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -31,7 +30,10 @@ def prefix(z: Tensor, dim: int) -> Tensor:
     """
     if not 1 <= dim <= z.shape[1]:
         raise ValueError(f"a prefix of {dim} dimensions does not fit embeddings of {z.shape[1]}")
-    return F.normalize(z[:, :dim], dim=1)
+    # In float16 squares overflow, and a small floor of the norm would be 0.
+    rows = z[:, :dim].to(torch.promote_types(z.dtype, torch.float32))
+    length = rows.norm(dim=1, keepdim=True)
+    return (rows / length.masked_fill(length == 0, 1.0)).to(z.dtype)
 
 
 class MatryoshkaConfig(ContrastiveConfig):

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import yaml
 
 from amodal.data.inputs import BatchContext, InputRows, spread
 from amodal.data.record import BrokenRecordError, Record
+from amodal.data.yaml_document import parse_yaml
 from amodal.encoders.tabular import ColumnsPreprocessor, Row
 from amodal.modalities.modality import ColumnStyle, InputOptions, Records, Shown
 
@@ -62,7 +62,7 @@ class ColumnsModality:
         return Shown(text=", ".join(f"{column}: {cell}" for column, cell in value.items()))
 
     def parse(self, text: str) -> Any:
-        values = yaml.safe_load(text if text.lstrip().startswith("{") else "{" + text + "}")
+        values = parse_yaml(text if text.lstrip().startswith("{") else "{" + text + "}")
         if not isinstance(values, dict):
             raise ValueError(f"expected columns such as {{rooms: 3, town: Bern}}, got {text!r:.60}")
         return values

@@ -88,6 +88,11 @@ class ConversationInput:
             found.append([(c, people_of(record, j) if wanted else []) for j, c in enumerate(about)])
         return found
 
+    def count_unknown(self, record: Record) -> tuple[int, int]:
+        """Tokens of the conversations that are out of vocabulary, and all their tokens."""
+        about = [turns for task in self.tasks for turns in conversations(record, task)]
+        return self.prepare.count_unknown([turn.text for turns in about for turn in turns])
+
     def batch(self, values: Sequence[list[OfTask] | None], context: BatchContext) -> InputRows:
         """All conversations about an item in one row, see `ChatTemplate`."""
         chosen: list[list[Conversation]] = []

@@ -107,6 +107,10 @@ class TextInput:
         _check_encodable(texts, record["origin"])
         return texts or None
 
+    def count_unknown(self, record: Record) -> tuple[int, int]:
+        """Tokens of the texts of a record that are out of vocabulary, and all their tokens."""
+        return self.prepare.count_unknown(texts_of(record, self.name))
+
     def batch(self, values: Sequence[list[str] | None], context: BatchContext) -> InputRows:
         """(B * V, T) token ids of V texts per item, true of the item as it was augmented."""
         most = self.captions or max((len(texts or ()) for texts in values), default=1)

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import yaml
 
 from amodal.data.inputs import BatchContext, InputRows, spread
 from amodal.data.record import BrokenRecordError, Record
+from amodal.data.yaml_document import parse_yaml
 from amodal.encoders.vector import VectorPreprocessor
 from amodal.modalities.modality import ColumnStyle, InputOptions, Records, Shown
 
@@ -63,7 +63,7 @@ class VectorModality:
         return Shown(text=f"{np.asarray(value).shape[-1]} numbers")
 
     def parse(self, text: str) -> Any:
-        return yaml.safe_load(text) if text.lstrip().startswith("[") else text
+        return parse_yaml(text) if text.lstrip().startswith("[") else text
 
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
         """Vector encoders start as they were built."""

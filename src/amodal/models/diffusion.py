@@ -13,9 +13,7 @@ import numpy as np
 import torch
 
 from amodal.models.multimodal_transformer.image_generation import ImageArray, row_generators
-
-INDEX = "model_index.json"
-HUB = "diffusers:"  # prefix of the name of a pipeline on the hub
+from amodal.models.run_location import PIPELINE_INDEX
 
 
 class DiffusionGenerator:
@@ -67,7 +65,7 @@ class DiffusionGenerator:
 
         Raises:
             ImportError: `diffusers` is not installed.
-            ValueError: the folder is not a pipeline, or its weights are pickles.
+            ValueError: the folder is not a pipeline, its weights are pickles, or it brings code.
         """
         try:
             from diffusers import DiffusionPipeline
@@ -82,7 +80,7 @@ class DiffusionGenerator:
         target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         weight_type = dtype or (torch.float16 if target.type == "cuda" else torch.float32)
         pipeline = DiffusionPipeline.from_pretrained(
-            str(name), torch_dtype=weight_type, use_safetensors=True
+            str(name), torch_dtype=weight_type, use_safetensors=True, trust_remote_code=False
         )
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline.to(target))
@@ -145,11 +143,6 @@ class DiffusionGenerator:
         return images
 
 
-def is_pipeline(folder: Path) -> bool:
-    """Whether a folder is a pipeline of `diffusers`."""
-    return (folder / INDEX).is_file()
-
-
 def _check(folder: Path) -> None:
     """Check that a folder is a pipeline whose weights are safetensors.
 
@@ -157,16 +150,24 @@ def _check(folder: Path) -> None:
         ValueError: with the file, what was expected, and how to fix it.
     """
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        index = json.loads((folder / PIPELINE_INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(
-            f"{folder}: not a pipeline of diffusers, {INDEX} is missing; "
+            f"{folder}: not a pipeline of diffusers, {PIPELINE_INDEX} is missing; "
             "`pipeline.save_pretrained(FOLDER)` writes one"
         ) from None
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder / INDEX}: cannot be read: {error}") from None
+        raise ValueError(f"{folder / PIPELINE_INDEX}: cannot be read: {error}") from None
     if not isinstance(index, dict):
-        raise ValueError(f"{folder / INDEX}: expected a mapping of parts, got {index!r:.60}")
+        raise ValueError(
+            f"{folder / PIPELINE_INDEX}: expected a mapping of parts, got {index!r:.60}"
+        )
+    code = sorted(path for depth in ("*.py", "*/*.py") for path in folder.glob(depth))
+    if code:
+        raise ValueError(
+            f"{code[0]}: code that a pipeline brings is never run; expected a pipeline of classes "
+            "that diffusers has built in"
+        )
     for part in sorted(path for path in folder.iterdir() if path.name in index and path.is_dir()):
         pickles = sorted(p.name for kind in ("*.bin", "*.pt", "*.ckpt") for p in part.glob(kind))
         if pickles and not any(part.glob("*.safetensors")):

@@ -19,7 +19,8 @@ from amodal.fusion.specification import FusionConfig
 from amodal.modalities.specification import SavedEncoders
 from amodal.models.evaluation_mode import evaluation_mode
 from amodal.models.inputs import build_encoder, collator_of, fit_preprocessors
-from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
+from amodal.models.run_folder import Preprocessors, read_model, write_model
+from amodal.models.run_location import found_folder
 from amodal.models.target import TargetConfig
 
 
@@ -313,7 +314,7 @@ class FusionModel(PreTrainedModel):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
     ) -> FusionModel:
-        """Open a run folder, or a model of the hub; in evaluation mode, on the CPU.
+        """Open a run folder, or `hub:OWNER/NAME`; in evaluation mode, on the CPU.
 
         Raises:
             ValueError: the folder is not a run, or its files do not fit together.

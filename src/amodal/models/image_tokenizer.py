@@ -14,7 +14,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from amodal.data.batch import Batch
 from amodal.encoders.image.preprocessing import ImagePreprocessor
-from amodal.models.run_folder import Preprocessors, found_folder, read_model, write_model
+from amodal.models.run_folder import Preprocessors, read_model, write_model
+from amodal.models.run_location import found_folder
 from amodal.models.vector_quantizer import VectorQuantizer
 
 
@@ -252,7 +253,7 @@ class ImageTokenizer(PreTrainedModel):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
     ) -> ImageTokenizer:
-        """A tokenizer from a run folder or the hub, in evaluation mode, on the CPU.
+        """A tokenizer from a run folder or `hub:OWNER/NAME`, in evaluation mode, on the CPU.
 
         Raises:
             ValueError: the folder is not a run folder, or its files do not match.

@@ -20,12 +20,8 @@ from amodal.modalities.registry import modality
 from amodal.modalities.specification import DualEncoderConfig, SavedEncoders
 from amodal.models.evaluation_mode import evaluation_mode
 from amodal.models.inputs import build_encoder, fit_preprocessors, origin_of
-from amodal.models.run_folder import (
-    Preprocessors,
-    found_folder,
-    read_model,
-    write_model,
-)
+from amodal.models.run_folder import Preprocessors, read_model, write_model
+from amodal.models.run_location import found_folder
 from amodal.projection import ProjectionConfig
 
 NORMALIZATION = "normalization"
@@ -324,7 +320,7 @@ class JointEmbedding(PreTrainedModel):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
     ) -> JointEmbedding:
-        """Open a run folder, or a model of the hub.
+        """Open a run folder, or `hub:OWNER/NAME`, a model of the Hugging Face hub.
 
         The result is in evaluation mode, on the CPU. Weights come from safetensors only.
 

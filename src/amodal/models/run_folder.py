@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,12 +11,9 @@ import safetensors.torch
 from pydantic import ValidationError
 from transformers import PretrainedConfig, PreTrainedModel
 
-from amodal.data.near_folders import RUNS, did_you_mean
 from amodal.modalities.registry import modality
+from amodal.models.run_location import CONFIG, WEIGHTS
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # OWNER/NAME
 Model = TypeVar("Model", bound=PreTrainedModel)
 Preprocessors = Mapping[str, Any]
 
@@ -36,51 +32,6 @@ def write_model(model: PreTrainedModel, preprocessors: Preprocessors, folder: Pa
     partial.replace(folder / WEIGHTS)
     for name, prepare in preprocessors.items():
         prepare.save(folder / name)
-
-
-def found_folder(name: str | Path) -> Path:
-    """The folder of a model, fetched from the Hugging Face hub where OWNER/NAME can only mean that.
-
-    Raises:
-        ValueError: it is not a run; names the nearest ones.
-    """
-    folder = Path(name)
-    if not folder.exists():
-        owner = Path(folder.parts[0]) if folder.parts else folder
-        if not HUB_ID.fullmatch(str(name)) or owner.exists() or owner == RUNS:
-            raise ValueError(f"{folder}: no such folder{did_you_mean(folder, CONFIG)}")
-        folder = _from_hub(str(name))
-    for file in (CONFIG, WEIGHTS):
-        if not (folder / file).is_file():
-            hint = did_you_mean(folder, CONFIG) or "; `amodal train RECIPE --out RUN` makes one"
-            raise ValueError(f"{folder}: not a run folder, {file} is missing{hint}")
-    return folder
-
-
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(name))
-    except RepositoryNotFoundError:
-        reason = "the Hugging Face hub has no public model of this name"
-    except Exception as error:  # of the HTTP library, which is not ours to know
-        reason = f"the Hugging Face hub cannot be reached ({type(error).__name__})"
-    hint = did_you_mean(Path(name), CONFIG)
-    raise ValueError(f"{name}: no such folder here, and {reason}{hint}")
-
-
-def model_type(folder: Path) -> str:
-    """`model_type` of config.json, which says what kind of model the folder holds.
-
-    Raises:
-        ValueError: config.json cannot be read.
-    """
-    try:
-        return str(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, AttributeError) as error:
-        raise ValueError(f"{folder}: cannot be opened as a model: {error}") from None
 
 
 def read_model(kind: type[Model], folder: Path) -> Model:

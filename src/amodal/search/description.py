@@ -8,10 +8,10 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from amodal.data.near_folders import did_you_mean
+from amodal.data.near_folders import INDEX_FILE, did_you_mean
 from amodal.data.record import StrictModel
 
-FILE = "index.json"
+FILE = INDEX_FILE
 
 
 class StoreError(ValueError):

@@ -292,12 +292,12 @@ def run_class(kind: Kind) -> type[Run]:
 
 
 def kind_of_run(run: str | Path) -> Kind:
-    """The kind of model in a run folder, or in a model of the hub, by its config.json.
+    """The kind of model in a run folder, or in a model `hub:OWNER/NAME`, by its config.json.
 
     Raises:
         ValueError: it is not a run, or of a kind that is not known.
     """
-    from amodal.models.run_folder import found_folder, model_type
+    from amodal.models.run_location import found_folder, model_type
 
     folder = found_folder(run)
     found = model_type(folder)
@@ -319,7 +319,7 @@ def open_run(run: str | Path, kind: Literal["image_tokenizer"]) -> ImageTokenize
 @overload
 def open_run(run: str | Path, kind: None = None) -> PreTrainedModel: ...
 def open_run(run: str | Path, kind: KindName | None = None) -> Any:
-    """The model of a run folder or of the hub, in evaluation mode, on the CPU.
+    """The model of a run folder or of `hub:OWNER/NAME`, in evaluation mode, on the CPU.
 
     Args:
         kind: the kind that is needed; None: any.

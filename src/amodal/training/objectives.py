@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import torch
@@ -24,6 +25,7 @@ from amodal.losses.sigmoid import SigmoidConfig
 from amodal.losses.triplet import TripletConfig
 from amodal.models.joint_embedding import Embeddings
 from amodal.plugins import load_plugins
+from amodal.training.errors import TrainingError
 from amodal.training.pairing import (
     Compare,
     EmbeddedRows,
@@ -40,6 +42,7 @@ from amodal.training.pairing import (
 )
 from amodal.training.teacher import TeacherEmbeddings
 
+IDLE_BATCHES = 100  # without anything to compare, after which a run ends
 GROUP = "amodal.losses"  # of entry points: NAME = "package.module:ConfigClass"
 # Every objective that a recipe can name; a new loss is one more entry here, and one in
 # `PAIRING_OF` where it does not compare two inputs row by row.
@@ -134,6 +137,8 @@ class Objectives(nn.Module):
             for config in configs
         ]
         self.momentum = _momentum(configs)
+        self.batches = 0  # seen so far by this process
+        self.compared: set[str] = set()  # objectives that found rows to compare in some batch
         self.losses = nn.ModuleList(config.build(dim) for config in configs)
         self.names = [
             f"{config.kind}_{i}" if i else config.kind for i, config in enumerate(configs)
@@ -161,10 +166,26 @@ class Objectives(nn.Module):
         ):
             terms = compare(loss, by_label(rows) if labelled else rows)
             values[name] = torch.stack(terms).mean() if terms else _nothing(loss, rows)
+            if terms:
+                self.compared.add(name)
+        self.batches += 1
+        if self.batches == IDLE_BATCHES and not self.compared:
+            raise TrainingError(
+                f"{', '.join(self.names)} found nothing to compare in {IDLE_BATCHES} batches, so "
+                f"nothing is learned: no item has values of {self._shown_pairs(rows)}"
+            )
         total = torch.stack(
             [w * v for w, v in zip(self.weights, values.values(), strict=True)]
         ).sum()
         return total, values
+
+    def idle(self) -> list[str]:
+        """Objectives that found nothing to compare in any batch; none before the first batch."""
+        return [name for name in self.names if self.batches and name not in self.compared]
+
+    def _shown_pairs(self, rows: EmbeddedRows) -> str:
+        pairs = self.pairs if self.pairs is not None else list(combinations(rows.rows, 2))
+        return " or ".join(f"both {a} and {b}" for a, b in pairs) or "two inputs"
 
     def gradient_norms(
         self, embedded: dict[str, Embeddings], values: Mapping[str, Tensor]
@@ -218,10 +239,19 @@ class Objectives(nn.Module):
         return found
 
 
+def compares_inputs(config: Any) -> bool:
+    """Whether an objective compares rows of different inputs, so that a model needs two."""
+    return isinstance(config, DistillationConfig) or _pairing_name(config) != "views_of_each"
+
+
+def _pairing_name(config: Any) -> str:
+    if isinstance(config, NTXentConfig):
+        return "views_of_each" if config.mode == "in_modality" else "joint_batch"
+    return str(PAIRING_OF.get(type(config), getattr(config, "pairing", "pairs")))
+
+
 def _pairing(config: Any, dim: int) -> Compare:
     """The rows that an objective compares."""
-    if isinstance(config, NTXentConfig):
-        return PAIRINGS["views_of_each" if config.mode == "in_modality" else "joint_batch"]
     if isinstance(config, DistillationConfig):
         teacher = TeacherEmbeddings(config.teacher)
         if config.form == "feature" and teacher.dim != dim:
@@ -230,7 +260,7 @@ def _pairing(config: Any, dim: int) -> Compare:
                 f"student of {dim}; set model.projection.dim: {teacher.dim}, or form: similarity"
             )
         return TaughtPairs(teacher)
-    return PAIRINGS[PAIRING_OF.get(type(config), getattr(config, "pairing", "pairs"))]
+    return PAIRINGS[_pairing_name(config)]
 
 
 def _momentum(configs: Sequence[ObjectiveConfig]) -> float | None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from amodal.augment.config import AugmentConfig
 from amodal.data.record import StrictModel
+from amodal.data.yaml_document import YamlError, parse_value, read_yaml
 from amodal.modalities.registry import modality
 from amodal.training.kinds import KINDS, resolve
 from amodal.training.objectives import ObjectiveConfig
@@ -142,11 +143,9 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     """
     path = find_recipe(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as UTF-8 text: {error}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not valid YAML: {error}") from None
+        values = read_yaml(path)
+    except YamlError as error:
+        raise RecipeError(str(error)) from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: expected a mapping with data, model, …; got {values!r:.60}")
     for override in overrides or []:
@@ -183,23 +182,30 @@ def _set(values: dict[str, Any], override: str) -> None:
     place: Any = values
     for key in keys[:-1]:
         if isinstance(place, list):
-            place = _element(place, key, override)
+            place = place[_position(place, key, override)]
         else:
             if not isinstance(place.get(key), dict | list):
                 place[key] = {}
             place = place[key]
-    value = yaml.safe_load(text)
+        if not isinstance(place, dict | list):
+            raise RecipeError(f"--set {override}: {key} is {place!r:.60}, which has no keys")
+    try:
+        value = parse_value(text)
+    except YamlError as error:
+        raise RecipeError(f"--set {override:.80}: {error}") from None
     if isinstance(place, list):
-        _element(place, keys[-1], override)
-        place[int(keys[-1])] = value
+        place[_position(place, keys[-1], override)] = value
     else:
         place[keys[-1]] = value
 
 
-def _element(items: list[Any], key: str, override: str) -> Any:
-    if not key.isdigit() or int(key) >= len(items):
-        raise RecipeError(f"--set {override}: {key} is not one of the places 0…{len(items) - 1}")
-    return items[int(key)]
+def _position(items: list[Any], key: str, override: str) -> int:
+    # int() also reads digits of other scripts and refuses very long ones.
+    if key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(items):
+        return int(key)
+    if not items:
+        raise RecipeError(f"--set {override}: the list is empty, so it has no place {key}")
+    raise RecipeError(f"--set {override}: {key} is not one of the places 0…{len(items) - 1}")
 
 
 def _explain(issue: Any) -> str:

@@ -21,7 +21,8 @@ from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
 from amodal.distributed import barrier, is_main
 from amodal.evaluators.result import EvaluationResult
-from amodal.models.run_folder import WEIGHTS
+from amodal.evaluators.vocabulary import count_unknown_tokens
+from amodal.models.run_location import WEIGHTS
 from amodal.training.errors import RunError
 from amodal.training.kinds import kind_of_recipe, open_run, run_class
 from amodal.training.progress import ProgressCallbacks
@@ -100,6 +101,7 @@ def train_run(
         prepare.save(folder / name)
     if recipe.train.progressive_size is not None:
         check_progressive_size(recipe.train.progressive_size, run.model)
+    unknown = count_unknown_tokens(run.collator, train, validation, callbacks.warn)
     trainer = RunTrainer(
         run.trained(),
         run.task,
@@ -151,6 +153,7 @@ def train_run(
     metrics["data/broken_rows"] = len(trainer.broken)
     for name, count in trainer.truncated.items():
         metrics[f"data/truncated_{name}_rows"] = count
+    metrics |= unknown
     if is_main():
         _write(folder / "metrics.json", json.dumps(metrics, indent=1))
         broken = [{"origin": e.origin, "reason": e.reason} for e in trainer.broken.values()]

@@ -19,6 +19,7 @@ from amodal.data.sources.specification import (
 )
 from amodal.modalities.registry import modality
 from amodal.models.inputs import check_columns, reading_of
+from amodal.models.run_location import found_folder
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import Recipe, load_recipe
 
@@ -91,7 +92,7 @@ def source_for_run(run: Path, text: str) -> SourceConfig:
         DataError: it means no source.
     """
     config = parse_source(text)
-    file = run / "recipe.yaml"
+    file = found_folder(run) / "recipe.yaml"
     if not file.is_file():
         return config
     trained: Any = load_recipe(file).data.train

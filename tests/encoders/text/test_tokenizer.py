@@ -81,3 +81,63 @@ def test_a_corpus_without_words_is_refused():
 def test_a_missing_tokenizer_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match=r"its tokenizer cannot be loaded.*kind: trained"):
         build_tokenizer(PretrainedTokenizerConfig(name=str(tmp_path)), None)
+
+
+WITHOUT_SPACES = {  # a word, and a new caption of known parts
+    "Thai": (["แมวสีดำบ้าน", "เด็กบนเกาะ", "สุนัขสีขาว"], "สุนัขสีดำบนบ้าน"),
+    "Lao": (["ແມວສີດຳ", "ເດັກນ້ອຍຫຼິ້ນນ້ຳ"], "ເດັກສີດຳ"),
+    "Khmer": (["ក្មេងប្រុសម្នាក់", "ឆ្មាខ្មៅ"], "ក្មេងខ្មៅ"),
+    "Burmese": (["ကလေးငယ်တစ်ယောက်", "ကြောင်နက်"], "ကလေးနက်"),
+    "Javanese": (["ꦲꦏ꧀ꦱꦫ", "ꦗꦮ"], "ꦗꦮꦲꦏ꧀ꦱꦫ"),
+}
+
+
+@pytest.mark.parametrize("script", WITHOUT_SPACES)
+def test_new_captions_in_a_script_without_spaces_are_not_unknown_words(script):
+    captions, new = WITHOUT_SPACES[script]
+    tokenizer = train_tokenizer(captions, 200, model="word")
+    ids = tokenizer(new)["input_ids"]
+    assert tokenizer.unk_token_id not in ids
+    assert len(ids) > 4
+    assert tokenizer.decode(ids, skip_special_tokens=True) == unicodedata.normalize("NFKC", new)
+
+
+def test_clusters_keep_vowels_stacked_consonants_and_marks_together():
+    captions = ["น้ำ เกาะ แมว", "ក្មេង", "ကြောင်", "ນ້ຳ"]
+    tokens = train_tokenizer(captions, 200, model="word").tokenize(" ".join(captions))
+    normal = [unicodedata.normalize("NFKC", t) for t in ("น้ำ", "เกาะ", "แม", "ว")]
+    assert tokens[:4] == normal
+    assert tokens[4:] == ["ក្មេ", "ង", "ကြော", "င်", unicodedata.normalize("NFKC", "ນ້ຳ")]
+
+
+def test_words_of_scripts_with_spaces_stay_whole():
+    texts = [
+        "a red circle, near b&w tv-sets (2.5 m)",
+        "एक कुत्ता घास पर बैठा है",
+        "파란 사각형",
+        "دائرة حمراء",
+        "naïve café",
+    ]
+    tokenizer = train_tokenizer(texts, 200, model="word")
+    words = "a red circle , near b & w tv - sets ( 2 . 5 m )"
+    assert tokenizer.tokenize(texts[0]) == words.split()
+    assert tokenizer.tokenize(texts[1]) == texts[1].split()
+    for text in texts:
+        tokens = tokenizer.tokenize(text)
+        assert tokenizer.decode(tokenizer.convert_tokens_to_ids(tokens)) == " ".join(tokens)
+
+
+def test_chinese_words_are_read_back_without_spaces():
+    tokenizer = train_tokenizer(CHINESE, 200, model="word")
+    ids = tokenizer("一个红色的圆形。a b")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True).startswith("一个红色的圆形。")
+
+
+def test_a_saved_tokenizer_splits_scripts_without_spaces_alike(tmp_path):
+    from amodal.encoders.text.preprocessing import TextPreprocessor
+
+    captions, new = WITHOUT_SPACES["Thai"]
+    prepare = TextPreprocessor(train_tokenizer(captions, 200, model="word"), 32)
+    prepare.save(tmp_path)
+    again = TextPreprocessor.load(tmp_path)
+    assert again([new])["input_ids"].tolist() == prepare([new])["input_ids"].tolist()

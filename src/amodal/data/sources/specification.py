@@ -11,7 +11,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from amodal.data.decode import SUFFIXES as IMAGES
@@ -32,6 +31,7 @@ from amodal.data.sources.table import TableConfig
 from amodal.data.sources.visdial import VisDialConfig
 from amodal.data.sources.vqa import VqaConfig
 from amodal.data.sources.webdataset import WebDatasetConfig, WebDatasetSource
+from amodal.data.yaml_document import YamlError, parse_value, read_yaml
 
 # Every source that a recipe or a command can name; a new one is one more entry here.
 AnySource = (
@@ -198,9 +198,9 @@ def _options(text: str, where: str) -> dict[str, Any]:
             if not isinstance(inner, dict):
                 raise DataError(f"{where}: {parent!r} is given both a value and keys")
         try:
-            inner[last] = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            inner[last] = value
+            inner[last] = parse_value(value)
+        except YamlError as error:
+            raise DataError(f"{where}: {error}") from None
     return values
 
 
@@ -218,13 +218,9 @@ def _split(text: str) -> list[str]:
 
 def _in_file(path: Path) -> SourceConfig:
     try:
-        values = yaml.safe_load(path.read_bytes())
-    except (yaml.YAMLError, ValueError) as error:
-        raise DataError(f"{path}: not YAML: {error}") from None
-    except RecursionError:
-        raise DataError(f"{path}: not YAML: nested too deeply") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        values = read_yaml(path)
+    except YamlError as error:
+        raise DataError(str(error)) from None
     return checked_source(values, str(path))
 
 

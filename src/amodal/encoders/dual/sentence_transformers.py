@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 from amodal.encoders.dual.base import DualConfig, DualEncoder, Preprocessors
@@ -45,7 +47,18 @@ class SentenceTransformersDualConfig(DualConfig):
                 "pip install 'amodal[sentence_transformers]'"
             ) from None
         assert self.name is not None
-        modules = list(load_named(lambda name: SentenceTransformer(name, device="cpu"), self.name))
+        _check_modules(Path(self.name))
+        modules = list(
+            load_named(
+                lambda name: SentenceTransformer(
+                    name,
+                    device="cpu",
+                    trust_remote_code=False,
+                    model_kwargs={"weights_only": True},  # tensors, never arbitrary objects
+                ),
+                self.name,
+            )
+        )
         towers = modules[0]
         if not hasattr(getattr(towers, "model", None), "get_image_features") or len(modules) > 1:
             kinds = ", ".join(type(m).__name__ for m in modules)
@@ -74,3 +87,24 @@ class SentenceTransformersDualConfig(DualConfig):
                 padding="max_length" if "siglip" in config.model_type else "longest",
             ),
         }
+
+
+def _check_modules(folder: Path) -> None:
+    """Refuse a local folder with module classes of its own, which releases before 6.0 import.
+
+    Raises:
+        ValueError: names the class.
+    """
+    file = folder / "modules.json"
+    if not file.is_file():
+        return
+    try:
+        types = [str(module["type"]) for module in json.loads(file.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file}: cannot be read as a list of modules: {error!r}") from None
+    for name in types:
+        if not name.startswith("sentence_transformers."):
+            raise ValueError(
+                f"{file}: {name} is not a class of sentence-transformers; code that a model brings "
+                "is never run"
+            )

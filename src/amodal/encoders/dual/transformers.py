@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoImageProcessor
 
 from amodal.encoders.dual.base import END_LAST, DualConfig, DualEncoder, Preprocessors
-from amodal.encoders.hub import load_named
+from amodal.encoders.hub import load_pretrained
 from amodal.encoders.huggingface import (
     ROLES,
     architecture_of,
@@ -117,7 +117,7 @@ def _side(config: Any) -> int:
 def _image_options(name: str | None, model_type: str) -> dict[str, Any]:
     """How the checkpoint saw images: its statistics, cut and interpolation."""
     if name is not None:
-        return _of_processor(load_named(AutoImageProcessor.from_pretrained, name))
+        return _of_processor(load_pretrained(AutoImageProcessor, name))
     if "siglip" in model_type:
         return {"mean": HALF, "std": HALF}
     return {"mean": CLIP_MEAN, "std": CLIP_STD, "resize": "crop", "interpolation": "bicubic"}

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from amodal.encoders.text.tokenizer import SPECIAL, TokenizerConfig, build_tokenizer
+from amodal.encoders.hub import load_pretrained
+from amodal.encoders.text.tokenizer import (
+    SPECIAL,
+    TokenizerConfig,
+    build_tokenizer,
+    count_unknown,
+)
 
 ROLES = {
     "question": "[QUESTION]",
@@ -106,6 +112,10 @@ class ChatTemplate:
         )
         spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         return list(dict.fromkeys(text[a:b] for i, (a, b) in spans if i == tokenizer.unk_token_id))
+
+    def count_unknown(self, texts: list[str]) -> tuple[int, int]:
+        """Tokens of the texts that are out of vocabulary, and all their tokens."""
+        return count_unknown(self.tokenizer, texts)
 
     def encode(
         self, turns: Sequence[RoleTextTarget], *, complete: bool = True
@@ -215,14 +225,17 @@ class ChatTemplate:
     def load(cls, folder: str | Path) -> ChatTemplate:
         """The template that `save` wrote; no network."""
         values = json.loads((Path(folder) / cls.FILE).read_text(encoding="utf-8"))
-        return cls(AutoTokenizer.from_pretrained(str(folder), local_files_only=True), **values)
+        return cls(
+            load_pretrained(AutoTokenizer, folder, "tokenizer", local_files_only=True), **values
+        )
 
 
 def _detokenized(text: str) -> str:
     """Text without the spaces that a word-level tokenizer leaves around punctuation."""
     text = re.sub(r"\s+([,.;:!?%)\]])", r"\1", text)
     text = re.sub(r"([(\[])\s+", r"\1", text)
-    return re.sub(r"(?<=\w) ([-'’]) (?=\w)", r"\1", text).strip()
+    # A word may end in a combining mark, which is no \w: anything but ASCII punctuation counts.
+    return re.sub(r"(?<=[^\s!-/:-@\[-^`{-~]) ([-'’]) (?=\w)", r"\1", text).strip()
 
 
 def _id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:

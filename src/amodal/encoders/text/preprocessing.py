@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from amodal.encoders.hub import load_pretrained
+from amodal.encoders.text.tokenizer import count_unknown
+
 KNOWN = 1 << 17  # texts whose ids are kept, about 30 MB
 
 
@@ -115,6 +118,10 @@ class TextPreprocessor:
         )
         return sum(len(ids) > self.max_length for ids in lengths["input_ids"])
 
+    def count_unknown(self, texts: list[str]) -> tuple[int, int]:
+        """Tokens of the texts that are out of vocabulary, and all their tokens."""
+        return count_unknown(self.tokenizer, texts)
+
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's files and the maximum length."""
         path = Path(folder)
@@ -128,5 +135,5 @@ class TextPreprocessor:
         """Read what `save` has written; no network."""
         path = Path(folder)
         values = json.loads((path / cls.FILE).read_text(encoding="utf-8"))
-        tokenizer = AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        tokenizer = load_pretrained(AutoTokenizer, path, "tokenizer", local_files_only=True)
         return cls(tokenizer, **values)

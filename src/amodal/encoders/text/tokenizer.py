@@ -19,13 +19,35 @@ from tokenizers import (
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from amodal.encoders.config import StrictConfig
-from amodal.encoders.hub import load_named
+from amodal.encoders.hub import load_pretrained
 
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]", "[MASK]", "[UNK]")
 # Chinese and Japanese are written without spaces: each character is a word of its own.
 WITHOUT_SPACES = Regex(r"[\p{Han}\p{Hiragana}\p{Katakana}]")
+# The scripts of South East Asia are written without spaces, and only a dictionary could tell their
+# words apart. A word of its own is a cluster that every reader would call one: a vowel that is
+# written before its consonant, the consonant with those stacked below it and all marks, and the
+# vowels that follow it. tokenizer.json holds the rule, so that a run always splits alike.
+SOUTH_EAST_ASIAN = "".join(
+    rf"\p{{{script}}}"
+    for script in (
+        *("Thai", "Lao", "Khmer", "Myanmar", "Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet"),
+        *("Ahom", "Balinese", "Javanese"),
+    )
+)
+CLUSTER = Regex(
+    r"[\u0E40-\u0E44\u0EC0-\u0EC4\uAAB5\uAAB6\uAAB9\uAABB\uAABC]?"  # vowels that come first
+    rf"[{SOUTH_EAST_ASIAN}&&\p{{L}}]"
+    r"(?:[\u17D2\u1039\u1A60\u1B44\uA9C0]"  # signs that stack the next consonant
+    rf"[{SOUTH_EAST_ASIAN}&&\p{{L}}]|[{SOUTH_EAST_ASIAN}&&\p{{M}}])*"
+    r"[\u0E30\u0E32\u0E45\u0EB0\u0EB2]*"  # vowels that are letters and come last
+)
 # In decoded text there is no space before such a character, nor before closing punctuation.
 NO_SPACE_BEFORE = Regex(r"^▁(?=[\p{Han}\p{Hiragana}\p{Katakana}，。、！？；：）》」』.,!?;:)%])")
+# Before any other word there is one.
+SPACE_BEFORE = Regex(
+    rf"^(?![\p{{Han}}\p{{Hiragana}}\p{{Katakana}}{SOUTH_EAST_ASIAN}，。、！？；：）》」』])"
+)
 
 
 class TrainedTokenizerConfig(StrictConfig):
@@ -33,7 +55,8 @@ class TrainedTokenizerConfig(StrictConfig):
 
     kind: Literal["trained"] = "trained"
     vocab_size: int = Field(8000, ge=16)
-    model: Literal["bpe", "word"] = "bpe"  # word: the most frequent words, others are [UNK]
+    # word: the most frequent words, others are [UNK]; `train_tokenizer` says what a word is
+    model: Literal["bpe", "word"] = "bpe"
     lowercase: bool = True
 
 
@@ -72,7 +95,7 @@ def build_tokenizer(
         ['a', 'red', '[UNK]']
     """
     if isinstance(config, PretrainedTokenizerConfig):
-        return load_named(AutoTokenizer.from_pretrained, config.name, "tokenizer")
+        return load_pretrained(AutoTokenizer, config.name, "tokenizer")
     if texts is None:
         raise ValueError("a trained tokenizer needs the captions of the training source")
     return train_tokenizer(
@@ -96,7 +119,9 @@ def train_tokenizer(
         texts: the corpus.
         vocab_size: largest number of tokens, special ones included.
         model: `bpe` splits rare words into pieces (Sennrich et al. 2016, arXiv:1508.07909),
-            `word` maps them to [UNK].
+            `word` maps them to [UNK]. In scripts without spaces its words are the characters
+            (Chinese, Japanese) or clusters of a consonant and its vowels (Thai, Lao, Khmer,
+            Burmese).
         lowercase: whether text is lowercased.
         special: [PAD], [CLS], [SEP], [MASK] and [UNK], in the order of their ids.
 
@@ -126,6 +151,7 @@ def train_tokenizer(
         if model == "bpe"
         else [
             pre_tokenizers.Split(WITHOUT_SPACES, "isolated"),
+            pre_tokenizers.Split(CLUSTER, "isolated"),
             pre_tokenizers.WhitespaceSplit(),
             pre_tokenizers.Punctuation(),
         ]
@@ -145,6 +171,10 @@ def train_tokenizer(
         tokenizer.decoder = decoders.Sequence(
             [decoders.Replace(NO_SPACE_BEFORE, ""), decoders.Metaspace()]
         )
+    else:
+        tokenizer.decoder = decoders.Sequence(
+            [decoders.Replace(SPACE_BEFORE, " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        )
     first, last = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", first), ("[SEP]", last)]
@@ -157,3 +187,20 @@ def train_tokenizer(
         mask_token="[MASK]",
         unk_token="[UNK]",
     )
+
+
+def count_unknown(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple[int, int]:
+    """Tokens of the texts that the vocabulary lacks, and all their tokens, special ones left out.
+
+    Examples:
+        >>> from amodal.encoders import train_tokenizer
+        >>> from amodal.encoders.text.tokenizer import count_unknown
+        >>> tokenizer = train_tokenizer(["a red circle", "a blue square"], 60, model="word")
+        >>> count_unknown(tokenizer, ["a red triangle", "a star"])
+        (2, 5)
+    """
+    if not texts:
+        return 0, 0
+    rows = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
+    ids = [i for row in rows["input_ids"] for i in row]
+    return sum(i == tokenizer.unk_token_id for i in ids), len(ids)

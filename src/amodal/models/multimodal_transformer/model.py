@@ -29,7 +29,8 @@ from amodal.models.multimodal_transformer.layers import (
     segment_positions,
 )
 from amodal.models.multimodal_transformer.network import TransformerNetwork
-from amodal.models.run_folder import found_folder, read_model, write_model
+from amodal.models.run_folder import read_model, write_model
+from amodal.models.run_location import found_folder
 
 MAX_CACHED_CANDIDATES = 256  # candidates whose keys and values are in memory at once
 
@@ -401,7 +402,7 @@ class MultimodalTransformer(TransformerNetwork):
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | Path, **kwargs: Any
     ) -> MultimodalTransformer:
-        """A model from a run folder or the hub, in evaluation mode, on the CPU.
+        """A model from a run folder or `hub:OWNER/NAME`, in evaluation mode, on the CPU.
 
         Raises:
             ValueError: the folder is not a run folder, or its files do not match.

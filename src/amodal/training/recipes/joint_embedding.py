@@ -14,6 +14,7 @@ from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.modalities.specification import DualEncoderConfig, NamedEncoders
 from amodal.projection import MLPConfig, ProjectionConfig
+from amodal.training.objectives import compares_inputs
 from amodal.training.recipes.checks import no_objective_of_another_kind, refuse_modality_dropout
 
 if TYPE_CHECKING:
@@ -68,6 +69,21 @@ class JointEmbeddingRecipe(StrictModel):
         ]
         if views and recipe.data.views < 2:
             raise ValueError("nt_xent in_modality compares views of one image: set data.views: 2")
+        if len(self.types) > 1:
+            return
+        (alone,) = self.types
+        for objective in recipe.objectives:
+            if compares_inputs(objective):
+                raise ValueError(
+                    f"the objective {objective.kind} compares two inputs and the model has "
+                    f"{alone} alone, so it would learn nothing: add an encoder, or choose "
+                    "{kind: nt_xent, mode: in_modality}"
+                )
+        if recipe.data.has_validation:
+            raise ValueError(
+                f"validation measures retrieval between two inputs and the model has {alone} "
+                "alone: set data.validation: null and data.holdout: 0"
+            )
 
     @model_validator(mode="after")
     def _unit_rows(self) -> JointEmbeddingRecipe:

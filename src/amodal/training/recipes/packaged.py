@@ -9,6 +9,11 @@ from pathlib import Path
 from amodal.training.recipes.error import RecipeError
 
 SUFFIXES = (".yaml", ".yml")
+RENAMED_RECIPES: dict[str, str] = {
+    "scenes-tokenizer": "scenes-image-tokenizer",
+    "scenes-draw": "scenes-text-to-image",
+    "scenes-judge": "scenes-reranker",
+}
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ def find_recipe(name: str | Path) -> Path:
     known = {p.stem: str(p) for p in beside} | {n: n for n in packaged}
     near = difflib.get_close_matches(named, known, n=2, cutoff=0.6)
     hint = f"; did you mean {' or '.join(known[n] for n in near)}?" if near else ""
+    if named in RENAMED_RECIPES:
+        hint = f"; it is now called {RENAMED_RECIPES[named]}"
     there = f"; recipes there: {', '.join(map(str, beside))}" if beside else ""
     raise RecipeError(
         f"{path}: no such recipe{hint}{there}; recipes of the package: {', '.join(packaged)}"

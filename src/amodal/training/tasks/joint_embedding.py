@@ -29,6 +29,7 @@ from amodal.models.joint_embedding import (
     build_joint_embedding,
     concatenate,
 )
+from amodal.training.errors import TrainingError
 from amodal.training.objectives import Objectives
 from amodal.training.optim.grad_cache import backward_in_chunks
 from amodal.training.progress import ProgressCallbacks
@@ -89,7 +90,19 @@ class JointEmbeddingRun:
         return Trained(self.model, self.objectives, ema, self.objectives.momentum)
 
     def complete(self, folder: Path, autocast: Autocast, callbacks: ProgressCallbacks) -> None:
-        """Fit the recipe's normalization on the training rows and keep it with the run."""
+        """Fit the recipe's normalization on the training rows and keep it with the run.
+
+        Raises:
+            TrainingError: no objective found anything to compare.
+        """
+        idle = self.objectives.idle()
+        if idle and not self.objectives.compared:
+            raise TrainingError(
+                f"{', '.join(idle)} found nothing to compare in any batch, so nothing was learned; "
+                "do items have values of two inputs?"
+            )
+        for name in idle:
+            callbacks.warn(f"the objective {name} found nothing to compare in any batch")
         if not self.options.normalization:
             return
         callbacks.stage("normalization", len(self.train))
