@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amodal.cli.console import console, escape, progress_callbacks, size_of
+from amodal.search.limits import MAX_K
 
 if TYPE_CHECKING:
     from amodal.models.joint_embedding import JointEmbedding
@@ -139,9 +140,14 @@ def search(
             show_default=False,
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, max=MAX_K, help="Number of results.")] = 10,
     where: Annotated[
-        str | None, typer.Option(metavar="SQL", help="Filter of the results: \"label = 'dog'\".")
+        str | None,
+        typer.Option(
+            metavar="FILTER",
+            help="Filter of the results: \"label = 'dog' AND width > 200\"; also OR, NOT, IN, "
+            "BETWEEN, LIKE, IS NULL, brackets, arithmetic, lower(), length().",
+        ),
     ] = None,
     return_: Annotated[
         str | None,
@@ -187,6 +193,8 @@ def _hits(
     from amodal.search.store import VectorStore
 
     store = VectorStore.open(index)
+    if where is not None:
+        store.check_filter(where)  # before the model is opened, which takes longer
     folder = run or store.model_path
     if folder is None:
         raise StoreError(f"{index} does not say which run made it; name it with --run")

@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from amodal.search.ann import AnnIndex
 from amodal.search.description import FILE, IndexDescription, StoreError
+from amodal.search.filter import filter_sql
+from amodal.search.limits import MAX_K
 from amodal.search.ranking import Ranked, nearest, nearest_filtered
 from amodal.search.rows import FIXED, Key, Row, metadata_columns, schema, to_table
 
 TABLE = "rows"
 UNIT_TOLERANCE = 1e-3
+HIDDEN = frozenset({"embedding", "thumbnail"})  # columns that no filter uses
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class _Snapshot:
 
 
 class VectorStore:
-    """Embeddings of one model, on disk, with cosine search and SQL filters.
+    """Embeddings of one model, on disk, with cosine search and filters.
 
     Rows are unique by (id, input, row): adding one again replaces it. Every change is a new
     version of the table; other processes see it at their next search. Safe to share between
@@ -185,16 +188,25 @@ class VectorStore:
     def columns(self) -> dict[str, str]:
         """Name and type of every column that `where` can use."""
         self._table.checkout_latest()
-        hidden = {"embedding", "thumbnail"}
-        return {f.name: str(f.type) for f in self._table.schema if f.name not in hidden}
+        return {f.name: str(f.type) for f in self._table.schema if f.name not in HIDDEN}
+
+    def check_filter(self, where: str) -> None:
+        """Refuse a filter that cannot be read; see `amodal.search.filter`.
+
+        Raises:
+            StoreError: says where, what was expected, and the columns.
+        """
+        self._table.checkout_latest()
+        _condition(self._table, where)
 
     def count(self, input: str | None = None, where: str | None = None) -> int:
         """Number of rows, of one input and of those that `where` keeps."""
         self._table.checkout_latest()
+        condition = _condition(self._table, where, input)
         try:
-            return int(self._table.count_rows(_conjunction(where, input)))
+            return int(self._table.count_rows(condition))
         except (ValueError, RuntimeError) as error:
-            raise self._bad_filter(where, error) from None
+            raise self._bad_filter(where or "", error) from None
 
     def counts(self) -> dict[str, int]:
         """Modality -> number of rows."""
@@ -273,14 +285,15 @@ class VectorStore:
         self._table.alter_columns({"path": f"{name}__wider", "rename": name})
 
     def delete(self, ids: Iterable[str] | None = None, *, where: str | None = None) -> int:
-        """Delete the rows of these items, or the rows that `where` names; returns how many."""
+        """Delete the rows of these items, or the rows that `where` keeps; returns how many."""
         if (ids is None) == (where is None):
             raise StoreError("give either ids or where")
         before = self.count()
         with self._lock:
             if where is not None:
+                condition = _condition(self._table, where)
                 try:
-                    self._table.delete(where)
+                    self._table.delete(condition)
                 except (ValueError, RuntimeError) as error:
                     raise self._bad_filter(where, error) from None
             else:
@@ -296,7 +309,9 @@ class VectorStore:
             return []
         self._table.checkout_latest()
         condition = f"id IN ({', '.join(_quote(name) for name in ids)})"
-        query = self._table.search().where(_conjunction(condition, input))
+        if input is not None:
+            condition += f" AND input = {_quote(input)}"
+        query = self._table.search().where(condition)
         found = query.select(self._shown(self._table)).to_arrow().to_pylist()
         place = {name: number for number, name in reversed(list(enumerate(ids)))}
         found.sort(key=lambda row: (place[row["id"]], row["input"], row["row"]))
@@ -332,26 +347,32 @@ class VectorStore:
 
         Args:
             vectors: (Q, E) queries; they need not be of unit length.
-            k: how many hits per query.
-            where: SQL condition on `columns`, such as "label = 'dog' AND width > 200".
+            k: how many hits per query, at most 1,000.
+            where: condition on `columns`, such as "label = 'dog' AND width > 200", in the grammar
+                of `amodal.search.filter`.
             input: search the rows of this input only.
 
         Raises:
-            StoreError: wrong dimension, NaN, zero vector, `k` < 1, unknown input, or SQL that
-                cannot be used.
+            StoreError: wrong dimension, NaN, zero vector, `k` out of range, unknown input, or a
+                filter that cannot be used.
         """
         queries = self._unit_queries(vectors)
         if k < 1:
             raise StoreError(f"k must be at least 1, got {k}")
+        if k > MAX_K:
+            raise StoreError(
+                f"k must be at most {MAX_K:,}, got {k:,}; narrow the search with a filter, or read "
+                "the embeddings of `amodal embed` to rank all rows"
+            )
         snapshot = self._snapshot()
         if input is not None and snapshot.counts and input not in snapshot.counts:
             raise StoreError(
                 f"the index has no {input!r} rows; it has {', '.join(snapshot.counts)}"
             )
+        condition = _condition(snapshot.table, where, input)
         if not snapshot.counts:
             return [[] for _ in queries]
         if where is not None:
-            condition = _conjunction(where, input)
             try:
                 ranked = [nearest_filtered(snapshot.table, q, k, condition) for q in queries]
             except (ValueError, RuntimeError) as error:
@@ -436,17 +457,14 @@ class VectorStore:
     def _shown(table: Any) -> list[str]:
         return [name for name in table.schema.names if name != "embedding"]
 
-    def _bad_filter(self, where: str | None, error: Exception) -> StoreError:
-        columns = ", ".join(f"{name} ({kind})" for name, kind in self.columns.items())
-        reason = str(error).splitlines()[0]
-        return StoreError(
-            f"the filter {where!r} cannot be used: {reason} "
-            f"The columns are: {columns}. Text goes in single quotes: label = 'dog'."
-        )
+    def _bad_filter(self, where: str, error: Exception) -> StoreError:
+        reason = str(error).splitlines()[0].partition(", /")[0]  # a place in the engine's source
+        return StoreError(f"the filter {where[:80]!r} cannot be computed: {reason}")
 
 
-def _conjunction(where: str | None, input: str | None) -> str | None:
-    parts = [f"({where})"] if where is not None else []
+def _condition(table: Any, where: str | None, input: str | None = None) -> str | None:
+    """SQL of a filter and of an input; None where all rows are meant."""
+    parts = [f"({filter_sql(where, table.schema, HIDDEN)})"] if where is not None else []
     if input is not None:
         parts.append(f"input = {_quote(input)}")
     return " AND ".join(parts) or None
