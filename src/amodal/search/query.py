@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+import yaml
 
 from amodal.modalities.registry import modality
 from amodal.search.description import StoreError
 from amodal.search.embed import EmbeddingModel
 
 ALL = "all"
+MAX_VALUE = 100_000  # characters of a vector or of columns, some thousands of numbers
 
 
 class HasTypes(Protocol):
@@ -95,11 +97,31 @@ def named_values(
             raise StoreError(
                 f"the model has no input {name!r}; its inputs are {', '.join(model.types)}"
             )
-        try:
-            found[name] = modality(model.types[name]).parse(text)
-        except ValueError as error:
-            raise StoreError(f"{name}: {error}") from None
+        found[name] = parsed_value(name, model.types[name], text)
     return found
+
+
+def parsed_value(name: str, type_: str, text: str) -> Any:
+    """The value of an input as it was written.
+
+    Raises:
+        StoreError: the text is no value of its type.
+    """
+    kind = modality(type_)
+    if kind.language or kind.file_suffixes:
+        return kind.parse(text)
+    if len(text) > MAX_VALUE:
+        raise StoreError(
+            f"{name}: {len(text):,} characters, at most {MAX_VALUE:,} are read as a value"
+        )
+    try:
+        # A list of a few lines can name itself and grow to gigabytes once it is written out.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise StoreError(f"{name}: values with anchors and aliases are not read")
+        return kind.parse(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StoreError(f"{name}: {reason}") from None
 
 
 def returned_input(
