@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from amodal.search.embed import EmbeddingModel
 
 ALL = "all"
 MAX_VALUE = 100_000  # characters of a vector or of columns, some thousands of numbers
+MAX_VALUE_DEPTH = 8
 
 
 class HasTypes(Protocol):
@@ -114,14 +116,30 @@ def parsed_value(name: str, type_: str, text: str) -> Any:
         raise StoreError(
             f"{name}: {len(text):,} characters, at most {MAX_VALUE:,} are read as a value"
         )
+    # Deep brackets take minutes to read, and a list that names itself grows to gigabytes.
+    if _depth(text) > MAX_VALUE_DEPTH:
+        raise StoreError(f"{name}: brackets inside one another more than {MAX_VALUE_DEPTH} deep")
+    if _has_alias(text):
+        raise StoreError(f"{name}: values with anchors and aliases are not read")
     try:
-        # A list of a few lines can name itself and grow to gigabytes once it is written out.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
-            raise StoreError(f"{name}: values with anchors and aliases are not read")
         return kind.parse(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise StoreError(f"{name}: {reason}") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise StoreError(f"{name}: {' '.join(str(error).split())}") from None
+
+
+def _depth(text: str) -> int:
+    steps = ((c in "[{") - (c in "]}") for c in text)
+    return max(accumulate(steps, lambda depth, step: max(0, depth + step)), default=0)
+
+
+def _has_alias(text: str) -> bool:
+    flow = (
+        text if text.lstrip()[:1] in ("[", "{") else "{" + text + "}"
+    )  # nothing but brackets nests
+    try:
+        return any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(flow))
+    except yaml.YAMLError:
+        return False  # it will not be read, or is no YAML but a path
 
 
 def returned_input(

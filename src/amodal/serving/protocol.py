@@ -80,8 +80,9 @@ class TimedProtocol(H11Protocol):
             self._began = self.loop.time()
             self._watch_request()
             return
-        waits = self.cycle is None or self.cycle.response_complete
-        if self._received and (waits or not self.cycle.response_started):
+        begun = self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]
+        between = self.cycle is None or self.cycle.response_complete
+        if begun and (between or not self.cycle.response_started):
             self.transport.write(_too_late())
         self.transport.close()
 
