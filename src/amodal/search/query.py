@@ -133,9 +133,8 @@ def _depth(text: str) -> int:
 
 
 def _has_alias(text: str) -> bool:
-    flow = (
-        text if text.lstrip()[:1] in ("[", "{") else "{" + text + "}"
-    )  # nothing but brackets nests
+    # As flow style, in which nothing but brackets nests.
+    flow = text if text.lstrip()[:1] in ("[", "{") else "{" + text + "}"
     try:
         return any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(flow))
     except yaml.YAMLError:
