@@ -68,6 +68,9 @@ HISTORY: TypeAdapter[list[tuple[str, str]]] = TypeAdapter(list[tuple[str, str]])
 def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
     """The FastAPI application of the served models.
 
+    Pages of other origins cannot send it anything. At most 16 requests wait for the model,
+    further ones are answered with 503 and Retry-After; `/health` and `/api/about` do not wait.
+
     Args:
         served: models, index and metadata.
         hosts: accepted Host headers, "*" for any; others are refused (DNS rebinding).
