@@ -33,8 +33,8 @@ def crafted_uploads(seed, count):
     found += [("POST", "/api/search", *upload(b"\0" * (22 << 20)))]
     while len(found) < count:
         headers, body = draw.choice(kinds)()
-        method = draw.choice(["POST"] * 12 + ["PUT", "DELETE", "PATCH", "GET", "TRACE"])
-        path = draw.choice(["/api/search"] * 8 + list(PATHS))
+        method = draw.choice(["POST"] * 60 + ["PUT", "DELETE", "PATCH", "GET", "TRACE"])
+        path = draw.choice(["/api/search"] * 50 + list(PATHS))
         found.append((method, path, headers, body))
     return found[:count]
 
