@@ -123,6 +123,7 @@ def test_wrong_usage_ends_with_2(place):
         ["search", "index", " "],
         ["search", "index", "--image", "missing.png"],
         ["search", "index", "red", "-k", "0"],
+        ["search", "index", "red", "-k", "1001"],
         ["index", "run", "table.jsonl"],
     ):
         assert amodal(*words).exit_code == 2, words
@@ -133,6 +134,7 @@ def test_failures_say_what_to_do(place, monkeypatch):
     for words, message in (
         (["search", "nowhere", "red"], "amodal index"),
         (["search", "index", "red", "--where", "nope = 1"], "size"),
+        (["search", "index", "red", "--where", "size > 1 -- "], "filters have no comments"),
         (["search", "index", "red", "--return", "audio"], "it has image, text"),
     ):
         result = amodal(*words)

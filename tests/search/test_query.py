@@ -1,10 +1,19 @@
 """Queries as vectors, and the input that a search returns."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from amodal.search.description import StoreError
-from amodal.search.query import input_of_type, named_values, query_vector, returned_input
+from amodal.search.query import (
+    MAX_VALUE,
+    input_of_type,
+    named_values,
+    parsed_value,
+    query_vector,
+    returned_input,
+)
 
 
 class Model:
@@ -61,3 +70,35 @@ def test_a_text_finds_the_first_input_that_is_no_text():
     assert returned_input(None, counts, TwoImages.types, {"caption": "x"}) == "photo"
     assert returned_input(None, counts, TwoImages.types, {"sketch": "x"}) == "caption"
     assert returned_input(None, {"sketch": 3}, TwoImages.types, {"photo": "x"}) is None
+
+
+@pytest.mark.parametrize("type_", ["vector", "columns"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2", "flow sequence"),
+        ("[" * 5000, "more than 8 deep"),
+        ("[1] " * 9 + "{" * 9, "more than 8 deep"),
+        ("[&a [1, 1], *a]", "anchors and aliases"),
+        ("[" + "9" * 5000 + "]", r"digits|unhashable"),
+        ("[1, !!python/object:os.system 2]", r"could not determine a constructor|unhashable"),
+        ("1" * (MAX_VALUE + 1), "at most 100,000"),
+    ],
+)
+def test_hostile_values_are_refused_in_one_line(type_, text, message):
+    with pytest.raises(StoreError, match=message) as refused:
+        named_values(SimpleNamespace(types={"v": type_}), {}, {"v": text})
+    assert str(refused.value).startswith("v: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_values_are_read_as_they_are_written():
+    with pytest.raises(StoreError, match="v: "):
+        parsed_value("v", "columns", "- " * 40_000 + "1")  # at once
+    assert parsed_value("v", "vector", "[1, 2.5]") == [1, 2.5]
+    assert parsed_value("v", "columns", "rooms: 3, town: R & D") == {
+        "rooms": 3,
+        "town": "R & D",
+    }
+    assert parsed_value("v", "vector", "a: b: c.npy") == "a: b: c.npy"
+    assert parsed_value("t", "text", "[" * 100) == "[" * 100

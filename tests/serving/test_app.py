@@ -21,8 +21,10 @@ from amodal.models.multimodal_transformer.image_generation import (
     TEMPERATURE,
     best_matches,
 )
-from amodal.serving.app import MAX_FIELDS, MAX_IMAGE, Worker, create_app, stream_answer
+from amodal.serving.app import MAX_FIELDS, MAX_IMAGE, create_app
 from amodal.serving.images import png_url
+from amodal.serving.streaming import stream_answer
+from amodal.serving.work import Worker
 
 IMAGE = png(photo())
 LONG = " ".join(WORDS * 2)
@@ -216,7 +218,7 @@ def test_without_an_index_labels_are_ranked_for_an_image(everything):
         ("/api/search", None, {"text": " "}, 422, "give a value of image or text"),
         ("/api/search", None, {"text": "red", "where": "nope = 1"}, 422, "The columns are"),
         ("/api/search", None, {"text": "red", "input": "audio"}, 422, "it has image, text"),
-        ("/api/search", None, {"text": "red", "k": 1000}, 422, "k: "),
+        ("/api/search", None, {"text": "red", "k": 1001}, 422, "k: "),
         ("/api/nothing", None, {}, 404, "there is no /api/nothing here"),
         ("/health", None, {}, 405, "does not take POST"),
     ],

@@ -13,6 +13,7 @@ import typer
 
 from amodal.cli.console import console, escape, progress_callbacks, size_of
 from amodal.models.run_location import found_folder
+from amodal.search.limits import MAX_K
 from amodal.training.kinds import kind_of_run, open_run
 
 if TYPE_CHECKING:
@@ -149,9 +150,14 @@ def search(
             show_default=False,
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Number of results.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, max=MAX_K, help="Number of results.")] = 10,
     where: Annotated[
-        str | None, typer.Option(metavar="SQL", help="Filter of the results: \"label = 'dog'\".")
+        str | None,
+        typer.Option(
+            metavar="FILTER",
+            help="Filter of the results: \"label = 'dog' AND width > 200\"; also OR, NOT, IN, "
+            "BETWEEN, LIKE, IS NULL, brackets, arithmetic, lower(), length().",
+        ),
     ] = None,
     return_: Annotated[
         str | None,
@@ -199,6 +205,8 @@ def _hits(
     from amodal.search.store import VectorStore
 
     store = VectorStore.open(index)
+    if where is not None:
+        store.check_filter(where)  # before the model is opened, which takes longer
     folder = run or store.model_path
     if folder is None:
         raise StoreError(f"{index} does not say which run made it; name it with --run")

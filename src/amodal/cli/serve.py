@@ -54,7 +54,7 @@ def serve(
     from amodal.serving.served import open_served
 
     try:
-        import uvicorn
+        from amodal.serving.protocol import http_server
     except ImportError as error:
         raise ImportError(f"serving needs uvicorn: pip install 'amodal[serve]' ({error})") from None
     served = open_served(folder, run=run, image_generator=generator, reranker=reranker)
@@ -72,9 +72,8 @@ def serve(
     console.print(f"open {url} (Ctrl-C stops the server)", highlight=False, soft_wrap=True)
     if open_page:
         webbrowser.open(url)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3))
     try:
-        server.run(sockets=[listening])
+        http_server(app).run(sockets=[listening])
     except KeyboardInterrupt:
         console.print("stopped")
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
+import yaml
 
 from amodal.modalities.registry import modality
 from amodal.search.description import StoreError
 from amodal.search.embed import EmbeddingModel
 
 ALL = "all"
+MAX_VALUE = 100_000  # characters of a vector or of columns, some thousands of numbers
+MAX_VALUE_DEPTH = 8
 
 
 class HasTypes(Protocol):
@@ -95,11 +99,46 @@ def named_values(
             raise StoreError(
                 f"the model has no input {name!r}; its inputs are {', '.join(model.types)}"
             )
-        try:
-            found[name] = modality(model.types[name]).parse(text)
-        except ValueError as error:
-            raise StoreError(f"{name}: {error}") from None
+        found[name] = parsed_value(name, model.types[name], text)
     return found
+
+
+def parsed_value(name: str, type_: str, text: str) -> Any:
+    """The value of an input as it was written.
+
+    Raises:
+        StoreError: the text is no value of its type.
+    """
+    kind = modality(type_)
+    if kind.language or kind.file_suffixes:
+        return kind.parse(text)
+    if len(text) > MAX_VALUE:
+        raise StoreError(
+            f"{name}: {len(text):,} characters, at most {MAX_VALUE:,} are read as a value"
+        )
+    # Deep brackets take minutes to read, and a list that names itself grows to gigabytes.
+    if _depth(text) > MAX_VALUE_DEPTH:
+        raise StoreError(f"{name}: brackets inside one another more than {MAX_VALUE_DEPTH} deep")
+    if _has_alias(text):
+        raise StoreError(f"{name}: values with anchors and aliases are not read")
+    try:
+        return kind.parse(text)
+    except (ValueError, yaml.YAMLError) as error:
+        raise StoreError(f"{name}: {' '.join(str(error).split())}") from None
+
+
+def _depth(text: str) -> int:
+    steps = ((c in "[{") - (c in "]}") for c in text)
+    return max(accumulate(steps, lambda depth, step: max(0, depth + step)), default=0)
+
+
+def _has_alias(text: str) -> bool:
+    # As flow style, in which nothing but brackets nests.
+    flow = text if text.lstrip()[:1] in ("[", "{") else "{" + text + "}"
+    try:
+        return any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(flow))
+    except yaml.YAMLError:
+        return False  # it will not be read, or is no YAML but a path
 
 
 def returned_input(

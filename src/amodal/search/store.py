@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 
 from amodal.search.ann import RowIndex
 from amodal.search.description import FILE, IndexDescription, StoreError
+from amodal.search.filter import filter_sql
 from amodal.search.index_cache import IndexCache
+from amodal.search.limits import MAX_K
 from amodal.search.ranking import Ranked, nearest, nearest_filtered
 from amodal.search.rows import FIXED, Key, Row, schema, to_table
 from amodal.search.table import drop_duplicates, finish, unfinished, with_columns
@@ -26,6 +28,7 @@ from amodal.search.table import drop_duplicates, finish, unfinished, with_column
 TABLE = "rows"
 UNIT_TOLERANCE = 1e-3
 T = TypeVar("T")
+HIDDEN = frozenset({"embedding", "thumbnail"})  # columns that no filter uses
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class _Snapshot:
 
 
 class VectorStore:
-    """Embeddings of one model, on disk, with cosine search and SQL filters.
+    """Embeddings of one model, on disk, with cosine search and filters.
 
     Rows are unique by (id, input, row): adding one again replaces it. Every change is a new
     version of the table; other processes see it at their next search. Safe to share between
@@ -196,16 +199,25 @@ class VectorStore:
     def columns(self) -> dict[str, str]:
         """Name and type of every column that `where` can use."""
         self._table.checkout_latest()
-        hidden = {"embedding", "thumbnail"}
-        return {f.name: str(f.type) for f in self._table.schema if f.name not in hidden}
+        return {f.name: str(f.type) for f in self._table.schema if f.name not in HIDDEN}
+
+    def check_filter(self, where: str) -> None:
+        """Refuse a filter that cannot be read; see `amodal.search.filter`.
+
+        Raises:
+            StoreError: says where, what was expected, and the columns.
+        """
+        self._table.checkout_latest()
+        _condition(self._table, where)
 
     def count(self, input: str | None = None, where: str | None = None) -> int:
         """Number of rows, of one input and of those that `where` keeps."""
         self._table.checkout_latest()
+        condition = _condition(self._table, where, input)
         try:
-            return int(self._table.count_rows(_conjunction(where, input)))
+            return int(self._table.count_rows(condition))
         except (ValueError, RuntimeError) as error:
-            raise self._bad_filter(where, error) from None
+            raise self._bad_filter(where or "", error) from None
 
     def counts(self) -> dict[str, int]:
         """Modality -> number of rows."""
@@ -263,14 +275,15 @@ class VectorStore:
             raise StoreError(f"{where}: expected a vector of length 1, got {norm:.6g}")
 
     def delete(self, ids: Iterable[str] | None = None, *, where: str | None = None) -> int:
-        """Delete the rows of these items, or the rows that `where` names; returns how many."""
+        """Delete the rows of these items, or the rows that `where` keeps; returns how many."""
         if (ids is None) == (where is None):
             raise StoreError("give either ids or where")
         with self._writing():
             before = self._table.count_rows()
             if where is not None:
+                condition = _condition(self._table, where)
                 try:
-                    self._table.delete(where)
+                    self._table.delete(condition)
                 except (ValueError, RuntimeError) as error:
                     raise self._bad_filter(where, error) from None
             else:
@@ -285,9 +298,11 @@ class VectorStore:
         if not ids:
             return []
         condition = f"id IN ({', '.join(_quote(name) for name in ids)})"
+        if input is not None:
+            condition += f" AND input = {_quote(input)}"
 
         def read(snapshot: _Snapshot) -> list[dict[str, Any]]:
-            query = snapshot.table.search().where(_conjunction(condition, input))
+            query = snapshot.table.search().where(condition)
             rows: list[dict[str, Any]] = (
                 query.select(self._shown(snapshot.table)).to_arrow().to_pylist()
             )
@@ -328,17 +343,23 @@ class VectorStore:
 
         Args:
             vectors: (Q, E) queries; they need not be of unit length.
-            k: how many hits per query.
-            where: SQL condition on `columns`, such as "label = 'dog' AND width > 200".
+            k: how many hits per query, at most 1,000.
+            where: condition on `columns`, such as "label = 'dog' AND width > 200", in the grammar
+                of `amodal.search.filter`.
             input: search the rows of this input only.
 
         Raises:
-            StoreError: wrong dimension, NaN, zero vector, `k` < 1, unknown input, or SQL that
-                cannot be used.
+            StoreError: wrong dimension, NaN, zero vector, `k` out of range, unknown input, or a
+                filter that cannot be used.
         """
         queries = self._unit_queries(vectors)
         if k < 1:
             raise StoreError(f"k must be at least 1, got {k}")
+        if k > MAX_K:
+            raise StoreError(
+                f"k must be at most {MAX_K:,}, got {k:,}; narrow the search with a filter, or read "
+                "the embeddings of `amodal embed` to rank all rows"
+            )
         return self._read(lambda snapshot: self._found(snapshot, queries, k, where, input))
 
     def _found(
@@ -353,10 +374,10 @@ class VectorStore:
             raise StoreError(
                 f"the index has no {input!r} rows; it has {', '.join(snapshot.counts)}"
             )
+        condition = _condition(snapshot.table, where, input)
         if not snapshot.counts:
             return [[] for _ in queries]
         if where is not None:
-            condition = _conjunction(where, input)
             try:
                 ranked = [nearest_filtered(snapshot.table, q, k, condition) for q in queries]
             except (ValueError, RuntimeError) as error:
@@ -485,17 +506,14 @@ class VectorStore:
     def _shown(table: Any) -> list[str]:
         return [name for name in table.schema.names if name != "embedding"]
 
-    def _bad_filter(self, where: str | None, error: Exception) -> StoreError:
-        columns = ", ".join(f"{name} ({kind})" for name, kind in self.columns.items())
-        reason = str(error).splitlines()[0]
-        return StoreError(
-            f"the filter {where!r} cannot be used: {reason} "
-            f"The columns are: {columns}. Text goes in single quotes: label = 'dog'."
-        )
+    def _bad_filter(self, where: str, error: Exception) -> StoreError:
+        reason = str(error).splitlines()[0].partition(", /")[0]  # a place in the engine's source
+        return StoreError(f"the filter {where[:80]!r} cannot be computed: {reason}")
 
 
-def _conjunction(where: str | None, input: str | None) -> str | None:
-    parts = [f"({where})"] if where is not None else []
+def _condition(table: Any, where: str | None, input: str | None = None) -> str | None:
+    """SQL of a filter and of an input; None where all rows are meant."""
+    parts = [f"({filter_sql(where, table.schema, HIDDEN)})"] if where is not None else []
     if input is not None:
         parts.append(f"input = {_quote(input)}")
     return " AND ".join(parts) or None

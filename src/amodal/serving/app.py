@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import mimetypes
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
-from transformers import StoppingCriteriaList
 
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError
@@ -27,11 +23,13 @@ from amodal.models.multimodal_transformer.image_generation import (
 )
 from amodal.search.description import StoreError
 from amodal.search.embed import EmbeddingModel
+from amodal.search.limits import MAX_FILTER, MAX_K
 from amodal.search.query import query_vector, returned_input
 from amodal.search.store import Hit, VectorStore
 from amodal.serving.images import data_url, examples, png_url
 from amodal.serving.served import Draws, Served, Speaks, Turns
-from amodal.serving.streaming import PartialTextStreamer, StopOnDisconnect
+from amodal.serving.streaming import stream_answer
+from amodal.serving.work import IndexState, Worker
 
 try:
     from fastapi import FastAPI, File, Form, HTTPException, Request, UploadFile
@@ -42,7 +40,7 @@ try:
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from amodal.serving.fields import form_fields, query_fields, read_values
-    from amodal.serving.middleware import SecurityMiddleware
+    from amodal.serving.middleware import AdmissionMiddleware, SecurityMiddleware
 except ImportError as error:
     raise ImportError(
         "serving needs fastapi, uvicorn and python-multipart: "
@@ -60,7 +58,6 @@ MAX_HISTORY = 200  # question–answer pairs
 CAPTION_BEAMS = 3  # as `amodal caption`
 LOCAL = ("127.0.0.1", "localhost")
 
-Result = TypeVar("Result")
 Image = Annotated[UploadFile, File(description="JPEG, PNG, WEBP, BMP, GIF or TIFF, to 20 MiB.")]
 OptionalImage = Annotated[UploadFile | None, File(description="Query image.")]
 Text = Annotated[str, Form(min_length=1, max_length=MAX_CHARACTERS)]
@@ -68,19 +65,11 @@ MaybeText = Annotated[str | None, Form(max_length=MAX_CHARACTERS)]
 HISTORY: TypeAdapter[list[tuple[str, str]]] = TypeAdapter(list[tuple[str, str]])
 
 
-class Worker:
-    """A single thread for model calls, so that the event loop stays responsive."""
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-
-    async def __call__(self, call: Callable[..., Result], *args: Any, **options: Any) -> Result:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, partial(call, *args, **options))
-
-
 def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
     """The FastAPI application of the served models.
+
+    Pages of other origins cannot send it anything. At most 16 requests wait for the model,
+    further ones are answered with 503 and Retry-After; `/health` and `/api/about` do not wait.
 
     Args:
         served: models, index and metadata.
@@ -98,10 +87,12 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
         docs_url=None,  # both load their scripts from the network
         redoc_url=None,
     )
+    app.add_middleware(AdmissionMiddleware)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)
     app.add_middleware(SecurityMiddleware, limit=MAX_IMAGE + MAX_FIELDS)
     _explain_errors(app, served)
     work = Worker()
+    index = None if served.store is None else IndexState(served.store)
 
     @app.get("/health")
     async def health() -> dict[str, str]:
@@ -124,8 +115,10 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
                 "image_bytes": MAX_IMAGE,
                 "characters": MAX_CHARACTERS,
                 "labels": MAX_LABELS,
+                "hits": MAX_K,
+                "filter_characters": MAX_FILTER,
             },
-            "index": None if served.store is None else await work(_index, served.store),
+            "index": None if index is None else await index(),
         }
 
     @app.get("/api/examples")
@@ -157,20 +150,18 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
     return app
 
 
-def _index(store: VectorStore) -> dict[str, Any]:
-    return {"rows": store.counts(), "columns": store.columns}
-
-
 def _add_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: VectorStore) -> None:
     @app.post("/api/search")
     async def search(
         request: Request,
         text: MaybeText = None,
         image: OptionalImage = None,
-        k: Annotated[int, Form(ge=1, le=100, description="Number of hits.")] = 12,
-        where: Annotated[MaybeText, Form(description="SQL filter on the metadata.")] = None,
+        k: Annotated[int, Form(ge=1, le=MAX_K, description="Number of hits.")] = 12,
+        where: Annotated[
+            str | None, Form(description="Filter, such as label = 'dog' AND width > 200.")
+        ] = None,
         input: Annotated[MaybeText, Form(description="Input of the hits, or all.")] = None,
-    ) -> dict[str, Any]:
+    ) -> JSONResponse:
         """Nearest rows of the index to the values of one or more inputs of the model.
 
         `text` and `image` stand for the input of that type; every input may also be given under
@@ -180,14 +171,15 @@ def _add_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: Vector
         if not fields:
             raise HTTPException(422, f"give a value of {' or '.join(model.types)}")
 
-        def find() -> list[dict[str, Any]]:
+        def find() -> JSONResponse:  # written here, since a thousand thumbnails take a while
             values = read_values(model, fields)
             returned = returned_input(input or None, store.counts(), model.types, values)
             vector = query_vector(model, values)
             hits = store.search(vector, k, where=where or None, input=returned)
-            return [_hit_fields(rank, hit) for rank, hit in enumerate(hits, start=1)]
+            found = [_hit_fields(rank, hit) for rank, hit in enumerate(hits, start=1)]
+            return JSONResponse({"hits": found})
 
-        return {"hits": await work(find)}
+        return await work(find)
 
 
 def _add_zero_shot(
@@ -278,57 +270,10 @@ def _add_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
             raise HTTPException(
                 422, 'history: expected JSON such as [["is it red?", "yes"]]'
             ) from None
-        recent = _recent(pairs[-MAX_HISTORY:], query, template)
+        recent = await work(_recent, pairs[-MAX_HISTORY:], query, template)
         pixels = await work(_pixels, image)
         return StreamingResponse(
             stream_answer(work, model, pixels, recent, query), media_type="application/x-ndjson"
-        )
-
-
-async def stream_answer(
-    work: Worker, model: Speaks, pixels: np.ndarray, history: list[tuple[str, str]], question: str
-) -> AsyncIterator[str]:
-    """Lines of `/api/chat` during generation; closing the iterator stops the model."""
-    loop = asyncio.get_running_loop()
-    events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-    stop = StopOnDisconnect()
-
-    def send(event: dict[str, Any]) -> None:
-        if not stop.disconnected.is_set():
-            loop.call_soon_threadsafe(events.put_nowait, event)
-
-    def generate() -> None:
-        if stop.disconnected.is_set():
-            return
-        template = model.chat_template
-        try:
-            answer = model.chat(
-                pixels,
-                history,
-                question,
-                streamer=PartialTextStreamer(template.text, lambda text: send({"text": text})),
-                stopping_criteria=StoppingCriteriaList([stop]),
-            )
-        except Exception as failure:  # the status was sent: the last line reports the error
-            send({"error": str(failure) or type(failure).__name__})
-            raise
-        send({"answer": answer, "turns_read": 2 * len(history)})
-
-    generation = asyncio.ensure_future(work(generate))
-    generation.add_done_callback(_log_failure)
-    try:
-        event: dict[str, Any] = {}
-        while not event.keys() & {"answer", "error"}:
-            event = await events.get()
-            yield json.dumps(event, ensure_ascii=False) + "\n"
-    finally:
-        stop.disconnected.set()
-
-
-def _log_failure(task: asyncio.Future[None]) -> None:
-    if not task.cancelled() and task.exception() is not None:
-        task.get_loop().call_exception_handler(
-            {"message": "a conversation failed", "exception": task.exception(), "future": task}
         )
 
 
@@ -446,8 +391,8 @@ def _hit_fields(rank: int, hit: Hit) -> dict[str, Any]:
 def _explain_errors(app: FastAPI, served: Served) -> None:
     """Every error response is `{"detail": …}` with one sentence."""
 
-    def error(status: int, detail: str) -> JSONResponse:
-        return JSONResponse({"detail": detail}, status)
+    def error(status: int, detail: str, headers: Any = None) -> JSONResponse:
+        return JSONResponse({"detail": detail}, status, headers)
 
     @app.exception_handler(AnyHTTPException)
     async def refused(request: Request, failure: AnyHTTPException) -> JSONResponse:
@@ -457,7 +402,7 @@ def _explain_errors(app: FastAPI, served: Served) -> None:
             return error(404, f"there is no {path} here; {served.name} offers: {abilities}")
         if failure.status_code == 405:
             return error(405, f"{path} does not take {request.method}; see /openapi.json")
-        return error(failure.status_code, str(failure.detail))
+        return error(failure.status_code, str(failure.detail), failure.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, failure: RequestValidationError) -> JSONResponse:

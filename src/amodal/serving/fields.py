@@ -11,7 +11,7 @@ from starlette.datastructures import UploadFile
 
 from amodal.modalities.registry import modality
 from amodal.search.embed import EmbeddingModel
-from amodal.search.query import input_of_type
+from amodal.search.query import input_of_type, parsed_value
 
 MAX_UPLOAD = 20 << 20  # bytes of an uploaded file
 Field = str | bytes
@@ -74,17 +74,15 @@ def read_values(model: EmbeddingModel, fields: Mapping[str, Field]) -> dict[str,
 
     Raises:
         BrokenRecordError: a value cannot be decoded.
-        HTTPException: 422 where a text is no value of its input.
+        StoreError: a text is no value of its input.
+        HTTPException: 422 where a path was written for a value.
     """
     found = {}
     for name, field in fields.items():
         kind, prepare = modality(model.types[name]), model.preprocessors.get(name)
         value: Any = field
         if isinstance(field, str):
-            try:
-                value = kind.parse(field)
-            except ValueError as error:
-                raise HTTPException(422, f"{name}: {error}") from None
+            value = parsed_value(name, model.types[name], field)
             if isinstance(value, str | Path) and not kind.language:
                 raise HTTPException(422, f"{name}: expected a value, a path is not read")
         found[name] = kind.decode(value, f"the {name}", prepare)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import numpy as np
 from torch import LongTensor, Tensor
-from transformers import StoppingCriteria
+from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
+
+from amodal.serving.served import Speaks
+from amodal.serving.work import Worker
 
 
 class PartialTextStreamer(BaseStreamer):
@@ -60,3 +66,50 @@ class StopOnDisconnect(StoppingCriteria):
     def __call__(self, input_ids: LongTensor, scores: Any, **kwargs: Any) -> Any:
         stopped = input_ids.new_zeros(len(input_ids)).bool()  # type: ignore[operator]
         return stopped.fill_(self.disconnected.is_set())
+
+
+async def stream_answer(
+    work: Worker, model: Speaks, pixels: np.ndarray, history: list[tuple[str, str]], question: str
+) -> AsyncIterator[str]:
+    """Lines of `/api/chat` during generation; closing the iterator stops the model."""
+    loop = asyncio.get_running_loop()
+    events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    stop = StopOnDisconnect()
+
+    def send(event: dict[str, Any]) -> None:
+        if not stop.disconnected.is_set():
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+    def generate() -> None:
+        if stop.disconnected.is_set():
+            return
+        template = model.chat_template
+        try:
+            answer = model.chat(
+                pixels,
+                history,
+                question,
+                streamer=PartialTextStreamer(template.text, lambda text: send({"text": text})),
+                stopping_criteria=StoppingCriteriaList([stop]),
+            )
+        except Exception as failure:  # the status was sent: the last line reports the error
+            send({"error": str(failure) or type(failure).__name__})
+            raise
+        send({"answer": answer, "turns_read": 2 * len(history)})
+
+    generation = asyncio.ensure_future(work(generate))
+    generation.add_done_callback(_log_failure)
+    try:
+        event: dict[str, Any] = {}
+        while not event.keys() & {"answer", "error"}:
+            event = await events.get()
+            yield json.dumps(event, ensure_ascii=False) + "\n"
+    finally:
+        stop.disconnected.set()
+
+
+def _log_failure(task: asyncio.Future[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        task.get_loop().call_exception_handler(
+            {"message": "a conversation failed", "exception": task.exception(), "future": task}
+        )
