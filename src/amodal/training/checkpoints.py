@@ -40,7 +40,8 @@ def new_checkpoint(run: Path, step: int) -> Iterator[Path]:
     staged = folder / PARTIAL
     name = f"checkpoint-{step}"
     if is_main():
-        shutil.rmtree(staged, ignore_errors=True)
+        for leftover in folder.glob(f"{PARTIAL}*"):  # of a process that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         staged.mkdir(parents=True)
     barrier()
     try:

@@ -126,7 +126,6 @@ def keep_weights(folder: Path, last: PreTrainedModel, *, best: bool) -> None:
         (staged / BEST_SCORE).unlink()
 
 
-def finish_folder(folder: Path, metrics: dict[str, float]) -> None:
-    """Mark a run as finished; the best weights are the model now and kept once."""
-    write_text(folder / METRICS, json.dumps(metrics, indent=1))
+def clean_up(folder: Path) -> None:
+    """Remove what a finished run has no use for: its best weights are the model now."""
     shutil.rmtree(folder / BEST, ignore_errors=True)

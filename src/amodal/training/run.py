@@ -24,7 +24,7 @@ from amodal.training.errors import RunError
 from amodal.training.folder import (
     BROKEN,
     METRICS,
-    finish_folder,
+    clean_up,
     is_finished,
     keep_data_summary,
     keep_weights,
@@ -118,6 +118,7 @@ def train_run(
     callbacks = callbacks or ProgressCallbacks()
     prepare_folder(recipe, folder, resume=resume)
     if resume and is_finished(folder):
+        clean_up(folder)
         callbacks.warn(f"{folder}: the run is finished; nothing was changed")
         return _finished(folder)
     with failed_writes_as_run_errors(folder):
@@ -217,7 +218,8 @@ def _complete(
         write_text(folder / BROKEN, json.dumps(broken, indent=1, ensure_ascii=False))
         write_text(folder / "README.md", model_card(run, metrics))
         more = finish(result)
-        finish_folder(folder, {**metrics, **more})
+        write_text(folder / METRICS, json.dumps({**metrics, **more}, indent=1))
+        clean_up(folder)
     return result
 
 

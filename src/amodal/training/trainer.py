@@ -322,8 +322,7 @@ class RunTrainer(Trainer):
         logs["seconds"] = self.step_seconds
         step = self.state.global_step
         if is_main():
-            with (self.folder / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **logs}) + "\n")
+            _append(self.folder / LOG, json.dumps({"step": step, **logs}) + "\n")
         self.state.log_history.append({"step": step, **logs})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
         self.callbacks.logged(step, logs)
@@ -434,6 +433,11 @@ class _AfterStep(TrainerCallback):
             control.should_evaluate = False
             control.should_save = True
             control.should_training_stop = True
+
+
+def _append(path: Path, text: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(text)
 
 
 def _size(path: Path) -> int:
