@@ -337,7 +337,7 @@ WRITERS = {  # of a checkpoint, or of the line of the log that comes next
     "torch.save": ("torch.save", RuntimeError("[enforce fail at inline_container.cc:664]")),
     "safetensors": ("safetensors.torch.save_model", NO_SPACE),
     "the state": ("amodal.training.trainer.write_text", NO_SPACE),
-    "the log": ("amodal.training.trainer._append", NO_SPACE),
+    "the log": ("amodal.training.trainer.append_line", NO_SPACE),
 }
 
 

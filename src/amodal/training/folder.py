@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -109,6 +110,23 @@ def keep_data_summary(
                 )
     file.parent.mkdir(exist_ok=True)
     write_text(file, json.dumps(now))
+
+
+def append_line(folder: Path, line: str) -> None:
+    """Write one line of the log of a run."""
+    with (folder / LOG).open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def log_size(folder: Path) -> int:
+    """Bytes of the log so far."""
+    return (folder / LOG).stat().st_size if (folder / LOG).is_file() else 0
+
+
+def cut_log(folder: Path, size: int) -> None:
+    """Drop what was logged later; a resumed run logs it again."""
+    if log_size(folder) > size:
+        os.truncate(folder / LOG, size)
 
 
 def is_finished(folder: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -30,9 +29,10 @@ from amodal.training.checkpoints import (
     new_checkpoint,
 )
 from amodal.training.errors import TrainingError
-from amodal.training.folder import BEST, BEST_SCORE, LOG
+from amodal.training.folder import BEST, BEST_SCORE, append_line, cut_log, log_size
 from amodal.training.interruption import same_random_state
-from amodal.training.optim.muon import MuonWithAdamW, matrices_of_layers
+from amodal.training.optim.groups import parameter_groups
+from amodal.training.optim.muon import MuonWithAdamW
 from amodal.training.optim.precision import (
     Precision,
     PrecisionTiming,
@@ -202,31 +202,16 @@ class RunTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """A learning rate per encoder; vectors and scalars are not decayed."""
         if self.optimizer is None:
-            muon = self.recipe.optimizer == "muon"
-            matrices = matrices_of_layers(self.trained) if muon else set()
-            groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
-            scales = self.trained.learning_rate_scales()
-            for name, parameter in self.trained.named_parameters():
-                if parameter.requires_grad:
-                    scale = next((s for p, s in scales.items() if name.startswith(p)), 1.0)
-                    group = (scale, parameter.ndim > 1, parameter in matrices)
-                    groups.setdefault(group, []).append(parameter)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
             rate = options.pop("lr")
-            values: list[dict[str, Any]] = [
-                {
-                    "params": parameters,
-                    "lr": rate * scale,
-                    "weight_decay": self.args.weight_decay if decayed else 0.0,
-                }
-                for (scale, decayed, _), parameters in groups.items()
-            ]
+            muon = self.recipe.optimizer == "muon"
+            groups = parameter_groups(
+                self.trained, rate, weight_decay=self.args.weight_decay, muon=muon
+            )
             if muon:
-                for value, (_, _, matrix) in zip(values, groups, strict=True):
-                    value["muon"] = matrix
-                self.optimizer = MuonWithAdamW(values, lr=rate, betas=self.recipe.betas)
+                self.optimizer = MuonWithAdamW(groups, lr=rate, betas=self.recipe.betas)
             else:
-                self.optimizer = kind(values, lr=rate, **options)
+                self.optimizer = kind(groups, lr=rate, **options)
         return self.optimizer
 
     def training_step(  # type: ignore[override]
@@ -322,7 +307,7 @@ class RunTrainer(Trainer):
         logs["seconds"] = self.step_seconds
         step = self.state.global_step
         if is_main():
-            _append(self.folder / LOG, json.dumps({"step": step, **logs}) + "\n")
+            append_line(self.folder, json.dumps({"step": step, **logs}))
         self.state.log_history.append({"step": step, **logs})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
         self.callbacks.logged(step, logs)
@@ -352,7 +337,7 @@ class RunTrainer(Trainer):
             "precision": self.precision,
             "best": self.best,
             "evaluation_due": self.evaluation_due,
-            "log_bytes": _size(self.folder / LOG),
+            "log_bytes": log_size(self.folder),
             "logged_at": self._globalstep_last_logged,
             "loss_since_log": since_log,
             "values_since_log": {
@@ -379,7 +364,7 @@ class RunTrainer(Trainer):
         self.resumed_from = folder
         self.saved_at = json.loads((folder / TRAINER_STATE).read_text())["global_step"]
         if is_main():  # the resumed run writes again what came after the checkpoint
-            _truncate(self.folder / LOG, state["log_bytes"])
+            cut_log(self.folder, state["log_bytes"])
 
     def _continue(self) -> None:
         """Go on at the moment of the checkpoint: between two lines of the log, or evaluating."""
@@ -433,17 +418,3 @@ class _AfterStep(TrainerCallback):
             control.should_evaluate = False
             control.should_save = True
             control.should_training_stop = True
-
-
-def _append(path: Path, text: str) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text)
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _truncate(path: Path, size: int) -> None:
-    if _size(path) > size:
-        os.truncate(path, size)
