@@ -116,12 +116,12 @@ def train_run(
         1 True
     """
     callbacks = callbacks or ProgressCallbacks()
-    prepare_folder(recipe, folder, resume=resume)
-    if resume and is_finished(folder):
-        clean_up(folder)
-        callbacks.warn(f"{folder}: the run is finished; nothing was changed")
-        return _finished(folder)
     with failed_writes_as_run_errors(folder):
+        prepare_folder(recipe, folder, resume=resume)
+        if resume and is_finished(folder):
+            clean_up(folder)
+            callbacks.warn(f"{folder}: the run is finished; nothing was changed")
+            return _finished(folder)
         return _train(recipe, folder, callbacks, finish, resume=resume)
 
 
@@ -226,7 +226,8 @@ def _complete(
 def _finished(folder: Path) -> RunResult:
     """The result of a run that was finished before."""
     metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
-    broken = json.loads((folder / BROKEN).read_text(encoding="utf-8"))
+    file = folder / BROKEN
+    broken = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     return RunResult(
         folder,
         metrics,
@@ -251,8 +252,8 @@ def failed_writes_as_run_errors(folder: Path) -> Iterator[None]:
         full = is_full_disk(error)
         if not full and not is_failed_write(error):
             raise
-        free = shutil.disk_usage(folder).free
-        reason = "the disk is full" if full else f"writing failed ({free / 1e6:,.0f} MB are free)"
+        free = shutil.disk_usage(folder).free / 1e6 if folder.exists() else 0.0
+        reason = "the disk is full" if full else f"writing failed ({free:,.0f} MB are free)"
         kept = complete_checkpoints(folder)
         state = f"the last checkpoint, {kept[-1]}, is whole" if kept else "there is no checkpoint"
         raise RunError(
