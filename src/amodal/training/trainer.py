@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import time
-from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -17,13 +15,24 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
+from amodal.data.atomic import write_text
 from amodal.data.batch import Batch
 from amodal.data.reader import BatchReader, take_batch
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.data.samplers import RunSampler
-from amodal.distributed import is_main, rank, world_size
+from amodal.distributed import gather, is_main, rank, world_size
+from amodal.training.checkpoints import (
+    CHECKPOINTS,
+    STATE,
+    TRAINER_STATE,
+    complete_checkpoints,
+    new_checkpoint,
+)
 from amodal.training.errors import TrainingError
-from amodal.training.optim.muon import MuonWithAdamW, matrices_of_layers
+from amodal.training.folder import BEST, BEST_SCORE, append_line, cut_log, log_size
+from amodal.training.interruption import same_random_state
+from amodal.training.optim.groups import parameter_groups
+from amodal.training.optim.muon import MuonWithAdamW
 from amodal.training.optim.precision import (
     Precision,
     PrecisionTiming,
@@ -32,15 +41,12 @@ from amodal.training.optim.precision import (
     measured_precision,
     resolve_precision,
 )
+from amodal.training.progress import ProgressCallbacks
 from amodal.training.progressive import shrink, side_at
 from amodal.training.recipes.train import TrainRecipe
 from amodal.training.tasks.protocol import Step, Task
 from amodal.training.trained import Trained
 
-LOG = "train_log.jsonl"
-BEST = "best"
-CHECKPOINTS = "checkpoints"
-STATE = "amodal_state.json"
 MIN_STEPS_TO_MEASURE = 60  # timing takes up to six steps: a tenth of such a run
 
 
@@ -54,7 +60,7 @@ class RunTrainer(Trainer):
         recipe: the `train` part of the recipe.
         folder: the run folder; checkpoints go below it.
         workers: processes that read.
-        report: called with (step, values) whenever something was logged.
+        callbacks: progress of the steps, and what is logged.
     """
 
     def __init__(
@@ -66,13 +72,13 @@ class RunTrainer(Trainer):
         folder: Path,
         *,
         workers: int = 0,
-        report: Callable[[int, dict[str, float]], None] | None = None,
+        callbacks: ProgressCallbacks | None = None,
     ) -> None:
         self.task = task
         self.recipe = recipe
         self.folder = folder
         self.reader = reader
-        self.report = report
+        self.callbacks = callbacks or ProgressCallbacks()
         self.sampler = RunSampler(
             len(reader),
             batch_size=recipe.batch_size,
@@ -88,6 +94,11 @@ class RunTrainer(Trainer):
         self.read_items = 0
         self.best: dict[str, Any] = {}
         self.interrupted = False  # set from outside: save a checkpoint and stop after this step
+        self.evaluating = False  # a checkpoint of this moment is on the disk
+        self.evaluation_due = False  # at this step, and not yet done
+        self.saved_at: int | None = None  # step of the last checkpoint
+        self.resumed_from: Path | None = None
+        self._checkpoint_parent = folder / CHECKPOINTS
         self.step_seconds = 0.0  # in training steps alone: no evaluation, no saving
         self._tick = time.perf_counter()
         super().__init__(
@@ -191,31 +202,16 @@ class RunTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """A learning rate per encoder; vectors and scalars are not decayed."""
         if self.optimizer is None:
-            muon = self.recipe.optimizer == "muon"
-            matrices = matrices_of_layers(self.trained) if muon else set()
-            groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
-            scales = self.trained.learning_rate_scales()
-            for name, parameter in self.trained.named_parameters():
-                if parameter.requires_grad:
-                    scale = next((s for p, s in scales.items() if name.startswith(p)), 1.0)
-                    group = (scale, parameter.ndim > 1, parameter in matrices)
-                    groups.setdefault(group, []).append(parameter)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
             rate = options.pop("lr")
-            values: list[dict[str, Any]] = [
-                {
-                    "params": parameters,
-                    "lr": rate * scale,
-                    "weight_decay": self.args.weight_decay if decayed else 0.0,
-                }
-                for (scale, decayed, _), parameters in groups.items()
-            ]
+            muon = self.recipe.optimizer == "muon"
+            groups = parameter_groups(
+                self.trained, rate, weight_decay=self.args.weight_decay, muon=muon
+            )
             if muon:
-                for value, (_, _, matrix) in zip(values, groups, strict=True):
-                    value["muon"] = matrix
-                self.optimizer = MuonWithAdamW(values, lr=rate, betas=self.recipe.betas)
+                self.optimizer = MuonWithAdamW(groups, lr=rate, betas=self.recipe.betas)
             else:
-                self.optimizer = kind(values, lr=rate, **options)
+                self.optimizer = kind(groups, lr=rate, **options)
         return self.optimizer
 
     def training_step(  # type: ignore[override]
@@ -258,22 +254,43 @@ class RunTrainer(Trainer):
             self.truncated[modality] = self.truncated.get(modality, 0) + count
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Metrics of the task on held-out data; the best weights so far are kept aside."""
+        """Metrics of the task on held-out data; the best weights so far are kept aside.
+
+        A checkpoint comes first: an evaluation that is cut off is repeated by the resumed run.
+        """
         if not self.task.has_validation:
             return {}
-        values = self.task.evaluate(self.trained.best_guess, self.autocast)
-        name = self.task.score_name
-        if not self.best or values[name] > self.best[name]:
-            self.best = {"step": self.state.global_step, name: values[name]}
-            if is_main():
-                self.trained.best_guess.save_pretrained(self.folder / BEST)
-                _write_json(self.folder / BEST / "best.json", self.best)
+        self.evaluation_due = True
+        if self.saved_at != self.state.global_step:
+            self._save_checkpoint(cast(nn.Module, self.model), None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self.control.should_save = False
+        self.evaluating = True
+        try:
+            if self.interrupted:
+                raise KeyboardInterrupt
+            with same_random_state():
+                values = self.task.evaluate(self.trained.best_guess, self.autocast)
+            self._keep_best(values[self.task.score_name])
+        finally:
+            self.evaluating = False
+        self.evaluation_due = False
         self.log({f"eval/{name}": value for name, value in values.items()})
         metrics = {f"eval_{name}": value for name, value in values.items()}
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def _keep_best(self, score: float) -> None:
+        name = self.task.score_name
+        if self.best and score <= self.best[name]:
+            return
+        best = {"step": self.state.global_step, name: score}
+        if is_main():
+            self.trained.best_guess.save_pretrained(self.folder / BEST)
+            write_text(self.folder / BEST / BEST_SCORE, json.dumps(best))
+        self.best = best
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Append to the run's log and report the progress."""
@@ -290,41 +307,78 @@ class RunTrainer(Trainer):
         logs["seconds"] = self.step_seconds
         step = self.state.global_step
         if is_main():
-            with (self.folder / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **logs}) + "\n")
+            append_line(self.folder, json.dumps({"step": step, **logs}))
         self.state.log_history.append({"step": step, **logs})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
-        if self.report is not None:
-            self.report(step, logs)
+        self.callbacks.logged(step, logs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._checkpoint_parent)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """A checkpoint that replaces the one before the last as soon as it is whole."""
+        with new_checkpoint(self.folder, self.state.global_step) as staged:
+            self._checkpoint_parent = staged
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._checkpoint_parent = self.folder / CHECKPOINTS
+        self.saved_at = self.state.global_step
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Weights of model, objectives and average; nothing pickled by hand."""
+        since_log = float(gather(self._tr_loss.reshape(1)).mean())
+        if not is_main():
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_model(self.trained, str(folder / "model.safetensors"))
-        _write_json(
-            folder / STATE,
-            {
-                "precision": self.precision,
-                "best": self.best,
-                "step_seconds": self.step_seconds,
-                "read_items": self.read_items,
-                "truncated": self.truncated,
-                "broken": [[e.origin, e.reason] for e in self.broken.values()],
+        state = {
+            "precision": self.precision,
+            "best": self.best,
+            "evaluation_due": self.evaluation_due,
+            "log_bytes": log_size(self.folder),
+            "logged_at": self._globalstep_last_logged,
+            "loss_since_log": since_log,
+            "values_since_log": {
+                name: [value.tolist() for value in values]
+                for name, values in self.task.logged.items()
             },
-        )
+            "step_seconds": self.step_seconds,
+            "read_items": self.read_items,
+            "truncated": self.truncated,
+            "broken": [[e.origin, e.reason] for e in self.broken.values()],
+        }
+        write_text(folder / STATE, json.dumps(state))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         safetensors.torch.load_model(self.trained, str(folder / "model.safetensors"))
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.best = state["best"]
+        self.evaluation_due = state["evaluation_due"]
         self.step_seconds = state["step_seconds"]
         self.read_items = state["read_items"]
         self.truncated = state["truncated"]
         self.broken = {o: BrokenRecordError(o, reason) for o, reason in state["broken"]}
-        step = json.loads((folder / "trainer_state.json").read_text())["global_step"]
-        _cut_log(self.folder / LOG, step)
+        self.resumed_from = folder
+        self.saved_at = json.loads((folder / TRAINER_STATE).read_text())["global_step"]
+        if is_main():  # the resumed run writes again what came after the checkpoint
+            cut_log(self.folder, state["log_bytes"])
+
+    def _continue(self) -> None:
+        """Go on at the moment of the checkpoint: between two lines of the log, or evaluating."""
+        if self.resumed_from is None:
+            return
+        state = json.loads((self.resumed_from / STATE).read_text(encoding="utf-8"))
+        self._tr_loss += state["loss_since_log"]
+        self._globalstep_last_logged = state["logged_at"]
+        for name, values in state["values_since_log"].items():
+            self.task.logged[name] = [torch.tensor(v, device=self.args.device) for v in values]
+        self.callbacks.advance(self.state.global_step)
+        if self.evaluation_due:
+            self._load_rng_state(str(self.resumed_from))
+            self.evaluate()
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
         return None  # the loss is a mean over the whole batch already
@@ -339,58 +393,28 @@ class _AfterStep(TrainerCallback):
     def __init__(self, trainer: RunTrainer) -> None:
         self.trainer = trainer
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.trainer._continue()
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        trained = self.trainer.trained
-        self.trainer.task.after_step(trained)
+        trainer = self.trainer
+        trained = trainer.trained
+        trainer.task.after_step(trained)
         for slow in (trained.average, trained.momentum):
             if slow is not None:
                 slow.update_parameters(trained.network)
-        self.trainer.step_seconds += time.perf_counter() - self.trainer._tick
-        if self.trainer.interrupted:
-            control.should_save = True
-            control.should_training_stop = True
+        trainer.step_seconds += time.perf_counter() - trainer._tick
+        trainer.callbacks.advance(state.global_step)
         if state.global_step >= state.max_steps:
             control.should_log = True
             control.should_save = True
-            control.should_evaluate = self.trainer.task.has_validation
-
-
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints that were written to the end, oldest first.
-
-    The state file is the last that the Trainer writes, so a checkpoint that was cut off while
-    it was written has none, or half of one.
-    """
-    found = []
-    for path in (folder / CHECKPOINTS).glob("checkpoint-*"):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            found.append((int(path.name.split("-")[1]), path))
-        except (OSError, ValueError):
-            continue
-    return [path for _, path in sorted(found)]
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drop the lines after `step`: the resumed run writes them again."""
-    if path.is_file():
-        kept = [line for line in _lines(path) if line["step"] <= step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        partial.replace(path)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that was being written when the run was cut off
-
-
-def _write_json(path: Path, value: Any) -> None:
-    partial_path = path.with_name(path.name + ".partial")
-    partial_path.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(partial_path, path)
+            control.should_evaluate = trainer.task.has_validation
+        if trainer.interrupted:
+            trainer.evaluation_due = control.should_evaluate
+            control.should_evaluate = False
+            control.should_save = True
+            control.should_training_stop = True
