@@ -1,0 +1,184 @@
+"""Several processes as one run: they meet, wait for each other, and end together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from amodal.distributed import is_main, rank, world_size
+from amodal.training.errors import ProcessError
+
+TIMEOUT = timedelta(minutes=30)  # of one message between processes
+POLL_SECONDS = 0.2
+GRACE_SECONDS = 10.0  # to leave what a process is doing once another has failed
+# Words of the libraries for a partner that is gone.
+LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Timed out")
+
+
+class _AnotherFailedError(RuntimeError):
+    """Another process has failed while this one waited for it."""
+
+
+class _Group:
+    """What the processes tell each other outside of collective operations.
+
+    Args:
+        store: of keys and values, seen by all processes.
+    """
+
+    def __init__(self, store: dist.Store) -> None:
+        self.whole_store = store
+        self.runs = self.barriers = 0
+        self.watched = False
+        self.begin_run()
+
+    def begin_run(self) -> None:
+        """Forget what was said in an earlier run of the same processes."""
+        self.runs += 1
+        self.barriers = 0
+        self.store = dist.PrefixStore(f"run-{self.runs}", self.whole_store)
+
+    def failure(self) -> tuple[int, str] | None:
+        """Rank and message of the process that failed first."""
+        try:
+            if not self.store.check(["failure"]):
+                return None
+            found, _, message = self.store.get("failure").decode().partition(" ")
+        except (RuntimeError, ValueError):  # the process that kept the store is gone
+            return None
+        return int(found), message
+
+    def report(self, message: str) -> bool:
+        """Tell the others why this process fails; False where another was first."""
+        with contextlib.suppress(RuntimeError):
+            if self.store.add("failures", 1) > 1:
+                return False
+            self.store.set("failure", f"{rank()} {message}")
+            end = time.monotonic() + GRACE_SECONDS / 2
+            # This process may keep the store: stay until the others have read why.
+            while self.store.add("seen", 0) < world_size() - 1 and time.monotonic() < end:
+                time.sleep(POLL_SECONDS / 4)
+        return True
+
+    def watch(self) -> None:
+        """End this process, though it may hang in a collective operation, when another fails."""
+        self.watched = True
+        run = self.runs
+        threading.Thread(target=self._watch, args=(run,), daemon=True).start()
+
+    def _watch(self, run: int) -> None:
+        while self.watched and self.runs == run:
+            failure = self.failure()
+            if failure is not None and failure[0] != rank():
+                with contextlib.suppress(RuntimeError):
+                    self.store.add("seen", 1)
+                time.sleep(GRACE_SECONDS)
+                if not self.watched or self.runs != run:
+                    return
+                if is_main():
+                    print(f"error: process {failure[0]}: {failure[1]}", flush=True)  # noqa: T201
+                os._exit(1)
+            time.sleep(POLL_SECONDS)
+
+
+_group: _Group | None = None
+
+
+def join() -> None:
+    """Meet the other processes that a launcher such as torchrun has started; once."""
+    global _group
+    if world_size() == 1 or _group is not None:
+        return
+    if not dist.is_initialized():
+        backend = "gloo"
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            # Small integers go over gloo, so that no GPU has to be waited for.
+            backend = "cpu:gloo,cuda:nccl"
+        dist.init_process_group(backend, timeout=TIMEOUT)
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    # A connection of its own: the other one is busy while a collective operation waits.
+    store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=TIMEOUT)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    _group = _Group(dist.PrefixStore(f"amodal/{attempt}", store))
+
+
+def wait_for_all() -> None:
+    """Wait until every process is here, however long one of them works."""
+    if world_size() == 1 or _group is None:
+        return
+    _group.barriers += 1
+    key = f"barrier/{_group.barriers}"
+    _group.store.add(key, 1)
+    while _group.store.add(key, 0) < world_size():
+        if _group.failure() is not None:
+            raise _AnotherFailedError("another process has failed")
+        time.sleep(POLL_SECONDS / 10)
+    dist.barrier()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Several processes that succeed or fail as one.
+
+    A process that fails tells the others why, and they end too: each with the message of the one
+    that failed first, even where it waits for a message that never comes.
+
+    Raises:
+        ProcessError: another process has failed; its message.
+        SystemExit: another process has failed, and it or the first process says why.
+    """
+    join()
+    if _group is None:
+        yield
+        return
+    _group.begin_run()
+    _group.watch()
+    try:
+        yield
+    except SystemExit:
+        raise
+    except BaseException as error:
+        _end_with_the_others(_group, error)
+        raise
+    finally:
+        _group.watched = False
+
+
+def _end_with_the_others(group: _Group, error: BaseException) -> None:
+    """Raise the failure of the process that was first; return where that is this one."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    lost = isinstance(error, _AnotherFailedError) or (
+        isinstance(error, RuntimeError) and any(word in message for word in LOST)
+    )
+    if isinstance(error, KeyboardInterrupt) or lost:
+        # A signal of the launcher, or a partner that is gone: the reason is elsewhere.
+        end = time.monotonic() + GRACE_SECONDS / 5
+        while group.failure() is None and time.monotonic() < end:
+            time.sleep(POLL_SECONDS / 4)
+        if group.failure() is None and isinstance(error, KeyboardInterrupt):
+            return
+    if group.failure() is None:
+        if lost:
+            message = (
+                "another process ended without a message, killed perhaps for want of memory, or "
+                f"did not answer for {int(TIMEOUT.total_seconds() / 60)} minutes ({message})"
+            )
+        if group.report(message):
+            if lost:
+                raise ProcessError(message) from error
+            return
+    first = group.failure()
+    if first is None or first[0] == rank():
+        return
+    if is_main() and first[1] != message:
+        raise ProcessError(f"process {first[0]}: {first[1]}") from None
+    raise SystemExit(1) from None
