@@ -80,15 +80,13 @@ def gathered(rows: Embeddings, slow: Embeddings | None = None) -> Rows:
 def by_label(embedded: EmbeddedRows) -> EmbeddedRows:
     """The same rows, those whose items share a label belonging to one item.
 
-    Raises:
-        DataError: there are no labels.
+    In a batch without any label each item is a class of its own.
     """
-    found = {}
-    for name, rows in embedded.rows.items():
-        if rows.label is None:
-            raise DataError("positives: label needs records with a label, and none has one")
-        found[name] = rows._replace(item=rows.label)
-    return replace(embedded, rows=found)
+    labelled = {
+        name: rows._replace(item=rows.label) if rows.label is not None else rows
+        for name, rows in embedded.rows.items()
+    }
+    return replace(embedded, rows=labelled)
 
 
 def pairs(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from amodal.distributed import is_main, rank, world_size
-from amodal.training.errors import ProcessError
+from amodal.distributed import everyones_text, is_main, rank, world_size
+from amodal.training.errors import ProcessError, TrainingError
 
 TIMEOUT = timedelta(minutes=30)  # of one message between processes
 POLL_SECONDS = 0.2
@@ -34,7 +41,7 @@ class _Group:
         store: of keys and values, seen by all processes.
     """
 
-    def __init__(self, store: dist.Store) -> None:
+    def __init__(self, store: Store) -> None:
         self.whole_store = store
         self.runs = self.barriers = 0
         self.watched = False
@@ -44,7 +51,7 @@ class _Group:
         """Forget what was said in an earlier run of the same processes."""
         self.runs += 1
         self.barriers = 0
-        self.store = dist.PrefixStore(f"run-{self.runs}", self.whole_store)
+        self.store = PrefixStore(f"run-{self.runs}", self.whole_store)
 
     def failure(self) -> tuple[int, str] | None:
         """Rank and message of the process that failed first."""
@@ -84,7 +91,7 @@ class _Group:
                 if not self.watched or self.runs != run:
                     return
                 if is_main():
-                    print(f"error: process {failure[0]}: {failure[1]}", flush=True)  # noqa: T201
+                    print(f"error: process {failure[0]}: {failure[1]}", flush=True)
                 os._exit(1)
             time.sleep(POLL_SECONDS)
 
@@ -106,9 +113,9 @@ def join() -> None:
         dist.init_process_group(backend, timeout=TIMEOUT)
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     # A connection of its own: the other one is busy while a collective operation waits.
-    store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=TIMEOUT)
+    store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=TIMEOUT)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    _group = _Group(dist.PrefixStore(f"amodal/{attempt}", store))
+    _group = _Group(PrefixStore(f"amodal/{attempt}", store))
 
 
 def wait_for_all() -> None:
@@ -123,6 +130,41 @@ def wait_for_all() -> None:
             raise _AnotherFailedError("another process has failed")
         time.sleep(POLL_SECONDS / 10)
     dist.barrier()
+
+
+def check_same_data(rows: int, model: nn.Module, preprocessors: Mapping[str, Any]) -> None:
+    """Refuse processes that would train different models, such as one that misses a file.
+
+    Args:
+        rows: of the training source.
+        model: as it was built.
+        preprocessors: as they were fitted; each has `save(folder)`.
+
+    Raises:
+        TrainingError: says what differs between the processes.
+    """
+    if world_size() == 1:
+        return
+    digest = hashlib.sha256()
+    with TemporaryDirectory() as folder:
+        for name, prepare in preprocessors.items():
+            prepare.save(Path(folder) / name)
+        for file in sorted(f for f in Path(folder).rglob("*") if f.is_file()):
+            digest.update(str(file.relative_to(folder)).encode() + b"\0" + file.read_bytes())
+    shapes = [(name, *tensor.shape) for name, tensor in model.state_dict().items()]
+    own = {
+        "rows in data.train": rows,
+        "preprocessors (tokenizer, statistics, classes)": digest.hexdigest()[:12],
+        "weights": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12],
+    }
+    found = [json.loads(text) for text in everyones_text(json.dumps(own))]
+    for what, value in found[0].items():
+        for process, other in enumerate(found):
+            if other[what] != value:
+                raise TrainingError(
+                    f"processes do not read the same data: {what}: {value} in process 0, "
+                    f"{other[what]} in process {process}; check that all of them see the same files"
+                )
 
 
 @contextmanager
@@ -179,6 +221,8 @@ def _end_with_the_others(group: _Group, error: BaseException) -> None:
     first = group.failure()
     if first is None or first[0] == rank():
         return
+    # The launcher ends all as soon as one has ended: let the first one say why before that.
+    time.sleep(GRACE_SECONDS / 5)
     if is_main() and first[1] != message:
         raise ProcessError(f"process {first[0]}: {first[1]}") from None
     raise SystemExit(1) from None

@@ -18,11 +18,12 @@ from transformers import PreTrainedModel, set_seed
 
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
-from amodal.distributed import barrier, is_main
+from amodal.distributed import any_process, is_main
 from amodal.evaluators.result import EvaluationResult
 from amodal.models.run_folder import WEIGHTS
 from amodal.training.errors import RunError
 from amodal.training.kinds import kind_of_recipe, open_run, run_class
+from amodal.training.processes import check_same_data, together, wait_for_all
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.progressive import check_progressive_size
 from amodal.training.recipe import Recipe
@@ -61,6 +62,7 @@ class RunResult:
     validation_source: Source | None = None
 
 
+@together()
 def train_run(
     recipe: Recipe,
     folder: Path,
@@ -91,12 +93,17 @@ def train_run(
         1 True
     """
     callbacks = callbacks or ProgressCallbacks()
-    _prepare_folder(recipe, folder, resume)
+    if is_main():
+        _prepare_folder(recipe, folder, resume)
+    wait_for_all()
     set_seed(recipe.train.seed % (1 << 32))
     train, validation = open_sources(recipe, callbacks)
     run = run_class(kind_of_recipe(recipe))(recipe, train, validation, resume=resume)
-    for name, prepare in run.model.preprocessors.items():  # type: ignore[operator,union-attr]
-        prepare.save(folder / name)
+    preprocessors: Any = run.model.preprocessors
+    check_same_data(len(train), run.model, preprocessors)
+    if is_main():
+        for name, prepare in preprocessors.items():
+            prepare.save(folder / name)
     if recipe.train.progressive_size is not None:
         check_progressive_size(recipe.train.progressive_size, run.model)
     trainer = RunTrainer(
@@ -117,8 +124,9 @@ def train_run(
     steps = trainer.state.global_step
     for error in getattr(train, "broken_rows", ()):  # rows that never became part of an item
         trainer.broken.setdefault(error.origin, error)
+    trainer.merge_counts()
     _warn_about_data(trainer, callbacks)
-    if trainer.interrupted:
+    if any_process(trainer.interrupted):
         return RunResult(
             folder,
             {},
@@ -133,7 +141,7 @@ def train_run(
     if is_main():
         _keep_weights(trainer, recipe, folder)
         run.complete(folder, trainer.autocast, callbacks)
-    barrier()
+    wait_for_all()
     kept = open_run(folder)
     kept.to(trainer.args.device)  # type: ignore[arg-type]
     metrics: dict[str, float] = {}
@@ -191,7 +199,7 @@ def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
         raise RunError(
             f"{folder}: already holds a run; add --resume to go on with it, or choose another --out"
         )
-    if is_main() and not resume:
+    if not resume:
         for stale in (folder / "train_log.jsonl", folder / "metrics.json"):
             stale.unlink(missing_ok=True)
         shutil.rmtree(folder / BEST, ignore_errors=True)

@@ -6,7 +6,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +22,19 @@ from amodal.data.batch import Batch
 from amodal.data.reader import BatchReader, take_batch
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.data.samplers import RunSampler
-from amodal.distributed import is_main, rank, world_size
+from amodal.distributed import (
+    any_process,
+    batch_statistics,
+    everyones,
+    everyones_text,
+    is_main,
+    rank,
+    same_everywhere,
+    world_size,
+)
+from amodal.models.vector_quantizer import VectorQuantizer
 from amodal.training.errors import TrainingError
+from amodal.training.optim.batch_norm import SynchronizedBatchNorm
 from amodal.training.optim.muon import MuonWithAdamW, matrices_of_layers
 from amodal.training.optim.precision import (
     Precision,
@@ -32,7 +44,9 @@ from amodal.training.optim.precision import (
     measured_precision,
     resolve_precision,
 )
+from amodal.training.processes import join, wait_for_all
 from amodal.training.progressive import shrink, side_at
+from amodal.training.recipes.error import RecipeError
 from amodal.training.recipes.train import TrainRecipe
 from amodal.training.tasks.protocol import Step, Task
 from amodal.training.trained import Trained
@@ -41,6 +55,7 @@ LOG = "train_log.jsonl"
 BEST = "best"
 CHECKPOINTS = "checkpoints"
 STATE = "amodal_state.json"
+MIN_ROWS_READ = 1000  # without one that is readable the data are wrong, not the rows
 MIN_STEPS_TO_MEASURE = 60  # timing takes up to six steps: a tenth of such a run
 
 
@@ -68,11 +83,13 @@ class RunTrainer(Trainer):
         workers: int = 0,
         report: Callable[[int, dict[str, float]], None] | None = None,
     ) -> None:
+        join()
         self.task = task
         self.recipe = recipe
         self.folder = folder
         self.reader = reader
         self.report = report
+        check_micro_batches(trained, recipe.micro_batch_size)
         self.sampler = RunSampler(
             len(reader),
             batch_size=recipe.batch_size,
@@ -86,6 +103,9 @@ class RunTrainer(Trainer):
         self.broken: dict[str, BrokenRecordError] = {}
         self.truncated: dict[str, int] = {}
         self.read_items = 0
+        self.usable_items = self.unusable_items = 0  # of all processes, since this one began
+        self.steps_without_items = 0  # since the last line of the log, at step `logged_at`
+        self.logged_at = 0
         self.best: dict[str, Any] = {}
         self.interrupted = False  # set from outside: save a checkpoint and stop after this step
         self.step_seconds = 0.0  # in training steps alone: no evaluation, no saving
@@ -99,6 +119,18 @@ class RunTrainer(Trainer):
             callbacks=[_AfterStep(self)],
         )
         self.remove_callback(PrinterCallback)
+        same_everywhere(trained)
+        if rank():
+            torch.manual_seed((recipe.seed + rank()) % (1 << 32))  # other dropout on other rows
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As usual, but without `DistributedDataParallel`: see `amodal.distributed`."""
+        super().create_accelerator_and_postprocess()
+        prepare = self.accelerator.prepare_model
+        self.accelerator.prepare_model = partial(prepare, evaluation_mode=True)  # type: ignore[method-assign]
+
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        return model  # on one of several visible GPUs: `DataParallel` cannot take a `Batch` apart
 
     def _chosen_precision(self, trained: Trained) -> Precision:
         """As the recipe says; `auto` on a CPU is the faster one on the first batch.
@@ -111,19 +143,17 @@ class RunTrainer(Trainer):
             return cast(Precision, state.get("precision", resolve_precision(self.recipe.precision)))
         measured = is_measured(self.recipe.precision) and len(self.sampler) >= MIN_STEPS_TO_MEASURE
         batch = self.reader.__getitems__(next(iter(self.sampler))) if measured else None
-        if batch is None or len(batch) == 0:
+        if any_process(batch is None or len(batch) == 0) or batch is None:
             return resolve_precision(self.recipe.precision)
         resized = self._resized(batch, 0, len(self.sampler))
 
         def step(precision: Precision) -> None:
             trained.train()
-            self.task.backward(
+            self._backward(
                 resized,
                 Step(
-                    model=trained,
                     trained=trained,
-                    backward=lambda loss: loss.backward(),
-                    no_sync=nullcontext,
+                    backward=_backward_of,
                     autocast=lambda: autocast(precision, "cpu"),
                     number=0,
                     steps=len(self.sampler),
@@ -140,7 +170,7 @@ class RunTrainer(Trainer):
         return TrainingArguments(
             output_dir=str(self.folder / CHECKPOINTS),
             max_steps=len(self.sampler),
-            per_device_train_batch_size=self.sampler.batch_size // world_size(),
+            per_device_train_batch_size=max(1, self.sampler.batch_size // world_size()),
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             adam_beta1=recipe.betas[0],
@@ -163,7 +193,6 @@ class RunTrainer(Trainer):
             report_to=list(recipe.loggers) or "none",
             seed=recipe.seed % (1 << 32),
             dataloader_num_workers=workers,
-            ddp_find_unused_parameters=False,
             remove_unused_columns=False,
             disable_tqdm=True,
         )
@@ -226,21 +255,62 @@ class RunTrainer(Trainer):
         model.train()
         batch = inputs.to(self.args.device, non_blocking=True)
         self._count(batch)
-        if len(batch) == 0:
-            raise DataError(f"a whole batch is unreadable; the first: {batch.broken[0]}")
-        return self.task.backward(
+        if not self._anything_in(batch):
+            self.steps_without_items += 1
+            return torch.zeros((), device=self.args.device)
+        return self._backward(
             self._resized(batch, self.state.global_step, self.state.max_steps),
             Step(
-                model=model,
                 trained=self.trained,
-                backward=self.accelerator.backward,
-                no_sync=lambda: self.accelerator.no_sync(model),
+                backward=partial(_backward_of, backward=self.accelerator.backward),
                 autocast=self.autocast,
                 number=self.state.global_step,
                 steps=self.state.max_steps,
                 logged=(self.state.global_step + 1) % self.recipe.log_every == 0,
             ),
         )
+
+    def _backward(self, batch: Batch, step: Step) -> Tensor:
+        """Gradients of a batch; batch normalization counts the rows of all processes."""
+        if not batch_statistics(step.trained):
+            return self.task.backward(batch, step)
+        with SynchronizedBatchNorm():
+            return self.task.backward(batch, step)
+
+    def _anything_in(self, batch: Batch) -> bool:
+        """Whether any process has an item for this step; without one the weights stay.
+
+        Raises:
+            DataError: no row at all could be read so far.
+        """
+        found = everyones([len(batch), len(batch.broken)])
+        usable, unusable = (sum(column) for column in zip(*found, strict=True))
+        self.usable_items += usable
+        self.unusable_items += unusable
+        if not self.usable_items and self.unusable_items >= min(MIN_ROWS_READ, self.sampler.size):
+            first = str(batch.broken[0]) if batch.broken else ""
+            shown = next((text for text in everyones_text(first) if text), "")
+            raise DataError(
+                f"none of the first {self.unusable_items} rows of the training source can be "
+                f"read; the first: {shown}"
+            )
+        return usable > 0
+
+    def merge_counts(self) -> None:
+        """Give every process the counts of what all of them have read, and the broken rows."""
+        own = {
+            "read_items": self.read_items,
+            "truncated": self.truncated,
+            "broken": [[e.origin, e.reason] for e in self.broken.values()],
+        }
+        everyones_own = [json.loads(text) for text in everyones_text(json.dumps(own))]
+        self.read_items = sum(one["read_items"] for one in everyones_own)
+        names = dict.fromkeys(name for one in everyones_own for name in one["truncated"])
+        self.truncated = {
+            name: sum(one["truncated"].get(name, 0) for one in everyones_own) for name in names
+        }
+        broken = [row for one in everyones_own for row in one["broken"]]
+        self.broken = {origin: BrokenRecordError(origin, reason) for origin, reason in broken}
 
     def _resized(self, batch: Batch, step: int, steps: int) -> Batch:
         growing = self.recipe.progressive_size
@@ -280,12 +350,13 @@ class RunTrainer(Trainer):
         if "train_runtime" in logs:
             return  # the Trainer's own summary, which counts evaluation as training
         if "loss" in logs:
+            self._leave_out_empty_steps(logs)
             if not torch.isfinite(torch.tensor(logs["loss"])):
                 raise TrainingError(
                     f"the loss is {logs['loss']} at step {self.state.global_step}: lower "
                     "train.learning_rate, lengthen train.warmup, or set train.precision: fp32"
                 )
-            logs |= self.task.log_metrics()
+            logs |= _mean_over_processes(self.task.log_metrics())
         logs["epoch"] = self.state.global_step / self.sampler.steps_per_epoch
         logs["seconds"] = self.step_seconds
         step = self.state.global_step
@@ -297,8 +368,29 @@ class RunTrainer(Trainer):
         if self.report is not None:
             self.report(step, logs)
 
+    def _leave_out_empty_steps(self, logs: dict[str, float]) -> None:
+        """The loss as the mean over the steps that had one."""
+        steps = self.state.global_step - self.logged_at
+        trained = steps - self.steps_without_items
+        if self.steps_without_items:
+            logs["loss"] = logs["loss"] * steps / max(trained, 1)
+        self.steps_without_items, self.logged_at = 0, self.state.global_step
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        wait_for_all()  # a process that ends now makes the launcher end the one that still writes
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        wait_for_all()  # the file that marks a complete checkpoint is written next
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Weights of model, objectives and average; nothing pickled by hand."""
+        self.merge_counts()
+        if not is_main():
+            # Counted by the first process from now on.
+            self.read_items, self.truncated = 0, {}
+            return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_model(self.trained, str(folder / "model.safetensors"))
@@ -320,11 +412,14 @@ class RunTrainer(Trainer):
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.best = state["best"]
         self.step_seconds = state["step_seconds"]
-        self.read_items = state["read_items"]
-        self.truncated = state["truncated"]
+        if is_main():  # they are of all processes
+            self.read_items = state["read_items"]
+            self.truncated = state["truncated"]
         self.broken = {o: BrokenRecordError(o, reason) for o, reason in state["broken"]}
         step = json.loads((folder / "trainer_state.json").read_text())["global_step"]
-        _cut_log(self.folder / LOG, step)
+        self.logged_at = step
+        if is_main():
+            _cut_log(self.folder / LOG, step)
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
         return None  # the loss is a mean over the whole batch already
@@ -348,13 +443,52 @@ class _AfterStep(TrainerCallback):
             if slow is not None:
                 slow.update_parameters(trained.network)
         self.trainer.step_seconds += time.perf_counter() - self.trainer._tick
-        if self.trainer.interrupted:
+        if any_process(self.trainer.interrupted):  # a signal may reach one of them alone
+            self.trainer.interrupted = True
             control.should_save = True
             control.should_training_stop = True
         if state.global_step >= state.max_steps:
             control.should_log = True
             control.should_save = True
             control.should_evaluate = self.trainer.task.has_validation
+
+
+def check_micro_batches(trained: Trained, micro_batch_size: int | None) -> None:
+    """Refuse micro-batches of several processes whose rows would be other ones than in one.
+
+    Raises:
+        RecipeError: the network has statistics over the rows of a micro-batch.
+    """
+    if micro_batch_size is None or world_size() == 1:
+        return
+    network = trained.network.train()
+    layers = batch_statistics(network)
+    layers += [n for n, m in network.named_modules() if isinstance(m, VectorQuantizer) and m.training]
+    if layers:
+        raise RecipeError(
+            f"train.micro_batch_size: {layers[0]} has statistics over the rows of a micro-batch, "
+            f"which would be other rows on {world_size()} processes than on one; leave "
+            "micro_batch_size out (each process holds its share of the batch alone), or, for "
+            "batch normalization, set `batch_norm: frozen` or `norm: group` on the encoder"
+        )
+
+
+def _backward_of(
+    loss: Tensor, *, backward: Callable[[Tensor], None] = torch.Tensor.backward
+) -> None:
+    """Backward pass of a loss, which nothing depends on where a batch has no usable value."""
+    if loss.requires_grad:
+        backward(loss)
+
+
+def _mean_over_processes(values: dict[str, float]) -> dict[str, float]:
+    """Each value averaged over the processes that have it."""
+    if world_size() == 1:
+        return values
+    everyones_values = [json.loads(text) for text in everyones_text(json.dumps(values))]
+    names = dict.fromkeys(name for one in everyones_values for name in one)
+    found = {n: [one[n] for one in everyones_values if n in one] for n in names}
+    return {name: sum(numbers) / len(numbers) for name, numbers in found.items()}
 
 
 def complete_checkpoints(folder: Path) -> list[Path]:

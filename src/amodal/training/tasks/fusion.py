@@ -192,7 +192,10 @@ class FusionTask:
             rows.append(self.objective.rows(present, part.target))
         own = [sum(part[head] for part in rows) for head in self.objective.heads]
         whole = [sum(column) for column in zip(*everyones(own), strict=True)]
-        factor = {h: world_size() / max(n, 1) for h, n in zip(self.objective.heads, whole)}
+        factor = {
+            head: world_size() / max(count, 1)
+            for head, count in zip(self.objective.heads, whole, strict=True)
+        }
         if len(rows) == world_size() == 1:
             return [dict.fromkeys(rows[0], 1.0)]  # without rounding
         return [{head: count * factor[head] for head, count in part.items()} for part in rows]
@@ -202,9 +205,7 @@ class FusionTask:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         assert part.target is not None
         with torch.autocast(part.item.device.type, enabled=False):
-            found: tuple[Tensor, dict[str, Tensor]] = self.objective(
-                predicted, part.target, shares
-            )
+            found: tuple[Tensor, dict[str, Tensor]] = self.objective(predicted, part.target, shares)
         return found
 
     def _confidence(self, predicted: Prediction, part: Batch, modality: str) -> Tensor:

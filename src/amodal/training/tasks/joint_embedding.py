@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from amodal.alignment.normalization import Normalization
 from amodal.data.batch import Batch
-from amodal.data.record import Source, readable_records
+from amodal.data.record import DataError, Source, readable_records
 from amodal.evaluators.embedding import embed_items
 from amodal.evaluators.loop import Autocast
 from amodal.evaluators.result import EvaluationResult
@@ -76,6 +76,10 @@ class JointEmbeddingRun:
             pairs=options.trained_pairs,
             initial_log_scale=getattr(dual, "initial_log_scale", None) if dual else None,
         )
+        if any(self.objectives.by_label) and all(r.get("label") is None for r in records()):
+            raise DataError(
+                f"{train.name}: positives: label needs records with a label, and none has one"
+            )
         self.task = JointEmbeddingTask(
             self.objectives,
             micro_batch_size=recipe.train.micro_batch_size,
