@@ -57,9 +57,7 @@ def make_data(folder: Path) -> None:
         label = str(names[0]) if i % 3 else ""
         rows.append([f"{i}.png", f"{i}.wav", caption, i % 13, label, str(names[0] == names[1])])
         (folder / f"broken-{i}.png").write_bytes(b"no image")
-    gaps = [
-        ["" if c < 3 and rng.random() < 0.45 else v for c, v in enumerate(row)] for row in rows
-    ]
+    gaps = [["" if c < 3 and rng.random() < 0.45 else v for c, v in enumerate(row)] for row in rows]
     broken = [[f"broken-{i}.png" if i % 3 == 0 else row[0], *row[1:]] for i, row in enumerate(rows)]
     worse = [[f"broken-{i}.png" if i % 2 else row[0], *row[1:]] for i, row in enumerate(rows)]
     header = ["image", "audio", "caption", "year", "label", "answer"]
@@ -106,7 +104,7 @@ def cases(folder: Path) -> dict[str, Case]:
         train = {
             "epochs": 1,
             "batch_size": 10,
-            "learning_rate": 3e-3,
+            "learning_rate": 1e-3,
             "precision": "fp32",
             "log_every": 1,
             "save_every": 9,
@@ -158,7 +156,7 @@ def cases(folder: Path) -> dict[str, Case]:
         "uneven_batches": recipe(joint(pair), [info_nce]),
         "batch_norm": recipe(joint(normed, mlp), [info_nce]),
         "batch_norm_gaps": recipe(
-            joint({**normed, "audio": audio}, mlp), [info_nce], "gaps", batch_size=4
+            joint({**normed, "audio": audio}, mlp), [info_nce], "gaps", batch_size=8
         ),
         "micro_batches_broken": recipe(joint(pair), [info_nce], "broken", micro_batch_size=3),
         "micro_batches_gaps": recipe(joint(pair), [info_nce], "gaps", micro_batch_size=2),
@@ -170,7 +168,6 @@ def cases(folder: Path) -> dict[str, Case]:
         "two_objectives": recipe(
             joint(pair),
             [info_nce, {"kind": "mmd", "weight": 0.3}, {"kind": "sigmoid", "weight": 0.2}],
-            "gaps",
         ),
         "adversarial_muon": recipe(
             joint(pair),

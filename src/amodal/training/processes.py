@@ -111,9 +111,11 @@ def join() -> None:
             # Small integers go over gloo, so that no GPU has to be waited for.
             backend = "cpu:gloo,cuda:nccl"
         dist.init_process_group(backend, timeout=TIMEOUT)
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    # A connection of its own: the other one is busy while a collective operation waits.
-    store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=TIMEOUT)
+    store: Store = dist.distributed_c10d._get_default_store()
+    if "MASTER_ADDR" in os.environ:
+        # A connection of its own: the other one is busy while a collective operation waits.
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=TIMEOUT)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     _group = _Group(PrefixStore(f"amodal/{attempt}", store))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -351,7 +352,7 @@ class RunTrainer(Trainer):
             return  # the Trainer's own summary, which counts evaluation as training
         if "loss" in logs:
             self._leave_out_empty_steps(logs)
-            if not torch.isfinite(torch.tensor(logs["loss"])):
+            if not math.isfinite(logs.get("loss", 0.0)):
                 raise TrainingError(
                     f"the loss is {logs['loss']} at step {self.state.global_step}: lower "
                     "train.learning_rate, lengthen train.warmup, or set train.precision: fp32"
@@ -369,11 +370,13 @@ class RunTrainer(Trainer):
             self.report(step, logs)
 
     def _leave_out_empty_steps(self, logs: dict[str, float]) -> None:
-        """The loss as the mean over the steps that had one."""
+        """The loss as the mean over the steps that had one; none where no step had."""
         steps = self.state.global_step - self.logged_at
         trained = steps - self.steps_without_items
-        if self.steps_without_items:
-            logs["loss"] = logs["loss"] * steps / max(trained, 1)
+        if not trained:
+            del logs["loss"]
+        elif self.steps_without_items:
+            logs["loss"] = logs["loss"] * steps / trained
         self.steps_without_items, self.logged_at = 0, self.state.global_step
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -463,7 +466,9 @@ def check_micro_batches(trained: Trained, micro_batch_size: int | None) -> None:
         return
     network = trained.network.train()
     layers = batch_statistics(network)
-    layers += [n for n, m in network.named_modules() if isinstance(m, VectorQuantizer) and m.training]
+    layers += [
+        n for n, m in network.named_modules() if isinstance(m, VectorQuantizer) and m.training
+    ]
     if layers:
         raise RecipeError(
             f"train.micro_batch_size: {layers[0]} has statistics over the rows of a micro-batch, "
