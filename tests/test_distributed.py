@@ -16,6 +16,7 @@ from amodal.distributed import (
     any_process,
     average_gradients,
     barrier,
+    everyones,
     everyones_text,
     gather,
     gather_with_gradient,
@@ -121,8 +122,8 @@ def run(process, file, folder):
 
     # a process without rows has no graph of its own and must not keep the others waiting
     z = torch.ones(2, 4, requires_grad=True) if process == 0 else torch.zeros(0, 4)
-    everyones = gather_with_gradient(z)
-    (everyones * torch.arange(8).view(2, 4) * (process + 1)).sum().backward()
+    rows = gather_with_gradient(z)
+    (rows * torch.arange(8).view(2, 4) * (process + 1)).sum().backward()
     found["lonely"] = z.grad if process == 0 else None
     with torch.no_grad():
         assert not gather_with_gradient(z).requires_grad

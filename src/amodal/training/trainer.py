@@ -466,9 +466,8 @@ def check_micro_batches(trained: Trained, micro_batch_size: int | None) -> None:
         return
     network = trained.network.train()
     layers = batch_statistics(network)
-    layers += [
-        n for n, m in network.named_modules() if isinstance(m, VectorQuantizer) and m.training
-    ]
+    codebooks = (n for n, m in network.named_modules() if isinstance(m, VectorQuantizer))
+    layers += [name for name in codebooks if network.get_submodule(name).training]
     if layers:
         raise RecipeError(
             f"train.micro_batch_size: {layers[0]} has statistics over the rows of a micro-batch, "

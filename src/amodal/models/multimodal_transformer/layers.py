@@ -103,7 +103,7 @@ class CrossAttention(nn.Module):
 
     def weights(self, x: Tensor, memory: Memory) -> Tensor:
         """(B, H, L, N) attention weights of each position over the memory."""
-        batch, length, width = x.shape
+        width = x.shape[2]
         key, _ = self._keys(memory, None, 0)
         query = self.query(self.norm(x)).unflatten(2, (self.heads, -1)).transpose(1, 2)
         scores = query @ key.transpose(2, 3) * (width // self.heads) ** -0.5
