@@ -74,7 +74,7 @@ def test_captions_of_one_image_are_not_negatives_of_each_other():
 
 def test_the_loss_of_a_step_is_the_sum_of_both_in_double_precision():
     recipe = parse_recipe(RECIPE, "test")
-    run = MultimodalTransformerRun(recipe, recipe.data.train.open(), None, resume=False)
+    run = MultimodalTransformerRun(recipe, recipe.data.train.open(), None, saved=None)
     model = run.model.double()
     source = recipe.data.train.open()
     records = [source[i] for i in range(6)]

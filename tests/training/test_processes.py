@@ -15,13 +15,18 @@ import yaml
 from torch import nn
 
 from amodal.data.record import DataError
-from amodal.training import processes, trainer
+from amodal.training import processes
+from amodal.training.checkpoints import complete_checkpoints
 from amodal.training.errors import TrainingError
-from amodal.training.processes import check_same_data, together, wait_for_all
+from amodal.training.processes import (
+    check_micro_batches,
+    check_same_data,
+    together,
+    wait_for_all,
+)
 from amodal.training.recipe import parse_recipe
 from amodal.training.recipes.error import RecipeError
 from amodal.training.run import train_run
-from amodal.training.trainer import check_micro_batches, complete_checkpoints
 
 ROOT = Path(__file__).parents[2]
 
@@ -84,7 +89,7 @@ def test_micro_batches_of_other_rows_than_in_one_process_are_refused(monkeypatch
             self.network = nn.Sequential(layer)
 
     check_micro_batches(Some(nn.BatchNorm1d(2)), 4)  # one process: as ever
-    monkeypatch.setattr(trainer, "world_size", lambda: 2)
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
     check_micro_batches(Some(nn.LayerNorm(2)), 4)
     check_micro_batches(Some(nn.BatchNorm1d(2)), None)
     with pytest.raises(RecipeError, match="micro_batch_size: 0 has statistics"):

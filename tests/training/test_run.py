@@ -21,13 +21,13 @@ import amodal
 from amodal.data.record import DataError
 from amodal.models.run_folder import WEIGHTS
 from amodal.training import trainer
+from amodal.training.checkpoints import complete_checkpoints
 from amodal.training.errors import RunError
 from amodal.training.optim import precision
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import load_recipe, parse_recipe
 from amodal.training.recipes.error import RecipeError
 from amodal.training.run import train_run
-from amodal.training.trainer import complete_checkpoints
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 

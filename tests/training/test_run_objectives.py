@@ -10,11 +10,11 @@ from amodal.data.sources.specification import open_random_access
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.search.embed import embed_source
 from amodal.search.parquet import write_parquet
+from amodal.training.checkpoints import complete_checkpoints
 from amodal.training.objectives import Objectives
 from amodal.training.recipe import parse_recipe
 from amodal.training.run import train_run
 from amodal.training.trained import Trained
-from amodal.training.trainer import complete_checkpoints
 
 
 def recipe_of(*objectives, model=None, data=None, **train):
@@ -69,6 +69,7 @@ def test_a_stopped_run_with_a_momentum_encoder_resumes_to_the_same_losses(tmp_pa
         pytest.fail("the run has one checkpoint only")
     for path in later:
         (path / "trainer_state.json").unlink()
+    (cut / "metrics.json").unlink()
     train_run(recipe, cut, resume=True)
     assert [line.get("loss") for line in log_of(cut)] == [
         line.get("loss") for line in log_of(whole)

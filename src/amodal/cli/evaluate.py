@@ -167,8 +167,10 @@ def _on_device(model: Any) -> Any:
 def _write(file: Path, values: dict[str, Any]) -> None:
     import json
 
+    from amodal.data.atomic import write_text
+
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(values, indent=1), "utf-8")
+    write_text(file, json.dumps(values, indent=1))
     console.print(f"written to {file}", soft_wrap=True)
 
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from amodal.models.joint_embedding import JointEmbedding
     from amodal.search.store import VectorStore
     from amodal.training.recipe import Recipe
+    from amodal.training.run import RunResult
 
 EXAMPLES = (
     "a large red circle in the top left corner",
@@ -32,22 +33,34 @@ def quickstart(
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint.")] = False,
 ) -> None:
     """Train on the built-in world, evaluate, index, search, and write report.html."""
-    import json
-
-    from amodal.reports.run_report import write_run_report
+    from amodal.reports.report import PAGE
     from amodal.training.recipe import load_recipe
     from amodal.training.recipes.packaged import packaged_recipes
     from amodal.training.run import train_run
 
     recipe = load_recipe(packaged_recipes()["quickstart"], set_)
+
+    def finish(result: RunResult) -> dict[str, float]:
+        return _finish(result, recipe)
+
     with progress_callbacks() as callbacks:
-        result = train_run(recipe, out, resume=resume, callbacks=callbacks)
+        result = train_run(recipe, out, resume=resume, callbacks=callbacks, finish=finish)
     if result.stopped_at is not None:
         raise stopped(result)
+    page = out / PAGE
+    console.print(f"\nOpen the report: [link={page.resolve().as_uri()}]{page}[/link]")
+    console.print(f"  {page.resolve().as_uri()}", soft_wrap=True, highlight=False)
+    console.print(f'Search on:       amodal search {out}/index "a yellow ring"', soft_wrap=True)
+    console.print(f"or on a page:    amodal serve {out}/index", soft_wrap=True)
+
+
+def _finish(result: RunResult, recipe: Recipe) -> dict[str, float]:
+    """Show the metrics, evaluate on unseen pairs, index, search, and write the report."""
+    from amodal.reports.run_report import write_run_report
+
+    out, model = result.folder, cast("JointEmbedding", result.model)
     show_result(result, recipe)
-    model = cast("JointEmbedding", result.model)
     held_out = held_out_pairs(model, recipe)
-    (out / "metrics.json").write_text(json.dumps({**result.metrics, **held_out}, indent=1), "utf-8")
     key = "attribute_pair/retrieval/text_to_image/recall@1"
     console.print(f"on unseen colour–shape pairs: text→image R@1 {held_out[key]:.3f}")
 
@@ -65,13 +78,8 @@ def quickstart(
         "amodal data inspect YOUR_TABLE.csv # your own data",
         "amodal train own-data --set data.train.path=YOUR_TABLE.csv # train on it",
     ]
-    page = write_run_report(
-        result, recipe, title="amodal quickstart", commands=commands, more=held_out
-    )
-    console.print(f"\nOpen the report: [link={page.resolve().as_uri()}]{page}[/link]")
-    console.print(f"  {page.resolve().as_uri()}", soft_wrap=True, highlight=False)
-    console.print(f'Search on:       amodal search {out}/index "a yellow ring"', soft_wrap=True)
-    console.print(f"or on a page:    amodal serve {out}/index", soft_wrap=True)
+    write_run_report(result, recipe, title="amodal quickstart", commands=commands, more=held_out)
+    return held_out
 
 
 def held_out_pairs(model: JointEmbedding, recipe: Recipe) -> dict[str, float]:

@@ -27,6 +27,7 @@ def train(
 ) -> None:
     """Train a model; the run folder is then complete."""
     from amodal.distributed import is_main
+    from amodal.reports.report import PAGE
     from amodal.reports.run_report import write_run_report
     from amodal.training.recipe import load_recipe
     from amodal.training.run import train_run
@@ -34,14 +35,18 @@ def train(
     loaded = load_recipe(Path(recipe), set_)
     title = Path(recipe).stem
     folder = out or Path("runs") / title
+
+    def finish(result: RunResult) -> dict[str, float]:
+        write_run_report(result, loaded, title=title)
+        return {}
+
     with progress_callbacks() as callbacks:
-        result = train_run(loaded, folder, resume=resume, callbacks=callbacks)
+        result = train_run(loaded, folder, resume=resume, callbacks=callbacks, finish=finish)
     if result.stopped_at is not None:
         raise stopped(result)
     if is_main():
         show_result(result, loaded)
-        page = write_run_report(result, loaded, title=title)
-        console.print(f"the report is {page}", soft_wrap=True)
+        console.print(f"the report is {folder / PAGE}", soft_wrap=True)
 
 
 def stopped(result: RunResult) -> typer.Exit:

@@ -12,6 +12,7 @@ import safetensors.torch
 from pydantic import ValidationError
 from transformers import PretrainedConfig, PreTrainedModel
 
+from amodal.data.atomic import staged_files
 from amodal.data.near_folders import RUNS, did_you_mean
 from amodal.modalities.registry import modality
 
@@ -23,17 +24,27 @@ Preprocessors = Mapping[str, Any]
 
 
 def write_model(model: PreTrainedModel, preprocessors: Preprocessors, folder: Path) -> None:
-    """Write config.json, model.safetensors and one preprocessor folder per input."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write config.json, model.safetensors and one preprocessor folder per input.
+
+    The weights come last: where they are new, everything else is.
+    """
+    with staged_files(folder, last=WEIGHTS) as staged:
+        _write_definition(model, preprocessors, staged)
+        safetensors.torch.save_model(model, str(staged / WEIGHTS))
+
+
+def write_definition(model: PreTrainedModel, preprocessors: Preprocessors, folder: Path) -> None:
+    """The same without the weights: all that is fitted before training."""
+    with staged_files(folder, last=CONFIG) as staged:
+        _write_definition(model, preprocessors, staged)
+
+
+def _write_definition(model: PreTrainedModel, preprocessors: Preprocessors, folder: Path) -> None:
     types: Any = model.types
     # How the preprocessors are to be read; pairs, since config.json is written with sorted keys.
     model.config.inputs = [list(pair) for pair in types.items()]
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
-    # Written aside and renamed: a run folder never holds half a model.
-    partial = folder / (WEIGHTS + ".partial")
-    safetensors.torch.save_model(model, str(partial))
-    partial.replace(folder / WEIGHTS)
     for name, prepare in preprocessors.items():
         prepare.save(folder / name)
 
@@ -83,11 +94,11 @@ def model_type(folder: Path) -> str:
         raise ValueError(f"{folder}: cannot be opened as a model: {error}") from None
 
 
-def read_model(kind: type[Model], folder: Path) -> Model:
-    """The model that `write_model` wrote, in evaluation mode, on the CPU.
+def read_definition(kind: type[Model], folder: Path) -> Model:
+    """The model of `write_definition` with random weights, for a state dict that follows.
 
     Raises:
-        ValueError: the files do not fit together.
+        ValueError: a file is missing or damaged.
     """
     config_class: Any = kind.config_class
     try:
@@ -96,11 +107,23 @@ def read_model(kind: type[Model], folder: Path) -> Model:
         )
         types: dict[str, str] = dict(getattr(config, "inputs", ()))
         preprocessors = {name: modality(kind).load(folder / name) for name, kind in types.items()}
-        model = kind(config, preprocessors)
+        return kind(config, preprocessors)
+    except (ValidationError, OSError, ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{folder}: cannot be opened as a model: {error}") from None
+
+
+def read_model(kind: type[Model], folder: Path) -> Model:
+    """The model that `write_model` wrote, in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: the files do not fit together.
+    """
+    model = read_definition(kind, folder)
+    try:
         missing, unexpected = safetensors.torch.load_model(
             model, str(folder / WEIGHTS), strict=False
         )
-    except (ValidationError, json.JSONDecodeError, safetensors.SafetensorError) as error:
+    except safetensors.SafetensorError as error:
         raise ValueError(f"{folder}: cannot be opened as a model: {error}") from None
     if missing or unexpected:
         raise ValueError(

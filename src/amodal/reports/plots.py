@@ -284,6 +284,8 @@ def to_svg(figure: Figure, salt: str) -> str:
 def save_png(figure: Figure, file: Path) -> None:
     """Write the figure as a PNG for use outside the report."""
     file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # captions in any script
-        figure.savefig(file, dpi=160, metadata={"Software": None})
+        figure.savefig(partial, dpi=160, format="png", metadata={"Software": None})
+    partial.replace(file)

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from amodal.data.atomic import write_text
 from amodal.reports.plots import (
     ON_PAGE,
     ON_PAPER,
@@ -32,6 +33,7 @@ from amodal.reports.plots import (
     to_svg,
 )
 
+PAGE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
 IMAGE_SIZE = 256  # pixels of the longer side
 LOSSLESS_BELOW = 128  # up to here images are kept without loss
@@ -210,9 +212,8 @@ def write_report(run: Path | str, report: Report) -> Path:
         commands=[_command(line) for line in report.commands],
     )
     run.mkdir(parents=True, exist_ok=True)
-    temporary = run / "report.html.tmp"
-    temporary.write_text(page, encoding="utf-8")
-    return temporary.replace(run / "report.html")
+    write_text(run / PAGE, page)
+    return run / PAGE
 
 
 def _on_page(plots: Sequence[Plot]) -> list[dict[str, Any]]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from amodal.reports.report import Metric, Report, write_report
+from amodal.training.folder import LOG
 from amodal.training.kinds import kind_of_recipe, resolve
 from amodal.training.recipe import Recipe
 from amodal.training.run import RunResult
-from amodal.training.trainer import LOG
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

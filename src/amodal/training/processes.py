@@ -20,8 +20,11 @@ import torch.distributed as dist
 from torch import nn
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from amodal.distributed import everyones_text, is_main, rank, world_size
+from amodal.distributed import batch_statistics, everyones_text, is_main, rank, world_size
+from amodal.models.vector_quantizer import VectorQuantizer
 from amodal.training.errors import ProcessError, TrainingError
+from amodal.training.recipes.error import RecipeError
+from amodal.training.trained import Trained
 
 TIMEOUT = timedelta(minutes=30)  # of one message between processes
 POLL_SECONDS = 0.2
@@ -167,6 +170,37 @@ def check_same_data(rows: int, model: nn.Module, preprocessors: Mapping[str, Any
                     f"processes do not read the same data: {what}: {value} in process 0, "
                     f"{other[what]} in process {process}; check that all of them see the same files"
                 )
+
+
+def check_micro_batches(trained: Trained, micro_batch_size: int | None) -> None:
+    """Refuse micro-batches of several processes whose rows would be other ones than in one.
+
+    Raises:
+        RecipeError: the network has statistics over the rows of a micro-batch.
+    """
+    if micro_batch_size is None or world_size() == 1:
+        return
+    network = trained.network.train()
+    layers = batch_statistics(network)
+    codebooks = (n for n, m in network.named_modules() if isinstance(m, VectorQuantizer))
+    layers += [name for name in codebooks if network.get_submodule(name).training]
+    if layers:
+        raise RecipeError(
+            f"train.micro_batch_size: {layers[0]} has statistics over the rows of a micro-batch, "
+            f"which would be other rows on {world_size()} processes than on one; leave "
+            "micro_batch_size out (each process holds its share of the batch alone), or, for "
+            "batch normalization, set `batch_norm: frozen` or `norm: group` on the encoder"
+        )
+
+
+def mean_over_processes(values: dict[str, float]) -> dict[str, float]:
+    """Each value averaged over the processes that have it."""
+    if world_size() == 1:
+        return values
+    everyones_values = [json.loads(text) for text in everyones_text(json.dumps(values))]
+    names = dict.fromkeys(name for one in everyones_values for name in one)
+    found = {n: [one[n] for one in everyones_values if n in one] for n in names}
+    return {name: sum(numbers) / len(numbers) for name, numbers in found.items()}
 
 
 @contextmanager

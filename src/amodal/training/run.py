@@ -4,33 +4,41 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import yaml
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, set_seed
 
+from amodal.data.atomic import is_failed_write, is_full_disk, write_text
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
 from amodal.distributed import any_process, is_main
 from amodal.evaluators.result import EvaluationResult
-from amodal.models.run_folder import WEIGHTS
+from amodal.models.run_folder import write_definition
+from amodal.training.checkpoints import complete_checkpoints
 from amodal.training.errors import RunError
+from amodal.training.folder import (
+    BROKEN,
+    METRICS,
+    clean_up,
+    is_finished,
+    keep_data_summary,
+    keep_weights,
+    prepare_folder,
+)
+from amodal.training.interruption import graceful_interrupt
 from amodal.training.kinds import kind_of_recipe, open_run, run_class
 from amodal.training.processes import check_same_data, together, wait_for_all
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.progressive import check_progressive_size
 from amodal.training.recipe import Recipe
-from amodal.training.recipes.error import RecipeError
 from amodal.training.sources import open_sources
 from amodal.training.tasks.protocol import Run
-from amodal.training.trainer import BEST, RunTrainer, complete_checkpoints
+from amodal.training.trainer import RunTrainer
 
 
 @dataclass(frozen=True)
@@ -44,6 +52,8 @@ class RunResult:
         broken: records that were skipped while training, each once.
         results: evaluation of the validation source by task, such as `retrieval`.
         stopped_at: step at which Ctrl-C ended the run, or None where it went to its end.
+        finished_before: the run was finished already and nothing was done; there are no `results`
+            and sources, and the model is on the CPU.
         train_seconds: seconds in optimizer steps, over all resumes; no evaluation, no saving.
         steps: optimizer steps of the whole run.
         train_source: the training source.
@@ -56,10 +66,14 @@ class RunResult:
     broken: list[BrokenRecordError] = field(default_factory=list)
     results: dict[str, EvaluationResult] = field(default_factory=dict)
     stopped_at: int | None = None
+    finished_before: bool = False
     train_seconds: float = 0.0
     steps: int = 0
     train_source: Source | None = None
     validation_source: Source | None = None
+
+
+Finish = Callable[[RunResult], Mapping[str, float]]
 
 
 @together()
@@ -69,8 +83,19 @@ def train_run(
     *,
     resume: bool = False,
     callbacks: ProgressCallbacks | None = None,
+    finish: Finish = lambda result: {},
 ) -> RunResult:
     """Train the model of a recipe and leave it complete in `folder`.
+
+    However a run was cut off, `resume` leads to the weights and metrics that it would have had.
+
+    Args:
+        recipe: what to train, on what.
+        folder: the run folder.
+        resume: go on from the last checkpoint; a finished run is left as it is.
+        callbacks: progress.
+        finish: called with the result while it does not yet count as finished, so that a resumed
+            run calls it again: writes what else belongs to the folder, returns further metrics.
 
     Raises:
         RunError: the folder cannot be written, or already holds another run.
@@ -94,18 +119,35 @@ def train_run(
     """
     callbacks = callbacks or ProgressCallbacks()
     if is_main():
-        _prepare_folder(recipe, folder, resume)
+        prepare_folder(recipe, folder, resume=resume)
     wait_for_all()
+    if resume and is_finished(folder):
+        if is_main():
+            clean_up(folder)
+        callbacks.warn(f"{folder}: the run is finished; nothing was changed")
+        return _finished(folder)
+    with failed_writes_as_run_errors(folder):
+        return _train(recipe, folder, callbacks, finish, resume=resume)
+
+
+def _train(
+    recipe: Recipe, folder: Path, callbacks: ProgressCallbacks, finish: Finish, *, resume: bool
+) -> RunResult:
+    checkpoints = complete_checkpoints(folder)
+    if resume and not checkpoints:
+        callbacks.warn(f"{folder}: there is no checkpoint yet; training begins anew")
     set_seed(recipe.train.seed % (1 << 32))
     train, validation = open_sources(recipe, callbacks)
-    run = run_class(kind_of_recipe(recipe))(recipe, train, validation, resume=resume)
-    preprocessors: Any = run.model.preprocessors
-    check_same_data(len(train), run.model, preprocessors)
-    if is_main():
-        for name, prepare in preprocessors.items():
-            prepare.save(folder / name)
+    saved = folder if checkpoints else None
+    run = run_class(kind_of_recipe(recipe))(recipe, train, validation, saved=saved)
+    check_same_data(len(train), run.model, run.model.preprocessors)  # type: ignore[arg-type]
     if recipe.train.progressive_size is not None:
         check_progressive_size(recipe.train.progressive_size, run.model)
+    if is_main():
+        keep_data_summary(folder, train, validation, callbacks if checkpoints else None)
+        if not checkpoints:
+            preprocessors: Any = run.model.preprocessors
+            write_definition(run.model, preprocessors, folder)
     trainer = RunTrainer(
         run.trained(),
         run.task,
@@ -113,121 +155,116 @@ def train_run(
         recipe.train,
         folder,
         workers=recipe.data.workers,
-        report=callbacks.logged,
+        callbacks=callbacks,
     )
     if trainer.precision_timing is not None:
         callbacks.warn(str(trainer.precision_timing))
     callbacks.stage("training", len(trainer.sampler))
-    checkpoints = complete_checkpoints(folder) if resume else []
-    with _graceful_interrupt(trainer):
-        trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
-    steps = trainer.state.global_step
+    with graceful_interrupt(trainer, callbacks.warn):
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+        except KeyboardInterrupt:
+            if not trainer.evaluation_due:
+                raise
     for error in getattr(train, "broken_rows", ()):  # rows that never became part of an item
         trainer.broken.setdefault(error.origin, error)
     trainer.merge_counts()
     _warn_about_data(trainer, callbacks)
+    result = RunResult(
+        folder,
+        {},
+        trainer.trained.best_guess,
+        list(trainer.broken.values()),
+        train_seconds=trainer.step_seconds,
+        steps=trainer.state.global_step,
+        train_source=train,
+        validation_source=validation,
+    )
+    stopped = replace(result, stopped_at=trainer.state.global_step)
     if any_process(trainer.interrupted):
-        return RunResult(
-            folder,
-            {},
-            trainer.trained.best_guess,
-            list(trainer.broken.values()),
-            stopped_at=steps,
-            train_seconds=trainer.step_seconds,
-            steps=steps,
-            train_source=train,
-            validation_source=validation,
-        )
+        return stopped
+    try:
+        return _complete(run, trainer, result, callbacks, finish)
+    except KeyboardInterrupt:
+        return stopped  # a resumed run begins this part again
+
+
+def _complete(
+    run: Run,
+    trainer: RunTrainer,
+    result: RunResult,
+    callbacks: ProgressCallbacks,
+    finish: Finish,
+) -> RunResult:
+    """Weights, metrics and model card of a run whose training is over.
+
+    Every part can be repeated. metrics.json comes last: the sign of a finished run.
+    """
+    recipe, folder = run.recipe, result.folder
+    set_seed(recipe.train.seed % (1 << 32))  # as well where the last step was in another process
     if is_main():
-        _keep_weights(trainer, recipe, folder)
+        keep_weights(folder, trainer.trained.best_guess, best=recipe.train.keep == "best")
         run.complete(folder, trainer.autocast, callbacks)
     wait_for_all()
     kept = open_run(folder)
     kept.to(trainer.args.device)  # type: ignore[arg-type]
     metrics: dict[str, float] = {}
     results: dict[str, EvaluationResult] = {}
-    if validation is not None:
-        callbacks.stage("evaluation", len(validation))
+    if result.validation_source is not None:
+        callbacks.stage("evaluation", len(result.validation_source))
         metrics, results = run.evaluate(kept, trainer.autocast, callbacks)
-    metrics["train/steps"] = steps
+    metrics["train/steps"] = result.steps
     metrics["train/seconds"] = round(trainer.step_seconds, 2)
     metrics["train/items_per_second"] = round(trainer.read_items / trainer.step_seconds, 1)
     metrics["data/broken_rows"] = len(trainer.broken)
     for name, count in trainer.truncated.items():
         metrics[f"data/truncated_{name}_rows"] = count
+    result = replace(result, metrics=metrics, model=kept, results=results)
     if is_main():
-        _write(folder / "metrics.json", json.dumps(metrics, indent=1))
-        broken = [{"origin": e.origin, "reason": e.reason} for e in trainer.broken.values()]
-        _write(folder / "broken_rows.json", json.dumps(broken, indent=1, ensure_ascii=False))
-        _write(folder / "README.md", model_card(run, metrics))
+        broken = [{"origin": e.origin, "reason": e.reason} for e in result.broken]
+        write_text(folder / BROKEN, json.dumps(broken, indent=1, ensure_ascii=False))
+        write_text(folder / "README.md", model_card(run, metrics))
+        more = finish(result)
+        write_text(folder / METRICS, json.dumps({**metrics, **more}, indent=1))
+        clean_up(folder)
+    return result
+
+
+def _finished(folder: Path) -> RunResult:
+    """The result of a run that was finished before."""
+    metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    broken = json.loads((folder / BROKEN).read_text(encoding="utf-8"))
     return RunResult(
         folder,
         metrics,
-        kept,
-        list(trainer.broken.values()),
-        results,
-        train_seconds=trainer.step_seconds,
-        steps=steps,
-        train_source=train,
-        validation_source=validation,
+        open_run(folder),
+        [BrokenRecordError(row["origin"], row["reason"]) for row in broken],
+        finished_before=True,
+        train_seconds=metrics["train/seconds"],
+        steps=metrics["train/steps"],
     )
 
 
-def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
-    text = recipe.to_yaml()
+@contextmanager
+def failed_writes_as_run_errors(folder: Path) -> Iterator[None]:
+    """A full disk as one line that says what is kept and how to go on.
+
+    Raises:
+        RunError: instead of the error of whichever library was writing.
+    """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".write_test"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        full = is_full_disk(error)
+        if not full and not is_failed_write(error):
+            raise
+        free = shutil.disk_usage(folder).free
+        reason = "the disk is full" if full else f"writing failed ({free / 1e6:,.0f} MB are free)"
+        kept = complete_checkpoints(folder)
+        state = f"the last checkpoint, {kept[-1]}, is whole" if kept else "there is no checkpoint"
         raise RunError(
-            f"{folder}: cannot be written ({error.strerror or error}); choose another --out"
-        ) from None
-    saved = folder / "recipe.yaml"
-    begun = bool(complete_checkpoints(folder)) or (folder / WEIGHTS).exists()
-    if resume and not saved.is_file():
-        raise RunError(f"{folder}: nothing to resume, there is no recipe.yaml; leave out --resume")
-    if resume:
-        different = _differences(yaml.safe_load(saved.read_text("utf-8")), yaml.safe_load(text))
-        if different:
-            raise RecipeError(
-                f"{saved}: the run was started with other values of {', '.join(different)}; "
-                "resume with the same recipe, or start anew with another --out"
-            )
-    elif begun:
-        raise RunError(
-            f"{folder}: already holds a run; add --resume to go on with it, or choose another --out"
-        )
-    if not resume:
-        for stale in (folder / "train_log.jsonl", folder / "metrics.json"):
-            stale.unlink(missing_ok=True)
-        shutil.rmtree(folder / BEST, ignore_errors=True)
-        _write(saved, text)
-
-
-def _differences(a: object, b: object, prefix: str = "") -> list[str]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        keys = dict.fromkeys([*a, *b])
-        found = [_differences(a.get(k), b.get(k), f"{prefix}.{k}" if prefix else k) for k in keys]
-        return [name for names in found for name in names]
-    return [] if a == b else [prefix]
-
-
-def _keep_weights(trainer: RunTrainer, recipe: Recipe, folder: Path) -> None:
-    """The best weights so far, or the last, as the model of the run."""
-    best = folder / BEST
-    if recipe.train.keep == "best" and (best / WEIGHTS).is_file():
-        for path in best.iterdir():
-            if path.name == "best.json":
-                continue
-            if path.is_dir():
-                shutil.copytree(path, folder / path.name, dirs_exist_ok=True)
-            else:
-                shutil.copy2(path, folder / path.name)
-    else:
-        trainer.trained.best_guess.save_pretrained(folder)
-    shutil.rmtree(best, ignore_errors=True)
+            f"{folder}: {reason}; {state}. Free some space and continue with --resume"
+        ) from error
 
 
 def _warn_about_data(trainer: RunTrainer, callbacks: ProgressCallbacks) -> None:
@@ -247,26 +284,6 @@ def _warn_about_data(trainer: RunTrainer, callbacks: ProgressCallbacks) -> None:
                 f"{count} of the {name} rows read were truncated; raise "
                 f"{key}.{prepare.length_option} if their {prepare.truncated_end} matters"
             )
-
-
-@contextmanager
-def _graceful_interrupt(trainer: RunTrainer) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM ends the run after the current step, with a checkpoint."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if trainer.interrupted:
-            raise KeyboardInterrupt
-        trainer.interrupted = True
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # the main thread alone can handle signals
-        return
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def model_card(run: Run, metrics: dict[str, float]) -> str:
@@ -305,9 +322,3 @@ def model_card(run: Run, metrics: dict[str, float]) -> str:
             "",
         ]
     )
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from amodal.data.cache import CachedSource, Decoder
 from amodal.data.holdout import hold_out
-from amodal.data.record import DataError, Source, StreamingSource
+from amodal.data.record import BrokenRecordError, DataError, Source, StreamingSource
 from amodal.data.sources.specification import (
     SourceConfig,
     open_random_access,
@@ -20,6 +23,8 @@ from amodal.modalities.registry import modality
 from amodal.models.inputs import column_styles
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import Recipe, load_recipe
+
+SUMMARIZED = 256  # items
 
 
 def open_sources(
@@ -51,6 +56,51 @@ def open_sources(
     decoders = _decoders(recipe)
     kept = None if validation is None else _cached(validation, "validation", decoders, callbacks)
     return _cached(train, "train", decoders, callbacks), kept
+
+
+def summarize_source(source: Source) -> dict[str, Any]:
+    """The number of items, and a digest of up to 256 of them, spread over the source.
+
+    Other rows than before, or rows in another order, give another digest; where an image has
+    changed in its file alone, it is the same.
+
+    Examples:
+        >>> from amodal.data import parse_source
+        >>> one, two = (parse_source(f"scenes:size=8,seed={s}").open() for s in (0, 1))
+        >>> summarize_source(one) == summarize_source(one), summarize_source(one)["items"]
+        (True, 8)
+        >>> summarize_source(one) == summarize_source(two)
+        False
+    """
+    digest = hashlib.sha256()
+    for row in np.unique(np.linspace(0, len(source) - 1, SUMMARIZED).astype(int)).tolist():
+        try:
+            record = source[row]
+        except BrokenRecordError:
+            record = {}
+        for part in _parts({name: record[name] for name in sorted(record) if name != "origin"}):
+            digest.update(len(part).to_bytes(8, "little") + part)
+    return {"items": len(source), "digest": digest.hexdigest()}
+
+
+def _parts(value: Any) -> Iterator[bytes]:
+    """A value of a record as bytes: equal values of any process give equal ones."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key).encode("utf-8", "surrogatepass")
+            yield from _parts(item)
+    elif isinstance(value, bytes):
+        yield value
+    elif isinstance(value, np.ndarray):
+        yield str((value.shape, value.dtype)).encode() + value.tobytes()
+    elif isinstance(value, str | Path | int | float | None):
+        yield str(value).encode("utf-8", "surrogatepass")
+    elif isinstance(value, Sequence):
+        yield str(len(value)).encode()
+        for item in value:
+            yield from _parts(item)
+    else:  # such as a decoded image, whose text may hold an address in memory
+        yield type(value).__name__.encode()
 
 
 def validation_source(run: Path) -> Source:

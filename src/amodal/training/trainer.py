@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import TrainerControl, TrainerState
 
+from amodal.data.atomic import write_text
 from amodal.data.batch import Batch
 from amodal.data.reader import BatchReader, take_batch
 from amodal.data.record import BrokenRecordError, DataError
@@ -28,15 +28,25 @@ from amodal.distributed import (
     batch_statistics,
     everyones,
     everyones_text,
+    gather,
     is_main,
     rank,
     same_everywhere,
     world_size,
 )
-from amodal.models.vector_quantizer import VectorQuantizer
+from amodal.training.checkpoints import (
+    CHECKPOINTS,
+    STATE,
+    TRAINER_STATE,
+    complete_checkpoints,
+    new_checkpoint,
+)
 from amodal.training.errors import TrainingError
+from amodal.training.folder import BEST, BEST_SCORE, append_line, cut_log, log_size
+from amodal.training.interruption import same_random_state
 from amodal.training.optim.batch_norm import SynchronizedBatchNorm
-from amodal.training.optim.muon import MuonWithAdamW, matrices_of_layers
+from amodal.training.optim.groups import parameter_groups
+from amodal.training.optim.muon import MuonWithAdamW
 from amodal.training.optim.precision import (
     Precision,
     PrecisionTiming,
@@ -45,17 +55,13 @@ from amodal.training.optim.precision import (
     measured_precision,
     resolve_precision,
 )
-from amodal.training.processes import join, wait_for_all
+from amodal.training.processes import check_micro_batches, join, mean_over_processes
+from amodal.training.progress import ProgressCallbacks
 from amodal.training.progressive import shrink, side_at
-from amodal.training.recipes.error import RecipeError
 from amodal.training.recipes.train import TrainRecipe
 from amodal.training.tasks.protocol import Step, Task
 from amodal.training.trained import Trained
 
-LOG = "train_log.jsonl"
-BEST = "best"
-CHECKPOINTS = "checkpoints"
-STATE = "amodal_state.json"
 MIN_ROWS_READ = 1000  # without one that is readable the data are wrong, not the rows
 MIN_STEPS_TO_MEASURE = 60  # timing takes up to six steps: a tenth of such a run
 
@@ -70,7 +76,7 @@ class RunTrainer(Trainer):
         recipe: the `train` part of the recipe.
         folder: the run folder; checkpoints go below it.
         workers: processes that read.
-        report: called with (step, values) whenever something was logged.
+        callbacks: progress of the steps, and what is logged.
     """
 
     def __init__(
@@ -82,14 +88,14 @@ class RunTrainer(Trainer):
         folder: Path,
         *,
         workers: int = 0,
-        report: Callable[[int, dict[str, float]], None] | None = None,
+        callbacks: ProgressCallbacks | None = None,
     ) -> None:
         join()
         self.task = task
         self.recipe = recipe
         self.folder = folder
         self.reader = reader
-        self.report = report
+        self.callbacks = callbacks or ProgressCallbacks()
         check_micro_batches(trained, recipe.micro_batch_size)
         self.sampler = RunSampler(
             len(reader),
@@ -109,6 +115,11 @@ class RunTrainer(Trainer):
         self.logged_at = 0
         self.best: dict[str, Any] = {}
         self.interrupted = False  # set from outside: save a checkpoint and stop after this step
+        self.evaluating = False  # a checkpoint of this moment is on the disk
+        self.evaluation_due = False  # at this step, and not yet done
+        self.saved_at: int | None = None  # step of the last checkpoint
+        self.resumed_from: Path | None = None
+        self._checkpoint_parent = folder / CHECKPOINTS
         self.step_seconds = 0.0  # in training steps alone: no evaluation, no saving
         self._tick = time.perf_counter()
         super().__init__(
@@ -221,31 +232,16 @@ class RunTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """A learning rate per encoder; vectors and scalars are not decayed."""
         if self.optimizer is None:
-            muon = self.recipe.optimizer == "muon"
-            matrices = matrices_of_layers(self.trained) if muon else set()
-            groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
-            scales = self.trained.learning_rate_scales()
-            for name, parameter in self.trained.named_parameters():
-                if parameter.requires_grad:
-                    scale = next((s for p, s in scales.items() if name.startswith(p)), 1.0)
-                    group = (scale, parameter.ndim > 1, parameter in matrices)
-                    groups.setdefault(group, []).append(parameter)
             kind, options = self.get_optimizer_cls_and_kwargs(self.args)
             rate = options.pop("lr")
-            values: list[dict[str, Any]] = [
-                {
-                    "params": parameters,
-                    "lr": rate * scale,
-                    "weight_decay": self.args.weight_decay if decayed else 0.0,
-                }
-                for (scale, decayed, _), parameters in groups.items()
-            ]
+            muon = self.recipe.optimizer == "muon"
+            groups = parameter_groups(
+                self.trained, rate, weight_decay=self.args.weight_decay, muon=muon
+            )
             if muon:
-                for value, (_, _, matrix) in zip(values, groups, strict=True):
-                    value["muon"] = matrix
-                self.optimizer = MuonWithAdamW(values, lr=rate, betas=self.recipe.betas)
+                self.optimizer = MuonWithAdamW(groups, lr=rate, betas=self.recipe.betas)
             else:
-                self.optimizer = kind(values, lr=rate, **options)
+                self.optimizer = kind(groups, lr=rate, **options)
         return self.optimizer
 
     def training_step(  # type: ignore[override]
@@ -329,22 +325,45 @@ class RunTrainer(Trainer):
             self.truncated[modality] = self.truncated.get(modality, 0) + count
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Metrics of the task on held-out data; the best weights so far are kept aside."""
+        """Metrics of the task on held-out data; the best weights so far are kept aside.
+
+        A checkpoint comes first: an evaluation that is cut off is repeated by the resumed run.
+        """
         if not self.task.has_validation:
             return {}
-        values = self.task.evaluate(self.trained.best_guess, self.autocast)
-        name = self.task.score_name
-        if not self.best or values[name] > self.best[name]:
-            self.best = {"step": self.state.global_step, name: values[name]}
-            if is_main():
-                self.trained.best_guess.save_pretrained(self.folder / BEST)
-                _write_json(self.folder / BEST / "best.json", self.best)
+        self.evaluation_due = True
+        if self.saved_at != self.state.global_step:
+            self._save_checkpoint(cast(nn.Module, self.model), None)
+            self.control = self.callback_handler.on_save(self.args, self.state, self.control)
+        self.control.should_save = False
+        # One of several processes cannot stop in the middle: the others would wait for it.
+        self.evaluating = world_size() == 1
+        try:
+            if any_process(self.interrupted):
+                self.interrupted = True
+                raise KeyboardInterrupt
+            with same_random_state():
+                values = self.task.evaluate(self.trained.best_guess, self.autocast)
+            self._keep_best(values[self.task.score_name])
+        finally:
+            self.evaluating = False
+        self.evaluation_due = False
         self.log({f"eval/{name}": value for name, value in values.items()})
         metrics = {f"eval_{name}": value for name, value in values.items()}
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
+
+    def _keep_best(self, score: float) -> None:
+        name = self.task.score_name
+        if self.best and score <= self.best[name]:
+            return
+        best = {"step": self.state.global_step, name: score}
+        if is_main():
+            self.trained.best_guess.save_pretrained(self.folder / BEST)
+            write_text(self.folder / BEST / BEST_SCORE, json.dumps(best))
+        self.best = best
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Append to the run's log and report the progress."""
@@ -357,17 +376,28 @@ class RunTrainer(Trainer):
                     f"the loss is {logs['loss']} at step {self.state.global_step}: lower "
                     "train.learning_rate, lengthen train.warmup, or set train.precision: fp32"
                 )
-            logs |= _mean_over_processes(self.task.log_metrics())
+            logs |= mean_over_processes(self.task.log_metrics())
         logs["epoch"] = self.state.global_step / self.sampler.steps_per_epoch
         logs["seconds"] = self.step_seconds
         step = self.state.global_step
         if is_main():
-            with (self.folder / LOG).open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **logs}) + "\n")
+            append_line(self.folder, json.dumps({"step": step, **logs}))
         self.state.log_history.append({"step": step, **logs})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
-        if self.report is not None:
-            self.report(step, logs)
+        self.callbacks.logged(step, logs)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self._checkpoint_parent)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """A checkpoint that replaces the one before the last as soon as it is whole."""
+        with new_checkpoint(self.folder, self.state.global_step) as staged:
+            self._checkpoint_parent = staged
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._checkpoint_parent = self.folder / CHECKPOINTS
+        self.saved_at = self.state.global_step
 
     def _leave_out_empty_steps(self, logs: dict[str, float]) -> None:
         """The loss as the mean over the steps that had one; none where no step had."""
@@ -379,16 +409,11 @@ class RunTrainer(Trainer):
             logs["loss"] = logs["loss"] * steps / trained
         self.steps_without_items, self.logged_at = 0, self.state.global_step
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        wait_for_all()  # a process that ends now makes the launcher end the one that still writes
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        wait_for_all()  # the file that marks a complete checkpoint is written next
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Weights of model, objectives and average; nothing pickled by hand."""
+        since_log = float(gather(self._tr_loss.reshape(1)).mean())
+        own = {name: [v.tolist() for v in values] for name, values in self.task.logged.items()}
+        values_since_log = [json.loads(text) for text in everyones_text(json.dumps(own))]
         self.merge_counts()
         if not is_main():
             # Counted by the first process from now on.
@@ -397,32 +422,54 @@ class RunTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         safetensors.torch.save_model(self.trained, str(folder / "model.safetensors"))
-        _write_json(
-            folder / STATE,
-            {
-                "precision": self.precision,
-                "best": self.best,
-                "step_seconds": self.step_seconds,
-                "read_items": self.read_items,
-                "truncated": self.truncated,
-                "broken": [[e.origin, e.reason] for e in self.broken.values()],
-            },
-        )
+        state = {
+            "precision": self.precision,
+            "best": self.best,
+            "evaluation_due": self.evaluation_due,
+            "log_bytes": log_size(self.folder),
+            "logged_at": self._globalstep_last_logged,
+            "loss_since_log": since_log,
+            "values_since_log": values_since_log,
+            "steps_without_items": self.steps_without_items,
+            "step_seconds": self.step_seconds,
+            "read_items": self.read_items,
+            "truncated": self.truncated,
+            "broken": [[e.origin, e.reason] for e in self.broken.values()],
+        }
+        write_text(folder / STATE, json.dumps(state))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         safetensors.torch.load_model(self.trained, str(folder / "model.safetensors"))
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.best = state["best"]
+        self.evaluation_due = state["evaluation_due"]
         self.step_seconds = state["step_seconds"]
         if is_main():  # they are of all processes
             self.read_items = state["read_items"]
             self.truncated = state["truncated"]
         self.broken = {o: BrokenRecordError(o, reason) for o, reason in state["broken"]}
-        step = json.loads((folder / "trainer_state.json").read_text())["global_step"]
-        self.logged_at = step
-        if is_main():
-            _cut_log(self.folder / LOG, step)
+        self.resumed_from = folder
+        self.saved_at = json.loads((folder / TRAINER_STATE).read_text())["global_step"]
+        if is_main():  # the resumed run writes again what came after the checkpoint
+            cut_log(self.folder, state["log_bytes"])
+
+    def _continue(self) -> None:
+        """Go on at the moment of the checkpoint: between two lines of the log, or evaluating."""
+        if self.resumed_from is None:
+            return
+        state = json.loads((self.resumed_from / STATE).read_text(encoding="utf-8"))
+        self._tr_loss += state["loss_since_log"]
+        self._globalstep_last_logged = self.logged_at = state["logged_at"]
+        self.steps_without_items = state["steps_without_items"]
+        everyones_values = state["values_since_log"]
+        own = everyones_values[rank() if len(everyones_values) == world_size() else 0]
+        for name, values in own.items():
+            self.task.logged[name] = [torch.tensor(v, device=self.args.device) for v in values]
+        self.callbacks.advance(self.state.global_step)
+        if self.evaluation_due:
+            self._load_rng_state(str(self.resumed_from))
+            self.evaluate()
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> None:
         return None  # the loss is a mean over the whole batch already
@@ -437,44 +484,32 @@ class _AfterStep(TrainerCallback):
     def __init__(self, trainer: RunTrainer) -> None:
         self.trainer = trainer
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.trainer._continue()
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        trained = self.trainer.trained
-        self.trainer.task.after_step(trained)
+        trainer = self.trainer
+        trained = trainer.trained
+        trainer.task.after_step(trained)
         for slow in (trained.average, trained.momentum):
             if slow is not None:
                 slow.update_parameters(trained.network)
-        self.trainer.step_seconds += time.perf_counter() - self.trainer._tick
-        if any_process(self.trainer.interrupted):  # a signal may reach one of them alone
-            self.trainer.interrupted = True
-            control.should_save = True
-            control.should_training_stop = True
+        trainer.step_seconds += time.perf_counter() - trainer._tick
+        trainer.callbacks.advance(state.global_step)
         if state.global_step >= state.max_steps:
             control.should_log = True
             control.should_save = True
-            control.should_evaluate = self.trainer.task.has_validation
-
-
-def check_micro_batches(trained: Trained, micro_batch_size: int | None) -> None:
-    """Refuse micro-batches of several processes whose rows would be other ones than in one.
-
-    Raises:
-        RecipeError: the network has statistics over the rows of a micro-batch.
-    """
-    if micro_batch_size is None or world_size() == 1:
-        return
-    network = trained.network.train()
-    layers = batch_statistics(network)
-    codebooks = (n for n, m in network.named_modules() if isinstance(m, VectorQuantizer))
-    layers += [name for name in codebooks if network.get_submodule(name).training]
-    if layers:
-        raise RecipeError(
-            f"train.micro_batch_size: {layers[0]} has statistics over the rows of a micro-batch, "
-            f"which would be other rows on {world_size()} processes than on one; leave "
-            "micro_batch_size out (each process holds its share of the batch alone), or, for "
-            "batch normalization, set `batch_norm: frozen` or `norm: group` on the encoder"
-        )
+            control.should_evaluate = trainer.task.has_validation
+        if any_process(trainer.interrupted):  # a signal may reach one of them alone
+            trainer.interrupted = True
+            trainer.evaluation_due = control.should_evaluate
+            control.should_evaluate = False
+            control.should_save = True
+            control.should_training_stop = True
 
 
 def _backward_of(
@@ -483,52 +518,3 @@ def _backward_of(
     """Backward pass of a loss, which nothing depends on where a batch has no usable value."""
     if loss.requires_grad:
         backward(loss)
-
-
-def _mean_over_processes(values: dict[str, float]) -> dict[str, float]:
-    """Each value averaged over the processes that have it."""
-    if world_size() == 1:
-        return values
-    everyones_values = [json.loads(text) for text in everyones_text(json.dumps(values))]
-    names = dict.fromkeys(name for one in everyones_values for name in one)
-    found = {n: [one[n] for one in everyones_values if n in one] for n in names}
-    return {name: sum(numbers) / len(numbers) for name, numbers in found.items()}
-
-
-def complete_checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints that were written to the end, oldest first.
-
-    The state file is the last that the Trainer writes, so a checkpoint that was cut off while
-    it was written has none, or half of one.
-    """
-    found = []
-    for path in (folder / CHECKPOINTS).glob("checkpoint-*"):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-            found.append((int(path.name.split("-")[1]), path))
-        except (OSError, ValueError):
-            continue
-    return [path for _, path in sorted(found)]
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drop the lines after `step`: the resumed run writes them again."""
-    if path.is_file():
-        kept = [line for line in _lines(path) if line["step"] <= step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        partial.replace(path)
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the line that was being written when the run was cut off
-
-
-def _write_json(path: Path, value: Any) -> None:
-    partial_path = path.with_name(path.name + ".partial")
-    partial_path.write_text(json.dumps(value), encoding="utf-8")
-    os.replace(partial_path, path)

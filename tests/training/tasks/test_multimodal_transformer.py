@@ -260,7 +260,7 @@ def initialised(run, **options):
 def test_a_transformer_begins_with_what_a_joint_embedding_has_seen(embedding, tmp_path):
     encoded = amodal.load(embedding, device="cpu")
     recipe = parse_recipe(initialised(embedding, freeze="all"), "test")
-    run = MultimodalTransformerRun(recipe, recipe.data.train.open(), None, resume=False)
+    run = MultimodalTransformerRun(recipe, recipe.data.train.open(), None, saved=None)
     image = ScenesConfig(size=1, part="test").open()[0]["image"]
     prepared = encoded.preprocessors["image"]([image])
     assert run.model.preprocessors["image"]([image])["pixel_values"].shape[-1] == 24

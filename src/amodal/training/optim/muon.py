@@ -65,4 +65,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 def matrices_of_layers(model: nn.Module) -> set[torch.Tensor]:
     """Weights of the linear layers, which Muon is for; embeddings and filters are not."""
-    return {module.weight for module in model.modules() if isinstance(module, nn.Linear)}
+    # Not `module.weight`: reading the computed weight of a spectrally normed layer advances its
+    # power iteration. Its parameters are not the weight itself, and stay with AdamW.
+    owned = (m._parameters.get("weight") for m in model.modules() if isinstance(m, nn.Linear))
+    return {weight for weight in owned if weight is not None}

@@ -28,7 +28,7 @@ class TrainRecipe(StrictModel):
     ema: float | None = Field(None, gt=0, lt=1)  # decay of the averaged weights
     keep: Literal["best", "last"] = "best"  # which weights the run folder ends with
     evaluate_every: float = Field(1.0, gt=0)  # epochs
-    save_every: float = Field(1.0, gt=0)  # epochs
+    save_every: float = Field(1.0, gt=0)  # epochs; there is a checkpoint before each evaluation too
     log_every: int = Field(10, ge=1)  # steps
     loggers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     seed: int = Field(0, ge=0, lt=1 << 63)

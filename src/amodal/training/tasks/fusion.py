@@ -37,6 +37,7 @@ from amodal.models.fusion_model import (
     build_fusion_model,
 )
 from amodal.models.inputs import check_source, collator_of
+from amodal.models.run_folder import read_definition
 from amodal.training.prediction_objective import FUSED, PredictionConfig, PredictionObjective
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import Recipe
@@ -53,7 +54,7 @@ class FusionRun:
     """
 
     def __init__(
-        self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
+        self, recipe: Recipe, train: Source, validation: Source | None, *, saved: Path | None
     ) -> None:
         options = cast(FusionRecipe, recipe.model)
         self.recipe, self.train, self.validation = recipe, train, validation
@@ -64,7 +65,11 @@ class FusionRun:
             head=options.head,
             target=options.target,
         )
-        self.model = build_fusion_model(architecture, partial(readable_records, train))
+        self.model = (
+            read_definition(FusionModel, saved)
+            if saved is not None
+            else build_fusion_model(architecture, partial(readable_records, train))
+        )
         config = cast(PredictionConfig, recipe.objectives[0])
         heads = tuple(self.model.unimodal)
         self.objective = PredictionObjective(config, self.model.target, heads)
@@ -232,7 +237,8 @@ class FusionTask:
         generator.manual_seed(step.number)  # the same on every process
         network = cast(FusionModel, step.trained.network)
         for modality, factor in factors.items():
-            self.logged.setdefault(f"modulation/{modality}", []).append(torch.tensor(factor))
+            noted = torch.tensor(factor, device=generator.device)
+            self.logged.setdefault(f"modulation/{modality}", []).append(noted)
             for part in (network.encoders[modality], network.poolings[modality]):
                 if balance.noise:
                     _add_noise(part, generator)

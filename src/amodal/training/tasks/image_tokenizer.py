@@ -37,7 +37,7 @@ class ImageTokenizerRun:
     """
 
     def __init__(
-        self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
+        self, recipe: Recipe, train: Source, validation: Source | None, *, saved: Path | None
     ) -> None:
         options = cast(ImageTokenizerRecipe, recipe.model)
         check_source(options.types, options.encoders, train)
@@ -101,8 +101,7 @@ class ImageTokenizerTask:
         self.validation = validation
         self.has_validation = validation is not None
         self.validation_items = validation_items
-        self.perplexity: list[Tensor] = []
-        self.revived: list[Tensor] = []
+        self.logged: dict[str, list[Tensor]] = {}
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
         """Gradients of one batch; the codebook learns from every part of it."""
@@ -119,8 +118,8 @@ class ImageTokenizerTask:
                 loss = reconstruction_loss(found.pixels, target, found.commitment, self.config)
             share = self.config.weight * count / whole
             total = total + share * loss.detach()
-            self.perplexity.append(found.perplexity.detach())
-            self.revived.append(found.revived.detach())
+            self.logged.setdefault("perplexity", []).append(found.perplexity.detach())
+            self.logged.setdefault("restarted_codes", []).append(found.revived.detach())
             step.backward(share * loss)
         step.average_gradients()
         return total
@@ -130,14 +129,13 @@ class ImageTokenizerTask:
 
     def log_metrics(self) -> dict[str, float]:
         """Since the last call: perplexity of the codes of a batch; dead codes restarted."""
-        if not self.perplexity:
+        if not self.logged:
             return {"perplexity": 0.0, "restarted_codes": 0.0}
         found = {
-            "perplexity": float(torch.stack(self.perplexity).mean()),
-            "restarted_codes": float(torch.stack(self.revived).sum()),
+            "perplexity": float(torch.stack(self.logged["perplexity"]).mean()),
+            "restarted_codes": float(torch.stack(self.logged["restarted_codes"]).sum()),
         }
-        self.perplexity.clear()
-        self.revived.clear()
+        self.logged.clear()
         return found
 
     def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from amodal.alignment.normalization import Normalization
+from amodal.data.atomic import staged_files
 from amodal.data.batch import Batch
 from amodal.data.record import DataError, Source, readable_records
 from amodal.evaluators.embedding import embed_items
@@ -28,6 +30,7 @@ from amodal.models.joint_embedding import (
     build_joint_embedding,
     concatenate,
 )
+from amodal.models.run_folder import read_definition
 from amodal.training.objectives import Objectives
 from amodal.training.optim.grad_cache import backward_in_chunks
 from amodal.training.progress import ProgressCallbacks
@@ -47,7 +50,7 @@ class JointEmbeddingRun:
     """
 
     def __init__(
-        self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
+        self, recipe: Recipe, train: Source, validation: Source | None, *, saved: Path | None
     ) -> None:
         options = cast(JointEmbeddingRecipe, recipe.model)
         self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
@@ -57,9 +60,11 @@ class JointEmbeddingRun:
             dual_encoder=options.dual_encoder,
             projection=options.projection,
         )
-        records = partial(readable_records, train)
-        self.model = build_joint_embedding(architecture, records)
-        if not resume:
+        if saved is not None:
+            self.model = read_definition(JointEmbedding, saved)
+        else:
+            records = partial(readable_records, train)
+            self.model = build_joint_embedding(architecture, records)
             for name, encoder in self.model.encoders.items():
                 kind = modality(self.model.types[name])
                 kind.initialise(encoder, self.model.preprocessors[name], name, records)
@@ -96,6 +101,7 @@ class JointEmbeddingRun:
         if not self.options.normalization:
             return
         callbacks.stage("normalization", len(self.train))
+        shutil.rmtree(folder / NORMALIZATION, ignore_errors=True)  # of an attempt that was cut off
         model = JointEmbedding.from_pretrained(folder)
         model.to(self.model.device)  # type: ignore[arg-type]
         embedded = embed_items(model, self.train, tick=callbacks.advance, autocast=autocast)
@@ -104,7 +110,8 @@ class JointEmbeddingRun:
             {name: rows.z for name, rows in embedded.rows.items()},
             {name: rows.item for name, rows in embedded.rows.items()},
         )
-        fitted.save(folder / NORMALIZATION)
+        with staged_files(folder) as staged:
+            fitted.save(staged / NORMALIZATION)
 
     def evaluate(
         self, model: JointEmbedding, autocast: Autocast, callbacks: ProgressCallbacks
@@ -154,7 +161,7 @@ class JointEmbeddingTask:
         self.validation = validation
         self.has_validation = validation is not None
         self.validation_items = validation_items
-        self.components: dict[str, list[Tensor]] = {}
+        self.logged: dict[str, list[Tensor]] = {}
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
         """Gradients of one batch, encoded in micro-batches where that is set."""
@@ -174,8 +181,8 @@ class JointEmbeddingTask:
 
     def log_metrics(self) -> dict[str, float]:
         """Means of the objectives since the last call, temperatures and their own metrics."""
-        found = {name: float(torch.stack(v).mean()) for name, v in self.components.items()}
-        self.components.clear()
+        found = {name: float(torch.stack(v).mean()) for name, v in self.logged.items()}
+        self.logged.clear()
         return {**found, **self.objectives.temperatures(), **self.objectives.metrics()}
 
     def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
@@ -229,8 +236,8 @@ class JointEmbeddingTask:
             rows = {m: found._replace(z=found.z.float()) for m, found in embedded.items()}
             loss, values = self.objectives(rows, momentum)
             for name, value in values.items():
-                self.components.setdefault(f"loss/{name}", []).append(value.detach())
+                self.logged.setdefault(f"loss/{name}", []).append(value.detach())
             if len(values) > 1 and step.logged:
                 for name, norm in self.objectives.gradient_norms(values).items():
-                    self.components[f"gradient_norm/{name}"] = [torch.tensor(norm)]
+                    self.logged[f"gradient_norm/{name}"] = [torch.tensor(norm)]
         return loss

@@ -32,6 +32,7 @@ from amodal.models.multimodal_transformer.answer_head import ClassifiedAnswers
 from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
 from amodal.models.multimodal_transformer.build import InitialEncoder, build_multimodal_transformer
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
+from amodal.models.run_folder import read_definition
 from amodal.training.kinds import open_run
 from amodal.training.objectives import Objectives
 from amodal.training.progress import ProgressCallbacks
@@ -69,30 +70,15 @@ class MultimodalTransformerRun:
     """
 
     def __init__(
-        self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
+        self, recipe: Recipe, train: Source, validation: Source | None, *, saved: Path | None
     ) -> None:
         options = cast(MultimodalTransformerRecipe, recipe.model)
         self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
-        values = options.model_dump(
-            exclude={"kind", "tasks", "encoders", "init_from", "answers", "image_tokenizer"}
+        self.model = (
+            read_definition(MultimodalTransformer, saved)
+            if saved is not None
+            else _new_model(options, train)
         )
-        initial = _initial_encoder(options.init_from) if options.init_from is not None else None
-        encoders = options.encoders if initial is None else {"image": initial.config}
-        architecture = TransformerArchitecture(encoders=encoders, **values)
-        names = " or ".join(options.tasks)
-        tokenizer = _image_tokenizer(options)
-        try:
-            if isinstance(options.answers, ClassifiedAnswers):
-                answers = options.answers.build_vocabulary(_answers(train))
-                architecture = architecture.model_copy(update={"answers": answers})
-            self.model = build_multimodal_transformer(
-                architecture,
-                _texts(train, options),
-                image_tokenizer=tokenizer,
-                initial_encoder=initial,
-            )
-        except ValueError as error:
-            raise DataError(f"{train.name}: nothing to learn for {names}: {error}") from None
         self.collator = collator_of(
             self.model,
             steps=recipe.steps(),
@@ -182,9 +168,7 @@ class MultimodalTransformerTask:
         self.validation_items = validation_items
         self.score_name = "score"
         self.contrast = contrast
-        self.correct_tokens: list[Tensor] = []
-        self.contrastive: list[Tensor] = []
-        self.out_of_vocabulary: list[Tensor] = []
+        self.logged: dict[str, list[Tensor]] = {}
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
         """Gradients of one batch; parts count by their target tokens (or conversations)."""
@@ -216,17 +200,16 @@ class MultimodalTransformerTask:
                     share = self.config.weight * classified[i] / all_classified
                     weighted = weighted + share * chosen
                     inside = (predicted.classified.targets > 0).any(1)
-                    self.out_of_vocabulary.append((~inside).float())
+                    self._note("vqa/out_of_vocabulary_answers", (~inside).float())
                 if self.contrast is not None:
                     contrastive, _ = self.contrast(predicted.embedded)
-                    self.contrastive.append(contrastive.detach())
+                    self._note("loss/contrastive", contrastive.detach())
                     weighted = weighted + contrastive
             loss_of_all = loss_of_all + weighted.detach()
             if len(predicted.labels):
                 with torch.no_grad():
-                    self.correct_tokens.append(
-                        (predicted.logits.argmax(1) == predicted.labels).float().mean()
-                    )
+                    correct = predicted.logits.argmax(1) == predicted.labels
+                    self._note("token_accuracy", correct.float().mean())
             step.backward(weighted)
         step.average_gradients()
         return loss_of_all
@@ -252,17 +235,19 @@ class MultimodalTransformerTask:
 
     def log_metrics(self) -> dict[str, float]:
         """Since the last call: share of target tokens predicted correctly, and further losses."""
-        values = {"token_accuracy": _mean(self.correct_tokens)}
-        if self.out_of_vocabulary:
-            values["vqa/out_of_vocabulary_answers"] = float(
-                torch.cat(self.out_of_vocabulary).mean()
-            )
-            self.out_of_vocabulary.clear()
+        values = {"token_accuracy": 0.0}
+        # Answers vary in number from batch to batch, and every one counts alike.
+        values |= {
+            name: float(torch.cat([found.reshape(-1) for found in noted]).mean())
+            for name, noted in self.logged.items()
+        }
+        self.logged.clear()
         if self.contrast is not None:
-            if self.contrastive:
-                values["loss/contrastive"] = _mean(self.contrastive)
             values |= self.contrast.temperatures()
         return values
+
+    def _note(self, name: str, value: Tensor) -> None:
+        self.logged.setdefault(name, []).append(value)
 
     def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
         """Exact match and nll, teacher-forced, on the validation source."""
@@ -284,11 +269,28 @@ class MultimodalTransformerTask:
         return {**values, self.score_name: sum(scores) / len(scores)}
 
 
-def _mean(values: list[Tensor]) -> float:
-    """The mean of what was collected, which is then empty; 0 of nothing."""
-    found = float(torch.stack(values).mean()) if values else 0.0
-    values.clear()
-    return found
+def _new_model(options: MultimodalTransformerRecipe, train: Source) -> MultimodalTransformer:
+    """The model of a recipe, its tokenizer and answer vocabulary fitted on the training source."""
+    values = options.model_dump(
+        exclude={"kind", "tasks", "encoders", "init_from", "answers", "image_tokenizer"}
+    )
+    initial = _initial_encoder(options.init_from) if options.init_from is not None else None
+    encoders = options.encoders if initial is None else {"image": initial.config}
+    architecture = TransformerArchitecture(encoders=encoders, **values)
+    tokenizer = _image_tokenizer(options)
+    try:
+        if isinstance(options.answers, ClassifiedAnswers):
+            answers = options.answers.build_vocabulary(_answers(train))
+            architecture = architecture.model_copy(update={"answers": answers})
+        return build_multimodal_transformer(
+            architecture,
+            _texts(train, options),
+            image_tokenizer=tokenizer,
+            initial_encoder=initial,
+        )
+    except ValueError as error:
+        names = " or ".join(options.tasks)
+        raise DataError(f"{train.name}: nothing to learn for {names}: {error}") from None
 
 
 def _in_vocabulary(part: Batch) -> int:

@@ -51,6 +51,7 @@ class Task(Protocol):
 
     score_name: str  # of the metric that picks the best weights; more is better
     has_validation: bool
+    logged: dict[str, list[Tensor]]  # values since the last call of `log_metrics`
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
         """Gradients of one batch into the weights, averaged over processes; the detached loss.
@@ -97,7 +98,8 @@ class Run(Protocol):
         recipe: with a model of this kind.
         train: training source.
         validation: held-out source, or None.
-        resume: weights will come from a checkpoint.
+        saved: the folder of the run where it is resumed: it holds what was fitted on the training
+            data when it began, and weights will come from a checkpoint; None: a new run.
 
     Raises:
         DataError: the training source lacks what the model needs.
@@ -107,7 +109,7 @@ class Run(Protocol):
     collator: Collator  # with the augmentation of the recipe
 
     def __init__(
-        self, recipe: Recipe, train: Source, validation: Source | None, *, resume: bool
+        self, recipe: Recipe, train: Source, validation: Source | None, *, saved: Path | None
     ) -> None: ...
 
     @property
