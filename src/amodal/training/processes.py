@@ -54,17 +54,17 @@ class _Group:
         """Forget what was said in an earlier run of the same processes."""
         self.runs += 1
         self.barriers = 0
+        self.first_failure: tuple[int, str] | None = None
         self.store = PrefixStore(f"run-{self.runs}", self.whole_store)
 
     def failure(self) -> tuple[int, str] | None:
         """Rank and message of the process that failed first."""
-        try:
-            if not self.store.check(["failure"]):
-                return None
-            found, _, message = self.store.get("failure").decode().partition(" ")
-        except (RuntimeError, ValueError):  # the process that kept the store is gone
-            return None
-        return int(found), message
+        # The process that keeps the store may be the one that failed, and gone by now.
+        with contextlib.suppress(RuntimeError):
+            if self.first_failure is None and self.store.check(["failure"]):
+                found, _, message = self.store.get("failure").decode().partition(" ")
+                self.first_failure = int(found), message
+        return self.first_failure
 
     def report(self, message: str) -> bool:
         """Tell the others why this process fails; False where another was first."""
@@ -242,8 +242,8 @@ def _end_with_the_others(group: _Group, error: BaseException) -> None:
         end = time.monotonic() + GRACE_SECONDS / 5
         while group.failure() is None and time.monotonic() < end:
             time.sleep(POLL_SECONDS / 4)
-        if group.failure() is None and isinstance(error, KeyboardInterrupt):
-            return
+    if isinstance(error, KeyboardInterrupt):
+        message = "stopped by a signal"
     if group.failure() is None:
         if lost:
             message = (
