@@ -2,21 +2,41 @@
 
 Every process computes the same global loss L of the gathered rows. The backward pass of
 `gather_with_gradient` sums over the P processes, so that the owner of a row receives P * dL/dz;
-`DistributedDataParallel` then averages parameter gradients over the processes, which is exactly
-dL/dθ of one process that holds all rows. No further factor is needed. Without DDP, average the
-parameter gradients (`ReduceOp.AVG`).
+`average_gradients` then averages parameter gradients over the processes, which is exactly dL/dθ of
+one process that holds all rows. No further factor is needed. A loss that is a sum over rows, of
+which each process computes its own part, is multiplied by P instead.
+
+`DistributedDataParallel` is not used: it waits for a gradient of every parameter from every
+process, and a process whose rows lack a modality has none.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["barrier", "gather", "gather_with_gradient", "is_main", "rank", "world_size"]
+__all__ = [
+    "any_process",
+    "average_gradients",
+    "barrier",
+    "batch_statistics",
+    "everyones",
+    "everyones_text",
+    "gather",
+    "gather_with_gradient",
+    "is_main",
+    "rank",
+    "runs_without_rows",
+    "same_everywhere",
+    "world_size",
+]
+
+BUCKET_BYTES = 64 << 20  # gradients that are averaged in one message
 
 
 def world_size() -> int:
@@ -119,6 +139,151 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     return gathered
 
 
+def everyones(values: Sequence[int]) -> list[list[int]]:
+    """The same few integers of every process, in order of rank.
+
+    Examples:
+        >>> from amodal.distributed import everyones
+        >>> everyones([3, 1])  # in a single process
+        [[3, 1]]
+    """
+    if world_size() == 1:
+        return [list(values)]
+    _check_initialized()
+    mine = torch.tensor(list(values), dtype=torch.int64, device=_control_device())
+    found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, mine)
+    return [one.tolist() for one in found]
+
+
+def any_process(value: bool) -> bool:
+    """Whether `value` is true in any process.
+
+    Examples:
+        >>> from amodal.distributed import any_process
+        >>> any_process(False)
+        False
+    """
+    return value if world_size() == 1 else any(found for (found,) in everyones([int(value)]))
+
+
+def everyones_text(text: str) -> list[str]:
+    """A text of every process, in order of rank.
+
+    Examples:
+        >>> from amodal.distributed import everyones_text
+        >>> everyones_text("a")  # in a single process
+        ['a']
+    """
+    if world_size() == 1:
+        return [text]
+    encoded = text.encode()
+    sizes = [size for (size,) in everyones([len(encoded)])]
+    mine = torch.tensor(list(encoded), dtype=torch.uint8, device=_control_device())
+    parts = _all_gather(mine, sizes).cpu().split(sizes)
+    return [bytes(part.tolist()).decode() for part in parts]
+
+
+@torch.no_grad()
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradient of every parameter by its mean over all processes.
+
+    A process without a gradient of some parameter counts as one with a gradient of 0; a parameter
+    that has none in any process still has none afterwards.
+
+    Args:
+        parameters: the same ones in the same order on every process.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.distributed import average_gradients
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> average_gradients(layer.parameters())  # a single process changes nothing
+        >>> layer.weight.grad is None
+        True
+    """
+    if world_size() == 1:
+        return
+    trained = [p for p in parameters if p.requires_grad]
+    there = torch.tensor([p.grad is not None for p in trained], dtype=torch.uint8)
+    there = there.to(_control_device())
+    dist.all_reduce(there, op=dist.ReduceOp.MAX)
+    gradients = []
+    for parameter, somewhere in zip(trained, there.tolist(), strict=True):
+        if somewhere:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    for bucket in _buckets(gradients):
+        flat = torch.cat([g.reshape(-1) for g in bucket])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        parts = flat.split([g.numel() for g in bucket])
+        for gradient, part in zip(bucket, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+@torch.no_grad()
+def same_everywhere(module: nn.Module) -> None:
+    """Give every process the parameters and buffers of the first.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.distributed import same_everywhere
+        >>> same_everywhere(torch.nn.Linear(2, 1))  # a single process changes nothing
+    """
+    if world_size() > 1:
+        for tensor in [*module.parameters(), *module.buffers()]:
+            whole = tensor.detach().contiguous()
+            dist.broadcast(whole, src=0)
+            tensor.copy_(whole)
+
+
+def batch_statistics(module: nn.Module) -> list[str]:
+    """Names of layers whose output for one row depends on the other rows of the batch.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.distributed import batch_statistics
+        >>> layers = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+        >>> batch_statistics(layers), batch_statistics(layers.eval())
+        (['1'], [])
+    """
+    return [
+        name
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+        and (layer.training or not layer.track_running_stats)
+    ]
+
+
+def runs_without_rows(module: nn.Module) -> bool:
+    """Whether a module must run on no rows too, because other processes count on its statistics.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.distributed import runs_without_rows
+        >>> runs_without_rows(torch.nn.BatchNorm1d(3))  # in a single process
+        False
+    """
+    return world_size() > 1 and bool(batch_statistics(module))
+
+
+def _buckets(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Runs of tensors of one type and device, of about `BUCKET_BYTES` each."""
+    found: list[list[Tensor]] = []
+    size = 0
+    for tensor in tensors:
+        last = found[-1][0] if found else None
+        alike = last is not None and (last.dtype, last.device) == (tensor.dtype, tensor.device)
+        if not alike or size >= BUCKET_BYTES:
+            found.append([])
+            size = 0
+        found[-1].append(tensor)
+        size += tensor.numel() * tensor.element_size()
+    return found
+
+
 class _GatherWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, sizes: list[int]) -> Tensor:
@@ -142,17 +307,24 @@ def _is_launched() -> bool:
     return "WORLD_SIZE" in os.environ and "RANK" in os.environ
 
 
-def _describe(tensor: Tensor) -> tuple[list[int], bool]:
-    """Rows on every process, and whether any of them wants a gradient."""
+def _check_initialized() -> None:
     if not _is_initialized():
         raise RuntimeError(
             f"{world_size()} processes were launched, but the process group is not initialised: "
             "call torch.distributed.init_process_group (accelerate does) before gathering"
         )
-    mine = torch.tensor([len(tensor), int(tensor.requires_grad)], device=tensor.device)
-    everyones = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyones, mine)
-    table = torch.stack(everyones).tolist()
+
+
+def _control_device() -> torch.device:
+    """Where small integers are exchanged: the CPU where possible, which no GPU has to wait for."""
+    if "cpu:" in str(dist.distributed_c10d.get_backend_config()):
+        return torch.device("cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _describe(tensor: Tensor) -> tuple[list[int], bool]:
+    """Rows on every process, and whether any of them wants a gradient."""
+    table = everyones([len(tensor), int(tensor.requires_grad)])
     return [size for size, _ in table], any(wants for _, wants in table)
 
 

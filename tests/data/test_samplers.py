@@ -48,6 +48,15 @@ def test_one_row_is_refused():
         RunSampler(1, batch_size=4, epochs=1, seed=0)
 
 
-def test_a_batch_that_processes_cannot_share_is_refused():
-    with pytest.raises(DataError, match="does not divide"):
-        RunSampler(100, batch_size=9, epochs=1, seed=0, world_size=2)
+@pytest.mark.parametrize(("batch_size", "sizes"), [(10, (4, 3, 3)), (2, (1, 1, 0))])
+def test_processes_share_a_batch_that_they_do_not_divide(batch_size, sizes):
+    options = {"batch_size": batch_size, "epochs": 2, "seed": 3}
+    whole = list(RunSampler(43, **options))
+    parts = [list(RunSampler(43, **options, rank=r, world_size=3)) for r in range(3)]
+    assert {tuple(len(part) for part in step) for step in zip(*parts, strict=True)} == {sizes}
+    assert [a + b + c for a, b, c in zip(*parts, strict=True)] == whole
+
+
+def test_processes_see_the_batches_of_one_where_the_source_is_smaller_than_a_batch():
+    parts = [RunSampler(7, batch_size=64, epochs=1, seed=0, rank=r, world_size=2) for r in (0, 1)]
+    assert [part.batch_size for part in parts] == [7, 7]

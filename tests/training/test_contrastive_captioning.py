@@ -84,10 +84,8 @@ def test_the_loss_of_a_step_is_the_sum_of_both_in_double_precision():
     batch.tensors["image"]["pixel_values"] = pixels.double()
     trained = run.trained().double()
     step = Step(
-        model=trained,
         trained=trained,
         backward=lambda loss: loss.backward(),
-        no_sync=nullcontext,
         autocast=nullcontext,
         number=0,
         steps=1,

@@ -69,9 +69,10 @@ def test_supervised_contrast_of_one_modality_equals_its_definition():
     assert got.item() == pytest.approx(sum(terms) / len(terms), rel=1e-6)
 
 
-def test_labels_that_are_not_there_are_missed():
-    with pytest.raises(DataError, match="label"):
-        Objectives([InfoNCEConfig(positives="label")], dim=4)({"image": rows(3, 0)})
+def test_in_a_batch_without_labels_each_item_is_a_class_of_its_own():
+    embedded = {"image": rows(3, 0), "text": rows(3, 1)}
+    by_label, by_item = (Objectives([InfoNCEConfig(positives=p)], dim=4) for p in ("label", "item"))
+    assert torch.equal(by_label(embedded)[0], by_item(embedded)[0])
 
 
 def test_candidates_come_from_the_momentum_encoder():

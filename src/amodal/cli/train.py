@@ -51,11 +51,14 @@ def train(
 
 def stopped(result: RunResult) -> typer.Exit:
     """Print that the run can be resumed; raise the returned exit to end the command."""
-    console.print(
-        f"stopped at step {result.stopped_at}, nothing is lost: continue with the same command "
-        "and --resume",
-        soft_wrap=True,
-    )
+    from amodal.distributed import is_main
+
+    if is_main():
+        console.print(
+            f"stopped at step {result.stopped_at}, nothing is lost: continue with the same command "
+            "and --resume",
+            soft_wrap=True,
+        )
     return typer.Exit(1)
 
 

@@ -81,9 +81,12 @@ class Batch:
         )
 
     def split(self, size: int) -> list[Batch]:
-        """The batch as parts of at most `size` items, in order; the first carries the counts."""
+        """The batch as parts of at most `size` items, in order; the first carries the counts.
+
+        A batch without items is one part without items.
+        """
         parts = []
-        for start in range(0, len(self), size):
+        for start in range(0, max(len(self), 1), max(size, 1)):
             stop = min(start + size, len(self))
             views = {m: mask.shape[1] for m, mask in self.present.items()}
             parts.append(

@@ -21,13 +21,14 @@ class Draw(NamedTuple):
 class RunSampler:
     """The batches of a whole run, every epoch one after the other.
 
-    One process sees batches `rank, rank + world_size, ...` of the same sequence, so that a run
-    on several processes and a resumed run read the rows that a plain run reads, in that order.
+    Of several processes each one reads its share of every batch, in order of rank: a run on
+    several processes and a resumed run read the rows that a plain run reads, in that order.
     The last incomplete batch of an epoch is dropped: contrastive losses depend on the batch size.
 
     Args:
         size: rows of the source.
-        batch_size: rows per optimizer step, over all processes; must divide by `world_size`.
+        batch_size: rows per optimizer step, over all processes; where it does not divide by
+            `world_size`, the first ones read one row more.
         epochs: passes over the source; a fraction ends the last pass early.
         seed: of the permutations.
         rank, world_size: this process among all.
@@ -51,13 +52,8 @@ class RunSampler:
                 f"training needs at least 2 usable rows, the source has {size}: a contrastive "
                 "loss compares each row with others. Check the paths in `data.train`."
             )
-        if batch_size % world_size:
-            raise DataError(
-                f"batch_size {batch_size} does not divide by the {world_size} processes; "
-                f"use {batch_size // world_size * world_size or world_size}"
-            )
         self.size = size
-        self.batch_size = min(batch_size, size // world_size * world_size)
+        self.batch_size = min(batch_size, size)
         self.epochs = epochs
         self.seed = seed
         self.rank = rank
@@ -78,10 +74,12 @@ class RunSampler:
         return np.random.Generator(np.random.Philox(key=key)).permutation(self.size)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        local = self.batch_size // self.world_size
+        share, more = divmod(self.batch_size, self.world_size)
+        first = self.rank * share + min(self.rank, more)
+        local = share + (self.rank < more)
         for step in range(len(self)):
             epoch, place = divmod(step, self.steps_per_epoch)
             if place == 0:
                 order = self.permutation(epoch)
-            start = place * self.batch_size + self.rank * local
+            start = place * self.batch_size + first
             yield [Draw(epoch, int(i)) for i in order[start : start + local]]

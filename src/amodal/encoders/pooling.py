@@ -147,7 +147,7 @@ class AttentionPooling(nn.Module):
         query = query.to(key.dtype).expand(batch, -1, -1, -1)
         mask = None if keep is None else _some_kept(keep)[:, None, None, :]
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        pooled = self.out(attended.transpose(1, 2).reshape(batch, -1))
+        pooled = self.out(attended.transpose(1, 2).flatten(1))
         return pooled if keep is None else pooled.masked_fill(~keep.any(dim=1, keepdim=True), 0)
 
     def weights(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:

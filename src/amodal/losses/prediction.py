@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -9,6 +10,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Task = Literal["classification", "multi_label", "regression"]
+
+
+def has_target(target: Tensor, task: Task) -> Tensor:
+    """(B,) bool, True for the rows of `prediction_loss` whose target is known.
+
+    Examples:
+        >>> import torch
+        >>> from amodal.losses.prediction import has_target
+        >>> has_target(torch.tensor([1, -100]), "classification").tolist()
+        [True, False]
+    """
+    if task == "classification":
+        return target >= 0
+    return ~target.isnan().reshape(len(target), math.prod(target.shape[1:])).any(1)
 
 
 def prediction_loss(
@@ -46,15 +61,16 @@ def prediction_loss(
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if task == "classification":
-        fits, known = target.shape == wide.shape[:1], target >= 0
+        fits = target.shape == wide.shape[:1]
     elif task == "multi_label":
-        fits, known = target.shape == wide.shape, ~target.isnan().reshape(len(target), -1).any(1)
+        fits = target.shape == wide.shape
     else:
-        fits, known = target.shape == wide.shape[:1] and wide.shape[1] == 1, ~target.isnan()
+        fits = target.shape == wide.shape[:1] and wide.shape[1] == 1
     if not fits:
         raise ValueError(
             f"{task}: logits {tuple(logits.shape)} and targets {tuple(target.shape)} do not fit"
         )
+    known = has_target(target, task)
     wide, target = wide[known], target[known]
     if not len(wide):
         return wide.sum() * 0.0

@@ -13,6 +13,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from amodal.data.batch import Batch
 from amodal.data.record import Record, sample_rng
+from amodal.distributed import runs_without_rows
 from amodal.encoders.pooling import AttentionPooling
 from amodal.fusion.gated import Gated, PrecisionGated
 from amodal.fusion.specification import FusionConfig
@@ -266,7 +267,7 @@ class FusionModel(PreTrainedModel):
         self, modality: str, named: Mapping[str, Tensor], rows: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         width = self.encoders[modality].width
-        if rows == 0:
+        if rows == 0 and not runs_without_rows(self.encoders[modality]):
             tokens = torch.zeros(0, 1, cast(int, width), device=self.device)
             return tokens, tokens[..., 0].bool(), tokens[:, 0]
         tokens, keep = self.encoders[modality](**named)

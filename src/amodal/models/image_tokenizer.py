@@ -199,8 +199,10 @@ class ImageTokenizer(PreTrainedModel):
         pixels = batch.tensors["image"]["pixel_values"][batch.present["image"].reshape(-1)]
         quantized = self.quantizer(self._vectors(pixels).flatten(0, 1))
         codes = quantized.codes.view(len(pixels), self.tokens)
+        # Convolutions and shuffles need not run on nothing; the quantizer must, see there.
+        none = len(pixels) == 0
         return Reconstruction(
-            self._pixels(quantized.values.view(*codes.shape, -1)),
+            pixels if none else self._pixels(quantized.values.view(*codes.shape, -1)),
             codes,
             quantized.commitment,
             quantized.perplexity,
@@ -235,6 +237,8 @@ class ImageTokenizer(PreTrainedModel):
 
     def _vectors(self, pixels: Tensor) -> Tensor:
         """(B, 3, S, S) → (B, N, D) float32 with a root mean square of 1."""
+        if len(pixels) == 0:
+            return pixels.new_zeros(0, self.tokens, self.architecture.codebook_dim).float()
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         vectors = self.down(pixels).flatten(2).transpose(1, 2).float()
         # A fixed norm: otherwise shrinking the vectors would lower the commitment loss.

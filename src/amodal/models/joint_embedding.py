@@ -14,6 +14,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from amodal.alignment.normalization import Normalization
 from amodal.data.batch import Batch
+from amodal.distributed import runs_without_rows
 from amodal.encoders.dual.base import DualEncoder
 from amodal.modalities.modality import Records, all_texts
 from amodal.modalities.registry import modality
@@ -218,6 +219,17 @@ class JointEmbedding(PreTrainedModel):
             pooled = self.poolings[name](tokens, keep)  # (R, D)
         return self.projections[name](pooled)
 
+    def _embed_no_rows(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+        """(0, E); layers whose statistics several processes share run even so."""
+        encoder: Any = self.encoders[name] if self.dual is None else self.dual
+        if runs_without_rows(encoder):
+            return self._embed(name, tensors)
+        if runs_without_rows(self.projections[name]):
+            width = encoder.width if self.dual is None else encoder.width(name)
+            none: Tensor = self.projections[name](torch.zeros(0, width, device=self.device))
+            return none
+        return torch.zeros(0, self.dim, device=self.device)
+
     def forward(self, batch: Batch) -> dict[str, Embeddings]:
         """Embeddings of the rows that are present; the others are never computed."""
         embedded: dict[str, Embeddings] = {}
@@ -229,10 +241,7 @@ class JointEmbedding(PreTrainedModel):
             if not bool(mask.all()):
                 rows = mask.reshape(-1)
                 named = {key: tensor[rows] for key, tensor in named.items()}
-            if len(item):
-                z = self.embed(name, named)
-            else:
-                z = torch.zeros(0, self.dim, device=self.device)
+            z = self.embed(name, named) if len(item) else self._embed_no_rows(name, named)
             embedded[name] = Embeddings(
                 z, item, content[mask] if content is not None else None, label
             )

@@ -95,10 +95,13 @@ class VectorQuantizer(nn.Module):
         chosen = F.embedding(codes, self.codebook)  # a copy, from before the update
         revived = torch.zeros((), device=x.device)
         warming_up = self.training and int(self.steps) < self.warmup
+        counts = torch.bincount(codes, minlength=len(self.codebook)).float()
         if self.training:
-            revived = self._update(x_float.detach(), codes, chosen)
+            if world_size() > 1:
+                torch.distributed.all_reduce(counts)
+            revived = self._update(x_float.detach(), codes, chosen, counts)
         commitment = (x_float - chosen).square().sum() / max(x_float.numel(), 1)
-        share = torch.bincount(codes, minlength=len(self.codebook)).float() / max(len(codes), 1)
+        share = counts / counts.sum().clamp(min=1)
         perplexity = torch.special.entr(share).sum().exp()
         if warming_up:
             return Quantized(x, codes, commitment * 0.0, perplexity, revived)
@@ -133,12 +136,10 @@ class VectorQuantizer(nn.Module):
         self.counts.fill_(1.0)
 
     @torch.no_grad()
-    def _update(self, x: Tensor, codes: Tensor, chosen: Tensor) -> Tensor:
+    def _update(self, x: Tensor, codes: Tensor, chosen: Tensor, counts: Tensor) -> Tensor:
         """One step of the moving averages; returns () the number of revived codes."""
-        counts = torch.bincount(codes, minlength=len(self.codebook)).float()
         sums = torch.zeros_like(self.sums).index_add_(0, codes, x)
         if world_size() > 1:
-            torch.distributed.all_reduce(counts)
             torch.distributed.all_reduce(sums)
         if not bool(counts.any()):  # no vectors in any process
             return counts.sum()

@@ -9,3 +9,7 @@ class RunError(RuntimeError):
 
 class TrainingError(RuntimeError):
     """Error of a training run that cannot continue; the message says what to change."""
+
+
+class ProcessError(TrainingError):
+    """Error of another process of the same run; the message names it."""

@@ -139,6 +139,7 @@ class Objectives(nn.Module):
         self.momentum = _momentum(configs)
         self.batches = 0  # seen so far by this process
         self.compared: set[str] = set()  # objectives that found rows to compare in some batch
+        self.last_rows: list[Tensor] = []
         self.losses = nn.ModuleList(config.build(dim) for config in configs)
         self.names = [
             f"{config.kind}_{i}" if i else config.kind for i, config in enumerate(configs)
@@ -160,6 +161,7 @@ class Objectives(nn.Module):
             {name: gathered(own, slow[name] if slow else None) for name, own in embedded.items()},
             self.pairs,
         )
+        self.last_rows = [one.z for one in rows.rows.values()]
         values: dict[str, Tensor] = {}
         for name, loss, compare, labelled in zip(
             self.names, self.losses, self.comparisons, self.by_label, strict=True
@@ -187,19 +189,16 @@ class Objectives(nn.Module):
         pairs = self.pairs if self.pairs is not None else list(combinations(rows.rows, 2))
         return " or ".join(f"both {a} and {b}" for a, b in pairs) or "two inputs"
 
-    def gradient_norms(
-        self, embedded: dict[str, Embeddings], values: Mapping[str, Tensor]
-    ) -> dict[str, float]:
-        """How hard each weighted objective pulls at the embeddings of this process.
+    def gradient_norms(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """How hard each weighted objective pulls at the embeddings of all processes.
 
         Args:
-            embedded: what `forward` was given.
-            values: what `forward` returned.
+            values: what the last `forward` returned.
 
         Returns:
             name -> L2 norm of the gradient with respect to all rows.
         """
-        z = [rows.z for rows in embedded.values() if rows.z.requires_grad]
+        z = [rows for rows in self.last_rows if rows.requires_grad]
         norms: dict[str, float] = {}
         for weight, (name, value) in zip(self.weights, values.items(), strict=True):
             found = torch.autograd.grad(value, z, retain_graph=True, allow_unused=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from amodal.data.record import DataError
-from amodal.distributed import gather, gather_with_gradient, world_size
+from amodal.distributed import everyones, gather, gather_with_gradient, world_size
 from amodal.losses.positives import positives_from_keys
 from amodal.models.joint_embedding import Embeddings
 from amodal.training.teacher import TeacherEmbeddings
@@ -62,11 +62,17 @@ def gathered(rows: Embeddings, slow: Embeddings | None = None) -> Rows:
     """The rows of this process with those of all others; gradients reach `rows` alone."""
     if world_size() == 1:
         return Rows(*rows, slow.z if slow is not None else None)
+    # A process without any rows, or without a label among them, must gather what the others do.
+    table = everyones([len(rows.z), int(rows.content is not None), int(rows.label is not None)])
+    keyed = all(has_content for size, has_content, _ in table if size)
+    labelled = any(has_label for _, _, has_label in table)
+    content = rows.content if rows.content is not None else rows.item
+    label = rows.label if rows.label is not None else rows.item  # each item its own class
     return Rows(
         gather_with_gradient(rows.z),
         gather(rows.item),
-        gather(rows.content) if rows.content is not None else None,
-        gather(rows.label) if rows.label is not None else None,
+        gather(content) if keyed and any(has_content for _, has_content, _ in table) else None,
+        gather(label) if labelled else None,
         gather(slow.z) if slow is not None else None,
     )
 
@@ -74,15 +80,13 @@ def gathered(rows: Embeddings, slow: Embeddings | None = None) -> Rows:
 def by_label(embedded: EmbeddedRows) -> EmbeddedRows:
     """The same rows, those whose items share a label belonging to one item.
 
-    Raises:
-        DataError: there are no labels.
+    In a batch without any label each item is a class of its own.
     """
-    found = {}
-    for name, rows in embedded.rows.items():
-        if rows.label is None:
-            raise DataError("positives: label needs records with a label, and none has one")
-        found[name] = rows._replace(item=rows.label)
-    return replace(embedded, rows=found)
+    labelled = {
+        name: rows._replace(item=rows.label) if rows.label is not None else rows
+        for name, rows in embedded.rows.items()
+    }
+    return replace(embedded, rows=labelled)
 
 
 def pairs(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:

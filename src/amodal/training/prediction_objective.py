@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from amodal.losses.balance import BalanceConfig, GradientBlendingConfig, blending_weights
 from amodal.losses.config import Config
-from amodal.losses.prediction import prediction_loss
+from amodal.losses.prediction import has_target, prediction_loss
 from amodal.models.fusion_model import Prediction
 from amodal.models.target import TargetConfig
 
@@ -61,17 +61,22 @@ class PredictionObjective(nn.Module):
         """Whether the unimodal losses move the encoders."""
         return self.config.unimodal > 0 or isinstance(self.config.balance, GradientBlendingConfig)
 
-    def forward(self, prediction: Prediction, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self, prediction: Prediction, target: Tensor, shares: Mapping[str, float] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total, and the loss of every head by name.
 
         Args:
             prediction: of B items.
             target: as `TargetConfig.encode` gives it.
+            shares: head -> factor on its loss, where the items are a part of a larger batch.
         """
         values = {FUSED: self.loss(prediction.logits, target)}
         for modality, logits in prediction.unimodal.items():
             present = prediction.present[modality]
             values[modality] = self.loss(logits[present], target[present])
+        if shares is not None:
+            values = {head: shares[head] * value for head, value in values.items()}
         if isinstance(self.config.balance, GradientBlendingConfig):
             return self._blended(values), values
         unimodal = [value for head, value in values.items() if head != FUSED]
@@ -80,6 +85,17 @@ class PredictionObjective(nn.Module):
             # Behind detached features the heads are trained at full weight: nothing else moves.
             total = total + (self.config.unimodal or 1.0) * torch.stack(unimodal).mean()
         return self.config.weight * total, values
+
+    def rows(self, present: Mapping[str, Tensor], target: Tensor) -> dict[str, int]:
+        """Head -> number of rows that its loss is the mean of.
+
+        Args:
+            present: input -> (B,) bool.
+            target: of the B items.
+        """
+        known = has_target(target, self.target.task)
+        alone = {m: int((known & present[m]).sum()) for m in self.modalities}
+        return {FUSED: int(known.sum()), **alone}
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of one head."""

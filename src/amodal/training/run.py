@@ -17,7 +17,7 @@ from amodal.data.atomic import is_failed_write, is_full_disk, write_text
 from amodal.data.notes import notes_of
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
-from amodal.distributed import barrier, is_main
+from amodal.distributed import any_process, is_main
 from amodal.evaluators.result import EvaluationResult
 from amodal.evaluators.vocabulary import count_unknown_tokens
 from amodal.models.run_folder import write_definition
@@ -34,6 +34,7 @@ from amodal.training.folder import (
 )
 from amodal.training.interruption import graceful_interrupt
 from amodal.training.kinds import kind_of_recipe, open_run, run_class
+from amodal.training.processes import check_same_data, together, wait_for_all
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.progressive import check_progressive_size
 from amodal.training.recipe import Recipe
@@ -77,6 +78,7 @@ class RunResult:
 Finish = Callable[[RunResult], Mapping[str, float]]
 
 
+@together()
 def train_run(
     recipe: Recipe,
     folder: Path,
@@ -119,9 +121,12 @@ def train_run(
     """
     callbacks = callbacks or ProgressCallbacks()
     with failed_writes_as_run_errors(folder):
-        prepare_folder(recipe, folder, resume=resume)
+        if is_main():
+            prepare_folder(recipe, folder, resume=resume)
+        wait_for_all()
         if resume and is_finished(folder):
-            clean_up(folder)
+            if is_main():
+                clean_up(folder)
             callbacks.warn(f"{folder}: the run is finished; nothing was changed")
             return _finished(folder)
         return _train(recipe, folder, callbacks, finish, resume=resume)
@@ -137,6 +142,7 @@ def _train(
     train, validation = open_sources(recipe, callbacks)
     saved = folder if checkpoints else None
     run = run_class(kind_of_recipe(recipe))(recipe, train, validation, saved=saved)
+    check_same_data(len(train), run.model, run.model.preprocessors)  # type: ignore[arg-type]
     if recipe.train.progressive_size is not None:
         check_progressive_size(recipe.train.progressive_size, run.model)
     unknown = count_unknown_tokens(run.collator, train, validation, callbacks.warn)
@@ -168,6 +174,7 @@ def _train(
                 raise
     for error in getattr(train, "broken_rows", ()):  # rows that never became part of an item
         trainer.broken.setdefault(error.origin, error)
+    trainer.merge_counts()
     _warn_about_data(trainer, callbacks)
     result = RunResult(
         folder,
@@ -180,7 +187,7 @@ def _train(
         validation_source=validation,
     )
     stopped = replace(result, stopped_at=trainer.state.global_step)
-    if trainer.interrupted:
+    if any_process(trainer.interrupted):
         return stopped
     try:
         return _complete(run, trainer, result, callbacks, finish)
@@ -204,7 +211,7 @@ def _complete(
     if is_main():
         keep_weights(folder, trainer.trained.best_guess, best=recipe.train.keep == "best")
         run.complete(folder, trainer.autocast, callbacks)
-    barrier()
+    wait_for_all()
     kept = open_run(folder)
     kept.to(trainer.args.device)  # type: ignore[arg-type]
     metrics: dict[str, float] = {}

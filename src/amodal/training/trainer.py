@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +23,17 @@ from amodal.data.batch import Batch
 from amodal.data.reader import BatchReader, take_batch
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.data.samplers import RunSampler
-from amodal.distributed import gather, is_main, rank, world_size
+from amodal.distributed import (
+    any_process,
+    batch_statistics,
+    everyones,
+    everyones_text,
+    gather,
+    is_main,
+    rank,
+    same_everywhere,
+    world_size,
+)
 from amodal.training.checkpoints import (
     CHECKPOINTS,
     STATE,
@@ -31,6 +44,7 @@ from amodal.training.checkpoints import (
 from amodal.training.errors import TrainingError
 from amodal.training.folder import BEST, BEST_SCORE, append_line, cut_log, log_size
 from amodal.training.interruption import same_random_state
+from amodal.training.optim.batch_norm import SynchronizedBatchNorm
 from amodal.training.optim.groups import parameter_groups
 from amodal.training.optim.muon import MuonWithAdamW
 from amodal.training.optim.precision import (
@@ -41,12 +55,14 @@ from amodal.training.optim.precision import (
     measured_precision,
     resolve_precision,
 )
+from amodal.training.processes import check_micro_batches, join, mean_over_processes
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.progressive import shrink, side_at
 from amodal.training.recipes.train import TrainRecipe
 from amodal.training.tasks.protocol import Step, Task
 from amodal.training.trained import Trained
 
+MIN_ROWS_READ = 1000  # without one that is readable the data are wrong, not the rows
 MIN_STEPS_TO_MEASURE = 60  # timing takes up to six steps: a tenth of such a run
 
 
@@ -74,11 +90,13 @@ class RunTrainer(Trainer):
         workers: int = 0,
         callbacks: ProgressCallbacks | None = None,
     ) -> None:
+        join()
         self.task = task
         self.recipe = recipe
         self.folder = folder
         self.reader = reader
         self.callbacks = callbacks or ProgressCallbacks()
+        check_micro_batches(trained, recipe.micro_batch_size)
         self.sampler = RunSampler(
             len(reader),
             batch_size=recipe.batch_size,
@@ -92,6 +110,9 @@ class RunTrainer(Trainer):
         self.broken: dict[str, BrokenRecordError] = {}
         self.truncated: dict[str, int] = {}
         self.read_items = 0
+        self.usable_items = self.unusable_items = 0  # of all processes, since this one began
+        self.steps_without_items = 0  # since the last line of the log, at step `logged_at`
+        self.logged_at = 0
         self.best: dict[str, Any] = {}
         self.interrupted = False  # set from outside: save a checkpoint and stop after this step
         self.evaluating = False  # a checkpoint of this moment is on the disk
@@ -110,6 +131,18 @@ class RunTrainer(Trainer):
             callbacks=[_AfterStep(self)],
         )
         self.remove_callback(PrinterCallback)
+        same_everywhere(trained)
+        if rank():
+            torch.manual_seed((recipe.seed + rank()) % (1 << 32))  # other dropout on other rows
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As usual, but without `DistributedDataParallel`: see `amodal.distributed`."""
+        super().create_accelerator_and_postprocess()
+        prepare = self.accelerator.prepare_model
+        self.accelerator.prepare_model = partial(prepare, evaluation_mode=True)  # type: ignore[method-assign]
+
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        return model  # on one of several visible GPUs: `DataParallel` cannot take a `Batch` apart
 
     def _chosen_precision(self, trained: Trained) -> Precision:
         """As the recipe says; `auto` on a CPU is the faster one on the first batch.
@@ -122,19 +155,17 @@ class RunTrainer(Trainer):
             return cast(Precision, state.get("precision", resolve_precision(self.recipe.precision)))
         measured = is_measured(self.recipe.precision) and len(self.sampler) >= MIN_STEPS_TO_MEASURE
         batch = self.reader.__getitems__(next(iter(self.sampler))) if measured else None
-        if batch is None or len(batch) == 0:
+        if any_process(batch is None or len(batch) == 0) or batch is None:
             return resolve_precision(self.recipe.precision)
         resized = self._resized(batch, 0, len(self.sampler))
 
         def step(precision: Precision) -> None:
             trained.train()
-            self.task.backward(
+            self._backward(
                 resized,
                 Step(
-                    model=trained,
                     trained=trained,
-                    backward=lambda loss: loss.backward(),
-                    no_sync=nullcontext,
+                    backward=_backward_of,
                     autocast=lambda: autocast(precision, "cpu"),
                     number=0,
                     steps=len(self.sampler),
@@ -151,7 +182,7 @@ class RunTrainer(Trainer):
         return TrainingArguments(
             output_dir=str(self.folder / CHECKPOINTS),
             max_steps=len(self.sampler),
-            per_device_train_batch_size=self.sampler.batch_size // world_size(),
+            per_device_train_batch_size=max(1, self.sampler.batch_size // world_size()),
             learning_rate=recipe.learning_rate,
             weight_decay=recipe.weight_decay,
             adam_beta1=recipe.betas[0],
@@ -174,7 +205,6 @@ class RunTrainer(Trainer):
             report_to=list(recipe.loggers) or "none",
             seed=recipe.seed % (1 << 32),
             dataloader_num_workers=workers,
-            ddp_find_unused_parameters=False,
             remove_unused_columns=False,
             disable_tqdm=True,
         )
@@ -222,21 +252,62 @@ class RunTrainer(Trainer):
         model.train()
         batch = inputs.to(self.args.device, non_blocking=True)
         self._count(batch)
-        if len(batch) == 0:
-            raise DataError(f"a whole batch is unreadable; the first: {batch.broken[0]}")
-        return self.task.backward(
+        if not self._anything_in(batch):
+            self.steps_without_items += 1
+            return torch.zeros((), device=self.args.device)
+        return self._backward(
             self._resized(batch, self.state.global_step, self.state.max_steps),
             Step(
-                model=model,
                 trained=self.trained,
-                backward=self.accelerator.backward,
-                no_sync=lambda: self.accelerator.no_sync(model),
+                backward=partial(_backward_of, backward=self.accelerator.backward),
                 autocast=self.autocast,
                 number=self.state.global_step,
                 steps=self.state.max_steps,
                 logged=(self.state.global_step + 1) % self.recipe.log_every == 0,
             ),
         )
+
+    def _backward(self, batch: Batch, step: Step) -> Tensor:
+        """Gradients of a batch; batch normalization counts the rows of all processes."""
+        if not batch_statistics(step.trained):
+            return self.task.backward(batch, step)
+        with SynchronizedBatchNorm():
+            return self.task.backward(batch, step)
+
+    def _anything_in(self, batch: Batch) -> bool:
+        """Whether any process has an item for this step; without one the weights stay.
+
+        Raises:
+            DataError: no row at all could be read so far.
+        """
+        found = everyones([len(batch), len(batch.broken)])
+        usable, unusable = (sum(column) for column in zip(*found, strict=True))
+        self.usable_items += usable
+        self.unusable_items += unusable
+        if not self.usable_items and self.unusable_items >= min(MIN_ROWS_READ, self.sampler.size):
+            first = str(batch.broken[0]) if batch.broken else ""
+            shown = next((text for text in everyones_text(first) if text), "")
+            raise DataError(
+                f"none of the first {self.unusable_items} rows of the training source can be "
+                f"read; the first: {shown}"
+            )
+        return usable > 0
+
+    def merge_counts(self) -> None:
+        """Give every process the counts of what all of them have read, and the broken rows."""
+        own = {
+            "read_items": self.read_items,
+            "truncated": self.truncated,
+            "broken": [[e.origin, e.reason] for e in self.broken.values()],
+        }
+        everyones_own = [json.loads(text) for text in everyones_text(json.dumps(own))]
+        self.read_items = sum(one["read_items"] for one in everyones_own)
+        names = dict.fromkeys(name for one in everyones_own for name in one["truncated"])
+        self.truncated = {
+            name: sum(one["truncated"].get(name, 0) for one in everyones_own) for name in names
+        }
+        broken = [row for one in everyones_own for row in one["broken"]]
+        self.broken = {origin: BrokenRecordError(origin, reason) for origin, reason in broken}
 
     def _resized(self, batch: Batch, step: int, steps: int) -> Batch:
         growing = self.recipe.progressive_size
@@ -265,9 +336,11 @@ class RunTrainer(Trainer):
             self._save_checkpoint(cast(nn.Module, self.model), None)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         self.control.should_save = False
-        self.evaluating = True
+        # One of several processes cannot stop in the middle: the others would wait for it.
+        self.evaluating = world_size() == 1
         try:
-            if self.interrupted:
+            if any_process(self.interrupted):
+                self.interrupted = True
                 raise KeyboardInterrupt
             with same_random_state():
                 values = self.task.evaluate(self.trained.best_guess, self.autocast)
@@ -297,12 +370,13 @@ class RunTrainer(Trainer):
         if "train_runtime" in logs:
             return  # the Trainer's own summary, which counts evaluation as training
         if "loss" in logs:
-            if not torch.isfinite(torch.tensor(logs["loss"])):
+            self._leave_out_empty_steps(logs)
+            if not math.isfinite(logs.get("loss", 0.0)):
                 raise TrainingError(
                     f"the loss is {logs['loss']} at step {self.state.global_step}: lower "
                     "train.learning_rate, lengthen train.warmup, or set train.precision: fp32"
                 )
-            logs |= self.task.log_metrics()
+            logs |= mean_over_processes(self.task.log_metrics())
         logs["epoch"] = self.state.global_step / self.sampler.steps_per_epoch
         logs["seconds"] = self.step_seconds
         step = self.state.global_step
@@ -325,10 +399,25 @@ class RunTrainer(Trainer):
                 self._checkpoint_parent = self.folder / CHECKPOINTS
         self.saved_at = self.state.global_step
 
+    def _leave_out_empty_steps(self, logs: dict[str, float]) -> None:
+        """The loss as the mean over the steps that had one; none where no step had."""
+        steps = self.state.global_step - self.logged_at
+        trained = steps - self.steps_without_items
+        if not trained:
+            del logs["loss"]
+        elif self.steps_without_items:
+            logs["loss"] = logs["loss"] * steps / trained
+        self.steps_without_items, self.logged_at = 0, self.state.global_step
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Weights of model, objectives and average; nothing pickled by hand."""
         since_log = float(gather(self._tr_loss.reshape(1)).mean())
+        own = {name: [v.tolist() for v in values] for name, values in self.task.logged.items()}
+        values_since_log = [json.loads(text) for text in everyones_text(json.dumps(own))]
+        self.merge_counts()
         if not is_main():
+            # Counted by the first process from now on.
+            self.read_items, self.truncated = 0, {}
             return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -340,10 +429,8 @@ class RunTrainer(Trainer):
             "log_bytes": log_size(self.folder),
             "logged_at": self._globalstep_last_logged,
             "loss_since_log": since_log,
-            "values_since_log": {
-                name: [value.tolist() for value in values]
-                for name, values in self.task.logged.items()
-            },
+            "values_since_log": values_since_log,
+            "steps_without_items": self.steps_without_items,
             "step_seconds": self.step_seconds,
             "read_items": self.read_items,
             "truncated": self.truncated,
@@ -358,8 +445,9 @@ class RunTrainer(Trainer):
         self.best = state["best"]
         self.evaluation_due = state["evaluation_due"]
         self.step_seconds = state["step_seconds"]
-        self.read_items = state["read_items"]
-        self.truncated = state["truncated"]
+        if is_main():  # they are of all processes
+            self.read_items = state["read_items"]
+            self.truncated = state["truncated"]
         self.broken = {o: BrokenRecordError(o, reason) for o, reason in state["broken"]}
         self.resumed_from = folder
         self.saved_at = json.loads((folder / TRAINER_STATE).read_text())["global_step"]
@@ -372,8 +460,11 @@ class RunTrainer(Trainer):
             return
         state = json.loads((self.resumed_from / STATE).read_text(encoding="utf-8"))
         self._tr_loss += state["loss_since_log"]
-        self._globalstep_last_logged = state["logged_at"]
-        for name, values in state["values_since_log"].items():
+        self._globalstep_last_logged = self.logged_at = state["logged_at"]
+        self.steps_without_items = state["steps_without_items"]
+        everyones_values = state["values_since_log"]
+        own = everyones_values[rank() if len(everyones_values) == world_size() else 0]
+        for name, values in own.items():
             self.task.logged[name] = [torch.tensor(v, device=self.args.device) for v in values]
         self.callbacks.advance(self.state.global_step)
         if self.evaluation_due:
@@ -413,8 +504,17 @@ class _AfterStep(TrainerCallback):
             control.should_log = True
             control.should_save = True
             control.should_evaluate = trainer.task.has_validation
-        if trainer.interrupted:
+        if any_process(trainer.interrupted):  # a signal may reach one of them alone
+            trainer.interrupted = True
             trainer.evaluation_due = control.should_evaluate
             control.should_evaluate = False
             control.should_save = True
             control.should_training_stop = True
+
+
+def _backward_of(
+    loss: Tensor, *, backward: Callable[[Tensor], None] = torch.Tensor.backward
+) -> None:
+    """Backward pass of a loss, which nothing depends on where a batch has no usable value."""
+    if loss.requires_grad:
+        backward(loss)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from amodal.distributed import world_size
+
 
 def masked_moments(x: Tensor, keep: Tensor, axes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over `axes` of the values that are kept.
@@ -40,7 +42,9 @@ class MaskedBatchNorm(nn.BatchNorm2d):
         frames = x.permute(0, 2, 3, 1)  # (B, T, M, C), contiguous where channels come last
         place = keep.flatten().nonzero()[:, 0]  # (K,)
         kept = frames.flatten(0, 1)[place]  # (K, M, C)
-        training = self.training and kept.shape[0] * kept.shape[1] > 1
+        # Of several processes each one counts the values of all, see `SynchronizedBatchNorm`.
+        enough = world_size() > 1 or kept.shape[0] * kept.shape[1] > 1
+        training = self.training and enough
         if training and self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
         # As rows (K M, C): several times faster on a CPU than (B, C, T, M) with channels last.

@@ -95,7 +95,7 @@ class CrossAttention(nn.Module):
         """(B, L, D) and the memory of B items → (B, L, D)."""
         batch, length, width = x.shape
         key, value = self._keys(memory, cache, layer)
-        query = self.query(self.norm(x)).view(batch, length, self.heads, -1).transpose(1, 2)
+        query = self.query(self.norm(x)).unflatten(2, (self.heads, -1)).transpose(1, 2)
         nonempty = memory.keep.any(1)
         mask = (memory.keep | ~nonempty[:, None])[:, None, None, :]
         attended = attend(query, key, value, mask).transpose(1, 2).reshape(batch, length, width)
@@ -103,9 +103,9 @@ class CrossAttention(nn.Module):
 
     def weights(self, x: Tensor, memory: Memory) -> Tensor:
         """(B, H, L, N) attention weights of each position over the memory."""
-        batch, length, width = x.shape
+        width = x.shape[2]
         key, _ = self._keys(memory, None, 0)
-        query = self.query(self.norm(x)).view(batch, length, self.heads, -1).transpose(1, 2)
+        query = self.query(self.norm(x)).unflatten(2, (self.heads, -1)).transpose(1, 2)
         scores = query @ key.transpose(2, 3) * (width // self.heads) ** -0.5
         mask = (memory.keep | ~memory.keep.any(1, keepdim=True))[:, None, None, :]
         return scores.masked_fill(~mask, -torch.inf).softmax(-1)

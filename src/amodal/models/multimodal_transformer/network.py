@@ -13,6 +13,7 @@ from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from amodal.data.batch import Batch
+from amodal.distributed import batch_statistics
 from amodal.encoders.fine_tuning import apply_fine_tuning
 from amodal.encoders.text.chat_template import IGNORED, ChatTemplate
 from amodal.fusion.cross_attention import CoAttention, CrossAttentionConfig
@@ -251,8 +252,10 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
         if bool(present.all()):
             tokens, keep = self.encoders[modality](**named)
         else:
-            # A batch without any image still needs to know how many tokens an image has.
-            rows = present if bool(present.any()) else torch.ones_like(present)
+            # A batch without any image still needs to know how many tokens an image has. Where
+            # rows share statistics, those that stand for nothing must not be among them.
+            some = bool(present.any()) or bool(batch_statistics(self.encoders[modality]))
+            rows = present if some else torch.ones_like(present)
             row_tokens, keep = self.encoders[modality](**{n: t[rows] for n, t in named.items()})
             tokens = row_tokens.new_zeros(len(present), *row_tokens.shape[1:])
             tokens[rows] = row_tokens
@@ -437,7 +440,7 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
             image_context = image_context or self.image_tokens.context(ids)
             position_ids = position_ids.masked_fill(image_context.positions >= 0, 0)
         limit = len(self.position)
-        if position_ids.shape[1] and int(position_ids.max()) >= limit:
+        if position_ids.numel() and int(position_ids.max()) >= limit:
             raise ValueError(f"{int(position_ids.max()) + 1} tokens; max_length is {limit}")
         position, embeddings = self.position[position_ids], self._embeddings()
         if self.image_tokens is not None and image_context is not None:

@@ -10,20 +10,11 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from amodal.data.batch import Batch
+from amodal.distributed import batch_statistics
 from amodal.models.joint_embedding import Embeddings, JointEmbedding, concatenate
-
-
-def batch_statistics(module: nn.Module) -> list[str]:
-    """Names of layers whose output for one row depends on the other rows of the batch."""
-    return [
-        name
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
-        and (layer.training or not layer.track_running_stats)
-    ]
 
 
 class RandomState:
@@ -57,8 +48,8 @@ def backward_in_chunks(
     is carried on into the weights.
 
     Args:
-        model: encodes a batch; may be `network` wrapped for several processes.
-        network: the bare model, inspected for layers that make the result inexact.
+        model: encodes a batch.
+        network: the model, inspected for layers that make the result inexact.
         loss_of: the objective over the embeddings of the whole batch.
         batch: B items.
         chunk: items encoded at once.

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from amodal.distributed import gather, world_size
+from amodal.distributed import any_process, gather, world_size
 
 Precision = Literal["fp32", "bf16", "fp16"]
 DTYPES: dict[Precision, torch.dtype] = {
@@ -120,6 +120,8 @@ def measured_precision(
     try:
         second = timed("bf16")
     except RuntimeError:  # an operation without a kernel for bf16
+        second = math.inf
+    if any_process(math.isinf(second)):
         return PrecisionTiming("fp32", {"fp32": first, "bf16": math.inf})
     if world_size() == 1 and second > HOPELESS * first:
         return PrecisionTiming("fp32", {"fp32": first, "bf16": second})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from amodal.augment.modality import drop_modalities
 from amodal.data.batch import Batch
 from amodal.data.record import Source, readable_records
-from amodal.distributed import world_size
+from amodal.distributed import everyones, world_size
 from amodal.evaluators.loop import Autocast
 from amodal.evaluators.prediction import (
     PredictionResult,
@@ -151,38 +152,65 @@ class FusionTask:
         self.held_back: list[tuple[nn.Parameter, Tensor, float]] = []
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
-        """Gradients of one batch; the loss is a mean, so parts of the batch add up exactly.
+        """Gradients of one batch; the losses are means over rows, so parts add up exactly.
 
         Batch normalization sees the parts, not the whole.
         """
         parts = batch.split(self.micro_batch_size or len(batch))
+        shares = self._shares(parts)
         total = torch.zeros((), device=batch.item.device)
         confidence: dict[str, Tensor] = {}
         balance = self.objective.config.balance
         modulates = isinstance(balance, GradientModulationConfig) and (
             step.number < balance.until * step.steps
         )
-        for i, part in enumerate(parts):
-            share = len(part) / len(batch)
+        of_heads: dict[str, Tensor] = {}
+        for part, share in zip(parts, shares, strict=True):
             with step.autocast():
-                predicted = step.model(part)
-            loss, values = self._loss(predicted, part)
+                predicted = step.trained(part)
+            loss, values = self._loss(predicted, part, share)
             for head, value in values.items():
-                self.logged.setdefault(f"loss/{head}", []).append(value.detach())
+                of_heads[head] = of_heads.get(head, torch.zeros_like(total)) + value.detach()
             for modality in predicted.unimodal if modulates else ():
                 sums = self._confidence(predicted, part, modality)
                 confidence[modality] = confidence.get(modality, torch.zeros_like(sums)) + sums
-            total = total + share * loss.detach()
-            step.accumulate(share * loss, last=i == len(parts) - 1)
+            total = total + loss.detach()
+            step.backward(loss)
+        step.average_gradients()
+        for head, value in of_heads.items():
+            self.logged.setdefault(f"loss/{head}", []).append(value)
         if modulates:
             assert isinstance(balance, GradientModulationConfig)
             self._modulate(balance, confidence, step)
         return total
 
-    def _loss(self, predicted: Prediction, part: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _shares(self, parts: Sequence[Batch]) -> list[dict[str, float]]:
+        """The factor on the loss of each head in each part of the batch.
+
+        The loss of a head is a mean over rows of all parts and processes. The gradient is averaged
+        over processes, so what each of them contributes counts as often as there are processes.
+        """
+        rows = []
+        for part in parts:
+            assert part.target is not None
+            present = {m: mask[:, 0] for m, mask in part.present.items()}
+            rows.append(self.objective.rows(present, part.target))
+        own = [sum(part[head] for part in rows) for head in self.objective.heads]
+        whole = [sum(column) for column in zip(*everyones(own), strict=True)]
+        factor = {
+            head: world_size() / max(count, 1)
+            for head, count in zip(self.objective.heads, whole, strict=True)
+        }
+        if len(rows) == world_size() == 1:
+            return [dict.fromkeys(rows[0], 1.0)]  # without rounding
+        return [{head: count * factor[head] for head, count in part.items()} for part in rows]
+
+    def _loss(
+        self, predicted: Prediction, part: Batch, shares: dict[str, float]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         assert part.target is not None
         with torch.autocast(part.item.device.type, enabled=False):
-            found: tuple[Tensor, dict[str, Tensor]] = self.objective(predicted, part.target)
+            found: tuple[Tensor, dict[str, Tensor]] = self.objective(predicted, part.target, shares)
         return found
 
     def _confidence(self, predicted: Prediction, part: Batch, modality: str) -> Tensor:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from amodal.data.batch import Batch
 from amodal.data.record import Source
+from amodal.distributed import everyones, world_size
 from amodal.evaluators.loop import Autocast
 from amodal.evaluators.reconstruction import evaluate_reconstruction
 from amodal.evaluators.result import EvaluationResult
@@ -105,18 +106,22 @@ class ImageTokenizerTask:
     def backward(self, batch: Batch, step: Step) -> Tensor:
         """Gradients of one batch; the codebook learns from every part of it."""
         parts = batch.split(self.micro_batch_size or len(batch))
+        images = [int(part.present["image"].sum()) for part in parts]
+        # Averaged over processes, the contribution of each counts as often as there are processes.
+        whole = max(sum(count for (count,) in everyones([sum(images)])), 1) / world_size()
         total = torch.zeros((), device=batch.item.device)
-        for i, part in enumerate(parts):
+        for part, count in zip(parts, images, strict=True):
             with step.autocast():
-                found = step.model(part)
+                found = step.trained(part)
             target = part.tensors["image"]["pixel_values"][part.present["image"].reshape(-1)]
             with torch.autocast(batch.item.device.type, enabled=False):
                 loss = reconstruction_loss(found.pixels, target, found.commitment, self.config)
-            share = self.config.weight * len(part) / len(batch)
+            share = self.config.weight * count / whole
             total = total + share * loss.detach()
             self.logged.setdefault("perplexity", []).append(found.perplexity.detach())
             self.logged.setdefault("restarted_codes", []).append(found.revived.detach())
-            step.accumulate(share * loss, last=i == len(parts) - 1)
+            step.backward(share * loss)
+        step.average_gradients()
         return total
 
     def after_step(self, trained: Trained) -> None:

@@ -15,8 +15,7 @@ from transformers import PreTrainedModel
 from amodal.alignment.normalization import Normalization
 from amodal.data.atomic import staged_files
 from amodal.data.batch import Batch
-from amodal.data.record import Source, readable_records
-from amodal.distributed import world_size
+from amodal.data.record import DataError, Source, readable_records
 from amodal.evaluators.embedding import embed_items
 from amodal.evaluators.loop import Autocast
 from amodal.evaluators.result import EvaluationResult
@@ -83,6 +82,10 @@ class JointEmbeddingRun:
             pairs=options.trained_pairs,
             initial_log_scale=getattr(dual, "initial_log_scale", None) if dual else None,
         )
+        if any(self.objectives.by_label) and all(r.get("label") is None for r in records()):
+            raise DataError(
+                f"{train.name}: positives: label needs records with a label, and none has one"
+            )
         self.task = JointEmbeddingTask(
             self.objectives,
             micro_batch_size=recipe.train.micro_batch_size,
@@ -180,8 +183,9 @@ class JointEmbeddingTask:
         if self.micro_batch_size is not None and self.micro_batch_size < len(batch):
             return self._in_micro_batches(batch, step, loss_of, self.micro_batch_size)
         with step.autocast():
-            loss = loss_of(step.model(batch))
+            loss = loss_of(step.trained(batch))
         step.backward(loss)
+        step.average_gradients()
         return loss.detach()
 
     def after_step(self, trained: Trained) -> None:
@@ -225,20 +229,16 @@ class JointEmbeddingTask:
         loss_of: Callable[[dict[str, Embeddings]], Tensor],
         size: int,
     ) -> Tensor:
-        with step.no_sync():
-            loss = backward_in_chunks(
-                step.model,
-                cast(JointEmbedding, step.trained.network),
-                loss_of,
-                batch,
-                chunk=size,
-                backward=step.backward,
-                autocast=step.autocast,
-            )
-        if world_size() > 1:
-            for parameter in step.trained.parameters():
-                if parameter.grad is not None:
-                    torch.distributed.all_reduce(parameter.grad, torch.distributed.ReduceOp.AVG)
+        loss = backward_in_chunks(
+            step.trained,
+            cast(JointEmbedding, step.trained.network),
+            loss_of,
+            batch,
+            chunk=size,
+            backward=step.backward,
+            autocast=step.autocast,
+        )
+        step.average_gradients()
         return loss
 
     def _loss_of(
@@ -251,6 +251,6 @@ class JointEmbeddingTask:
             for name, value in values.items():
                 self.logged.setdefault(f"loss/{name}", []).append(value.detach())
             if len(values) > 1 and step.logged:
-                for name, norm in self.objectives.gradient_norms(rows, values).items():
+                for name, norm in self.objectives.gradient_norms(values).items():
                     self.logged[f"gradient_norm/{name}"] = [torch.tensor(norm)]
         return loss

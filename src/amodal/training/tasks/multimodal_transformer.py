@@ -16,6 +16,7 @@ from amodal.data.batch import Batch
 from amodal.data.conversation import Task as GenerationTask
 from amodal.data.conversation import conversations
 from amodal.data.record import BrokenRecordError, DataError, Source
+from amodal.distributed import everyones, world_size
 from amodal.evaluators.generation import evaluate_generation
 from amodal.evaluators.loop import Autocast
 from amodal.evaluators.result import EvaluationResult
@@ -173,12 +174,16 @@ class MultimodalTransformerTask:
         """Gradients of one batch; parts count by their target tokens (or conversations)."""
         parts = batch.split(self.micro_batch_size or len(batch))
         counts = [self._count(part) for part in parts]
-        total = max(sum(counts), 1)
         classified = [_in_vocabulary(part) for part in parts]
+        # Averaged over processes, the contribution of each counts as often as there are processes.
+        everywhere = everyones([sum(counts), sum(classified)])
+        total, all_classified = (
+            max(sum(column), 1) / world_size() for column in zip(*everywhere, strict=True)
+        )
         loss_of_all = torch.zeros((), device=batch.item.device)
         for i, (part, count) in enumerate(zip(parts, counts, strict=True)):
             with step.autocast():
-                predicted = step.model(part)
+                predicted = step.trained(part)
             with torch.autocast(batch.item.device.type, enabled=False):
                 loss = language_modeling_loss(
                     predicted.logits,
@@ -192,7 +197,7 @@ class MultimodalTransformerTask:
                     chosen = answer_classification_loss(
                         predicted.classified.logits, predicted.classified.targets
                     )
-                    share = self.config.weight * classified[i] / max(sum(classified), 1)
+                    share = self.config.weight * classified[i] / all_classified
                     weighted = weighted + share * chosen
                     inside = (predicted.classified.targets > 0).any(1)
                     self._note("vqa/out_of_vocabulary_answers", (~inside).float())
@@ -205,7 +210,8 @@ class MultimodalTransformerTask:
                 with torch.no_grad():
                     correct = predicted.logits.argmax(1) == predicted.labels
                     self._note("token_accuracy", correct.float().mean())
-            step.accumulate(weighted, last=i == len(parts) - 1)
+            step.backward(weighted)
+        step.average_gradients()
         return loss_of_all
 
     def _count(self, part: Batch) -> int:

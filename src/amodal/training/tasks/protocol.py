@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from amodal.data.batch import Batch
 from amodal.data.collate import Collator
 from amodal.data.record import Source
+from amodal.distributed import average_gradients
 from amodal.evaluators.loop import Autocast
 from amodal.evaluators.result import EvaluationResult
 from amodal.training.progress import ProgressCallbacks
@@ -26,32 +26,24 @@ class Step:
     """One training step, as a task sees it.
 
     Args:
-        model: `Trained`, perhaps wrapped for several processes.
-        trained: the same, bare.
+        trained: model, objectives and slow copies.
         backward: takes the loss; knows about loss scaling.
-        no_sync: context in which gradients of several processes stay apart.
         autocast: the number format of the run.
         number: steps before this one.
         steps: of the whole run.
         logged: whether the log gets a line after this step.
     """
 
-    model: nn.Module
     trained: Trained
     backward: Callable[[Tensor], None]
-    no_sync: Callable[[], AbstractContextManager[Any]]
     autocast: Autocast
     number: int
     steps: int
     logged: bool
 
-    def accumulate(self, loss: Tensor, *, last: bool) -> None:
-        """Gradients of one micro-batch; processes synchronise them with the last one."""
-        if last:
-            self.backward(loss)
-            return
-        with self.no_sync():
-            self.backward(loss)
+    def average_gradients(self) -> None:
+        """Give all processes the mean of their gradients; a task ends its backward pass so."""
+        average_gradients(self.trained.parameters())
 
 
 class Task(Protocol):
@@ -62,7 +54,11 @@ class Task(Protocol):
     logged: dict[str, list[Tensor]]  # values since the last call of `log_metrics`
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
-        """Gradients of one batch into the weights; the detached loss."""
+        """Gradients of one batch into the weights, averaged over processes; the detached loss.
+
+        A batch may be without items on some of several processes. A loss that is a sum over the
+        rows of this process is multiplied by their number, see `amodal.distributed`.
+        """
         ...
 
     def after_step(self, trained: Trained) -> None:
