@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from amodal.data.atomic import staged_files, write_text
 from amodal.data.record import Source
 from amodal.distributed import is_main
-from amodal.models.run_folder import CONFIG, WEIGHTS
+from amodal.models.run_location import CONFIG, WEIGHTS
 from amodal.training.checkpoints import CHECKPOINTS, complete_checkpoints
 from amodal.training.errors import RunError
 from amodal.training.progress import ProgressCallbacks
