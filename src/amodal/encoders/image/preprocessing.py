@@ -81,8 +81,8 @@ class ImagePreprocessor:
         (rows, down), (columns, across) = matrices
         window = pixels[:, rows, columns].float()
         # Whole numbers between the two passes, as torchvision has them.
-        narrow = (window @ across.T).round_().clamp_(0, 255)
-        return (down @ narrow).round_().clamp_(0, 255).to(torch.uint8)
+        wide = (window @ across.T).round_().clamp_(0, 255)
+        return (down @ wide).round_().clamp_(0, 255).to(torch.uint8)
 
     def _scaled(self, pixels: Tensor, shape: list[int]) -> Tensor:
         mode = vision.InterpolationMode(self.interpolation)
