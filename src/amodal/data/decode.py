@@ -14,7 +14,11 @@ from amodal.data.record import BrokenRecordError
 
 # Decoders that may be reached from data; PIL has many more, rarely used and rarely tested.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff")  # of files in FORMATS
+# Of files that are taken for images.
+SUFFIXES = (
+    *("jpg", "jpeg", "jfif", "jpe", "png", "webp"),
+    *("bmp", "gif", "tif", "tiff", "avif", "heic"),
+)
 # How a file of each format begins.
 STARTS: dict[str, bytes | tuple[bytes, ...]] = {
     "jpg": b"\xff\xd8\xff",
