@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from amodal.cli.console import console, note, progress_callbacks
+from amodal.cli.console import console, progress_callbacks
 from amodal.cli.renamed import RENAMED_TASKS
 from amodal.models.run_location import found_folder, results_folder
 from amodal.training.kinds import EVALUATION_TASKS, Evaluator, kind_of_run, open_run, resolve
@@ -91,6 +91,7 @@ def evaluate(
     kind = kind_of_run(folder)  # a mistyped run is answered before the slow imports
     if reranker is not None:
         kind_of_run(reranker)
+    from amodal.data.notes import notes_of
     from amodal.evaluators.vocabulary import (
         collator_of_task,
         unknown_token_notes,
@@ -121,6 +122,8 @@ def evaluate(
         given["reranker"] = _on_device(open_run(reranker, "joint_embedding"))
     reads = partial(open_for_run, folder, model, allow_missing=allow_missing)
     source = reads(on) if on is not None else validation_source(folder)
+    for note in notes_of(source):
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
     items = range(min(limit or len(source), len(source)))
     if evaluator.training_source:
         given["training_source"] = reads(train_on) if train_on else training_source(folder)
