@@ -70,7 +70,13 @@ def make_data(folder: Path) -> None:
 
 def cases(folder: Path) -> dict[str, Case]:
     """Name -> recipe."""
-    image = {"kind": "small_cnn", "size": 24, "widths": [8, 16], "norm": "group", "grid": 4}
+    image = {
+        "kind": "small_cnn",
+        "size": 24,
+        "widths": [8, 16],
+        "norm": "group",
+        "min_grid_size": 4,
+    }
     batch_norm = {**image, "norm": "batch"}
     text = {
         "kind": "small_transformer",
@@ -84,12 +90,12 @@ def cases(folder: Path) -> dict[str, Case]:
     audio = {
         "kind": "small_audio_cnn",
         "sample_rate": 4000,
-        "mels": 8,
+        "n_mels": 8,
         "max_seconds": 1.0,
         "widths": [8, 8],
         "width": 16,
     }
-    table = {"kind": "columns", "numbers": ["year"], "width": 16, "heads": 2}
+    table = {"kind": "columns", "numerical": ["year"], "width": 16, "heads": 2}
     info_nce = {"kind": "info_nce"}
     mlp = {"kind": "mlp", "dim": 16, "norm": "batch"}
 
@@ -99,7 +105,7 @@ def cases(folder: Path) -> dict[str, Case]:
         data: str = "whole",
         **options: Any,
     ) -> Case:
-        columns = {"label": "label", **({"empty": "missing"} if data == "gaps" else {})}
+        columns = {"label": "label", **({"empty_cells": "missing"} if data == "gaps" else {})}
         source = {"kind": "table", "columns": columns}
         train = {
             "epochs": 1,
@@ -160,7 +166,9 @@ def cases(folder: Path) -> dict[str, Case]:
         ),
         "micro_batches_broken": recipe(joint(pair), [info_nce], "broken", micro_batch_size=3),
         "micro_batches_gaps": recipe(joint(pair), [info_nce], "gaps", micro_batch_size=2),
-        "queue": recipe(joint(pair), [{**info_nce, "queue_size": 30, "queue_after": 2}], "gaps"),
+        "queue": recipe(
+            joint(pair), [{**info_nce, "queue_size": 30, "queue_start_step": 2}], "gaps"
+        ),
         "momentum_queue_ema": recipe(
             joint(normed), [{**info_nce, "queue_size": 30, "momentum": 0.9}], ema=0.9
         ),
@@ -178,19 +186,25 @@ def cases(folder: Path) -> dict[str, Case]:
         "whole_batches_unreadable": recipe(joint(normed), [info_nce], "worse", batch_size=2),
         "fusion_gaps": recipe(
             fusion({**pair, "columns": table}),
-            [{"kind": "prediction", "unimodal": 0.5}],
+            [{"kind": "prediction", "unimodal_weight": 0.5}],
             "gaps",
             batch_size=4,
         ),
         "fusion_micro_batches": recipe(
             fusion({**pair, "columns": table}),
-            [{"kind": "prediction", "unimodal": 0.5}],
+            [{"kind": "prediction", "unimodal_weight": 0.5}],
             "gaps",
             micro_batch_size=2,
         ),
         "fusion_batch_norm_modulation": recipe(
             fusion({**normed, "columns": table}, "concat"),
-            [{"kind": "prediction", "unimodal": 0.5, "balance": {"kind": "gradient_modulation"}}],
+            [
+                {
+                    "kind": "prediction",
+                    "unimodal_weight": 0.5,
+                    "balance": {"kind": "gradient_modulation"},
+                }
+            ],
             "gaps",
             ema=0.9,
         ),
@@ -200,7 +214,7 @@ def cases(folder: Path) -> dict[str, Case]:
             {
                 "kind": "image_tokenizer",
                 "size": 24,
-                "patch": 2,
+                "patch_size": 2,
                 "widths": [8, 16],
                 "blocks": 1,
                 "codebook_size": 16,

@@ -37,7 +37,7 @@ from amodal.losses.shared_private import SharedPrivateConfig
 RESULT = Path(__file__).parent / "results" / "shared_private.json"
 CLASSES, WIDTH, TRAIN, TEST = 10, 64, 4000, 2000
 PROBED = 2000  # training items that probes see
-PLAIN = {"agreement_weight": 0.0, "dependence_weight": 0.0, "cross": False}
+PLAIN = {"agreement_weight": 0.0, "dependence_weight": 0.0, "cross_reconstruction": False}
 METHODS = {
     "no similarity: difference, reconstruction": SharedPrivateConfig(similarity_weight=0, **PLAIN),
     "similarity alone (InfoNCE)": SharedPrivateConfig(
@@ -52,7 +52,7 @@ METHODS = {
 }
 
 
-def world(seed: int) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+def make_data(seed: int) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
     """Features of both modalities, the shared factor, and the private ones; train and test rows."""
     g = torch.Generator().manual_seed(seed)
     n = TRAIN + TEST
@@ -88,7 +88,7 @@ def probe(codes: Tensor, target: Tensor) -> tuple[float, float]:
 
 def run(config: SharedPrivateConfig, seed: int, steps: int) -> dict[str, float]:
     torch.manual_seed(seed)
-    features, common, own = world(seed)
+    features, common, own = make_data(seed)
     module = config.build(dict.fromkeys(features, WIDTH))
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     for _ in range(steps):

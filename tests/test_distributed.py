@@ -16,10 +16,10 @@ from amodal.distributed import (
     any_process,
     average_gradients,
     barrier,
-    everyones,
     everyones_text,
     gather,
     gather_with_gradient,
+    gathered,
     is_main,
     rank,
     same_everywhere,
@@ -97,8 +97,8 @@ def run(process, file, folder):
     found = {}
 
     # rows differ in number; order is that of the ranks
-    mine = torch.arange(SIZES[process])[:, None] + 10 * process
-    found["gathered"] = gather(mine)
+    local = torch.arange(SIZES[process])[:, None] + 10 * process
+    found["gathered"] = gather(local)
     found["none_here"] = gather(torch.ones(2 * process, 3, dtype=torch.bool))
 
     # DistributedDataParallel averages over processes
@@ -154,7 +154,7 @@ def run(process, file, folder):
     found["averaged"] = [p.grad for p in parameters]
 
     # few numbers, texts, flags, and weights of the first
-    found["everyones"] = everyones([process, 7])
+    found["gathered"] = gathered([process, 7])
     found["texts"] = everyones_text("ü" * (3 * process))
     found["any"] = [any_process(process == 1), any_process(False)]
     layer = nn.BatchNorm1d(2)
@@ -164,13 +164,13 @@ def run(process, file, folder):
 
     # labels and content that only some processes have; rows of a modality that one lacks
     keys = torch.arange(2) + 10 * process
-    mine = Embeddings(torch.ones(2, 4), keys, keys + 1, keys + 2 if process else None)
+    local = Embeddings(torch.ones(2, 4), keys, keys + 1, keys + 2 if process else None)
     if process == 0:
-        found["rows"] = gathered(mine)._asdict()
+        found["rows"] = gathered(local)._asdict()
         none = Embeddings(torch.zeros(0, 4), keys[:0], None, None)
         found["lacking"] = gathered(none)._asdict()
     else:
-        found["rows"], found["lacking"] = gathered(mine)._asdict(), gathered(mine)._asdict()
+        found["rows"], found["lacking"] = gathered(local)._asdict(), gathered(local)._asdict()
 
     barrier()
     torch.save(found, Path(folder) / f"{process}.pt")
@@ -236,7 +236,7 @@ def test_a_gradient_that_a_process_lacks_counts_as_zero(two_processes):
 @pytest.mark.slow
 def test_processes_tell_each_other_numbers_texts_and_weights(two_processes):
     for found in two_processes:
-        assert found["everyones"] == [[0, 7], [1, 7]]
+        assert found["gathered"] == [[0, 7], [1, 7]]
         assert found["texts"] == ["", "üüü"]
         assert found["any"] == [True, False]
         assert found["same"].tolist() == [5.0, 5.0]

@@ -25,10 +25,10 @@ __all__ = [
     "average_gradients",
     "barrier",
     "batch_statistics",
-    "everyones",
     "everyones_text",
     "gather",
     "gather_with_gradient",
+    "gathered",
     "is_main",
     "rank",
     "runs_without_rows",
@@ -139,20 +139,20 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     return gathered
 
 
-def everyones(values: Sequence[int]) -> list[list[int]]:
+def gathered(values: Sequence[int]) -> list[list[int]]:
     """The same few integers of every process, in order of rank.
 
     Examples:
-        >>> from amodal.distributed import everyones
-        >>> everyones([3, 1])  # in a single process
+        >>> from amodal.distributed import gathered
+        >>> gathered([3, 1])  # in a single process
         [[3, 1]]
     """
     if world_size() == 1:
         return [list(values)]
     _check_initialized()
-    mine = torch.tensor(list(values), dtype=torch.int64, device=_control_device())
-    found = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(found, mine)
+    local = torch.tensor(list(values), dtype=torch.int64, device=_control_device())
+    found = [torch.empty_like(local) for _ in range(dist.get_world_size())]
+    dist.all_gather(found, local)
     return [one.tolist() for one in found]
 
 
@@ -164,7 +164,7 @@ def any_process(value: bool) -> bool:
         >>> any_process(False)
         False
     """
-    return value if world_size() == 1 else any(found for (found,) in everyones([int(value)]))
+    return value if world_size() == 1 else any(found for (found,) in gathered([int(value)]))
 
 
 def everyones_text(text: str) -> list[str]:
@@ -178,9 +178,9 @@ def everyones_text(text: str) -> list[str]:
     if world_size() == 1:
         return [text]
     encoded = text.encode()
-    sizes = [size for (size,) in everyones([len(encoded)])]
-    mine = torch.tensor(list(encoded), dtype=torch.uint8, device=_control_device())
-    parts = _all_gather(mine, sizes).cpu().split(sizes)
+    sizes = [size for (size,) in gathered([len(encoded)])]
+    local = torch.tensor(list(encoded), dtype=torch.uint8, device=_control_device())
+    parts = _all_gather(local, sizes).cpu().split(sizes)
     return [bytes(part.tolist()).decode() for part in parts]
 
 
@@ -324,7 +324,7 @@ def _control_device() -> torch.device:
 
 def _describe(tensor: Tensor) -> tuple[list[int], bool]:
     """Rows on every process, and whether any of them wants a gradient."""
-    table = everyones([len(tensor), int(tensor.requires_grad)])
+    table = gathered([len(tensor), int(tensor.requires_grad)])
     return [size for size, _ in table], any(wants for _, wants in table)
 
 

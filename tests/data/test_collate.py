@@ -12,7 +12,7 @@ from amodal.data.cache import CachedSource
 from amodal.data.decode import decode_image
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, sample_rng
-from amodal.data.samplers import Draw
+from amodal.data.samplers import SampleIndex
 from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.encoders.text.preprocessing import TextPreprocessor
 from amodal.encoders.text.tokenizer import train_tokenizer
@@ -100,7 +100,7 @@ def test_a_batch_without_one_readable_record_is_empty_not_an_error(inputs, tmp_p
     absent = [record(i, image=str(tmp_path / f"absent{i}.jpg")) for i in range(3)]
     for captions in (1, 3, None):
         reader = BatchReader(Listed(absent), collator_of(inputs, captions=captions), seed=0)
-        batch = reader.__getitems__([Draw(0, i) for i in range(3)])
+        batch = reader.__getitems__([SampleIndex(0, i) for i in range(3)])
         assert len(batch) == 0
         assert [e.origin for e in batch.broken] == ["row 0", "row 1", "row 2"]
         whole = collator_of(inputs, captions=captions)([record(0)], rngs(1))
@@ -139,7 +139,7 @@ def test_reading_is_the_same_in_any_worker(inputs):
     reader = BatchReader(
         Listed([record(i) for i in range(4)]), collator_of(inputs, captions=1), seed=5
     )
-    draws = [Draw(2, 3), Draw(2, 0)]
+    draws = [SampleIndex(2, 3), SampleIndex(2, 0)]
     one, two = reader.__getitems__(draws), reader.__getitems__(draws)
     assert torch.equal(one.tensors["text"]["input_ids"], two.tensors["text"]["input_ids"])
 

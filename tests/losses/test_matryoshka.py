@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from amodal.losses.info_nce import InfoNCEConfig, info_nce_loss
-from amodal.losses.matryoshka import MatryoshkaConfig, prefix
+from amodal.losses.matryoshka import MatryoshkaConfig, truncate_embedding
 from amodal.losses.sigmoid import SigmoidConfig
 from amodal.losses.triplet import TripletConfig
 
@@ -45,7 +45,7 @@ def test_prefixes_of_nothing_are_finite():
     value.backward()
     assert value.isfinite()
     assert z.grad.isfinite().all()
-    assert prefix(unit(3, 8, 0), 2).norm(dim=1) == pytest.approx(torch.ones(3))
+    assert truncate_embedding(unit(3, 8, 0), 2).norm(dim=1) == pytest.approx(torch.ones(3))
 
 
 def test_the_temperature_of_the_inner_loss_is_kept_in_its_bounds():
@@ -74,7 +74,7 @@ def test_what_does_not_fit_is_refused():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_a_prefix_of_zeros_stays_zeros_in_every_precision(dtype):
     z = torch.eye(4, dtype=dtype).requires_grad_()
-    found = prefix(z, 2)
+    found = truncate_embedding(z, 2)
     assert found.dtype == dtype
     assert found.tolist() == [[1, 0], [0, 1], [0, 0], [0, 0]]
     found.sum().backward()
@@ -84,5 +84,5 @@ def test_a_prefix_of_zeros_stays_zeros_in_every_precision(dtype):
 def test_a_prefix_in_half_precision_neither_overflows_nor_vanishes():
     z = torch.tensor([[3e4, 4e4, 0.0], [3e-5, 4e-5, 0.0]], dtype=torch.float16)
     torch.testing.assert_close(
-        prefix(z, 2).float(), torch.tensor([[0.6, 0.8], [0.6, 0.8]]), rtol=0, atol=5e-3
+        truncate_embedding(z, 2).float(), torch.tensor([[0.6, 0.8], [0.6, 0.8]]), rtol=0, atol=5e-3
     )

@@ -34,7 +34,7 @@ ENCODERS = {
     "text": {"kind": "small_transformer", "width": 16, "layers": 1, "heads": 2, "dropout": 0.0},
     "vector": {"kind": "vector", "column": "z", "width": 12},
     "columns": {
-        "kind": "columns", "numbers": ["age"], "categories": ["city"], "width": 8, "heads": 2,
+        "kind": "columns", "numerical": ["age"], "categorical": ["city"], "width": 8, "heads": 2,
     },
 }  # fmt: skip
 FUSIONS = {
@@ -52,7 +52,7 @@ def made(fusion="concat", *, head=None, target=None, encoders=ENCODERS):
         {
             "encoders": encoders,
             "fusion": FUSIONS[fusion],
-            "head": head or {"unimodal": True},
+            "head": head or {"unimodal_heads": True},
             "target": target or {},
         }
     )
@@ -132,7 +132,7 @@ def test_numbers_and_several_classes_can_be_predicted():
     assert regression(batch).logits.shape == (6, 1)
     several = TargetConfig(task="multi_label", column="tags")
     tagged = [{"tags": "a|b", "origin": "1"}, {"tags": ["c"], "origin": "2"}, {"origin": "3"}]
-    fitted = several.fitted(tagged)
+    fitted = several.fit(tagged)
     assert fitted.classes == ("a", "b", "c")
     encoded = fitted.encode([fitted.read(r) for r in tagged])
     assert encoded[:2].tolist() == [[1, 1, 0], [0, 0, 1]]
@@ -145,12 +145,12 @@ def test_numbers_and_several_classes_can_be_predicted():
 def test_what_no_record_has_is_refused_by_name():
     with pytest.raises(DataError, match="no record has a value in column 'labl'"):
         made(target={"column": "labl"})
-    wrong = {**ENCODERS, "columns": {"kind": "columns", "numbers": ["agee"], "heads": 4}}
+    wrong = {**ENCODERS, "columns": {"kind": "columns", "numerical": ["agee"], "heads": 4}}
     with pytest.raises(DataError, match=r"model\.encoders\.columns: .*nearest is 'age'"):
         made(encoders=wrong)
     one = [{**r, "label": "cat"} for r in RECORDS]
     with pytest.raises(DataError, match="one class only"):
-        TargetConfig().fitted(one)
+        TargetConfig().fit(one)
 
 
 def test_several_rows_per_item_are_refused():

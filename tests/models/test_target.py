@@ -17,7 +17,7 @@ def test_an_empty_cell_is_no_class_and_no_number(task, value):
 
 
 def test_a_whole_number_is_the_same_class_with_and_without_a_decimal_point():
-    target = TargetConfig(column="kind").fitted(map(record, [1.0, float("nan"), 0.0]))
+    target = TargetConfig(column="kind").fit(map(record, [1.0, float("nan"), 0.0]))
     assert target.classes == ("0", "1")
     assert [target.read(record(value)) for value in (1, "1", "1.0")] == [("1",)] * 3
 
@@ -26,7 +26,7 @@ def test_several_classes_where_one_is_predicted_are_one_broken_row():
     target = TargetConfig(column="kind")
     with pytest.raises(BrokenRecordError, match=r"holds 2 classes.*multi_label"):
         target.read(record(["a", "b"]))
-    fitted = target.fitted(map(record, ["a", ["a", "b"], "c"]))
+    fitted = target.fit(map(record, ["a", ["a", "b"], "c"]))
     assert fitted.classes == ("a", "c")
     several = TargetConfig(task="multi_label", column="kind")
     assert several.read(record(["a", "b"])) == ("a", "b")

@@ -115,7 +115,7 @@ def test_every_row_comes_out_as_it_is_written(suffix, rows):
         file = folder / f"t.{suffix}"
         write(file, rows)
         cells = read_independently(file)
-        columns = {"image": None, "label": "label", "empty": "missing"}
+        columns = {"image": None, "label": "label", "empty_cells": "missing"}
         found, broken = read(opened(file, columns))
         assert not broken
         assert len(found) == len(rows)

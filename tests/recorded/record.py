@@ -180,7 +180,7 @@ def generated_images(model: Any, inputs: Inputs) -> Outputs:
     tokenizer = model.image_tokens.tokenizer
     pixels = tokenizer.preprocessors["image"](inputs.arrays)["pixel_values"]
     return {
-        "draw": np.stack(model.draw(inputs.captions, seed=0)),
+        "draw": np.stack(model.generate_images(inputs.captions, seed=0)),
         "image_tokens": tokenizer.encode(pixels).numpy(),
     }
 
@@ -309,7 +309,7 @@ RUNS: dict[str, Run] = {
             # well below the rank of the co-occurrences, see `WORDS`.
             "model.encoders.text.width": 16,
             "model.projection.dim": 32,
-            "train.progressive_size.start": 32,
+            "train.progressive_resizing.initial_size": 32,
         },
     ),
     "flickr8k-photos": Run(
@@ -324,7 +324,7 @@ RUNS: dict[str, Run] = {
             "model.encoders.image.size": 48,
             "model.encoders.text.width": 64,
             "model.projection.dim": 32,
-            "train.progressive_size.start": 32,
+            "train.progressive_resizing.initial_size": 32,
             "train.batch_size": 16,
         },
     ),
@@ -353,7 +353,7 @@ RUNS: dict[str, Run] = {
             "data.validation": {
                 "kind": "table",
                 "path": "{data}/shapes/houses_validation.csv",
-                "columns": {"id": "id", "image": "photo", "text": "text", "empty": "missing"},
+                "columns": {"id": "id", "image": "photo", "text": "text", "empty_cells": "missing"},
             },
             # The encoder of the record; the recipe has a smaller one.
             "model.encoders.image": {

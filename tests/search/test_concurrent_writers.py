@@ -10,7 +10,7 @@ import pytest
 
 from amodal.search import index_cache
 from amodal.search.ann import AnnIndex
-from amodal.search.indexing import fill_index
+from amodal.search.indexing import add_to_index
 from amodal.search.rows import Row, plain_metadata
 from amodal.search.store import VectorStore
 
@@ -190,7 +190,7 @@ def _index_until_killed(folder, vectors, delay):
     rows = rows_of(vectors)
     for number, row in enumerate(rows):
         row.metadata["size"] = number if number < 150 else number + 0.5  # widened on the way
-    fill_index(store, [row for row in rows if row.key not in known], rows_per_version=20)
+    add_to_index(store, [row for row in rows if row.key not in known], rows_per_version=20)
     store.optimize()
     store.build_index()
     (folder / "seconds").write_text(str(time.monotonic() - began))

@@ -6,7 +6,7 @@ from small_models import Records, captioner, embedder, image_generator
 
 from amodal.search.embed import embed_source
 from amodal.search.store import VectorStore
-from amodal.serving.served import Served
+from amodal.serving.served import ServedModels
 
 
 @pytest.fixture(scope="session")
@@ -47,15 +47,15 @@ def index(embedding_run, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def everything(index):
-    """All abilities at once."""
+    """All capabilities at once."""
     model = captioner()
-    return Served(
+    return ServedModels(
         name="everything",
         kind="several models",
-        embeds=embedder(),
+        embedding_model=embedder(),
         store=VectorStore.open(index),
-        speaks=model,
-        says=("ask", "caption", "chat"),
-        draws=image_generator(),
+        text_generator=model,
+        text_tasks=("ask", "caption", "chat"),
+        image_generator=image_generator(),
         parameters=sum(p.numel() for p in model.parameters()),
     )

@@ -56,12 +56,12 @@ def test_default_ports_may_be_left_out():
 
 def test_a_cross_site_post_is_refused_before_the_model_works(everything):
     class Untouched:
-        chat_template = everything.speaks.chat_template
+        chat_template = everything.text_generator.chat_template
 
         def caption(self, *args, **options):
             raise AssertionError("the model was asked")
 
-    app = create_app(replace(everything, speaks=Untouched()))
+    app = create_app(replace(everything, text_generator=Untouched()))
     client = TestClient(app, base_url=f"http://{OWN}")
     for headers in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
         response = client.post("/api/caption", files={"image": IMAGE}, headers=headers)
@@ -75,14 +75,14 @@ def test_requests_beyond_the_bound_are_told_to_come_back_and_about_never_waits(e
     started, release = threading.Event(), threading.Event()
 
     class Slow:
-        chat_template = everything.speaks.chat_template
+        chat_template = everything.text_generator.chat_template
 
         def caption(self, *args, **options):
             started.set()
             assert release.wait(60)
             return ["done"]
 
-    app = create_app(replace(everything, speaks=Slow()), hosts=["*"])
+    app = create_app(replace(everything, text_generator=Slow()), hosts=["*"])
     with TestClient(app) as client, ThreadPoolExecutor(MAX_WAITING + 3) as threads:
 
         def post():

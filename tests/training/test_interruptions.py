@@ -19,8 +19,8 @@ def recipe(optimizer):
     """Checkpoints every other step, evaluations every fourth, and lines of the log every third."""
     return {
         "data": {
-            "train": {**SCENES, "part": "train", "size": 48},
-            "validation": {**SCENES, "part": "validation", "size": 12},
+            "train": {**SCENES, "split": "train", "size": 48},
+            "validation": {**SCENES, "split": "validation", "size": 12},
         },
         "model": {
             "encoders": {

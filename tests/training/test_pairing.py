@@ -156,7 +156,7 @@ def test_the_teacher_is_asked_about_the_rows_it_knows(teacher):
         temperature=0.1,
     )
     assert total.item() == pytest.approx(want.item(), rel=1e-6)
-    assert objectives.metrics() == {"distillation/known_share": pytest.approx(4 / 6)}
+    assert objectives.metrics() == {"distillation/teacher_coverage": pytest.approx(4 / 6)}
 
 
 def test_a_teacher_who_knows_no_row_teaches_nothing(teacher):
@@ -196,7 +196,7 @@ def test_what_belongs_to_two_modalities_is_refused_for_three(entry):
     assert Objectives([InfoNCEConfig()], dim=4)(embedded)[0].isfinite()
 
 
-@pytest.mark.parametrize("mode", ["cross_modality", "in_modality"])
+@pytest.mark.parametrize("mode", ["cross_modal", "intra_modal"])
 def test_equal_captions_of_two_items_are_no_negatives_in_a_bag_either(mode):
     text = rows(4, 1)._replace(item=torch.tensor([0, 0, 1, 1]), content=torch.tensor([7, 8, 7, 9]))
     config = NTXentConfig(mode=mode)

@@ -11,7 +11,7 @@ from amodal.training.recipes.packaged import RENAMED_RECIPES
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 MINIMAL = {
-    "data": {"train": {"kind": "scenes", "part": "train", "size": 64}},
+    "data": {"train": {"kind": "scenes", "split": "train", "size": 64}},
     "model": {"encoders": {"image": {"kind": "small_cnn"}, "text": {"kind": "small_transformer"}}},
 }
 
@@ -61,8 +61,8 @@ def test_set_changes_one_value_and_keeps_its_type(tmp_path):
         ("train={seed: 1, seed: 2}", "the key `seed` is on line 1 already"),
         ("train.seed=" + "9" * 4500, "4,500 characters"),
         ("train.epochs=1" + "0" * 400, "`train.epochs`"),
-        ("data.captions=-1", "greater than or equal to 1"),
-        ("data.validation_items=-5", "greater than or equal to 2"),
+        ("data.captions_per_item=-1", "greater than or equal to 1"),
+        ("data.max_validation_items=-5", "greater than or equal to 2"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_the_nearest_right_one(tmp_path, override, message):
@@ -159,12 +159,12 @@ def test_one_encoder_with_an_objective_of_two_inputs_is_refused(tmp_path, object
 
 
 def test_views_of_one_input_can_be_trained_without_validation(tmp_path):
-    values = MINIMAL | {"objectives": [{"kind": "nt_xent", "mode": "in_modality"}]}
-    one = ["model.encoders.text=null", "data.views=2"]
+    values = MINIMAL | {"objectives": [{"kind": "nt_xent", "mode": "intra_modal"}]}
+    one = ["model.encoders.text=null", "data.views_per_item=2"]
     with pytest.raises(RecipeError, match=r"data\.holdout: 0"):
         load_recipe(write(tmp_path, values), one)
     recipe = load_recipe(write(tmp_path, values), [*one, "data.holdout=0"])
     assert list(recipe.model.types) == ["image"]
-    crossed = [*one, "data.holdout=0", "objectives.0.mode=cross_modality"]
+    crossed = [*one, "data.holdout=0", "objectives.0.mode=cross_modal"]
     with pytest.raises(RecipeError, match="nt_xent compares two inputs"):
         load_recipe(write(tmp_path, values), crossed)

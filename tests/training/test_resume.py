@@ -50,7 +50,7 @@ def recipe_of(data, objectives=None, **train):
     """Four steps an epoch, checkpoints every other one, lines of the log every third one."""
     text = {"kind": "small_transformer", "width": 8, "layers": 1, "heads": 2, "dropout": 0.1}
     text["tokenizer"] = {"kind": "trained", "model": "word"}
-    text["word_vectors"] = "cooccurrence"
+    text["embedding_init"] = "cooccurrence"
     values = {
         "data": {
             part: {"kind": "table", "path": str(data / f"{part}.jsonl")}

@@ -20,7 +20,7 @@ from amodal.training.trained import Trained
 def recipe_of(*objectives, model=None, data=None, **train):
     scenes = {"kind": "scenes", "image_size": 32, "captions_per_scene": 2}
     values = {
-        "data": {"holdout": 0, "train": {**scenes, "part": "train", "size": 48}, **(data or {})},
+        "data": {"holdout": 0, "train": {**scenes, "split": "train", "size": 48}, **(data or {})},
         "model": model
         or {
             "encoders": {
@@ -106,7 +106,7 @@ def test_a_student_comes_near_its_teacher(tmp_path):
     objective = {"kind": "distillation", "teacher": str(tmp_path / "z"), "form": "feature"}
     train_run(recipe_of(objective, epochs=8, learning_rate=3e-3), tmp_path / "student")
     lines = [line for line in log_of(tmp_path / "student") if "loss" in line]
-    assert all(line["distillation/known_share"] == 1 for line in lines)
+    assert all(line["distillation/teacher_coverage"] == 1 for line in lines)
     assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
 
 
@@ -128,7 +128,7 @@ def test_labels_that_no_record_has_end_the_run_with_a_reason(tmp_path):
         "encoders": {"text": {"kind": "small_transformer", "width": 16, "layers": 1, "heads": 2}},
         "projection": {"kind": "linear", "dim": 16},
     }
-    objective = {"kind": "nt_xent", "mode": "cross_modality", "positives": "label"}
+    objective = {"kind": "nt_xent", "mode": "cross_modal", "positives": "label"}
     with pytest.raises(DataError, match="label"):
         train_run(recipe_of(objective, model=model, data=data), tmp_path / "run")
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from amodal.data.record import DataError
-from amodal.encoders.tabular import ColumnsPreprocessor
+from amodal.encoders.tabular import TabularPreprocessor
 from amodal.models.target import TargetConfig
 from amodal.training.recipe import load_recipe
 from amodal.training.sources import open_for_run, open_sources, stream_for_run
@@ -16,7 +16,7 @@ ROWS = ["photo,words,rooms,zip,price", "a.png,flat,2,8001,10", "a.png,,3,,20", "
 ENCODERS = {
     "image": {"kind": "small_cnn"},
     "text": {"kind": "small_transformer"},
-    "columns": {"kind": "columns", "numbers": ["rooms"], "categories": ["zip"]},
+    "columns": {"kind": "columns", "numerical": ["rooms"], "categorical": ["zip"]},
 }
 
 
@@ -26,7 +26,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "train.csv").write_text("\n".join(ROWS) + "\n")
-    columns = {"image": "photo", "text": "words", "empty": "missing"}
+    columns = {"image": "photo", "text": "words", "empty_cells": "missing"}
     table = {"kind": "table", "path": "train.csv", "columns": columns}
     recipe = {
         "data": {"train": table, "validation": {**table, "path": "validation.csv"}},
@@ -44,7 +44,7 @@ def run(tmp_path, monkeypatch):
 
 @pytest.fixture
 def model():
-    columns = ColumnsPreprocessor(["rooms"], ["zip"], [2.0], [1.0], [["8001", "8002"]])
+    columns = TabularPreprocessor(["rooms"], ["zip"], [2.0], [1.0], [["8001", "8002"]])
     return SimpleNamespace(
         types={"image": "image", "text": "text", "columns": "columns"},
         preprocessors={"image": None, "text": None, "columns": columns},

@@ -11,7 +11,7 @@ import typer
 from amodal.cli.console import LIGHT_GROUP, console, errors, escape, progress_callbacks, size_of
 
 if TYPE_CHECKING:
-    from amodal.data.inspection import Inspection, Lengths, Repeated
+    from amodal.data.inspection import Duplicates, Inspection, Lengths
 
 app = typer.Typer(help="Make, inspect and pack data sets.", no_args_is_help=True, **LIGHT_GROUP)
 
@@ -26,10 +26,10 @@ def make(
     folder: Annotated[Path, typer.Argument(help="Where to write images and captions.")],
     size: Annotated[int | None, typer.Option(min=1, help="Number of scenes.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed.")] = None,
-    split: Annotated[
+    generalization: Annotated[
         str | None, typer.Option(help="iid, attribute-pair, count or relation.")
     ] = None,
-    part: Annotated[str | None, typer.Option(help="train, validation or test.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test.")] = None,
     image_size: Annotated[
         int | None, typer.Option(min=16, help="Side of the image in pixels.")
     ] = None,
@@ -42,7 +42,13 @@ def make(
     config = parse_source(world)
     if not isinstance(config, ScenesConfig):
         raise DataError(f"{world}: only `scenes` can be made")
-    given = {"size": size, "seed": seed, "split": split, "part": part, "image_size": image_size}
+    given = {
+        "size": size,
+        "seed": seed,
+        "generalization": generalization,
+        "split": split,
+        "image_size": image_size,
+    }
     changed = {key: value for key, value in given.items() if value is not None}
     config = checked_source(
         {**config.model_dump(exclude_unset=True), **changed, "kind": "scenes"}, world
@@ -155,11 +161,12 @@ def _show(found: Inspection) -> None:
     if found.repeated_ids.values:
         summary.add_row("ids that several records share", _repeats(found.repeated_ids))
     if found.image_side is not None:
-        summary.add_row("images that occur twice or more", _repeats(found.repeated_images))
+        summary.add_row("images that occur twice or more", _repeats(found.duplicate_images))
     if found.caption_words is not None:
-        summary.add_row("captions that several items share", _repeats(found.repeated_captions))
+        summary.add_row("captions that several items share", _repeats(found.duplicate_captions))
         summary.add_row(
-            "pairs with the same caption in a batch of 1024", f"{found.colliding_pairs:.2f}"
+            "pairs with the same caption in a batch of 1024",
+            f"{found.expected_caption_collisions:.2f}",
         )
     console.print(summary)
     lengths = Table("length", "min", "median", "mean", "95 %", "max", "histogram")
@@ -188,8 +195,8 @@ def _show(found: Inspection) -> None:
             console.print(table)
     if found.label_count > 10:
         console.print(f"{found.label_count} labels in all")
-    _show_examples("identical captions, for example", found.repeated_captions)
-    _show_examples("identical images, for example", found.repeated_images)
+    _show_examples("identical captions, for example", found.duplicate_captions)
+    _show_examples("identical images, for example", found.duplicate_images)
     for note in found.notes:
         console.print(f"note: {note}", soft_wrap=True, markup=False)
     if found.broken:
@@ -203,11 +210,11 @@ def _show(found: Inspection) -> None:
             console.print(f"... and {found.broken - len(found.broken_rows):,} more")
 
 
-def _repeats(repeated: Repeated) -> str:
+def _repeats(repeated: Duplicates) -> str:
     return f"{repeated.values:,}, in {repeated.items:,} items" if repeated.values else "none"
 
 
-def _show_examples(title: str, repeated: Repeated) -> None:
+def _show_examples(title: str, repeated: Duplicates) -> None:
     if not repeated.examples:
         return
     console.print(title + ":")

@@ -74,7 +74,7 @@ def _finish(result: RunResult, recipe: Recipe) -> dict[str, float]:
     commands = [
         f'amodal search {out}/index "a yellow ring" # search the index',
         f"amodal serve {out}/index # search it on a page",
-        f"amodal evaluate {out} --on scenes:split=count,part=test,size=500 # more objects",
+        f"amodal evaluate {out} --on scenes:generalization=count,split=test # more objects",
         "amodal data inspect YOUR_TABLE.csv # your own data",
         "amodal train own-data --set data.train.path=YOUR_TABLE.csv # train on it",
     ]
@@ -89,8 +89,8 @@ def held_out_pairs(model: JointEmbedding, recipe: Recipe) -> dict[str, float]:
 
     source = ScenesConfig(
         kind="scenes",
-        split="attribute-pair",
-        part="test",
+        generalization="attribute-pair",
+        split="test",
         size=1000,
         image_size=getattr(recipe.data.train, "image_size", 64),
         captions_per_scene=1,
@@ -104,11 +104,11 @@ def build_index(model: JointEmbedding, source: Source, out: Path) -> VectorStore
     import shutil
 
     from amodal.search.embed import embed_source
-    from amodal.search.indexing import fill_index
+    from amodal.search.indexing import add_to_index
     from amodal.search.store import VectorStore
 
     folder = out / "index"
     shutil.rmtree(folder, ignore_errors=True)
     store = VectorStore.create(folder, model.dim, fingerprint=model.fingerprint(), model_path=out)
-    fill_index(store, embed_source(model, source, thumbnails=True))
+    add_to_index(store, embed_source(model, source, thumbnails=True))
     return store

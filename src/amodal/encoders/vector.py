@@ -28,13 +28,13 @@ class VectorConfig(EncoderConfig):
     standardize: bool = True  # by mean and deviation of the training rows
     size: int | None = None  # numbers per vector; found in the training rows
 
-    def build(self, pretrained: bool = True) -> Vector:
+    def build(self, pretrained: bool = True) -> VectorEncoder:
         """The encoder with random weights; there are no pretrained ones."""
-        return Vector(self)
+        return VectorEncoder(self)
 
     def preprocessor(self, name: str, records: Iterable[Mapping[str, Any]]) -> VectorPreprocessor:
         """The reader of the column, fitted on training records."""
-        return VectorPreprocessor.fitted(self.column or name, self.standardize, records)
+        return VectorPreprocessor.fit(self.column or name, self.standardize, records)
 
     def for_preprocessor(self, prepare: VectorPreprocessor) -> VectorConfig:
         """The same with the number of features that the training rows have."""
@@ -46,12 +46,12 @@ class VectorPreprocessor:
 
     Args:
         column: name of the column.
-        mean, deviation: (D,) float32 of the training rows.
+        mean, std: (D,) float32 of the training rows.
 
     Examples:
         >>> from amodal.encoders import VectorPreprocessor
         >>> records = [{"z": [0.0, 1.0]}, {"z": [[2.0, 3.0], [4.0, 5.0]]}]  # one vector, and two
-        >>> prepare = VectorPreprocessor.fitted("z", True, records)
+        >>> prepare = VectorPreprocessor.fit("z", True, records)
         >>> tensors = prepare([prepare.read(record) for record in records])
         >>> tensors["features"].shape, tensors["keep"].tolist()
         (torch.Size([2, 2, 2]), [[True, False], [True, True]])
@@ -60,11 +60,11 @@ class VectorPreprocessor:
     FILE = "vector_config.json"
     TENSORS = "vector.safetensors"
 
-    def __init__(self, column: str, mean: Tensor, deviation: Tensor) -> None:
-        self.column, self.mean, self.deviation = column, mean, deviation
+    def __init__(self, column: str, mean: Tensor, std: Tensor) -> None:
+        self.column, self.mean, self.std = column, mean, std
 
     @classmethod
-    def fitted(
+    def fit(
         cls, column: str, standardize: bool, records: Iterable[Mapping[str, Any]]
     ) -> VectorPreprocessor:
         """With the mean and deviation of training records, taken in one pass.
@@ -136,7 +136,7 @@ class VectorPreprocessor:
         features = torch.zeros(len(values), longest, len(self.mean))
         keep = torch.zeros(len(values), longest, dtype=torch.bool)
         for i, rows in enumerate(values):
-            features[i, : len(rows)] = (torch.from_numpy(rows) - self.mean) / self.deviation
+            features[i, : len(rows)] = (torch.from_numpy(rows) - self.mean) / self.std
             keep[i, : len(rows)] = True
         return {"features": features, "keep": keep}
 
@@ -145,17 +145,17 @@ class VectorPreprocessor:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         (path / self.FILE).write_text(json.dumps({"column": self.column}), encoding="utf-8")
-        save_file({"mean": self.mean, "deviation": self.deviation}, str(path / self.TENSORS))
+        save_file({"mean": self.mean, "std": self.std}, str(path / self.TENSORS))
 
     @classmethod
     def load(cls, folder: str | Path) -> VectorPreprocessor:
         """Read what `save` has written."""
         values = json.loads((Path(folder) / cls.FILE).read_text(encoding="utf-8"))
         tensors = load_file(str(Path(folder) / cls.TENSORS))
-        return cls(values["column"], tensors["mean"], tensors["deviation"])
+        return cls(values["column"], tensors["mean"], tensors["std"])
 
 
-class Vector(nn.Module):
+class VectorEncoder(nn.Module):
     """gelu(W x + b) per vector; padding is masked.
 
     Examples:

@@ -8,7 +8,7 @@ from amodal.data.conversation import conversations
 from amodal.data.record import Record
 from amodal.data.scenes.reading import read_caption, tuples_expected, tuples_of_claims
 from amodal.data.scenes.world import Scene
-from amodal.data.sources.vqa import choices_of, people_of
+from amodal.data.sources.vqa import annotator_answers, choices_of
 from amodal.evaluators.generated_text import GeneratedText, GenerationResult
 from amodal.metrics.bootstrap import flatten, intervals, resampled
 from amodal.metrics.caption_tokens import tokenize
@@ -54,7 +54,7 @@ def _exact_match(generated: GenerationResult, bootstrap: int, seed: int) -> dict
         drawn = resampled(correct[rows, None], item[rows], bootstrap, generator)
         name = f"{generated.task}/exact_match{suffix}"
         found |= flatten(intervals([name], *drawn))
-    found[f"{generated.task}/answers"] = len(correct)
+    found[f"{generated.task}/num_answers"] = len(correct)
     return found
 
 
@@ -74,10 +74,10 @@ def relevance_at_1(generated: GenerationResult) -> torch.Tensor | None:
     return torch.stack(values)
 
 
-def refers_back(generated: GenerationResult) -> torch.Tensor:
+def history_dependent(generated: GenerationResult) -> torch.Tensor:
     """(U,) bool: questions that need the rounds before them, where the source annotates that."""
     return torch.tensor(
-        [bool(_round_of(generated, one).get("refers_back")) for one in generated.generations]
+        [bool(_round_of(generated, one).get("history_dependent")) for one in generated.generations]
     )
 
 
@@ -99,7 +99,7 @@ def _relevance(generated: GenerationResult, bootstrap: int, seed: int) -> dict[s
     row = torch.tensor([one.row for one in generated.generations])
     kinds = {
         "": torch.ones(len(relevance), dtype=torch.bool),
-        "/refers_back": refers_back(generated),
+        "/history_dependent": history_dependent(generated),
     }
     found: dict[str, float] = {}
     for suffix, chosen in kinds.items():
@@ -122,18 +122,19 @@ def _kind(generated: GenerationResult, one: GeneratedText) -> str:
 
 
 def _vqa_accuracy(generated: GenerationResult, bootstrap: int, seed: int) -> dict[str, float]:
-    """The official accuracy, where several people answered."""
-    people = [
-        people_of(generated.records[one.row], one.conversation) for one in generated.generations
+    """The official accuracy, where several annotators answered."""
+    annotators = [
+        annotator_answers(generated.records[one.row], one.conversation)
+        for one in generated.generations
     ]
-    if not people or any(len(answers) < 2 for answers in people):
+    if not annotators or any(len(answers) < 2 for answers in annotators):
         return {}
     texts = [one.text for one in generated.generations]
     found: dict[str, float] = {}
     for mode in ("official", "fixed"):
         result = vqa_accuracy(
             texts,
-            people,
+            annotators,
             images=[one.row for one in generated.generations],
             mode=mode,
             bootstrap=bootstrap,
@@ -155,10 +156,10 @@ def _multiple_choice(generated: GenerationResult, bootstrap: int, seed: int) -> 
         for number, scores in of_record.items():
             best = [choices[number][i] for i in (scores == scores.max()).nonzero()[:, 0].tolist()]
             reference = _plain(about[number][-1].text)
-            people = people_of(record, number)
-            graded &= len(people) > 1
+            annotators = annotator_answers(record, number)
+            graded &= len(annotators) > 1
             exact = sum(_plain(text) == reference for text in best) / len(best)
-            accuracy = sum(answer_accuracy(text, people or [reference]) for text in best) / len(
+            accuracy = sum(answer_accuracy(text, annotators or [reference]) for text in best) / len(
                 best
             )
             values.append((exact, accuracy))

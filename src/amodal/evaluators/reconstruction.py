@@ -55,7 +55,7 @@ def evaluate_reconstruction(
         >>> from amodal.data import parse_source
         >>> from amodal.evaluators import evaluate_reconstruction
         >>> from amodal.models import ImageTokenizer, ImageTokenizerConfig
-        >>> sizes = {"size": 16, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
+        >>> sizes = dict(size=16, patch_size=4, widths=[4], codebook_size=6, codebook_dim=2)
         >>> model = ImageTokenizer(ImageTokenizerConfig(sizes))
         >>> result = evaluate_reconstruction(model, parse_source("scenes:size=8").open())
         >>> result.items, list(result.metrics)[:2]
@@ -90,6 +90,6 @@ def evaluate_reconstruction(
         "reconstruction/psnr": -10 * math.log10(max(squared / values, 1e-12)),
         "reconstruction/mae": absolute / values,
         "reconstruction/perplexity": float((-(share * (share + 1e-12).log()).sum()).exp()),
-        "reconstruction/used": float((counts > 0).float().mean()),
+        "reconstruction/codebook_usage": float((counts > 0).float().mean()),
     }
     return ReconstructionResult(metrics, images, tuple(batches.broken))

@@ -20,7 +20,7 @@ class CrossAttentionConfig(FusionBase):
     # directional: one stack of layers for every ordered pair of modalities, which attends to the
     # input tokens of the other. together: in each layer every modality attends to all others,
     # then to itself.
-    style: Literal["directional", "together"] = "together"
+    attention: Literal["directional", "co_attention"] = "co_attention"
     layers: int = Field(2, ge=1)
     heads: int = Field(4, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -32,7 +32,9 @@ class CrossAttentionConfig(FusionBase):
         return self
 
     def build(self, widths: Widths) -> nn.Module:
-        return (Directional if self.style == "directional" else CoAttention)(self, widths)
+        return (DirectionalCrossAttention if self.attention == "directional" else CoAttention)(
+            self, widths
+        )
 
 
 class _Projected(nn.Module):
@@ -54,7 +56,7 @@ class _Projected(nn.Module):
         }
 
 
-class Directional(nn.Module):
+class DirectionalCrossAttention(nn.Module):
     """Directional cross-modal attention: one stack of layers per ordered pair of modalities.
 
     The output concatenates M (M - 1) sequences, the tokens of every modality after attending to
@@ -66,12 +68,12 @@ class Directional(nn.Module):
     Examples:
         >>> import torch
         >>> from amodal.fusion import CrossAttentionConfig
-        >>> config = CrossAttentionConfig(dim=8, heads=2, layers=1, style="directional")
+        >>> config = CrossAttentionConfig(dim=8, heads=2, layers=1, attention="directional")
         >>> fusion = config.build({"image": 6, "audio": 4})
         >>> values = {"image": torch.randn(2, 9, 6), "audio": torch.randn(2, 5, 4)}
         >>> keep = {m: torch.ones(x.shape[:2], dtype=torch.bool) for m, x in values.items()}
         >>> tokens, mask = fusion(values, keep)
-        >>> tokens.shape, fusion.owners()
+        >>> tokens.shape, fusion.token_modalities()
         (torch.Size([2, 14, 8]), ['image', 'audio'])
     """
 
@@ -111,7 +113,7 @@ class Directional(nn.Module):
         mask = torch.cat(masks, dim=1)
         return kept(torch.cat(tokens, dim=1), mask), mask
 
-    def owners(self) -> list[str]:
+    def token_modalities(self) -> list[str]:
         """Modality of each run of output tokens."""
         widths = self.inputs.widths
         return [target for target in widths for source in widths if source != target]
@@ -174,7 +176,7 @@ class CoAttention(nn.Module):
         mask = torch.cat([mask for _, mask in found.values()], dim=1)
         return kept(torch.cat([x for x, _ in found.values()], dim=1), mask), mask
 
-    def owners(self) -> list[str]:
+    def token_modalities(self) -> list[str]:
         """Modality of each run of output tokens."""
         return list(self.inputs.widths)
 

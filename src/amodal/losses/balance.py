@@ -22,7 +22,7 @@ class GradientModulationConfig(BaseModel):
     kind: Literal["gradient_modulation"] = "gradient_modulation"
     alpha: float = Field(0.5, gt=0)  # strength of the modulation
     noise: bool = True  # add noise as large as the gradients, for generalization
-    until: float = Field(1.0, gt=0, le=1)  # share of all steps during which it acts
+    end_fraction: float = Field(1.0, gt=0, le=1)  # share of all steps during which it acts
 
 
 class GradientBlendingConfig(BaseModel):
@@ -31,7 +31,7 @@ class GradientBlendingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["gradient_blending"] = "gradient_blending"
-    items: int = Field(2000, ge=2)  # training items on which overfitting is measured
+    num_train_items: int = Field(2000, ge=2)  # training items on which overfitting is measured
 
 
 BalanceConfig = Annotated[
@@ -39,7 +39,7 @@ BalanceConfig = Annotated[
 ]
 
 
-def modulation(confidence: Mapping[str, float], alpha: float) -> dict[str, float]:
+def gradient_modulation_factors(confidence: Mapping[str, float], alpha: float) -> dict[str, float]:
     """Factors on the optimizer steps of each modality's encoder.
 
     With s_m the probability that modality m alone gives to the target and rho_m = s_m / mean of the
@@ -56,8 +56,8 @@ def modulation(confidence: Mapping[str, float], alpha: float) -> dict[str, float
         Peng et al. 2022, arXiv:2203.15332, eqs. 9 and 10, here for any number of modalities.
 
     Examples:
-        >>> from amodal.losses import modulation
-        >>> factors = modulation({"image": 0.8, "audio": 0.4}, alpha=0.5)
+        >>> from amodal.losses import gradient_modulation_factors
+        >>> factors = gradient_modulation_factors({"image": 0.8, "audio": 0.4}, alpha=0.5)
         >>> {modality: round(factor, 3) for modality, factor in factors.items()}
         {'image': 0.238, 'audio': 1.0}
     """

@@ -44,7 +44,7 @@ class InputOptions:
     steps: Sequence[Any] | None = None
 
 
-class Shown(NamedTuple):
+class Preview(NamedTuple):
     """A value as a person sees it.
 
     Args:
@@ -64,15 +64,15 @@ class Modality(Protocol):
     Args:
         name: of the type, as `type` in a recipe names it.
         column_style: how sources hand over its values.
-        language: values are texts that people write; queries and labels go to such an input.
-        steps: augmentation steps that a recipe may name for it.
+        is_text: values are texts; queries and labels go to such an input.
+        augmentations: augmentation steps that a recipe may name for it.
         file_suffixes: of files that hold one value each; empty where values are no files.
     """
 
     name: ClassVar[str]
     column_style: ClassVar[ColumnStyle]
-    language: ClassVar[bool]
-    steps: ClassVar[tuple[type, ...]]
+    is_text: ClassVar[bool]
+    augmentations: ClassVar[tuple[type, ...]]
     file_suffixes: ClassVar[tuple[str, ...]]
 
     def fit(self, config: Any, name: str, records: Records | None) -> Any:
@@ -112,7 +112,7 @@ class Modality(Protocol):
         """A key that equal values share."""
         ...
 
-    def show(self, value: Any, decoded: Any | None = None) -> Shown:
+    def preview(self, value: Any, decoded: Any | None = None) -> Preview:
         """A value for people; `decoded` is None where no image is wanted."""
         ...
 
@@ -124,7 +124,7 @@ class Modality(Protocol):
         """Set weights of a new encoder from the training records, where its configuration asks."""
         ...
 
-    def cached(self, config: Any) -> Callable[[Any, str], Any] | None:
+    def cache_decoder(self, config: Any) -> Callable[[Any, str], Any] | None:
         """A decoder (value, origin) → array for values worth keeping in memory, or None."""
         ...
 

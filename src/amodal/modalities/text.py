@@ -24,8 +24,8 @@ from amodal.modalities.image import FLIP
 from amodal.modalities.modality import (
     ColumnStyle,
     InputOptions,
+    Preview,
     Records,
-    Shown,
     all_texts,
     texts_of,
 )
@@ -36,8 +36,8 @@ class TextModality:
 
     name: ClassVar[str] = "text"
     column_style: ClassVar[ColumnStyle] = "texts"
-    language: ClassVar[bool] = True
-    steps: ClassVar[tuple[type, ...]] = TEXT_STEPS
+    is_text: ClassVar[bool] = True
+    augmentations: ClassVar[tuple[type, ...]] = TEXT_STEPS
     file_suffixes: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, config: Any, name: str, records: Records | None) -> TextPreprocessor:
@@ -61,8 +61,8 @@ class TextModality:
     def content_key(self, value: Any) -> str:
         return str(value)
 
-    def show(self, value: Any, decoded: Any | None = None) -> Shown:
-        return Shown(text=str(value))
+    def preview(self, value: Any, decoded: Any | None = None) -> Preview:
+        return Preview(text=str(value))
 
     def parse(self, text: str) -> str:
         return text
@@ -71,7 +71,7 @@ class TextModality:
         """Token embeddings from co-occurrence counts, where a small Transformer asks for them."""
         if not isinstance(encoder, SmallTransformer):
             return
-        if encoder.config.word_vectors == "cooccurrence":
+        if encoder.config.embedding_init == "cooccurrence":
             vectors = cooccurrence_vectors(
                 (
                     prepare(texts_of(record, name))["input_ids"].flatten().tolist()
@@ -83,7 +83,7 @@ class TextModality:
             )
             encoder.start_from(vectors)
 
-    def cached(self, config: Any) -> Callable[[Any, str], Any] | None:
+    def cache_decoder(self, config: Any) -> Callable[[Any, str], Any] | None:
         return None
 
 

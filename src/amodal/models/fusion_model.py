@@ -32,7 +32,7 @@ class HeadConfig(BaseModel):
 
     hidden: int | None = Field(None, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    unimodal: bool = True  # heads on each modality alone, for auxiliary losses and diagnostics
+    unimodal_heads: bool = True  # on each modality alone, for auxiliary losses and diagnostics
 
 
 class FusionArchitecture(BaseModel):
@@ -108,7 +108,7 @@ class FusionModel(PreTrainedModel):
     Examples:
         >>> from amodal.models.fusion_model import FusionArchitecture, build_fusion_model
         >>> sensor = {"kind": "vector", "width": 8}
-        >>> table = {"kind": "columns", "numbers": ["age"], "width": 8, "heads": 2}
+        >>> table = {"kind": "columns", "numerical": ["age"], "width": 8, "heads": 2}
         >>> architecture = FusionArchitecture(
         ...     encoders={"sensor": sensor, "table": table}, fusion={"kind": "concat", "dim": 8}
         ... )
@@ -152,7 +152,7 @@ class FusionModel(PreTrainedModel):
         self.head = _head(architecture.head, fusion.dim, size)
         self.unimodal = nn.ModuleDict(
             {m: nn.Linear(width, size) for m, width in widths.items()}
-            if architecture.head.unimodal
+            if architecture.head.unimodal_heads
             else {}
         )
         # Whether the losses of the unimodal heads move the encoders, or their own weights alone.
@@ -175,7 +175,7 @@ class FusionModel(PreTrainedModel):
         """Predictions of all items of the batch, those without any modality included."""
         encoded = {m: self.encoded(m, batch) for m in self.inputs if m in batch.tensors}
         return Prediction(
-            self.target.natural(self.head(self.fused(encoded))),
+            self.target.unstandardize(self.head(self.fused(encoded))),
             {m: self._alone(m, encoded[m].pooled) for m in self.unimodal if m in encoded},
             {m: one.present for m, one in encoded.items()},
             None if self.training else self.gates(encoded),
@@ -190,7 +190,7 @@ class FusionModel(PreTrainedModel):
             # How sure a modality is of itself and how often it is right must agree for this loss
             # to be small, which is what makes the gate a precision.
             logits = logits * self.fusion.log_precision(modality, pooled).exp()
-        return self.target.natural(logits)
+        return self.target.unstandardize(logits)
 
     def gates(self, encoded: Mapping[str, Encoded]) -> Tensor | None:
         """(B, M) how much each modality counts, or None where the fusion has no gates."""
@@ -238,7 +238,7 @@ class FusionModel(PreTrainedModel):
         shares = self.fused_pooling.weights(tokens, keep)
         found: dict[str, Tensor] = {}
         start = 0
-        for modality in self.fusion.owners():  # type: ignore[operator]
+        for modality in self.fusion.token_modalities():  # type: ignore[operator]
             stop = start + encoded[modality].keep.shape[1]
             part = shares[:, start:stop]
             found[modality] = found[modality] + part if modality in found else part
@@ -251,7 +251,7 @@ class FusionModel(PreTrainedModel):
         if mask.shape[1] != 1:
             raise ValueError(
                 f"{modality}: fusion takes one row per item, the batch has {mask.shape[1]}; set "
-                "data.captions and data.views to 1"
+                "data.captions_per_item and data.views_per_item to 1"
             )
         present = mask[:, 0]
         named = batch.tensors[modality]
@@ -341,7 +341,7 @@ def build_fusion_model(
     Examples:
         >>> from amodal.models.fusion_model import FusionArchitecture, build_fusion_model
         >>> sensor = {"kind": "vector", "width": 8}
-        >>> table = {"kind": "columns", "categories": ["city"], "width": 8, "heads": 2}
+        >>> table = {"kind": "columns", "categorical": ["city"], "width": 8, "heads": 2}
         >>> architecture = FusionArchitecture(
         ...     encoders={"sensor": sensor, "table": table}, fusion={"kind": "concat", "dim": 8}
         ... )
@@ -354,7 +354,7 @@ def build_fusion_model(
         (3, ('no', 'yes'))
     """
     preprocessors = fit_preprocessors(architecture.encoders, records)
-    target = architecture.target.fitted(records())
+    target = architecture.target.fit(records())
     fitted = architecture.model_copy(update={"target": target})
     config = FusionModelConfig(fitted.model_dump(mode="json"))
     return FusionModel(config, preprocessors, pretrained=True)

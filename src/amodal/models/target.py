@@ -24,7 +24,7 @@ class TargetConfig(StrictModel):
         column: of the records; `label` is the class name of every source that has one.
         separator: between the classes of one item, where several are written into one string.
         classes: all there are, in order; left empty, those of the training rows, sorted.
-        mean, deviation: of the numbers of the training rows; the model learns them in deviations.
+        mean, std: of the numbers of the training rows; the model learns them in deviations.
     """
 
     task: Literal["classification", "multi_label", "regression"] = "classification"
@@ -32,7 +32,7 @@ class TargetConfig(StrictModel):
     separator: str = Field("|", min_length=1)
     classes: tuple[str, ...] = ()
     mean: float | None = None
-    deviation: float | None = Field(None, gt=0)
+    std: float | None = Field(None, gt=0)
 
     @property
     def size(self) -> int:
@@ -88,13 +88,13 @@ class TargetConfig(StrictModel):
                 found[i, [place[name] for name in names]] = 1
         return found
 
-    def fitted(self, records: Iterable[Record]) -> TargetConfig:
+    def fit(self, records: Iterable[Record]) -> TargetConfig:
         """The same with the classes of `records`.
 
         Raises:
             DataError: no record has the column, or there is nothing to tell apart.
         """
-        if self.classes or self.deviation is not None:
+        if self.classes or self.std is not None:
             return self
         if self.task == "regression":
             return self._measured(records)
@@ -115,11 +115,11 @@ class TargetConfig(StrictModel):
             )
         return self.model_copy(update={"classes": tuple(sorted(found))})
 
-    def natural(self, outputs: Tensor) -> Tensor:
+    def unstandardize(self, outputs: Tensor) -> Tensor:
         """Numbers of the model in the units of the column; scores of classes as they are."""
         if self.task != "regression":
             return outputs
-        return outputs.float() * (self.deviation or 1.0) + (self.mean or 0.0)
+        return outputs.float() * (self.std or 1.0) + (self.mean or 0.0)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """(N, C) probabilities of (N, C) scores; (N,) numbers of a regression."""
@@ -127,11 +127,11 @@ class TargetConfig(StrictModel):
             return outputs[:, 0]
         return outputs.softmax(1) if self.task == "classification" else outputs.sigmoid()
 
-    def standard(self, values: Tensor) -> Tensor:
-        """What `natural` undoes, in deviations from the mean."""
+    def standardize(self, values: Tensor) -> Tensor:
+        """What `unstandardize` undoes, in deviations from the mean."""
         if self.task != "regression":
             return values
-        return (values - (self.mean or 0.0)) / (self.deviation or 1.0)
+        return (values - (self.mean or 0.0)) / (self.std or 1.0)
 
     def _measured(self, records: Iterable[Record]) -> TargetConfig:
         numbers: list[float] = []
@@ -152,7 +152,7 @@ class TargetConfig(StrictModel):
             raise DataError(
                 f"column {self.column!r} is {numbers[0]} in every row: there is nothing to predict"
             )
-        return self.model_copy(update={"mean": float(values.mean()), "deviation": deviation})
+        return self.model_copy(update={"mean": float(values.mean()), "std": deviation})
 
     def _absent(self, columns: Iterable[str]) -> DataError:
         there = ", ".join(sorted(set(columns) - {"origin"}))

@@ -21,14 +21,14 @@ class Quantized(NamedTuple):
             input only.
         perplexity: () exponential of the entropy of the codes of the batch: the effective number
             of codes in use.
-        revived: () number of dead codes that were resampled.
+        resampled: () number of dead codes that were resampled.
     """
 
     values: Tensor
     codes: Tensor
     commitment: Tensor
     perplexity: Tensor
-    revived: Tensor
+    resampled: Tensor
 
 
 class VectorQuantizer(nn.Module):
@@ -93,20 +93,20 @@ class VectorQuantizer(nn.Module):
             self._initialize(x_float.detach())
         codes = self.nearest(x_float)
         chosen = F.embedding(codes, self.codebook)  # a copy, from before the update
-        revived = torch.zeros((), device=x.device)
+        resampled = torch.zeros((), device=x.device)
         warming_up = self.training and int(self.steps) < self.warmup
         counts = torch.bincount(codes, minlength=len(self.codebook)).float()
         if self.training:
             if world_size() > 1:
                 torch.distributed.all_reduce(counts)
-            revived = self._update(x_float.detach(), codes, chosen, counts)
+            resampled = self._update(x_float.detach(), codes, chosen, counts)
         commitment = (x_float - chosen).square().sum() / max(x_float.numel(), 1)
         share = counts / counts.sum().clamp(min=1)
         perplexity = torch.special.entr(share).sum().exp()
         if warming_up:
-            return Quantized(x, codes, commitment * 0.0, perplexity, revived)
+            return Quantized(x, codes, commitment * 0.0, perplexity, resampled)
         values = x_float + (chosen - x_float).detach()
-        return Quantized(values.to(x.dtype), codes, commitment, perplexity, revived)
+        return Quantized(values.to(x.dtype), codes, commitment, perplexity, resampled)
 
     @torch.no_grad()
     def nearest(self, x: Tensor) -> Tensor:

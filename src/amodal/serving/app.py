@@ -27,7 +27,7 @@ from amodal.search.limits import MAX_FILTER, MAX_K
 from amodal.search.query import query_vector, returned_input
 from amodal.search.store import Hit, VectorStore
 from amodal.serving.images import data_url, examples, png_url
-from amodal.serving.served import Draws, Served, Speaks, Turns
+from amodal.serving.served import ImageGenerator, ServedModels, TextGenerator, Tokenization
 from amodal.serving.streaming import stream_answer
 from amodal.serving.work import IndexState, Worker
 
@@ -65,7 +65,7 @@ MaybeText = Annotated[str | None, Form(max_length=MAX_CHARACTERS)]
 HISTORY: TypeAdapter[list[tuple[str, str]]] = TypeAdapter(list[tuple[str, str]])
 
 
-def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
+def create_app(served: ServedModels, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
     """The FastAPI application of the served models.
 
     Pages of other origins cannot send it anything. At most 16 requests wait for the model,
@@ -76,14 +76,14 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
         hosts: accepted Host headers, "*" for any; others are refused (DNS rebinding).
 
     Examples:
-        >>> from amodal.serving.served import Served
-        >>> app = create_app(Served(name="empty", kind="nothing"))
+        >>> from amodal.serving.served import ServedModels
+        >>> app = create_app(ServedModels(name="empty", kind="nothing"))
         >>> "/api/about" in [route.path for route in app.routes]
         True
     """
     app = FastAPI(
         title="amodal",
-        description=f"{served.kind} {served.name}: {', '.join(served.abilities)}",
+        description=f"{served.kind} {served.name}: {', '.join(served.capabilities)}",
         docs_url=None,  # both load their scripts from the network
         redoc_url=None,
     )
@@ -101,16 +101,18 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
 
     @app.get("/api/about")
     async def about() -> dict[str, Any]:
-        """Name, kind, abilities and metrics of the served models, and the request limits."""
+        """Name, kind, capabilities and metrics of the served models, and the request limits."""
         return {
             "name": served.name,
             "kind": served.kind,
-            "abilities": served.abilities,
+            "capabilities": served.capabilities,
             "parameters": served.parameters,
             "metrics": served.metrics,
-            "inputs": [] if served.embeds is None else form_fields(served.embeds.types),
-            "texts": served.texts,
-            "reranked": served.reranker is not None,
+            "inputs": []
+            if served.embedding_model is None
+            else form_fields(served.embedding_model.types),
+            "example_prompts": served.example_prompts,
+            "has_reranker": served.reranker is not None,
             "limits": {
                 "image_bytes": MAX_IMAGE,
                 "characters": MAX_CHARACTERS,
@@ -126,21 +128,21 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
         """Example scenes of the built-in world: image, caption and questions."""
         return await asyncio.to_thread(examples)
 
-    if served.embeds is not None and served.store is not None:
-        _add_search(app, work, served.embeds, served.store)
-    elif served.embeds is not None:
-        compared = query_and_gallery(served.embeds)
+    if served.embedding_model is not None and served.store is not None:
+        _add_search(app, work, served.embedding_model, served.store)
+    elif served.embedding_model is not None:
+        compared = query_and_gallery(served.embedding_model)
         assert compared is not None  # checked when the run was opened
-        _add_zero_shot(app, work, served.embeds, compared)
-    if served.speaks is not None:
-        if "ask" in served.says:
-            _add_ask(app, work, served.speaks)
-        if "caption" in served.says:
-            _add_caption(app, work, served.speaks)
-        if "chat" in served.says:
-            _add_chat(app, work, served.speaks)
-    if served.draws is not None:
-        _add_draw(app, work, served.draws, served.reranker)
+        _add_zero_shot(app, work, served.embedding_model, compared)
+    if served.text_generator is not None:
+        if "ask" in served.text_tasks:
+            _add_ask(app, work, served.text_generator)
+        if "caption" in served.text_tasks:
+            _add_caption(app, work, served.text_generator)
+        if "chat" in served.text_tasks:
+            _add_chat(app, work, served.text_generator)
+    if served.image_generator is not None:
+        _add_draw(app, work, served.image_generator, served.reranker)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -217,7 +219,7 @@ def _add_zero_shot(
         return {"ranking": await work(rank)}
 
 
-def _add_ask(app: FastAPI, work: Worker, model: Speaks) -> None:
+def _add_ask(app: FastAPI, work: Worker, model: TextGenerator) -> None:
     @app.post("/api/ask")
     async def ask(image: Image, question: Text) -> dict[str, Any]:
         """The answer to a question about an image, with its attention map."""
@@ -236,7 +238,7 @@ def _add_ask(app: FastAPI, work: Worker, model: Speaks) -> None:
         return await work(answer)
 
 
-def _add_caption(app: FastAPI, work: Worker, model: Speaks) -> None:
+def _add_caption(app: FastAPI, work: Worker, model: TextGenerator) -> None:
     @app.post("/api/caption")
     async def caption(image: Image) -> dict[str, str]:
         """A caption of an image."""
@@ -247,7 +249,7 @@ def _add_caption(app: FastAPI, work: Worker, model: Speaks) -> None:
         return {"caption": await work(generate)}
 
 
-def _add_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
+def _add_chat(app: FastAPI, work: Worker, model: TextGenerator) -> None:
     @app.post("/api/chat")
     async def chat(
         image: Image,
@@ -259,8 +261,8 @@ def _add_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
         """The next answer of a conversation about an image, streamed token by token.
 
         Lines of JSON: `{"text": …}` with the text so far, and at the end `{"answer": …,
-        "turns_read": …}` with the number of turns of the history (two per pair) that fitted into
-        the context, or `{"error": …}`.
+        "history_turns_used": …}` with the number of turns of the history (two per pair) that fit
+        into the context, or `{"error": …}`.
         """
         template = model.chat_template
         query = _checked("question", question, template.ids, _prompt_length(template))
@@ -277,7 +279,9 @@ def _add_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
         )
 
 
-def _add_draw(app: FastAPI, work: Worker, model: Draws, reranker: JointEmbedding | None) -> None:
+def _add_draw(
+    app: FastAPI, work: Worker, model: ImageGenerator, reranker: JointEmbedding | None
+) -> None:
     @app.post("/api/draw")
     async def draw(
         text: Text,
@@ -345,13 +349,13 @@ def _checked(name: str, text: str, ids: Callable[[str], list[int]], limit: int) 
     return stripped
 
 
-def _prompt_length(template: Turns) -> int:
+def _prompt_length(template: Tokenization) -> int:
     """Longest prompt; a quarter of the context is for the answer, three tokens are for roles."""
     return template.max_length - max(1, template.max_length // 4) - 3
 
 
 def _recent(
-    history: Sequence[tuple[str, str]], question: str, template: Turns
+    history: Sequence[tuple[str, str]], question: str, template: Tokenization
 ) -> list[tuple[str, str]]:
     """The last pairs that fit into the context as a whole, before a question."""
     room = _prompt_length(template) - len(template.ids(question))
@@ -365,7 +369,7 @@ def _recent(
 
 
 def _attention(
-    model: Speaks, pixels: np.ndarray, question: str, answer: str
+    model: TextGenerator, pixels: np.ndarray, question: str, answer: str
 ) -> dict[str, Any] | None:
     """Attention map on the image region that the model reads; None without a square grid."""
     weights = model.attention_map(pixels, question, answer).tolist()
@@ -373,7 +377,7 @@ def _attention(
     if side * side != len(weights):
         return None
     (prepare,) = (p for p in model.preprocessors.values() if hasattr(p, "how"))
-    region = "center_crop" if prepare.how == "crop" else "whole"
+    region = "center_crop" if prepare.resize_mode == "crop" else "whole"
     return {"side": side, "weights": weights, "region": region}
 
 
@@ -388,7 +392,7 @@ def _hit_fields(rank: int, hit: Hit) -> dict[str, Any]:
     return {"rank": rank, **fields, "thumbnail": thumbnail}
 
 
-def _explain_errors(app: FastAPI, served: Served) -> None:
+def _explain_errors(app: FastAPI, served: ServedModels) -> None:
     """Every error response is `{"detail": …}` with one sentence."""
 
     def error(status: int, detail: str, headers: Any = None) -> JSONResponse:
@@ -398,8 +402,8 @@ def _explain_errors(app: FastAPI, served: Served) -> None:
     async def refused(request: Request, failure: AnyHTTPException) -> JSONResponse:
         path = request.url.path
         if failure.status_code == 404:
-            abilities = ", ".join(served.abilities)
-            return error(404, f"there is no {path} here; {served.name} offers: {abilities}")
+            capabilities = ", ".join(served.capabilities)
+            return error(404, f"there is no {path} here; {served.name} offers: {capabilities}")
         if failure.status_code == 405:
             return error(405, f"{path} does not take {request.method}; see /openapi.json")
         return error(failure.status_code, str(failure.detail), failure.headers)

@@ -22,9 +22,9 @@ def form_fields(types: Mapping[str, str]) -> list[dict[str, Any]]:
     found = []
     for name, type_ in types.items():
         kind = modality(type_)
-        given = "text" if kind.language else "file" if kind.file_suffixes else "value"
+        field_type = "text" if kind.is_text else "file" if kind.file_suffixes else "value"
         accept = [f".{suffix}" for suffix in kind.file_suffixes]
-        found.append({"name": name, "type": type_, "given": given, "accept": accept})
+        found.append({"name": name, "type": type_, "field_type": field_type, "accept": accept})
     return found
 
 
@@ -83,7 +83,7 @@ def read_values(model: EmbeddingModel, fields: Mapping[str, Field]) -> dict[str,
         value: Any = field
         if isinstance(field, str):
             value = parsed_value(name, model.types[name], field)
-            if isinstance(value, str | Path) and not kind.language:
+            if isinstance(value, str | Path) and not kind.is_text:
                 raise HTTPException(422, f"{name}: expected a value, a path is not read")
         found[name] = kind.decode(value, f"the {name}", prepare)
     return found

@@ -25,18 +25,18 @@ from amodal.search.embed import EmbeddingModel
 from amodal.search.store import VectorStore
 from amodal.training.kinds import kind_of_run, open_run, resolve
 
-Ability = Literal["search", "ask", "caption", "chat", "draw", "zero-shot"]
+Capability = Literal["search", "ask", "caption", "chat", "draw", "zero-shot"]
 # Tasks of a recipe -> what a person does with them.
-TEXT_ABILITIES: dict[str, Ability] = {
+TEXT_CAPABILITIES: dict[str, Capability] = {
     "vqa": "ask",
     "caption": "caption",
     "dialogue": "chat",
     "single_turn": "ask",
 }
-EXAMPLE_TEXTS = 3  # for image generation
+EXAMPLE_PROMPTS = 3  # for image generation
 
 
-class Turns(Protocol):
+class Tokenization(Protocol):
     """From text to token ids and back."""
 
     max_length: int
@@ -46,11 +46,11 @@ class Turns(Protocol):
     def unknown(self, text: str) -> list[str]: ...
 
 
-class Speaks(Protocol):
+class TextGenerator(Protocol):
     """A model that generates text about an image."""
 
     @property
-    def chat_template(self) -> Turns: ...
+    def chat_template(self) -> Tokenization: ...
     @property
     def preprocessors(self) -> dict[str, Any]: ...
     def ask(self, image: Any, question: str, **options: Any) -> Any: ...
@@ -61,12 +61,12 @@ class Speaks(Protocol):
     def attention_map(self, image: Any, question: str, answer: str) -> Tensor: ...
 
 
-class Draws(Protocol):
+class ImageGenerator(Protocol):
     """A model that generates images of texts: uint8 (S, S, 3), one per text."""
 
     @property
-    def chat_template(self) -> Turns: ...
-    def draw(
+    def chat_template(self) -> Tokenization: ...
+    def generate_images(
         self,
         texts: Sequence[str],
         *,
@@ -78,45 +78,45 @@ class Draws(Protocol):
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModels:
     """Models behind the page, by what they can do; None where no model does it.
 
     Args:
         name: of the folder.
         kind: the content of the folder in words.
-        embeds: for search and zero-shot classification.
+        embedding_model: for search and zero-shot classification.
         store: the index to search.
-        speaks: for questions, captions and conversations.
-        says: which of these the model was trained for.
-        draws: for images.
+        text_generator: for questions, captions and conversations.
+        text_tasks: which of these the model was trained for.
+        image_generator: for images.
         reranker: chooses among generated images.
-        texts: examples for image generation, like those of its training.
+        example_prompts: examples for image generation, like those of its training.
         metrics: `metrics.json` of the run.
         parameters: of all models.
     """
 
     name: str
     kind: str
-    embeds: EmbeddingModel | None = None
+    embedding_model: EmbeddingModel | None = None
     store: VectorStore | None = None
-    speaks: Speaks | None = None
-    says: tuple[Ability, ...] = ()
-    draws: Draws | None = None
+    text_generator: TextGenerator | None = None
+    text_tasks: tuple[Capability, ...] = ()
+    image_generator: ImageGenerator | None = None
     reranker: JointEmbedding | None = None
-    texts: tuple[str, ...] = ()
+    example_prompts: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     parameters: int = 0
 
     @property
-    def abilities(self) -> tuple[Ability, ...]:
-        """Abilities in the order in which the page offers them."""
-        found: list[Ability] = []
+    def capabilities(self) -> tuple[Capability, ...]:
+        """Capabilities in the order in which the page offers them."""
+        found: list[Capability] = []
         if self.store is not None:
             found.append("search")
-        elif self.embeds is not None:
+        elif self.embedding_model is not None:
             found.append("zero-shot")
-        found += self.says
-        if self.draws is not None:
+        found += self.text_tasks
+        if self.image_generator is not None:
             found.append("draw")
         return tuple(found)
 
@@ -127,7 +127,7 @@ def open_served(
     run: Path | None = None,
     image_generator: Path | None = None,
     reranker: Path | None = None,
-) -> Served:
+) -> ServedModels:
     """Open an index or a run with everything that it needs, on the GPU if there is one.
 
     Args:
@@ -154,11 +154,11 @@ def open_served(
         >>> model = build_joint_embedding(architecture, lambda: iter(records))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     model.save_pretrained(folder)
-        ...     open_served(Path(folder)).abilities
+        ...     open_served(Path(folder)).capabilities
         ('zero-shot',)
     """
     parts: dict[str, Any] = _index(folder, run) if (folder / FILE).is_file() else _run(folder)
-    models = [parts.get(name) for name in ("embeds", "speaks", "draws")]
+    models = [parts.get(name) for name in ("embedding_model", "text_generator", "image_generator")]
     if image_generator is not None:
         generator: Any = open_run(image_generator)
         if not getattr(generator, "generates_images", False):
@@ -166,12 +166,15 @@ def open_served(
                 f"{image_generator}: does not generate images; --generator needs a run with "
                 "model.tasks: [text_to_image]"
             )
-        parts["draws"] = _on_device(generator)
-        models.append(parts["draws"])
-    if parts.get("draws") is not None:
-        parts["texts"] = _texts(image_generator or folder)
+        parts["image_generator"] = _on_device(generator)
+        models.append(parts["image_generator"])
+    if parts.get("image_generator") is not None:
+        parts["example_prompts"] = _example_prompts(image_generator or folder)
     if reranker is not None:
-        if parts.get("draws") is None or "rerank" not in kind_of_run(reranker).abilities:
+        if (
+            parts.get("image_generator") is None
+            or "rerank" not in kind_of_run(reranker).capabilities
+        ):
             raise DataError(
                 f"{reranker}: --reranker is a run of a joint embedding, beside a model that "
                 "generates images"
@@ -180,7 +183,7 @@ def open_served(
         models.append(parts["reranker"])
     distinct = {id(model): model for model in models if model is not None}
     count = sum(p.numel() for model in distinct.values() for p in model.parameters())
-    return Served(name=folder.resolve().name, parameters=count, **parts)
+    return ServedModels(name=folder.resolve().name, parameters=count, **parts)
 
 
 def _index(folder: Path, run: Path | None) -> dict[str, Any]:
@@ -194,7 +197,7 @@ def _index(folder: Path, run: Path | None) -> dict[str, Any]:
     return {
         "kind": "search index",
         "store": store,
-        "embeds": _on_device(model),
+        "embedding_model": _on_device(model),
         "metrics": _metrics(where),
     }
 
@@ -220,7 +223,7 @@ def serve_joint_embedding(folder: Path, model: JointEmbedding) -> dict[str, Any]
             f"{folder}: embeds {', '.join(model.inputs)}; the page compares texts with values of "
             "another input. Index something with it and serve the index"
         )
-    return {"embeds": _on_device(model)}
+    return {"embedding_model": _on_device(model)}
 
 
 def serve_multimodal_transformer(folder: Path, model: MultimodalTransformer) -> dict[str, Any]:
@@ -229,16 +232,16 @@ def serve_multimodal_transformer(folder: Path, model: MultimodalTransformer) -> 
     Raises:
         DataError: the model does neither.
     """
-    abilities = _text_abilities(folder) if model.inputs else ()
-    if not abilities and not model.generates_images:
+    capabilities = _text_capabilities(folder) if model.inputs else ()
+    if not capabilities and not model.generates_images:
         raise DataError(
             f"{folder}: generates neither text about images nor images; nothing to serve"
         )
     placed = _on_device(model)
     return {
-        "speaks": placed if abilities else None,
-        "says": abilities,
-        "draws": placed if model.generates_images else None,
+        "text_generator": placed if capabilities else None,
+        "text_tasks": capabilities,
+        "image_generator": placed if model.generates_images else None,
     }
 
 
@@ -246,31 +249,31 @@ def _on_device(model: Any) -> Any:
     return model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
-def _text_abilities(run: Path) -> tuple[Ability, ...]:
-    """Abilities that the recipe trained; all of them where there is no recipe."""
+def _text_capabilities(run: Path) -> tuple[Capability, ...]:
+    """Capabilities that the recipe trained; all of them where there is no recipe."""
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
         tasks = set(recipe["model"]["tasks"])
     except FileNotFoundError:
-        return tuple(dict.fromkeys(TEXT_ABILITIES.values()))
+        return tuple(dict.fromkeys(TEXT_CAPABILITIES.values()))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         raise DataError(
             f"{run / 'recipe.yaml'}: has no model.tasks that can be read: {error}"
         ) from None
     return tuple(
-        dict.fromkeys(ability for task, ability in TEXT_ABILITIES.items() if task in tasks)
+        dict.fromkeys(capability for task, capability in TEXT_CAPABILITIES.items() if task in tasks)
     )
 
 
-def _texts(run: Path) -> tuple[str, ...]:
+def _example_prompts(run: Path) -> tuple[str, ...]:
     """Captions like those of the training scenes; none where the run was trained on other data."""
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-        config = ScenesConfig.model_validate({**recipe["data"]["train"], "part": "validation"})
+        config = ScenesConfig.model_validate({**recipe["data"]["train"], "split": "validation"})
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return ()
-    source = config.model_copy(update={"size": EXAMPLE_TEXTS}).open()
-    return tuple(str(source[i]["text"][0]) for i in range(EXAMPLE_TEXTS))
+    source = config.model_copy(update={"size": EXAMPLE_PROMPTS}).open()
+    return tuple(str(source[i]["text"][0]) for i in range(EXAMPLE_PROMPTS))
 
 
 def _metrics(run: Path) -> dict[str, float]:

@@ -13,7 +13,7 @@ from torch import LongTensor, Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from amodal.serving.served import Speaks
+from amodal.serving.served import TextGenerator
 from amodal.serving.work import Worker
 
 
@@ -69,7 +69,11 @@ class StopOnDisconnect(StoppingCriteria):
 
 
 async def stream_answer(
-    work: Worker, model: Speaks, pixels: np.ndarray, history: list[tuple[str, str]], question: str
+    work: Worker,
+    model: TextGenerator,
+    pixels: np.ndarray,
+    history: list[tuple[str, str]],
+    question: str,
 ) -> AsyncIterator[str]:
     """Lines of `/api/chat` during generation; closing the iterator stops the model."""
     loop = asyncio.get_running_loop()
@@ -95,7 +99,7 @@ async def stream_answer(
         except Exception as failure:  # the status was sent: the last line reports the error
             send({"error": str(failure) or type(failure).__name__})
             raise
-        send({"answer": answer, "turns_read": 2 * len(history)})
+        send({"answer": answer, "history_turns_used": 2 * len(history)})
 
     generation = asyncio.ensure_future(work(generate))
     generation.add_done_callback(_log_failure)

@@ -63,7 +63,7 @@ class Evaluator:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ModelKind:
     """One kind of model.
 
     Args:
@@ -81,7 +81,7 @@ class Kind:
             recipes without tasks.
         headlines: prefixes of the metrics that `amodal train` prints.
         serve: opens what a run of this kind serves: (folder, model); None: it is not served.
-        abilities: what runs of this kind can serve.
+        capabilities: what runs of this kind can serve.
         purpose: what a run of this kind is used with instead of a command that does not take it.
     """
 
@@ -98,7 +98,7 @@ class Kind:
     commands: Mapping[str, tuple[str, ...]]
     headlines: tuple[str, ...]
     serve: Reference | None
-    abilities: tuple[str, ...]
+    capabilities: tuple[str, ...]
     purpose: str
 
     def available_evaluators(self, model: Any) -> dict[str, Evaluator]:
@@ -134,7 +134,7 @@ def _generation(task: str) -> Evaluator:
     )
 
 
-JOINT_EMBEDDING = Kind(
+JOINT_EMBEDDING = ModelKind(
     name="joint_embedding",
     phrase="a joint embedding",
     model_type="amodal_joint_embedding",
@@ -175,10 +175,10 @@ JOINT_EMBEDDING = Kind(
     },
     headlines=("retrieval/*/recall@*",),
     serve="amodal.serving.served:serve_joint_embedding",
-    abilities=("search", "zero-shot", "rerank"),
+    capabilities=("search", "zero-shot", "rerank"),
     purpose="it embeds: `amodal embed`, `amodal index` and `amodal search`",
 )
-FUSION = Kind(
+FUSION = ModelKind(
     name="fusion",
     phrase="a fusion",
     model_type="amodal_fusion",
@@ -204,10 +204,10 @@ FUSION = Kind(
     },
     headlines=("prediction/*",),
     serve=None,
-    abilities=(),
+    capabilities=(),
     purpose="it predicts a column: `amodal predict {run} SOURCE --out predictions.csv`",
 )
-MULTIMODAL_TRANSFORMER = Kind(
+MULTIMODAL_TRANSFORMER = ModelKind(
     name="multimodal_transformer",
     phrase="a multimodal Transformer",
     model_type="amodal_multimodal_transformer",
@@ -245,10 +245,10 @@ MULTIMODAL_TRANSFORMER = Kind(
     },
     headlines=("vqa/*", "caption/*", "dialogue/*", "text_to_image/*", "retrieval/*/recall@*"),
     serve="amodal.serving.served:serve_multimodal_transformer",
-    abilities=("ask", "caption", "chat", "draw"),
+    capabilities=("ask", "caption", "chat", "draw"),
     purpose="it generates: `amodal ask`, `amodal caption`, `amodal chat` or `amodal draw`",
 )
-IMAGE_TOKENIZER = Kind(
+IMAGE_TOKENIZER = ModelKind(
     name="image_tokenizer",
     phrase="an image tokenizer",
     model_type="amodal_image_tokenizer",
@@ -269,29 +269,29 @@ IMAGE_TOKENIZER = Kind(
     },
     headlines=("reconstruction/*",),
     serve=None,
-    abilities=(),
+    capabilities=(),
     purpose="it is a part of models that generate images; use a run with tasks: [text_to_image]",
 )
-KINDS: dict[str, Kind] = {
+MODEL_KINDS: dict[str, ModelKind] = {
     kind.name: kind for kind in (JOINT_EMBEDDING, FUSION, MULTIMODAL_TRANSFORMER, IMAGE_TOKENIZER)
 }
 EVALUATION_TASKS: tuple[str, ...] = tuple(
-    dict.fromkeys(task for kind in KINDS.values() for task in kind.evaluators)
+    dict.fromkeys(task for kind in MODEL_KINDS.values() for task in kind.evaluators)
 )
 
 
-def kind_of_recipe(recipe: Recipe) -> Kind:
+def kind_of_recipe(recipe: Recipe) -> ModelKind:
     """The kind of model that a recipe trains."""
-    return KINDS[recipe.model.kind]
+    return MODEL_KINDS[recipe.model.kind]
 
 
-def run_class(kind: Kind) -> type[Run]:
+def run_class(kind: ModelKind) -> type[Run]:
     """The class of the runs of a kind."""
     found: type[Run] = resolve(kind.run)
     return found
 
 
-def kind_of_run(run: str | Path) -> Kind:
+def kind_of_run(run: str | Path) -> ModelKind:
     """The kind of model in a run folder, or in a model `hub:OWNER/NAME`, by its config.json.
 
     Raises:
@@ -301,10 +301,10 @@ def kind_of_run(run: str | Path) -> Kind:
 
     folder = found_folder(run)
     found = model_type(folder)
-    for kind in KINDS.values():
+    for kind in MODEL_KINDS.values():
         if kind.model_type == found:
             return kind
-    expected = " or ".join(kind.model_type for kind in KINDS.values())
+    expected = " or ".join(kind.model_type for kind in MODEL_KINDS.values())
     raise ValueError(f"{folder}: config.json says model_type {found!r}, expected {expected}")
 
 
@@ -347,7 +347,7 @@ def open_run(run: str | Path, kind: KindName | None = None) -> Any:
         from amodal.data.record import DataError
 
         raise DataError(
-            f"{run}: holds {found.phrase}, this needs {KINDS[kind].phrase}; "
+            f"{run}: holds {found.phrase}, this needs {MODEL_KINDS[kind].phrase}; "
             f"{found.purpose.format(run=run)}"
         )
     return resolve(found.model).from_pretrained(run)

@@ -27,9 +27,9 @@ from amodal.models.joint_embedding import Embeddings
 from amodal.plugins import load_plugins
 from amodal.training.errors import TrainingError
 from amodal.training.pairing import (
-    Compare,
     EmbeddedRows,
-    TaughtPairs,
+    Pairing,
+    TeacherPairs,
     by_label,
     candidate_pairs,
     gathered,
@@ -42,7 +42,7 @@ from amodal.training.pairing import (
 )
 from amodal.training.teacher import TeacherEmbeddings
 
-IDLE_BATCHES = 100  # without anything to compare, after which a run ends
+IDLE_BATCHES = 100  # without anything to pairing, after which a run ends
 GROUP = "amodal.losses"  # of entry points: NAME = "package.module:ConfigClass"
 # Every objective that a recipe can name; a new loss is one more entry here, and one in
 # `PAIRING_OF` where it does not compare two inputs row by row.
@@ -70,7 +70,7 @@ else:
     ]
 
 
-PAIRINGS: dict[str, Compare] = {
+PAIRINGS: dict[str, Pairing] = {
     "pairs": pairs,
     "keyed_pairs": keyed_pairs,
     "candidate_pairs": candidate_pairs,
@@ -108,11 +108,11 @@ class Objectives(nn.Module):
         >>> import torch
         >>> from amodal.losses import InfoNCEConfig, SigmoidConfig
         >>> from amodal.models.joint_embedding import Embeddings
-        >>> from amodal.projection import unit_rows
+        >>> from amodal.projection import l2_normalize
         >>> from amodal.training import Objectives
         >>> objectives = Objectives([InfoNCEConfig(), SigmoidConfig(weight=0.5)], dim=8)
         >>> items = torch.arange(4)
-        >>> z, w = unit_rows(torch.randn(4, 8)), unit_rows(torch.randn(4, 8))
+        >>> z, w = l2_normalize(torch.randn(4, 8)), l2_normalize(torch.randn(4, 8))
         >>> total, values = objectives(
         ...     {"image": Embeddings(z, items, None), "text": Embeddings(w, items, None)}
         ... )
@@ -131,14 +131,14 @@ class Objectives(nn.Module):
         super().__init__()
         self.pairs = pairs
         self.weights = [config.weight for config in configs]
-        self.comparisons = [_pairing(config, dim) for config in configs]
+        self.pairings = [_pairing(config, dim) for config in configs]
         self.by_label = [
             isinstance(config, ContrastiveConfig) and config.positives == "label"
             for config in configs
         ]
         self.momentum = _momentum(configs)
         self.batches = 0  # seen so far by this process
-        self.compared: set[str] = set()  # objectives that found rows to compare in some batch
+        self.compared: set[str] = set()  # objectives that found rows to pairing in some batch
         self.last_rows: list[Tensor] = []
         self.losses = nn.ModuleList(config.build(dim) for config in configs)
         self.names = [
@@ -149,31 +149,34 @@ class Objectives(nn.Module):
                 scale.data.fill_(initial_log_scale)
 
     def forward(
-        self, embedded: Mapping[str, Embeddings], slow: Mapping[str, Embeddings] | None = None
+        self, embedded: Mapping[str, Embeddings], momentum: Mapping[str, Embeddings] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total, and each objective's unweighted value by name.
 
         Args:
             embedded: modality -> rows of this process.
-            slow: the same rows as the momentum encoder embeds them, where `momentum` is set.
+            momentum: the same rows as the momentum encoder embeds them, where `momentum` is set.
         """
         rows = EmbeddedRows(
-            {name: gathered(own, slow[name] if slow else None) for name, own in embedded.items()},
+            {
+                name: gathered(own, momentum[name] if momentum else None)
+                for name, own in embedded.items()
+            },
             self.pairs,
         )
         self.last_rows = [one.z for one in rows.rows.values()]
         values: dict[str, Tensor] = {}
-        for name, loss, compare, labelled in zip(
-            self.names, self.losses, self.comparisons, self.by_label, strict=True
+        for name, loss, pairing, labelled in zip(
+            self.names, self.losses, self.pairings, self.by_label, strict=True
         ):
-            terms = compare(loss, by_label(rows) if labelled else rows)
+            terms = pairing(loss, by_label(rows) if labelled else rows)
             values[name] = torch.stack(terms).mean() if terms else _nothing(loss, rows)
             if terms:
                 self.compared.add(name)
         self.batches += 1
         if self.batches == IDLE_BATCHES and not self.compared:
             raise TrainingError(
-                f"{', '.join(self.names)} found nothing to compare in {IDLE_BATCHES} batches, so "
+                f"{', '.join(self.names)} found nothing to pairing in {IDLE_BATCHES} batches, so "
                 f"nothing is learned: no item has values of {self._shown_pairs(rows)}"
             )
         total = torch.stack(
@@ -182,7 +185,7 @@ class Objectives(nn.Module):
         return total, values
 
     def idle(self) -> list[str]:
-        """Objectives that found nothing to compare in any batch; none before the first batch."""
+        """Objectives that found nothing to pairing in any batch; none before the first batch."""
         return [name for name in self.names if self.batches and name not in self.compared]
 
     def _shown_pairs(self, rows: EmbeddedRows) -> str:
@@ -221,8 +224,8 @@ class Objectives(nn.Module):
     def metrics(self) -> dict[str, float]:
         """What else an objective has to tell of its last batch, as NAME/FIGURE."""
         found: dict[str, float] = {}
-        for name, loss, compare in zip(self.names, self.losses, self.comparisons, strict=True):
-            for teller in (loss, compare):
+        for name, loss, pairing in zip(self.names, self.losses, self.pairings, strict=True):
+            for teller in (loss, pairing):
                 tell = getattr(teller, "metrics", None)
                 if tell is not None:
                     found |= {f"{name}/{figure}": value for figure, value in tell().items()}
@@ -245,11 +248,11 @@ def compares_inputs(config: Any) -> bool:
 
 def _pairing_name(config: Any) -> str:
     if isinstance(config, NTXentConfig):
-        return "views_of_each" if config.mode == "in_modality" else "joint_batch"
+        return "views_of_each" if config.mode == "intra_modal" else "joint_batch"
     return str(PAIRING_OF.get(type(config), getattr(config, "pairing", "pairs")))
 
 
-def _pairing(config: Any, dim: int) -> Compare:
+def _pairing(config: Any, dim: int) -> Pairing:
     """The rows that an objective compares."""
     if isinstance(config, DistillationConfig):
         teacher = TeacherEmbeddings(config.teacher)
@@ -258,7 +261,7 @@ def _pairing(config: Any, dim: int) -> Compare:
                 f"{config.teacher}: embeddings of {teacher.dim} dimensions cannot be copied by a "
                 f"student of {dim}; set model.projection.dim: {teacher.dim}, or form: similarity"
             )
-        return TaughtPairs(teacher)
+        return TeacherPairs(teacher)
     return PAIRINGS[_pairing_name(config)]
 
 

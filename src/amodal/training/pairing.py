@@ -21,14 +21,14 @@ class Rows(NamedTuple):
     """The rows of one modality, of all processes; see `Embeddings`.
 
     Args:
-        slow: (P, E) what the momentum encoder says of the same rows, or None.
+        momentum: (P, E) what the momentum encoder says of the same rows, or None.
     """
 
     z: Tensor
     item: Tensor
     content: Tensor | None
     label: Tensor | None
-    slow: Tensor | None = None
+    momentum: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,13 @@ class EmbeddedRows:
 
 
 # A loss and the rows of a batch to its terms, whose mean counts.
-Compare = Callable[[Any, EmbeddedRows], list[Tensor]]
+Pairing = Callable[[Any, EmbeddedRows], list[Tensor]]
 
 
-def gathered(rows: Embeddings, slow: Embeddings | None = None) -> Rows:
+def gathered(rows: Embeddings, momentum: Embeddings | None = None) -> Rows:
     """The rows of this process with those of all others; gradients reach `rows` alone."""
     if world_size() == 1:
-        return Rows(*rows, slow.z if slow is not None else None)
+        return Rows(*rows, momentum.z if momentum is not None else None)
     # A process without any rows, or without a label among them, must gather what the others do.
     table = everyones([len(rows.z), int(rows.content is not None), int(rows.label is not None)])
     keyed = all(has_content for size, has_content, _ in table if size)
@@ -73,7 +73,7 @@ def gathered(rows: Embeddings, slow: Embeddings | None = None) -> Rows:
         gather(rows.item),
         gather(content) if keyed and any(has_content for _, has_content, _ in table) else None,
         gather(label) if labelled else None,
-        gather(slow.z) if slow is not None else None,
+        gather(momentum.z) if momentum is not None else None,
     )
 
 
@@ -108,8 +108,8 @@ def candidate_pairs(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
             left.z,
             right.z,
             **_keys(left, right),
-            left_candidates=left.slow,
-            right_candidates=right.slow,
+            left_candidates=left.momentum,
+            right_candidates=right.momentum,
         )
         for left, right in embedded.paired()
     ]
@@ -158,7 +158,7 @@ def unpaired_rows(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
     return [loss(rows)] if len(rows) > 1 else []
 
 
-class TaughtPairs:
+class TeacherPairs:
     """Every two modalities beside what a teacher says of the same rows, where it knows them."""
 
     def __init__(self, teacher: TeacherEmbeddings) -> None:
@@ -180,7 +180,7 @@ class TaughtPairs:
 
     def metrics(self) -> dict[str, float]:
         """Share of the rows since the last call that the teacher knew."""
-        return {"known_share": self.teacher.known_share()}
+        return {"teacher_coverage": self.teacher.teacher_coverage()}
 
 
 def _check_pairs(loss: Any, embedded: EmbeddedRows) -> None:

@@ -36,7 +36,7 @@ from amodal.training.interruption import graceful_interrupt
 from amodal.training.kinds import kind_of_recipe, open_run, run_class
 from amodal.training.processes import check_same_data, together, wait_for_all
 from amodal.training.progress import ProgressCallbacks
-from amodal.training.progressive import check_progressive_size
+from amodal.training.progressive import check_progressive_resizing
 from amodal.training.recipe import Recipe
 from amodal.training.sources import open_sources
 from amodal.training.tasks.protocol import Run
@@ -143,8 +143,8 @@ def _train(
     saved = folder if checkpoints else None
     run = run_class(kind_of_recipe(recipe))(recipe, train, validation, saved=saved)
     check_same_data(len(train), run.model, run.model.preprocessors)  # type: ignore[arg-type]
-    if recipe.train.progressive_size is not None:
-        check_progressive_size(recipe.train.progressive_size, run.model)
+    if recipe.train.progressive_resizing is not None:
+        check_progressive_resizing(recipe.train.progressive_resizing, run.model)
     unknown = count_unknown_tokens(run.collator, train, validation, callbacks.warn)
     if is_main():
         keep_data_summary(folder, train, validation, callbacks if checkpoints else None)
@@ -179,7 +179,7 @@ def _train(
     result = RunResult(
         folder,
         unknown,
-        trainer.trained.best_guess,
+        trainer.trained.evaluation_weights,
         list(trainer.broken.values()),
         train_seconds=trainer.step_seconds,
         steps=trainer.state.global_step,
@@ -209,7 +209,9 @@ def _complete(
     recipe, folder = run.recipe, result.folder
     set_seed(recipe.train.seed % (1 << 32))  # as well where the last step was in another process
     if is_main():
-        keep_weights(folder, trainer.trained.best_guess, best=recipe.train.keep == "best")
+        keep_weights(
+            folder, trainer.trained.evaluation_weights, best=recipe.train.checkpoint == "best"
+        )
         run.complete(folder, trainer.autocast, callbacks)
     wait_for_all()
     kept = open_run(folder)

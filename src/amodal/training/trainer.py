@@ -310,7 +310,7 @@ class RunTrainer(Trainer):
         self.broken = {origin: BrokenRecordError(origin, reason) for origin, reason in broken}
 
     def _resized(self, batch: Batch, step: int, steps: int) -> Batch:
-        growing = self.recipe.progressive_size
+        growing = self.recipe.progressive_resizing
         images = [named for named in batch.tensors.values() if "pixel_values" in named]
         if growing is None or not images:
             return batch
@@ -343,7 +343,7 @@ class RunTrainer(Trainer):
                 self.interrupted = True
                 raise KeyboardInterrupt
             with same_random_state():
-                values = self.task.evaluate(self.trained.best_guess, self.autocast)
+                values = self.task.evaluate(self.trained.evaluation_weights, self.autocast)
             self._keep_best(values[self.task.score_name])
         finally:
             self.evaluating = False
@@ -361,7 +361,7 @@ class RunTrainer(Trainer):
             return
         best = {"step": self.state.global_step, name: score}
         if is_main():
-            self.trained.best_guess.save_pretrained(self.folder / BEST)
+            self.trained.evaluation_weights.save_pretrained(self.folder / BEST)
             write_text(self.folder / BEST / BEST_SCORE, json.dumps(best))
         self.best = best
 

@@ -29,14 +29,14 @@ def test_the_folder_of_an_image_is_its_label(tmp_path, write_image):
 
 def test_a_template_makes_captions(tmp_path, write_image):
     write_image(tmp_path / "traffic_light" / "1.png")
-    source = FolderConfig(path=str(tmp_path), text="a photo of a {label}").open()
+    source = FolderConfig(path=str(tmp_path), caption_template="a photo of a {label}").open()
     assert source.inputs == {"image", "text"}
     assert source[0]["text"] == ["a photo of a traffic light"]
 
 
 def test_a_flat_folder_has_no_labels(tmp_path, write_image):
     write_image(tmp_path / "1.png")
-    record = FolderConfig(path=str(tmp_path), text="a {label}").open()[0]
+    record = FolderConfig(path=str(tmp_path), caption_template="a {label}").open()[0]
     assert "label" not in record
     assert "text" not in record
 

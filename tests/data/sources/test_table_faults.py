@@ -455,7 +455,7 @@ PRODUCTS = "sku,image,caption\nA,0.png,red shoe\nA,1.png,side\nA,0.png,front\nB,
 
 
 def test_rows_of_a_fusion_that_share_an_image_are_items_of_their_own(tmp_path):
-    columns = Columns(image="photo", text="text", empty="missing")
+    columns = Columns(image="photo", text="text", empty_cells="missing")
     (tmp_path / "t.csv").write_text(PLACEHOLDER)
     config = TableConfig(path=str(tmp_path / "t.csv"), columns=columns)
     for source in (config.open(), config.read_as(Reading(rows_are_items=True)).open()):

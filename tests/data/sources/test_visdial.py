@@ -36,7 +36,7 @@ def write(folder, dialogs, split="val2018", dense=None):
     if dense is not None:
         (folder / "dense.json").write_text(json.dumps(dense))
     return VisDialConfig(
-        dialogs=str(file), dense=None if dense is None else str(folder / "dense.json")
+        dialogs=str(file), dense_annotations=None if dense is None else str(folder / "dense.json")
     )
 
 
@@ -162,7 +162,7 @@ def test_missing_files_are_named(folder):
         config.model_copy(update={"images": str(folder / "nowhere")}).open()
     (folder / "dense.json").write_text("{}")
     with pytest.raises(DataError, match=r"dense\.json: expected a list"):
-        config.model_copy(update={"dense": str(folder / "dense.json")}).open()
+        config.model_copy(update={"dense_annotations": str(folder / "dense.json")}).open()
 
 
 def test_a_word_names_it(folder):
@@ -182,6 +182,6 @@ def test_the_scenes_world_comes_back_as_it_was_written(tmp_path):
         record = copy.deepcopy(source[i])
         rounds = [{**one} for one in world[i]["dialog"]]
         for one in rounds:
-            del one["refers_back"]  # the layout has no place for it
+            del one["history_dependent"]  # the layout has no place for it
         assert record["dialog"] == rounds
         assert not {o["colour"] for o in world[i]["objects"]} & set(record["text"][0].split())

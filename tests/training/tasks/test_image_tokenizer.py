@@ -18,7 +18,7 @@ def values(**train):
     return {
         "data": {
             "train": {**scenes, "size": 48},
-            "validation": {**scenes, "part": "validation", "size": 8},
+            "validation": {**scenes, "split": "validation", "size": 8},
         },
         "model": {
             "kind": "image_tokenizer",
@@ -26,7 +26,7 @@ def values(**train):
             "widths": [8, 16],
             "codebook_size": 24,
             "codebook_dim": 8,
-            "blocks": 1,
+            "num_res_blocks": 1,
         },
         "train": {"epochs": 3, "batch_size": 12, "precision": "fp32", "log_every": 1, **train},
     }
@@ -45,7 +45,7 @@ def test_a_run_is_complete_and_resumes_as_if_it_had_not_been_cut_off(tmp_path):
     result = train_run(parsed, tmp_path / "whole")
     assert isinstance(amodal.load(tmp_path / "whole"), ImageTokenizer)
     assert result.metrics["reconstruction/psnr"] > 5
-    assert 0 < result.metrics["reconstruction/used"] <= 1
+    assert 0 < result.metrics["reconstruction/codebook_usage"] <= 1
     assert "reconstruction/psnr" in (tmp_path / "whole" / "README.md").read_text()
 
     def stop(step, logged):

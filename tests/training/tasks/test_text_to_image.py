@@ -25,7 +25,7 @@ from amodal.training.run import train_run
 SCENES = {"kind": "scenes", "image_size": 32, "max_objects": 2, "captions_per_scene": 2}
 SOURCES = {
     "train": {**SCENES, "size": 48},
-    "validation": {**SCENES, "part": "validation", "size": 8},
+    "validation": {**SCENES, "split": "validation", "size": 8},
 }
 
 
@@ -35,8 +35,8 @@ def tokenizer(tmp_path_factory):
     values = {
         "data": SOURCES,
         "model": {
-            "kind": "image_tokenizer", "size": 32, "patch": 4, "widths": [8, 16],
-            "codebook_size": 24, "codebook_dim": 8, "blocks": 0,
+            "kind": "image_tokenizer", "size": 32, "patch_size": 4, "widths": [8, 16],
+            "codebook_size": 24, "codebook_dim": 8, "num_res_blocks": 0,
         },
         "train": {"epochs": 1, "batch_size": 12, "precision": "fp32"},
     }  # fmt: skip
@@ -73,17 +73,17 @@ def test_a_run_draws_and_is_complete_without_its_image_tokenizer(finished, token
     model = amodal.load(folder)
     assert isinstance(model, MultimodalTransformer)
     assert model.generates_images
-    (image,) = model.draw(["a red star"], seed=0)
+    (image,) = model.generate_images(["a red star"], seed=0)
     assert image.shape == (32, 32, 3)
     assert image.dtype == np.uint8
     named = {name for name in result.metrics if name.startswith("text_to_image/")}
     assert {
         "text_to_image/object_recall",
-        "text_to_image/correct",
+        "text_to_image/objects_and_relations_match",
         "text_to_image/caption_match",
-        "text_to_image/nearest_training",
+        "text_to_image/nearest_training_distance",
     } <= named
-    assert result.metrics["text_to_image/images"] == 8
+    assert result.metrics["text_to_image/num_images"] == 8
     kept = amodal.load(tokenizer).state_dict()
     for name, tensor in model.image_tokens.tokenizer.state_dict().items():
         assert tensor.equal(kept[name])
@@ -115,23 +115,26 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(finished, tokenize
 
 
 def test_reference_images_are_correct_and_images_of_other_captions_are_not():
-    source = ScenesConfig(**{**SCENES, "kind": "scenes", "size": 40, "part": "test"}).open()
+    source = ScenesConfig(**{**SCENES, "kind": "scenes", "size": 40, "split": "test"}).open()
     records = [source[i] for i in range(40)]
     images = [record["image"] for record in records]
     without_images = [{k: v for k, v in record.items() if k != "image"} for record in records]
     texts = [record["text"][0] for record in records]
     real = TextToImageResult(list(range(40)), texts, images, without_images, list(images))
     found = text_to_image_metrics(real, source, bootstrap=0)
-    assert found["text_to_image/correct"] >= 0.95
+    assert found["text_to_image/objects_and_relations_match"] >= 0.95
     assert found["text_to_image/caption_match"] >= 0.9
-    assert found["text_to_image/real_images/correct"] == found["text_to_image/correct"]
-    assert found["text_to_image/nearest_training"] == pytest.approx(0, abs=1e-3)
+    assert (
+        found["text_to_image/real_images/objects_and_relations_match"]
+        == found["text_to_image/objects_and_relations_match"]
+    )
+    assert found["text_to_image/nearest_training_distance"] == pytest.approx(0, abs=1e-3)
     shifted = TextToImageResult(
         list(range(40)), texts, images[1:] + images[:1], without_images, list(images)
     )
     found = text_to_image_metrics(shifted, None, bootstrap=0)
     assert found["text_to_image/object_match"] <= 0.1
-    assert found["text_to_image/correct"] <= found["text_to_image/object_match"]
+    assert found["text_to_image/objects_and_relations_match"] <= found["text_to_image/object_match"]
     assert found["text_to_image/object_recall"] < 0.3
 
 
@@ -149,7 +152,7 @@ def test_the_command_draws_a_sheet_and_evaluates(finished, tmp_path):
     assert said.exit_code == 0, said.output
     assert (
         json.loads((folder / "evaluation" / "text-to-image.json").read_text())[
-            "text_to_image/images"
+            "text_to_image/num_images"
         ]
         == 4
     )
@@ -167,10 +170,10 @@ class Reranker:
 def test_the_reranker_keeps_one_candidate_of_each_caption(finished):
     folder, _ = finished
     model = amodal.load(folder, device="cpu")
-    source = ScenesConfig(part="test", image_size=32, size=5, max_objects=2).open()
+    source = ScenesConfig(split="test", image_size=32, size=5, max_objects=2).open()
     best = generate_for_captions(model, source, candidates=3, reranker=Reranker(), seed=2)
     texts = [source[i]["text"][0] for i in range(5)]
-    every = model.draw([text for text in texts for _ in range(3)], seed=2)
+    every = model.generate_images([text for text in texts for _ in range(3)], seed=2)
     assert len(best.images) == 5
     for i, image in enumerate(best.images):
         darkest = min(every[3 * i : 3 * i + 3], key=lambda one: one.mean())

@@ -56,8 +56,8 @@ class Columns(StrictModel):
         audio: paths, file contents, or a Hugging Face audio; an empty cell is no audio.
         id: identity of the item.
         label: class name; left out, a column called `label` is taken if there is one.
-        empty: what an empty cell of `image` or `text` is: a broken row, which captioned images
-            cannot use, or a missing value, which a fusion does without.
+        empty_cells: of `image` or `text`: an error, as captioned images need both, or a missing
+            value, which a fusion model does without.
         others: further inputs -> their columns.
         reading: what the model reads that the rows are for; None: there is none, and a further
             input is a file where its cell looks like one.
@@ -69,7 +69,7 @@ class Columns(StrictModel):
     audio: str | None = None
     id: str | None = None
     label: str | None = None
-    empty: Literal["broken", "missing"] = "broken"
+    empty_cells: Literal["error", "missing"] = "error"
     others: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     reading: Reading | None = Field(None, exclude=True)
     label_optional: bool = Field(False, exclude=True)

@@ -37,15 +37,15 @@ class FolderConfig(RenamingConfig):
 
     Args:
         path: the folder.
-        text: caption of every file, such as "a photo of a {label}", with underscores of the
-            label as spaces; left out, captions are those beside the files.
+        caption_template: caption of every file, such as "a photo of a {label}", with underscores
+            of the label as spaces; left out, captions are those beside the files.
     """
 
     kind: Literal["folder"] = "folder"
     path: str
-    text: str | None = None
+    caption_template: str | None = None
 
-    @field_validator("text")
+    @field_validator("caption_template")
     @classmethod
     def _has_content(cls, text: str | None) -> str | None:
         if text is not None and not text.strip():
@@ -78,7 +78,7 @@ class FolderSource:
             raise DataError(f"{root}: no such folder")
         self.name = root.resolve().name
         self._root = root
-        self._template = config.text
+        self._template = config.caption_template
         notes = Notes()
         paths: list[str] = []
         broken: list[BrokenRecordError] = []
@@ -103,7 +103,7 @@ class FolderSource:
         for path in sorted({*paths}.difference(self._files, beside.values())):
             self._note_unread(path, notes)
         self.notes: tuple[Note, ...] = notes.found()
-        texts = ("text",) if config.text is not None or self._captions else ()
+        texts = ("text",) if config.caption_template is not None or self._captions else ()
         self.inputs = frozenset({self._modality, *texts})
 
     def __len__(self) -> int:

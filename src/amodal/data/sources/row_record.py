@@ -18,7 +18,7 @@ from amodal.data.sources.cells import (
 from amodal.data.sources.columns import MEDIA_SUFFIXES, RESERVED, STYLES, Columns
 from amodal.data.sources.delimited import parse
 
-LEGAL = "with `columns.empty: missing` an item may lack it"
+LEGAL = "with `columns.empty_cells: missing` an item may lack it"
 
 
 def row_record(
@@ -60,7 +60,7 @@ def row_record(
                 record["id"] = path
     if columns.image is not None:
         image, path = media(cell(first, columns.image), root, origin, columns.image)
-        if image is None and columns.empty == "broken" and columns.reads("image"):
+        if image is None and columns.empty_cells == "error" and columns.reads("image"):
             raise BrokenRecordError(origin, f"no image: column {columns.image!r} is empty; {LEGAL}")
         if image is not None:
             record["image"] = image
@@ -81,7 +81,7 @@ def row_record(
         ]
         if texts:
             record["text"] = texts
-        elif columns.empty == "broken" and columns.reads("text"):
+        elif columns.empty_cells == "error" and columns.reads("text"):
             named = " and ".join(map(repr, columns.texts))
             raise BrokenRecordError(origin, f"the caption is empty: column {named}; {LEGAL}")
     if columns.label is not None:

@@ -138,9 +138,9 @@ class RowSource:
         empty = self._empty_captions()
         written = np.bincount(item[~empty], minlength=item.max(initial=-1) + 1) > 0
         alone = np.zeros(len(item), dtype=bool)
-        if columns.empty == "broken" and columns.reads("text"):
+        if columns.empty_cells == "error" and columns.reads("text"):
             alone |= ~written[item]
-        if columns.empty == "broken" and columns.image is not None and columns.reads("image"):
+        if columns.empty_cells == "error" and columns.image is not None and columns.reads("image"):
             there = ~self._without_media()
             alone |= ~(np.bincount(item[there], minlength=len(written)) > 0)[item]
         _, first = np.unique(item, return_index=True)

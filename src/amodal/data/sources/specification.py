@@ -53,7 +53,7 @@ SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2")
 LOOKED_AT = 1 << 16  # bytes of a JSON file, to see what it is
 _LAYOUTS = {"data", "questions", "kind", "images", "annotations"}
 ACCEPTED = """\
-  scenes                                  the built-in world; scenes:size=500,seed=1,part=test
+  scenes                                  the built-in world; scenes:size=500,seed=1,split=test
   KIND:KEY=VALUE,...                      {kinds}
   FOLDER                                  COCO captions (captions*.json and images/), VQA
                                           (questions.json and images/), *.tar shards,
@@ -120,7 +120,7 @@ def parse_source(text: str) -> SourceConfig:
 
     Examples:
         >>> from amodal.data import parse_source
-        >>> source = parse_source("scenes:size=500,seed=1,part=test").open()
+        >>> source = parse_source("scenes:size=500,seed=1,split=test").open()
         >>> source.name, len(source)
         ('scenes/iid/test', 500)
     """
@@ -243,7 +243,7 @@ def _in_json(path: Path) -> SourceConfig:
     if "data" in keys and not re.search(rb'"data"\s*:\s*\[', start):
         dense = near(path, "dense_annotations.json")
         values = {"kind": "visdial", "dialogs": str(path), "images": _images(path)}
-        return checked_source({**values, "dense": dense and str(dense)}, str(path))
+        return checked_source({**values, "dense_annotations": dense and str(dense)}, str(path))
     if "questions" in keys:
         return _vqa(path)
     if "kind" in keys:

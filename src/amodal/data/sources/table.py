@@ -43,7 +43,7 @@ class TableConfig(StrictModel):
         columns: which column holds what.
         group_by: rows with the same value here are one item with many captions; left out, it
             is the column `id` if one is named, else the path of the image. Without either, each
-            row is an item for a fusion, and with `columns.empty: missing`.
+            row is an item for a fusion, and with `columns.empty_cells: missing`.
         root: folder of relative media paths; left out, the folder of each table.
         encoding: of CSV, TSV and JSONL files.
         delimiter: of CSV files; left out, a comma, and a tab in .tsv files, or another one that

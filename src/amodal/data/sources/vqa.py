@@ -38,7 +38,7 @@ class VqaConfig(RenamingConfig):
             file or one level up is read if the layout is that of easy-VQA and it is there.
         file_pattern: path of an image below `images`, such as
             `COCO_val2014_{image_id:012d}.jpg`; left out, see `image_files.ImageFiles`.
-        per: what a record is: a question, or an image with all questions about it. Images are
+        group_by: what a record is: a question, or an image with all questions about it. Images are
             then encoded once for several questions.
     """
 
@@ -48,7 +48,7 @@ class VqaConfig(RenamingConfig):
     annotations: str | None = None
     answers: str | None = None
     file_pattern: str | None = None
-    per: Literal["question", "image"] = "question"
+    group_by: Literal["question", "image"] = "question"
 
     def open(self) -> VqaSource:
         """The source; the JSON is read and the folder listed now, no image is opened.
@@ -64,7 +64,7 @@ class VqaSource:
 
     A record holds `id` (the question id), `origin`, `image` (path), `image_id`, `question` (a
     list of one) and, where there are answers, `answer` (a list of one: the most common),
-    `answers` (of all people who were asked) and, where the files have them, `question_type`,
+    `answers` (of all annotators) and, where the files have them, `question_type`,
     `answer_type` and `multiple_choices`. Per image, `id` is the image id, and the others are
     lists with an entry per question.
 
@@ -110,7 +110,7 @@ class VqaSource:
                 broken.append(BrokenRecordError(row["origin"], str(error)))
             else:
                 self._rows.append({**row, "image": str(path)})
-        if config.per == "image":
+        if config.group_by == "image":
             self._rows = _by_image(self._rows)
         self.broken_rows = tuple(broken)
 
@@ -232,8 +232,8 @@ def choices_of(record: Record, questions: int) -> list[list[str]]:
     return [[str(text) for text in one or ()] for one in given or [None] * questions]
 
 
-def people_of(record: Record, number: int) -> list[str]:
-    """The answers that people gave to one question of a record."""
+def annotator_answers(record: Record, number: int) -> list[str]:
+    """The annotators' answers to one question of a record."""
     answers = record.get("answers") or []
     if answers and isinstance(answers[0], list):  # a record of several questions
         answers = answers[number]
@@ -336,7 +336,7 @@ def _by_image(rows: list[Record]) -> list[Record]:
         for name in ("answer", "answers", *EXTRAS):
             if name not in row and name not in whole:
                 continue
-            # An answer is a list of one already; of people there are several per question.
+            # An answer is a list of one already; of annotators there are several per question.
             entry = row["answer"][0] if name == "answer" else row.get(name)
             whole.setdefault(name, [None] * count).append(entry)
     return list(found.values())

@@ -51,7 +51,7 @@ class ImagePreprocessor:
         self.size = size
         self.mean = tuple(mean)
         self.std = tuple(std)
-        self.how = resize
+        self.resize_mode = resize
         self.interpolation = interpolation
 
     def resize(self, images: list[np.ndarray]) -> Tensor:
@@ -61,7 +61,7 @@ class ImagePreprocessor:
     def _resize_one(self, image: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         height, width = pixels.shape[1:]
-        if self.how == "crop":
+        if self.resize_mode == "crop":
             short = min(height, width)
             # Truncated as torchvision and transformers do: rounding would shift pretrained crops.
             shape = [int(self.size * height / short), int(self.size * width / short)]
@@ -105,7 +105,7 @@ class ImagePreprocessor:
             "size": self.size,
             "mean": self.mean,
             "std": self.std,
-            "resize": self.how,
+            "resize": self.resize_mode,
             "interpolation": self.interpolation,
         }
         (path / self.FILE).write_text(json.dumps(values, indent=1), encoding="utf-8")

@@ -69,7 +69,7 @@ class ImageTokens(nn.Module):
     Examples:
         >>> import torch
         >>> from amodal.models.image_tokenizer import ImageTokenizerConfig
-        >>> sizes = {"size": 8, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
+        >>> sizes = dict(size=8, patch_size=4, widths=[4], codebook_size=6, codebook_dim=2)
         >>> tokenizer = ImageTokenizer(ImageTokenizerConfig(sizes))  # a grid of 2 x 2 codes
         >>> tokens = ImageTokens(tokenizer, 8, first=10, start=3, caption_dropout=0.0)
         >>> tokens.context(torch.tensor([[1, 3, 10, 12, 15, 11]])).positions.tolist()
@@ -178,10 +178,10 @@ class Decoder(Protocol):
 
 
 class ImageGenerator(Protocol):
-    """A text-to-image model: `draw(texts, **options)` returns one image per text."""
+    """A text-to-image model: `generate_images(texts, **options)` returns one image per text."""
 
     @property
-    def draw(self) -> Callable[..., list[ImageArray]]: ...
+    def generate_images(self) -> Callable[..., list[ImageArray]]: ...
 
 
 class ImageSampler(LogitsProcessor):
@@ -289,7 +289,7 @@ def generate_images(
         >>> from amodal.models.image_tokenizer import ImageTokenizerConfig
         >>> from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
         >>> from amodal.models.multimodal_transformer.build import build_multimodal_transformer
-        >>> sizes = {"size": 8, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
+        >>> sizes = dict(size=8, patch_size=4, widths=[4], codebook_size=6, codebook_dim=2)
         >>> model = build_multimodal_transformer(
         ...     TransformerArchitecture(
         ...         width=16,
@@ -380,21 +380,23 @@ def generate_best(
         texts: T captions.
         candidates: images generated for each text.
         reranker: joint embedding of images and texts; needed for several candidates.
-        options: of the generator's `draw`.
+        options: of `generate_images`.
 
     Raises:
         ValueError: several candidates and no reranker.
 
     Examples:
         >>> class Blank:
-        ...     def draw(self, texts):
+        ...     def generate_images(self, texts):
         ...         return [np.zeros((4, 4, 3), np.uint8) for _ in texts]
         >>> len(generate_best(Blank(), ["a star", "a ring"]))
         2
     """
     if candidates < 1 or (candidates > 1 and reranker is None):
         raise ValueError(f"{candidates} candidates need a reranker, a run of a joint embedding")
-    images = image_generator.draw([text for text in texts for _ in range(candidates)], **options)
+    images = image_generator.generate_images(
+        [text for text in texts for _ in range(candidates)], **options
+    )
     if reranker is None or candidates == 1:
         return images
     groups = [images[i : i + candidates] for i in range(0, len(images), candidates)]

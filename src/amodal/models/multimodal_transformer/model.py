@@ -41,7 +41,7 @@ class MultimodalTransformer(TransformerNetwork):
     """`TransformerNetwork` with text and image generation, scoring, and run folders.
 
     See `TransformerNetwork` for the constructor's arguments and the data flow, and
-    `build_multimodal_transformer` for a new model. `caption`, `ask`, `chat` and `draw` take raw
+    `build_multimodal_transformer` for a new model. `caption`, `ask`, `chat` and `generate_images` take raw
     values; the other methods take the tensors of `ChatTemplate.prompts` and `encode_inputs`.
 
     Examples:
@@ -304,7 +304,7 @@ class MultimodalTransformer(TransformerNetwork):
         """
         return self._generate_for([image], [_prompt(history, question)], **options)[0]
 
-    def draw(
+    def generate_images(
         self,
         texts: Sequence[str],
         *,

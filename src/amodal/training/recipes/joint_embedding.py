@@ -65,10 +65,12 @@ class JointEmbeddingRecipe(StrictModel):
         no_objective_of_another_kind(recipe.objectives)
         refuse_modality_dropout(recipe)
         views = [
-            o for o in recipe.objectives if isinstance(o, NTXentConfig) and o.mode == "in_modality"
+            o for o in recipe.objectives if isinstance(o, NTXentConfig) and o.mode == "intra_modal"
         ]
-        if views and recipe.data.views < 2:
-            raise ValueError("nt_xent in_modality compares views of one image: set data.views: 2")
+        if views and recipe.data.views_per_item < 2:
+            raise ValueError(
+                "nt_xent intra_modal compares views of one image: set data.views_per_item: 2"
+            )
         if len(self.types) > 1:
             return
         (alone,) = self.types
@@ -77,7 +79,7 @@ class JointEmbeddingRecipe(StrictModel):
                 raise ValueError(
                     f"the objective {objective.kind} compares two inputs and the model has "
                     f"{alone} alone, so it would learn nothing: add an encoder, or choose "
-                    "{kind: nt_xent, mode: in_modality}"
+                    "{kind: nt_xent, mode: intra_modal}"
                 )
         if recipe.data.has_validation:
             raise ValueError(

@@ -27,7 +27,7 @@ from amodal.evaluators.result import EvaluationResult
 from amodal.losses.balance import (
     GradientBlendingConfig,
     GradientModulationConfig,
-    modulation,
+    gradient_modulation_factors,
     truth_confidence,
 )
 from amodal.models.fusion_model import (
@@ -86,7 +86,7 @@ class FusionRun:
             train,
             micro_batch_size=recipe.train.micro_batch_size,
             validation=validation,
-            validation_items=recipe.data.validation_items,
+            max_validation_items=recipe.data.max_validation_items,
         )
 
     def trained(self) -> Trained:
@@ -128,7 +128,7 @@ class FusionTask:
         train: source on whose first items overfitting is measured, for gradient blending.
         micro_batch_size: items encoded at once; None: the whole batch.
         validation: source to measure on, or None.
-        validation_items: so many of its first items; None: all.
+        max_validation_items: so many of its first items; None: all.
     """
 
     def __init__(
@@ -138,14 +138,14 @@ class FusionTask:
         *,
         micro_batch_size: int | None = None,
         validation: Source | None = None,
-        validation_items: int | None = None,
+        max_validation_items: int | None = None,
     ) -> None:
         self.objective = objective
         self.train = train
         self.micro_batch_size = micro_batch_size
         self.validation = validation
         self.has_validation = validation is not None
-        self.validation_items = validation_items
+        self.max_validation_items = max_validation_items
         self.score_name = f"prediction/{score_name(objective.target)}"
         self.logged: dict[str, list[Tensor]] = {}
         # parameter, its value before the step, factor on the step
@@ -162,7 +162,7 @@ class FusionTask:
         confidence: dict[str, Tensor] = {}
         balance = self.objective.config.balance
         modulates = isinstance(balance, GradientModulationConfig) and (
-            step.number < balance.until * step.steps
+            step.number < balance.end_fraction * step.steps
         )
         of_heads: dict[str, Tensor] = {}
         for part, share in zip(parts, shares, strict=True):
@@ -218,8 +218,8 @@ class FusionTask:
         present = predicted.present[modality]
         target = self.objective.target
         confidence = truth_confidence(
-            target.standard(predicted.unimodal[modality][present].detach()),
-            target.standard(part.target[present]),
+            target.standardize(predicted.unimodal[modality][present].detach()),
+            target.standardize(part.target[present]),
             target.task,
         )
         # Per present item: a modality that is often missing is not thereby behind.
@@ -232,13 +232,13 @@ class FusionTask:
             for sums in confidence.values():
                 torch.distributed.all_reduce(sums)
         means = {m: float(s[0] / s[1].clamp(min=1)) for m, s in confidence.items()}
-        factors = modulation(means, balance.alpha)
+        factors = gradient_modulation_factors(means, balance.alpha)
         generator = torch.Generator(device=self.objective.shares.device)
         generator.manual_seed(step.number)  # the same on every process
         network = cast(FusionModel, step.trained.network)
         for modality, factor in factors.items():
             noted = torch.tensor(factor, device=generator.device)
-            self.logged.setdefault(f"modulation/{modality}", []).append(noted)
+            self.logged.setdefault(f"gradient_modulation/{modality}", []).append(noted)
             for part in (network.encoders[modality], network.poolings[modality]):
                 if balance.noise:
                     _add_noise(part, generator)
@@ -264,17 +264,19 @@ class FusionTask:
         found = {name: float(torch.stack(v).mean()) for name, v in self.logged.items()}
         self.logged.clear()
         if isinstance(self.objective.config.balance, GradientBlendingConfig):
-            found |= {f"blending/{h}": share for h, share in self.objective.blending().items()}
+            found |= {
+                f"blending_weight/{h}": share for h, share in self.objective.blending().items()
+            }
         return found
 
     def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
         """Scores on the validation source; the weights of gradient blending are set anew."""
         assert self.validation is not None
         fusion = cast(FusionModel, model)
-        held_out = self._predicted(fusion, self.validation, self.validation_items, autocast)
+        held_out = self._predicted(fusion, self.validation, self.max_validation_items, autocast)
         balance = self.objective.config.balance
         if isinstance(balance, GradientBlendingConfig):
-            trained_on = self._predicted(fusion, self.train, balance.items, autocast)
+            trained_on = self._predicted(fusion, self.train, balance.num_train_items, autocast)
             self.objective.blend(self._losses(trained_on), self._losses(held_out))
         return prediction_metrics(held_out, fusion.target)
 

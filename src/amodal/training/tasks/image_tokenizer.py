@@ -49,7 +49,7 @@ class ImageTokenizerRun:
             cast(ReconstructionConfig, recipe.objectives[0]),
             micro_batch_size=recipe.train.micro_batch_size,
             validation=validation,
-            validation_items=recipe.data.validation_items,
+            max_validation_items=recipe.data.max_validation_items,
         )
 
     def trained(self) -> Trained:
@@ -84,7 +84,7 @@ class ImageTokenizerTask:
         config: the loss.
         micro_batch_size: images at once; None: the whole batch.
         validation: source to measure on, or None.
-        validation_items: so many of its first items; None: all.
+        max_validation_items: so many of its first items; None: all.
     """
 
     score_name = "reconstruction/psnr"
@@ -95,12 +95,12 @@ class ImageTokenizerTask:
         *,
         micro_batch_size: int | None = None,
         validation: Source | None = None,
-        validation_items: int | None = None,
+        max_validation_items: int | None = None,
     ) -> None:
         self.config, self.micro_batch_size = config, micro_batch_size
         self.validation = validation
         self.has_validation = validation is not None
-        self.validation_items = validation_items
+        self.max_validation_items = max_validation_items
         self.logged: dict[str, list[Tensor]] = {}
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
@@ -119,7 +119,7 @@ class ImageTokenizerTask:
             share = self.config.weight * count / whole
             total = total + share * loss.detach()
             self.logged.setdefault("perplexity", []).append(found.perplexity.detach())
-            self.logged.setdefault("restarted_codes", []).append(found.revived.detach())
+            self.logged.setdefault("resampled_codes", []).append(found.resampled.detach())
             step.backward(share * loss)
         step.average_gradients()
         return total
@@ -130,10 +130,10 @@ class ImageTokenizerTask:
     def log_metrics(self) -> dict[str, float]:
         """Since the last call: perplexity of the codes of a batch; dead codes restarted."""
         if not self.logged:
-            return {"perplexity": 0.0, "restarted_codes": 0.0}
+            return {"perplexity": 0.0, "resampled_codes": 0.0}
         found = {
             "perplexity": float(torch.stack(self.logged["perplexity"]).mean()),
-            "restarted_codes": float(torch.stack(self.logged["restarted_codes"]).sum()),
+            "resampled_codes": float(torch.stack(self.logged["resampled_codes"]).sum()),
         }
         self.logged.clear()
         return found
@@ -141,7 +141,7 @@ class ImageTokenizerTask:
     def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
         """Reconstruction error on the validation source."""
         assert self.validation is not None
-        size = min(self.validation_items or len(self.validation), len(self.validation))
+        size = min(self.max_validation_items or len(self.validation), len(self.validation))
         tokenizer = cast(ImageTokenizer, model)
         return evaluate_reconstruction(
             tokenizer, self.validation, items=range(size), autocast=autocast

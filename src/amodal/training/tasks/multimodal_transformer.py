@@ -57,7 +57,7 @@ USAGE = {
     "caption": 'model.caption(["a.jpg"])',
     "single_turn": 'model.ask("a.jpg", "what colour is the star?")',
     "dialogue": 'model.chat("a.jpg", [("is there a star?", "yes")], "what is its colour?")',
-    "text_to_image": 'images = model.draw(["a red star above a blue circle"], seed=0)',
+    "text_to_image": 'images = model.generate_images(["a red star above a blue circle"], seed=0)',
 }
 SCORED_BY_LIKELIHOOD = ("caption", "text_to_image")
 
@@ -94,7 +94,7 @@ class MultimodalTransformerRun:
             options.tasks,
             micro_batch_size=recipe.train.micro_batch_size,
             validation=validation,
-            validation_items=recipe.data.validation_items,
+            max_validation_items=recipe.data.max_validation_items,
             contrast=self.contrast,
         )
 
@@ -147,7 +147,7 @@ class MultimodalTransformerTask:
         tasks: what is learned.
         micro_batch_size: items at once; None: the whole batch.
         validation: source to measure on, or None.
-        validation_items: so many of its first items; None: all.
+        max_validation_items: so many of its first items; None: all.
         contrast: objectives over what the model embeds, added to the loss; needs a whole batch.
     """
 
@@ -158,14 +158,14 @@ class MultimodalTransformerTask:
         *,
         micro_batch_size: int | None = None,
         validation: Source | None = None,
-        validation_items: int | None = None,
+        max_validation_items: int | None = None,
         contrast: Objectives | None = None,
     ) -> None:
         self.config, self.tasks = config, tuple(tasks)
         self.micro_batch_size = micro_batch_size
         self.validation = validation
         self.has_validation = validation is not None
-        self.validation_items = validation_items
+        self.max_validation_items = max_validation_items
         self.score_name = "score"
         self.contrast = contrast
         self.logged: dict[str, list[Tensor]] = {}
@@ -189,8 +189,8 @@ class MultimodalTransformerTask:
                     predicted.logits,
                     predicted.labels,
                     predicted.item * (1 << 20) + predicted.conversation,
-                    smoothing=self.config.smoothing,
-                    per=self.config.per,
+                    label_smoothing=self.config.label_smoothing,
+                    average_over=self.config.average_over,
                 )
                 weighted = self.config.weight * count / total * loss
                 if predicted.classified is not None:
@@ -224,7 +224,7 @@ class MultimodalTransformerTask:
         if asked is not None:
             item = torch.arange(len(labels), device=labels.device)[:, None]
             target &= asked[..., 0][item, (segment - 1).clamp(min=0)] == NOT_A_QUESTION
-        if self.config.per == "token":
+        if self.config.average_over == "token":
             return int(target.sum())
         return sum(len(segment[i][target[i]].unique()) for i in range(len(part)))
 
@@ -252,7 +252,7 @@ class MultimodalTransformerTask:
     def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
         """Exact match and nll, teacher-forced, on the validation source."""
         assert self.validation is not None
-        size = min(self.validation_items or len(self.validation), len(self.validation))
+        size = min(self.max_validation_items or len(self.validation), len(self.validation))
         values: dict[str, float] = {}
         scores = []
         for task in self.tasks:
@@ -272,15 +272,15 @@ class MultimodalTransformerTask:
 def _new_model(options: MultimodalTransformerRecipe, train: Source) -> MultimodalTransformer:
     """The model of a recipe, its tokenizer and answer vocabulary fitted on the training source."""
     values = options.model_dump(
-        exclude={"kind", "tasks", "encoders", "init_from", "answers", "image_tokenizer"}
+        exclude={"kind", "tasks", "encoders", "init_from", "answer_head", "image_tokenizer"}
     )
     initial = _initial_encoder(options.init_from) if options.init_from is not None else None
     encoders = options.encoders if initial is None else {"image": initial.config}
     architecture = TransformerArchitecture(encoders=encoders, **values)
     tokenizer = _image_tokenizer(options)
     try:
-        if isinstance(options.answers, ClassifiedAnswers):
-            answers = options.answers.build_vocabulary(_answers(train))
+        if isinstance(options.answer_head, ClassifiedAnswers):
+            answers = options.answer_head.build_vocabulary(_answers(train))
             architecture = architecture.model_copy(update={"answers": answers})
         return build_multimodal_transformer(
             architecture,
