@@ -1,4 +1,4 @@
-"""From a media handle to pixels: whatever cannot be decoded whole is refused, never patched."""
+"""Image decoding; truncated or damaged files are errors."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def train_run(
     callbacks: ProgressCallbacks | None = None,
     finish: Finish = lambda result: {},
 ) -> RunResult:
-    """Train the model of a recipe and leave it complete in `folder`.
+    """Train the model of a recipe and write the run folder.
 
     However a run was cut off, `resume` leads to the weights and metrics that it would have had.
 

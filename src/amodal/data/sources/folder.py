@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from amodal.data.decode import SUFFIXES as IMAGES
-from amodal.data.decode_audio import SUFFIXES as SOUNDS
+from amodal.data.decode_audio import SUFFIXES as AUDIO
 from amodal.data.notes import Note, Notes, printable
 from amodal.data.record import BrokenRecordError, DataError, Record
 from amodal.data.sources.files_below import files_below, is_utf8
@@ -31,7 +31,7 @@ TABLE = "tables in the folder that are not read, perhaps of captions"
 class FolderConfig(RenamingConfig):
     """Images in folders named after their class; images that lie at the top have no label.
 
-    Where there is no image, it is sounds: WAV, FLAC, OGG or MP3. Captions may lie beside them, one
+    Where there is no image, audio files: WAV, FLAC, OGG or MP3. Captions may lie beside them, one
     per line: cat/0.txt or cat/0.caption beside cat/0.jpg. Folders that begin with a dot, and those
     that systems make (@eaDir, __MACOSX), are left out; links to folders are followed.
 
@@ -56,7 +56,7 @@ class FolderConfig(RenamingConfig):
         """The source; folders are listed now.
 
         Raises:
-            DataError: there is no such folder, or neither image nor sound in it.
+            DataError: there is no such folder, or neither image nor audio file in it.
         """
         return FolderSource(self)
 
@@ -95,8 +95,8 @@ class FolderSource:
         self._files = sorted(found[0] or found[1])
         if not self._files:
             raise DataError(
-                f"{root}: no image below it and no sound; expected files that end in "
-                f"{', '.join((*IMAGES, *SOUNDS))}{_instead(paths, notes)}"
+                f"{root}: no image or audio file below it; expected files that end in "
+                f"{', '.join((*IMAGES, *AUDIO))}{_instead(paths, notes)}"
             )
         beside = self._beside(paths)
         self._captions = self._checked(beside, notes)
@@ -184,7 +184,7 @@ class FolderSource:
             notes.add(TABLE, f"{path}: amodal data inspect {_as_source(self._root / path)}")
         elif not _hidden(path):
             notes.add(UNREAD, path, kind=f".{suffix}" if suffix else "no suffix")
-        elif suffix in (*IMAGES, *SOUNDS):
+        elif suffix in (*IMAGES, *AUDIO):
             notes.add(UNREAD, path, kind="hidden")
 
 

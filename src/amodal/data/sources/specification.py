@@ -14,7 +14,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field, TypeAdapter, ValidationError
 
 from amodal.data.decode import SUFFIXES as IMAGES
-from amodal.data.decode_audio import SUFFIXES as SOUNDS
+from amodal.data.decode_audio import SUFFIXES as AUDIO
 from amodal.data.notes import Notes
 from amodal.data.record import DataError, Source, StreamingSource
 from amodal.data.scenes.source import ScenesConfig
@@ -53,11 +53,11 @@ SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2")
 LOOKED_AT = 1 << 16  # bytes of a JSON file, to see what it is
 _LAYOUTS = {"data", "questions", "kind", "images", "annotations"}
 ACCEPTED = """\
-  scenes                                  the built-in world; scenes:size=500,seed=1,split=test
+  scenes                                  built-in synthetic scenes; scenes:size=500,split=test
   KIND:KEY=VALUE,...                      {kinds}
   FOLDER                                  COCO captions (captions*.json and images/), VQA
                                           (questions.json and images/), *.tar shards,
-                                          `save_to_disk`, images or sounds in class folders
+                                          `save_to_disk`, images or audio in class folders
   captions.json                           COCO captions, with images/ beside it
   questions.json                          VQA v2 or easy-VQA, with images/ beside it or above
   dialogs.json                            VisDial v1.0, with images/ beside it or above
@@ -104,7 +104,7 @@ def open_random_access(config: SourceConfig, where: str, reading: Reading | None
         source = Renamed(shards, source.columns)
     if not isinstance(source, Source):
         raise DataError(
-            f"{where}: {config.kind} can only be read in order, and rows are wanted in any; store "
+            f"{where}: {config.kind} can only be read in order, and random access is needed; store "
             "it as a table, a folder, or tar shards on this machine"
         )
     if len(source) == 0:
@@ -361,7 +361,7 @@ def _in_folder(folder: Path) -> SourceConfig:
     if is_saved(folder):
         return checked_source({"kind": "huggingface", "path": str(folder)}, str(folder))
     there = Counter(path.rpartition(".")[2].lower() for path in files_below(folder, Notes()))
-    if any(suffix in there for suffix in (*IMAGES, *SOUNDS)):
+    if any(suffix in there for suffix in (*IMAGES, *AUDIO)):
         return checked_source({"kind": "folder", "path": str(folder)}, str(folder))
     tables = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in TABLES]
     hint = f"; it holds tables: {', '.join(map(str, tables[:5]))}" if tables else ""

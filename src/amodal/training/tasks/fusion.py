@@ -1,4 +1,4 @@
-"""Runs of a fusion: losses of the fused and unimodal heads, scores on held-out items."""
+"""Runs of a fusion model: losses of the fused and unimodal heads, scores on held-out items."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from amodal.training.trained import Trained
 
 
 class FusionRun:
-    """Model, batches and task of a fusion; see `protocol.Run`.
+    """Model, batches and task of a fusion model; see `protocol.Run`.
 
     Raises:
         DataError: the training source lacks an input, a column or the target.
