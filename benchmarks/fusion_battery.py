@@ -55,7 +55,7 @@ FUSIONS: dict[str, Any] = {
     "low rank, 4": LowRankConfig(dim=32, rank=4),
     "concat_tokens": ConcatTokensConfig(dim=32),
     "co-attention": CrossAttentionConfig(dim=32),
-    "cross-attention, directional": CrossAttentionConfig(dim=32, style="directional", layers=1),
+    "cross-attention, directional": CrossAttentionConfig(dim=32, attention="directional", layers=1),
     "bottleneck": BottleneckConfig(dim=32),
 }
 

@@ -51,7 +51,7 @@ FUSIONS: dict[str, tuple[Any, int]] = {
         CrossAttentionConfig(dim=WIDTH, layers=1, heads=HEADS), WIDTH,
     ),
     "cross-attention, directional": (
-        CrossAttentionConfig(dim=WIDTH, layers=1, heads=HEADS, style="directional"), WIDTH,
+        CrossAttentionConfig(dim=WIDTH, layers=1, heads=HEADS, attention="directional"), WIDTH,
     ),
     "bottleneck": (BottleneckConfig(dim=WIDTH, layers=1, heads=HEADS), WIDTH),
 }  # fmt: skip

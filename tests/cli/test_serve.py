@@ -25,7 +25,7 @@ class ImageGenerator:
 def started(monkeypatch):
     """Sockets that a server was started with."""
     sockets = []
-    served = Served(name="painter", kind="a model", draws=ImageGenerator())
+    served = Served(name="text-to-image", kind="a model", image_generator=ImageGenerator())
     monkeypatch.setattr("amodal.serving.served.open_served", lambda folder, **options: served)
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: started_with(sockets))
 
@@ -50,7 +50,7 @@ def test_it_listens_on_this_machine_alone_and_ctrl_c_is_its_end(started, monkeyp
     host, port = started[0].getsockname()
     assert host == "127.0.0.1"
     printed = capsys.readouterr().out
-    assert "serving painter: draw" in printed
+    assert "serving text-to-image: draw" in printed
     assert f"http://127.0.0.1:{port}/" in printed
     assert "password" not in printed
 

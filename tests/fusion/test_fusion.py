@@ -19,7 +19,7 @@ ENTRIES = {
     "low_rank": {"kind": "low_rank", "rank": 3},
     "concat_tokens": {"kind": "concat_tokens"},
     "cross_attention": {"kind": "cross_attention", "heads": 2},
-    "directional": {"kind": "cross_attention", "style": "directional", "heads": 2, "layers": 1},
+    "directional": {"kind": "cross_attention", "attention": "directional", "heads": 2, "layers": 1},
     "bottleneck": {"kind": "bottleneck", "heads": 2, "tokens": 3},
 }
 WIDTHS = {"image": 5, "text": 4, "audio": 3, "vector": 6, "columns": 2}

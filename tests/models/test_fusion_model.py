@@ -132,7 +132,7 @@ def test_numbers_and_several_classes_can_be_predicted():
     assert regression(batch).logits.shape == (6, 1)
     several = TargetConfig(task="multi_label", column="tags")
     tagged = [{"tags": "a|b", "origin": "1"}, {"tags": ["c"], "origin": "2"}, {"origin": "3"}]
-    fitted = several.fitted(tagged)
+    fitted = several.fit(tagged)
     assert fitted.classes == ("a", "b", "c")
     encoded = fitted.encode([fitted.read(r) for r in tagged])
     assert encoded[:2].tolist() == [[1, 1, 0], [0, 0, 1]]
@@ -150,7 +150,7 @@ def test_what_no_record_has_is_refused_by_name():
         made(encoders=wrong)
     one = [{**r, "label": "cat"} for r in RECORDS]
     with pytest.raises(DataError, match="one class only"):
-        TargetConfig().fitted(one)
+        TargetConfig().fit(one)
 
 
 def test_several_rows_per_item_are_refused():

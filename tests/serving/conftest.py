@@ -52,10 +52,10 @@ def everything(index):
     return Served(
         name="everything",
         kind="several models",
-        embeds=embedder(),
+        embedding_model=embedder(),
         store=VectorStore.open(index),
-        speaks=model,
-        says=("ask", "caption", "chat"),
-        draws=image_generator(),
+        text_generator=model,
+        text_tasks=("ask", "caption", "chat"),
+        image_generator=image_generator(),
         parameters=sum(p.numel() for p in model.parameters()),
     )

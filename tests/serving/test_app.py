@@ -59,7 +59,7 @@ def test_about_describes_the_served_models(client, everything):
 
 
 def test_answers_are_those_of_the_model(client, everything):
-    model = everything.speaks
+    model = everything.text_generator
     found = post(client, "/api/ask", question=" is there a red star ? ").json()
     assert found["answer"] == model.ask(photo(), "is there a red star ?")
     attention = found["attention"]
@@ -78,7 +78,7 @@ def test_answers_are_those_of_the_model(client, everything):
 def test_answers_are_streamed_and_depend_on_the_history(client, everything):
     history = [("is there a star ?", "yes")]
     lines = chat(client, question="what colour ?", history=json.dumps(history))
-    want = everything.speaks.chat(photo(), history, "what colour ?")
+    want = everything.text_generator.chat(photo(), history, "what colour ?")
     assert lines[-1] == {"answer": want, "turns_read": 2}
     texts = [line["text"] for line in lines[:-1]]
     assert len(texts) > 1
@@ -93,17 +93,17 @@ def test_history_beyond_the_context_is_left_out_pair_by_pair(client, everything)
     assert turns % 2 == 0
     assert 0 < turns < 2 * len(history)
     recent = history[-turns // 2 :]
-    assert lines[-1]["answer"] == everything.speaks.chat(photo(), recent, "what ?")
+    assert lines[-1]["answer"] == everything.text_generator.chat(photo(), recent, "what ?")
 
 
 def test_a_failure_is_reported_in_the_last_line(everything):
     class Failing:
-        chat_template = everything.speaks.chat_template
+        chat_template = everything.text_generator.chat_template
 
         def chat(self, *args, **options):
             raise RuntimeError("out of memory")
 
-    app = create_app(replace(everything, speaks=Failing()), hosts=["*"])
+    app = create_app(replace(everything, text_generator=Failing()), hosts=["*"])
     assert chat(TestClient(app), question="what ?") == [{"error": "out of memory"}]
 
 
@@ -111,7 +111,7 @@ def test_a_disconnect_stops_the_model(everything):
     stopped = threading.Event()
 
     class Endless:
-        chat_template = everything.speaks.chat_template
+        chat_template = everything.text_generator.chat_template
 
         def chat(self, image, history, question, *, streamer, stopping_criteria):
             ids = torch.tensor([[1]])
@@ -136,7 +136,7 @@ def test_generated_images_follow_the_seed(client, everything):
     assert first == again
     assert len(first) == 2
     assert first[0] != first[1]
-    (alone,) = everything.draws.draw(["a star"], seed=3)
+    (alone,) = everything.image_generator.draw(["a star"], seed=3)
     assert first[0] == png_url(alone)
 
 
@@ -159,14 +159,14 @@ def test_a_reranker_chooses_among_candidates(client, everything):
     assert about["reranked"] is True
     assert about["texts"] == ["a star"]
     found = post(reranked, "/api/draw", None, text="a star", seed=3, candidates=5).json()["images"]
-    images = everything.draws.draw(["a star"] * 5, seed=3)
+    images = everything.image_generator.draw(["a star"] * 5, seed=3)
     (best,) = best_matches(embedder(), ["a star"], [images])
     assert found == [png_url(images[best])]
 
 
 def test_texts_and_images_find_rows_with_thumbnails(client, everything):
     hits = post(client, "/api/search", None, text="a red thing").json()["hits"]
-    vector = everything.embeds.encode(text=["a red thing"])[0]
+    vector = everything.embedding_model.encode(text=["a red thing"])[0]
     want = [hit.id for hit in everything.store.search(vector, 12, input="image")]
     assert [hit["id"] for hit in hits] == want
     assert {hit["input"] for hit in hits} == {"image"}
@@ -180,15 +180,17 @@ def test_texts_and_images_find_rows_with_thumbnails(client, everything):
 
 
 def test_without_an_index_labels_are_ranked_for_an_image(everything):
-    served = replace(everything, store=None, speaks=None, says=(), draws=None)
+    served = replace(
+        everything, store=None, text_generator=None, text_tasks=(), image_generator=None
+    )
     client = TestClient(create_app(served, hosts=["*"]))
     assert client.get("/api/about").json()["abilities"] == ["zero-shot"]
     response = post(client, "/api/zero-shot", labels="a red star\n\n blue circle \na red star")
     ranking = response.json()["ranking"]
     assert {row["text"] for row in ranking} == {"a red star", "blue circle"}
-    image = served.embeds.encode(image=[photo()])[0]
+    image = served.embedding_model.encode(image=[photo()])[0]
     for row in ranking:
-        want = float(served.embeds.encode(text=[row["text"]])[0] @ image)
+        want = float(served.embedding_model.encode(text=[row["text"]])[0] @ image)
         assert row["score"] == pytest.approx(want, abs=1e-5)
     assert ranking[0]["score"] >= ranking[1]["score"]
     assert "labels" in post(client, "/api/zero-shot", labels=" \n ").json()["detail"]
@@ -246,12 +248,12 @@ def test_bodies_of_unknown_length_are_counted(client):
 
 def test_a_failing_model_does_not_stop_the_server(everything):
     class Failing:
-        chat_template = everything.speaks.chat_template
+        chat_template = everything.text_generator.chat_template
 
         def caption(self, *args, **options):
             raise RuntimeError("secret")
 
-    app = create_app(replace(everything, speaks=Failing()), hosts=["*"])
+    app = create_app(replace(everything, text_generator=Failing()), hosts=["*"])
     client = TestClient(app, raise_server_exceptions=False)
     response = post(client, "/api/caption")
     assert response.status_code == 500
@@ -282,7 +284,7 @@ def test_health_is_answered_while_a_model_works(everything):
     started, release = threading.Event(), threading.Event()
 
     class Slow:
-        chat_template = everything.speaks.chat_template
+        chat_template = everything.text_generator.chat_template
 
         def caption(self, *args, **options):
             started.set()
@@ -290,7 +292,7 @@ def test_health_is_answered_while_a_model_works(everything):
             return ["done"]
 
     with (
-        TestClient(create_app(replace(everything, speaks=Slow()), hosts=["*"])) as client,
+        TestClient(create_app(replace(everything, text_generator=Slow()), hosts=["*"])) as client,
         ThreadPoolExecutor(1) as thread,
     ):
         waiting = thread.submit(post, client, "/api/caption")
@@ -325,6 +327,6 @@ def test_the_page_loads_nothing_from_other_origins(client):
 def test_a_cropping_model_reports_the_center_crop(everything):
     model = captioner()
     model.preprocessors["image"].how = "crop"
-    app = create_app(replace(everything, speaks=model), hosts=["*"])
+    app = create_app(replace(everything, text_generator=model), hosts=["*"])
     found = post(TestClient(app), "/api/ask", question="what ?").json()
     assert found["attention"]["region"] == "center_crop"

@@ -101,7 +101,7 @@ def test_an_uploaded_image_is_captioned_and_a_broken_one_refused(page, everythin
     page.set_input_files("#file", own)
     page.click("#panel-caption button[type=submit]")
     page.wait_for_selector("#panel-caption .answer")
-    want = everything.speaks.caption([photo(3)], num_beams=3)[0]
+    want = everything.text_generator.caption([photo(3)], num_beams=3)[0]
     assert page.inner_text("#panel-caption .answer") == want
     page.set_input_files("#file", {**own, "buffer": b"nothing"})
     assert page.query_selector("#panel-caption .answer") is None
@@ -192,7 +192,9 @@ def test_a_narrow_window_does_not_scroll_sideways(page):
 
 
 def test_a_joint_embedding_ranks_labels(browser, everything):
-    served = replace(everything, store=None, speaks=None, says=(), draws=None)
+    served = replace(
+        everything, store=None, text_generator=None, text_tasks=(), image_generator=None
+    )
     with running(served) as address:
         page = browser.new_page()
         page.goto(address)

@@ -30,7 +30,7 @@ def test_a_joint_embedding_compares(embedding_run):
     served = open_served(embedding_run)
     assert served.abilities == ("zero-shot",)
     want = embedder().encode(image=[photo()])
-    np.testing.assert_allclose(served.embeds.encode(image=[photo()]), want, atol=1e-6)
+    np.testing.assert_allclose(served.embedding_model.encode(image=[photo()]), want, atol=1e-6)
 
 
 def test_a_transformer_does_what_its_recipe_trained(generation_run):
@@ -58,7 +58,7 @@ def test_tasks_become_abilities(tasks, abilities, tmp_path):
 def test_a_text_to_image_run_generates_images_only(text_to_image_run):
     served = open_served(text_to_image_run)
     assert served.abilities == ("draw",)
-    (drawn,) = served.draws.draw(["a red star"], seed=1)
+    (drawn,) = served.image_generator.draw(["a red star"], seed=1)
     np.testing.assert_array_equal(drawn, image_generator().draw(["a red star"], seed=1)[0])
 
 

@@ -47,7 +47,7 @@ class ColumnsConfig(EncoderConfig):
 
     def preprocessor(self, records: Iterable[Mapping[str, Any]]) -> ColumnsPreprocessor:
         """What reads the columns, fitted on training records."""
-        return ColumnsPreprocessor.fitted(self.numbers, self.categories, records)
+        return ColumnsPreprocessor.fit(self.numbers, self.categories, records)
 
     def for_preprocessor(self, prepare: ColumnsPreprocessor) -> ColumnsConfig:
         """The same with the number of values that each category column has."""
@@ -66,7 +66,7 @@ class ColumnsPreprocessor:
     Examples:
         >>> from amodal.encoders import ColumnsPreprocessor
         >>> records = [{"age": 30, "city": "Bern"}, {"age": 50, "city": "Ulm"}, {"city": "Bern"}]
-        >>> prepare = ColumnsPreprocessor.fitted(["age"], ["city"], records)
+        >>> prepare = ColumnsPreprocessor.fit(["age"], ["city"], records)
         >>> tensors = prepare([prepare.read(record) for record in records])
         >>> tensors["numbers"].tolist(), tensors["categories"].tolist()
         ([[-1.0], [1.0], [nan]], [[2], [3], [2]])
@@ -88,7 +88,7 @@ class ColumnsPreprocessor:
         self._place = [{name: i for i, name in enumerate(names)} for names in self.levels]
 
     @classmethod
-    def fitted(
+    def fit(
         cls,
         numbers: Sequence[str],
         categories: Sequence[str],

@@ -34,7 +34,7 @@ class VectorConfig(EncoderConfig):
 
     def preprocessor(self, name: str, records: Iterable[Mapping[str, Any]]) -> VectorPreprocessor:
         """The reader of the column, fitted on training records."""
-        return VectorPreprocessor.fitted(self.column or name, self.standardize, records)
+        return VectorPreprocessor.fit(self.column or name, self.standardize, records)
 
     def for_preprocessor(self, prepare: VectorPreprocessor) -> VectorConfig:
         """The same with the number of features that the training rows have."""
@@ -51,7 +51,7 @@ class VectorPreprocessor:
     Examples:
         >>> from amodal.encoders import VectorPreprocessor
         >>> records = [{"z": [0.0, 1.0]}, {"z": [[2.0, 3.0], [4.0, 5.0]]}]  # one vector, and two
-        >>> prepare = VectorPreprocessor.fitted("z", True, records)
+        >>> prepare = VectorPreprocessor.fit("z", True, records)
         >>> tensors = prepare([prepare.read(record) for record in records])
         >>> tensors["features"].shape, tensors["keep"].tolist()
         (torch.Size([2, 2, 2]), [[True, False], [True, True]])
@@ -64,7 +64,7 @@ class VectorPreprocessor:
         self.column, self.mean, self.deviation = column, mean, deviation
 
     @classmethod
-    def fitted(
+    def fit(
         cls, column: str, standardize: bool, records: Iterable[Mapping[str, Any]]
     ) -> VectorPreprocessor:
         """With the mean and deviation of training records, taken in one pass.

@@ -20,7 +20,7 @@ class CrossAttentionConfig(FusionBase):
     # directional: one stack of layers for every ordered pair of modalities, which attends to the
     # input tokens of the other. together: in each layer every modality attends to all others,
     # then to itself.
-    style: Literal["directional", "together"] = "together"
+    attention: Literal["directional", "co_attention"] = "co_attention"
     layers: int = Field(2, ge=1)
     heads: int = Field(4, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -32,7 +32,7 @@ class CrossAttentionConfig(FusionBase):
         return self
 
     def build(self, widths: Widths) -> nn.Module:
-        return (Directional if self.style == "directional" else CoAttention)(self, widths)
+        return (Directional if self.attention == "directional" else CoAttention)(self, widths)
 
 
 class _Projected(nn.Module):
@@ -66,7 +66,7 @@ class Directional(nn.Module):
     Examples:
         >>> import torch
         >>> from amodal.fusion import CrossAttentionConfig
-        >>> config = CrossAttentionConfig(dim=8, heads=2, layers=1, style="directional")
+        >>> config = CrossAttentionConfig(dim=8, heads=2, layers=1, attention="directional")
         >>> fusion = config.build({"image": 6, "audio": 4})
         >>> values = {"image": torch.randn(2, 9, 6), "audio": torch.randn(2, 5, 4)}
         >>> keep = {m: torch.ones(x.shape[:2], dtype=torch.bool) for m, x in values.items()}

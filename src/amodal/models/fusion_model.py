@@ -352,7 +352,7 @@ def build_fusion_model(
         (3, ('no', 'yes'))
     """
     preprocessors = fit_preprocessors(architecture.encoders, records)
-    target = architecture.target.fitted(records())
+    target = architecture.target.fit(records())
     fitted = architecture.model_copy(update={"target": target})
     config = FusionModelConfig(fitted.model_dump(mode="json"))
     return FusionModel(config, preprocessors, pretrained=True)

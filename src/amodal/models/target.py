@@ -81,7 +81,7 @@ class TargetConfig(StrictModel):
                 found[i, [place[name] for name in names]] = 1
         return found
 
-    def fitted(self, records: Iterable[Record]) -> TargetConfig:
+    def fit(self, records: Iterable[Record]) -> TargetConfig:
         """The same with the classes of `records`.
 
         Raises:

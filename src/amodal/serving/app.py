@@ -30,7 +30,7 @@ from amodal.search.embed import EmbeddingModel
 from amodal.search.query import query_vector, returned_input
 from amodal.search.store import Hit, VectorStore
 from amodal.serving.images import data_url, examples, png_url
-from amodal.serving.served import Draws, Served, Speaks, Turns
+from amodal.serving.served import ImageGenerator, Served, TextGenerator, Tokenization
 from amodal.serving.streaming import PartialTextStreamer, StopOnDisconnect
 
 try:
@@ -117,7 +117,9 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
             "abilities": served.abilities,
             "parameters": served.parameters,
             "metrics": served.metrics,
-            "inputs": [] if served.embeds is None else form_fields(served.embeds.types),
+            "inputs": []
+            if served.embedding_model is None
+            else form_fields(served.embedding_model.types),
             "texts": served.texts,
             "reranked": served.reranker is not None,
             "limits": {
@@ -133,21 +135,21 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
         """Example scenes of the built-in world: image, caption and questions."""
         return await asyncio.to_thread(examples)
 
-    if served.embeds is not None and served.store is not None:
-        _add_search(app, work, served.embeds, served.store)
-    elif served.embeds is not None:
-        compared = query_and_gallery(served.embeds)
+    if served.embedding_model is not None and served.store is not None:
+        _add_search(app, work, served.embedding_model, served.store)
+    elif served.embedding_model is not None:
+        compared = query_and_gallery(served.embedding_model)
         assert compared is not None  # checked when the run was opened
-        _add_zero_shot(app, work, served.embeds, compared)
-    if served.speaks is not None:
-        if "ask" in served.says:
-            _add_ask(app, work, served.speaks)
-        if "caption" in served.says:
-            _add_caption(app, work, served.speaks)
-        if "chat" in served.says:
-            _add_chat(app, work, served.speaks)
-    if served.draws is not None:
-        _add_draw(app, work, served.draws, served.reranker)
+        _add_zero_shot(app, work, served.embedding_model, compared)
+    if served.text_generator is not None:
+        if "ask" in served.text_tasks:
+            _add_ask(app, work, served.text_generator)
+        if "caption" in served.text_tasks:
+            _add_caption(app, work, served.text_generator)
+        if "chat" in served.text_tasks:
+            _add_chat(app, work, served.text_generator)
+    if served.image_generator is not None:
+        _add_draw(app, work, served.image_generator, served.reranker)
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
@@ -225,7 +227,7 @@ def _add_zero_shot(
         return {"ranking": await work(rank)}
 
 
-def _add_ask(app: FastAPI, work: Worker, model: Speaks) -> None:
+def _add_ask(app: FastAPI, work: Worker, model: TextGenerator) -> None:
     @app.post("/api/ask")
     async def ask(image: Image, question: Text) -> dict[str, Any]:
         """The answer to a question about an image, with its attention map."""
@@ -244,7 +246,7 @@ def _add_ask(app: FastAPI, work: Worker, model: Speaks) -> None:
         return await work(answer)
 
 
-def _add_caption(app: FastAPI, work: Worker, model: Speaks) -> None:
+def _add_caption(app: FastAPI, work: Worker, model: TextGenerator) -> None:
     @app.post("/api/caption")
     async def caption(image: Image) -> dict[str, str]:
         """A caption of an image."""
@@ -255,7 +257,7 @@ def _add_caption(app: FastAPI, work: Worker, model: Speaks) -> None:
         return {"caption": await work(generate)}
 
 
-def _add_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
+def _add_chat(app: FastAPI, work: Worker, model: TextGenerator) -> None:
     @app.post("/api/chat")
     async def chat(
         image: Image,
@@ -286,7 +288,11 @@ def _add_chat(app: FastAPI, work: Worker, model: Speaks) -> None:
 
 
 async def stream_answer(
-    work: Worker, model: Speaks, pixels: np.ndarray, history: list[tuple[str, str]], question: str
+    work: Worker,
+    model: TextGenerator,
+    pixels: np.ndarray,
+    history: list[tuple[str, str]],
+    question: str,
 ) -> AsyncIterator[str]:
     """Lines of `/api/chat` during generation; closing the iterator stops the model."""
     loop = asyncio.get_running_loop()
@@ -332,7 +338,9 @@ def _log_failure(task: asyncio.Future[None]) -> None:
         )
 
 
-def _add_draw(app: FastAPI, work: Worker, model: Draws, reranker: JointEmbedding | None) -> None:
+def _add_draw(
+    app: FastAPI, work: Worker, model: ImageGenerator, reranker: JointEmbedding | None
+) -> None:
     @app.post("/api/draw")
     async def draw(
         text: Text,
@@ -400,13 +408,13 @@ def _checked(name: str, text: str, ids: Callable[[str], list[int]], limit: int) 
     return stripped
 
 
-def _prompt_length(template: Turns) -> int:
+def _prompt_length(template: Tokenization) -> int:
     """Longest prompt; a quarter of the context is for the answer, three tokens are for roles."""
     return template.max_length - max(1, template.max_length // 4) - 3
 
 
 def _recent(
-    history: Sequence[tuple[str, str]], question: str, template: Turns
+    history: Sequence[tuple[str, str]], question: str, template: Tokenization
 ) -> list[tuple[str, str]]:
     """The last pairs that fit into the context as a whole, before a question."""
     room = _prompt_length(template) - len(template.ids(question))
@@ -420,7 +428,7 @@ def _recent(
 
 
 def _attention(
-    model: Speaks, pixels: np.ndarray, question: str, answer: str
+    model: TextGenerator, pixels: np.ndarray, question: str, answer: str
 ) -> dict[str, Any] | None:
     """Attention map on the image region that the model reads; None without a square grid."""
     weights = model.attention_map(pixels, question, answer).tolist()

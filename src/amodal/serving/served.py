@@ -36,7 +36,7 @@ TEXT_ABILITIES: dict[str, Ability] = {
 EXAMPLE_TEXTS = 3  # for image generation
 
 
-class Turns(Protocol):
+class Tokenization(Protocol):
     """From text to token ids and back."""
 
     max_length: int
@@ -46,11 +46,11 @@ class Turns(Protocol):
     def unknown(self, text: str) -> list[str]: ...
 
 
-class Speaks(Protocol):
+class TextGenerator(Protocol):
     """A model that generates text about an image."""
 
     @property
-    def chat_template(self) -> Turns: ...
+    def chat_template(self) -> Tokenization: ...
     @property
     def preprocessors(self) -> dict[str, Any]: ...
     def ask(self, image: Any, question: str, **options: Any) -> Any: ...
@@ -61,11 +61,11 @@ class Speaks(Protocol):
     def attention_map(self, image: Any, question: str, answer: str) -> Tensor: ...
 
 
-class Draws(Protocol):
+class ImageGenerator(Protocol):
     """A model that generates images of texts: uint8 (S, S, 3), one per text."""
 
     @property
-    def chat_template(self) -> Turns: ...
+    def chat_template(self) -> Tokenization: ...
     def draw(
         self,
         texts: Sequence[str],
@@ -84,11 +84,11 @@ class Served:
     Args:
         name: of the folder.
         kind: the content of the folder in words.
-        embeds: for search and zero-shot classification.
+        embedding_model: for search and zero-shot classification.
         store: the index to search.
-        speaks: for questions, captions and conversations.
-        says: which of these the model was trained for.
-        draws: for images.
+        text_generator: for questions, captions and conversations.
+        text_tasks: which of these the model was trained for.
+        image_generator: for images.
         reranker: chooses among generated images.
         texts: examples for image generation, like those of its training.
         metrics: `metrics.json` of the run.
@@ -97,11 +97,11 @@ class Served:
 
     name: str
     kind: str
-    embeds: EmbeddingModel | None = None
+    embedding_model: EmbeddingModel | None = None
     store: VectorStore | None = None
-    speaks: Speaks | None = None
-    says: tuple[Ability, ...] = ()
-    draws: Draws | None = None
+    text_generator: TextGenerator | None = None
+    text_tasks: tuple[Ability, ...] = ()
+    image_generator: ImageGenerator | None = None
     reranker: JointEmbedding | None = None
     texts: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
@@ -113,10 +113,10 @@ class Served:
         found: list[Ability] = []
         if self.store is not None:
             found.append("search")
-        elif self.embeds is not None:
+        elif self.embedding_model is not None:
             found.append("zero-shot")
-        found += self.says
-        if self.draws is not None:
+        found += self.text_tasks
+        if self.image_generator is not None:
             found.append("draw")
         return tuple(found)
 
@@ -158,7 +158,7 @@ def open_served(
         ('zero-shot',)
     """
     parts: dict[str, Any] = _index(folder, run) if (folder / FILE).is_file() else _run(folder)
-    models = [parts.get(name) for name in ("embeds", "speaks", "draws")]
+    models = [parts.get(name) for name in ("embedding_model", "text_generator", "image_generator")]
     if image_generator is not None:
         generator: Any = open_run(image_generator)
         if not getattr(generator, "generates_images", False):
@@ -166,12 +166,12 @@ def open_served(
                 f"{image_generator}: does not generate images; --generator needs a run with "
                 "model.tasks: [text_to_image]"
             )
-        parts["draws"] = _on_device(generator)
-        models.append(parts["draws"])
-    if parts.get("draws") is not None:
+        parts["image_generator"] = _on_device(generator)
+        models.append(parts["image_generator"])
+    if parts.get("image_generator") is not None:
         parts["texts"] = _texts(image_generator or folder)
     if reranker is not None:
-        if parts.get("draws") is None or "rerank" not in kind_of_run(reranker).abilities:
+        if parts.get("image_generator") is None or "rerank" not in kind_of_run(reranker).abilities:
             raise DataError(
                 f"{reranker}: --reranker is a run of a joint embedding, beside a model that "
                 "generates images"
@@ -194,7 +194,7 @@ def _index(folder: Path, run: Path | None) -> dict[str, Any]:
     return {
         "kind": "search index",
         "store": store,
-        "embeds": _on_device(model),
+        "embedding_model": _on_device(model),
         "metrics": _metrics(where),
     }
 
@@ -220,7 +220,7 @@ def serve_joint_embedding(folder: Path, model: JointEmbedding) -> dict[str, Any]
             f"{folder}: embeds {', '.join(model.inputs)}; the page compares texts with values of "
             "another input. Index something with it and serve the index"
         )
-    return {"embeds": _on_device(model)}
+    return {"embedding_model": _on_device(model)}
 
 
 def serve_multimodal_transformer(folder: Path, model: MultimodalTransformer) -> dict[str, Any]:
@@ -236,9 +236,9 @@ def serve_multimodal_transformer(folder: Path, model: MultimodalTransformer) -> 
         )
     placed = _on_device(model)
     return {
-        "speaks": placed if abilities else None,
-        "says": abilities,
-        "draws": placed if model.generates_images else None,
+        "text_generator": placed if abilities else None,
+        "text_tasks": abilities,
+        "image_generator": placed if model.generates_images else None,
     }
 
 
