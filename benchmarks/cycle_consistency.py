@@ -43,7 +43,7 @@ from amodal.losses.cycle import (
     cycle_miss_rate,
     matching_accuracy,
     soft_nearest_neighbour_cycle,
-    soft_nearest_neighbour_seeds,
+    soft_nearest_neighbour_supervised_loss,
     translation_loss,
 )
 from amodal.losses.moments import coral, median_distance, mmd
@@ -167,7 +167,9 @@ def soft(
 
     def loss(generator: torch.Generator, ramp: float) -> Tensor:
         a, b = embedded(sampled(views, generator, same_items))
-        total = soft_nearest_neighbour_seeds(*embedded(known), eye, temperature=TEMPERATURE)
+        total = soft_nearest_neighbour_supervised_loss(
+            *embedded(known), eye, temperature=TEMPERATURE
+        )
         if cycle:
             there = soft_nearest_neighbour_cycle(a, b, temperature=TEMPERATURE)
             home = soft_nearest_neighbour_cycle(b, a, temperature=TEMPERATURE)

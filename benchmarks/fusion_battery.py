@@ -49,9 +49,9 @@ FUSIONS: dict[str, Any] = {
     "concat, linear": ConcatConfig(dim=32),
     "concat, two layers": ConcatConfig(dim=32, hidden=32),
     "gated by all": GatedConfig(dim=32),
-    "gated per unit": GatedConfig(dim=32, gate="units"),
-    "gated by its own": GatedConfig(dim=32, gate="own"),
-    "tensor": TensorConfig(dim=32, reduce=None),
+    "gated per unit": GatedConfig(dim=32, gate="unit"),
+    "gated by its own": GatedConfig(dim=32, gate="precision"),
+    "tensor": TensorConfig(dim=32, reduced_dim=None),
     "low rank, 4": LowRankConfig(dim=32, rank=4),
     "concat_tokens": ConcatTokensConfig(dim=32),
     "co-attention": CrossAttentionConfig(dim=32),
@@ -224,7 +224,7 @@ def main() -> None:
         results[name] = row
         print(f"{name:30} {json.dumps(row)}", flush=True)
     gates = {}
-    for gate in ("own", "all", "units"):
+    for gate in ("precision", "modality", "unit"):
         found = [gate_study(gate, seed, given.steps) for seed in range(given.seeds)]
         gates[gate] = {name: mean_and_deviation([run[name] for run in found]) for name in found[0]}
         print(f"gate from {gate}: {json.dumps(gates[gate])}", flush=True)

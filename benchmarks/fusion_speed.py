@@ -42,9 +42,9 @@ NAMES = ("a", "b", "c")
 FUSIONS: dict[str, tuple[Any, int]] = {
     "concat": (ConcatConfig(dim=WIDTH), WIDTH),
     "gated by all": (GatedConfig(dim=WIDTH), WIDTH),
-    "gated per unit": (GatedConfig(dim=WIDTH, gate="units"), WIDTH),
-    "gated by its own": (GatedConfig(dim=WIDTH, gate="own"), WIDTH),
-    "tensor": (TensorConfig(dim=WIDTH, reduce=None), 24),
+    "gated per unit": (GatedConfig(dim=WIDTH, gate="unit"), WIDTH),
+    "gated by its own": (GatedConfig(dim=WIDTH, gate="precision"), WIDTH),
+    "tensor": (TensorConfig(dim=WIDTH, reduced_dim=None), 24),
     "low rank, 4": (LowRankConfig(dim=WIDTH, rank=4), WIDTH),
     "concat_tokens": (ConcatTokensConfig(dim=WIDTH), WIDTH),
     "co-attention": (

@@ -122,14 +122,14 @@ def main() -> None:
             if name.startswith(("reconstruction/", "train/"))
         },
     }
-    for split in ("iid", "attribute-pair"):
+    for generalization in ("iid", "attribute-pair"):
         config = recipe.data.train.model_copy(
-            update={"split": split, "part": "test", "size": MAX_IMAGES}
+            update={"generalization": generalization, "split": "test", "size": MAX_IMAGES}
         )
         source = config.open()
         scenes = [source.scene(i) for i in range(MAX_IMAGES)]
         images = [source[i]["image"] for i in range(MAX_IMAGES)]
-        document["results"][split] = {
+        document["results"][generalization] = {
             "real images": recognition_metrics(scenes, images),
             "reconstructions": recognition_metrics(scenes, reconstructed(model, images)),
         }

@@ -60,7 +60,7 @@ QUICK, SLOW, THIRD = "vector", "columns", "text"
 RATES = (1e-3, 3e-3, 1e-2)
 METHODS: dict[str, list[dict[str, Any]]] = {
     "plain": [{"decay": 0.1}, {"decay": 1.0}],
-    "unimodal losses": [{"unimodal": 0.3}, {"unimodal": 1.0}],
+    "unimodal losses": [{"unimodal_weight": 0.3}, {"unimodal_weight": 1.0}],
     "gradient modulation": [
         {"balance": {"kind": "gradient_modulation", "noise": noise}} for noise in (True, False)
     ],
@@ -72,7 +72,7 @@ METHODS: dict[str, list[dict[str, Any]]] = {
 ABSENT: dict[str, list[dict[str, Any]]] = {
     "dropout 0.3": [{"dropout": 0.3, "decay": decay} for decay in (0.1, 1.0)],
     "dropout 0.5": [{"dropout": 0.5, "decay": decay} for decay in (0.1, 1.0)],
-    "dropout 0.3, unimodal losses": [{"dropout": 0.3, "unimodal": u} for u in (0.3, 1.0)],
+    "dropout 0.3, unimodal losses": [{"dropout": 0.3, "unimodal_weight": u} for u in (0.3, 1.0)],
 }
 
 
@@ -141,11 +141,11 @@ def recipe_of(
     encoders: dict[str, Any] = {
         QUICK: {"kind": "vector", "column": "z", "width": 32},
         SLOW: {
-            "kind": "columns", "numbers": [f"n{k}" for k in range(8)], "width": 32, "heads": 4,
+            "kind": "columns", "numerical": [f"n{k}" for k in range(8)], "width": 32, "heads": 4,
         },
         THIRD: {"kind": "small_transformer", "width": 32, "layers": 1, "heads": 4},
     }  # fmt: skip
-    objective = {k: options[k] for k in ("unimodal", "balance") if k in options}
+    objective = {k: options[k] for k in ("unimodal_weight", "balance") if k in options}
     return {
         "data": {"train": "scenes:size=4", "validation": "scenes:size=4"},  # not read
         "model": {

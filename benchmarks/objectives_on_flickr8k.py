@@ -47,7 +47,7 @@ def run(name: str, given: argparse.Namespace) -> dict[str, Any]:
         "train.evaluate_every": given.epochs,
         "train.save_every": given.epochs,
         "train.seed": given.seed,
-        "train.progressive_size": "null",
+        "train.progressive_resizing": "null",
         "model.encoders.image.size": 64,
     }
     with tempfile.TemporaryDirectory() as folder:

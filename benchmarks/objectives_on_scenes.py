@@ -30,20 +30,22 @@ Entry = dict[str, Any]
 OBJECTIVES: dict[str, list[Entry]] = {
     "info_nce": [{"kind": "info_nce"}],
     "info_nce, mean": [{"kind": "info_nce", "multi_positive": "mean"}],
-    "info_nce, smoothing 0.1": [{"kind": "info_nce", "smoothing": 0.1}],
-    "info_nce, queue 1024 at once": [{"kind": "info_nce", "queue_size": 1024, "queue_after": 0}],
+    "info_nce, smoothing 0.1": [{"kind": "info_nce", "label_smoothing": 0.1}],
+    "info_nce, queue 1024 at once": [
+        {"kind": "info_nce", "queue_size": 1024, "queue_start_step": 0}
+    ],
     "info_nce, queue 1024 after 250": [
-        {"kind": "info_nce", "queue_size": 1024, "queue_after": 250}
+        {"kind": "info_nce", "queue_size": 1024, "queue_start_step": 250}
     ],
     "info_nce, momentum 0.99": [{"kind": "info_nce", "momentum": 0.99}],
     "info_nce, momentum 0.99, queue 1024 at once": [
-        {"kind": "info_nce", "queue_size": 1024, "queue_after": 0, "momentum": 0.99}
+        {"kind": "info_nce", "queue_size": 1024, "queue_start_step": 0, "momentum": 0.99}
     ],
     "info_nce, positives by label": [{"kind": "info_nce", "positives": "label"}],
-    "nt_xent across": [{"kind": "nt_xent", "mode": "cross_modality"}],
+    "nt_xent across": [{"kind": "nt_xent", "mode": "cross_modal"}],
     "sigmoid": [{"kind": "sigmoid"}],
     "decoupled": [{"kind": "decoupled"}],
-    "triplet, scheduled": [{"kind": "triplet", "mining": "scheduled", "harden_after": 150}],
+    "triplet, scheduled": [{"kind": "triplet", "mining": "scheduled", "semi_hard_steps": 150}],
     "triplet, hardest": [{"kind": "triplet", "mining": "hardest"}],
     "matryoshka 32, 64, 256": [{"kind": "matryoshka", "dims": [32, 64, 256]}],
     "deep_cca": [{"kind": "deep_cca", "momentum": 0.8}],
@@ -72,7 +74,7 @@ OVERRIDES = {  # further recipe overrides
         "model.normalization=[cca, l2]",
         "model.projection.dim=32",
     ],
-    "nt_xent, views (control)": ["data.views=2"],
+    "nt_xent, views (control)": ["data.views_per_item=2"],
 }
 
 
@@ -90,7 +92,7 @@ def recipe_of(objectives: list[Entry], more: list[str], given: argparse.Namespac
             f"train.seed={given.seed}",
             "model.encoders.image.size=32",
             "model.encoders.image.widths=[16, 32, 64, 128]",
-            "train.keep=last",
+            "train.checkpoint=last",
             *more,
         ],
     )

@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     given = parser.parse_args()
     test = ScenesConfig(
-        part="test", size=1000, min_objects=2, captions_per_scene=1, caption_style="brief"
+        split="test", size=1000, min_objects=2, captions_per_scene=1, caption_style="brief"
     ).open()
     records = [{k: v for k, v in test[i].items() if k != "text"} for i in range(len(test))]
     results = {}

@@ -60,7 +60,7 @@ def most_common_answers(source: ScenesConfig) -> float:
     for record in map(source.open().__getitem__, range(5000)):
         for one in record["dialog"]:
             known.setdefault(one["question"], Counter())[_meaning(one)] += 1
-    held_out = source.model_copy(update={"part": "validation", "size": DIALOGUES}).open()
+    held_out = source.model_copy(update={"split": "validation", "size": DIALOGUES}).open()
     correct = [
         one["question"] in known and known[one["question"]].most_common(1)[0][0] == _meaning(one)
         for record in map(held_out.__getitem__, range(DIALOGUES))

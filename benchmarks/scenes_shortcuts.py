@@ -3,7 +3,7 @@
 `python benchmarks/scenes_shortcuts.py` prints a table and writes
 `benchmarks/results/scenes_shortcuts.json`. About 15 minutes on one core.
 
-For every type of question, on scenes of the test part: accuracy of
+For every type of question, on scenes of the test split: accuracy of
   majority  the most common answer of the type in train;
   words     logistic regression on the unigrams and bigrams of the question;
   image     the better of logistic regression and a small multilayer perceptron on the image:
@@ -11,7 +11,7 @@ For every type of question, on scenes of the test part: accuracy of
             and cell;
   shown     a random value that occurs in the scene: the least that an image reveals where the
             answer is a value in it. For yes, no and numbers this is the majority.
-Regularization and model are chosen on the validation part. `+-` is the standard error of the gain
+Regularization and model are chosen on the validation split. `+-` is the standard error of the gain
 over the majority (words) and over the larger of majority and shown (image). Rows of `dialogue`
 are dialogue questions that refer back, without the history.
 """
@@ -60,7 +60,7 @@ MAX_GAIN = 2.0  # points that a shortcut may gain
 
 @dataclass
 class Rows:
-    """The questions of one type in one part."""
+    """The questions of one type in one split."""
 
     words: list[str]
     scenes: list[int]
@@ -105,16 +105,16 @@ def visible(scene: Scene) -> np.ndarray:
 
 
 def read_part(
-    part: str, size: int, questions: int, options: dict[str, Any]
+    split: str, size: int, questions: int, options: dict[str, Any]
 ) -> tuple[dict[str, Rows], np.ndarray]:
     """Rows by type, and the features of every scene."""
-    source = ScenesConfig(size=size, part=part, **options).open()
+    source = ScenesConfig(size=size, split=split, **options).open()
     rows: dict[str, Rows] = {}
     features = []
     for i in range(size):
         scene = source.scene(i)
         features.append(visible(scene))
-        for kind, words, true, shown in rows_of(scene, f"{part}/{i}", questions):
+        for kind, words, true, shown in rows_of(scene, f"{split}/{i}", questions):
             row = rows.setdefault(kind, Rows([], [], [], []))
             row.words.append(words)
             row.scenes.append(i)
@@ -161,17 +161,17 @@ def gain(hits: np.ndarray, base: np.ndarray) -> tuple[float, float]:
 def audit(parts: dict[str, tuple[dict[str, Rows], np.ndarray]], kind: str) -> dict[str, Any]:
     """The row of one type."""
     data = {}
-    for part, (rows, features) in parts.items():
+    for split, (rows, features) in parts.items():
         row = rows.get(kind, Rows([], [], [], []))
-        n = MAX_ROWS if part == "train" else len(row.words)
-        data[part] = (
+        n = MAX_ROWS if split == "train" else len(row.words)
+        data[split] = (
             row.words[:n],
             features[row.scenes[:n]],
             np.array(row.answers[:n]),
             np.array(row.shown[:n]),
         )
     (w0, x0, y0, _), (w1, x1, y1, _), (w2, x2, y2, shown) = (
-        data[part] for part in ("train", "validation", "test")
+        data[split] for split in ("train", "validation", "test")
     )
     majority = (y2 == Counter(y0).most_common(1)[0][0]).astype(float)
     words = best_hits(words_models(), (w0, y0), (w1, y1), (w2, y2))
@@ -198,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", type=int, default=40_000, help="of train; half as many of test")
     parser.add_argument("--questions", type=int, default=8, help="per scene")
-    parser.add_argument("--split", default="iid")
+    parser.add_argument("--generalization", default="iid")
     parser.add_argument("--min-objects", type=int, default=None)
     parser.add_argument("--max-objects", type=int, default=None)
     parser.add_argument("--only", nargs="*", help="types that start with one of these")
@@ -206,7 +206,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.simplefilter("ignore", ConvergenceWarning)
     options = {
-        "split": args.split,
+        "generalization": args.generalization,
         "min_objects": args.min_objects,
         "max_objects": args.max_objects,
     }

@@ -37,7 +37,7 @@ from amodal.losses.shared_private import SharedPrivateConfig
 RESULT = Path(__file__).parent / "results" / "shared_private.json"
 CLASSES, WIDTH, TRAIN, TEST = 10, 64, 4000, 2000
 PROBED = 2000  # training items that probes see
-PLAIN = {"agreement_weight": 0.0, "dependence_weight": 0.0, "cross": False}
+PLAIN = {"agreement_weight": 0.0, "dependence_weight": 0.0, "cross_reconstruction": False}
 METHODS = {
     "no similarity: difference, reconstruction": SharedPrivateConfig(similarity_weight=0, **PLAIN),
     "similarity alone (InfoNCE)": SharedPrivateConfig(

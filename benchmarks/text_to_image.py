@@ -104,7 +104,7 @@ def main() -> None:
     assert isinstance(reranker, JointEmbedding)
     held_out = recipe.data.validation
     assert isinstance(held_out, ScenesConfig)
-    in_distribution = held_out.model_copy(update={"part": "validation"}).open()
+    in_distribution = held_out.model_copy(update={"split": "validation"}).open()
     trials: list[dict[str, float]] = []
     for guidance in GUIDANCE:
         for temperature in TEMPERATURE:

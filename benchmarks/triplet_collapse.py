@@ -33,7 +33,7 @@ TRAIN, BATCH, WIDTH, DIM = 1200, 256, 256, 64
 LOSSES = {
     "hardest from the first step": TripletConfig(mining="hardest"),
     "semi-hard": TripletConfig(mining="semi_hard"),
-    "scheduled (semi-hard, then hardest)": TripletConfig(mining="scheduled", harden_after=300),
+    "scheduled (semi-hard, then hardest)": TripletConfig(mining="scheduled", semi_hard_steps=300),
     "all negatives": TripletConfig(mining="all"),
     "InfoNCE, to compare": InfoNCEConfig(),
 }

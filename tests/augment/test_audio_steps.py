@@ -20,7 +20,7 @@ from amodal.augment.config import (
     AugmentConfig,
     FrequencyMask,
     RandomGain,
-    SpeedChange,
+    SpeedPerturbation,
     TimeMask,
 )
 from amodal.data.record import sample_rng
@@ -28,14 +28,14 @@ from amodal.encoders.audio.preprocessing import AudioPreprocessor
 from amodal.models.inputs import collator_of
 
 EVERY = (
-    "speed_change",
+    "speed_perturbation",
     "random_gain",
     "time_shift",
     {"kind": "additive_noise", "probability": 1},
     "time_mask",
     "frequency_mask",
 )
-PREPARE = AudioPreprocessor(8000, mels=32)
+PREPARE = AudioPreprocessor(8000, n_mels=32)
 
 
 def tone(hertz=400, rate=8000, seconds=0.5, amplitude=0.3):
@@ -187,8 +187,10 @@ def test_masks_hide_whole_frames_and_bands_of_the_sound_and_nothing_of_its_paddi
     x = torch.randn(2, 40, 32, generator=torch.Generator().manual_seed(0))
     keep = torch.arange(40) < torch.tensor([[40], [25]])
     x = x.masked_fill(~keep[..., None], 0)
-    frames = augmentation({"kind": "time_mask", "count": 1, "width": 10, "share": 1})
-    bands = augmentation({"kind": "frequency_mask", "count": 1, "width": 8, "share": 1})
+    frames = augmentation({"kind": "time_mask", "num_masks": 1, "max_width": 10, "max_fraction": 1})
+    bands = augmentation(
+        {"kind": "frequency_mask", "num_masks": 1, "max_width": 8, "max_fraction": 1}
+    )
     for step, axis in ((frames, 1), (bands, 0)):
         found = step.features({"features": x, "keep": keep}, rngs(3, 4))
         assert torch.equal(found["keep"], keep)
@@ -223,13 +225,13 @@ def test_a_batch_of_training_is_augmented_and_one_of_evaluation_is_not():
 @pytest.mark.parametrize(
     "step",
     [
-        {"kind": "speed_change", "low": 1.2, "high": 1.1},
-        {"kind": "speed_change", "low": 0},
+        {"kind": "speed_perturbation", "low": 1.2, "high": 1.1},
+        {"kind": "speed_perturbation", "low": 0},
         {"kind": "random_gain", "low_db": 3, "high_db": 1},
         {"kind": "additive_noise", "low_snr_db": 9, "high_snr_db": 1},
-        {"kind": "additive_noise", "colour": 3},
+        {"kind": "additive_noise", "max_exponent": 3},
         {"kind": "time_shift", "fraction": 2},
-        {"kind": "time_mask", "count": 0},
+        {"kind": "time_mask", "num_masks": 0},
         "reverb",
     ],
 )
@@ -239,6 +241,6 @@ def test_ranges_that_are_none_are_refused(step):
 
 
 def test_a_name_is_a_step_with_its_defaults():
-    steps = ["speed_change", {"kind": "random_gain", "low_db": -3}]
+    steps = ["speed_perturbation", {"kind": "random_gain", "low_db": -3}]
     config = AugmentConfig.model_validate({"audio": steps})
-    assert config.steps["audio"] == (SpeedChange(), RandomGain(low_db=-3))
+    assert config.steps["audio"] == (SpeedPerturbation(), RandomGain(low_db=-3))

@@ -21,11 +21,11 @@ def run(tmp_path_factory):
     values = {
         "data": {
             "train": {**SCENES, "size": 32},
-            "validation": {**SCENES, "part": "validation", "size": 8},
+            "validation": {**SCENES, "split": "validation", "size": 8},
         },
         "model": {
             "kind": "multimodal_transformer", "tasks": ["vqa", "caption"],
-            "answers": {"kind": "classified", "max_answers": 5},
+            "answer_head": {"kind": "classification", "max_answers": 5},
             "encoders": {"image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]}},
             "width": 32, "heads": 2, "encoder_layers": 1, "decoder_layers": 1, "max_length": 96,
             "tokenizer": {"kind": "trained", "model": "word"},

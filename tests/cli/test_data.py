@@ -71,7 +71,7 @@ def test_broken_rows_are_listed_with_file_and_row(amodal, tmp_path):
         (("make", "folder:path=x", "y"), "only `scenes` can be made"),
         (("make", "scenes", "file/below", "--size", "2"), "file/below: cannot be written"),
         (("pack", "scenes:size=2", "file/below"), "file/below: cannot be written"),
-        (("make", "scenes", "x", "--split", "odd"), "split"),
+        (("make", "scenes", "x", "--generalization", "odd"), "generalization"),
     ],
 )
 def test_work_that_fails_says_why_and_exits_with_1(amodal, tmp_path, words, message):

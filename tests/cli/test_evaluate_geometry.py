@@ -11,8 +11,8 @@ from amodal.cli import main as cli
 
 RECIPE = {
     "data": {
-        "train": "scenes:part=train,size=40,image_size=32",
-        "validation": "scenes:part=validation,size=12,image_size=32,captions_per_scene=2",
+        "train": "scenes:split=train,size=40,image_size=32",
+        "validation": "scenes:split=validation,size=12,image_size=32,captions_per_scene=2",
     },
     "model": {
         "encoders": {
@@ -64,7 +64,7 @@ def test_geometry_of_the_validation_data_or_of_any_source(amodal):
         "k_occurrence_image_text.png",
     }
     code, _, _ = amodal(
-        *["evaluate", "run", "--task", "geometry", "--on", "scenes:part=test,size=9"],
+        *["evaluate", "run", "--task", "geometry", "--on", "scenes:split=test,size=9"],
         *["--name", "test.part"],
     )
     assert code == 0
@@ -72,7 +72,7 @@ def test_geometry_of_the_validation_data_or_of_any_source(amodal):
     assert Path("run/evaluation/test.part/map.png").exists()
     assert amodal("evaluate", "run")[0] == 2  # other tasks still need a source
     code, _, err = amodal(
-        "evaluate", "run", "--task", "geometry", "--on", "scenes:part=test,size=3"
+        "evaluate", "run", "--task", "geometry", "--on", "scenes:split=test,size=3"
     )
     assert code == 1
     assert "5 folds need at least as many items, got 3" in err

@@ -16,8 +16,8 @@ RECIPE = {
     "model": {
         "kind": "fusion",
         "encoders": {
-            "columns": {"kind": "columns", "numbers": ["age"], "categories": ["city"], "width": 8,
-                        "heads": 2},
+            "columns": {"kind": "columns", "numerical": ["age"], "categorical": ["city"],
+                        "width": 8, "heads": 2},
             "vector": {"kind": "vector", "column": "z", "width": 8},
         },
         "fusion": {"kind": "gated", "dim": 8},

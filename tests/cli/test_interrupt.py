@@ -14,8 +14,8 @@ from amodal.training.run import train_run
 
 RECIPE = {
     "data": {
-        "train": "scenes:part=train,size=120,image_size=32",
-        "validation": "scenes:part=validation,size=10,image_size=32",
+        "train": "scenes:split=train,size=120,image_size=32",
+        "validation": "scenes:split=validation,size=10,image_size=32",
     },
     "model": {
         "encoders": {

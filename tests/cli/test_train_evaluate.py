@@ -14,8 +14,8 @@ from amodal.cli import main as cli
 
 RECIPE = {
     "data": {
-        "train": "scenes:part=train,size=40,image_size=32",
-        "validation": "scenes:part=validation,size=10,image_size=32",
+        "train": "scenes:split=train,size=40,image_size=32",
+        "validation": "scenes:split=validation,size=10,image_size=32",
     },
     "model": {
         "encoders": {
@@ -52,7 +52,7 @@ def test_a_run_is_trained_evaluated_and_described(amodal):
     page = Path("run/report.html").read_text()
     assert "<svg" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
-    code, out, _ = amodal("evaluate", "run", "--on", "scenes:part=test,size=12", "--name", "held")
+    code, out, _ = amodal("evaluate", "run", "--on", "scenes:split=test,size=12", "--name", "held")
     assert code == 0
     figures = json.loads(Path("run/evaluation/held.json").read_text())
     assert figures["data/items"] == 12
@@ -60,13 +60,13 @@ def test_a_run_is_trained_evaluated_and_described(amodal):
     low = figures["retrieval/text_to_image/recall@1/low"]
     assert low <= figures["retrieval/text_to_image/recall@1"]
     code, out, _ = amodal(
-        "evaluate", "run", "--on", "scenes:part=test,size=12", "--task", "zero-shot"
+        "evaluate", "run", "--on", "scenes:split=test,size=12", "--task", "zero-shot"
     )
     assert code == 0
     assert "zero_shot/top1" in out
     code, out, _ = amodal(
-        *["evaluate", "run", "--on", "scenes:part=test,size=40", "--task", "probe"],
-        *["--train-on", "scenes:part=train,size=60"],
+        *["evaluate", "run", "--on", "scenes:split=test,size=40", "--task", "probe"],
+        *["--train-on", "scenes:split=train,size=60"],
     )
     assert code == 0
     assert "probe/" in out

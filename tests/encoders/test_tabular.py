@@ -13,7 +13,7 @@ RECORDS = [
     {"origin": "t row 3", "age": None, "city": "Bern", "price": 2.5},
     {"origin": "t row 4", "age": 30, "city": None, "price": "much"},
 ]
-CONFIG = ColumnsConfig(numbers=("age", "price"), categories=("city",), width=16, heads=4)
+CONFIG = ColumnsConfig(numerical=("age", "price"), categorical=("city",), width=16, heads=4)
 
 
 def made():
@@ -25,7 +25,7 @@ def made():
 def test_numbers_are_standardised_by_training_rows_and_gaps_stay_gaps():
     prepare, _ = made()
     assert prepare.mean == pytest.approx((30.0, 2.0))
-    assert prepare.deviation == pytest.approx((10.0, 0.5))  # of 20 and 40, and of 1.5 and 2.5
+    assert prepare.std == pytest.approx((10.0, 0.5))  # of 20 and 40, and of 1.5 and 2.5
     rows = [prepare.read(r) for r in RECORDS[:3]]
     assert rows[1] == ((40.0, None), ("Ulm",))
     tensors = prepare(rows)
@@ -69,11 +69,11 @@ def test_what_is_no_number_is_named():
 
 
 def test_a_column_that_no_record_has_names_the_nearest():
-    config = ColumnsConfig(numbers=("agee",), width=16)
+    config = ColumnsConfig(numerical=("agee",), width=16)
     with pytest.raises(ValueError, match=r"no record has a column 'agee'.*nearest is 'age'"):
         config.preprocessor(RECORDS)
     with pytest.raises(ValueError, match="once"):
-        ColumnsConfig(numbers=("a",), categories=("a",))
+        ColumnsConfig(numerical=("a",), categorical=("a",))
 
 
 def test_a_reopened_preprocessor_gives_the_same_tensors(tmp_path):
@@ -86,7 +86,7 @@ def test_a_reopened_preprocessor_gives_the_same_tensors(tmp_path):
 
 
 def test_constant_columns_and_no_rows_do_no_harm():
-    prepare = ColumnsConfig(numbers=("a",), width=8).preprocessor([{"a": 5}, {"a": 5}])
+    prepare = ColumnsConfig(numerical=("a",), width=8).preprocessor([{"a": 5}, {"a": 5}])
     assert prepare([((5.0,), ())])["numbers"].tolist() == [[0.0]]
     assert prepare([])["numbers"].shape == (0, 1)
 
@@ -104,5 +104,5 @@ def test_a_mistyped_number_stays_finite_and_a_constant_of_rounding_is_a_constant
     prepare, _ = made()
     assert prepare([((1e300, -1e300), ("Bern",))])["numbers"].tolist() == [[1e4, -1e4]]
     third = [{"a": 0.1 + 0.2}, {"a": 0.3}, {"a": 0.3}]
-    prepare = ColumnsConfig(numbers=("a",), width=8).preprocessor(third)
+    prepare = ColumnsConfig(numerical=("a",), width=8).preprocessor(third)
     assert abs(prepare([((0.4,), ())])["numbers"].item()) < 1

@@ -61,7 +61,7 @@ def test_low_rank_factors_are_parameters_that_learn():
 def test_absent_modalities_leave_the_products_of_the_others():
     values, present = rows()
     module = made(LowRankConfig(dim=4, rank=2))
-    tensor = made(TensorConfig(dim=4, reduce=None))
+    tensor = made(TensorConfig(dim=4, reduced_dim=None))
     zeroed = {m: x * present[m][:, None] for m, x in values.items()}
     everyone = {m: torch.ones_like(there) for m, there in present.items()}
     for fusion in (module, tensor):
@@ -71,7 +71,7 @@ def test_absent_modalities_leave_the_products_of_the_others():
 def test_the_gates_are_a_softmax_over_who_is_there():
     values, present = rows()
     present["a"][3] = present["b"][3] = present["c"][3] = False
-    for gate in ("all", "units", "own"):
+    for gate in ("modality", "unit", "precision"):
         module = made(GatedConfig(dim=6, gate=gate))
         gates = module.gates(values, present)
         there = torch.stack(list(present.values()), 1)
@@ -79,7 +79,7 @@ def test_the_gates_are_a_softmax_over_who_is_there():
         want = torch.ones(5, dtype=torch.float64)
         want[3] = 0
         torch.testing.assert_close(gates.sum(1), want)
-        if gate == "units":
+        if gate == "unit":
             continue
         out = module(values, present)
         for i in range(5):
@@ -89,7 +89,7 @@ def test_the_gates_are_a_softmax_over_who_is_there():
                     continue
                 hidden = module.project[m](values[m][i]).tolist()
                 for j in range(6):
-                    content = math.tanh(hidden[j]) if gate == "all" else hidden[j]
+                    content = math.tanh(hidden[j]) if gate == "modality" else hidden[j]
                     total[j] += float(gates[i, k].detach()) * content
             assert out[i].tolist() == pytest.approx(total, abs=1e-12)
 
@@ -107,7 +107,7 @@ def test_gates_from_all_are_softmax_of_one_linear_map():
 
 def test_every_unit_has_gates_of_its_own():
     values, present = rows()
-    module = made(GatedConfig(dim=6, gate="units"))
+    module = made(GatedConfig(dim=6, gate="unit"))
     out = module(values, present)
     weight = module.score.weight.view(3, 6, -1)
     bias = module.score.bias.view(3, 6)
@@ -127,7 +127,7 @@ def test_every_unit_has_gates_of_its_own():
 
 def test_the_log_precision_sees_how_large_features_are():
     values, _ = rows()
-    module = made(GatedConfig(dim=6, gate="own"))
+    module = made(GatedConfig(dim=6, gate="precision"))
     x = values["a"]
     energy = torch.tensor([math.log(sum(v * v for v in row) / 3 + 1e-6) for row in x.tolist()])
     want = module.score["a"](torch.cat([x, energy.double()[:, None]], 1))
@@ -137,7 +137,7 @@ def test_the_log_precision_sees_how_large_features_are():
 
 def test_noise_in_one_modality_leaves_the_own_scores_of_the_others():
     values, present = rows()
-    module = made(GatedConfig(dim=6, gate="own"))
+    module = made(GatedConfig(dim=6, gate="precision"))
     gates = module.gates(values, present)
     louder = module.gates({**values, "a": values["a"] + 5}, present)
     i = 0
@@ -158,7 +158,7 @@ def test_concatenation_puts_a_learned_vector_where_nothing_is():
 
 def test_a_product_that_is_too_large_says_how_large():
     with pytest.raises(ValueError, match=r"513 x 513 x 513.*135,005,697.*low_rank"):
-        TensorConfig(reduce=None).build({"a": 512, "b": 512, "c": 512})
+        TensorConfig(reduced_dim=None).build({"a": 512, "b": 512, "c": 512})
 
 
 def test_attention_equals_its_formula_and_its_weights_say_where_it_looked():

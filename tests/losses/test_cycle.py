@@ -1,4 +1,4 @@
-"""Cycles against brute force, the permutation that closes them, and the seeds that prevent it."""
+"""Cycles against brute force, the permutation that closes them, and known pairs against it."""
 
 import functools
 import itertools
@@ -18,7 +18,7 @@ from amodal.losses.cycle import (
     hashed_keys,
     matching_accuracy,
     soft_nearest_neighbour_cycle,
-    soft_nearest_neighbour_seeds,
+    soft_nearest_neighbour_supervised_loss,
     translation_loss,
     unexplained_variance,
 )
@@ -63,7 +63,7 @@ def brute_soft_cycle(left, right, same, tau):
     return total / len(left)
 
 
-def brute_soft_seeds(left, right, seeds, tau):
+def brute_soft_supervised(left, right, known_pairs, tau):
     def one_way(query, candidates, mask):
         terms = [
             -math.log(sum(s for s, yes in zip(shares, known, strict=True) if yes))
@@ -75,8 +75,8 @@ def brute_soft_seeds(left, right, seeds, tau):
         ]
         return sum(terms) / len(terms)
 
-    columns = [list(column) for column in zip(*seeds, strict=True)]
-    return (one_way(left, right, seeds) + one_way(right, left, columns)) / 2
+    columns = [list(column) for column in zip(*known_pairs, strict=True)]
+    return (one_way(left, right, known_pairs) + one_way(right, left, columns)) / 2
 
 
 def test_the_cycle_error_equals_its_definition():
@@ -95,14 +95,14 @@ def test_the_cycle_error_equals_its_definition():
 
 def test_the_supervised_term_equals_its_definition():
     left, right, forth, back = rows(5, seed=0), rows(7, seed=1), linear(2), linear(3)
-    seeds = mask_of(5, 7, 4)
-    pairs = [(i, j) for i in range(5) for j in range(7) if seeds[i, j]]
+    known_pairs = mask_of(5, 7, 4)
+    pairs = [(i, j) for i in range(5) for j in range(7) if known_pairs[i, j]]
     assert len(pairs) > len({i for i, _ in pairs})  # some row has several partners
     there = [math.dist(forth(left)[i].tolist(), right[j].tolist()) ** 2 for i, j in pairs]
     home = [math.dist(back(right)[j].tolist(), left[i].tolist()) ** 2 for i, j in pairs]
     want = sum(there) / len(pairs) / brute_variance(right.tolist()) / 2
     want += sum(home) / len(pairs) / brute_variance(left.tolist()) / 2
-    got = translation_loss(left, right, forth, back, seeds)
+    got = translation_loss(left, right, forth, back, known_pairs)
     assert got.item() == pytest.approx(want, rel=1e-9)
 
 
@@ -117,9 +117,9 @@ def test_the_soft_cycle_equals_its_definition(n, m, tau):
 
 @pytest.mark.parametrize(("n", "m"), [(5, 5), (4, 7), (9, 2)])
 def test_the_soft_supervised_term_equals_its_definition(n, m):
-    left, right, seeds = rows(n, seed=0), rows(m, seed=1), mask_of(n, m, 2)
-    got = soft_nearest_neighbour_seeds(left, right, seeds, temperature=0.7)
-    want = brute_soft_seeds(left.tolist(), right.tolist(), seeds.tolist(), 0.7)
+    left, right, known_pairs = rows(n, seed=0), rows(m, seed=1), mask_of(n, m, 2)
+    got = soft_nearest_neighbour_supervised_loss(left, right, known_pairs, temperature=0.7)
+    want = brute_soft_supervised(left.tolist(), right.tolist(), known_pairs.tolist(), 0.7)
     assert got.item() == pytest.approx(want, rel=1e-9)
 
 
@@ -144,16 +144,16 @@ def test_matching_and_its_chance_are_counted():
 def test_gradients_are_those_of_finite_differences():
     left, right = rows(5, seed=0).requires_grad_(), rows(4, seed=1).requires_grad_()
     weights = [rows(DIM, seed=s).requires_grad_() for s in (2, 3)]
-    seeds, same = mask_of(5, 4, 4), mask_of(5, 5, 5)
+    known_pairs, same = mask_of(5, 4, 4), mask_of(5, 5, 5)
 
     def translate(x, y, w, v):
         forth, back = (lambda r: r @ w), (lambda r: r @ v)
-        known = translation_loss(x, y, forth, back, seeds)
+        known = translation_loss(x, y, forth, back, known_pairs)
         return cycle_loss(x, y, forth, back) + known
 
     def soft(x, y):
         cycle = soft_nearest_neighbour_cycle(x, y, same, temperature=0.8)
-        return cycle + soft_nearest_neighbour_seeds(x, y, seeds, temperature=0.8)
+        return cycle + soft_nearest_neighbour_supervised_loss(x, y, known_pairs, temperature=0.8)
 
     assert torch.autograd.gradcheck(translate, [left, right, *weights])
     assert torch.autograd.gradcheck(soft, [left, right])
@@ -168,11 +168,11 @@ def test_the_cycle_error_has_no_scale_and_no_origin():
     assert unexplained_variance(x.mean(0).expand(6, DIM), x).item() == pytest.approx(1)
 
 
-def built(form, seeds="all", *, dtype=torch.float64, **options):
+def built(form, known_pairs="all", *, dtype=torch.float64, **options):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         options = {"temperature": 0.5, "ramp_steps": 0, **options}
-        loss = CycleConfig(form=form, seeds=seeds, **options).build(DIM).to(dtype)
+        loss = CycleConfig(form=form, known_pairs=known_pairs, **options).build(DIM).to(dtype)
         with torch.no_grad():  # away from the identity, so that there is something to lose
             for p in loss.parameters():
                 p += 0.3 * torch.randn_like(p)
@@ -207,25 +207,25 @@ def test_pairs_that_are_no_seeds_are_as_if_nobody_knew_them(form):
     by_share = built(form, 0.4)(left, right, left_item=item, right_item=item)
     alone = built(form)(left, right, torch.diag(known))
     assert by_share.item() == alone.item()
-    # Rows of different items may belong together too; then both items must be seeds.
+    # Rows of different items may belong together too; then both items must have known pairs.
     mask = mask_of(40, 40, 2)
     by_share = built(form, 0.4)(left, right, mask, left_item=item, right_item=item).item()
     cut = built(form)
-    cut._seeds = lambda positives, *_: positives & torch.outer(known, known)
+    cut._known_pairs = lambda positives, *_: positives & torch.outer(known, known)
     assert by_share == cut(left, right, mask, left_item=item, right_item=item).item()
 
 
 @every_form
-@pytest.mark.parametrize("seeds", ["none", 0])
-def test_without_seeds_only_metrics_use_at_the_pairs(form, seeds):
+@pytest.mark.parametrize("known_pairs", ["none", 0])
+def test_without_known_pairs_only_metrics_use_at_the_pairs(form, known_pairs):
     left, right = rows(6, seed=0), rows(6, seed=1)
-    loss = built(form, seeds)
+    loss = built(form, known_pairs)
     straight = loss(left, right).item()
     before = loss.metrics()
     assert loss(left, right, torch.eye(6).bool()[:, torch.randperm(6)]).item() == straight
     assert loss(left, right, torch.zeros(6, 6).bool()).item() == straight
     assert set(loss.metrics()) == {"cycle_error"}
-    assert set(before) == {"cycle_error", "matching", "chance"}
+    assert set(before) == {"cycle_error", "matching_accuracy", "chance"}
 
 
 @every_form
@@ -233,7 +233,7 @@ def test_the_known_pairs_weigh_as_asked(form):
     left, right = rows(6, seed=0), rows(6, seed=1)
     none = built(form, "none")(left, right).item()
     once = built(form)(left, right).item()
-    thrice = built(form, supervised=3.0)(left, right).item()
+    thrice = built(form, supervised_weight=3.0)(left, right).item()
     assert once > none
     assert thrice - none == pytest.approx(3 * (once - none), rel=1e-9)
 
@@ -264,7 +264,7 @@ def test_seeds_by_number_are_the_first_items_met_and_stay():
     loss = built("soft_nearest_neighbour", 3).train()
 
     def known():
-        return set(loss.seed_items[: int(loss.seed_count)].tolist())
+        return set(loss.known_items[: int(loss.known_count)].tolist())
 
     def step(left, right):
         item_l, item_r = torch.tensor(left), torch.tensor(right)
@@ -316,7 +316,7 @@ def permuted(n=160, seed=0):
 
 def test_a_permutation_closes_the_translated_cycle_with_matching_at_chance():
     left, right = permuted()
-    loss = CycleConfig(form="translate", seeds="none").build(8)
+    loss = CycleConfig(form="translate", known_pairs="none").build(8)
     value = loss(left, right)
     value.backward()
     metrics = loss.metrics()
@@ -324,18 +324,18 @@ def test_a_permutation_closes_the_translated_cycle_with_matching_at_chance():
     assert max(p.grad.abs().max() for p in loss.parameters()) < 1e-6  # there is no way out
     assert metrics["cycle_error"] < 1e-12
     assert metrics["chance"] == pytest.approx(1 / 160)
-    assert metrics["matching"] < 5 / 160
+    assert metrics["matching_accuracy"] < 5 / 160
 
 
 def test_a_permutation_closes_the_soft_cycle_with_matching_at_chance():
     n = 32
     left = torch.eye(n)
     right = left[torch.arange(n).roll(1)]  # row i of right looks like row i - 1 of left
-    loss = CycleConfig(seeds="none", temperature=0.02).build()
+    loss = CycleConfig(known_pairs="none", temperature=0.02).build()
     assert loss(left, right).item() < 1e-6
     assert loss.metrics() == {
         "cycle_error": 0,
-        "matching": 0,
+        "matching_accuracy": 0,
         "chance": pytest.approx(1 / n),
     }
 
@@ -344,7 +344,7 @@ def test_a_permutation_closes_the_soft_cycle_with_matching_at_chance():
 def trained_on_24_of_160(ramp_steps, steps=300):
     left, right = permuted()
     item = torch.arange(160)
-    loss = CycleConfig(form="translate", seeds=24, ramp_steps=ramp_steps).build(8)
+    loss = CycleConfig(form="translate", known_pairs=24, ramp_steps=ramp_steps).build(8)
     optimizer = torch.optim.Adam(loss.parameters())
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / steps)
@@ -358,9 +358,9 @@ def trained_on_24_of_160(ramp_steps, steps=300):
 
 def test_seeds_resolve_the_permutation_for_rows_they_do_not_name():
     loss = trained_on_24_of_160(ramp_steps=150)
-    assert int(loss.seed_count) == 24
+    assert int(loss.known_count) == 24
     assert loss.metrics()["cycle_error"] < 1e-3
-    assert loss.metrics()["matching"] > 0.99
+    assert loss.metrics()["matching_accuracy"] > 0.99
 
 
 def test_without_the_ramp_a_determinant_of_the_wrong_sign_may_stay():
@@ -368,7 +368,7 @@ def test_without_the_ramp_a_determinant_of_the_wrong_sign_may_stay():
     stuck, free = (trained_on_24_of_160(ramp_steps=r) for r in (0, 150))
     assert torch.linalg.det(stuck.forth.linear.weight) > 0.1
     assert torch.linalg.det(free.forth.linear.weight) < -0.9
-    assert stuck.metrics()["matching"] < 0.9
+    assert stuck.metrics()["matching_accuracy"] < 0.9
 
 
 def test_seeds_resolve_the_permutation_of_the_soft_cycle():
@@ -383,7 +383,11 @@ def test_seeds_resolve_the_permutation_of_the_soft_cycle():
         loss(left, right).backward()
         optimizer.step()
     loss(left, right)
-    assert loss.metrics() == {"cycle_error": 0, "matching": 1, "chance": pytest.approx(1 / n)}
+    assert loss.metrics() == {
+        "cycle_error": 0,
+        "matching_accuracy": 1,
+        "chance": pytest.approx(1 / n),
+    }
 
 
 @every_form
@@ -392,7 +396,7 @@ def test_a_closed_cycle_at_chance_is_warned_of_once(form):
     if form == "soft_nearest_neighbour":
         left = torch.eye(64)
         right = left.roll(1, 0)
-    loss = CycleConfig(form=form, seeds="none", temperature=0.02).build(8)
+    loss = CycleConfig(form=form, known_pairs="none", temperature=0.02).build(8)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(PATIENCE - 1):
@@ -409,7 +413,7 @@ def test_a_closed_cycle_at_chance_is_warned_of_once(form):
 
 @every_form
 def test_no_warning_where_rows_match_or_are_too_few_to_tell(form):
-    loss = CycleConfig(form=form, seeds="none", temperature=0.02).build(64)
+    loss = CycleConfig(form=form, known_pairs="none", temperature=0.02).build(64)
     same, few = torch.eye(64), torch.eye(64)[:3]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -421,8 +425,8 @@ def test_no_warning_where_rows_match_or_are_too_few_to_tell(form):
 
 
 @every_form
-@pytest.mark.parametrize("seeds", ["all", "none"])
-def test_no_batch_gives_a_loss_or_gradient_that_is_not_finite(form, seeds):
+@pytest.mark.parametrize("known_pairs", ["all", "none"])
+def test_no_batch_gives_a_loss_or_gradient_that_is_not_finite(form, known_pairs):
     count = 0
     for n, m, dtype, kind in itertools.product(
         [0, 1, 2, 12],
@@ -446,7 +450,7 @@ def test_no_batch_gives_a_loss_or_gradient_that_is_not_finite(form, seeds):
         elif kind == "large":
             x, y = x * 1e4, y * 1e4
         x, y = x.to(dtype).requires_grad_(), y.to(dtype).requires_grad_()
-        config = CycleConfig(form=form, seeds=seeds, hidden=4)
+        config = CycleConfig(form=form, known_pairs=known_pairs, hidden=4)
         loss = config.build(8)
         value = loss(x, y, torch.arange(n)[:, None] == torch.arange(m))
         value.backward()
@@ -464,7 +468,7 @@ def test_no_pair_and_no_row_give_exactly_zero():
     x, y, none = rows(4, seed=0), rows(3, seed=1), rows(0, seed=2)
     empty = torch.zeros(4, 3).bool()
     assert translation_loss(x, y, linear(2), linear(3), empty).item() == 0
-    assert soft_nearest_neighbour_seeds(x, y, empty, temperature=1.0).item() == 0
+    assert soft_nearest_neighbour_supervised_loss(x, y, empty, temperature=1.0).item() == 0
     assert soft_nearest_neighbour_cycle(x, none, temperature=1.0).item() == 0
     assert cycle_loss(none, none, linear(2), linear(3)).item() == 0
     one_point = torch.ones(5, DIM)
@@ -498,13 +502,13 @@ def test_wrong_input_is_refused():
         soft_nearest_neighbour_cycle(x, y, torch.zeros(2, 2).bool(), temperature=1.0)
     with pytest.raises(ValueError, match="temperature must be above 0"):
         soft_nearest_neighbour_cycle(x, y, temperature=0.0)
-    with pytest.raises(ValueError, match="seeds: 5 needs the item keys"):
+    with pytest.raises(ValueError, match="known_pairs: 5 needs the item keys"):
         built("soft_nearest_neighbour", 5)(x, x)
     with pytest.raises(ValueError, match=r"build\(dim\)"):
         CycleConfig(form="translate").build()
 
 
-@pytest.mark.parametrize("seeds", [1.0, -1, 1.5, "some"])
-def test_seeds_that_mean_nothing_are_refused(seeds):
-    with pytest.raises(ValueError, match="seeds"):
-        CycleConfig(seeds=seeds)
+@pytest.mark.parametrize("known_pairs", [1.0, -1, 1.5, "some"])
+def test_known_pairs_that_mean_nothing_are_refused(known_pairs):
+    with pytest.raises(ValueError, match="known_pairs"):
+        CycleConfig(known_pairs=known_pairs)

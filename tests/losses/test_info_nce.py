@@ -357,7 +357,7 @@ def test_smoothing_is_cross_entropy_with_soft_targets(form, given):
         positives if given else None,
         multi_positive=form,
         keep=keep,
-        smoothing=e,
+        label_smoothing=e,
     )
     assert got.item() == pytest.approx(sum(rows) / len(rows), rel=1e-9)
 
@@ -365,21 +365,21 @@ def test_smoothing_is_cross_entropy_with_soft_targets(form, given):
 def test_smoothing_without_negatives_is_nothing_and_its_gradient_is_right():
     z = unit(3, 4, seed=0)
     everything = torch.ones(3, 3, dtype=torch.bool)
-    assert info_nce_loss(z, z, scalar(1.0), everything, smoothing=0.3).item() == 0
+    assert info_nce_loss(z, z, scalar(1.0), everything, label_smoothing=0.3).item() == 0
     left, right = unit(4, 5, seed=1).requires_grad_(), unit(4, 5, seed=2).requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda a, b: info_nce_loss(a, b, scalar(1.0), smoothing=0.3), [left, right]
+        lambda a, b: info_nce_loss(a, b, scalar(1.0), label_smoothing=0.3), [left, right]
     )
-    with pytest.raises(ValueError, match="smoothing must be"):
-        info_nce_loss(z, z, scalar(1.0), smoothing=1.0)
-    loss = InfoNCEConfig(smoothing=0.3).build()
-    want = info_nce_loss(left.detach(), right.detach(), loss.log_scale, smoothing=0.3)
+    with pytest.raises(ValueError, match="label_smoothing must be"):
+        info_nce_loss(z, z, scalar(1.0), label_smoothing=1.0)
+    loss = InfoNCEConfig(label_smoothing=0.3).build()
+    want = info_nce_loss(left.detach(), right.detach(), loss.log_scale, label_smoothing=0.3)
     assert loss(left, right).item() == pytest.approx(want.item())
 
 
 def test_queued_rows_count_from_the_step_that_was_asked_for():
     plain = InfoNCEConfig().build()
-    queued = InfoNCEConfig(queue_size=32, queue_after=2).build(4).train()
+    queued = InfoNCEConfig(queue_size=32, queue_start_step=2).build(4).train()
     values = []
     for step in range(3):
         left, right = unit(6, 4, seed=step), unit(6, 4, seed=step + 50)

@@ -52,7 +52,7 @@ def test_wrong_widths_are_refused():
 
 
 def test_an_empty_queue_changes_nothing_and_then_fills_in_training_only():
-    loss = InfoNCEConfig(queue_after=0, queue_size=6).build(4)
+    loss = InfoNCEConfig(queue_start_step=0, queue_size=6).build(4)
     a, b, item = unit(4, 4, seed=1), unit(4, 4, seed=2), torch.arange(4)
     plain = info_nce_loss(a, b, loss.log_scale)
     torch.testing.assert_close(loss.eval()(a, b, left_item=item, right_item=item), plain)
@@ -62,7 +62,7 @@ def test_an_empty_queue_changes_nothing_and_then_fills_in_training_only():
 
 
 def test_queued_rows_are_further_negatives_unless_they_are_related():
-    loss = InfoNCEConfig(queue_after=0, queue_size=8).build(4)
+    loss = InfoNCEConfig(queue_start_step=0, queue_size=8).build(4)
     past_image, past_text = unit(3, 4, seed=1), unit(3, 4, seed=2)
     past_item, past_caption = torch.tensor([1, 2, 3]), torch.tensor([11, 12, 13])
     loss(
@@ -87,13 +87,13 @@ def test_queued_rows_are_further_negatives_unless_they_are_related():
 
 
 def test_a_queue_needs_the_keys_of_items():
-    loss = InfoNCEConfig(queue_after=0, queue_size=4).build(4)
+    loss = InfoNCEConfig(queue_start_step=0, queue_size=4).build(4)
     with pytest.raises(ValueError, match="left_item"):
         loss(unit(2, 4, seed=0), unit(2, 4, seed=1))
 
 
 def test_more_negatives_make_the_task_harder():
-    loss = InfoNCEConfig(queue_after=0, queue_size=64, temperature=1.0).build(8)
+    loss = InfoNCEConfig(queue_start_step=0, queue_size=64, temperature=1.0).build(8)
     z = F.normalize(torch.ones(4, 8), dim=1)
     values = [
         loss(z, z, left_item=torch.arange(4) + 4 * i, right_item=torch.arange(4) + 4 * i).item()

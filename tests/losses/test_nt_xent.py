@@ -106,7 +106,7 @@ def test_rows_that_are_all_alone_cost_nothing(rows):
 
 
 def test_temperature_returns_to_its_floor_and_still_learns():
-    loss = NTXentConfig(mode="cross_modality", temperature=0.1, min_temperature=0.05).build()
+    loss = NTXentConfig(mode="cross_modal", temperature=0.1, min_temperature=0.05).build()
     loss.log_scale.data.fill_(50.0)
     loss.constrain_()
     z, group = unit(6, 3, seed=5), torch.arange(6) // 2

@@ -193,13 +193,13 @@ def test_the_temperature_keeps_its_floor(config):
 
 
 def test_mining_hardens_after_its_steps_and_remembers_them():
-    loss = TripletConfig(mining="scheduled", harden_after=2).build().train()
+    loss = TripletConfig(mining="scheduled", semi_hard_steps=2).build().train()
     left, right = unit(9, 4, seed=1), unit(9, 4, seed=2)
     got = [loss(left, right).item() for _ in range(4)]
     soft, hard = (triplet_loss(left, right, mining=m).item() for m in ("semi_hard", "hardest"))
     assert soft != hard
     assert got == [soft, soft, hard, hard]
-    again = TripletConfig(mining="scheduled", harden_after=2).build()
+    again = TripletConfig(mining="scheduled", semi_hard_steps=2).build()
     again.load_state_dict(loss.state_dict())
     assert again.eval()(left, right).item() == hard
 

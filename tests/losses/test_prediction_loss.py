@@ -27,14 +27,16 @@ def case(task):
     return normal(6, 1), target
 
 
-def brute(task, logits, target, smoothing=0.0):
+def brute(task, logits, target, label_smoothing=0.0):
     rows = []
     for x, y in zip(logits.tolist(), target.tolist(), strict=True):
         if task == "classification":
             if y < 0:
                 continue
             log_sum = math.log(sum(math.exp(v) for v in x))
-            share = [smoothing / len(x) + (1 - smoothing) * (k == y) for k in range(len(x))]
+            share = [
+                label_smoothing / len(x) + (1 - label_smoothing) * (k == y) for k in range(len(x))
+            ]
             rows.append(-sum(p * (v - log_sum) for p, v in zip(share, x, strict=True)))
         elif task == "multi_label":
             if any(math.isnan(v) for v in y):
@@ -56,7 +58,7 @@ def test_it_equals_the_mean_over_the_known_rows(task):
 
 def test_smoothing_spreads_the_target():
     logits, target = case("classification")
-    got = prediction_loss(logits, target, "classification", smoothing=0.2)
+    got = prediction_loss(logits, target, "classification", label_smoothing=0.2)
     assert got.item() == pytest.approx(brute("classification", logits, target, 0.2), rel=1e-12)
 
 

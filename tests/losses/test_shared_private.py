@@ -134,12 +134,17 @@ def test_reconstruction_is_the_unexplained_share():
     )
 
 
-@pytest.mark.parametrize("similarity", ["pairs", "cmd", "mmd"])
+@pytest.mark.parametrize("similarity", ["info_nce", "cmd", "mmd"])
 @pytest.mark.parametrize("cross", [True, False])
 def test_the_loss_is_the_weighted_sum_in_any_order_of_the_items(similarity, cross):
     torch.manual_seed(0)
     config = SharedPrivateConfig(
-        shared=3, private=2, hidden=8, similarity=similarity, cross=cross, agreement_weight=0.5
+        shared_dim=3,
+        private_dim=2,
+        hidden=8,
+        similarity=similarity,
+        cross_reconstruction=cross,
+        agreement_weight=0.5,
     )
     module = config.build({"image": 5, "text": 4, "audio": 6}).double()
     x = {m: normal(7, d, seed=d) for m, d in module.widths.items()}
@@ -159,7 +164,7 @@ def test_the_loss_is_the_weighted_sum_in_any_order_of_the_items(similarity, cros
 def test_gradients_equal_finite_differences_and_reach_every_parameter():
     torch.manual_seed(0)
     # Without dependence, whose bandwidth is detached.
-    config = SharedPrivateConfig(shared=2, private=2, hidden=5, dependence_weight=0)
+    config = SharedPrivateConfig(shared_dim=2, private_dim=2, hidden=5, dependence_weight=0)
     module = config.build({"a": 3, "b": 4}).double()
     x, y = normal(5, 3, seed=0).requires_grad_(), normal(5, 4, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: module({"a": a, "b": b}), (x, y))
@@ -167,12 +172,12 @@ def test_gradients_equal_finite_differences_and_reach_every_parameter():
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in module.parameters())
 
 
-@pytest.mark.parametrize("similarity", ["pairs", "cmd", "mmd", "adversarial"])
+@pytest.mark.parametrize("similarity", ["info_nce", "cmd", "mmd", "adversarial"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", ["zeros", "ones", "rank 1", "duplicates", "whitened", "plain"])
 def test_degenerate_features_give_finite_losses_and_gradients(similarity, dtype, kind):
     torch.manual_seed(0)
-    config = SharedPrivateConfig(shared=4, private=3, hidden=5, similarity=similarity)
+    config = SharedPrivateConfig(shared_dim=4, private_dim=3, hidden=5, similarity=similarity)
     module = config.build({"a": 3, "b": 9})
     for n in (0, 1, 2, 6):
         x = {}
@@ -197,7 +202,7 @@ def test_degenerate_features_give_finite_losses_and_gradients(similarity, dtype,
 
 
 def test_items_with_a_missing_modality_count_as_if_they_had_never_been_there():
-    module = SharedPrivateConfig(shared=4, private=3, hidden=5).build({"a": 3, "b": 4})
+    module = SharedPrivateConfig(shared_dim=4, private_dim=3, hidden=5).build({"a": 3, "b": 4})
     x = {m: normal(8, d, seed=d).float() for m, d in module.widths.items()}
     keep = torch.tensor([1, 1, 0, 1, 1, 0, 1, 1], dtype=torch.bool)
     damaged = {m: v.clone() for m, v in x.items()}
@@ -210,7 +215,7 @@ def test_items_with_a_missing_modality_count_as_if_they_had_never_been_there():
 
 def test_the_discriminator_learns_against_the_codes():
     torch.manual_seed(0)
-    config = SharedPrivateConfig(shared=4, private=3, hidden=8, similarity="adversarial")
+    config = SharedPrivateConfig(shared_dim=4, private_dim=3, hidden=8, similarity="adversarial")
     module = config.build({"a": 3, "b": 4})
     x = {m: normal(6, d, seed=d).float() for m, d in module.widths.items()}
     module.adversary.step.fill_(10_000)  # past the ramp
@@ -239,7 +244,7 @@ def test_what_does_not_fit_is_refused():
 
 
 def test_shared_codes_are_given_for_one_modality_alone():
-    module = SharedPrivateConfig(shared=6).build({"a": 3, "b": 4})
+    module = SharedPrivateConfig(shared_dim=6).build({"a": 3, "b": 4})
     codes = module.encode({"b": torch.randn(5, 4)})
     assert codes.shared["b"].shape == (5, 6)
     torch.testing.assert_close(codes.shared["b"].norm(dim=1), torch.ones(5))

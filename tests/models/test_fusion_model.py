@@ -34,7 +34,7 @@ ENCODERS = {
     "text": {"kind": "small_transformer", "width": 16, "layers": 1, "heads": 2, "dropout": 0.0},
     "vector": {"kind": "vector", "column": "z", "width": 12},
     "columns": {
-        "kind": "columns", "numbers": ["age"], "categories": ["city"], "width": 8, "heads": 2,
+        "kind": "columns", "numerical": ["age"], "categorical": ["city"], "width": 8, "heads": 2,
     },
 }  # fmt: skip
 FUSIONS = {
@@ -52,7 +52,7 @@ def made(fusion="concat", *, head=None, target=None, encoders=ENCODERS):
         {
             "encoders": encoders,
             "fusion": FUSIONS[fusion],
-            "head": head or {"unimodal": True},
+            "head": head or {"unimodal_heads": True},
             "target": target or {},
         }
     )
@@ -145,7 +145,7 @@ def test_numbers_and_several_classes_can_be_predicted():
 def test_what_no_record_has_is_refused_by_name():
     with pytest.raises(DataError, match="no record has a value in column 'labl'"):
         made(target={"column": "labl"})
-    wrong = {**ENCODERS, "columns": {"kind": "columns", "numbers": ["agee"], "heads": 4}}
+    wrong = {**ENCODERS, "columns": {"kind": "columns", "numerical": ["agee"], "heads": 4}}
     with pytest.raises(DataError, match=r"model\.encoders\.columns: .*nearest is 'age'"):
         made(encoders=wrong)
     one = [{**r, "label": "cat"} for r in RECORDS]

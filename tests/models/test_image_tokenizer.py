@@ -13,7 +13,13 @@ from amodal.models.image_tokenizer import (
 
 def made(**options):
     torch.manual_seed(0)
-    sizes = {"size": 16, "widths": (8, 16), "codebook_size": 12, "codebook_dim": 4, "blocks": 1}
+    sizes = {
+        "size": 16,
+        "widths": (8, 16),
+        "codebook_size": 12,
+        "codebook_dim": 4,
+        "num_res_blocks": 1,
+    }
     architecture = TokenizerArchitecture(**{**sizes, **options})
     return ImageTokenizer(ImageTokenizerConfig(architecture.model_dump()))
 
@@ -80,18 +86,18 @@ def test_sizes_that_do_not_halve_are_refused():
 
 
 def test_patches_and_halvings_determine_the_grid():
-    model = made(patch=4, widths=(8, 16)).eval()
+    model = made(patch_size=4, widths=(8, 16)).eval()
     assert (model.size, model.grid, model.tokens, model.vocabulary) == (16, 2, 4, 12)
     codes = model.encode(batch().tensors["image"]["pixel_values"])
     assert codes.shape == (6, 4)
     assert codes.dtype == torch.int64
     assert model.decode(codes).shape == (6, 3, 16, 16)
     with pytest.raises(ValueError, match="must be divisible by 32"):
-        TokenizerArchitecture(size=16, patch=4, widths=(8, 8, 8, 8))
+        TokenizerArchitecture(size=16, patch_size=4, widths=(8, 8, 8, 8))
 
 
 def test_tokens_are_in_row_major_order():
-    model = made(widths=(8,), blocks=0).eval()
+    model = made(widths=(8,), num_res_blocks=0).eval()
     pixels = batch(1).tensors["image"]["pixel_values"]
     other = pixels.clone()
     other[..., 0, 15] += 1  # the upper right corner

@@ -307,7 +307,7 @@ RUNS: dict[str, Run] = {
             # well below the rank of the co-occurrences, see `WORDS`.
             "model.encoders.text.width": 16,
             "model.projection.dim": 32,
-            "train.progressive_size.start": 32,
+            "train.progressive_resizing.initial_size": 32,
         },
     ),
     "flickr8k-photos": Run(
@@ -322,7 +322,7 @@ RUNS: dict[str, Run] = {
             "model.encoders.image.size": 48,
             "model.encoders.text.width": 64,
             "model.projection.dim": 32,
-            "train.progressive_size.start": 32,
+            "train.progressive_resizing.initial_size": 32,
             "train.batch_size": 16,
         },
     ),
@@ -351,7 +351,7 @@ RUNS: dict[str, Run] = {
             "data.validation": {
                 "kind": "table",
                 "path": "{data}/shapes/houses_validation.csv",
-                "columns": {"id": "id", "image": "photo", "text": "text", "empty": "missing"},
+                "columns": {"id": "id", "image": "photo", "text": "text", "empty_cells": "missing"},
             },
             # The encoder of the record; the recipe has a smaller one.
             "model.encoders.image": {

@@ -37,7 +37,7 @@ def captioner():
     """Answers, captions and converses, untrained."""
     torch.manual_seed(0)
     architecture = TransformerArchitecture(
-        encoders={"image": SmallCNNConfig(size=16, widths=(8, 16), grid=4)},
+        encoders={"image": SmallCNNConfig(size=16, widths=(8, 16), min_grid_size=4)},
         width=32,
         heads=2,
         encoder_layers=1,
@@ -67,11 +67,11 @@ def image_generator():
     torch.manual_seed(0)
     sizes = {
         "size": 16,
-        "patch": 4,
+        "patch_size": 4,
         "widths": (8,),
         "codebook_size": 12,
         "codebook_dim": 4,
-        "blocks": 0,
+        "num_res_blocks": 0,
     }
     tokenizer = ImageTokenizer(ImageTokenizerConfig(TokenizerArchitecture(**sizes).model_dump()))
     architecture = TransformerArchitecture(

@@ -148,7 +148,13 @@ def test_a_fusion_is_not_served_and_says_what_is_there_instead(tmp_path):
 
 
 def test_an_image_tokenizer_is_not_served(tmp_path):
-    sizes = {"size": 16, "widths": (8, 16), "codebook_size": 12, "codebook_dim": 4, "blocks": 1}
+    sizes = {
+        "size": 16,
+        "widths": (8, 16),
+        "codebook_size": 12,
+        "codebook_dim": 4,
+        "num_res_blocks": 1,
+    }
     config = ImageTokenizerConfig(TokenizerArchitecture(**sizes).model_dump())
     ImageTokenizer(config).save_pretrained(tmp_path)
     with pytest.raises(DataError, match="text_to_image"):

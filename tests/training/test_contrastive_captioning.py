@@ -25,8 +25,8 @@ SCENES = {"kind": "scenes", "image_size": 32, "min_objects": 2, "captions_per_sc
 RECIPE = {
     "data": {
         "train": {**SCENES, "size": 48},
-        "validation": {**SCENES, "part": "validation", "size": 8},
-        "captions": 2,
+        "validation": {**SCENES, "split": "validation", "size": 8},
+        "captions_per_item": 2,
     },
     "model": {
         "kind": "multimodal_transformer",

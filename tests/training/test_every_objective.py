@@ -19,12 +19,17 @@ from amodal.training.objectives import ObjectiveConfig, Objectives
 DIM = 8
 ENTRIES = {
     "info_nce": {"kind": "info_nce"},
-    "info_nce, mean": {"kind": "info_nce", "multi_positive": "mean", "smoothing": 0.1},
-    "info_nce, queue": {"kind": "info_nce", "queue_size": 16, "queue_after": 2},
-    "info_nce, momentum": {"kind": "info_nce", "queue_size": 16, "queue_after": 0, "momentum": 0.9},
+    "info_nce, mean": {"kind": "info_nce", "multi_positive": "mean", "label_smoothing": 0.1},
+    "info_nce, queue": {"kind": "info_nce", "queue_size": 16, "queue_start_step": 2},
+    "info_nce, momentum": {
+        "kind": "info_nce",
+        "queue_size": 16,
+        "queue_start_step": 0,
+        "momentum": 0.9,
+    },
     "info_nce, labels": {"kind": "info_nce", "positives": "label"},
     "nt_xent, views": {"kind": "nt_xent"},
-    "nt_xent, bags": {"kind": "nt_xent", "mode": "cross_modality"},
+    "nt_xent, bags": {"kind": "nt_xent", "mode": "cross_modal"},
     "sigmoid": {"kind": "sigmoid"},
     "decoupled": {"kind": "decoupled"},
     "triplet": {"kind": "triplet"},
@@ -37,7 +42,7 @@ ENTRIES = {
     "adversarial": {"kind": "adversarial"},
     "adversarial, alternating": {"kind": "adversarial", "updates": "alternating"},
     "cycle": {"kind": "cycle"},
-    "cycle, translators": {"kind": "cycle", "form": "translate", "hidden": 4, "seeds": 3},
+    "cycle, translators": {"kind": "cycle", "form": "translate", "hidden": 4, "known_pairs": 3},
     "distillation": {"kind": "distillation"},
     "distillation, features": {"kind": "distillation", "form": "feature"},
 }

@@ -42,7 +42,7 @@ def test_matched_losses_see_the_first_row_of_every_item_that_all_modalities_have
 
 def test_an_objective_without_rows_is_zero_with_a_zero_gradient():
     embedded = {"image": rows(3, [0, 1, 2], 0)}
-    configs = [InfoNCEConfig(), DeepCCAConfig(), NTXentConfig(mode="in_modality")]
+    configs = [InfoNCEConfig(), DeepCCAConfig(), NTXentConfig(mode="intra_modal")]
     objectives = Objectives(configs, dim=4)
     total, _ = objectives(embedded)
     total.backward()

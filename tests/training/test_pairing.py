@@ -195,7 +195,7 @@ def test_what_belongs_to_two_modalities_is_refused_for_three(entry):
     assert Objectives([InfoNCEConfig()], dim=4)(embedded)[0].isfinite()
 
 
-@pytest.mark.parametrize("mode", ["cross_modality", "in_modality"])
+@pytest.mark.parametrize("mode", ["cross_modal", "intra_modal"])
 def test_equal_captions_of_two_items_are_no_negatives_in_a_bag_either(mode):
     text = rows(4, 1)._replace(item=torch.tensor([0, 0, 1, 1]), content=torch.tensor([7, 8, 7, 9]))
     config = NTXentConfig(mode=mode)

@@ -7,17 +7,17 @@ from pydantic import ValidationError
 from amodal.data.batch import Batch
 from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.image.timm import TimmConfig
-from amodal.training.progressive import ProgressiveSize, accepts_image_size, shrink, side_at
+from amodal.training.progressive import ProgressiveResizing, accepts_image_size, shrink, side_at
 
 
 def test_sides_grow_in_sixteens_and_end_full():
-    config = ProgressiveSize(start=64, full_at=0.5)
+    config = ProgressiveResizing(initial_size=64, end_fraction=0.5)
     sides = [side_at(config, 100, step, 100) for step in range(100)]
     assert sides[0] == 64
     assert set(sides) == {64, 80, 96, 100}
     assert sides == sorted(sides)
     assert all(side == 100 for side in sides[50:])
-    assert side_at(ProgressiveSize(start=64), 64, 0, 10) == 64
+    assert side_at(ProgressiveResizing(initial_size=64), 64, 0, 10) == 64
 
 
 def test_images_are_scaled_and_the_rest_is_untouched():
@@ -44,4 +44,4 @@ def test_networks_with_learned_positions_are_told_from_those_without():
 
 def test_a_start_below_sixteen_pixels_is_refused():
     with pytest.raises(ValidationError):
-        ProgressiveSize(start=8)
+        ProgressiveResizing(initial_size=8)

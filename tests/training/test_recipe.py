@@ -10,7 +10,7 @@ from amodal.training.recipes.error import RecipeError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 MINIMAL = {
-    "data": {"train": {"kind": "scenes", "part": "train", "size": 64}},
+    "data": {"train": {"kind": "scenes", "split": "train", "size": 64}},
     "model": {"encoders": {"image": {"kind": "small_cnn"}, "text": {"kind": "small_transformer"}}},
 }
 

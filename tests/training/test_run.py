@@ -36,8 +36,8 @@ def values(**train):
     scenes = {"kind": "scenes", "image_size": 32, "captions_per_scene": 2}
     return {
         "data": {
-            "train": {**scenes, "part": "train", "size": 48},
-            "validation": {**scenes, "part": "validation", "size": 12},
+            "train": {**scenes, "split": "train", "size": 48},
+            "validation": {**scenes, "split": "validation", "size": 12},
         },
         "model": {
             "encoders": {
@@ -287,7 +287,10 @@ def test_a_run_that_was_stopped_resumes_to_the_same_losses(tmp_path, how):
 
 def test_growing_images_and_started_words_train_and_resume_reads_them(tmp_path):
     recipe = values(
-        epochs=1, batch_size=12, progressive_size={"start": 16, "full_at": 0.5}, log_every=1
+        epochs=1,
+        batch_size=12,
+        progressive_resizing={"initial_size": 16, "end_fraction": 0.5},
+        log_every=1,
     )
     recipe["model"]["encoders"]["image"] = {
         "kind": "timm",
@@ -317,8 +320,8 @@ def test_growing_images_and_started_words_train_and_resume_reads_them(tmp_path):
 
 
 def test_growing_images_are_refused_where_positions_are_learned(tmp_path):
-    recipe = parse_recipe(values(progressive_size={"start": 16}), "test")
-    with pytest.raises(RecipeError, match="progressive_size: small_cnn takes images of 32"):
+    recipe = parse_recipe(values(progressive_resizing={"initial_size": 16}), "test")
+    with pytest.raises(RecipeError, match="progressive_resizing: small_cnn takes images of 32"):
         train_run(recipe, tmp_path / "run")
 
 

@@ -20,7 +20,7 @@ from amodal.training.trainer import complete_checkpoints
 def recipe_of(*objectives, model=None, data=None, **train):
     scenes = {"kind": "scenes", "image_size": 32, "captions_per_scene": 2}
     values = {
-        "data": {"holdout": 0, "train": {**scenes, "part": "train", "size": 48}, **(data or {})},
+        "data": {"holdout": 0, "train": {**scenes, "split": "train", "size": 48}, **(data or {})},
         "model": model
         or {
             "encoders": {
@@ -127,7 +127,7 @@ def test_labels_that_no_record_has_end_the_run_with_a_reason(tmp_path):
         "encoders": {"text": {"kind": "small_transformer", "width": 16, "layers": 1, "heads": 2}},
         "projection": {"kind": "linear", "dim": 16},
     }
-    objective = {"kind": "nt_xent", "mode": "cross_modality", "positives": "label"}
+    objective = {"kind": "nt_xent", "mode": "cross_modal", "positives": "label"}
     with pytest.raises(DataError, match="label"):
         train_run(recipe_of(objective, model=model, data=data), tmp_path / "run")
 

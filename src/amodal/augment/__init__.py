@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "audio": "AudioAugmentation add_noise change_gain change_speed shift",
         "config": "AdditiveNoise AugmentConfig ColorJitter FrequencyMask Grayscale HorizontalFlip"
-        " RandomErasing RandomGain RandomResizedCrop Rotate SpeedChange TimeMask TimeShift"
+        " RandomErasing RandomGain RandomResizedCrop Rotate SpeedPerturbation TimeMask TimeShift"
         " TokenDropout TokenMask",
         "image": "ImageAugmentation",
         "modality": "drop_modalities",

@@ -14,7 +14,7 @@ from amodal.augment.config import RandomErasing as RandomErasing
 from amodal.augment.config import RandomGain as RandomGain
 from amodal.augment.config import RandomResizedCrop as RandomResizedCrop
 from amodal.augment.config import Rotate as Rotate
-from amodal.augment.config import SpeedChange as SpeedChange
+from amodal.augment.config import SpeedPerturbation as SpeedPerturbation
 from amodal.augment.config import TimeMask as TimeMask
 from amodal.augment.config import TimeShift as TimeShift
 from amodal.augment.config import TokenDropout as TokenDropout
@@ -38,7 +38,7 @@ __all__ = [
     "RandomGain",
     "RandomResizedCrop",
     "Rotate",
-    "SpeedChange",
+    "SpeedPerturbation",
     "TimeMask",
     "TimeShift",
     "TokenDropout",

@@ -12,7 +12,7 @@ from amodal.augment.config import (
     AdditiveNoise,
     FrequencyMask,
     RandomGain,
-    SpeedChange,
+    SpeedPerturbation,
     TimeMask,
     TimeShift,
 )
@@ -74,7 +74,7 @@ class AudioAugmentation:
 
 
 def _changed(step: Any, waveform: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    if isinstance(step, SpeedChange):
+    if isinstance(step, SpeedPerturbation):
         return change_speed(waveform, step.low, step.high, rng)
     if isinstance(step, RandomGain):
         return change_gain(waveform, step.low_db, step.high_db, rng)
@@ -157,7 +157,7 @@ def add_noise(waveform: np.ndarray, step: AdditiveNoise, rng: np.random.Generato
     """
     chosen = rng.random() < step.probability
     ratio_db = rng.uniform(step.low_snr_db, step.high_snr_db)
-    colour = rng.uniform(0, step.colour)
+    colour = rng.uniform(0, step.max_exponent)
     noise = rng.standard_normal(len(waveform))
     power = float(np.square(waveform, dtype=np.float64).mean())
     if not chosen or power == 0:
@@ -174,16 +174,17 @@ def add_noise(waveform: np.ndarray, step: AdditiveNoise, rng: np.random.Generato
 def mask_spans(
     step: TimeMask | FrequencyMask, length: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """SpecAugment masks: `step.count` spans (start, stop) of random width and position.
+    """SpecAugment masks: `step.num_masks` spans (start, stop) of random width and position.
 
-    The width is uniform in 0 … the smaller of `step.width` and `step.share` of the length.
+    The width is uniform in 0 … the smaller of `step.max_width` and `step.max_fraction` of the
+    length.
 
     References:
         Park et al. 2019, arXiv:1904.08779, section 2 (and its upper bound p on time masks).
     """
-    widest = min(step.width, int(step.share * length))
+    widest = min(step.max_width, int(step.max_fraction * length))
     spans = []
-    for width, place in rng.random((step.count, 2)):
+    for width, place in rng.random((step.num_masks, 2)):
         size = int(width * (widest + 1))
         start = int(place * (length - size + 1))
         spans.append((start, start + size))

@@ -93,15 +93,15 @@ class TokenDropout(StrictModel):
     rate: float = Field(0.1, ge=0, lt=1)
 
 
-class SpeedChange(StrictModel):
+class SpeedPerturbation(StrictModel):
     """Plays the sound faster or slower, which moves its pitch as well."""
 
-    kind: Literal["speed_change"] = "speed_change"
+    kind: Literal["speed_perturbation"] = "speed_perturbation"
     low: float = Field(0.85, ge=0.5, le=2)
     high: float = Field(1.15, ge=0.5, le=2)
 
     @model_validator(mode="after")
-    def _ordered(self) -> SpeedChange:
+    def _ordered(self) -> SpeedPerturbation:
         return _in_order(self, "low", "high")
 
 
@@ -131,7 +131,7 @@ class AdditiveNoise(StrictModel):
     probability: Fraction = 0.5
     low_snr_db: float = 5.0
     high_snr_db: float = 30.0
-    colour: float = Field(2.0, ge=0, le=2)  # the spectrum falls as f^-x, x drawn from 0 … this
+    max_exponent: float = Field(2.0, ge=0, le=2)  # of the spectrum, f^-x with x from 0 … this
 
     @model_validator(mode="after")
     def _ordered(self) -> AdditiveNoise:
@@ -142,18 +142,18 @@ class TimeMask(StrictModel):
     """Hides spans of frames (SpecAugment: Park et al. 2019, arXiv:1904.08779)."""
 
     kind: Literal["time_mask"] = "time_mask"
-    count: int = Field(2, ge=1)
-    width: int = Field(20, ge=1)  # frames at most
-    share: Fraction = 0.15  # of the sound at most, each
+    num_masks: int = Field(2, ge=1)
+    max_width: int = Field(20, ge=1)  # frames at most
+    max_fraction: Fraction = 0.15  # of the sound at most, each
 
 
 class FrequencyMask(StrictModel):
     """Hides spans of mel bands (SpecAugment: Park et al. 2019, arXiv:1904.08779)."""
 
     kind: Literal["frequency_mask"] = "frequency_mask"
-    count: int = Field(2, ge=1)
-    width: int = Field(12, ge=1)  # bands at most
-    share: Fraction = 0.25  # of the bands at most, each
+    num_masks: int = Field(2, ge=1)
+    max_width: int = Field(12, ge=1)  # bands at most
+    max_fraction: Fraction = 0.25  # of the bands at most, each
 
 
 Step = TypeVar("Step", bound=StrictModel)
@@ -182,7 +182,7 @@ IMAGE_STEPS: tuple[type[StrictModel], ...] = (
 )
 TEXT_STEPS: tuple[type[StrictModel], ...] = (TokenMask, TokenDropout)
 AUDIO_STEPS: tuple[type[StrictModel], ...] = (
-    SpeedChange,
+    SpeedPerturbation,
     RandomGain,
     TimeShift,
     AdditiveNoise,

@@ -26,10 +26,10 @@ def make(
     folder: Annotated[Path, typer.Argument(help="Where to write images and captions.")],
     size: Annotated[int | None, typer.Option(min=1, help="Number of scenes.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed.")] = None,
-    split: Annotated[
+    generalization: Annotated[
         str | None, typer.Option(help="iid, attribute-pair, count or relation.")
     ] = None,
-    part: Annotated[str | None, typer.Option(help="train, validation or test.")] = None,
+    split: Annotated[str | None, typer.Option(help="train, validation or test.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.")] = None,
 ) -> None:
     """Write scenes of the built-in world as files, in COCO captions layout."""
@@ -40,7 +40,13 @@ def make(
     config = parse_source(world)
     if not isinstance(config, ScenesConfig):
         raise DataError(f"{world}: only `scenes` can be made")
-    given = {"size": size, "seed": seed, "split": split, "part": part, "image_size": image_size}
+    given = {
+        "size": size,
+        "seed": seed,
+        "generalization": generalization,
+        "split": split,
+        "image_size": image_size,
+    }
     changed = {key: value for key, value in given.items() if value is not None}
     config = checked_source(
         {**config.model_dump(exclude_unset=True), **changed, "kind": "scenes"}, world

@@ -61,7 +61,7 @@ def quickstart(
     commands = [
         f'amodal search {out}/index "a yellow ring" # search the index',
         f"amodal serve {out}/index # search it on a page",
-        f"amodal evaluate {out} --on scenes:split=count,part=test,size=500 # more objects",
+        f"amodal evaluate {out} --on scenes:generalization=count,split=test # more objects",
         "amodal data inspect YOUR_TABLE.csv # your own data",
         "amodal train own-data --set data.train.path=YOUR_TABLE.csv # train on it",
     ]
@@ -81,8 +81,8 @@ def held_out_pairs(model: JointEmbedding, recipe: Recipe) -> dict[str, float]:
 
     source = ScenesConfig(
         kind="scenes",
-        split="attribute-pair",
-        part="test",
+        generalization="attribute-pair",
+        split="test",
         size=1000,
         image_size=getattr(recipe.data.train, "image_size", 64),
         captions_per_scene=1,

@@ -24,17 +24,17 @@ class ColumnsConfig(EncoderConfig):
 
     type: Literal["columns"] = "columns"
     kind: Literal["columns"] = "columns"
-    numbers: tuple[str, ...] = ()
-    categories: tuple[str, ...] = ()
+    numerical: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
     width: int = Field(64, ge=1)
     layers: int = Field(1, ge=0)  # Transformer layers over the tokens
     heads: int = Field(4, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    levels: tuple[int, ...] = ()  # known values per category column; found in the training rows
+    cardinalities: tuple[int, ...] = ()  # values per category column, from the training rows
 
     @model_validator(mode="after")
     def _columns_are_named(self) -> ColumnsConfig:
-        named = [*self.numbers, *self.categories]
+        named = [*self.numerical, *self.categorical]
         if not named or len(set(named)) < len(named):
             raise ValueError(f"name each column once in numbers or categories, got {named}")
         if self.layers and self.width % self.heads:
@@ -47,21 +47,23 @@ class ColumnsConfig(EncoderConfig):
 
     def preprocessor(self, records: Iterable[Mapping[str, Any]]) -> ColumnsPreprocessor:
         """What reads the columns, fitted on training records."""
-        return ColumnsPreprocessor.fit(self.numbers, self.categories, records)
+        return ColumnsPreprocessor.fit(self.numerical, self.categorical, records)
 
     def for_preprocessor(self, prepare: ColumnsPreprocessor) -> ColumnsConfig:
         """The same with the number of values that each category column has."""
-        return self.model_copy(update={"levels": tuple(len(v) for v in prepare.levels)})
+        return self.model_copy(
+            update={"cardinalities": tuple(len(v) for v in prepare.vocabularies)}
+        )
 
 
 class ColumnsPreprocessor:
     """Reads columns of records, and makes tensors of what it read.
 
     Args:
-        numbers: names of columns with numbers.
-        categories: names of columns with words.
-        mean, deviation: of each number column, over the training rows.
-        levels: known values of each category column; any other counts as one more.
+        numerical: names of columns with numbers.
+        categorical: names of columns with words.
+        mean, std: of each number column, over the training rows.
+        vocabularies: known values of each category column; any other counts as one more.
 
     Examples:
         >>> from amodal.encoders import ColumnsPreprocessor
@@ -76,22 +78,22 @@ class ColumnsPreprocessor:
 
     def __init__(
         self,
-        numbers: Sequence[str],
-        categories: Sequence[str],
+        numerical: Sequence[str],
+        categorical: Sequence[str],
         mean: Sequence[float],
-        deviation: Sequence[float],
-        levels: Sequence[Sequence[str]],
+        std: Sequence[float],
+        vocabularies: Sequence[Sequence[str]],
     ) -> None:
-        self.numbers, self.categories = tuple(numbers), tuple(categories)
-        self.mean, self.deviation = tuple(mean), tuple(deviation)
-        self.levels = tuple(tuple(names) for names in levels)
-        self._place = [{name: i for i, name in enumerate(names)} for names in self.levels]
+        self.numerical, self.categorical = tuple(numerical), tuple(categorical)
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.vocabularies = tuple(tuple(names) for names in vocabularies)
+        self._place = [{name: i for i, name in enumerate(names)} for names in self.vocabularies]
 
     @classmethod
     def fit(
         cls,
-        numbers: Sequence[str],
-        categories: Sequence[str],
+        numerical: Sequence[str],
+        categorical: Sequence[str],
         records: Iterable[Mapping[str, Any]],
     ) -> ColumnsPreprocessor:
         """With the means, deviations and values of training records; unreadable cells are left out.
@@ -99,10 +101,10 @@ class ColumnsPreprocessor:
         Raises:
             ValueError: no record has one of the columns; the nearest is named.
         """
-        reader = cls(numbers, categories, (), (), ())
+        reader = cls(numerical, categorical, (), (), ())
         columns: set[str] = set()
-        seen_numbers: list[list[float]] = [[] for _ in numbers]
-        seen_names: list[set[str]] = [set() for _ in categories]
+        seen_numbers: list[list[float]] = [[] for _ in numerical]
+        seen_names: list[set[str]] = [set() for _ in categorical]
         for record in records:
             columns.update(record)
             try:
@@ -117,7 +119,7 @@ class ColumnsPreprocessor:
             for names, name in zip(seen_names, row[1], strict=True):
                 if name is not None:
                     names.add(name)
-        for column in (*numbers, *categories):
+        for column in (*numerical, *categorical):
             if column not in columns:
                 near = difflib.get_close_matches(column, columns, n=1, cutoff=0.4)
                 hint = f"; the nearest is {near[0]!r}" if near else ""
@@ -131,7 +133,7 @@ class ColumnsPreprocessor:
             means.append(mean)
             # What is left of a constant column is rounding.
             deviations.append(deviation if deviation > 1e-9 * (1 + abs(mean)) else 1.0)
-        return cls(numbers, categories, means, deviations, [sorted(n) for n in seen_names])
+        return cls(numerical, categorical, means, deviations, [sorted(n) for n in seen_names])
 
     def read(self, record: Mapping[str, Any]) -> Row | None:
         """The cells of one record, None where one is empty; None where all are.
@@ -139,9 +141,9 @@ class ColumnsPreprocessor:
         Raises:
             ValueError: a cell of a number column that is no number.
         """
-        numbers = tuple(_number(column, record.get(column)) for column in self.numbers)
+        numbers = tuple(_number(column, record.get(column)) for column in self.numerical)
         categories = tuple(
-            None if _is_empty(record.get(c)) else str(record[c]) for c in self.categories
+            None if _is_empty(record.get(c)) else str(record[c]) for c in self.categorical
         )
         if all(cell is None for cell in (*numbers, *categories)):
             return None
@@ -156,11 +158,11 @@ class ColumnsPreprocessor:
         Category 0 is a missing cell, 1 a value that no training row had.
         """
         mean = torch.tensor(self.mean, dtype=torch.float64)
-        deviation = torch.tensor(self.deviation, dtype=torch.float64)
+        deviation = torch.tensor(self.std, dtype=torch.float64)
         numbers = torch.tensor(
             [[math.nan if x is None else x for x in row[0]] for row in values],
             dtype=torch.float64,
-        ).view(len(values), len(self.numbers))
+        ).view(len(values), len(self.numerical))
         places = [
             [
                 0 if name is None else 2 + place.get(name, -1)
@@ -171,7 +173,7 @@ class ColumnsPreprocessor:
         return {
             "numbers": ((numbers - mean) / deviation).clamp(-FARTHEST, FARTHEST).float(),
             "categories": torch.tensor(places, dtype=torch.int64).view(
-                len(values), len(self.categories)
+                len(values), len(self.categorical)
             ),
         }
 
@@ -180,11 +182,11 @@ class ColumnsPreprocessor:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         values = {
-            "numbers": self.numbers,
-            "categories": self.categories,
+            "numerical": self.numerical,
+            "categorical": self.categorical,
             "mean": self.mean,
-            "deviation": self.deviation,
-            "levels": self.levels,
+            "std": self.std,
+            "vocabularies": self.vocabularies,
         }
         text = json.dumps(values, indent=1, ensure_ascii=False)
         (path / self.FILE).write_text(text, encoding="utf-8")
@@ -200,7 +202,7 @@ class Columns(nn.Module):
 
     Examples:
         >>> from amodal.encoders import ColumnsConfig
-        >>> config = ColumnsConfig(numbers=("age",), categories=("city",), width=8, heads=2)
+        >>> config = ColumnsConfig(numerical=("age",), categorical=("city",), width=8, heads=2)
         >>> prepare = config.preprocessor([{"age": 30, "city": "Bern"}, {"age": 50, "city": "Ulm"}])
         >>> encoder = config.for_preprocessor(prepare).build()
         >>> tokens, _ = encoder(**prepare([prepare.read({"city": "Ulm"})]))
@@ -216,13 +218,13 @@ class Columns(nn.Module):
     def __init__(self, config: ColumnsConfig) -> None:
         super().__init__()
         self.config, self.width = config, config.width
-        count = len(config.numbers)
+        count = len(config.numerical)
         scale = config.width**-0.5
         self.number_weight = nn.Parameter(scale * torch.randn(count, config.width))
         self.number_bias = nn.Parameter(scale * torch.randn(count, config.width))
         self.number_missing = nn.Parameter(scale * torch.randn(count, config.width))
-        levels = config.levels or (0,) * len(config.categories)
-        self.category = nn.ModuleList(nn.Embedding(2 + n, config.width) for n in levels)
+        cardinalities = config.cardinalities or (0,) * len(config.categorical)
+        self.category = nn.ModuleList(nn.Embedding(2 + n, config.width) for n in cardinalities)
         self.layers = nn.ModuleList(
             nn.TransformerEncoderLayer(
                 config.width,

@@ -46,7 +46,7 @@ class VectorPreprocessor:
 
     Args:
         column: name of the column.
-        mean, deviation: (D,) float32 of the training rows.
+        mean, std: (D,) float32 of the training rows.
 
     Examples:
         >>> from amodal.encoders import VectorPreprocessor
@@ -60,8 +60,8 @@ class VectorPreprocessor:
     FILE = "vector_config.json"
     TENSORS = "vector.safetensors"
 
-    def __init__(self, column: str, mean: Tensor, deviation: Tensor) -> None:
-        self.column, self.mean, self.deviation = column, mean, deviation
+    def __init__(self, column: str, mean: Tensor, std: Tensor) -> None:
+        self.column, self.mean, self.std = column, mean, std
 
     @classmethod
     def fit(
@@ -136,7 +136,7 @@ class VectorPreprocessor:
         features = torch.zeros(len(values), longest, len(self.mean))
         keep = torch.zeros(len(values), longest, dtype=torch.bool)
         for i, rows in enumerate(values):
-            features[i, : len(rows)] = (torch.from_numpy(rows) - self.mean) / self.deviation
+            features[i, : len(rows)] = (torch.from_numpy(rows) - self.mean) / self.std
             keep[i, : len(rows)] = True
         return {"features": features, "keep": keep}
 
@@ -145,14 +145,14 @@ class VectorPreprocessor:
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         (path / self.FILE).write_text(json.dumps({"column": self.column}), encoding="utf-8")
-        save_file({"mean": self.mean, "deviation": self.deviation}, str(path / self.TENSORS))
+        save_file({"mean": self.mean, "std": self.std}, str(path / self.TENSORS))
 
     @classmethod
     def load(cls, folder: str | Path) -> VectorPreprocessor:
         """Read what `save` has written."""
         values = json.loads((Path(folder) / cls.FILE).read_text(encoding="utf-8"))
         tensors = load_file(str(Path(folder) / cls.TENSORS))
-        return cls(values["column"], tensors["mean"], tensors["deviation"])
+        return cls(values["column"], tensors["mean"], tensors["std"])
 
 
 class Vector(nn.Module):

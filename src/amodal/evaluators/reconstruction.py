@@ -55,7 +55,7 @@ def evaluate_reconstruction(
         >>> from amodal.data import parse_source
         >>> from amodal.evaluators import evaluate_reconstruction
         >>> from amodal.models import ImageTokenizer, ImageTokenizerConfig
-        >>> sizes = {"size": 16, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
+        >>> sizes = dict(size=16, patch_size=4, widths=[4], codebook_size=6, codebook_dim=2)
         >>> model = ImageTokenizer(ImageTokenizerConfig(sizes))
         >>> result = evaluate_reconstruction(model, parse_source("scenes:size=8").open())
         >>> result.items, list(result.metrics)[:2]

@@ -104,7 +104,7 @@ def evaluate_text_to_image(
         >>> from amodal.models import build_multimodal_transformer
         >>> from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
         >>> source = parse_source("scenes:size=2").open()
-        >>> sizes = {"size": 16, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
+        >>> sizes = dict(size=16, patch_size=4, widths=[4], codebook_size=6, codebook_dim=2)
         >>> tokenizer = ImageTokenizer(ImageTokenizerConfig(sizes))
         >>> architecture = TransformerArchitecture(width=16, heads=2)
         >>> texts = source[0]["text"]

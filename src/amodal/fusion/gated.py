@@ -29,25 +29,25 @@ def softmax_of_present(scores: Tensor, present: Tensor) -> Tensor:
 class GatedConfig(FusionBase):
     """Gates from all modalities, one or one per unit, or from each modality alone.
 
-    - all: one gate per modality, from all of them together.
-    - units: a gate per modality and unit of the result, the gated multimodal unit.
-    - own: each modality predicts its own precision, so that noise in one changes the gates of the
-      others only through the normalisation. Precision is learned from the loss.
+    - modality: one gate per modality, from all of them together.
+    - unit: a gate per modality and unit of the result, the gated multimodal unit.
+    - precision: each modality predicts its own precision, so that noise in one changes the gates
+      of the others only through the normalisation. Precision is learned from the loss.
     """
 
     kind: Literal["gated"] = "gated"
-    gate: Literal["all", "units", "own"] = "all"
+    gate: Literal["modality", "unit", "precision"] = "modality"
     gate_hidden: int = Field(32, ge=1)  # of "own"
 
     def build(self, widths: Widths) -> nn.Module:
-        return (PrecisionGated if self.gate == "own" else Gated)(self, widths)
+        return (PrecisionGated if self.gate == "precision" else Gated)(self, widths)
 
 
 class Gated(nn.Module):
     """sum over m of g_m tanh(W_m x_m), g = softmax over present m of U [x_1; ...; x_M].
 
     Args:
-        config: with gate "all" (g_m is a number) or "units" (g_m has a number per unit).
+        config: with gate "modality" (g_m is a number) or "unit" (g_m has a number per unit).
         widths: modality -> D.
 
     References:
@@ -71,7 +71,7 @@ class Gated(nn.Module):
         super().__init__()
         check_widths(widths)
         self.widths, self.dim = dict(widths), config.dim
-        self.units = config.dim if config.gate == "units" else 1
+        self.units = config.dim if config.gate == "unit" else 1
         self.project = nn.ModuleDict({m: nn.Linear(d, config.dim) for m, d in widths.items()})
         self.score = nn.Linear(sum(widths.values()), len(widths) * self.units)
 
@@ -101,7 +101,7 @@ class PrecisionGated(nn.Module):
     changes the size of features, so s_m, a small network, has it as an input.
 
     Args:
-        config: with gate "own".
+        config: with gate "precision".
         widths: modality -> D.
 
     References:
@@ -110,7 +110,7 @@ class PrecisionGated(nn.Module):
     Examples:
         >>> import torch
         >>> from amodal.fusion import GatedConfig
-        >>> fusion = GatedConfig(dim=8, gate="own").build({"image": 6, "audio": 4})
+        >>> fusion = GatedConfig(dim=8, gate="precision").build({"image": 6, "audio": 4})
         >>> values = {"image": torch.randn(2, 6), "audio": torch.randn(2, 4)}
         >>> present = {"image": torch.tensor([True, True]), "audio": torch.tensor([True, False])}
         >>> fusion(values, present).shape

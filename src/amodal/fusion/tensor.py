@@ -43,7 +43,7 @@ class TensorConfig(FusionBase):
     """`outer_product` of reduced modalities, then a linear layer."""
 
     kind: Literal["tensor"] = "tensor"
-    reduce: int | None = Field(16, ge=1)  # width of each modality in the product; None: its own
+    reduced_dim: int | None = Field(16, ge=1)  # of each modality in the product; None: its own
 
     def build(self, widths: Widths) -> TensorFusion:
         return TensorFusion(self, widths)
@@ -65,7 +65,7 @@ class TensorFusion(nn.Module):
     Examples:
         >>> import torch
         >>> from amodal.fusion import TensorConfig
-        >>> fusion = TensorConfig(dim=8, reduce=3).build({"image": 6, "audio": 4})
+        >>> fusion = TensorConfig(dim=8, reduced_dim=3).build({"image": 6, "audio": 4})
         >>> values = {"image": torch.randn(2, 6), "audio": torch.randn(2, 4)}
         >>> present = {"image": torch.tensor([True, True]), "audio": torch.tensor([True, False])}
         >>> fusion(values, present).shape
@@ -78,12 +78,12 @@ class TensorFusion(nn.Module):
         super().__init__()
         check_widths(widths)
         self.widths, self.dim = dict(widths), config.dim
-        narrow = {m: min(d, config.reduce or d) for m, d in widths.items()}
+        narrow = {m: min(d, config.reduced_dim or d) for m, d in widths.items()}
         size = prod(d + 1 for d in narrow.values())
         if size > LARGEST:
             raise ValueError(
                 f"the product of {' x '.join(str(d + 1) for d in narrow.values())} has {size:,} "
-                f"numbers per item, more than {LARGEST:,}; set `reduce`, or use low_rank"
+                f"numbers per item, more than {LARGEST:,}; set `reduced_dim`, or use low_rank"
             )
         self.reduce = nn.ModuleDict(
             {m: nn.Linear(d, narrow[m]) for m, d in widths.items() if narrow[m] != d}

@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "autoencoding": "DeepCCAE DeepCCAEConfig deep_ccae_loss",
         "balance": "GradientBlendingConfig GradientModulationConfig blending_weights modulation",
         "cycle": "Cycle CycleConfig Translator cycle_loss matching_accuracy"
-        " soft_nearest_neighbour_cycle soft_nearest_neighbour_seeds translation_loss",
+        " soft_nearest_neighbour_cycle soft_nearest_neighbour_supervised_loss translation_loss",
         "decoupled": "Decoupled DecoupledConfig decoupled_loss",
         "deep_cca": "DeepCCA DeepCCAConfig captured_correlation deep_cca_loss",
         "distillation": "Distillation DistillationConfig feature_distillation"

@@ -23,7 +23,9 @@ from amodal.losses.cycle import Translator as Translator
 from amodal.losses.cycle import cycle_loss as cycle_loss
 from amodal.losses.cycle import matching_accuracy as matching_accuracy
 from amodal.losses.cycle import soft_nearest_neighbour_cycle as soft_nearest_neighbour_cycle
-from amodal.losses.cycle import soft_nearest_neighbour_seeds as soft_nearest_neighbour_seeds
+from amodal.losses.cycle import (
+    soft_nearest_neighbour_supervised_loss as soft_nearest_neighbour_supervised_loss,
+)
 from amodal.losses.cycle import translation_loss as translation_loss
 from amodal.losses.decoupled import Decoupled as Decoupled
 from amodal.losses.decoupled import DecoupledConfig as DecoupledConfig
@@ -144,7 +146,7 @@ __all__ = [
     "sigmoid_loss",
     "similarity_distillation",
     "soft_nearest_neighbour_cycle",
-    "soft_nearest_neighbour_seeds",
+    "soft_nearest_neighbour_supervised_loss",
     "translation_loss",
     "triplet_loss",
 ]

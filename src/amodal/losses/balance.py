@@ -22,7 +22,7 @@ class GradientModulationConfig(BaseModel):
     kind: Literal["gradient_modulation"] = "gradient_modulation"
     alpha: float = Field(0.5, gt=0)  # strength of the modulation
     noise: bool = True  # add noise as large as the gradients, for generalization
-    until: float = Field(1.0, gt=0, le=1)  # share of all steps during which it acts
+    end_fraction: float = Field(1.0, gt=0, le=1)  # share of all steps during which it acts
 
 
 class GradientBlendingConfig(BaseModel):
@@ -31,7 +31,7 @@ class GradientBlendingConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["gradient_blending"] = "gradient_blending"
-    items: int = Field(2000, ge=2)  # training items on which overfitting is measured
+    num_train_items: int = Field(2000, ge=2)  # training items on which overfitting is measured
 
 
 BalanceConfig = Annotated[

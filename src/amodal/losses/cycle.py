@@ -85,18 +85,18 @@ def cycle_loss(left: Tensor, right: Tensor, forth: Translate, back: Translate) -
 
 
 def translation_loss(
-    left: Tensor, right: Tensor, forth: Translate, back: Translate, seeds: Tensor
+    left: Tensor, right: Tensor, forth: Translate, back: Translate, known_pairs: Tensor
 ) -> Tensor:
     """Mean `unexplained_variance` of forth(left) against right, and of back(right) against left.
 
-    The error is the mean over the pairs that `seeds` marks, the variance that of all rows.
+    The error is the mean over the pairs that `known_pairs` marks, the variance that of all rows.
 
     Args:
         left: (N, E) rows of one modality.
         right: (M, E) rows of the other.
         forth: from the space of left to that of right.
         back: from the space of right to that of left.
-        seeds: (N, M) bool, True where the rows are known to belong together.
+        known_pairs: (N, M) bool, True where the rows are known to belong together.
 
     Returns:
         () loss in float32 or wider; exactly 0 without a pair.
@@ -107,12 +107,12 @@ def translation_loss(
         >>> left = torch.randn(6, 4)
         >>> right = 2 * left
         >>> pairs = torch.eye(6, dtype=torch.bool)
-        >>> loss = translation_loss(left, right, lambda x: 2 * x, lambda x: x / 2, seeds=pairs)
+        >>> loss = translation_loss(left, right, lambda x: 2 * x, lambda x: x / 2, pairs)
         >>> loss.item()
         0.0
     """
-    _check(left, right, seeds)
-    i, j = seeds.nonzero().unbind(1)
+    _check(left, right, known_pairs)
+    i, j = known_pairs.nonzero().unbind(1)
     # A row with several partners is translated once.
     there = unexplained_variance(forth(left)[i], right[j], right)
     home = unexplained_variance(back(right)[j], left[i], left)
@@ -164,8 +164,8 @@ def soft_nearest_neighbour_cycle(
         return -_log_share(logits, home).mean()
 
 
-def soft_nearest_neighbour_seeds(
-    left: Tensor, right: Tensor, seeds: Tensor, *, temperature: float
+def soft_nearest_neighbour_supervised_loss(
+    left: Tensor, right: Tensor, known_pairs: Tensor, *, temperature: float
 ) -> Tensor:
     """-mean ln of the softmax weight of a row's known partners, over both directions.
 
@@ -174,7 +174,7 @@ def soft_nearest_neighbour_seeds(
     Args:
         left: (N, E) rows of one modality.
         right: (M, E) rows of the other.
-        seeds: (N, M) bool, True where the rows are known to belong together.
+        known_pairs: (N, M) bool, True where the rows are known to belong together.
         temperature: τ > 0, as in `soft_nearest_neighbour_cycle`.
 
     Returns:
@@ -182,17 +182,17 @@ def soft_nearest_neighbour_seeds(
 
     Examples:
         >>> import torch
-        >>> from amodal.losses import soft_nearest_neighbour_seeds
+        >>> from amodal.losses import soft_nearest_neighbour_supervised_loss
         >>> z, known = torch.eye(4), torch.zeros(4, 4, dtype=torch.bool)
         >>> known[0, 0] = True  # one known pair
-        >>> round(soft_nearest_neighbour_seeds(z, z, known, temperature=0.5).item(), 3)
+        >>> round(soft_nearest_neighbour_supervised_loss(z, z, known, temperature=0.5).item(), 3)
         0.341
     """
-    _check(left, right, seeds)
+    _check(left, right, known_pairs)
     left, right = _wide(left, right)
     with torch.autocast(left.device.type, enabled=False):
         terms = []
-        for query, candidates, mask in ((left, right, seeds), (right, left, seeds.T)):
+        for query, candidates, mask in ((left, right, known_pairs), (right, left, known_pairs.T)):
             known = mask.any(1)
             if not known.any():
                 return (left.sum() + right.sum()) * 0.0
@@ -352,12 +352,12 @@ class CycleConfig(Config):
     hidden: int = Field(0, ge=0)  # of the translators; 0: linear
     temperature: float = Field(0.07, gt=0)  # of the soft nearest neighbour
     # Items whose pairs are known: all, none, a number of them, or a share between 0 and 1.
-    seeds: (
+    known_pairs: (
         Literal["all", "none"]
         | Annotated[int, Field(ge=0, strict=True)]
         | Annotated[float, Field(gt=0, lt=1)]
     ) = "all"
-    supervised: float = Field(1.0, ge=0)  # weight of the term of the known pairs
+    supervised_weight: float = Field(1.0, ge=0)  # weight of the term of the known pairs
     ramp_steps: int = Field(200, ge=0)  # until the cycle term has its full weight, with known pairs
 
     def build(self, dim: int | None = None) -> Cycle:
@@ -370,9 +370,9 @@ class CycleConfig(Config):
 class Cycle(nn.Module):
     """Cycle consistency, plus a supervised term for the known pairs.
 
-    "translate": `cycle_loss` + supervised * `translation_loss`, with a translator each way.
-    "soft_nearest_neighbour": both ways of `soft_nearest_neighbour_cycle` + supervised *
-    `soft_nearest_neighbour_seeds`.
+    "translate": `cycle_loss` + supervised_weight * `translation_loss`, with a translator each way.
+    "soft_nearest_neighbour": both ways of `soft_nearest_neighbour_cycle` + supervised_weight *
+    `soft_nearest_neighbour_supervised_loss`.
 
     A cycle closes for any permutation of the items, so a low cycle error does not mean that the
     matching is right. `metrics` gives both, and one warning is raised where the cycle has been
@@ -383,10 +383,10 @@ class Cycle(nn.Module):
     cycle forbids: with both terms from the first step training may stay in a local minimum that
     the supervised term alone does not have.
 
-    Which items are seeds follows from their keys alone where `seeds` is a share: those with a low
-    hash. A number K takes the first K items that occur in training with rows in both modalities (of
-    one batch those with the lowest hash) and keeps them in the state of the module, as the loss
-    has no list of all items to choose from.
+    Which items have known pairs follows from their keys alone where `known_pairs` is a share: those
+    with a low hash. A number K takes the first K items that occur in training with rows in both
+    modalities (of one batch those with the lowest hash) and keeps them in the state of the module,
+    as the loss has no list of all items to choose from.
 
     One module has one pair of translators: "translate" is for two modalities.
 
@@ -401,14 +401,14 @@ class Cycle(nn.Module):
         >>> import torch
         >>> from torch.nn.functional import normalize
         >>> from amodal.losses import CycleConfig
-        >>> loss = CycleConfig(form="soft_nearest_neighbour", seeds="none").build()
+        >>> loss = CycleConfig(form="soft_nearest_neighbour", known_pairs="none").build()
         >>> image, text = (normalize(torch.randn(8, 16), dim=1) for _ in range(2))
         >>> loss(image, text).shape, sorted(loss.metrics())
-        (torch.Size([]), ['chance', 'cycle_error', 'matching'])
+        (torch.Size([]), ['chance', 'cycle_error', 'matching_accuracy'])
     """
 
-    seed_items: Tensor
-    seed_count: Tensor
+    known_items: Tensor
+    known_count: Tensor
     step: Tensor
 
     def __init__(self, config: CycleConfig, dim: int) -> None:
@@ -418,9 +418,9 @@ class Cycle(nn.Module):
         if config.form == "translate":
             self.forth = Translator(dim, config.hidden)
             self.back = Translator(dim, config.hidden)
-        if isinstance(config.seeds, int):
-            self.register_buffer("seed_items", torch.zeros(config.seeds, dtype=torch.int64))
-            self.register_buffer("seed_count", torch.zeros((), dtype=torch.int64))
+        if isinstance(config.known_pairs, int):
+            self.register_buffer("known_items", torch.zeros(config.known_pairs, dtype=torch.int64))
+            self.register_buffer("known_count", torch.zeros((), dtype=torch.int64))
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.closed_at_chance = 0  # steps in a row with a closed cycle and matching at chance
         self._warned = False
@@ -439,7 +439,7 @@ class Cycle(nn.Module):
     ) -> Tensor:
         """Loss of rows of two modalities; rows without a partner are in the cycle term alone.
 
-        The mask has three uses: it marks the known pairs among the seeds; the soft nearest
+        The mask has three uses: it marks the known pairs; the soft nearest
         neighbour may return to a row that shares a partner with the first; and `metrics` are
         measured with it, without a gradient.
 
@@ -448,13 +448,13 @@ class Cycle(nn.Module):
             right: (M, E).
             positives: (N, M) bool, True where the rows belong together; None: made from the keys,
                 or without keys N = M and row i belongs to row i.
-            left_item: (N,) int64 item keys; `seeds` as a number or a share needs them.
+            left_item: (N,) int64 item keys; `known_pairs` as a number or a share needs them.
             right_item: (M,) int64.
             left_content: (N,) int64 content keys, or None.
             right_content: (M,) int64, or None.
 
         Raises:
-            ValueError: shapes that do not fit, or seeds by number or share without keys.
+            ValueError: shapes that do not fit, or known_pairs by number or share without keys.
         """
         _check(left, right)
         if positives is None:
@@ -468,29 +468,29 @@ class Cycle(nn.Module):
                     "together"
                 )
         _check(left, right, positives)
-        seeds = self._seeds(positives, left_item, right_item)
+        known_pairs = self._known_pairs(positives, left_item, right_item)
         with torch.autocast(left.device.type, enabled=False):
             if self.config.form == "translate":
-                loss = self._translate(left, right, positives, seeds)
+                loss = self._translate(left, right, positives, known_pairs)
             else:
                 sames = _same(positives, left_item), _same(positives.T, right_item)
-                loss = self._soft(left, right, positives, seeds, sames)
+                loss = self._soft(left, right, positives, known_pairs, sames)
         if self.training:
             self.step += 1
             self._watch()
         return loss
 
     def metrics(self) -> dict[str, float]:
-        """`cycle_error` of the last batch, and `matching` with its `chance` where pairs are known.
+        """`cycle_error` of the last batch; `matching_accuracy` and `chance` where pairs are known.
 
         `cycle_error` is the unexplained share of the variance ("translate") or the share of rows
-        that do not return to themselves ("soft_nearest_neighbour"); `matching` is the accuracy of
+        that do not return to themselves ("soft_nearest_neighbour"); `matching_accuracy` is that of
         the nearest neighbour. All are means of both directions.
         """
         return {name: value for name, value in self._metrics.items() if name != "rows"}
 
     def _translate(
-        self, left: Tensor, right: Tensor, positives: Tensor, seeds: Tensor | None
+        self, left: Tensor, right: Tensor, positives: Tensor, known_pairs: Tensor | None
     ) -> Tensor:
         dtype = self.forth.linear.weight.dtype
         left, right = left.to(dtype), right.to(dtype)
@@ -502,17 +502,17 @@ class Cycle(nn.Module):
             matching_accuracy(there, right, positives),
             matching_accuracy(home, left, positives.T),
         )
-        if seeds is None:
+        if known_pairs is None:
             return cycle
-        known = translation_loss(left, right, self.forth, self.back, seeds)
-        return self._strength() * cycle + self.config.supervised * known
+        known = translation_loss(left, right, self.forth, self.back, known_pairs)
+        return self._strength() * cycle + self.config.supervised_weight * known
 
     def _soft(
         self,
         left: Tensor,
         right: Tensor,
         positives: Tensor,
-        seeds: Tensor | None,
+        known_pairs: Tensor | None,
         sames: tuple[Tensor, Tensor],
     ) -> Tensor:
         tau = self.config.temperature
@@ -528,53 +528,55 @@ class Cycle(nn.Module):
             matching_accuracy(right, left, positives.T),
         )
         cycle = (forth + back) / 2
-        if seeds is None:
+        if known_pairs is None:
             return cycle
-        known = soft_nearest_neighbour_seeds(left, right, seeds, temperature=tau)
-        return self._strength() * cycle + self.config.supervised * known
+        known = soft_nearest_neighbour_supervised_loss(left, right, known_pairs, temperature=tau)
+        return self._strength() * cycle + self.config.supervised_weight * known
 
     def _strength(self) -> float:
         ramp = self.config.ramp_steps
         return min(1.0, int(self.step) / ramp) if ramp and self.training else 1.0
 
-    def _seeds(
+    def _known_pairs(
         self, positives: Tensor, left_item: Tensor | None, right_item: Tensor | None
     ) -> Tensor | None:
         """(N, M) mask of the pairs that are known, or None where none ever is."""
-        seeds = self.config.seeds
-        if seeds == "all":
+        known_pairs = self.config.known_pairs
+        if known_pairs == "all":
             return positives
-        if seeds == "none" or seeds == 0:
+        if known_pairs == "none" or known_pairs == 0:
             return None
         if left_item is None or right_item is None:
-            raise ValueError(f"cycle with seeds: {seeds} needs the item keys of both sides")
-        if isinstance(seeds, int):
+            raise ValueError(
+                f"cycle with known_pairs: {known_pairs} needs the item keys of both sides"
+            )
+        if isinstance(known_pairs, int):
             if self.training:
-                self._add_seeds(left_item[torch.isin(left_item, right_item)])
-            items = self.seed_items[: int(self.seed_count)]
+                self._add_known_items(left_item[torch.isin(left_item, right_item)])
+            items = self.known_items[: int(self.known_count)]
             known = [torch.isin(item, items) for item in (left_item, right_item)]
         else:
-            bound = int(float(seeds) * (1 << 53))
+            bound = int(float(known_pairs) * (1 << 53))
             known = [hashed_keys(item) < bound for item in (left_item, right_item)]
         return positives & known[0][:, None] & known[1][None, :]
 
     @torch.no_grad()
-    def _add_seeds(self, items: Tensor) -> None:
-        count, size = int(self.seed_count), len(self.seed_items)
+    def _add_known_items(self, items: Tensor) -> None:
+        count, size = int(self.known_count), len(self.known_items)
         if count == size or not len(items):
             return
         new = torch.unique(items)
-        new = new[~torch.isin(new, self.seed_items[:count])]
+        new = new[~torch.isin(new, self.known_items[:count])]
         new = new[hashed_keys(new).argsort(stable=True)][: size - count]
-        self.seed_items[count : count + len(new)] = new
-        self.seed_count += len(new)
+        self.known_items[count : count + len(new)] = new
+        self.known_count += len(new)
 
     def _note(
         self, error: float, forth: tuple[float, float, int], back: tuple[float, float, int]
     ) -> None:
         self._metrics = {"cycle_error": error, "rows": float(min(forth[2], back[2]))}
         if forth[2]:
-            self._metrics["matching"] = (forth[0] + back[0]) / 2
+            self._metrics["matching_accuracy"] = (forth[0] + back[0]) / 2
             self._metrics["chance"] = (forth[1] + back[1]) / 2
 
     def _watch(self) -> None:
@@ -585,15 +587,15 @@ class Cycle(nn.Module):
         bound = chance + 3 * (chance * (1 - chance) / n) ** 0.5
         measurable = bound < 0.5
         closed = found["cycle_error"] < CLOSED
-        at_chance = measurable and closed and found["matching"] <= bound
+        at_chance = measurable and closed and found["matching_accuracy"] <= bound
         self.closed_at_chance = self.closed_at_chance + 1 if at_chance else 0
         if self.closed_at_chance >= PATIENCE and not self._warned:
             self._warned = True
             warnings.warn(
                 f"cycle: for {PATIENCE} steps the cycle has been closed (error "
-                f"{found['cycle_error']:.3g}) while {found['matching']:.1%} of the rows find "
-                f"their partner, which is chance ({chance:.1%}). Any permutation closes a cycle: "
-                "use more seeds, or add info_nce",
+                f"{found['cycle_error']:.3g}) while {found['matching_accuracy']:.1%} of the rows "
+                f"find their partner, which is chance ({chance:.1%}). Any permutation closes a "
+                "cycle: raise known_pairs, or add info_nce",
                 stacklevel=3,
             )
 

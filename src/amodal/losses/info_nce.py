@@ -30,7 +30,7 @@ def info_nce_loss(
     *,
     multi_positive: MultiPositive = "exclusive",
     keep: Tensor | None = None,
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Mean of `one_way_info_nce` from left to right and from right to left.
 
@@ -44,7 +44,7 @@ def info_nce_loss(
             belongs to row i.
         multi_positive: see `one_way_info_nce`.
         keep: (N, M) bool; pairs that are False are ignored. None keeps all.
-        smoothing: see `one_way_info_nce`.
+        label_smoothing: see `one_way_info_nce`.
 
     Returns:
         () loss in float32 or wider.
@@ -75,7 +75,7 @@ def info_nce_loss(
         positives,
         multi_positive=multi_positive,
         keep=keep,
-        smoothing=smoothing,
+        label_smoothing=label_smoothing,
     )
     back = one_way_info_nce(
         right,
@@ -84,7 +84,7 @@ def info_nce_loss(
         positives.T if positives is not None else None,
         multi_positive=multi_positive,
         keep=keep.T if keep is not None else None,
-        smoothing=smoothing,
+        label_smoothing=label_smoothing,
     )
     return (forth + back) / 2
 
@@ -97,7 +97,7 @@ def one_way_info_nce(
     *,
     multi_positive: MultiPositive = "exclusive",
     keep: Tensor | None = None,
-    smoothing: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> Tensor:
     """Mean cross-entropy of the positives of each query among the candidates.
 
@@ -121,7 +121,7 @@ def one_way_info_nce(
         positives: (N, M) bool; None: row i belongs to candidate i, and candidates from N on
             are negatives.
         keep: (N, M) bool; pairs that are False are neither positive nor negative.
-        smoothing: e, from 0 to below 1.
+        label_smoothing: e, from 0 to below 1.
 
     Returns:
         () loss in float32 or wider.
@@ -144,8 +144,8 @@ def one_way_info_nce(
     for name, mask in (("positives", positives), ("keep", keep)):
         if mask is not None and mask.shape != (n, m):
             raise ValueError(f"{name} must be {(n, m)}, got {tuple(mask.shape)}")
-    if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing must be from 0 to below 1, got {smoothing}")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be from 0 to below 1, got {label_smoothing}")
     if positives is None and m < n:
         raise ValueError(f"{n} rows need a partner each, but there are {m} candidates")
     with torch.autocast(query.device.type, enabled=False):
@@ -158,7 +158,9 @@ def one_way_info_nce(
         query = query * log_scale.to(dtype).exp()
         rows = max(1, STRIP // m)
         if rows >= n:
-            total, count = _strip(query, candidates, positives, keep, 0, multi_positive, smoothing)
+            total, count = _strip(
+                query, candidates, positives, keep, 0, multi_positive, label_smoothing
+            )
             return total / count.clamp_min(1)
         totals, counts = [], []
         for start in range(0, n, rows):
@@ -171,7 +173,7 @@ def one_way_info_nce(
                 keep[part] if keep is not None else None,
                 start,
                 multi_positive,
-                smoothing,
+                label_smoothing,
                 use_reentrant=False,
             )
             totals.append(total)
@@ -186,11 +188,11 @@ def _strip(
     keep: Tensor | None,
     start: int,
     multi_positive: MultiPositive,
-    smoothing: float,
+    label_smoothing: float,
 ) -> tuple[Tensor, Tensor]:
     """Sum of the losses of rows `start` onwards, and the number of rows with a positive."""
     logits = scaled @ candidates.T  # (n, M)
-    if positives is None and keep is None and not smoothing:
+    if positives is None and keep is None and not label_smoothing:
         target = torch.arange(start, start + len(logits), device=logits.device)
         total = F.cross_entropy(logits, target, reduction="sum")
         return total, torch.tensor(float(len(logits)), dtype=logits.dtype, device=logits.device)
@@ -211,12 +213,12 @@ def _strip(
     rivals = logits if excluded is None else logits.masked_fill(excluded, nothing)
     margin = rivals.logsumexp(1)[row] - logits[row, column]  # (pairs,)
     per_pair = margin if multi_positive == "mean" else F.softplus(margin, threshold=50)
-    if smoothing:
+    if label_smoothing:
         negatives = ~positives & keep if keep is not None else ~positives
         number = negatives.sum(1)  # (n,)
         average = (logits * negatives).sum(1) / number.clamp_min(1)
         moved = (logits[row, column] - average[row]) * (number > 0)[row]
-        per_pair = per_pair + smoothing * moved
+        per_pair = per_pair + label_smoothing * moved
     count = torch.bincount(row, minlength=len(logits))  # (n,)
     total = (per_pair / count[row]).sum()
     return total, (count > 0).sum().to(logits.dtype)
@@ -285,10 +287,10 @@ class InfoNCEConfig(TemperatureConfig):
     # Training steps before queued rows are used. While encoders change fast, queued rows differ
     # from those of the batch by their age, which is easier to learn than the items.
     # None: 1000, or 0 with a momentum encoder, which changes slowly.
-    queue_after: int | None = Field(None, ge=0)
+    queue_start_step: int | None = Field(None, ge=0)
     # Decay of a momentum encoder, which then embeds the candidates; None: no momentum encoder.
     momentum: float | None = Field(None, gt=0, lt=1)
-    smoothing: float = Field(0.0, ge=0, lt=1)  # share of each target that the negatives get
+    label_smoothing: float = Field(0.0, ge=0, lt=1)  # share of each target that the negatives get
 
     def build(self, dim: int | None = None) -> InfoNCE:
         """The loss; `dim` is E, needed only with a queue."""
@@ -299,14 +301,14 @@ class InfoNCEConfig(TemperatureConfig):
             min_temperature=self.min_temperature,
             multi_positive=self.multi_positive,
             queue_size=self.queue_size,
-            queue_after=self._queue_after(),
+            queue_start_step=self._queue_start_step(),
             dim=dim or 0,
-            smoothing=self.smoothing,
+            label_smoothing=self.label_smoothing,
         )
 
-    def _queue_after(self) -> int:
-        if self.queue_after is not None:
-            return self.queue_after
+    def _queue_start_step(self) -> int:
+        if self.queue_start_step is not None:
+            return self.queue_start_step
         return 1000 if self.momentum is None else 0
 
 
@@ -317,8 +319,8 @@ class InfoNCE(nn.Module):
     to right the queued right rows, and the other way round. Queued rows that are related to a
     query (see `positives_from_keys`) are left out for it. Queued rows were embedded by
     earlier weights, so a queue suits encoders that change slowly: it is used from the step
-    `queue_after` on, or its rows come from a momentum encoder, which always changes slowly. One
-    module serves one pair of modalities, as its two queues are those of `left` and `right`.
+    `queue_start_step` on, or its rows come from a momentum encoder, which always changes slowly.
+    One module serves one pair of modalities, as its two queues are those of `left` and `right`.
 
     References:
         Wang et al. 2020, arXiv:1912.06798 (cross-batch memory).
@@ -346,18 +348,18 @@ class InfoNCE(nn.Module):
         min_temperature: float,
         multi_positive: MultiPositive = "exclusive",
         queue_size: int = 0,
-        queue_after: int = 0,
+        queue_start_step: int = 0,
         dim: int = 0,
-        smoothing: float = 0.0,
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.log_scale = nn.Parameter(torch.tensor(-math.log(temperature)))
         self.max_log_scale = -math.log(min_temperature)
         self.multi_positive: MultiPositive = multi_positive
-        self.smoothing = smoothing
+        self.label_smoothing = label_smoothing
         self.left_queue = NegativeQueue(queue_size, dim) if queue_size else None
         self.right_queue = NegativeQueue(queue_size, dim) if queue_size else None
-        self.queue_after = queue_after
+        self.queue_start_step = queue_start_step
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.one_pair = queue_size > 0  # the queues are those of two modalities
 
@@ -403,7 +405,7 @@ class InfoNCE(nn.Module):
         assert left_item is not None
         assert right_item is not None
         assert positives is not None
-        held = None if int(self.step) >= self.queue_after else 0
+        held = None if int(self.step) >= self.queue_start_step else 0
         past_left, past_right = self.left_queue.rows(held), self.right_queue.rows(held)
         owners = [(past_left.item, past_left.content), (past_right.item, past_right.content)]
         for item, content in ((left_item, left_content), (right_item, right_content)):
@@ -443,7 +445,7 @@ class InfoNCE(nn.Module):
             positives,
             multi_positive=self.multi_positive,
             keep=keep,
-            smoothing=self.smoothing,
+            label_smoothing=self.label_smoothing,
         )
 
     @torch.no_grad()

@@ -16,13 +16,13 @@ class LanguageModelingConfig(Config):
     """Cross-entropy of the target tokens, each given the tokens before it.
 
     Examples:
-        >>> LanguageModelingConfig(per="conversation").smoothing
+        >>> LanguageModelingConfig(average_over="conversation").label_smoothing
         0.0
     """
 
     kind: Literal["language_modeling"] = "language_modeling"
-    smoothing: float = Field(0.0, ge=0, lt=1)  # label smoothing
-    per: Literal["token", "conversation"] = "token"  # unit of the average
+    label_smoothing: float = Field(0.0, ge=0, lt=1)  # label smoothing
+    average_over: Literal["token", "conversation"] = "token"  # unit of the average
 
 
 def language_modeling_loss(
@@ -30,8 +30,8 @@ def language_modeling_loss(
     labels: Tensor,
     conversation: Tensor,
     *,
-    smoothing: float = 0.0,
-    per: Literal["token", "conversation"] = "token",
+    label_smoothing: float = 0.0,
+    average_over: Literal["token", "conversation"] = "token",
 ) -> Tensor:
     """Mean of -log p(token) over tokens, or over conversations of the mean over their tokens.
 
@@ -39,8 +39,8 @@ def language_modeling_loss(
         logits: (T, V).
         labels: (T,) int64 target tokens.
         conversation: (T,) int64 key of the conversation of each token.
-        smoothing: share of the target distribution that is uniform over the vocabulary.
-        per: "conversation" gives a long caption the weight of a short answer.
+        label_smoothing: share of the target distribution that is uniform over the vocabulary.
+        average_over: "conversation" gives a long caption the weight of a short answer.
 
     Returns:
         () in nats, float32 or wider; 0 with a gradient of 0 where there are no targets.
@@ -60,8 +60,8 @@ def language_modeling_loss(
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if not len(labels):
         return wide.sum() * 0.0
-    per_token = F.cross_entropy(wide, labels, label_smoothing=smoothing, reduction="none")
-    if per == "token":
+    per_token = F.cross_entropy(wide, labels, label_smoothing=label_smoothing, reduction="none")
+    if average_over == "token":
         return per_token.mean()
     _, index, count = conversation.unique(return_inverse=True, return_counts=True)
     return (per_token / count[index]).sum() / len(count)

@@ -65,12 +65,12 @@ def nt_xent_loss(
 class NTXentConfig(TemperatureConfig):
     """`nt_xent_loss` with a learned temperature.
 
-    `mode`: "in_modality" contrasts the views of one modality at a time, "cross_modality" the rows
+    `mode`: "intra_modal" contrasts the views of one modality at a time, "cross_modal" the rows
     of two modalities together.
     """
 
     kind: Literal["nt_xent"] = "nt_xent"
-    mode: Literal["in_modality", "cross_modality"] = "in_modality"
+    mode: Literal["intra_modal", "cross_modal"] = "intra_modal"
     multi_positive: MultiPositive = "exclusive"
 
     def build(self, dim: int | None = None) -> NTXent:

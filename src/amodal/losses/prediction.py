@@ -12,11 +12,11 @@ Task = Literal["classification", "multi_label", "regression"]
 
 
 def prediction_loss(
-    logits: Tensor, target: Tensor, task: Task, *, smoothing: float = 0.0
+    logits: Tensor, target: Tensor, task: Task, *, label_smoothing: float = 0.0
 ) -> Tensor:
     """Mean loss over the rows with a target; rows without one are ignored.
 
-    - "classification": cross-entropy, with `smoothing` of the target spread over all classes.
+    - "classification": cross-entropy, with `label_smoothing` of the target spread over all classes.
     - "multi_label": mean over classes of the binary cross-entropies.
     - "regression": squared error.
 
@@ -25,7 +25,7 @@ def prediction_loss(
         target: (B,) int64, -100 where unknown; (B, C) of 0 and 1, NaN where unknown; or (B,)
             numbers, NaN where unknown.
         task: see above.
-        smoothing: share of the target, classification alone.
+        label_smoothing: share of the target, classification alone.
 
     Returns:
         () in float32 or wider; 0 with a gradient of 0 where no target is known.
@@ -59,7 +59,7 @@ def prediction_loss(
     if not len(wide):
         return wide.sum() * 0.0
     if task == "classification":
-        return F.cross_entropy(wide, target, label_smoothing=smoothing)
+        return F.cross_entropy(wide, target, label_smoothing=label_smoothing)
     if task == "multi_label":
         return F.binary_cross_entropy_with_logits(wide, target.to(wide))
     return F.mse_loss(wide[:, 0], target.to(wide))

@@ -165,12 +165,12 @@ class SharedPrivateConfig(Config):
     """Widths of the codes, and the weight of each term."""
 
     kind: Literal["shared_private"] = "shared_private"
-    shared: int = Field(16, ge=1)  # width of the shared codes
-    private: int = Field(16, ge=1)
+    shared_dim: int = Field(16, ge=1)  # width of the shared codes
+    private_dim: int = Field(16, ge=1)
     hidden: int = Field(128, ge=1)
     # cmd, mmd: distance of the distributions (MISA has cmd); adversarial: a discriminator of the
-    # modality with gradient reversal; pairs: InfoNCE of the items
-    similarity: Literal["cmd", "mmd", "adversarial", "pairs"] = "pairs"
+    # modality with gradient reversal; info_nce: InfoNCE of the items
+    similarity: Literal["cmd", "mmd", "adversarial", "info_nce"] = "info_nce"
     temperature: float = Field(0.1, gt=0)
     similarity_weight: float = Field(1.0, ge=0)
     agreement_weight: float = Field(10.0, ge=0)
@@ -178,7 +178,7 @@ class SharedPrivateConfig(Config):
     dependence_weight: float = Field(3.0, ge=0)
     reconstruction_weight: float = Field(1.0, ge=0)
     # rebuild each modality from its private code and the shared code of another
-    cross: bool = True
+    cross_reconstruction: bool = True
 
     def build(self, widths: Mapping[str, int]) -> SharedPrivate:
         """The module; `widths` is modality -> D, of the features."""
@@ -215,7 +215,7 @@ class SharedPrivate(nn.Module):
     Examples:
         >>> import torch
         >>> from amodal.losses import SharedPrivateConfig
-        >>> config = SharedPrivateConfig(shared=4, private=4, hidden=16)
+        >>> config = SharedPrivateConfig(shared_dim=4, private_dim=4, hidden=16)
         >>> loss = config.build({"image": 10, "text": 6})
         >>> features = {"image": torch.randn(16, 10), "text": torch.randn(16, 6)}
         >>> loss(features).shape, loss.encode(features).shared["text"].shape
@@ -228,15 +228,15 @@ class SharedPrivate(nn.Module):
             raise ValueError(f"need 2 or more modalities, got {list(widths)}")
         self.config = config
         self.widths = dict(widths)
-        both = config.shared + config.private
+        both = config.shared_dim + config.private_dim
         self.shared = nn.ModuleDict(
-            {m: _mlp(d, config.hidden, config.shared) for m, d in widths.items()}
+            {m: _mlp(d, config.hidden, config.shared_dim) for m, d in widths.items()}
         )
         self.private = nn.ModuleDict(
-            {m: _mlp(d, config.hidden, config.private) for m, d in widths.items()}
+            {m: _mlp(d, config.hidden, config.private_dim) for m, d in widths.items()}
         )
         self.adversary = (
-            AdversarialConfig(modalities=len(widths), hidden=config.hidden).build(config.shared)
+            AdversarialConfig(modalities=len(widths), hidden=config.hidden).build(config.shared_dim)
             if config.similarity == "adversarial"
             else None
         )
@@ -265,7 +265,7 @@ class SharedPrivate(nn.Module):
         names = list(self.widths)
         rebuilt = []
         for place, m in enumerate(names):
-            source = names[(place + 1) % len(names)] if config.cross else m
+            source = names[(place + 1) % len(names)] if config.cross_reconstruction else m
             code = torch.cat([shared[source], private[m]], dim=1)
             rebuilt.append(unexplained_share(_through(self.decoder[m], code), features[m]))
         apart = [(shared[m], private[m]) for m in names]
@@ -288,7 +288,7 @@ class SharedPrivate(nn.Module):
             return found
         terms = []
         for a, b in combinations(shared, 2):
-            if kind == "pairs":
+            if kind == "info_nce":
                 scale = -torch.tensor(self.config.temperature, device=a.device).log()
                 terms.append(info_nce_loss(a, b, scale))
             elif kind == "mmd":

@@ -118,10 +118,10 @@ class TripletConfig(ContrastiveConfig):
     kind: Literal["triplet"] = "triplet"
     margin: float = Field(0.2, gt=0)
     mining: Literal["all", "semi_hard", "hardest", "scheduled"] = "scheduled"
-    harden_after: int = Field(500, ge=0)  # steps of semi-hard mining before the hardest, scheduled
+    semi_hard_steps: int = Field(500, ge=0)  # scheduled: before the hardest negatives
 
     def build(self, dim: int | None = None) -> Triplet:
-        return Triplet(margin=self.margin, mining=self.mining, harden_after=self.harden_after)
+        return Triplet(margin=self.margin, mining=self.mining, semi_hard_steps=self.semi_hard_steps)
 
 
 class Triplet(nn.Module):
@@ -133,13 +133,13 @@ class Triplet(nn.Module):
     Args:
         margin: in cosine.
         mining: of `one_way_triplet`, or "scheduled".
-        harden_after: training steps of semi-hard mining before the hardest negatives.
+        semi_hard_steps: training steps of semi-hard mining before the hardest negatives.
 
     Examples:
         >>> import torch
         >>> from torch.nn.functional import normalize
         >>> from amodal.losses import TripletConfig
-        >>> loss = TripletConfig(margin=0.2, mining="scheduled", harden_after=100).build()
+        >>> loss = TripletConfig(margin=0.2, mining="scheduled", semi_hard_steps=100).build()
         >>> image, text = (normalize(torch.randn(8, 16), dim=1) for _ in range(2))
         >>> loss(image, text).shape
         torch.Size([])
@@ -152,10 +152,10 @@ class Triplet(nn.Module):
         *,
         margin: float,
         mining: Literal["all", "semi_hard", "hardest", "scheduled"],
-        harden_after: int = 0,
+        semi_hard_steps: int = 0,
     ) -> None:
         super().__init__()
-        self.margin, self.mining, self.harden_after = margin, mining, harden_after
+        self.margin, self.mining, self.semi_hard_steps = margin, mining, semi_hard_steps
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
         self.collapsed_steps = 0  # training steps in a row in which all rows were one point
 
@@ -175,7 +175,7 @@ class Triplet(nn.Module):
     def _now(self) -> Mining:
         if self.mining != "scheduled":
             return self.mining
-        return "semi_hard" if int(self.step) < self.harden_after else "hardest"
+        return "semi_hard" if int(self.step) < self.semi_hard_steps else "hardest"
 
     @torch.no_grad()
     def _watch(self, left: Tensor, right: Tensor) -> None:

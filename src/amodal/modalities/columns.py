@@ -38,7 +38,7 @@ class ColumnsModality:
     def values(self, name: str, prepare: ColumnsPreprocessor, record: Record) -> list[Any]:
         cells = record.get(name) if isinstance(record.get(name), dict) else record
         assert cells is not None
-        named = {c: cells.get(c) for c in (*prepare.numbers, *prepare.categories)}
+        named = {c: cells.get(c) for c in (*prepare.numerical, *prepare.categorical)}
         there = {c: value for c, value in named.items() if value is not None and value != ""}
         return [there] if there else []
 

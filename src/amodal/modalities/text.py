@@ -69,7 +69,7 @@ class TextModality:
         """Token embeddings from co-occurrence counts, where a small Transformer asks for them."""
         if not isinstance(encoder, SmallTransformer):
             return
-        if encoder.config.word_vectors == "cooccurrence":
+        if encoder.config.embedding_init == "cooccurrence":
             vectors = cooccurrence_vectors(
                 (
                     prepare(texts_of(record, name))["input_ids"].flatten().tolist()

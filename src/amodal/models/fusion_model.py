@@ -30,7 +30,7 @@ class HeadConfig(BaseModel):
 
     hidden: int | None = Field(None, ge=1)
     dropout: float = Field(0.0, ge=0, lt=1)
-    unimodal: bool = True  # heads on each modality alone, for auxiliary losses and diagnostics
+    unimodal_heads: bool = True  # on each modality alone, for auxiliary losses and diagnostics
 
 
 class FusionArchitecture(BaseModel):
@@ -106,7 +106,7 @@ class FusionModel(PreTrainedModel):
     Examples:
         >>> from amodal.models.fusion_model import FusionArchitecture, build_fusion_model
         >>> sensor = {"kind": "vector", "width": 8}
-        >>> table = {"kind": "columns", "numbers": ["age"], "width": 8, "heads": 2}
+        >>> table = {"kind": "columns", "numerical": ["age"], "width": 8, "heads": 2}
         >>> architecture = FusionArchitecture(
         ...     encoders={"sensor": sensor, "table": table}, fusion={"kind": "concat", "dim": 8}
         ... )
@@ -150,7 +150,7 @@ class FusionModel(PreTrainedModel):
         self.head = _head(architecture.head, fusion.dim, size)
         self.unimodal = nn.ModuleDict(
             {m: nn.Linear(width, size) for m, width in widths.items()}
-            if architecture.head.unimodal
+            if architecture.head.unimodal_heads
             else {}
         )
         # Whether the losses of the unimodal heads move the encoders, or their own weights alone.
@@ -249,7 +249,7 @@ class FusionModel(PreTrainedModel):
         if mask.shape[1] != 1:
             raise ValueError(
                 f"{modality}: fusion takes one row per item, the batch has {mask.shape[1]}; set "
-                "data.captions and data.views to 1"
+                "data.captions_per_item and data.views_per_item to 1"
             )
         present = mask[:, 0]
         named = batch.tensors[modality]
@@ -339,7 +339,7 @@ def build_fusion_model(
     Examples:
         >>> from amodal.models.fusion_model import FusionArchitecture, build_fusion_model
         >>> sensor = {"kind": "vector", "width": 8}
-        >>> table = {"kind": "columns", "categories": ["city"], "width": 8, "heads": 2}
+        >>> table = {"kind": "columns", "categorical": ["city"], "width": 8, "heads": 2}
         >>> architecture = FusionArchitecture(
         ...     encoders={"sensor": sensor, "table": table}, fusion={"kind": "concat", "dim": 8}
         ... )

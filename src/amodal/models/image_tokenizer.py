@@ -23,27 +23,27 @@ class TokenizerArchitecture(BaseModel):
 
     Args:
         size: side S of the images, in pixels.
-        patch: side of the pixel patches that the first layer reads and the last one writes. The
-            cost of a layer falls with its square.
+        patch_size: side of the pixel patches that the first layer reads and the last one writes.
+            The cost of a layer falls with its square.
         widths: channels of the encoder; each after the first halves the resolution.
         codebook_size: K, number of codes.
         codebook_dim: D, dimension of a code.
-        blocks: residual blocks at the resolution of the grid, in encoder and decoder.
+        num_res_blocks: residual blocks at the resolution of the grid, in encoder and decoder.
         decay, dead_code_threshold, warmup: of the codebook, see `VectorQuantizer`.
 
     Examples:
-        >>> TokenizerArchitecture(size=64, patch=2, widths=(8, 16)).grid
+        >>> TokenizerArchitecture(size=64, patch_size=2, widths=(8, 16)).grid
         16
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     size: int = Field(64, ge=8)
-    patch: int = Field(1, ge=1)
+    patch_size: int = Field(1, ge=1)
     widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=1)
     codebook_size: int = Field(512, ge=2)
     codebook_dim: int = Field(32, ge=1)
-    blocks: int = Field(2, ge=0)
+    num_res_blocks: int = Field(2, ge=0)
     decay: float = Field(0.99, gt=0, lt=1)
     dead_code_threshold: float = Field(0.05, ge=0)
     warmup: int = Field(0, ge=0)
@@ -51,7 +51,7 @@ class TokenizerArchitecture(BaseModel):
     @property
     def factor(self) -> int:
         """Side of the pixel area of a token."""
-        return int(self.patch * 2 ** (len(self.widths) - 1))
+        return int(self.patch_size * 2 ** (len(self.widths) - 1))
 
     @property
     def grid(self) -> int:
@@ -64,7 +64,8 @@ class TokenizerArchitecture(BaseModel):
         if self.size % self.factor:
             raise ValueError(
                 f"size {self.size} does not halve {halvings} times, once per width after the "
-                f"first, into whole patches of {self.patch}; it must be divisible by {self.factor}"
+                f"first, into whole patches of {self.patch_size}; it must be divisible by "
+                f"{self.factor}"
             )
         if min(self.widths) < 1:
             raise ValueError(f"widths must be positive, got {self.widths}")
@@ -111,7 +112,7 @@ class ImageTokenizer(PreTrainedModel):
         preprocessors: `image`.
 
     Examples:
-        >>> sizes = {"size": 8, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
+        >>> sizes = dict(size=8, patch_size=4, widths=[4], codebook_size=6, codebook_dim=2)
         >>> tokenizer = ImageTokenizer(ImageTokenizerConfig(sizes)).eval()
         >>> codes = tokenizer.encode(torch.zeros(1, 3, 8, 8))
         >>> codes.shape, tokenizer.decode(codes).shape
@@ -136,16 +137,16 @@ class ImageTokenizer(PreTrainedModel):
         self.architecture = a = TokenizerArchitecture.model_validate(config.architecture)
         default = ImagePreprocessor(a.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
         self.preprocessors: dict[str, Any] = {"image": default, **(preprocessors or {})}
-        patch_channels = 3 * a.patch**2
+        patch_channels = 3 * a.patch_size**2
         down: list[nn.Module] = [
-            nn.PixelUnshuffle(a.patch),
+            nn.PixelUnshuffle(a.patch_size),
             nn.Conv2d(patch_channels, a.widths[0], 3, padding=1),
             _Residual(a.widths[0]),
         ]
         for width, out in pairwise(a.widths):
             down += [nn.Conv2d(width, out, 4, stride=2, padding=1), _Residual(out)]
         width = a.widths[-1]
-        down += [_Residual(width) for _ in range(a.blocks)]
+        down += [_Residual(width) for _ in range(a.num_res_blocks)]
         self.down = nn.Sequential(*down, nn.SiLU(), nn.Conv2d(width, a.codebook_dim, 1))
         self.quantizer = VectorQuantizer(
             a.codebook_size,
@@ -155,12 +156,12 @@ class ImageTokenizer(PreTrainedModel):
             warmup=a.warmup,
         )
         up: list[nn.Module] = [nn.Conv2d(a.codebook_dim, width, 3, padding=1), _Residual(width)]
-        up += [_Residual(width) for _ in range(a.blocks)]
+        up += [_Residual(width) for _ in range(a.num_res_blocks)]
         for width, out in pairwise(reversed(a.widths)):
             up += [nn.ConvTranspose2d(width, out, 4, stride=2, padding=1), _Residual(out)]
         width = a.widths[0]
         up += [nn.SiLU(), nn.Conv2d(width, patch_channels, 3, padding=1)]
-        self.up = nn.Sequential(*up, nn.PixelShuffle(a.patch))
+        self.up = nn.Sequential(*up, nn.PixelShuffle(a.patch_size))
         # Convolution kernels of CPUs and GPUs are fastest with channels last.
         for part in (self.down, self.up):
             part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

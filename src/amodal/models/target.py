@@ -23,7 +23,7 @@ class TargetConfig(StrictModel):
         column: of the records; `label` is the class name of every source that has one.
         separator: between the classes of one item, where several are written into one string.
         classes: all there are, in order; left empty, those of the training rows, sorted.
-        mean, deviation: of the numbers of the training rows; the model learns them in deviations.
+        mean, std: of the numbers of the training rows; the model learns them in deviations.
     """
 
     task: Literal["classification", "multi_label", "regression"] = "classification"
@@ -31,7 +31,7 @@ class TargetConfig(StrictModel):
     separator: str = Field("|", min_length=1)
     classes: tuple[str, ...] = ()
     mean: float | None = None
-    deviation: float | None = Field(None, gt=0)
+    std: float | None = Field(None, gt=0)
 
     @property
     def size(self) -> int:
@@ -87,7 +87,7 @@ class TargetConfig(StrictModel):
         Raises:
             DataError: no record has the column, or there is nothing to tell apart.
         """
-        if self.classes or self.deviation is not None:
+        if self.classes or self.std is not None:
             return self
         if self.task == "regression":
             return self._measured(records)
@@ -109,7 +109,7 @@ class TargetConfig(StrictModel):
         """Numbers of the model in the units of the column; scores of classes as they are."""
         if self.task != "regression":
             return outputs
-        return outputs.float() * (self.deviation or 1.0) + (self.mean or 0.0)
+        return outputs.float() * (self.std or 1.0) + (self.mean or 0.0)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
         """(N, C) probabilities of (N, C) scores; (N,) numbers of a regression."""
@@ -121,7 +121,7 @@ class TargetConfig(StrictModel):
         """What `natural` undoes, in deviations from the mean."""
         if self.task != "regression":
             return values
-        return (values - (self.mean or 0.0)) / (self.deviation or 1.0)
+        return (values - (self.mean or 0.0)) / (self.std or 1.0)
 
     def _measured(self, records: Iterable[Record]) -> TargetConfig:
         numbers: list[float] = []
@@ -142,7 +142,7 @@ class TargetConfig(StrictModel):
             raise DataError(
                 f"column {self.column!r} is {numbers[0]} in every row: there is nothing to predict"
             )
-        return self.model_copy(update={"mean": float(values.mean()), "deviation": deviation})
+        return self.model_copy(update={"mean": float(values.mean()), "std": deviation})
 
     def _absent(self, columns: Iterable[str]) -> DataError:
         there = ", ".join(sorted(set(columns) - {"origin"}))

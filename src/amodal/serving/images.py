@@ -43,7 +43,7 @@ def examples() -> list[dict[str, Any]]:
     """Example scenes of the built-in world: image, caption and questions of each."""
     source = ScenesConfig(
         size=EXAMPLES,
-        part="test",
+        split="test",
         image_size=SIDE,
         min_objects=3,
         captions_per_scene=1,

@@ -266,7 +266,7 @@ def _texts(run: Path) -> tuple[str, ...]:
     """Captions like those of the training scenes; none where the run was trained on other data."""
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-        config = ScenesConfig.model_validate({**recipe["data"]["train"], "part": "validation"})
+        config = ScenesConfig.model_validate({**recipe["data"]["train"], "split": "validation"})
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return ()
     source = config.model_copy(update={"size": EXAMPLE_TEXTS}).open()

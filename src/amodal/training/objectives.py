@@ -221,7 +221,7 @@ class Objectives(nn.Module):
 def _pairing(config: Any, dim: int) -> Compare:
     """The rows that an objective compares."""
     if isinstance(config, NTXentConfig):
-        return PAIRINGS["views_of_each" if config.mode == "in_modality" else "joint_batch"]
+        return PAIRINGS["views_of_each" if config.mode == "intra_modal" else "joint_batch"]
     if isinstance(config, DistillationConfig):
         teacher = TeacherEmbeddings(config.teacher)
         if config.form == "feature" and teacher.dim != dim:

@@ -21,18 +21,18 @@ FUSED = "fused"
 class PredictionConfig(Config):
     """Cross-entropy, binary cross-entropies or squared error of the prediction of a fusion.
 
-    The unimodal heads are always trained, to measure each input by itself; with `unimodal` 0 their
-    gradient stops before the encoders.
+    The unimodal heads are always trained, to measure each input by itself; with `unimodal_weight` 0
+    their gradient stops before the encoders.
     """
 
     kind: Literal["prediction"] = "prediction"
-    smoothing: float = Field(0.0, ge=0, lt=1)  # of the target, classification only
-    unimodal: float = Field(0.0, ge=0)  # weight of the unimodal losses beside the fused one
+    label_smoothing: float = Field(0.0, ge=0, lt=1)  # of the target, classification only
+    unimodal_weight: float = Field(0.0, ge=0)  # weight of the unimodal losses beside the fused one
     balance: BalanceConfig | None = None
 
 
 class PredictionObjective(nn.Module):
-    """Fused loss + `unimodal` x mean of the unimodal losses.
+    """Fused loss + `unimodal_weight` x mean of the unimodal losses.
 
     With gradient blending the losses are weighted by how little they overfit instead, all equally
     until that has been measured.
@@ -59,7 +59,9 @@ class PredictionObjective(nn.Module):
     @property
     def reaches_encoders(self) -> bool:
         """Whether the unimodal losses move the encoders."""
-        return self.config.unimodal > 0 or isinstance(self.config.balance, GradientBlendingConfig)
+        return self.config.unimodal_weight > 0 or isinstance(
+            self.config.balance, GradientBlendingConfig
+        )
 
     def forward(self, prediction: Prediction, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The total, and the loss of every head by name.
@@ -78,7 +80,7 @@ class PredictionObjective(nn.Module):
         total = values[FUSED]
         if unimodal:
             # Behind detached features the heads are trained at full weight: nothing else moves.
-            total = total + (self.config.unimodal or 1.0) * torch.stack(unimodal).mean()
+            total = total + (self.config.unimodal_weight or 1.0) * torch.stack(unimodal).mean()
         return self.config.weight * total, values
 
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ class PredictionObjective(nn.Module):
             self.target.standard(logits),
             self.target.standard(target),
             self.target.task,
-            smoothing=self.config.smoothing,
+            label_smoothing=self.config.label_smoothing,
         )
 
     @property

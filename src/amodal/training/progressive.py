@@ -18,23 +18,23 @@ from amodal.training.recipes.error import RecipeError
 MULTIPLE = 16  # a few sizes only, so that kernels are prepared once for each
 
 
-class ProgressiveSize(StrictModel):
-    """The side of the training images grows evenly from `start`; evaluation uses full ones.
+class ProgressiveResizing(StrictModel):
+    """The side of the training images grows evenly from `initial_size`; evaluation uses full ones.
 
     References:
         Tan & Le 2021, arXiv:2104.00298, section 4.2.
         Touvron et al. 2019, arXiv:1906.06423 (why the last steps need the full side).
     """
 
-    start: int = Field(ge=16)  # pixels
-    full_at: float = Field(0.8, gt=0, le=1)  # fraction of the steps after which images are full
+    initial_size: int = Field(ge=16)  # pixels
+    end_fraction: float = Field(0.8, gt=0, le=1)  # of the steps, after which images are full
 
 
-def side_at(config: ProgressiveSize, full: int, step: int, steps: int) -> int:
+def side_at(config: ProgressiveResizing, full: int, step: int, steps: int) -> int:
     """Pixels of the training images at `step` of `steps`: a multiple of 16, or `full`."""
-    share = min(1.0, step / (config.full_at * steps))
-    side = config.start + share * (full - config.start)
-    return full if share == 1 else min(full, max(config.start, int(side) // MULTIPLE * MULTIPLE))
+    share, least = min(1.0, step / (config.end_fraction * steps)), config.initial_size
+    side = least + share * (full - least)
+    return full if share == 1 else min(full, max(least, int(side) // MULTIPLE * MULTIPLE))
 
 
 def shrink(batch: Batch, side: int) -> Batch:
@@ -51,7 +51,7 @@ def _scaled(pixels: Tensor, side: int) -> Tensor:
     return F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True)
 
 
-def check_progressive_size(config: ProgressiveSize, model: Any) -> None:
+def check_progressive_resizing(config: ProgressiveResizing, model: Any) -> None:
     """Check that the image encoders of a model read images of the smallest size.
 
     Args:
@@ -64,18 +64,18 @@ def check_progressive_size(config: ProgressiveSize, model: Any) -> None:
     sizes = {n: p.size for n, p in model.preprocessors.items() if hasattr(p, "resize")}
     read = {name: side for name, side in sizes.items() if name in encoders}
     if not read:
-        raise RecipeError("train.progressive_size needs an image encoder in model.encoders")
+        raise RecipeError("train.progressive_resizing needs an image encoder in model.encoders")
     for name, side in read.items():
-        if config.start > side:
+        if config.initial_size > side:
             raise RecipeError(
-                f"train.progressive_size.start: {config.start}; the encoder of {name} reads {side} "
-                "pixels"
+                f"train.progressive_resizing.initial_size: {config.initial_size}; the encoder of "
+                f"{name} reads {side} pixels"
             )
-        if not accepts_image_size(encoders[name], config.start):
+        if not accepts_image_size(encoders[name], config.initial_size):
             kind = getattr(getattr(encoders[name], "config", None), "kind", name)
             raise RecipeError(
-                f"train.progressive_size: {kind} takes images of {side} pixels only; leave it out, "
-                "or choose an encoder without learned positions"
+                f"train.progressive_resizing: {kind} takes images of {side} pixels only; leave it "
+                "out, or choose an encoder without learned positions"
             )
 
 

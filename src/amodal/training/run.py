@@ -24,7 +24,7 @@ from amodal.models.run_folder import WEIGHTS
 from amodal.training.errors import RunError
 from amodal.training.kinds import kind_of_recipe, open_run, run_class
 from amodal.training.progress import ProgressCallbacks
-from amodal.training.progressive import check_progressive_size
+from amodal.training.progressive import check_progressive_resizing
 from amodal.training.recipe import Recipe
 from amodal.training.recipes.error import RecipeError
 from amodal.training.sources import open_sources
@@ -97,8 +97,8 @@ def train_run(
     run = run_class(kind_of_recipe(recipe))(recipe, train, validation, resume=resume)
     for name, prepare in run.model.preprocessors.items():  # type: ignore[operator,union-attr]
         prepare.save(folder / name)
-    if recipe.train.progressive_size is not None:
-        check_progressive_size(recipe.train.progressive_size, run.model)
+    if recipe.train.progressive_resizing is not None:
+        check_progressive_resizing(recipe.train.progressive_resizing, run.model)
     trainer = RunTrainer(
         run.trained(),
         run.task,
@@ -209,7 +209,7 @@ def _differences(a: object, b: object, prefix: str = "") -> list[str]:
 def _keep_weights(trainer: RunTrainer, recipe: Recipe, folder: Path) -> None:
     """The best weights so far, or the last, as the model of the run."""
     best = folder / BEST
-    if recipe.train.keep == "best" and (best / WEIGHTS).is_file():
+    if recipe.train.checkpoint == "best" and (best / WEIGHTS).is_file():
         for path in best.iterdir():
             if path.name == "best.json":
                 continue

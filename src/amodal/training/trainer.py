@@ -243,7 +243,7 @@ class RunTrainer(Trainer):
         )
 
     def _resized(self, batch: Batch, step: int, steps: int) -> Batch:
-        growing = self.recipe.progressive_size
+        growing = self.recipe.progressive_resizing
         images = [named for named in batch.tensors.values() if "pixel_values" in named]
         if growing is None or not images:
             return batch

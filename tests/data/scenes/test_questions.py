@@ -44,9 +44,10 @@ THREE = Scene(
 )
 
 
-def scenes(count, low=1, high=6, split="iid", part="train"):
+def scenes(count, low=1, high=6, generalization="iid", split="train"):
     return [
-        sample_scene(3, split, part, i, min_objects=low, max_objects=high) for i in range(count)
+        sample_scene(3, generalization, split, i, min_objects=low, max_objects=high)
+        for i in range(count)
     ]
 
 
@@ -394,10 +395,12 @@ def test_most_absent_pairs_are_near_misses():
 
 def test_training_never_asks_about_a_held_out_pair():
     item = Object("star", "red", "small", "solid", 0.5, 0.5)
-    for part, asked_there in (("train", False), ("test", True)):
+    for split, asked_there in (("train", False), ("test", True)):
         pairs = set()
-        for number, scene in enumerate(scenes(150, low=2, split="attribute-pair", part=part)):
-            for q in write_questions(scene, str(number), count=4, split="attribute-pair"):
+        for number, scene in enumerate(
+            scenes(150, low=2, generalization="attribute-pair", split=split)
+        ):
+            for q in write_questions(scene, str(number), count=4, generalization="attribute-pair"):
                 if q.type == "exists/thing" and q.program.target.colour and q.program.target.shape:
                     t = q.program.target
                     named = Object(t.shape, t.colour, item.size, item.texture, 0.5, 0.5)

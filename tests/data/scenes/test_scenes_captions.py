@@ -139,8 +139,8 @@ def content(claims):
 PARSERS = {"en": parse_english, "zh": parse_chinese}
 
 
-def scenes(n, part="test"):
-    return [sample_scene(0, "iid", part, i) for i in range(n)]
+def scenes(n, split="test"):
+    return [sample_scene(0, "iid", split, i) for i in range(n)]
 
 
 def flip_words(text):

@@ -14,7 +14,7 @@ from amodal.data.scenes.render import render
 from amodal.data.scenes.source import ScenesConfig, write_dataset
 from amodal.data.scenes.world import Scene
 
-SPLITS = ("iid", "attribute-pair", "count", "relation")
+GENERALIZATIONS = ("iid", "attribute-pair", "count", "relation")
 
 
 def test_it_is_a_source():
@@ -50,10 +50,10 @@ def test_a_record_is_the_same_in_any_order_and_in_any_process():
 
 def test_ids_are_unique_over_seeds_splits_parts_and_options():
     ids = [
-        ScenesConfig(size=20, seed=seed, split=split, part=part).open()[i]["id"]
+        ScenesConfig(size=20, seed=seed, generalization=generalization, split=split).open()[i]["id"]
         for seed in (0, 1)
-        for split in SPLITS
-        for part in ("train", "validation", "test")
+        for generalization in GENERALIZATIONS
+        for split in ("train", "validation", "test")
         for i in range(20)
     ]
     ids += [ScenesConfig(size=20, min_objects=5, max_objects=6).open()[i]["id"] for i in range(20)]
@@ -61,8 +61,8 @@ def test_ids_are_unique_over_seeds_splits_parts_and_options():
 
 
 def test_the_count_split_trains_on_few_and_tests_on_many():
-    for part, low, high in (("train", 1, 3), ("validation", 1, 3), ("test", 4, 6)):
-        source = ScenesConfig(size=100, split="count", part=part).open()
+    for split, low, high in (("train", 1, 3), ("validation", 1, 3), ("test", 4, 6)):
+        source = ScenesConfig(size=100, generalization="count", split=split).open()
         assert {source[i]["count"] for i in range(100)} == set(range(low, high + 1))
 
 
@@ -72,7 +72,7 @@ def test_the_count_split_trains_on_few_and_tests_on_many():
         ({"min_objects": 5}, "min_objects is 5"),
         ({"max_objects": 7}, "less than or equal to 6"),
         ({"languages": []}, "at least 1 item"),
-        ({"split": "relation", "part": "test", "max_objects": 1}, "at least 2"),
+        ({"generalization": "relation", "split": "test", "max_objects": 1}, "at least 2"),
         ({"colour": "red"}, "Extra inputs"),
         ({"questions_per_scene": -1}, "greater than or equal to 0"),
         ({"dialogue": True, "min_objects": 1}, "min_objects of at least 2, got 1"),
@@ -87,7 +87,7 @@ def test_a_wrong_config_is_refused(wrong, words):
 
 
 def test_a_config_survives_json():
-    config = ScenesConfig(split="count", part="test", languages=["zh"])
+    config = ScenesConfig(generalization="count", split="test", languages=["zh"])
     assert ScenesConfig.model_validate_json(config.model_dump_json()) == config
 
 

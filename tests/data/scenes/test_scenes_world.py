@@ -17,8 +17,8 @@ from amodal.data.scenes.world import (
     held_out_pair,
     main_relation,
     overlap,
-    part_of,
     sample_scene,
+    split_of,
 )
 
 PARTS = ("train", "validation", "test")
@@ -35,8 +35,8 @@ def at(x, y, shape="circle", colour="red"):
     return Object(shape, colour, "small", "solid", x, y)
 
 
-def draw_many(split, part, n=300, **options):
-    return [sample_scene(0, split, part, i, **options) for i in range(n)]
+def draw_many(generalization, split, n=300, **options):
+    return [sample_scene(0, generalization, split, i, **options) for i in range(n)]
 
 
 def test_a_scene_is_a_function_of_seed_split_part_and_index():
@@ -112,18 +112,18 @@ def test_the_main_relation_lies_along_the_longer_axis(dx, dy, name):
 
 
 def test_no_description_occurs_in_two_parts():
-    seen = {part: {s.signature() for s in draw_many("iid", part, 1000)} for part in PARTS}
+    seen = {split: {s.signature() for s in draw_many("iid", split, 1000)} for split in PARTS}
     assert not seen["train"] & seen["test"]
     assert not seen["train"] & seen["validation"]
     assert not seen["validation"] & seen["test"]
-    assert all(part_of(s) == "test" for s in draw_many("iid", "test", 50))
+    assert all(split_of(s) == "test" for s in draw_many("iid", "test", 50))
 
 
-@pytest.mark.parametrize("split", ["attribute-pair", "relation"])
-def test_held_out_combinations_are_in_every_test_scene_and_in_no_other(split):
-    for part in PARTS:
-        for scene in draw_many(split, part):
-            assert has_held_out(scene, split) == (part == "test")
+@pytest.mark.parametrize("generalization", ["attribute-pair", "relation"])
+def test_held_out_combinations_are_in_every_test_scene_and_in_no_other(generalization):
+    for split in PARTS:
+        for scene in draw_many(generalization, split):
+            assert has_held_out(scene, generalization) == (split == "test")
 
 
 def test_held_out_pairs_leave_every_colour_and_shape_eight_partners():
@@ -136,8 +136,8 @@ def test_held_out_pairs_leave_every_colour_and_shape_eight_partners():
 
 
 def test_held_out_relations_are_invariant_to_mirroring():
-    for part in PARTS:
-        for scene in draw_many("relation", part, 200):
+    for split in PARTS:
+        for scene in draw_many("relation", split, 200):
             assert has_held_out(scene.mirrored(), "relation") == has_held_out(scene, "relation")
 
 

@@ -26,8 +26,8 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 def test_kinds_with_options():
     assert parse_source("scenes") == ScenesConfig()
-    assert parse_source("scenes:size=7, seed=1,part=test") == ScenesConfig(
-        size=7, seed=1, part="test"
+    assert parse_source("scenes:size=7, seed=1,split=test") == ScenesConfig(
+        size=7, seed=1, split="test"
     )
     assert parse_source("scenes:languages=[en,zh],size=3") == ScenesConfig(
         languages=("en", "zh"), size=3
@@ -35,8 +35,8 @@ def test_kinds_with_options():
     assert parse_source(
         "table:path=a.csv,columns.text=[one,two],columns.image=null"
     ) == TableConfig(path="a.csv", columns=Columns(image=None, text=("one", "two")))
-    assert parse_source("folder:path=x,text=a photo of a {label}") == FolderConfig(
-        path="x", text="a photo of a {label}"
+    assert parse_source("folder:path=x,caption_template=a photo of a {label}") == FolderConfig(
+        path="x", caption_template="a photo of a {label}"
     )
     assert parse_source("huggingface:path=me/it,streaming=true") == HuggingFaceConfig(
         path="me/it", streaming=True

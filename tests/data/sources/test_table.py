@@ -309,7 +309,7 @@ def test_an_empty_cell_can_be_a_missing_value(tmp_path, write_image):
     write_image(tmp_path / "a.png")
     file = tmp_path / "rows.csv"
     file.write_text("key,image,caption,age\n1,a.png,,3\n2,,words,4\n3,,,5\n")
-    columns = {"id": "key", "empty": "missing"}
+    columns = {"id": "key", "empty_cells": "missing"}
     source = TableConfig(path=str(file), columns=columns).open()
     records = [source[i] for i in range(3)]
     assert [sorted({"image", "text"} & record.keys()) for record in records] == [
@@ -317,7 +317,7 @@ def test_an_empty_cell_can_be_a_missing_value(tmp_path, write_image):
     ]  # fmt: skip
     assert [record["age"] for record in records] == [3, 4, 5]
     refused = TableConfig(path=str(file), columns={"id": "key"}).open()
-    with pytest.raises(BrokenRecordError, match=r"columns\.empty: missing"):
+    with pytest.raises(BrokenRecordError, match=r"columns\.empty_cells: missing"):
         refused[2]
 
 

@@ -162,7 +162,7 @@ def test_missing_files_are_named(folder):
         config.model_copy(update={"images": str(folder / "nowhere")}).open()
     (folder / "dense.json").write_text("{}")
     with pytest.raises(DataError, match=r"dense\.json: expected a list"):
-        config.model_copy(update={"dense": str(folder / "dense.json")}).open()
+        config.model_copy(update={"dense_annotations": str(folder / "dense.json")}).open()
 
 
 def test_a_word_names_it(folder):

@@ -24,7 +24,7 @@ from amodal.encoders.pooling import build_pooling
 from amodal.models.inputs import collator_of
 
 DATA = Path(os.environ.get("AMODAL_DATA", Path(__file__).parents[3] / "shared" / "data")) / "fsdd"
-SMALL = SmallAudioCNNConfig(sample_rate=8000, mels=32, widths=(8, 16, 16), width=24)
+SMALL = SmallAudioCNNConfig(sample_rate=8000, n_mels=32, widths=(8, 16, 16), width=24)
 LENGTHS = (900, 4000, 79, 2300, 4001)  # samples
 
 
@@ -33,7 +33,7 @@ def noises(lengths=LENGTHS, seed=0):
     return [rng.normal(0, 0.1, n).astype(np.float32) for n in lengths]
 
 
-def log_mel_by_hand(x, rate, mels, window, hop, size, f_min, f_max):
+def log_mel_by_hand(x, rate, n_mels, window, hop, size, f_min, f_max):
     """Frame by frame, bin by bin, band by band, in float64."""
 
     def to_mel(f):
@@ -42,7 +42,7 @@ def log_mel_by_hand(x, rate, mels, window, hop, size, f_min, f_max):
     def to_hertz(m):
         return m * 200 / 3 if m < 15 else 1000 * math.exp((m - 15) * math.log(6.4) / 27)
 
-    edges = [to_hertz(m) for m in np.linspace(to_mel(f_min), to_mel(f_max), mels + 2)]
+    edges = [to_hertz(m) for m in np.linspace(to_mel(f_min), to_mel(f_max), n_mels + 2)]
     x = np.concatenate([np.zeros(size), np.asarray(x, np.float64), np.zeros(size)])
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / window)
     rows = []
@@ -65,7 +65,7 @@ def log_mel_by_hand(x, rate, mels, window, hop, size, f_min, f_max):
 
 @pytest.mark.parametrize("rate", [8000, 16000])
 def test_features_agree_with_a_float64_reference(rate):
-    prepare = AudioPreprocessor(rate, mels=24, f_min=50, f_max=3600, normalize="none")
+    prepare = AudioPreprocessor(rate, n_mels=24, f_min=50, f_max=3600, normalize="none")
     waveforms = noises((1500, 2400))
     got = prepare(waveforms)
     for i, x in enumerate(waveforms):
@@ -77,9 +77,9 @@ def test_features_agree_with_a_float64_reference(rate):
         np.testing.assert_allclose(kept, want, atol=1e-4)
 
 
-@pytest.mark.parametrize("normalize", ["utterance", "channel", "none"])
+@pytest.mark.parametrize("normalize", ["clip", "band", "none"])
 def test_features_do_not_depend_on_what_they_are_batched_with(normalize):
-    prepare = AudioPreprocessor(8000, mels=32, normalize=normalize)
+    prepare = AudioPreprocessor(8000, n_mels=32, normalize=normalize)
     together = prepare(noises())
     for i, x in enumerate(noises()):
         alone = prepare([x])
@@ -92,12 +92,12 @@ def test_features_do_not_depend_on_what_they_are_batched_with(normalize):
 
 
 def test_normalised_features_do_not_depend_on_loudness():
-    for normalize in ("utterance", "channel"):
-        prepare = AudioPreprocessor(8000, mels=32, normalize=normalize)
+    for normalize in ("clip", "band"):
+        prepare = AudioPreprocessor(8000, n_mels=32, normalize=normalize)
         x = noises((4000,))[0]
         loud, quiet = prepare([x, x * 1e-3])["features"]
         torch.testing.assert_close(loud, quiet, atol=1e-3, rtol=0)
-        axes = (0, 1) if normalize == "utterance" else 0
+        axes = (0, 1) if normalize == "clip" else 0
         kept = loud[prepare([x])["keep"][0]]
         torch.testing.assert_close(
             kept.mean(axes), torch.zeros_like(kept.mean(axes)), atol=1e-4, rtol=0
@@ -105,8 +105,8 @@ def test_normalised_features_do_not_depend_on_loudness():
 
 
 def test_silence_and_the_shortest_sound_have_finite_features():
-    for normalize in ("utterance", "channel", "none"):
-        prepare = AudioPreprocessor(8000, mels=32, normalize=normalize)
+    for normalize in ("clip", "band", "none"):
+        prepare = AudioPreprocessor(8000, n_mels=32, normalize=normalize)
         tensors = prepare([np.zeros(4000, np.float32), np.ones(1, np.float32)])
         assert tensors["features"].isfinite().all()
         assert tensors["keep"].sum(1).tolist() == [51, 1]
@@ -114,7 +114,7 @@ def test_silence_and_the_shortest_sound_have_finite_features():
 
 
 def test_long_sounds_are_cut_and_counted():
-    prepare = AudioPreprocessor(8000, mels=32, max_seconds=0.25)
+    prepare = AudioPreprocessor(8000, n_mels=32, max_seconds=0.25)
     waveforms = noises((1999, 2000, 2001, 9000))
     assert prepare.count_truncated(waveforms) == 2
     assert prepare(waveforms)["keep"].sum(1).tolist() == [25, 26, 26, 26]
@@ -122,7 +122,7 @@ def test_long_sounds_are_cut_and_counted():
 
 def test_a_reopened_preprocessor_gives_the_same_tensors(tmp_path):
     prepare = SmallAudioCNNConfig(
-        sample_rate=8000, mels=32, f_max=3500, normalize="utterance", max_seconds=0.3
+        sample_rate=8000, n_mels=32, f_max=3500, normalize="clip", max_seconds=0.3
     ).model_copy(update={"window_ms": 32.0, "hop_ms": 12.5, "f_min": 60.0})
     first = prepare.preprocessor()
     first.save(tmp_path)
@@ -143,15 +143,15 @@ def encoder(norm="batch", **options):
 
 
 @pytest.mark.parametrize("norm", ["batch", "group"])
-@pytest.mark.parametrize("token_frames", [1, 4, 8])
+@pytest.mark.parametrize("frames_per_token", [1, 4, 8])
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 2e-6), (torch.float64, 1e-12)])
-def test_padding_changes_nothing_in_evaluation(norm, token_frames, dtype, atol):
-    net = encoder(norm, token_frames=token_frames).eval().to(dtype)
+def test_padding_changes_nothing_in_evaluation(norm, frames_per_token, dtype, atol):
+    net = encoder(norm, frames_per_token=frames_per_token).eval().to(dtype)
     rng = torch.Generator().manual_seed(1)
     for frames in (1, 2, 3, 5, 8, 13, 30):
         x = torch.randn(1, frames, 32, generator=rng, dtype=dtype)
         alone, alone_keep = net(x, torch.ones(1, frames, dtype=torch.bool))
-        count = -(-frames // token_frames)
+        count = -(-frames // frames_per_token)
         assert alone.shape == (1, count, 24)
         assert alone_keep.all()
         for more in (1, 2, 7, 40):
@@ -280,9 +280,9 @@ def test_freezing_stops_the_first_stages():
     [
         {"f_max": 5000, "sample_rate": 8000},
         {"f_min": 4000, "sample_rate": 8000},
-        {"token_frames": 3},
-        {"token_frames": 32},
-        {"mels": 40},
+        {"frames_per_token": 3},
+        {"frames_per_token": 32},
+        {"n_mels": 40},
         {"width": 0},
         {"unknown": 1},
     ],

@@ -51,11 +51,11 @@ def tokenizer():
         ImageTokenizerConfig(
             {
                 "size": SIZE,
-                "patch": 4,
+                "patch_size": 4,
                 "widths": [8],
                 "codebook_size": CODES,
                 "codebook_dim": 4,
-                "blocks": 0,
+                "num_res_blocks": 0,
             }
         )
     )
@@ -286,7 +286,9 @@ def test_invalid_requests_are_refused(overfitted):
         overfitted.draw(["red"], temperature=-1)
     captioner = build_multimodal_transformer(
         TransformerArchitecture(
-            encoders={"image": SmallCNNConfig(size=16, widths=(8, 8), grid=4)}, width=16, heads=2
+            encoders={"image": SmallCNNConfig(size=16, widths=(8, 8), min_grid_size=4)},
+            width=16,
+            heads=2,
         ),
         ["red"],
     )
@@ -294,7 +296,7 @@ def test_invalid_requests_are_refused(overfitted):
         captioner.draw(["red"])
     with pytest.raises(ValueError, match="cannot read them"):
         made(
-            encoders={"image": SmallCNNConfig(size=16, widths=(8, 8), grid=4)},
+            encoders={"image": SmallCNNConfig(size=16, widths=(8, 8), min_grid_size=4)},
             image_tokenizer={"size": 16},
         )
 

@@ -267,7 +267,7 @@ def test_the_loss_averages_over_tokens_or_conversations():
         each.append(top + math.log(sum(math.exp(x - top) for x in row)) - row[label])
     got = language_modeling_loss(logits, labels, conversation)
     assert float(got) == pytest.approx(sum(each) / 5, rel=1e-9)
-    per = language_modeling_loss(logits, labels, conversation, per="conversation")
+    per = language_modeling_loss(logits, labels, conversation, average_over="conversation")
     assert float(per) == pytest.approx((sum(each[:3]) / 3 + sum(each[3:]) / 2) / 2, rel=1e-9)
     empty = language_modeling_loss(logits[:0].requires_grad_(), labels[:0], conversation[:0])
     assert float(empty.detach()) == 0

@@ -36,7 +36,7 @@ FUSIONS = ("projection", "concat", "co_attention")
 def made(records=RECORDS, **options):
     torch.manual_seed(0)
     architecture = TransformerArchitecture(
-        encoders={"image": SmallCNNConfig(size=16, widths=(8, 16), grid=4)},
+        encoders={"image": SmallCNNConfig(size=16, widths=(8, 16), min_grid_size=4)},
         **{
             "width": 32,
             "heads": 2,

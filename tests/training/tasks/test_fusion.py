@@ -55,7 +55,7 @@ def values(table, *, target=None, objective=None, augment=None, fusion=None, **t
             "encoders": {
                 "image": {"kind": "small_cnn", "size": 16, "widths": [8, 16], "norm": "group"},
                 "columns": {
-                    "kind": "columns", "numbers": ["size"], "categories": ["shop"],
+                    "kind": "columns", "numerical": ["size"], "categorical": ["shop"],
                     "width": 16, "heads": 2,
                 },
             },
@@ -152,7 +152,7 @@ class _Stop(Exception):
 @pytest.mark.parametrize(
     "objective",
     [
-        {"unimodal": 0.5},
+        {"unimodal_weight": 0.5},
         {"balance": {"kind": "gradient_blending"}},
         {"balance": {"kind": "gradient_modulation"}},
     ],
@@ -165,7 +165,7 @@ def test_a_run_that_was_cut_off_resumes_as_if_it_had_not_been(tmp_path, table, o
             table,
             objective=objective,
             augment={"modality_dropout": {"image": 0.3}},
-            fusion={"kind": "gated", "dim": 16, "gate": "own"},
+            fusion={"kind": "gated", "dim": 16, "gate": "precision"},
             epochs=4,
             evaluate_every=1,
             log_every=1,
@@ -213,7 +213,7 @@ def test_the_leading_input_moves_by_the_factor_of_modulation_under_adam_too(
             table,
             values(
                 table, objective=modulated, epochs=0.1, learning_rate=rate, warmup=0.0,
-                weight_decay=0.0, keep="last",
+                weight_decay=0.0, checkpoint="last",
             ),
         )  # fmt: skip
         model = train_run(parse_recipe(recipe, "test"), tmp_path / name).model
@@ -262,11 +262,11 @@ def test_metrics_need_the_target_and_predictions_do_not(finished, table):
         ({"objectives": [{"kind": "info_nce"}]}, "one objective, {kind: prediction}"),
         ({"objectives": [{"kind": "prediction"}] * 2}, "one objective"),
         ({"augment": {"modality_dropout": {"sound": 0.2}}}, "encoders of image, columns"),
-        ({"data": {"captions": 2}}, "leave data.captions"),
+        ({"data": {"captions_per_item": 2}}, "leave data.captions_per_item"),
         (
-            {"objectives": [{"kind": "prediction", "unimodal": 1}],
-             "model": {"head": {"unimodal": False}}},
-            "need model.head.unimodal",
+            {"objectives": [{"kind": "prediction", "unimodal_weight": 1}],
+             "model": {"head": {"unimodal_heads": False}}},
+            "need model.head.unimodal_heads",
         ),
         ({"model": {"encoders": {"columns": None}}}, "two encoders or more"),
         ({"model": {"fusion": {"kind": "gated", "dims": 3}}}, "did you mean `dim`"),
@@ -294,7 +294,7 @@ def test_predictions_and_dropout_belong_to_fusions():
     [
         ({"model": {"target": {"column": "colour"}}}, "no record has a value in column 'colour'"),
         ({"model": {"target": {"column": "photo", "task": "regression"}}}, "photo"),
-        ({"model": {"encoders": {"columns": {"numbers": ["sise"]}}}}, "sise"),
+        ({"model": {"encoders": {"columns": {"numerical": ["sise"]}}}}, "sise"),
         ({"model": {"encoders": {"text": {"kind": "small_transformer"}}}}, "no record has text"),
     ],
 )

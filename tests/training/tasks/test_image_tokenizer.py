@@ -18,7 +18,7 @@ def values(**train):
     return {
         "data": {
             "train": {**scenes, "size": 48},
-            "validation": {**scenes, "part": "validation", "size": 8},
+            "validation": {**scenes, "split": "validation", "size": 8},
         },
         "model": {
             "kind": "image_tokenizer",
@@ -26,7 +26,7 @@ def values(**train):
             "widths": [8, 16],
             "codebook_size": 24,
             "codebook_dim": 8,
-            "blocks": 1,
+            "num_res_blocks": 1,
         },
         "train": {"epochs": 3, "batch_size": 12, "precision": "fp32", "log_every": 1, **train},
     }

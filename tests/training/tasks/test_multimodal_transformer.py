@@ -33,8 +33,8 @@ def values(tasks=("vqa", "caption", "dialogue"), **train):
     return {
         "data": {
             "train": {**scenes, "size": 48},
-            "validation": {**scenes, "part": "validation", "size": 8},
-            "questions": 3,
+            "validation": {**scenes, "split": "validation", "size": 8},
+            "questions_per_item": 3,
         },
         "model": {
             "kind": "multimodal_transformer",
@@ -78,7 +78,7 @@ def test_teacher_forced_exact_match_is_that_of_greedy_decoding(finished):
     folder, _ = finished
     model = amodal.load(folder, device="cpu")
     source = ScenesConfig(
-        size=10, part="test", image_size=32, min_objects=3, questions_per_scene=4
+        size=10, split="test", image_size=32, min_objects=3, questions_per_scene=4
     ).open()
     checked = evaluate_teacher_forced(model, source, "vqa")
     generated = evaluate_generation(model, source, "vqa", bootstrap=50)
@@ -100,7 +100,7 @@ def test_teacher_forced_exact_match_is_that_of_greedy_decoding(finished):
 def test_rounds_are_asked_with_the_true_history(finished):
     folder, _ = finished
     model = amodal.load(folder, device="cpu")
-    source = ScenesConfig(size=3, part="test", image_size=32, min_objects=3, dialogue=True).open()
+    source = ScenesConfig(size=3, split="test", image_size=32, min_objects=3, dialogue=True).open()
     texts = generate_texts(model, source, "dialogue", max_new_tokens=8)
     rounds = [len(source[i]["dialog"]) for i in range(3)]
     assert len(texts) == sum(rounds)
@@ -116,7 +116,7 @@ def test_rounds_are_asked_with_the_true_history(finished):
 def test_single_turns_do_not_depend_on_the_history(finished):
     folder, _ = finished
     model = amodal.load(folder, device="cpu")
-    source = ScenesConfig(size=3, part="test", image_size=32, min_objects=3, dialogue=True).open()
+    source = ScenesConfig(size=3, split="test", image_size=32, min_objects=3, dialogue=True).open()
     texts = generate_texts(model, source, "single_turn", max_new_tokens=8)
     rounds = [one for i in range(3) for one in source[i]["dialog"]]
     assert [one.prompt[0].text for one in texts] == [one["question"] for one in rounds]
@@ -198,13 +198,13 @@ def test_language_modeling_belongs_to_the_transformer():
 
 def test_answers_are_classified_while_captions_are_generated(tmp_path):
     recipe = values(tasks=("vqa", "caption"))
-    recipe["model"]["answers"] = {"kind": "classified", "max_answers": 5}
+    recipe["model"]["answer_head"] = {"kind": "classification", "max_answers": 5}
     result = train_run(parse_recipe(recipe, "test"), tmp_path)
     model = amodal.load(tmp_path, device="cpu")
     assert len(model.answer_head.answers) == 5
     assert 0 < log_of(tmp_path)[0]["vqa/out_of_vocabulary_answers"] < 1
     assert {"vqa/exact_match", "caption/cider"} <= result.metrics.keys()
-    source = ScenesConfig(size=4, part="test", image_size=32, questions_per_scene=2).open()
+    source = ScenesConfig(size=4, split="test", image_size=32, questions_per_scene=2).open()
     records = [{**source[i], "multiple_choices": [["yes", "no", "nowhere"]] * 2} for i in range(4)]
     generated = generate(model, source, "vqa")
     assert {u.text for u in generated.generations} <= set(model.answer_head.answers)
@@ -261,7 +261,7 @@ def test_a_transformer_begins_with_what_a_joint_embedding_has_seen(embedding, tm
     encoded = amodal.load(embedding, device="cpu")
     recipe = parse_recipe(initialised(embedding, freeze="all"), "test")
     run = MultimodalTransformerRun(recipe, recipe.data.train.open(), None, resume=False)
-    image = ScenesConfig(size=1, part="test").open()[0]["image"]
+    image = ScenesConfig(size=1, split="test").open()[0]["image"]
     prepared = encoded.preprocessors["image"]([image])
     assert run.model.preprocessors["image"]([image])["pixel_values"].shape[-1] == 24
     for name, value in encoded.encoders["image"].state_dict().items():
@@ -306,6 +306,6 @@ def test_an_initial_run_that_cannot_be_opened_is_named(embedding, tmp_path):
 
 def test_an_answer_vocabulary_without_questions_is_refused():
     recipe = values(tasks=("caption",))
-    recipe["model"]["answers"] = {"kind": "classified"}
+    recipe["model"]["answer_head"] = {"kind": "classification"}
     with pytest.raises(RecipeError, match="classified for the task vqa"):
         parse_recipe(recipe, "test")

@@ -25,7 +25,7 @@ from amodal.training.run import train_run
 SCENES = {"kind": "scenes", "image_size": 32, "max_objects": 2, "captions_per_scene": 2}
 SOURCES = {
     "train": {**SCENES, "size": 48},
-    "validation": {**SCENES, "part": "validation", "size": 8},
+    "validation": {**SCENES, "split": "validation", "size": 8},
 }
 
 
@@ -35,8 +35,8 @@ def tokenizer(tmp_path_factory):
     values = {
         "data": SOURCES,
         "model": {
-            "kind": "image_tokenizer", "size": 32, "patch": 4, "widths": [8, 16],
-            "codebook_size": 24, "codebook_dim": 8, "blocks": 0,
+            "kind": "image_tokenizer", "size": 32, "patch_size": 4, "widths": [8, 16],
+            "codebook_size": 24, "codebook_dim": 8, "num_res_blocks": 0,
         },
         "train": {"epochs": 1, "batch_size": 12, "precision": "fp32"},
     }  # fmt: skip
@@ -115,7 +115,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(finished, tokenize
 
 
 def test_reference_images_are_correct_and_images_of_other_captions_are_not():
-    source = ScenesConfig(**{**SCENES, "kind": "scenes", "size": 40, "part": "test"}).open()
+    source = ScenesConfig(**{**SCENES, "kind": "scenes", "size": 40, "split": "test"}).open()
     records = [source[i] for i in range(40)]
     images = [record["image"] for record in records]
     without_images = [{k: v for k, v in record.items() if k != "image"} for record in records]
@@ -167,7 +167,7 @@ class Reranker:
 def test_the_reranker_keeps_one_candidate_of_each_caption(finished):
     folder, _ = finished
     model = amodal.load(folder, device="cpu")
-    source = ScenesConfig(part="test", image_size=32, size=5, max_objects=2).open()
+    source = ScenesConfig(split="test", image_size=32, size=5, max_objects=2).open()
     best = generate_for_captions(model, source, candidates=3, reranker=Reranker(), seed=2)
     texts = [source[i]["text"][0] for i in range(5)]
     every = model.draw([text for text in texts for _ in range(3)], seed=2)

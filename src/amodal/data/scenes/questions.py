@@ -46,9 +46,9 @@ from amodal.data.scenes.world import (
     SHAPES,
     TEXTURES,
     Draw,
+    Generalization,
     Object,
     Scene,
-    Split,
     has_held_out,
     held_out_pair,
 )
@@ -121,7 +121,7 @@ def write_questions(
     *,
     count: int,
     languages: Sequence[Language] = ("en",),
-    split: Split = "iid",
+    generalization: Generalization = "iid",
 ) -> list[Question]:
     """`count` questions about `scene`; the languages alternate.
 
@@ -133,7 +133,7 @@ def write_questions(
         key: seed of the questions, together with the scene.
         count: number of questions.
         languages: "en", "zh" or both.
-        split: the split that the scene was sampled for, see `world.has_held_out`.
+        generalization: of the scene, see `world.has_held_out`.
 
     Examples:
         >>> from amodal.data.scenes.world import sample_scene
@@ -146,7 +146,7 @@ def write_questions(
     questions: list[Question] = []
     asked: set[Program] = set()
     for k in range(count):
-        family, kind, menu = _draw_menu(scene, split, draw)
+        family, kind, menu = _draw_menu(scene, generalization, draw)
         # Sorted, because the insertion order of a menu depends on the scene.
         true = draw.choice(sorted(menu))
         program = draw.choice([p for p in menu[true] if p not in asked] or menu[true])
@@ -160,8 +160,10 @@ def write_questions(
     return questions
 
 
-def _draw_menu(scene: Scene, split: Split, draw: Draw) -> tuple[Family, str, Menu]:
-    builders: dict[Family, Callable[[Scene, Split, Draw], Iterator[tuple[str, Menu]]]] = {
+def _draw_menu(
+    scene: Scene, generalization: Generalization, draw: Draw
+) -> tuple[Family, str, Menu]:
+    builders: dict[Family, Callable[[Scene, Generalization, Draw], Iterator[tuple[str, Menu]]]] = {
         "exists": _exists,
         "count": _count,
         "compare": _compare,
@@ -170,7 +172,7 @@ def _draw_menu(scene: Scene, split: Split, draw: Draw) -> tuple[Family, str, Men
         "two_hop": _two_hop,
     }
     for family in draw.shuffled(FAMILIES):
-        for kind, menu in builders[family](scene, split, draw):
+        for kind, menu in builders[family](scene, generalization, draw):
             return family, f"{family}/{kind}", menu
     raise ValueError(f"no question can be asked about a scene of {len(scene.objects)} objects")
 
@@ -179,13 +181,13 @@ def _draw_menu(scene: Scene, split: Split, draw: Draw) -> tuple[Family, str, Men
 # Each yields menus without shortcuts in random order.
 
 
-def _exists(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]]:
+def _exists(scene: Scene, generalization: Generalization, draw: Draw) -> Iterator[tuple[str, Menu]]:
     for kind in draw.shuffled(("thing", "thing", "relation")):
         if kind == "relation":
             yes: list[Program] = []
             no: list[Program] = []
             refs = _references(scene, draw)
-            for a, b, relation in _pairs(scene, split):
+            for a, b, relation in _pairs(scene, generalization):
                 if b not in refs:
                     continue
                 attribute = draw.choice(tuple(_FAIR))
@@ -234,7 +236,7 @@ def exists_menu(scene: Scene, attributes: Sequence[Attribute], draw: Draw) -> Me
     return _menu(yes, no)
 
 
-def _count(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]]:
+def _count(scene: Scene, generalization: Generalization, draw: Draw) -> Iterator[tuple[str, Menu]]:
     for criterion in draw.shuffled((*_FAIR, *RELATIONS)):
         menu = count_menu(scene, criterion, draw)
         if menu:
@@ -269,7 +271,9 @@ def count_menu(scene: Scene, criterion: str, draw: Draw) -> Menu:
     return gapless if len(gapless) >= 3 else {}
 
 
-def _compare(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]]:
+def _compare(
+    scene: Scene, generalization: Generalization, draw: Draw
+) -> Iterator[tuple[str, Menu]]:
     for kind in draw.shuffled(("more", "equal", "size")):
         if kind == "size":
             menu = _compare_sizes(scene, draw)
@@ -316,7 +320,9 @@ def _compare_counts(scene: Scene, attribute: Attribute, equal: bool, draw: Draw)
     )
 
 
-def _attribute(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]]:
+def _attribute(
+    scene: Scene, generalization: Generalization, draw: Draw
+) -> Iterator[tuple[str, Menu]]:
     attributes: tuple[Attribute, ...] = ("colour", "shape", "size", "texture", "cell")
     for attribute in draw.shuffled(attributes):
         # Large objects are near the middle, so a cell hints at a size and vice versa.
@@ -328,7 +334,9 @@ def _attribute(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Me
             yield attribute, menu
 
 
-def _relation(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]]:
+def _relation(
+    scene: Scene, generalization: Generalization, draw: Draw
+) -> Iterator[tuple[str, Menu]]:
     for kind in draw.shuffled(("yes-no", "yes-no", "open")):
         if kind == "open":
             for attribute in draw.shuffled(tuple(_FAIR)):
@@ -342,7 +350,11 @@ def _relation(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Men
                     yield attribute, menu
             continue
         refs = _references(scene, draw, ("cell",))
-        pairs = [(refs[a], refs[b], r) for a, b, r in _pairs(scene, split) if {a, b} <= refs.keys()]
+        pairs = [
+            (refs[a], refs[b], r)
+            for a, b, r in _pairs(scene, generalization)
+            if {a, b} <= refs.keys()
+        ]
         if pairs:
             yield (
                 kind,
@@ -353,7 +365,9 @@ def _relation(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Men
             )
 
 
-def _two_hop(scene: Scene, split: Split, draw: Draw) -> Iterator[tuple[str, Menu]]:
+def _two_hop(
+    scene: Scene, generalization: Generalization, draw: Draw
+) -> Iterator[tuple[str, Menu]]:
     for attribute in draw.shuffled(tuple(_FAIR)):
         menu: Menu = {}
         for item, description in _references(scene, draw, (attribute,)).items():
@@ -459,13 +473,13 @@ def clear(item: Object, others: Sequence[Object], relation: str) -> bool:
     )
 
 
-def _pairs(scene: Scene, split: Split) -> list[tuple[Object, Object, str]]:
+def _pairs(scene: Scene, generalization: Generalization) -> list[tuple[Object, Object, str]]:
     """(a, b, relation) for all relations that hold and whose opposite is equally likely.
 
-    In training scenes of the split `relation` some shapes occur above but never below each other,
-    so that two shape names would determine the answer; test scenes include these pairs.
+    In training scenes with generalization `relation` some shapes occur above but never below each
+    other, so that two shape names would determine the answer; test scenes include these pairs.
     """
-    open_to_all = split != "relation" or has_held_out(scene, split)
+    open_to_all = generalization != "relation" or has_held_out(scene, generalization)
     return [
         (a, b, name)
         for a, b in permutations(scene.objects, 2)
@@ -482,7 +496,7 @@ def _pairs(scene: Scene, split: Split) -> list[tuple[Object, Object, str]]:
 def _as_rare(description: Description, item: Object) -> bool:
     """Whether the named colour and shape are held out exactly when those of `item` are.
 
-    Otherwise the answer about a held-out pair of the split `attribute-pair` would always be "no".
+    Otherwise the answer about a held-out pair of `attribute-pair` would always be "no".
     """
     if description.colour is None or description.shape is None:
         return True

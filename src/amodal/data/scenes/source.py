@@ -20,7 +20,7 @@ from amodal.data.scenes.questions import write_questions
 from amodal.data.scenes.render import render
 from amodal.data.scenes.world import (
     MAX_OBJECTS,
-    Part,
+    Generalization,
     Scene,
     Size,
     Split,
@@ -34,10 +34,10 @@ YES_NO = {word for name in ("yes", "no") for word in (name, CHINESE_ANSWERS[name
 
 
 class ScenesConfig(RenamingConfig):
-    """A part of the built-in world of scenes.
+    """A split of the built-in world of scenes.
 
-    Splits:
-        iid: all parts have the same distribution; no description of a scene occurs in two parts.
+    Generalization:
+        iid: all splits have the same distribution; no description of a scene occurs in two splits.
         attribute-pair: a fifth of the colour-shape pairs occurs in no training or validation
             scene and at least once in every test scene.
         count: training and validation scenes hold 1-3 objects, test scenes 4-6.
@@ -47,7 +47,7 @@ class ScenesConfig(RenamingConfig):
     Args:
         size: number of scenes.
         image_size: side of the image in pixels.
-        min_objects, max_objects: default 1 and 4, or the range of the split `count`.
+        min_objects, max_objects: default 1 and 4, or the range of `count`.
         max_overlap: of two objects, as a share of the sum of their radii.
         sizes, textures: that occur, uniformly; all of them where left out.
         captions_per_scene: over all languages, which alternate.
@@ -66,8 +66,8 @@ class ScenesConfig(RenamingConfig):
     kind: Literal["scenes"] = "scenes"
     size: int = Field(10_000, ge=1)
     seed: int = Field(0, ge=0)
-    split: Split = "iid"
-    part: Part = "train"
+    generalization: Generalization = "iid"
+    split: Split = "train"
     image_size: int = Field(64, ge=16, le=1024)
     min_objects: int | None = Field(None, ge=1, le=MAX_OBJECTS)
     max_objects: int | None = Field(None, ge=1, le=MAX_OBJECTS)
@@ -84,8 +84,8 @@ class ScenesConfig(RenamingConfig):
     def object_counts(self) -> tuple[int, int]:
         """The smallest and the largest number of objects in a scene."""
         low, high = 1, 4
-        if self.split == "count":
-            low, high = (4, 6) if self.part == "test" else (1, 3)
+        if self.generalization == "count":
+            low, high = (4, 6) if self.split == "test" else (1, 3)
         if self.dialogue:
             low = max(low, 2)
         return (
@@ -103,8 +103,10 @@ class ScenesConfig(RenamingConfig):
                 f"a scene has room for {MAX_LARGE} large objects, max_objects is {high}: lower "
                 "it, or allow other sizes"
             )
-        if self.split == "relation" and self.part == "test" and high < 2:
-            raise ValueError("test scenes of the split `relation` need max_objects of at least 2")
+        if self.generalization == "relation" and self.split == "test" and high < 2:
+            raise ValueError(
+                "test scenes with generalization `relation` need max_objects of at least 2"
+            )
         if self.dialogue and low < 2:
             raise ValueError(f"a dialogue needs min_objects of at least 2, got {low}")
         if self.dialogue and "en" not in self.languages:
@@ -134,7 +136,7 @@ class ScenesSource:
 
     def __init__(self, config: ScenesConfig) -> None:
         self.config = config
-        self.name = f"scenes/{config.split}/{config.part}"
+        self.name = f"scenes/{config.generalization}/{config.split}"
 
     def __len__(self) -> int:
         return self.config.size
@@ -147,8 +149,8 @@ class ScenesSource:
         c = self.config
         return sample_scene(
             c.seed,
+            c.generalization,
             c.split,
-            c.part,
             index,
             min_objects=low,
             max_objects=high,
@@ -163,7 +165,7 @@ class ScenesSource:
         truth = scene.to_json()
         # Scenes depend on further options, so that the index alone does not identify them.
         content = blake2b(repr(scene).encode(), digest_size=5).hexdigest()
-        key = f"{c.split}/{c.part}/{c.seed}/{index}/{content}"
+        key = f"{c.generalization}/{c.split}/{c.seed}/{index}/{content}"
         captions = write_captions(
             scene,
             key,
@@ -185,7 +187,11 @@ class ScenesSource:
         }
         if c.questions_per_scene:
             questions = write_questions(
-                scene, key, count=c.questions_per_scene, languages=c.languages, split=c.split
+                scene,
+                key,
+                count=c.questions_per_scene,
+                languages=c.languages,
+                generalization=c.generalization,
             )
             record |= {
                 "question": [q.text for q in questions],
@@ -274,7 +280,7 @@ class _VqaFiles:
         self._head = {
             "info": {"description": f"{source.name}, made by amodal"},
             "data_type": "scenes",
-            "data_subtype": source.config.part,
+            "data_subtype": source.config.split,
             "task_type": "Open-Ended",
         }
         self._questions: list[dict[str, object]] = []
@@ -319,7 +325,7 @@ class _VisDialFiles:
     """
 
     def __init__(self, source: ScenesSource) -> None:
-        self._split = source.config.part
+        self._split = source.config.split
         self._questions: dict[str, int] = {}
         self._answers: dict[str, int] = {}
         self._dialogs: list[dict[str, object]] = []

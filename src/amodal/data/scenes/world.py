@@ -50,8 +50,8 @@ MAX_OBJECTS = 6
 
 Size = Literal["small", "medium", "large"]
 Texture = Literal["solid", "striped", "dotted"]
-Split = Literal["iid", "attribute-pair", "count", "relation"]
-Part = Literal["train", "validation", "test"]
+Generalization = Literal["iid", "attribute-pair", "count", "relation"]
+Split = Literal["train", "validation", "test"]
 
 # Smallest distance of a centre from the borders of its cell, so that cells are unambiguous.
 CELL_MARGIN = 0.03
@@ -209,7 +209,7 @@ def overlap(a: Object, b: Object) -> float:
 
 
 def held_out_pair(item: Object) -> bool:
-    """Whether the pair of colour and shape occurs only in the test part of `attribute-pair`.
+    """Whether the pair of colour and shape occurs only in the test split of `attribute-pair`.
 
     Every fifth pair; each colour and each shape has eight partners in training.
     """
@@ -217,7 +217,7 @@ def held_out_pair(item: Object) -> bool:
 
 
 def held_out_relation(a: Object, b: Object) -> bool:
-    """Whether the pair's arrangement occurs only in the test part of `relation`.
+    """Whether the pair's arrangement occurs only in the test split of `relation`.
 
     Shapes form a cycle in the order of `SHAPES`. In training, neighbours on it are never side by
     side (in either order, because a flipped image has the other one), and a shape is never above
@@ -231,23 +231,23 @@ def held_out_relation(a: Object, b: Object) -> bool:
     return (step if relation == "above" else -step % len(SHAPES)) in (3, 4)
 
 
-def has_held_out(scene: Scene, split: Split) -> bool:
-    """Whether the scene has a combination that is held out from the training part of `split`."""
+def has_held_out(scene: Scene, generalization: Generalization) -> bool:
+    """Whether the scene has a combination that is held out from the training split."""
     objects = scene.objects
-    if split == "attribute-pair":
+    if generalization == "attribute-pair":
         return any(map(held_out_pair, objects))
-    if split == "relation":
+    if generalization == "relation":
         return any(held_out_relation(a, b) for i, a in enumerate(objects) for b in objects[:i])
-    if split == "count":
+    if generalization == "count":
         return len(objects) > 3
     return False
 
 
-def part_of(scene: Scene) -> Part:
-    """The part of every scene with this `signature`, in every split.
+def split_of(scene: Scene) -> Split:
+    """The split of every scene with this `signature`, with every generalization.
 
     Half of all descriptions are for training and a quarter each for validation and test, so that
-    no complete caption of one part is true of a scene of another.
+    no complete caption of one split is true of a scene of another.
     """
     bucket = blake2b(scene.signature().encode(), digest_size=1).digest()[0] & 3
     return "train" if bucket < 2 else "validation" if bucket == 2 else "test"
@@ -289,8 +289,8 @@ class Draw:
 
 def sample_scene(
     seed: int,
+    generalization: Generalization,
     split: Split,
-    part: Part,
     index: int,
     *,
     min_objects: int = 1,
@@ -299,32 +299,32 @@ def sample_scene(
     sizes: Sequence[str] = tuple(RADIUS),
     textures: Sequence[str] = TEXTURES,
 ) -> Scene:
-    """Scene `index` of a part, a pure function of its arguments.
+    """Scene `index` of a split, a pure function of its arguments.
 
     Object counts are uniform in [min_objects, max_objects]. Validation scenes are distributed like
     training scenes; test scenes of `attribute-pair` and `relation` have at least one held-out
-    combination, all other scenes have none. The caller chooses the counts of a part of `count`.
+    combination, all other scenes have none. The caller chooses the counts of `count`.
 
     Args:
-        seed, split, part, index: of the scene.
+        seed, generalization, split, index: of the scene.
         min_objects, max_objects: range of the object count.
         max_overlap: bound on `overlap` of any two objects; at 0 they also keep a small gap.
         sizes, textures: that occur, uniformly.
 
     Examples:
         >>> scene = sample_scene(0, "iid", "train", 7, max_objects=3)
-        >>> scene == sample_scene(0, "iid", "train", 7, max_objects=3), part_of(scene)
+        >>> scene == sample_scene(0, "iid", "train", 7, max_objects=3), split_of(scene)
         (True, 'train')
     """
-    draw = Draw(f"scene/{seed}/{split}/{part}/{index}")
-    wants_held_out = part == "test" and split in ("attribute-pair", "relation")
-    if wants_held_out and split == "relation":
+    draw = Draw(f"scene/{seed}/{generalization}/{split}/{index}")
+    wants_held_out = split == "test" and generalization in ("attribute-pair", "relation")
+    if wants_held_out and generalization == "relation":
         min_objects = max(min_objects, 2)
     count = min_objects + int(draw.random() * (max_objects - min_objects + 1))
     background = draw.choice(_BACKGROUND_NAMES)
     layout = _sample_layout(draw, count, max_overlap, [s for s in RADIUS if s in sizes])
     while True:
-        # The layout is fixed, so that resampling for the split is cheap.
+        # The layout is fixed, so that resampling is cheap.
         objects = tuple(
             Object(
                 draw.choice(SHAPES),
@@ -338,11 +338,11 @@ def sample_scene(
             for size, x, y, rotation in layout
         )
         scene = Scene(objects, background)
-        if split in ("attribute-pair", "relation") and (
-            has_held_out(scene, split) != wants_held_out
+        if generalization in ("attribute-pair", "relation") and (
+            has_held_out(scene, generalization) != wants_held_out
         ):
             continue
-        if part_of(scene) == part:
+        if split_of(scene) == split:
             return scene
 
 

@@ -21,15 +21,15 @@ class FolderConfig(RenamingConfig):
 
     Args:
         path: the folder.
-        text: caption of every file, such as "a photo of a {label}", with underscores of the
-            label as spaces; left out, there are no captions.
+        caption_template: caption of every file, such as "a photo of a {label}", with underscores
+            of the label as spaces; left out, there are no captions.
     """
 
     kind: Literal["folder"] = "folder"
     path: str
-    text: str | None = None
+    caption_template: str | None = None
 
-    @field_validator("text")
+    @field_validator("caption_template")
     @classmethod
     def _has_content(cls, text: str | None) -> str | None:
         if text is not None and not text.strip():
@@ -58,7 +58,7 @@ class FolderSource:
             raise DataError(f"{root}: no such folder")
         self.name = root.resolve().name
         self._root = root
-        self._template = config.text
+        self._template = config.caption_template
         found: dict[str, list[str]] = {"image": [], "audio": []}
         for folder, _, names in os.walk(root):
             for name in names:
@@ -68,7 +68,9 @@ class FolderSource:
                     found["image" if suffix in IMAGES else "audio"].append(path)
         self._modality = "image" if found["image"] else "audio"
         self._files = sorted(found[self._modality])
-        self.inputs = frozenset({self._modality, *(() if config.text is None else ("text",))})
+        self.inputs = frozenset(
+            {self._modality, *(() if config.caption_template is None else ("text",))}
+        )
         if not self._files:
             raise DataError(
                 f"{root}: no image below it and no sound; expected files that end in "

@@ -24,7 +24,7 @@ from amodal.data.decode import SUFFIXES as IMAGES
 from amodal.data.decode_audio import SUFFIXES as AUDIO
 from amodal.data.record import BrokenRecordError, DataError, Record, StrictModel
 
-LEGAL = "with `columns.empty: missing` an item may lack it"
+LEGAL = "with `columns.empty_cells: missing` an item may lack it"
 MEDIA_SUFFIXES = frozenset({*IMAGES, *AUDIO})
 RESERVED = ("id", "origin", "image", "text", "audio", "label")
 
@@ -44,8 +44,8 @@ class Columns(StrictModel):
         audio: paths, file contents, or a Hugging Face audio; an empty cell is no audio.
         id: identity of the item.
         label: class name; left out, a column called `label` is taken if there is one.
-        empty: what an empty cell of `image` or `text` is: a broken row, which captioned images
-            cannot use, or a missing value, which a fusion does without.
+        empty_cells: of `image` or `text`: an error, as captioned images need both, or a missing
+            value, which a fusion does without.
         others: further inputs -> their columns.
         styles: input -> how its cells are read, for the model that the rows are for; None: there
             is none, and a further input is a file where its cell looks like one.
@@ -57,7 +57,7 @@ class Columns(StrictModel):
     audio: str | None = None
     id: str | None = None
     label: str | None = None
-    empty: Literal["broken", "missing"] = "broken"
+    empty_cells: Literal["error", "missing"] = "error"
     others: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     styles: dict[str, Style] | None = Field(None, exclude=True)
     label_optional: bool = Field(False, exclude=True)
@@ -316,7 +316,7 @@ def row_record(
                 record["id"] = path
     if columns.image is not None:
         image, path = _media(first[columns.image], root)
-        if image is None and columns.empty == "broken" and columns.reads("image"):
+        if image is None and columns.empty_cells == "error" and columns.reads("image"):
             raise BrokenRecordError(origin, f"no image: column {columns.image!r} is empty; {LEGAL}")
         if image is not None:
             record["image"] = image
@@ -331,7 +331,7 @@ def row_record(
         record["id"] = str(first[columns.id])
     if columns.texts:
         record["text"] = [t for row in rows for name in columns.texts for t in _captions(row[name])]
-        if not record["text"] and columns.empty == "broken" and columns.reads("text"):
+        if not record["text"] and columns.empty_cells == "error" and columns.reads("text"):
             named = " and ".join(map(repr, columns.texts))
             raise BrokenRecordError(origin, f"the caption is empty: column {named}; {LEGAL}")
         if not record["text"]:

@@ -46,7 +46,7 @@ KINDS: dict[str, Any] = {
     config.model_fields["kind"].default: config for config in get_args(AnySource)
 }
 ACCEPTED = """\
-  scenes                                  the built-in world; scenes:size=500,seed=1,part=test
+  scenes                                  the built-in world; scenes:size=500,seed=1,split=test
   KIND:KEY=VALUE,...                      {kinds}
   FOLDER                                  COCO captions (captions*.json and images/), VQA
                                           (questions.json and images/), *.tar shards,
@@ -117,7 +117,7 @@ def parse_source(text: str) -> SourceConfig:
 
     Examples:
         >>> from amodal.data import parse_source
-        >>> source = parse_source("scenes:size=500,seed=1,part=test").open()
+        >>> source = parse_source("scenes:size=500,seed=1,split=test").open()
         >>> source.name, len(source)
         ('scenes/iid/test', 500)
     """
@@ -228,7 +228,7 @@ def _in_json(path: Path) -> SourceConfig:
     if re.search(rb'"data"\s*:\s*\{', start):
         dense = near(path, "dense_annotations.json")
         values = {"kind": "visdial", "dialogs": str(path), "images": _images(path)}
-        return checked_source({**values, "dense": dense and str(dense)}, str(path))
+        return checked_source({**values, "dense_annotations": dense and str(dense)}, str(path))
     if re.match(rb"\[\s*\[", start) or re.search(rb'"questions"\s*:\s*\[', start):
         return _vqa(path)
     if start.startswith(b"[") or (start.startswith(b"{") and b'"kind"' in start):

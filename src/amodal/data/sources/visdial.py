@@ -20,8 +20,8 @@ class VisDialConfig(RenamingConfig):
         dialogs: JSON with `data`: `questions` and `answers` (lists of strings) and `dialogs`
             (image_id, caption, and rounds that point into these lists).
         images: folder of the images; left out, `images` beside the file or one level up.
-        dense: JSON list of the relevance of every option of some rounds (image_id, round_id,
-            gt_relevance or relevance); left out, rounds have none.
+        dense_annotations: JSON list of the relevance of every option of some rounds (image_id,
+            round_id, gt_relevance or relevance); left out, rounds have none.
         file_pattern: path of an image below `images`, such as
             `VisualDialog_val2018_{image_id:012d}.jpg`; left out, see `image_files.ImageFiles`.
     """
@@ -29,7 +29,7 @@ class VisDialConfig(RenamingConfig):
     kind: Literal["visdial"] = "visdial"
     dialogs: str
     images: str | None = None
-    dense: str | None = None
+    dense_annotations: str | None = None
     file_pattern: str | None = None
 
     def open(self) -> VisDialSource:
@@ -84,8 +84,8 @@ class VisDialSource:
                 seen[image_id] = entry
                 self._entries.append((f"{origin} (image {image_id})", path, entry))
         self._relevance: dict[tuple[int, int], list[float]] = {}
-        if config.dense is not None:
-            self._read_dense(Path(config.dense), seen, broken)
+        if config.dense_annotations is not None:
+            self._read_dense(Path(config.dense_annotations), seen, broken)
         self.broken_rows = tuple(broken)
 
     def __len__(self) -> int:

@@ -34,7 +34,7 @@ class VqaConfig(RenamingConfig):
             file or one level up is read if the layout is that of easy-VQA and it is there.
         file_pattern: path of an image below `images`, such as
             `COCO_val2014_{image_id:012d}.jpg`; left out, see `image_files.ImageFiles`.
-        per: what a record is: a question, or an image with all questions about it. Images are
+        group_by: what a record is: a question, or an image with all questions about it. Images are
             then encoded once for several questions.
     """
 
@@ -44,7 +44,7 @@ class VqaConfig(RenamingConfig):
     annotations: str | None = None
     answers: str | None = None
     file_pattern: str | None = None
-    per: Literal["question", "image"] = "question"
+    group_by: Literal["question", "image"] = "question"
 
     def open(self) -> VqaSource:
         """The source; the JSON is read and the folder listed now, no image is opened.
@@ -103,7 +103,7 @@ class VqaSource:
                 broken.append(BrokenRecordError(row["origin"], str(error)))
             else:
                 self._rows.append({**row, "image": str(path)})
-        if config.per == "image":
+        if config.group_by == "image":
             self._rows = _by_image(self._rows)
         self.broken_rows = tuple(broken)
 

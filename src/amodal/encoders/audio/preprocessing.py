@@ -13,7 +13,7 @@ from transformers.audio_utils import mel_filter_bank
 
 from amodal.encoders.audio.masked_norm import masked_moments
 
-Normalization = Literal["utterance", "channel", "none"]
+Normalization = Literal["clip", "band", "none"]
 
 DYNAMIC_RANGE = 8.0  # decades of power below the loudest feature of a clip, as in Whisper
 ROUND = 16  # frames; batches are padded to a multiple, as kernels are compiled per length
@@ -30,12 +30,12 @@ class AudioPreprocessor:
 
     Args:
         sample_rate: of the waveforms, in Hz.
-        mels: bands M.
+        n_mels: bands M.
         window_ms, hop_ms: in milliseconds.
         f_min, f_max: edges of the lowest and the highest band, in Hz; None: half the rate.
         max_seconds: longer clips are truncated.
-        normalize: `utterance` standardises all features of a clip, which removes its loudness;
-            `channel` standardises each band, which also removes the spectrum of microphone and
+        normalize: `clip` standardises all features of a clip, which removes its loudness;
+            `band` standardises each band, which also removes the spectrum of microphone and
             room, and part of the signal in very short clips; `none` keeps the logarithm.
 
     References:
@@ -45,7 +45,7 @@ class AudioPreprocessor:
     Examples:
         >>> import numpy as np
         >>> from amodal.encoders import AudioPreprocessor
-        >>> preprocessor = AudioPreprocessor(sample_rate=16000, mels=64)
+        >>> preprocessor = AudioPreprocessor(sample_rate=16000, n_mels=64)
         >>> inputs = preprocessor([np.zeros(16000, np.float32), np.zeros(8000, np.float32)])
         >>> inputs["features"].shape, inputs["keep"].sum(dim=1).tolist()
         (torch.Size([2, 112, 64]), [101, 51])
@@ -58,16 +58,16 @@ class AudioPreprocessor:
         self,
         sample_rate: int = 16000,
         *,
-        mels: int = 64,
+        n_mels: int = 64,
         window_ms: float = 25.0,
         hop_ms: float = 10.0,
         f_min: float = 20.0,
         f_max: float | None = None,
         max_seconds: float = 30.0,
-        normalize: Normalization = "utterance",
+        normalize: Normalization = "clip",
     ) -> None:
         self.sample_rate = sample_rate
-        self.mels = mels
+        self.n_mels = n_mels
         self.window_ms, self.hop_ms = window_ms, hop_ms
         self.f_min, self.f_max = f_min, f_max
         self.max_seconds = max_seconds
@@ -80,7 +80,7 @@ class AudioPreprocessor:
         self._hann = torch.hann_window(self.window, periodic=True)
         bank = mel_filter_bank(
             num_frequency_bins=self.size // 2 + 1,
-            num_mel_filters=mels,
+            num_mel_filters=n_mels,
             min_frequency=f_min,
             max_frequency=sample_rate / 2 if f_max is None else f_max,
             sampling_rate=sample_rate,
@@ -96,7 +96,7 @@ class AudioPreprocessor:
         count = -(-int(lengths.max()) // ROUND) * ROUND if truncated else 1
         keep = torch.arange(count) < lengths[:, None] if truncated else torch.zeros(0, 1).bool()
         if not truncated:
-            return {"features": torch.zeros(0, 1, self.mels), "keep": keep}
+            return {"features": torch.zeros(0, 1, self.n_mels), "keep": keep}
         # The half window on either side is silence; the rest of the padding is masked.
         padded = torch.zeros(len(truncated), (count - 1) * self.hop + self.size)
         for row, waveform in zip(padded, truncated, strict=True):
@@ -125,7 +125,7 @@ class AudioPreprocessor:
         """Write `audio_config.json`."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        names = ("mels", "window_ms", "hop_ms", "f_min", "f_max", "max_seconds", "normalize")
+        names = ("n_mels", "window_ms", "hop_ms", "f_min", "f_max", "max_seconds", "normalize")
         values = {name: getattr(self, name) for name in ("sample_rate", *names)}
         (path / self.FILE).write_text(json.dumps(values, indent=1), encoding="utf-8")
 
@@ -146,7 +146,7 @@ def _normalized(x: Tensor, keep: Tensor, how: Normalization) -> Tensor:
     """(B, T', M) standardised over the frames that are kept."""
     if how == "none":
         return x
-    axes = (1,) if how == "channel" else (1, 2)
+    axes = (1,) if how == "band" else (1, 2)
     mean, variance = masked_moments(x, keep.unsqueeze(-1), axes)
     # A hundredth of a neper of deviation is silence or a steady tone, not speech.
     return (x - mean) / (variance + 1e-4).sqrt()

@@ -22,17 +22,17 @@ class SmallAudioCNNConfig(EncoderConfig):
     type: Literal["audio"] = "audio"
     kind: Literal["small_audio_cnn"] = "small_audio_cnn"
     sample_rate: int = Field(16000, ge=1000)  # Hz; files of other rates are resampled
-    mels: int = Field(64, ge=8)
+    n_mels: int = Field(64, ge=8)
     window_ms: float = Field(25.0, gt=0)
     hop_ms: float = Field(10.0, gt=0)
     f_min: float = Field(20.0, ge=0)  # Hz
     f_max: float | None = Field(None, gt=0)  # Hz; None: half the sample rate
     max_seconds: float = Field(30.0, gt=0)  # longer clips are truncated
-    normalize: Normalization = "utterance"
+    normalize: Normalization = "clip"
     widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=2)  # stem, then the stages
     width: int = Field(256, ge=1)  # of a token
     blocks: int = Field(1, ge=1)  # residual blocks per stage
-    token_frames: int = Field(4, ge=1)  # frames per token, a power of 2
+    frames_per_token: int = Field(4, ge=1)  # frames per token, a power of 2
     norm: Literal["batch", "group"] = "batch"
     dropout: float = Field(0.0, ge=0, lt=1)  # of whole channels, before the tokens are made
 
@@ -45,14 +45,17 @@ class SmallAudioCNNConfig(EncoderConfig):
                 f"{self.sample_rate / 2}"
             )
         halvings = len(self.widths)
-        if self.token_frames & (self.token_frames - 1) or self.token_frames > 2**halvings:
+        if (
+            self.frames_per_token & (self.frames_per_token - 1)
+            or self.frames_per_token > 2**halvings
+        ):
             raise ValueError(
-                f"token_frames: expected a power of 2 up to {2**halvings}, one halving per width, "
-                f"got {self.token_frames}"
+                f"frames_per_token: expected a power of 2 up to {2**halvings}, one halving per "
+                f"width, got {self.frames_per_token}"
             )
-        if self.mels % 2**halvings:
+        if self.n_mels % 2**halvings:
             raise ValueError(
-                f"mels: every width halves them, so {2**halvings} must divide them, got {self.mels}"
+                f"n_mels: every width halves them, so {2**halvings} must divide {self.n_mels}"
             )
         return self
 
@@ -63,7 +66,7 @@ class SmallAudioCNNConfig(EncoderConfig):
     def preprocessor(self) -> AudioPreprocessor:
         return AudioPreprocessor(
             self.sample_rate,
-            mels=self.mels,
+            n_mels=self.n_mels,
             window_ms=self.window_ms,
             hop_ms=self.hop_ms,
             f_min=self.f_min,
@@ -74,7 +77,7 @@ class SmallAudioCNNConfig(EncoderConfig):
 
 
 class SmallAudioCNN(nn.Module):
-    """Residual 2-D convolutions over time and mel; one token per `token_frames` frames.
+    """Residual 2-D convolutions over time and mel; one token per `frames_per_token` frames.
 
     Masked frames are zero before every convolution, as is the region beyond the end of an unpadded
     clip, so that padding changes nothing. The mel axis, halved by the stem and by every stage, is
@@ -99,7 +102,7 @@ class SmallAudioCNN(nn.Module):
     def __init__(self, config: SmallAudioCNNConfig) -> None:
         super().__init__()
         self.config, self.width = config, config.width
-        halvings = int(math.log2(config.token_frames))
+        halvings = int(math.log2(config.frames_per_token))
         # Time is halved as early as possible, which halves the cost of the later layers.
         strides = [(2 if i < halvings else 1, 2) for i in range(len(config.widths))]
         stem, *stages = config.widths
@@ -116,7 +119,7 @@ class SmallAudioCNN(nn.Module):
             self.stages.append(AudioStage(blocks))
             width = out
         self.dropout = nn.Dropout1d(config.dropout)
-        self.fold = nn.Linear(width * (config.mels >> len(config.widths)), config.width)
+        self.fold = nn.Linear(width * (config.n_mels >> len(config.widths)), config.width)
         self.fold_norm = nn.LayerNorm(config.width)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

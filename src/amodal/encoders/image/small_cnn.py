@@ -21,7 +21,7 @@ class SmallCNNConfig(EncoderConfig):
     size: int = Field(64, ge=8)  # side of the square input, in pixels
     widths: tuple[int, ...] = Field((32, 64, 128, 256), min_length=2)  # stem, then the stages
     blocks: int = Field(1, ge=1)  # residual blocks per stage
-    grid: int = Field(8, ge=1)  # smallest side of the token grid
+    min_grid_size: int = Field(8, ge=1)  # smallest side of the token grid
     norm: Literal["batch", "group"] = "batch"
 
     def build(self, pretrained: bool = True) -> SmallCNN:
@@ -62,7 +62,7 @@ class SmallCNN(nn.Module):
         width = stem
         self.stages = nn.ModuleList()
         for out in stages:
-            stride = 2 if (side + 1) // 2 >= config.grid else 1
+            stride = 2 if (side + 1) // 2 >= config.min_grid_size else 1
             side = (side + stride - 1) // stride
             blocks = [
                 ResidualBlock(config, width if i == 0 else out, out, stride if i == 0 else 1)

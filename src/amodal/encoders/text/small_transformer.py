@@ -31,7 +31,7 @@ class SmallTransformerConfig(EncoderConfig):
     max_length: int = Field(64, ge=4)  # tokens, special ones included
     dropout: float = Field(0.0, ge=0, lt=1)
     # cooccurrence: token embeddings initialised from the training captions, for small data
-    word_vectors: Literal["random", "cooccurrence"] = "random"
+    embedding_init: Literal["random", "cooccurrence"] = "random"
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
     vocab_size: int | None = None  # filled in from the tokenizer
 

@@ -19,12 +19,12 @@ class GeneratedAnswers(BaseModel):
 
     Examples:
         >>> GeneratedAnswers().kind
-        'generated'
+        'generation'
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["generated"] = "generated"
+    kind: Literal["generation"] = "generation"
 
 
 class ClassifiedAnswers(BaseModel):
@@ -37,7 +37,7 @@ class ClassifiedAnswers(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: Literal["classified"] = "classified"
+    kind: Literal["classification"] = "classification"
     max_answers: int = Field(3129, ge=2)  # size limit of the vocabulary
     min_count: int = Field(1, ge=1)  # training questions that have the answer
 

@@ -69,7 +69,7 @@ class ImageTokens(nn.Module):
     Examples:
         >>> import torch
         >>> from amodal.models.image_tokenizer import ImageTokenizerConfig
-        >>> sizes = {"size": 8, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
+        >>> sizes = dict(size=8, patch_size=4, widths=[4], codebook_size=6, codebook_dim=2)
         >>> tokenizer = ImageTokenizer(ImageTokenizerConfig(sizes))  # a grid of 2 x 2 codes
         >>> tokens = ImageTokens(tokenizer, 8, first=10, start=3, caption_dropout=0.0)
         >>> tokens.context(torch.tensor([[1, 3, 10, 12, 15, 11]])).positions.tolist()
@@ -289,7 +289,7 @@ def generate_images(
         >>> from amodal.models.image_tokenizer import ImageTokenizerConfig
         >>> from amodal.models.multimodal_transformer.architecture import TransformerArchitecture
         >>> from amodal.models.multimodal_transformer.build import build_multimodal_transformer
-        >>> sizes = {"size": 8, "patch": 4, "widths": [4], "codebook_size": 6, "codebook_dim": 2}
+        >>> sizes = dict(size=8, patch_size=4, widths=[4], codebook_size=6, codebook_dim=2)
         >>> model = build_multimodal_transformer(
         ...     TransformerArchitecture(
         ...         width=16,

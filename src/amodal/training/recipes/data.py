@@ -17,23 +17,23 @@ class DataRecipe(StrictModel):
         train: training source.
         validation: held-out source; left out, a share of the training items is held out.
         holdout: that share; 0 trains on all items, without validation.
-        captions: captions per item and step; all are positives of the item.
-        questions: question-answer pairs per item and step.
-        views: augmented images per item and step.
+        captions_per_item: captions per item and step; all are positives of the item.
+        questions_per_item: question-answer pairs per item and step.
+        views_per_item: augmented images per item and step.
         cache: keep decoded values in memory.
         workers: processes that read, beside the one that trains.
-        validation_items: validation items that are read while training; null: all.
+        max_validation_items: validation items that are read while training; null: all.
     """
 
     train: SourceConfig
     validation: SourceConfig | None = None
     holdout: float = Field(0.1, ge=0, lt=1)
-    captions: int = Field(1, ge=1)
-    questions: int = Field(8, ge=1)
-    views: int = Field(1, ge=1)
+    captions_per_item: int = Field(1, ge=1)
+    questions_per_item: int = Field(8, ge=1)
+    views_per_item: int = Field(1, ge=1)
     cache: bool = False
     workers: int = Field(0, ge=0)
-    validation_items: int | None = Field(1000, ge=2)
+    max_validation_items: int | None = Field(1000, ge=2)
 
     @property
     def has_validation(self) -> bool:
@@ -43,8 +43,8 @@ class DataRecipe(StrictModel):
     def conversations(self, task: str) -> int:
         """Conversations of a task per item and step."""
         if task in ("vqa", "single_turn"):
-            return self.questions
-        return self.captions if task in ("caption", "text_to_image") else 1
+            return self.questions_per_item
+        return self.captions_per_item if task in ("caption", "text_to_image") else 1
 
     @model_validator(mode="before")
     @classmethod

@@ -51,15 +51,18 @@ class FusionRecipe(StrictModel):
                 f"augment.modality_dropout names {', '.join(unknown)}; the model has encoders of "
                 f"{', '.join(self.types)}"
             )
-        if recipe.data.captions != 1 or recipe.data.views != 1:
-            raise ValueError("a fusion takes one row per item: leave data.captions and views at 1")
+        if recipe.data.captions_per_item != 1 or recipe.data.views_per_item != 1:
+            raise ValueError(
+                "a fusion model takes one row per item: leave data.captions_per_item and "
+                "data.views_per_item at 1"
+            )
         (objective,) = recipe.objectives
         assert isinstance(objective, PredictionConfig)
         blends = isinstance(objective.balance, GradientBlendingConfig)
         if blends and not recipe.data.has_validation:
             raise ValueError("gradient_blending measures overfitting: give data.validation")
-        if (objective.unimodal or objective.balance) and not self.head.unimodal:
-            raise ValueError("unimodal losses and balance need model.head.unimodal: true")
+        if (objective.unimodal_weight or objective.balance) and not self.head.unimodal_heads:
+            raise ValueError("unimodal losses and balance need model.head.unimodal_heads: true")
 
     @model_validator(mode="after")
     def _enough_to_fuse(self) -> FusionRecipe:

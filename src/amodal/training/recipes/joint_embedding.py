@@ -64,10 +64,12 @@ class JointEmbeddingRecipe(StrictModel):
         no_objective_of_another_kind(recipe.objectives)
         refuse_modality_dropout(recipe)
         views = [
-            o for o in recipe.objectives if isinstance(o, NTXentConfig) and o.mode == "in_modality"
+            o for o in recipe.objectives if isinstance(o, NTXentConfig) and o.mode == "intra_modal"
         ]
-        if views and recipe.data.views < 2:
-            raise ValueError("nt_xent in_modality compares views of one image: set data.views: 2")
+        if views and recipe.data.views_per_item < 2:
+            raise ValueError(
+                "nt_xent intra_modal compares views of one image: set data.views_per_item: 2"
+            )
 
     @model_validator(mode="after")
     def _unit_rows(self) -> JointEmbeddingRecipe:

@@ -52,7 +52,7 @@ class MultimodalTransformerRecipe(StrictModel):
     dropout: float = Field(0.0, ge=0, lt=1)
     max_length: int = Field(64, ge=4)  # tokens of one conversation
     tokenizer: TokenizerConfig = TrainedTokenizerConfig()
-    answers: AnswersConfig = GeneratedAnswers()  # to the questions of vqa
+    answer_head: AnswersConfig = GeneratedAnswers()  # to the questions of vqa
     image_tokenizer: str | None = None  # run of an image tokenizer; its codes are generated
     caption_dropout: float = Field(0.1, ge=0, lt=1)  # share trained without caption, for guidance
 
@@ -118,7 +118,7 @@ class MultimodalTransformerRecipe(StrictModel):
 
     @model_validator(mode="after")
     def _answers_to_questions(self) -> MultimodalTransformerRecipe:
-        if self.answers.kind == "classified" and "vqa" not in self.tasks:
+        if self.answer_head.kind == "classification" and "vqa" not in self.tasks:
             raise ValueError(
                 f"answers are classified for the task vqa; tasks: {', '.join(self.tasks)}"
             )

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from amodal.data.record import StrictModel
-from amodal.training.progressive import ProgressiveSize
+from amodal.training.progressive import ProgressiveResizing
 
 
 class TrainRecipe(StrictModel):
@@ -24,9 +24,9 @@ class TrainRecipe(StrictModel):
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     gradient_clip: float = Field(1.0, ge=0)  # global norm; 0 switches it off
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    progressive_size: ProgressiveSize | None = None  # None: full images from the first step
+    progressive_resizing: ProgressiveResizing | None = None  # None: full images from the first step
     ema: float | None = Field(None, gt=0, lt=1)  # decay of the averaged weights
-    keep: Literal["best", "last"] = "best"  # which weights the run folder ends with
+    checkpoint: Literal["best", "last"] = "best"  # which weights the run folder ends with
     evaluate_every: float = Field(1.0, gt=0)  # epochs
     save_every: float = Field(1.0, gt=0)  # epochs
     log_every: int = Field(10, ge=1)  # steps

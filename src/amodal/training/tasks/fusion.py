@@ -80,7 +80,7 @@ class FusionRun:
             train,
             micro_batch_size=recipe.train.micro_batch_size,
             validation=validation,
-            validation_items=recipe.data.validation_items,
+            max_validation_items=recipe.data.max_validation_items,
         )
 
     def trained(self) -> Trained:
@@ -122,7 +122,7 @@ class FusionTask:
         train: source on whose first items overfitting is measured, for gradient blending.
         micro_batch_size: items encoded at once; None: the whole batch.
         validation: source to measure on, or None.
-        validation_items: so many of its first items; None: all.
+        max_validation_items: so many of its first items; None: all.
     """
 
     def __init__(
@@ -132,14 +132,14 @@ class FusionTask:
         *,
         micro_batch_size: int | None = None,
         validation: Source | None = None,
-        validation_items: int | None = None,
+        max_validation_items: int | None = None,
     ) -> None:
         self.objective = objective
         self.train = train
         self.micro_batch_size = micro_batch_size
         self.validation = validation
         self.has_validation = validation is not None
-        self.validation_items = validation_items
+        self.max_validation_items = max_validation_items
         self.score_name = f"prediction/{score_name(objective.target)}"
         self.logged: dict[str, list[Tensor]] = {}
         # parameter, its value before the step, factor on the step
@@ -155,7 +155,7 @@ class FusionTask:
         confidence: dict[str, Tensor] = {}
         balance = self.objective.config.balance
         modulates = isinstance(balance, GradientModulationConfig) and (
-            step.number < balance.until * step.steps
+            step.number < balance.end_fraction * step.steps
         )
         for i, part in enumerate(parts):
             share = len(part) / len(batch)
@@ -237,10 +237,10 @@ class FusionTask:
         """Scores on the validation source; the weights of gradient blending are set anew."""
         assert self.validation is not None
         fusion = cast(FusionModel, model)
-        held_out = self._predicted(fusion, self.validation, self.validation_items, autocast)
+        held_out = self._predicted(fusion, self.validation, self.max_validation_items, autocast)
         balance = self.objective.config.balance
         if isinstance(balance, GradientBlendingConfig):
-            trained_on = self._predicted(fusion, self.train, balance.items, autocast)
+            trained_on = self._predicted(fusion, self.train, balance.num_train_items, autocast)
             self.objective.blend(self._losses(trained_on), self._losses(held_out))
         return prediction_metrics(held_out, fusion.target)
 

@@ -48,7 +48,7 @@ class ImageTokenizerRun:
             cast(ReconstructionConfig, recipe.objectives[0]),
             micro_batch_size=recipe.train.micro_batch_size,
             validation=validation,
-            validation_items=recipe.data.validation_items,
+            max_validation_items=recipe.data.max_validation_items,
         )
 
     def trained(self) -> Trained:
@@ -83,7 +83,7 @@ class ImageTokenizerTask:
         config: the loss.
         micro_batch_size: images at once; None: the whole batch.
         validation: source to measure on, or None.
-        validation_items: so many of its first items; None: all.
+        max_validation_items: so many of its first items; None: all.
     """
 
     score_name = "reconstruction/psnr"
@@ -94,12 +94,12 @@ class ImageTokenizerTask:
         *,
         micro_batch_size: int | None = None,
         validation: Source | None = None,
-        validation_items: int | None = None,
+        max_validation_items: int | None = None,
     ) -> None:
         self.config, self.micro_batch_size = config, micro_batch_size
         self.validation = validation
         self.has_validation = validation is not None
-        self.validation_items = validation_items
+        self.max_validation_items = max_validation_items
         self.perplexity: list[Tensor] = []
         self.revived: list[Tensor] = []
 
@@ -138,7 +138,7 @@ class ImageTokenizerTask:
     def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
         """Reconstruction error on the validation source."""
         assert self.validation is not None
-        size = min(self.validation_items or len(self.validation), len(self.validation))
+        size = min(self.max_validation_items or len(self.validation), len(self.validation))
         tokenizer = cast(ImageTokenizer, model)
         return evaluate_reconstruction(
             tokenizer, self.validation, items=range(size), autocast=autocast

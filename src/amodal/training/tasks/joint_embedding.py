@@ -66,8 +66,8 @@ class JointEmbeddingRun:
                 kind.initialise(encoder, self.model.preprocessors[name], name, records)
         self.collator = collator_of(
             self.model,
-            captions=recipe.data.captions,
-            views=recipe.data.views,
+            captions=recipe.data.captions_per_item,
+            views=recipe.data.views_per_item,
             steps=recipe.steps(),
         )
         dual = self.model.dual
@@ -81,7 +81,7 @@ class JointEmbeddingRun:
             self.objectives,
             micro_batch_size=recipe.train.micro_batch_size,
             validation=validation,
-            validation_items=recipe.data.validation_items,
+            max_validation_items=recipe.data.max_validation_items,
         )
 
     def trained(self) -> Trained:
@@ -133,7 +133,7 @@ class JointEmbeddingTask:
         objectives: over the embeddings of a batch.
         micro_batch_size: items encoded at once; None: the whole batch.
         validation: source on which recall is measured, or None.
-        validation_items: so many of its first items; None: all.
+        max_validation_items: so many of its first items; None: all.
     """
 
     score_name = "mean_recall"
@@ -144,13 +144,13 @@ class JointEmbeddingTask:
         *,
         micro_batch_size: int | None = None,
         validation: Source | None = None,
-        validation_items: int | None = None,
+        max_validation_items: int | None = None,
     ) -> None:
         self.objectives = objectives
         self.micro_batch_size = micro_batch_size
         self.validation = validation
         self.has_validation = validation is not None
-        self.validation_items = validation_items
+        self.max_validation_items = max_validation_items
         self.components: dict[str, list[Tensor]] = {}
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
@@ -181,7 +181,7 @@ class JointEmbeddingTask:
         result = evaluate_retrieval(
             cast(JointEmbedding, model),
             self.validation,
-            items=range(min(self.validation_items or size, size)),
+            items=range(min(self.max_validation_items or size, size)),
             bootstrap=0,
             autocast=autocast,
         )

@@ -81,8 +81,8 @@ class MultimodalTransformerRun:
         names = " or ".join(options.tasks)
         tokenizer = _image_tokenizer(options)
         try:
-            if isinstance(options.answers, ClassifiedAnswers):
-                answers = options.answers.build_vocabulary(_answers(train))
+            if isinstance(options.answer_head, ClassifiedAnswers):
+                answers = options.answer_head.build_vocabulary(_answers(train))
                 architecture = architecture.model_copy(update={"answers": answers})
             self.model = build_multimodal_transformer(
                 architecture,
@@ -107,7 +107,7 @@ class MultimodalTransformerRun:
             options.tasks,
             micro_batch_size=recipe.train.micro_batch_size,
             validation=validation,
-            validation_items=recipe.data.validation_items,
+            max_validation_items=recipe.data.max_validation_items,
             contrast=self.contrast,
         )
 
@@ -160,7 +160,7 @@ class MultimodalTransformerTask:
         tasks: what is learned.
         micro_batch_size: items at once; None: the whole batch.
         validation: source to measure on, or None.
-        validation_items: so many of its first items; None: all.
+        max_validation_items: so many of its first items; None: all.
         contrast: objectives over what the model embeds, added to the loss; needs a whole batch.
     """
 
@@ -171,14 +171,14 @@ class MultimodalTransformerTask:
         *,
         micro_batch_size: int | None = None,
         validation: Source | None = None,
-        validation_items: int | None = None,
+        max_validation_items: int | None = None,
         contrast: Objectives | None = None,
     ) -> None:
         self.config, self.tasks = config, tuple(tasks)
         self.micro_batch_size = micro_batch_size
         self.validation = validation
         self.has_validation = validation is not None
-        self.validation_items = validation_items
+        self.max_validation_items = max_validation_items
         self.score_name = "score"
         self.contrast = contrast
         self.correct_tokens: list[Tensor] = []
@@ -200,8 +200,8 @@ class MultimodalTransformerTask:
                     predicted.logits,
                     predicted.labels,
                     predicted.item * (1 << 20) + predicted.conversation,
-                    smoothing=self.config.smoothing,
-                    per=self.config.per,
+                    label_smoothing=self.config.label_smoothing,
+                    average_over=self.config.average_over,
                 )
                 weighted = self.config.weight * count / total * loss
                 if predicted.classified is not None:
@@ -235,7 +235,7 @@ class MultimodalTransformerTask:
         if asked is not None:
             item = torch.arange(len(labels), device=labels.device)[:, None]
             target &= asked[..., 0][item, (segment - 1).clamp(min=0)] == NOT_A_QUESTION
-        if self.config.per == "token":
+        if self.config.average_over == "token":
             return int(target.sum())
         return sum(len(segment[i][target[i]].unique()) for i in range(len(part)))
 
@@ -261,7 +261,7 @@ class MultimodalTransformerTask:
     def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
         """Exact match and nll, teacher-forced, on the validation source."""
         assert self.validation is not None
-        size = min(self.validation_items or len(self.validation), len(self.validation))
+        size = min(self.max_validation_items or len(self.validation), len(self.validation))
         values: dict[str, float] = {}
         scores = []
         for task in self.tasks:
