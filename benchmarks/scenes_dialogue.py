@@ -31,7 +31,7 @@ from amodal.evaluators.generated_text import GenerationResult
 from amodal.evaluators.generation import generate
 from amodal.evaluators.generation_metrics import (
     generation_metrics,
-    refers_back,
+    history_dependent,
     relevance_at_1,
 )
 from amodal.metrics.bootstrap import flatten, intervals, resampled
@@ -102,7 +102,7 @@ def main() -> None:
     values = torch.stack([one for one in correct.values() if one is not None], dim=1)
     values = torch.cat([values, values[:, :1] - values[:, 1:]], dim=1)
     row = torch.tensor([one.row for one in generated["dialogue"].generations])
-    back = refers_back(generated["dialogue"])
+    back = history_dependent(generated["dialogue"])
     results: dict[str, dict[str, float]] = {}
     for name, chosen in (("all questions", torch.ones_like(back)), ("that refer back", back)):
         generator = torch.Generator().manual_seed(0)

@@ -75,7 +75,7 @@ def rows_of(scene: Scene, key: str, questions: int) -> Iterator[tuple[str, str, 
     if len(scene.objects) < 2:
         return
     for r in write_dialogue(scene, key):
-        if not r.refers_back or r.program is None:
+        if not r.history_dependent or r.program is None:
             continue
         kinds = {Exists: "yes-no", Relate: "relation", Count: "count"}
         kind = r.program.attribute if isinstance(r.program, Query) else kinds[type(r.program)]

@@ -114,7 +114,7 @@ def main() -> None:
             )
             trials.append(how | rounded(text_to_image_metrics(generated, None, bootstrap=0)))
             print(json.dumps(trials[-1]), flush=True)
-    best = max(trials, key=lambda one: one["text_to_image/correct"])
+    best = max(trials, key=lambda one: one["text_to_image/objects_and_relations_match"])
     how = {name: best[name] for name in ("guidance", "temperature")}
     source, train = held_out.model_copy(update={"size": MAX_IMAGES}).open(), recipe.data.train
     assert isinstance(train, ScenesConfig)

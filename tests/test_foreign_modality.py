@@ -146,11 +146,11 @@ def test_it_is_served_over_rest_and_on_the_page(server):
 
     about = httpx.get(f"{server}/api/about").json()
     fields = [
-        {name: field[name] for name in ("name", "type", "given")} for field in about["inputs"]
+        {name: field[name] for name in ("name", "type", "field_type")} for field in about["inputs"]
     ]
     assert fields == [
-        {"name": "cloud", "type": "points", "given": "value"},
-        {"name": "text", "type": "text", "given": "text"},
+        {"name": "cloud", "type": "points", "field_type": "value"},
+        {"name": "text", "type": "text", "field_type": "text"},
     ]
     hits = httpx.post(f"{server}/api/search", data={"text": "a line on the right"}).json()["hits"]
     assert hits[0]["text"] == "a line on the right"

@@ -95,10 +95,10 @@ def test_everything_is_counted(values, kind):
         "no caption": 1,
         "not a JPEG, PNG, WEBP, BMP, GIF or TIFF image": 1,
     }
-    assert found.repeated_images.examples == [("", ["row a", "row c"])]
-    assert (found.repeated_images.values, found.repeated_images.items) == (1, 2)
-    assert found.repeated_captions.examples == [("a dog", ["row a", "row b", "row h"])]
-    assert found.colliding_pairs == pytest.approx(3 / 6 * 1024 * 1023 / 2)
+    assert found.duplicate_images.examples == [("", ["row a", "row c"])]
+    assert (found.duplicate_images.values, found.duplicate_images.items) == (1, 2)
+    assert found.duplicate_captions.examples == [("a dog", ["row a", "row b", "row h"])]
+    assert found.expected_caption_collisions == pytest.approx(3 / 6 * 1024 * 1023 / 2)
     assert found.labels == {"dog": 2, "cat": 1}
     assert found.image_sizes == {"20 x 16": 2, "40 x 30": 1}
     assert (found.image_side.minimum, found.image_side.maximum) == (16, 30)
@@ -131,7 +131,7 @@ def test_an_empty_source_has_a_description():
     found = inspect(Listed())
     assert found.items == 0
     assert found.caption_words is None
-    assert found.colliding_pairs == 0
+    assert found.expected_caption_collisions == 0
 
 
 def test_stopping_keeps_what_was_read(values):
@@ -160,5 +160,5 @@ def test_work_is_shared_by_threads():
 def test_the_built_in_world_is_sound():
     found = inspect(ScenesConfig(size=20).open())
     assert (found.items, found.broken) == (20, 0)
-    assert found.repeated_images.values == 0
+    assert found.duplicate_images.values == 0
     assert found.model_dump_json()

@@ -68,14 +68,14 @@ def test_the_most_likely_candidate_counts_by_its_relevance(task):
             "answer": "yes",
             "candidates": ["yes", "yes, there is", "no", "nope"],
             "relevance": [1.0, 1.0, 0.0, 0.0],
-            "refers_back": False,
+            "history_dependent": False,
         },
         {
             "question": "what is its colour?",
             "answer": "red",
             "candidates": ["blue", "red", "it is red", "crimson"],
             "relevance": [0.0, 1.0, 1.0, 0.5],
-            "refers_back": True,
+            "history_dependent": True,
         },
     ]
     texts = []
@@ -100,6 +100,6 @@ def test_the_most_likely_candidate_counts_by_its_relevance(task):
     found = metrics()
     assert found[f"{task}/exact_match"] == 0
     assert found[f"{task}/relevance@1"] == pytest.approx((1 + 0.25) / 2)
-    assert found[f"{task}/relevance@1/refers_back"] == pytest.approx(0.25)  # two are equal
+    assert found[f"{task}/relevance@1/history_dependent"] == pytest.approx(0.25)  # two are equal
     del rounds[0]["relevance"]
     assert f"{task}/relevance@1" not in metrics()

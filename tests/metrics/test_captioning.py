@@ -306,7 +306,7 @@ def test_intervals_contain_the_estimates_and_resample_corpus_bleu():
     same = caption_scores(captions[:1] * 20, references[:1] * 20, bootstrap=20).metrics["bleu_4"]
     assert same.high - same.low < 1e-6
     flat = found.to_dict()
-    assert flat["images"] == 60
+    assert flat["num_images"] == 60
     assert flat["bleu_4/low"] == found.metrics["bleu_4"].low
 
 

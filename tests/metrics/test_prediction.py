@@ -62,7 +62,7 @@ def test_multi_label_agrees_with_scikit_learn():
     y, p = truth.numpy(), (logits > 0).numpy()
     assert found["micro_f1"].value == pytest.approx(metrics.f1_score(y, p, average="micro"))
     assert found["macro_f1"].value == pytest.approx(metrics.f1_score(y, p, average="macro"))
-    assert found["exact"].value == pytest.approx(metrics.accuracy_score(y, p))
+    assert found["subset_accuracy"].value == pytest.approx(metrics.accuracy_score(y, p))
     assert found["mean_average_precision"].value == pytest.approx(
         metrics.average_precision_score(y, logits.numpy(), average="macro")
     )

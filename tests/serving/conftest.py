@@ -47,7 +47,7 @@ def index(embedding_run, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def everything(index):
-    """All abilities at once."""
+    """All capabilities at once."""
     model = captioner()
     return Served(
         name="everything",

@@ -47,7 +47,7 @@ def chat(client, **fields):
 def test_about_describes_the_served_models(client, everything):
     assert client.get("/health").json() == {"status": "ok"}
     about = client.get("/api/about").json()
-    assert about["abilities"] == ["search", "ask", "caption", "chat", "draw"]
+    assert about["capabilities"] == ["search", "ask", "caption", "chat", "draw"]
     assert about["parameters"] == everything.parameters
     assert about["metrics"] == everything.metrics
     assert about["limits"]["image_bytes"] == MAX_IMAGE
@@ -79,7 +79,7 @@ def test_answers_are_streamed_and_depend_on_the_history(client, everything):
     history = [("is there a star ?", "yes")]
     lines = chat(client, question="what colour ?", history=json.dumps(history))
     want = everything.text_generator.chat(photo(), history, "what colour ?")
-    assert lines[-1] == {"answer": want, "turns_read": 2}
+    assert lines[-1] == {"answer": want, "history_turns_used": 2}
     texts = [line["text"] for line in lines[:-1]]
     assert len(texts) > 1
     assert texts[-1] == want
@@ -89,7 +89,7 @@ def test_answers_are_streamed_and_depend_on_the_history(client, everything):
 def test_history_beyond_the_context_is_left_out_pair_by_pair(client, everything):
     history = [(f"is there a {word} ?", "no") for word in WORDS[3:9]]
     lines = chat(client, question="what ?", history=json.dumps(history))
-    turns = lines[-1]["turns_read"]
+    turns = lines[-1]["history_turns_used"]
     assert turns % 2 == 0
     assert 0 < turns < 2 * len(history)
     recent = history[-turns // 2 :]
@@ -151,13 +151,15 @@ def test_a_reranker_chooses_among_candidates(client, everything):
     refused = post(client, "/api/draw", None, text="a star", candidates=3)
     assert refused.status_code == 422
     assert "--reranker" in refused.json()["detail"]
-    assert client.get("/api/about").json()["reranked"] is False
+    assert client.get("/api/about").json()["has_reranker"] is False
     reranked = TestClient(
-        create_app(replace(everything, reranker=embedder(), texts=("a star",)), hosts=["*"])
+        create_app(
+            replace(everything, reranker=embedder(), example_prompts=("a star",)), hosts=["*"]
+        )
     )
     about = reranked.get("/api/about").json()
-    assert about["reranked"] is True
-    assert about["texts"] == ["a star"]
+    assert about["has_reranker"] is True
+    assert about["example_prompts"] == ["a star"]
     found = post(reranked, "/api/draw", None, text="a star", seed=3, candidates=5).json()["images"]
     images = everything.image_generator.draw(["a star"] * 5, seed=3)
     (best,) = best_matches(embedder(), ["a star"], [images])
@@ -184,7 +186,7 @@ def test_without_an_index_labels_are_ranked_for_an_image(everything):
         everything, store=None, text_generator=None, text_tasks=(), image_generator=None
     )
     client = TestClient(create_app(served, hosts=["*"]))
-    assert client.get("/api/about").json()["abilities"] == ["zero-shot"]
+    assert client.get("/api/about").json()["capabilities"] == ["zero-shot"]
     response = post(client, "/api/zero-shot", labels="a red star\n\n blue circle \na red star")
     ranking = response.json()["ranking"]
     assert {row["text"] for row in ranking} == {"a red star", "blue circle"}

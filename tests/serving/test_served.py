@@ -22,25 +22,29 @@ from amodal.serving.served import open_served
 
 def test_an_index_is_searched(index):
     served = open_served(index)
-    assert (served.name, served.kind, served.abilities) == ("things", "search index", ("search",))
+    assert (served.name, served.kind, served.capabilities) == (
+        "things",
+        "search index",
+        ("search",),
+    )
     assert served.parameters == sum(p.numel() for p in embedder().parameters())
 
 
 def test_a_joint_embedding_compares(embedding_run):
     served = open_served(embedding_run)
-    assert served.abilities == ("zero-shot",)
+    assert served.capabilities == ("zero-shot",)
     want = embedder().encode(image=[photo()])
     np.testing.assert_allclose(served.embedding_model.encode(image=[photo()]), want, atol=1e-6)
 
 
 def test_a_transformer_does_what_its_recipe_trained(generation_run):
     served = open_served(generation_run)
-    assert served.abilities == ("ask", "caption", "chat")
+    assert served.capabilities == ("ask", "caption", "chat")
     assert served.metrics == {"vqa/exact_match": 0.5}
 
 
 @pytest.mark.parametrize(
-    ("tasks", "abilities"),
+    ("tasks", "capabilities"),
     [
         (["caption"], ("caption",)),
         (["dialogue", "vqa"], ("ask", "chat")),
@@ -48,16 +52,16 @@ def test_a_transformer_does_what_its_recipe_trained(generation_run):
         (None, ("ask", "caption", "chat")),
     ],
 )
-def test_tasks_become_abilities(tasks, abilities, tmp_path):
+def test_tasks_become_capabilities(tasks, capabilities, tmp_path):
     captioner().save_pretrained(tmp_path)
     if tasks is not None:
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": {"tasks": tasks}}))
-    assert open_served(tmp_path).abilities == abilities
+    assert open_served(tmp_path).capabilities == capabilities
 
 
 def test_a_text_to_image_run_generates_images_only(text_to_image_run):
     served = open_served(text_to_image_run)
-    assert served.abilities == ("draw",)
+    assert served.capabilities == ("draw",)
     (drawn,) = served.image_generator.draw(["a red star"], seed=1)
     np.testing.assert_array_equal(drawn, image_generator().draw(["a red star"], seed=1)[0])
 
@@ -65,9 +69,9 @@ def test_a_text_to_image_run_generates_images_only(text_to_image_run):
 def test_an_image_generator_stands_beside_an_index_and_beside_a_text_generator(
     index, generation_run, text_to_image_run
 ):
-    assert open_served(index, image_generator=text_to_image_run).abilities == ("search", "draw")
+    assert open_served(index, image_generator=text_to_image_run).capabilities == ("search", "draw")
     both = open_served(generation_run, image_generator=text_to_image_run)
-    assert both.abilities == ("ask", "caption", "chat", "draw")
+    assert both.capabilities == ("ask", "caption", "chat", "draw")
     assert both.parameters == sum(
         p.numel() for model in (captioner(), image_generator()) for p in model.parameters()
     )
@@ -80,7 +84,7 @@ def test_a_reranker_stands_beside_an_image_generator(
 ):
     served = open_served(text_to_image_run, reranker=embedding_run)
     assert served.reranker is not None
-    assert served.texts == ()  # it has no recipe
+    assert served.example_prompts == ()  # it has no recipe
     for folder, reranker in ((text_to_image_run, generation_run), (generation_run, embedding_run)):
         with pytest.raises(DataError, match="--reranker is a run of a joint embedding"):
             open_served(folder, reranker=reranker)
@@ -89,7 +93,7 @@ def test_a_reranker_stands_beside_an_image_generator(
     (tmp_path / "run" / "recipe.yaml").write_text(
         f"data: {{train: {{{scenes}}}}}\nmodel: {{tasks: [text_to_image]}}\n"
     )
-    texts = open_served(tmp_path / "run").texts
+    texts = open_served(tmp_path / "run").example_prompts
     assert len(texts) == 3
     assert not any(word in text for text in texts for word in ("dotted", "striped", "small"))
 

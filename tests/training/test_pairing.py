@@ -155,7 +155,7 @@ def test_the_teacher_is_asked_about_the_rows_it_knows(teacher):
         temperature=0.1,
     )
     assert total.item() == pytest.approx(want.item(), rel=1e-6)
-    assert objectives.metrics() == {"distillation/known_share": pytest.approx(4 / 6)}
+    assert objectives.metrics() == {"distillation/teacher_coverage": pytest.approx(4 / 6)}
 
 
 def test_a_teacher_who_knows_no_row_teaches_nothing(teacher):

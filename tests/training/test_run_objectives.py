@@ -105,7 +105,7 @@ def test_a_student_comes_near_its_teacher(tmp_path):
     objective = {"kind": "distillation", "teacher": str(tmp_path / "z"), "form": "feature"}
     train_run(recipe_of(objective, epochs=8, learning_rate=3e-3), tmp_path / "student")
     lines = [line for line in log_of(tmp_path / "student") if "loss" in line]
-    assert all(line["distillation/known_share"] == 1 for line in lines)
+    assert all(line["distillation/teacher_coverage"] == 1 for line in lines)
     assert lines[-1]["loss"] < 0.6 * lines[0]["loss"]
 
 

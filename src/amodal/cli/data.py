@@ -11,7 +11,7 @@ import typer
 from amodal.cli.console import LIGHT_GROUP, console, errors, escape, progress_callbacks, size_of
 
 if TYPE_CHECKING:
-    from amodal.data.inspection import Inspection, Lengths, Repeated
+    from amodal.data.inspection import Duplicates, Inspection, Lengths
 
 app = typer.Typer(help="Make, inspect and pack data sets.", no_args_is_help=True, **LIGHT_GROUP)
 
@@ -147,11 +147,12 @@ def _show(found: Inspection) -> None:
         summary.add_row("captions: items", each)
     summary.add_row("broken", f"{found.broken:,}")
     if found.image_side is not None:
-        summary.add_row("images that occur twice or more", _repeats(found.repeated_images))
+        summary.add_row("images that occur twice or more", _repeats(found.duplicate_images))
     if found.caption_words is not None:
-        summary.add_row("captions that several items share", _repeats(found.repeated_captions))
+        summary.add_row("captions that several items share", _repeats(found.duplicate_captions))
         summary.add_row(
-            "pairs with the same caption in a batch of 1024", f"{found.colliding_pairs:.2f}"
+            "pairs with the same caption in a batch of 1024",
+            f"{found.expected_caption_collisions:.2f}",
         )
     console.print(summary)
     lengths = Table("length", "min", "median", "mean", "95 %", "max", "histogram")
@@ -180,8 +181,8 @@ def _show(found: Inspection) -> None:
             console.print(table)
     if found.label_count > 10:
         console.print(f"{found.label_count} labels in all")
-    _show_examples("identical captions, for example", found.repeated_captions)
-    _show_examples("identical images, for example", found.repeated_images)
+    _show_examples("identical captions, for example", found.duplicate_captions)
+    _show_examples("identical images, for example", found.duplicate_images)
     if found.broken:
         table = Table("broken because", "count")
         for reason, count in found.broken_by_reason.items():
@@ -193,11 +194,11 @@ def _show(found: Inspection) -> None:
             console.print(f"... and {found.broken - len(found.broken_rows):,} more")
 
 
-def _repeats(repeated: Repeated) -> str:
+def _repeats(repeated: Duplicates) -> str:
     return f"{repeated.values:,}, in {repeated.items:,} items" if repeated.values else "none"
 
 
-def _show_examples(title: str, repeated: Repeated) -> None:
+def _show_examples(title: str, repeated: Duplicates) -> None:
     if not repeated.examples:
         return
     console.print(title + ":")

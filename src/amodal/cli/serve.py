@@ -57,7 +57,7 @@ def serve(
     listening = _listening(host, port)
     shown = f"[{host}]" if ":" in host else host
     url = f"http://{shown}:{listening.getsockname()[1]}/"
-    console.print(f"serving {served.name}: {', '.join(served.abilities)}", highlight=False)
+    console.print(f"serving {served.name}: {', '.join(served.capabilities)}", highlight=False)
     console.print(f"open {url} (Ctrl-C stops the server)", highlight=False, soft_wrap=True)
     if open_page:
         webbrowser.open(url)

@@ -42,7 +42,7 @@ class Lengths(BaseModel):
     histogram: list[tuple[int, int, int]]
 
 
-class Repeated(BaseModel):
+class Duplicates(BaseModel):
     """Values that occur in more than one item.
 
     Args:
@@ -67,11 +67,11 @@ class Inspection(BaseModel):
         broken: number of rows and records that cannot be used.
         broken_by_reason: reason -> count.
         broken_rows: the first ones.
-        repeated_images: same content, byte for byte.
-        repeated_captions: same words. In contrastive training another item with the same
+        duplicate_images: same content, byte for byte.
+        duplicate_captions: same words. In contrastive training another item with the same
             caption is a false negative where it is not known to be a positive.
-        colliding_pairs: pairs of items with a common caption that are expected in a random
-            batch of 1024.
+        expected_caption_collisions: pairs of items with a common caption that are expected in a
+            random batch of 1024.
         caption_words, caption_characters: Chinese has no spaces, there characters tell more.
         image_side: shorter side in pixels.
         audio_milliseconds: length of sounds.
@@ -88,9 +88,9 @@ class Inspection(BaseModel):
     broken: int
     broken_by_reason: dict[str, int]
     broken_rows: list[Broken]
-    repeated_images: Repeated
-    repeated_captions: Repeated
-    colliding_pairs: float
+    duplicate_images: Duplicates
+    duplicate_captions: Duplicates
+    expected_caption_collisions: float
     caption_words: Lengths | None
     caption_characters: Lengths | None
     image_side: Lengths | None
@@ -270,9 +270,9 @@ class _Findings:
             broken=self.reasons.total(),
             broken_by_reason=dict(self.reasons.most_common()),
             broken_rows=self.broken_rows,
-            repeated_images=self.images.repeated(),
-            repeated_captions=self.captions.repeated(),
-            colliding_pairs=self.captions.pairs() / pairs * batch if pairs else 0.0,
+            duplicate_images=self.images.repeated(),
+            duplicate_captions=self.captions.repeated(),
+            expected_caption_collisions=self.captions.pairs() / pairs * batch if pairs else 0.0,
             caption_words=_lengths(self.words),
             caption_characters=_lengths(self.characters),
             image_side=_lengths(sides),
@@ -302,8 +302,8 @@ class _Sharing:
         if len(self.origins[key]) < LISTED:
             self.origins[key].append(origin)
 
-    def repeated(self) -> Repeated:
-        return Repeated(
+    def repeated(self) -> Duplicates:
+        return Duplicates(
             values=len(self.count),
             items=self.count.total() + len(self.count),
             examples=[

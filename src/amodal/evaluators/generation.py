@@ -59,7 +59,7 @@ def evaluate_generation(
         >>> architecture = TransformerArchitecture(encoders={"image": {"kind": "small_cnn"}})
         >>> model = build_multimodal_transformer(architecture, source[0]["question"])
         >>> result = evaluate_generation(model, source, "vqa", max_new_tokens=4, bootstrap=0)
-        >>> result.items, result.metrics["vqa/answers"]  # two questions about each of four scenes
+        >>> result.items, result.metrics["vqa/num_answers"]  # two questions about each scene
         (4, 8)
     """
     result = generate(

@@ -54,7 +54,7 @@ def _exact_match(generated: GenerationResult, bootstrap: int, seed: int) -> dict
         drawn = resampled(correct[rows, None], item[rows], bootstrap, generator)
         name = f"{generated.task}/exact_match{suffix}"
         found |= flatten(intervals([name], *drawn))
-    found[f"{generated.task}/answers"] = len(correct)
+    found[f"{generated.task}/num_answers"] = len(correct)
     return found
 
 
@@ -74,10 +74,10 @@ def relevance_at_1(generated: GenerationResult) -> torch.Tensor | None:
     return torch.stack(values)
 
 
-def refers_back(generated: GenerationResult) -> torch.Tensor:
+def history_dependent(generated: GenerationResult) -> torch.Tensor:
     """(U,) bool: questions that need the rounds before them, where the source annotates that."""
     return torch.tensor(
-        [bool(_round_of(generated, one).get("refers_back")) for one in generated.generations]
+        [bool(_round_of(generated, one).get("history_dependent")) for one in generated.generations]
     )
 
 
@@ -99,7 +99,7 @@ def _relevance(generated: GenerationResult, bootstrap: int, seed: int) -> dict[s
     row = torch.tensor([one.row for one in generated.generations])
     kinds = {
         "": torch.ones(len(relevance), dtype=torch.bool),
-        "/refers_back": refers_back(generated),
+        "/history_dependent": history_dependent(generated),
     }
     found: dict[str, float] = {}
     for suffix, chosen in kinds.items():

@@ -90,6 +90,6 @@ def evaluate_reconstruction(
         "reconstruction/psnr": -10 * math.log10(max(squared / values, 1e-12)),
         "reconstruction/mae": absolute / values,
         "reconstruction/perplexity": float((-(share * (share + 1e-12).log()).sum()).exp()),
-        "reconstruction/used": float((counts > 0).float().mean()),
+        "reconstruction/codebook_usage": float((counts > 0).float().mean()),
     }
     return ReconstructionResult(metrics, images, tuple(batches.broken))

@@ -110,9 +110,10 @@ def evaluate_text_to_image(
         >>> texts = source[0]["text"]
         >>> model = build_multimodal_transformer(architecture, texts, image_tokenizer=tokenizer)
         >>> result = evaluate_text_to_image(model, source, bootstrap=0)
-        >>> result.images[0].shape, result.metrics["text_to_image/correct"]  # an untrained model
+        >>> prefix, match = "text_to_image/", "objects_and_relations_match"
+        >>> result.images[0].shape, result.metrics[prefix + match]  # an untrained model
         ((16, 16, 3), 0.0)
-        >>> result.metrics["text_to_image/real_images/correct"]
+        >>> result.metrics[f"{prefix}real_images/{match}"]
         1.0
     """
     result = generate_for_captions(
@@ -192,41 +193,45 @@ def text_to_image_metrics(
     - object_recall: share of the objects of the caption whose shape and colour are in the image,
       mean over images.
     - object_match: share of the images with exactly the shapes and colours of the caption.
-    - correct: share of those in which every relation of the caption holds as well.
+    - objects_and_relations_match: share of the images in which, besides, every relation of the
+      caption holds.
     - caption_match: share of the images of which the caption holds in full: sizes, textures,
       cells and background too.
     - relation_accuracy: share of the captions with relations in whose images all of them hold;
       one whose objects are missing counts as wrong.
-    - real_images/correct: `correct` of the reference images; the rest to 1 is the verifier's error.
+    - real_images/objects_and_relations_match: that of the reference images; the rest to 1 is the
+      verifier's error.
 
     For any images:
 
-    - nearest_training: mean root-mean-square difference, in grey levels, to the nearest of up to
-      5,000 training images, all at 16 pixels; nearest_training_of_real_images: the same of the
-      reference images. A model that copied its training images would be far below.
+    - nearest_training_distance: mean root-mean-square difference, in grey levels, to the nearest of
+      up to 5,000 training images, all at 16 pixels; real_images/nearest_training_distance: that of
+      the reference images. A model that copied its training images would be far below.
 
     Args:
         train: whose images are compared with; None leaves that out.
         bootstrap: resamples of the intervals; 0 leaves them out.
     """
-    found: dict[str, float] = {"text_to_image/images": len(result.images)}
+    found: dict[str, float] = {"text_to_image/num_images": len(result.images)}
     claims = [_claims(r, text) for r, text in zip(result.records, result.texts, strict=True)]
     references = [image for image in result.references if image is not None]
     if all(one is not None for one in claims):
         known = [one for one in claims if one is not None]
         found |= _verified(result.images, known, bootstrap, seed)
         if len(references) == len(result.references):
-            found["text_to_image/real_images/correct"] = _verified(references, known, 0, seed)[
-                "text_to_image/correct"
-            ]
+            found["text_to_image/real_images/objects_and_relations_match"] = _verified(
+                references, known, 0, seed
+            )["text_to_image/objects_and_relations_match"]
     if train is not None:
         gallery = _small(_images(train, result.images[0].shape[0]))
         distance, _ = nearest_distance(_small(result.images), gallery)
-        found["text_to_image/nearest_training"] = float(distance.mean())
-        found["text_to_image/nearest_training/smallest"] = float(distance.min())
+        found["text_to_image/nearest_training_distance"] = float(distance.mean())
+        found["text_to_image/nearest_training_distance/min"] = float(distance.min())
         if references:
             of_references, _ = nearest_distance(_small(references), gallery)
-            found["text_to_image/nearest_training_of_real_images"] = float(of_references.mean())
+            found["text_to_image/real_images/nearest_training_distance"] = float(
+                of_references.mean()
+            )
     return found
 
 
@@ -263,7 +268,13 @@ def _verified(
             ]
         )
     values = torch.tensor(rows, dtype=torch.float64)
-    columns = ("object_recall", "object_match", "correct", "caption_match", "relation_accuracy")
+    columns = (
+        "object_recall",
+        "object_match",
+        "objects_and_relations_match",
+        "caption_match",
+        "relation_accuracy",
+    )
     found: dict[str, float] = {}
     for place, column in enumerate(columns):
         kept = values[:, place : place + 1]

@@ -53,7 +53,7 @@ class CaptionScores:
 
     def to_dict(self) -> dict[str, float]:
         """Flat metrics: `bleu_1`, `bleu_1/low`, `bleu_1/high`, ..., and the number of images."""
-        return flatten(self.metrics) | {"images": self.images}
+        return flatten(self.metrics) | {"num_images": self.images}
 
 
 @dataclass(frozen=True)

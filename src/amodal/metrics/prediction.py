@@ -74,7 +74,7 @@ def multi_label_metrics(
     - micro_f1: over all items and classes together; macro_f1: mean over classes that occur.
     - mean_average_precision: mean over classes that occur of average precision; equal
       scores share their ranks.
-    - exact: share of items with every class right (subset accuracy).
+    - subset_accuracy: share of items with every class right (subset accuracy).
 
     Args:
         logits: (B, C).
@@ -91,7 +91,7 @@ def multi_label_metrics(
     logits, target = _known(logits, target, ~target.isnan().any(1))
     predicted, truth = logits > 0, target > 0.5
     exact = (predicted == truth).all(1).double()
-    found = _means(["exact"], [exact], bootstrap, seed)
+    found = _means(["subset_accuracy"], [exact], bootstrap, seed)
     found["micro_f1"] = Estimate(_f1(predicted.flatten(), truth.flatten()))
     classes = truth.any(0).nonzero()[:, 0].tolist()
     f1 = [_f1(predicted[:, c], truth[:, c]) for c in classes]

@@ -22,7 +22,7 @@ HEADLINES = (
     "vqa/accuracy",
     "vqa/exact_match",
     "dialogue/relevance@1",
-    "dialogue/relevance@1/refers_back",
+    "dialogue/relevance@1/history_dependent",
     "dialogue/mrr",
     "dialogue/ndcg",
     "caption/scene_graph/f1",

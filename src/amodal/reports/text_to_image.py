@@ -18,10 +18,10 @@ from amodal.training.run import RunResult
 
 SHOWN = 24  # images
 HEADLINES = (
-    "text_to_image/correct",
+    "text_to_image/objects_and_relations_match",
     "text_to_image/object_recall",
     "text_to_image/relation_accuracy",
-    "text_to_image/nearest_training",
+    "text_to_image/nearest_training_distance",
 )
 MIN_WIDTH = 96  # pixels of a shown image
 

@@ -94,7 +94,7 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
     """
     app = FastAPI(
         title="amodal",
-        description=f"{served.kind} {served.name}: {', '.join(served.abilities)}",
+        description=f"{served.kind} {served.name}: {', '.join(served.capabilities)}",
         docs_url=None,  # both load their scripts from the network
         redoc_url=None,
     )
@@ -110,18 +110,18 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
 
     @app.get("/api/about")
     async def about() -> dict[str, Any]:
-        """Name, kind, abilities and metrics of the served models, and the request limits."""
+        """Name, kind, capabilities and metrics of the served models, and the request limits."""
         return {
             "name": served.name,
             "kind": served.kind,
-            "abilities": served.abilities,
+            "capabilities": served.capabilities,
             "parameters": served.parameters,
             "metrics": served.metrics,
             "inputs": []
             if served.embedding_model is None
             else form_fields(served.embedding_model.types),
-            "texts": served.texts,
-            "reranked": served.reranker is not None,
+            "example_prompts": served.example_prompts,
+            "has_reranker": served.reranker is not None,
             "limits": {
                 "image_bytes": MAX_IMAGE,
                 "characters": MAX_CHARACTERS,
@@ -269,8 +269,8 @@ def _add_chat(app: FastAPI, work: Worker, model: TextGenerator) -> None:
         """The next answer of a conversation about an image, streamed token by token.
 
         Lines of JSON: `{"text": …}` with the text so far, and at the end `{"answer": …,
-        "turns_read": …}` with the number of turns of the history (two per pair) that fitted into
-        the context, or `{"error": …}`.
+        "history_turns_used": …}` with the number of turns of the history (two per pair) that fit
+        into the context, or `{"error": …}`.
         """
         template = model.chat_template
         query = _checked("question", question, template.ids, _prompt_length(template))
@@ -318,7 +318,7 @@ async def stream_answer(
         except Exception as failure:  # the status was sent: the last line reports the error
             send({"error": str(failure) or type(failure).__name__})
             raise
-        send({"answer": answer, "turns_read": 2 * len(history)})
+        send({"answer": answer, "history_turns_used": 2 * len(history)})
 
     generation = asyncio.ensure_future(work(generate))
     generation.add_done_callback(_log_failure)
@@ -461,8 +461,8 @@ def _explain_errors(app: FastAPI, served: Served) -> None:
     async def refused(request: Request, failure: AnyHTTPException) -> JSONResponse:
         path = request.url.path
         if failure.status_code == 404:
-            abilities = ", ".join(served.abilities)
-            return error(404, f"there is no {path} here; {served.name} offers: {abilities}")
+            capabilities = ", ".join(served.capabilities)
+            return error(404, f"there is no {path} here; {served.name} offers: {capabilities}")
         if failure.status_code == 405:
             return error(405, f"{path} does not take {request.method}; see /openapi.json")
         return error(failure.status_code, str(failure.detail))

@@ -22,9 +22,9 @@ def form_fields(types: Mapping[str, str]) -> list[dict[str, Any]]:
     found = []
     for name, type_ in types.items():
         kind = modality(type_)
-        given = "text" if kind.language else "file" if kind.file_suffixes else "value"
+        field_type = "text" if kind.language else "file" if kind.file_suffixes else "value"
         accept = [f".{suffix}" for suffix in kind.file_suffixes]
-        found.append({"name": name, "type": type_, "given": given, "accept": accept})
+        found.append({"name": name, "type": type_, "field_type": field_type, "accept": accept})
     return found
 
 

@@ -25,15 +25,15 @@ from amodal.search.embed import EmbeddingModel
 from amodal.search.store import VectorStore
 from amodal.training.kinds import kind_of_run, open_run, resolve
 
-Ability = Literal["search", "ask", "caption", "chat", "draw", "zero-shot"]
+Capability = Literal["search", "ask", "caption", "chat", "draw", "zero-shot"]
 # Tasks of a recipe -> what a person does with them.
-TEXT_ABILITIES: dict[str, Ability] = {
+TEXT_CAPABILITIES: dict[str, Capability] = {
     "vqa": "ask",
     "caption": "caption",
     "dialogue": "chat",
     "single_turn": "ask",
 }
-EXAMPLE_TEXTS = 3  # for image generation
+EXAMPLE_PROMPTS = 3  # for image generation
 
 
 class Tokenization(Protocol):
@@ -90,7 +90,7 @@ class Served:
         text_tasks: which of these the model was trained for.
         image_generator: for images.
         reranker: chooses among generated images.
-        texts: examples for image generation, like those of its training.
+        example_prompts: examples for image generation, like those of its training.
         metrics: `metrics.json` of the run.
         parameters: of all models.
     """
@@ -100,17 +100,17 @@ class Served:
     embedding_model: EmbeddingModel | None = None
     store: VectorStore | None = None
     text_generator: TextGenerator | None = None
-    text_tasks: tuple[Ability, ...] = ()
+    text_tasks: tuple[Capability, ...] = ()
     image_generator: ImageGenerator | None = None
     reranker: JointEmbedding | None = None
-    texts: tuple[str, ...] = ()
+    example_prompts: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     parameters: int = 0
 
     @property
-    def abilities(self) -> tuple[Ability, ...]:
-        """Abilities in the order in which the page offers them."""
-        found: list[Ability] = []
+    def capabilities(self) -> tuple[Capability, ...]:
+        """Capabilities in the order in which the page offers them."""
+        found: list[Capability] = []
         if self.store is not None:
             found.append("search")
         elif self.embedding_model is not None:
@@ -154,7 +154,7 @@ def open_served(
         >>> model = build_joint_embedding(architecture, lambda: iter(records))
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     model.save_pretrained(folder)
-        ...     open_served(Path(folder)).abilities
+        ...     open_served(Path(folder)).capabilities
         ('zero-shot',)
     """
     parts: dict[str, Any] = _index(folder, run) if (folder / FILE).is_file() else _run(folder)
@@ -169,9 +169,12 @@ def open_served(
         parts["image_generator"] = _on_device(generator)
         models.append(parts["image_generator"])
     if parts.get("image_generator") is not None:
-        parts["texts"] = _texts(image_generator or folder)
+        parts["example_prompts"] = _example_prompts(image_generator or folder)
     if reranker is not None:
-        if parts.get("image_generator") is None or "rerank" not in kind_of_run(reranker).abilities:
+        if (
+            parts.get("image_generator") is None
+            or "rerank" not in kind_of_run(reranker).capabilities
+        ):
             raise DataError(
                 f"{reranker}: --reranker is a run of a joint embedding, beside a model that "
                 "generates images"
@@ -229,15 +232,15 @@ def serve_multimodal_transformer(folder: Path, model: MultimodalTransformer) -> 
     Raises:
         DataError: the model does neither.
     """
-    abilities = _text_abilities(folder) if model.inputs else ()
-    if not abilities and not model.generates_images:
+    capabilities = _text_capabilities(folder) if model.inputs else ()
+    if not capabilities and not model.generates_images:
         raise DataError(
             f"{folder}: generates neither text about images nor images; nothing to serve"
         )
     placed = _on_device(model)
     return {
-        "text_generator": placed if abilities else None,
-        "text_tasks": abilities,
+        "text_generator": placed if capabilities else None,
+        "text_tasks": capabilities,
         "image_generator": placed if model.generates_images else None,
     }
 
@@ -246,31 +249,31 @@ def _on_device(model: Any) -> Any:
     return model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
 
-def _text_abilities(run: Path) -> tuple[Ability, ...]:
-    """Abilities that the recipe trained; all of them where there is no recipe."""
+def _text_capabilities(run: Path) -> tuple[Capability, ...]:
+    """Capabilities that the recipe trained; all of them where there is no recipe."""
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
         tasks = set(recipe["model"]["tasks"])
     except FileNotFoundError:
-        return tuple(dict.fromkeys(TEXT_ABILITIES.values()))
+        return tuple(dict.fromkeys(TEXT_CAPABILITIES.values()))
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
         raise DataError(
             f"{run / 'recipe.yaml'}: has no model.tasks that can be read: {error}"
         ) from None
     return tuple(
-        dict.fromkeys(ability for task, ability in TEXT_ABILITIES.items() if task in tasks)
+        dict.fromkeys(capability for task, capability in TEXT_CAPABILITIES.items() if task in tasks)
     )
 
 
-def _texts(run: Path) -> tuple[str, ...]:
+def _example_prompts(run: Path) -> tuple[str, ...]:
     """Captions like those of the training scenes; none where the run was trained on other data."""
     try:
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
         config = ScenesConfig.model_validate({**recipe["data"]["train"], "split": "validation"})
     except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
         return ()
-    source = config.model_copy(update={"size": EXAMPLE_TEXTS}).open()
-    return tuple(str(source[i]["text"][0]) for i in range(EXAMPLE_TEXTS))
+    source = config.model_copy(update={"size": EXAMPLE_PROMPTS}).open()
+    return tuple(str(source[i]["text"][0]) for i in range(EXAMPLE_PROMPTS))
 
 
 def _metrics(run: Path) -> dict[str, float]:

@@ -81,7 +81,7 @@ class Kind:
             recipes without tasks.
         headlines: prefixes of the metrics that `amodal train` prints.
         serve: opens what a run of this kind serves: (folder, model); None: it is not served.
-        abilities: what runs of this kind can serve.
+        capabilities: what runs of this kind can serve.
         purpose: what a run of this kind is used with instead of a command that does not take it.
     """
 
@@ -98,7 +98,7 @@ class Kind:
     commands: Mapping[str, tuple[str, ...]]
     headlines: tuple[str, ...]
     serve: Reference | None
-    abilities: tuple[str, ...]
+    capabilities: tuple[str, ...]
     purpose: str
 
     def available_evaluators(self, model: Any) -> dict[str, Evaluator]:
@@ -175,7 +175,7 @@ JOINT_EMBEDDING = Kind(
     },
     headlines=("retrieval/*/recall@*",),
     serve="amodal.serving.served:serve_joint_embedding",
-    abilities=("search", "zero-shot", "rerank"),
+    capabilities=("search", "zero-shot", "rerank"),
     purpose="it embeds: `amodal embed`, `amodal index` and `amodal search`",
 )
 FUSION = Kind(
@@ -204,7 +204,7 @@ FUSION = Kind(
     },
     headlines=("prediction/*",),
     serve=None,
-    abilities=(),
+    capabilities=(),
     purpose="it predicts a column: `amodal predict {run} SOURCE --out predictions.csv`",
 )
 MULTIMODAL_TRANSFORMER = Kind(
@@ -245,7 +245,7 @@ MULTIMODAL_TRANSFORMER = Kind(
     },
     headlines=("vqa/*", "caption/*", "dialogue/*", "text_to_image/*", "retrieval/*/recall@*"),
     serve="amodal.serving.served:serve_multimodal_transformer",
-    abilities=("ask", "caption", "chat", "draw"),
+    capabilities=("ask", "caption", "chat", "draw"),
     purpose="it generates: `amodal ask`, `amodal caption`, `amodal chat` or `amodal draw`",
 )
 IMAGE_TOKENIZER = Kind(
@@ -269,7 +269,7 @@ IMAGE_TOKENIZER = Kind(
     },
     headlines=("reconstruction/*",),
     serve=None,
-    abilities=(),
+    capabilities=(),
     purpose="it is a part of models that generate images; use a run with tasks: [text_to_image]",
 )
 KINDS: dict[str, Kind] = {

@@ -176,7 +176,7 @@ class TaughtPairs:
 
     def metrics(self) -> dict[str, float]:
         """Share of the rows since the last call that the teacher knew."""
-        return {"known_share": self.teacher.known_share()}
+        return {"teacher_coverage": self.teacher.teacher_coverage()}
 
 
 def _check_pairs(loss: Any, embedded: EmbeddedRows) -> None:

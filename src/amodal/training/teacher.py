@@ -72,7 +72,7 @@ class TeacherEmbeddings:
         rows = self.table[name][torch.tensor([j for _, j in found])]
         return rows.to(item.device), where
 
-    def known_share(self) -> float:
+    def teacher_coverage(self) -> float:
         """Share of the rows since the last call that the teacher has embeddings of."""
         share = self.known / self.asked if self.asked else 0.0
         self.known = self.asked = 0

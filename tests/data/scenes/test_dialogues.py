@@ -69,15 +69,15 @@ def test_wording_and_position_of_the_correct_candidate_are_uniform():
 
 def test_most_questions_after_the_first_refer_back():
     for low, high in ((2, 2), (3, 4), (5, 6)):
-        later = [r.refers_back for _, d in dialogues(150, low, high, 6) for r in d[1:]]
+        later = [r.history_dependent for _, d in dialogues(150, low, high, 6) for r in d[1:]]
         assert sum(later) > 0.7 * len(later)
 
 
 def test_only_questions_that_refer_back_have_a_pronoun():
     for _, rounds in dialogues(100):
-        assert not rounds[0].refers_back
+        assert not rounds[0].history_dependent
         for r in rounds:
-            assert r.refers_back == bool(words(r.question) & PRONOUNS)
+            assert r.history_dependent == bool(words(r.question) & PRONOUNS)
 
 
 def test_it_is_the_object_in_focus_and_only_the_wording_moves_the_focus():
@@ -120,7 +120,7 @@ def test_the_other_one_is_the_other_of_two_that_were_counted():
 def test_the_attribute_asked_differs_among_the_objects_of_the_scene():
     for scene, rounds in dialogues(200):
         for r in rounds:
-            if r.refers_back and isinstance(r.program, Query):
+            if r.history_dependent and isinstance(r.program, Query):
                 values = {value_of(o, r.program.attribute) for o in scene.objects}
                 assert len(values) > 1
 
@@ -131,11 +131,11 @@ def test_a_reader_without_history_does_badly():
     yes = Counter()
     for scene, rounds in dialogues(400, 3, 6):
         for r in rounds:
-            if r.refers_back and isinstance(r.program, Query):
+            if r.history_dependent and isinstance(r.program, Query):
                 shown = Counter(value_of(o, r.program.attribute) for o in scene.objects)
                 hits += answer(r.program, scene) == shown.most_common(1)[0][0]
                 total += 1
-            if r.refers_back and isinstance(r.program, Exists | Relate):
+            if r.history_dependent and isinstance(r.program, Exists | Relate):
                 yes[answer(r.program, scene)] += 1
     assert hits / total < 0.4
     assert abs(yes["yes"] - yes["no"]) < 4.5 * yes.total() ** 0.5
@@ -145,7 +145,7 @@ def test_no_revealed_fact_is_asked_again():
     for scene, rounds in dialogues(200):
         revealed = defaultdict(set)
         for r in rounds:
-            if isinstance(r.program, Query) and r.refers_back:
+            if isinstance(r.program, Query) and r.history_dependent:
                 item = r.program.target.unique(scene)
                 if words(r.question) & {"it", "its", "that"}:
                     assert r.program.attribute not in revealed[item]

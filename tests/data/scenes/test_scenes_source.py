@@ -111,7 +111,13 @@ def test_questions_and_dialogues_are_optional():
         assert record["question_language"] == ["en", "zh", "en", "zh"]
         assert len(record["dialog"]) == 6
         for turn in record["dialog"]:
-            assert set(turn) == {"question", "answer", "candidates", "relevance", "refers_back"}
+            assert set(turn) == {
+                "question",
+                "answer",
+                "candidates",
+                "relevance",
+                "history_dependent",
+            }
         for key in ("id", "objects", "label"):
             assert record[key] == plain[i][key]
 

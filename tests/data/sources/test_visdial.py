@@ -182,6 +182,6 @@ def test_the_scenes_world_comes_back_as_it_was_written(tmp_path):
         record = copy.deepcopy(source[i])
         rounds = [{**one} for one in world[i]["dialog"]]
         for one in rounds:
-            del one["refers_back"]  # the layout has no place for it
+            del one["history_dependent"]  # the layout has no place for it
         assert record["dialog"] == rounds
         assert not {o["colour"] for o in world[i]["objects"]} & set(record["text"][0].split())

@@ -188,14 +188,18 @@ def test_a_run_that_was_cut_off_resumes_as_if_it_had_not_been(tmp_path, table, o
             assert b[name] == pytest.approx(a[name], abs=1e-6), (a["step"], name)
     steps = [line for line in want if "loss" in line]
     if objective.get("balance", {}).get("kind") == "gradient_blending":
-        shares = {k: v for k, v in steps[-1].items() if k.startswith("blending/")}
-        assert set(shares) == {"blending/fused", "blending/image", "blending/columns"}
+        shares = {k: v for k, v in steps[-1].items() if k.startswith("blending_weight/")}
+        assert set(shares) == {
+            "blending_weight/fused",
+            "blending_weight/image",
+            "blending_weight/columns",
+        }
         assert sum(shares.values()) == pytest.approx(1)
         assert max(shares.values()) > 0.4  # no longer a third each
     if objective.get("balance", {}).get("kind") == "gradient_modulation":
-        factors = [line["modulation/image"] for line in steps]
+        factors = [line["gradient_modulation/image"] for line in steps]
         assert all(0 < f <= 1 for f in factors)
-        assert min(*factors, *(line["modulation/columns"] for line in steps)) < 1
+        assert min(*factors, *(line["gradient_modulation/columns"] for line in steps)) < 1
 
 
 def test_the_leading_input_moves_by_the_factor_of_modulation_under_adam_too(

@@ -45,7 +45,7 @@ def test_a_run_is_complete_and_resumes_as_if_it_had_not_been_cut_off(tmp_path):
     result = train_run(parsed, tmp_path / "whole")
     assert isinstance(amodal.load(tmp_path / "whole"), ImageTokenizer)
     assert result.metrics["reconstruction/psnr"] > 5
-    assert 0 < result.metrics["reconstruction/used"] <= 1
+    assert 0 < result.metrics["reconstruction/codebook_usage"] <= 1
     assert "reconstruction/psnr" in (tmp_path / "whole" / "README.md").read_text()
 
     def stop(step, logged):

@@ -68,7 +68,7 @@ def test_one_run_answers_describes_and_converses(finished):
     assert isinstance(model, MultimodalTransformer)
     for name in ("vqa/exact_match", "caption/cider", "caption/scene_graph/f1", "dialogue/mrr"):
         assert name in result.metrics, name
-    assert result.metrics["vqa/answers"] == 8 * 4
+    assert result.metrics["vqa/num_answers"] == 8 * 4
     assert 1 <= result.metrics["dialogue/mean_rank"] <= 20
     assert "model.ask" in (folder / "README.md").read_text()
     assert log_of(folder)[0]["loss"] > log_of(folder)[-2].get("loss", 0)
@@ -127,7 +127,7 @@ def test_single_turns_do_not_depend_on_the_history(finished):
         torch.testing.assert_close(without[row][0], with_history[row][0], rtol=0, atol=1e-5)
         assert not torch.allclose(without[row][1], with_history[row][1], atol=1e-5)
     metrics = evaluate_generation(model, source, "single_turn", bootstrap=50).metrics
-    assert metrics["single_turn/answers"] == len(rounds)
+    assert metrics["single_turn/num_answers"] == len(rounds)
     assert {"single_turn/mrr", "single_turn/relevance@1", "single_turn/exact_match/round_6"} <= set(
         metrics
     )

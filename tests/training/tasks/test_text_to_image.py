@@ -79,11 +79,11 @@ def test_a_run_draws_and_is_complete_without_its_image_tokenizer(finished, token
     named = {name for name in result.metrics if name.startswith("text_to_image/")}
     assert {
         "text_to_image/object_recall",
-        "text_to_image/correct",
+        "text_to_image/objects_and_relations_match",
         "text_to_image/caption_match",
-        "text_to_image/nearest_training",
+        "text_to_image/nearest_training_distance",
     } <= named
-    assert result.metrics["text_to_image/images"] == 8
+    assert result.metrics["text_to_image/num_images"] == 8
     kept = amodal.load(tokenizer).state_dict()
     for name, tensor in model.image_tokens.tokenizer.state_dict().items():
         assert tensor.equal(kept[name])
@@ -122,16 +122,19 @@ def test_reference_images_are_correct_and_images_of_other_captions_are_not():
     texts = [record["text"][0] for record in records]
     real = TextToImageResult(list(range(40)), texts, images, without_images, list(images))
     found = text_to_image_metrics(real, source, bootstrap=0)
-    assert found["text_to_image/correct"] >= 0.95
+    assert found["text_to_image/objects_and_relations_match"] >= 0.95
     assert found["text_to_image/caption_match"] >= 0.9
-    assert found["text_to_image/real_images/correct"] == found["text_to_image/correct"]
-    assert found["text_to_image/nearest_training"] == pytest.approx(0, abs=1e-3)
+    assert (
+        found["text_to_image/real_images/objects_and_relations_match"]
+        == found["text_to_image/objects_and_relations_match"]
+    )
+    assert found["text_to_image/nearest_training_distance"] == pytest.approx(0, abs=1e-3)
     shifted = TextToImageResult(
         list(range(40)), texts, images[1:] + images[:1], without_images, list(images)
     )
     found = text_to_image_metrics(shifted, None, bootstrap=0)
     assert found["text_to_image/object_match"] <= 0.1
-    assert found["text_to_image/correct"] <= found["text_to_image/object_match"]
+    assert found["text_to_image/objects_and_relations_match"] <= found["text_to_image/object_match"]
     assert found["text_to_image/object_recall"] < 0.3
 
 
@@ -149,7 +152,7 @@ def test_the_command_draws_a_sheet_and_evaluates(finished, tmp_path):
     assert said.exit_code == 0, said.output
     assert (
         json.loads((folder / "evaluation" / "text-to-image.json").read_text())[
-            "text_to_image/images"
+            "text_to_image/num_images"
         ]
         == 4
     )

@@ -77,7 +77,7 @@ class Round:
         answer: the correct answer.
         candidates: `CANDIDATES` answers in random order, including the correct one.
         relevance: of each candidate, 1.0 where it has the meaning of the answer, else 0.0.
-        refers_back: the question depends on earlier rounds.
+        history_dependent: the question depends on earlier rounds.
         program: meaning of the question with the pronouns resolved; None where it asks for a
             description.
         focus: index of the object that the next "it" refers to, or None.
@@ -87,7 +87,7 @@ class Round:
     answer: str
     candidates: tuple[str, ...]
     relevance: tuple[float, ...]
-    refers_back: bool
+    history_dependent: bool
     program: Program | None
     focus: int | None
 
@@ -126,7 +126,7 @@ class _Move:
 
     question: str
     meaning: tuple[str, ...]  # one value, or two that describe an object
-    refers_back: bool
+    history_dependent: bool
     program: Program | None
     focus: Object | None
     revealed: list[tuple[Object, Attribute]] = field(default_factory=list)
@@ -167,7 +167,13 @@ class _DialogueWriter:
         number = None if move.focus is None else self.scene.objects.index(move.focus)
         self.rounds.append(
             Round(
-                move.question, text, candidates, relevance, move.refers_back, move.program, number
+                move.question,
+                text,
+                candidates,
+                relevance,
+                move.history_dependent,
+                move.program,
+                number,
             )
         )
 

@@ -129,7 +129,7 @@ class ScenesSource:
     ("attribute"), `question_type` ("attribute/colour") and `question_language`. With a dialogue
     it holds `dialog`, a list of question–answer pairs: `question`, `answer`, `candidates` (20
     answers, including the correct one), `relevance` (of each, 1.0 where it has the meaning of the
-    answer) and `refers_back`, whether the question depends on the earlier ones.
+    answer) and `history_dependent`, whether the question depends on the earlier ones.
     """
 
     inputs = frozenset({"image", "text"})
@@ -207,7 +207,7 @@ class ScenesSource:
                     "answer": r.answer,
                     "candidates": list(r.candidates),
                     "relevance": list(r.relevance),
-                    "refers_back": r.refers_back,
+                    "history_dependent": r.history_dependent,
                 }
                 for r in write_dialogue(scene, key, rounds=c.dialogue_rounds)
             ]

@@ -40,7 +40,7 @@ export function startChat(panel) {
       });
       if (last?.answer === undefined) throw new Error("the answer was interrupted; ask again");
       model.textContent = last.answer || "(empty)";
-      const read = last.turns_read, all = 2 * pairs.length; // a pair is two turns
+      const read = last.history_turns_used, all = 2 * pairs.length; // a pair is two turns
       if (read < all) {
         const note = `history truncated: the model read the last ${read} of ${all} turns`;
         list.append(create("li", "aside", note));

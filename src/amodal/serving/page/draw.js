@@ -3,7 +3,7 @@ import { create, examples, onSubmit, outOfVocabulary, request, suggest } from ".
 export async function startDraw(panel, about) {
   const form = panel.querySelector("form"), text = form.elements.text;
   const { candidates } = form.elements;
-  candidates.closest("label").hidden = candidates.disabled = !about.reranked;
+  candidates.closest("label").hidden = candidates.disabled = !about.has_reranker;
   onSubmit(form, "generating", async () => {
     const caption = text.value.trim();
     if (!caption) throw new Error("type a text first");
@@ -26,6 +26,6 @@ export async function startDraw(panel, about) {
       }),
     );
   });
-  const texts = about.texts.length ? about.texts : (await examples).map((one) => one.caption);
+  const texts = about.example_prompts.length ? about.example_prompts : (await examples).map((one) => one.caption);
   suggest(panel.querySelector(".chips"), texts.slice(0, 3), text);
 }

@@ -1,4 +1,4 @@
-// One tab for each ability of the served models.
+// One tab for each capability of the served models.
 
 import { create, request } from "./api.js";
 import { startAsk } from "./ask.js";
@@ -34,29 +34,29 @@ async function start(about) {
   find("kind").textContent = `${about.kind} · ${size} parameters`;
   find("name").textContent = about.name;
   document.title = `${about.name} · amodal`;
-  for (const ability of about.abilities) {
-    const [title, startTab] = TABS[ability];
+  for (const capability of about.capabilities) {
+    const [title, startTab] = TABS[capability];
     const tab = create("button", "", title);
-    Object.assign(tab, { type: "button", id: `tab-${ability}`, role: "tab" });
-    tab.setAttribute("aria-controls", `panel-${ability}`);
-    tab.addEventListener("click", () => select(ability, about));
+    Object.assign(tab, { type: "button", id: `tab-${capability}`, role: "tab" });
+    tab.setAttribute("aria-controls", `panel-${capability}`);
+    tab.addEventListener("click", () => select(capability, about));
     find("tabs").append(tab);
-    startTab(find(`panel-${ability}`), about);
+    startTab(find(`panel-${capability}`), about);
   }
   find("tabs").addEventListener("keydown", (event) => moveFocus(event, about));
   showMetrics(about.metrics);
   find("work").hidden = false;
   const requested = location.hash.slice(1);
-  select(about.abilities.includes(requested) ? requested : about.abilities[0], about);
+  select(about.capabilities.includes(requested) ? requested : about.capabilities[0], about);
   await startImage(about.limits);
 }
 
 function select(chosen, about) {
-  for (const ability of about.abilities) {
-    const selected = ability === chosen, tab = find(`tab-${ability}`);
+  for (const capability of about.capabilities) {
+    const selected = capability === chosen, tab = find(`tab-${capability}`);
     tab.setAttribute("aria-selected", String(selected));
     tab.tabIndex = selected ? 0 : -1;
-    find(`panel-${ability}`).hidden = !selected;
+    find(`panel-${capability}`).hidden = !selected;
   }
   const withoutImage = chosen === "draw" || (EMBEDS.includes(chosen) && !takesImages(about));
   find("image").hidden = withoutImage;
@@ -67,7 +67,7 @@ function select(chosen, about) {
 
 /** Arrow keys, Home and End move between the tabs. */
 function moveFocus(event, about) {
-  const names = about.abilities;
+  const names = about.capabilities;
   const now = names.findIndex((name) => find(`tab-${name}`) === document.activeElement);
   const next = {
     ArrowRight: (now + 1) % names.length,

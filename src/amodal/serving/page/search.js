@@ -3,7 +3,7 @@ import { upload } from "./image.js";
 
 /** The inputs that the text field and the image panel stand for, and all others. */
 export function inputsOf(about) {
-  const textInput = about.inputs.find((one) => one.given === "text");
+  const textInput = about.inputs.find((one) => one.field_type === "text");
   const imageInput = about.inputs.find((one) => one.type === "image");
   const others = about.inputs.filter((one) => one !== textInput && one !== imageInput);
   return { textInput, imageInput, others };

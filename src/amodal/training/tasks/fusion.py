@@ -204,7 +204,9 @@ class FusionTask:
         generator.manual_seed(step.number)  # the same on every process
         network = cast(FusionModel, step.trained.network)
         for modality, factor in factors.items():
-            self.logged.setdefault(f"modulation/{modality}", []).append(torch.tensor(factor))
+            self.logged.setdefault(f"gradient_modulation/{modality}", []).append(
+                torch.tensor(factor)
+            )
             for part in (network.encoders[modality], network.poolings[modality]):
                 if balance.noise:
                     _add_noise(part, generator)
@@ -230,7 +232,9 @@ class FusionTask:
         found = {name: float(torch.stack(v).mean()) for name, v in self.logged.items()}
         self.logged.clear()
         if isinstance(self.objective.config.balance, GradientBlendingConfig):
-            found |= {f"blending/{h}": share for h, share in self.objective.blending().items()}
+            found |= {
+                f"blending_weight/{h}": share for h, share in self.objective.blending().items()
+            }
         return found
 
     def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
