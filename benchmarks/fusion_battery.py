@@ -41,7 +41,7 @@ from amodal.fusion.cross_attention import CrossAttentionConfig
 from amodal.fusion.gated import GatedConfig, PrecisionGated
 from amodal.fusion.low_rank import LowRankConfig
 from amodal.fusion.specification import fusion_cost
-from amodal.fusion.tensor import TensorConfig
+from amodal.fusion.tensor import TensorFusionConfig
 
 RESULT = Path(__file__).parent / "results" / "fusion_battery.json"
 ITEMS, BATCH, WIDTH = 4000, 256, 4
@@ -51,7 +51,7 @@ FUSIONS: dict[str, Any] = {
     "gated by all": GatedConfig(dim=32),
     "gated per unit": GatedConfig(dim=32, gate="unit"),
     "gated by its own": GatedConfig(dim=32, gate="precision"),
-    "tensor": TensorConfig(dim=32, reduced_dim=None),
+    "tensor": TensorFusionConfig(dim=32, reduced_dim=None),
     "low rank, 4": LowRankConfig(dim=32, rank=4),
     "concat_tokens": ConcatTokensConfig(dim=32),
     "co-attention": CrossAttentionConfig(dim=32),

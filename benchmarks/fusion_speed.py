@@ -32,7 +32,7 @@ from amodal.fusion.cross_attention import CrossAttentionConfig
 from amodal.fusion.gated import GatedConfig
 from amodal.fusion.low_rank import LowRankConfig
 from amodal.fusion.specification import fusion_cost
-from amodal.fusion.tensor import TensorConfig
+from amodal.fusion.tensor import TensorFusionConfig
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "fusion_speed.json"
@@ -44,7 +44,7 @@ FUSIONS: dict[str, tuple[Any, int]] = {
     "gated by all": (GatedConfig(dim=WIDTH), WIDTH),
     "gated per unit": (GatedConfig(dim=WIDTH, gate="unit"), WIDTH),
     "gated by its own": (GatedConfig(dim=WIDTH, gate="precision"), WIDTH),
-    "tensor": (TensorConfig(dim=WIDTH, reduced_dim=None), 24),
+    "tensor": (TensorFusionConfig(dim=WIDTH, reduced_dim=None), 24),
     "low rank, 4": (LowRankConfig(dim=WIDTH, rank=4), WIDTH),
     "concat_tokens": (ConcatTokensConfig(dim=WIDTH), WIDTH),
     "co-attention": (

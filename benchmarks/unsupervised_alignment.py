@@ -34,12 +34,12 @@ from torch import Tensor
 
 from amodal.alignment.procrustes import Procrustes
 from amodal.alignment.unsupervised import (
-    AdversarialStart,
-    AxesStart,
-    ProfileStart,
-    RandomStart,
-    Start,
-    TransportStart,
+    AdversarialInit,
+    Initialization,
+    OptimalTransportInit,
+    PCAInit,
+    RandomInit,
+    SimilarityProfileInit,
     UnsupervisedAlignment,
     csls_neighbours,
     standardized,
@@ -62,11 +62,11 @@ SHAPES = (
     ("exponential", 1.0),
     ("exponential", 2.0),
 )
-STARTS: dict[str, Start] = {
-    "ProfileStart": ProfileStart(),
-    "AxesStart": AxesStart(),
-    "TransportStart": TransportStart(),
-    "RandomStart": RandomStart(),
+INITIALIZATIONS: dict[str, Initialization] = {
+    "SimilarityProfileInit": SimilarityProfileInit(),
+    "PCAInit": PCAInit(),
+    "OptimalTransportInit": OptimalTransportInit(),
+    "RandomInit": RandomInit(),
 }
 
 
@@ -131,7 +131,9 @@ def scored(
     }
 
 
-def case(starts: list[Start], restarts: int, seed: int, **settings: Any) -> dict[str, Any]:
+def case(
+    initializations: list[Initialization], restarts: int, seed: int, **settings: Any
+) -> dict[str, Any]:
     """One pair of sets, aligned without pairs and evaluated with them."""
     left, right, truth = samples(seed=seed, **settings)
     begin = time.perf_counter()
@@ -139,7 +141,7 @@ def case(starts: list[Start], restarts: int, seed: int, **settings: Any) -> dict
         left,
         right,
         generator=torch.Generator().manual_seed(seed),
-        starts=starts,
+        initializations=initializations,
         restarts=restarts,
     )
     seconds = round(time.perf_counter() - begin, 1)
@@ -162,12 +164,12 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def target(rows: int, seeds: int, noises: tuple[float, ...]) -> dict[str, Any]:
-    """Exponential distribution of anisotropy 1, default starts, one restart of each."""
+    """Exponential distribution of anisotropy 1, default initializations, one restart of each."""
     found: dict[str, Any] = {"rows": rows, "shape": "exponential", "anisotropy": 1.0}
     for noise in noises:
         runs = [
             case(
-                [AxesStart(), TransportStart(), ProfileStart()],
+                [PCAInit(), OptimalTransportInit(), SimilarityProfileInit()],
                 3,
                 seed,
                 shape="exponential",
@@ -189,8 +191,8 @@ def phase(rows: int, seeds: int, noises: tuple[float, ...]) -> dict[str, Any]:
         for noise in noises:
             runs = [
                 case(
-                    list(STARTS.values()),
-                    len(STARTS),
+                    list(INITIALIZATIONS.values()),
+                    len(INITIALIZATIONS),
                     seed,
                     shape=shape,
                     anisotropy=anisotropy,
@@ -200,7 +202,7 @@ def phase(rows: int, seeds: int, noises: tuple[float, ...]) -> dict[str, Any]:
                 for seed in range(seeds)
             ]
             cell: dict[str, Any] = {"shape": shape, "anisotropy": anisotropy, "noise": noise}
-            for i, name in enumerate(STARTS):
+            for i, name in enumerate(INITIALIZATIONS):
                 cell[name] = round(statistics.mean(r["restarts"][i]["p_at_1"] for r in runs), 4)
             for name in ("with_pairs", "p_at_1"):
                 cell[name] = round(statistics.mean(run[name] for run in runs), 4)
@@ -238,10 +240,10 @@ def adversarial(rows: int, steps: int, cells: int) -> list[dict[str, Any]]:
     for shape, anisotropy, noise in grid[:cells]:
         settings = {"shape": shape, "anisotropy": anisotropy, "noise": noise, "rows": rows}
         for name, start, restarts in (
-            ("random rotation", AdversarialStart(steps=steps), 2),
+            ("random rotation", AdversarialInit(steps=steps), 2),
             (
                 "axes",
-                AdversarialStart(first=AxesStart(), steps=steps // 3, learning_rate=2e-3),
+                AdversarialInit(first=PCAInit(), steps=steps // 3, learning_rate=2e-3),
                 1,
             ),
         ):
@@ -259,7 +261,7 @@ def shared_part(rows: int, seeds: int) -> list[dict[str, Any]]:
         for overlap in (1.0, 0.75, 0.5, 0.25):
             runs = [
                 case(
-                    [AxesStart(), TransportStart()],
+                    [PCAInit(), OptimalTransportInit()],
                     2,
                     seed,
                     shape=shape,
@@ -279,7 +281,7 @@ def shared_part(rows: int, seeds: int) -> list[dict[str, Any]]:
 def plot(cells: list[dict[str, Any]], path: Path) -> None:
     """P@1 over noise and shape, one panel per start."""
     noises = sorted({cell["noise"] for cell in cells})
-    panels = [*STARTS, "p_at_1", "with_pairs"]
+    panels = [*INITIALIZATIONS, "p_at_1", "with_pairs"]
     titles = {"p_at_1": "chosen without labels", "with_pairs": "Procrustes with pairs"}
     figure, axes = plt.subplots(2, 3, figsize=(11, 6), layout="constrained", sharey=True)
     for axis, name in zip(axes.flat, panels, strict=True):

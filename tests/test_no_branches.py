@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 
 from amodal.modalities.registry import BUILT_IN
-from amodal.training.kinds import KINDS, resolve
+from amodal.training.kinds import MODEL_KINDS, resolve
 
 PACKAGE = Path(__file__).parents[1] / "src" / "amodal"
 ABOVE = ("models", "evaluators", "training", "search", "reports", "serving", "cli")
 TABLES = {"training/kinds.py"}
-NAMES = {kind.name for kind in BUILT_IN} | {"video"} | set(KINDS)
+NAMES = {kind.name for kind in BUILT_IN} | {"video"} | set(MODEL_KINDS)
 CLASSES = (
     {kind.__name__ for kind in BUILT_IN}
-    | {resolve(kind.model).__name__ for kind in KINDS.values()}
-    | {resolve(kind.recipe).__name__ for kind in KINDS.values()}
-    | {resolve(kind.run).__name__ for kind in KINDS.values()}
+    | {resolve(kind.model).__name__ for kind in MODEL_KINDS.values()}
+    | {resolve(kind.recipe).__name__ for kind in MODEL_KINDS.values()}
+    | {resolve(kind.run).__name__ for kind in MODEL_KINDS.values()}
     | {"ImagePreprocessor", "TextPreprocessor", "AudioPreprocessor", "VectorPreprocessor"}
-    | {"ColumnsPreprocessor", "ChatTemplate"}
+    | {"TabularPreprocessor", "ChatTemplate"}
 )
 FILES = sorted(file for room in ABOVE for file in (PACKAGE / room).rglob("*.py"))
 

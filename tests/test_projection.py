@@ -5,7 +5,13 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from amodal.projection import IdentityConfig, LinearConfig, MLPConfig, ProjectionConfig, unit_rows
+from amodal.projection import (
+    IdentityConfig,
+    LinearConfig,
+    MLPConfig,
+    ProjectionConfig,
+    l2_normalize,
+)
 
 CONFIGS = [
     LinearConfig(dim=6),
@@ -48,7 +54,7 @@ def test_a_zero_vector_stays_zero_and_has_a_finite_gradient():
     x = torch.zeros(3, 4)
     x[1] = 1.0
     x.requires_grad_()
-    z = unit_rows(x)
+    z = l2_normalize(x)
     z.sum().backward()
     assert torch.equal(z[0], torch.zeros(4))
     assert torch.isfinite(x.grad).all()
@@ -57,17 +63,17 @@ def test_a_zero_vector_stays_zero_and_has_a_finite_gradient():
 
 def test_the_gradient_is_that_of_the_sphere():
     x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(unit_rows, [x])
+    assert torch.autograd.gradcheck(l2_normalize, [x])
     g = torch.randn(4, 5, dtype=torch.float64)
-    (unit_rows(x) * g).sum().backward()
-    along = (x.grad * unit_rows(x)).sum(1)  # moving outwards changes nothing
+    (l2_normalize(x) * g).sum().backward()
+    along = (x.grad * l2_normalize(x)).sum(1)  # moving outwards changes nothing
     torch.testing.assert_close(along, torch.zeros(4, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1e-3, 1e3, 1e12])
 def test_only_the_direction_matters(scale):
     x = torch.randn(4, 5, dtype=torch.float64)
-    torch.testing.assert_close(unit_rows(x * scale), unit_rows(x))
+    torch.testing.assert_close(l2_normalize(x * scale), l2_normalize(x))
 
 
 def test_lengths_are_measured_in_single_precision_under_autocast():
@@ -76,9 +82,9 @@ def test_lengths_are_measured_in_single_precision_under_autocast():
         z = projection(torch.randn(16, 32))
     assert z.dtype == torch.float32
     torch.testing.assert_close(z.norm(dim=1), torch.ones(16), rtol=1e-6, atol=1e-6)
-    assert unit_rows(torch.ones(1, 2, dtype=torch.float64)).dtype == torch.float64
+    assert l2_normalize(torch.ones(1, 2, dtype=torch.float64)).dtype == torch.float64
     # 300 squared overflows half precision
-    half = unit_rows(torch.full((1, 4), 300.0, dtype=torch.float16))
+    half = l2_normalize(torch.full((1, 4), 300.0, dtype=torch.float16))
     torch.testing.assert_close(half, torch.full((1, 4), 0.5))
 
 
@@ -87,7 +93,7 @@ def test_the_residual_adds_a_linear_shortcut():
     for parameter in projection.layers.branch.parameters():
         nn.init.zeros_(parameter)
     x = torch.randn(3, 4)
-    torch.testing.assert_close(projection(x), unit_rows(projection.layers.shortcut(x)))
+    torch.testing.assert_close(projection(x), l2_normalize(projection.layers.shortcut(x)))
 
 
 def test_layer_norm_keeps_rows_apart_and_batch_norm_does_not():

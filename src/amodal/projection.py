@@ -8,10 +8,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-__all__ = ["IdentityConfig", "LinearConfig", "MLPConfig", "Projection", "unit_rows"]
+__all__ = ["IdentityConfig", "LinearConfig", "MLPConfig", "Projection", "l2_normalize"]
 
 
-def unit_rows(x: Tensor) -> Tensor:
+def l2_normalize(x: Tensor) -> Tensor:
     """Every row divided by its Euclidean norm, in float32 or wider.
 
     A row of zeros stays zero, and its gradient is finite.
@@ -24,8 +24,8 @@ def unit_rows(x: Tensor) -> Tensor:
 
     Examples:
         >>> import torch
-        >>> from amodal.projection import unit_rows
-        >>> unit_rows(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        >>> from amodal.projection import l2_normalize
+        >>> l2_normalize(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
         tensor([[0.6000, 0.8000],
                 [0.0000, 0.0000]])
     """
@@ -57,8 +57,8 @@ class Projection(nn.Module):
         self.dim = dim
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(B, E) unit rows of (B, D) pooled features; see `unit_rows`."""
-        return unit_rows(self.layers(pooled))
+        """(B, E) unit rows of (B, D) pooled features; see `l2_normalize`."""
+        return l2_normalize(self.layers(pooled))
 
 
 class Skip(nn.Module):

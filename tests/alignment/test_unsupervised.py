@@ -9,11 +9,11 @@ import torch
 
 from amodal.alignment.procrustes import Procrustes
 from amodal.alignment.unsupervised import (
-    AdversarialStart,
-    AxesStart,
-    ProfileStart,
-    RandomStart,
-    TransportStart,
+    AdversarialInit,
+    OptimalTransportInit,
+    PCAInit,
+    RandomInit,
+    SimilarityProfileInit,
     csls_neighbours,
     profiles,
     refine,
@@ -23,9 +23,9 @@ from amodal.alignment.unsupervised import (
 )
 
 CLOSED = {
-    "profile": ProfileStart(quantiles=64),
-    "axes": AxesStart(),
-    "transport": TransportStart(quantiles=64),
+    "profile": SimilarityProfileInit(quantiles=64),
+    "axes": PCAInit(),
+    "transport": OptimalTransportInit(quantiles=64),
 }
 every_closed_start = pytest.mark.parametrize("start", CLOSED.values(), ids=CLOSED.keys())
 
@@ -56,7 +56,7 @@ def hidden_pairs(n=300, d=8, *, seed, noise=0.05):
 def found(x, y, start, *, seed=0, restarts=1, **options):
     generator = torch.Generator().manual_seed(seed)
     return unsupervised_alignment(
-        x, y, generator=generator, starts=[start], restarts=restarts, **options
+        x, y, generator=generator, initializations=[start], restarts=restarts, **options
     )
 
 
@@ -129,7 +129,7 @@ def test_unknown_pairs_are_found(start):
 def test_the_map_is_in_the_original_coordinates():
     x, y, truth = hidden_pairs(seed=0, noise=0.0)
     y = 3 * y + rows(1, 8, seed=5)
-    result = found(x + 7, y, ProfileStart(quantiles=64))
+    result = found(x + 7, y, SimilarityProfileInit(quantiles=64))
     torch.testing.assert_close(result.map.transform(x + 7), y[truth])
     assert result.cycle_error == (0, 0)
     assert result.mutual == 1
@@ -148,7 +148,7 @@ def test_row_order_and_rotations_change_no_match(start):
 def test_sets_with_partial_overlap_are_aligned():
     x, y, truth = hidden_pairs(n=600, d=6, seed=1, noise=0.02)
     keep = truth[:400].sort().values  # left rows 400 and above have no partner
-    result = found(x, y[keep], AxesStart(), restarts=4)
+    result = found(x, y[keep], PCAInit(), restarts=4)
     assert float((keep[result.match[:400]] == truth[:400]).float().mean()) > 0.95
     assert result.cycle_error[0] >= 1 / 3
     assert result.cycle_error[1] < 0.05
@@ -157,7 +157,7 @@ def test_sets_with_partial_overlap_are_aligned():
 def test_a_wider_right_space_is_filled_by_a_semi_orthogonal_map():
     x, y, truth = hidden_pairs(n=300, d=6, seed=2)
     wide = torch.cat([y, 0 * y[:, :2]], 1) @ orthogonal(8, seed=7)
-    result = found(x, wide, ProfileStart(quantiles=64))
+    result = found(x, wide, SimilarityProfileInit(quantiles=64))
     assert hits(result, truth) > 0.95
     assert result.map.weight.shape == (6, 8)
 
@@ -168,14 +168,14 @@ def test_the_restart_with_the_best_criterion_is_chosen_and_is_correct():
         x,
         y,
         generator=torch.Generator().manual_seed(0),
-        starts=[RandomStart(), AxesStart(), RandomStart()],
+        initializations=[RandomInit(), PCAInit(), RandomInit()],
         restarts=5,
     )
     names = [restart.start for restart in result.restarts]
-    assert names == ["RandomStart", "AxesStart", "RandomStart", "RandomStart", "AxesStart"]
+    assert names == ["RandomInit", "PCAInit", "RandomInit", "RandomInit", "PCAInit"]
     criteria = [restart.criterion for restart in result.restarts]
     assert result.selected == criteria.index(max(criteria))
-    assert names[result.selected] == "AxesStart"
+    assert names[result.selected] == "PCAInit"
     assert hits(result, truth) > 0.95
     prepared = standardized(x), standardized(y)
     lost = csls_neighbours(prepared[0] @ result.restarts[0].weight, prepared[1])
@@ -184,7 +184,7 @@ def test_the_restart_with_the_best_criterion_is_chosen_and_is_correct():
 
 def test_equal_generators_give_equal_results_and_the_global_one_is_not_touched():
     x, y, _ = hidden_pairs(n=60, d=4, seed=0)
-    for start in (*CLOSED.values(), RandomStart(), AdversarialStart(steps=2)):
+    for start in (*CLOSED.values(), RandomInit(), AdversarialInit(steps=2)):
         torch.manual_seed(1)
         before = torch.get_rng_state()
         one = found(x, y, start, restarts=2)
@@ -206,7 +206,7 @@ def test_symmetric_data_have_a_small_cycle_error_and_chance_accuracy():
         order = torch.randperm(144, generator=torch.Generator().manual_seed(seed))
         # Without noise, shared rounding errors would identify the rows.
         y = (x @ orthogonal(4, seed=seed) + 1e-3 * rows(144, 4, seed=seed + 50))[order]
-        result = found(x, y, AxesStart(), seed=seed, neighbours=3, iterations=30)
+        result = found(x, y, PCAInit(), seed=seed, neighbours=3, iterations=30)
         assert max(result.cycle_error) == 0
         assert result.mutual == 1
         moved = result.map.transform(x)
@@ -245,9 +245,9 @@ def test_refinement_has_a_fixed_point_at_the_truth_and_returns_to_it():
 
 
 def test_every_input_gives_a_finite_map():
-    starts = [*CLOSED.values(), RandomStart(), AdversarialStart(steps=1, batch_size=4)]
+    initializations = [*CLOSED.values(), RandomInit(), AdversarialInit(steps=1, batch_size=4)]
     for start, n, m, kind, dtype in itertools.product(
-        starts,
+        initializations,
         [2, 12],
         [2, 5],
         ["zeros", "rank 1", "duplicates", "whitened", "huge"],
@@ -281,7 +281,7 @@ def test_the_adversarial_start_corrects_a_near_rotation():
     def near(left, right, restart, generator):
         return away
 
-    start = AdversarialStart(first=near, steps=300)
+    start = AdversarialInit(first=near, steps=300)
     weight = start(a, b, 0, torch.Generator().manual_seed(0))
     torch.testing.assert_close(weight @ weight.T, torch.eye(3), atol=1e-5, rtol=0)
     assert float((away * right).sum()) / 3 < 0.92
@@ -297,8 +297,8 @@ def test_wrong_input_is_refused():
         unsupervised_alignment(x, x / 0, generator=g)
     with pytest.raises(ValueError, match="1 or more"):
         unsupervised_alignment(x, x, generator=g, restarts=0)
-    with pytest.raises(ValueError, match="starts is empty"):
-        unsupervised_alignment(x, x, generator=g, starts=[])
+    with pytest.raises(ValueError, match="initializations is empty"):
+        unsupervised_alignment(x, x, generator=g, initializations=[])
     with pytest.raises(ValueError, match="rows on both sides"):
         csls_neighbours(x, x[:0])
     with pytest.raises(ValueError, match=r"got \(5, 3\) and \(5, 2\)"):

@@ -13,7 +13,7 @@ from amodal.augment.audio import (
     change_gain,
     change_speed,
     mask_spans,
-    shift,
+    time_shift,
 )
 from amodal.augment.config import (
     AdditiveNoise,
@@ -113,7 +113,7 @@ def test_shift_moves_and_fills_with_silence():
     sound = np.arange(1, 101, dtype=np.float32) / 100
     seen = set()
     for i in range(60):
-        got = shift(sound, 0.2, rngs(i)[0])
+        got = time_shift(sound, 0.2, rngs(i)[0])
         there = np.flatnonzero(got)
         by = int(there[0]) if got[0] == 0 else -(99 - int(there[-1]))
         seen.add(by)
@@ -123,7 +123,7 @@ def test_shift_moves_and_fills_with_silence():
         np.testing.assert_array_equal(got, want)
     assert min(seen) < -10
     assert max(seen) > 10
-    np.testing.assert_array_equal(shift(sound, 0.0, rngs(0)[0]), sound)
+    np.testing.assert_array_equal(time_shift(sound, 0.0, rngs(0)[0]), sound)
 
 
 @pytest.mark.parametrize("ratio_db", [0.0, 20.0])

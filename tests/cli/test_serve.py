@@ -13,11 +13,11 @@ import uvicorn
 import amodal.cli.serve as command
 from amodal.cli import main as cli
 from amodal.data.record import DataError
-from amodal.serving.served import Served
+from amodal.serving.served import ServedModels
 
 
 class ImageGenerator:
-    def draw(self, texts, **options):
+    def generate_images(self, texts, **options):
         return []
 
 
@@ -25,7 +25,7 @@ class ImageGenerator:
 def started(monkeypatch):
     """Sockets that a server was started with."""
     sockets = []
-    served = Served(name="text-to-image", kind="a model", image_generator=ImageGenerator())
+    served = ServedModels(name="text-to-image", kind="a model", image_generator=ImageGenerator())
     monkeypatch.setattr("amodal.serving.served.open_served", lambda folder, **options: served)
     monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets: started_with(sockets))
 

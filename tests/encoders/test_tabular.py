@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from amodal.encoders.tabular import ColumnsConfig, ColumnsPreprocessor
+from amodal.encoders.tabular import TabularConfig, TabularPreprocessor
 
 RECORDS = [
     {"origin": "t row 1", "age": 20, "city": "Bern", "price": "1.5"},
@@ -13,7 +13,7 @@ RECORDS = [
     {"origin": "t row 3", "age": None, "city": "Bern", "price": 2.5},
     {"origin": "t row 4", "age": 30, "city": None, "price": "much"},
 ]
-CONFIG = ColumnsConfig(numerical=("age", "price"), categorical=("city",), width=16, heads=4)
+CONFIG = TabularConfig(numerical=("age", "price"), categorical=("city",), width=16, heads=4)
 
 
 def made():
@@ -69,24 +69,24 @@ def test_what_is_no_number_is_named():
 
 
 def test_a_column_that_no_record_has_names_the_nearest():
-    config = ColumnsConfig(numerical=("agee",), width=16)
+    config = TabularConfig(numerical=("agee",), width=16)
     with pytest.raises(ValueError, match=r"no record has a column 'agee'.*nearest is 'age'"):
         config.preprocessor(RECORDS)
     with pytest.raises(ValueError, match="once"):
-        ColumnsConfig(numerical=("a",), categorical=("a",))
+        TabularConfig(numerical=("a",), categorical=("a",))
 
 
 def test_a_reopened_preprocessor_gives_the_same_tensors(tmp_path):
     prepare, _ = made()
     prepare.save(tmp_path)
-    again = ColumnsPreprocessor.load(tmp_path)
+    again = TabularPreprocessor.load(tmp_path)
     rows = [prepare.read(r) for r in RECORDS[:3]]
     for name, tensor in prepare(rows).items():
         assert torch.equal(again(rows)[name].nan_to_num(9), tensor.nan_to_num(9))
 
 
 def test_constant_columns_and_no_rows_do_no_harm():
-    prepare = ColumnsConfig(numerical=("a",), width=8).preprocessor([{"a": 5}, {"a": 5}])
+    prepare = TabularConfig(numerical=("a",), width=8).preprocessor([{"a": 5}, {"a": 5}])
     assert prepare([((5.0,), ())])["numbers"].tolist() == [[0.0]]
     assert prepare([])["numbers"].shape == (0, 1)
 
@@ -104,5 +104,5 @@ def test_a_mistyped_number_stays_finite_and_a_constant_of_rounding_is_a_constant
     prepare, _ = made()
     assert prepare([((1e300, -1e300), ("Bern",))])["numbers"].tolist() == [[1e4, -1e4]]
     third = [{"a": 0.1 + 0.2}, {"a": 0.3}, {"a": 0.3}]
-    prepare = ColumnsConfig(numerical=("a",), width=8).preprocessor(third)
+    prepare = TabularConfig(numerical=("a",), width=8).preprocessor(third)
     assert abs(prepare([((0.4,), ())])["numbers"].item()) < 1

@@ -10,7 +10,7 @@ from amodal.fusion.attention import CrossAttention
 from amodal.fusion.concat import ConcatConfig
 from amodal.fusion.gated import GatedConfig
 from amodal.fusion.low_rank import LowRankConfig, low_rank_product
-from amodal.fusion.tensor import TensorConfig, outer_product
+from amodal.fusion.tensor import TensorFusionConfig, outer_product
 
 WIDTHS = {"a": 3, "b": 2, "c": 4}
 
@@ -61,7 +61,7 @@ def test_low_rank_factors_are_parameters_that_learn():
 def test_absent_modalities_leave_the_products_of_the_others():
     values, present = rows()
     module = made(LowRankConfig(dim=4, rank=2))
-    tensor = made(TensorConfig(dim=4, reduced_dim=None))
+    tensor = made(TensorFusionConfig(dim=4, reduced_dim=None))
     zeroed = {m: x * present[m][:, None] for m, x in values.items()}
     everyone = {m: torch.ones_like(there) for m, there in present.items()}
     for fusion in (module, tensor):
@@ -158,7 +158,7 @@ def test_concatenation_puts_a_learned_vector_where_nothing_is():
 
 def test_a_product_that_is_too_large_says_how_large():
     with pytest.raises(ValueError, match=r"513 x 513 x 513.*135,005,697.*low_rank"):
-        TensorConfig(reduced_dim=None).build({"a": 512, "b": 512, "c": 512})
+        TensorFusionConfig(reduced_dim=None).build({"a": 512, "b": 512, "c": 512})
 
 
 def test_attention_equals_its_formula_and_its_weights_say_where_it_looked():

@@ -5,17 +5,17 @@ import math
 import pytest
 import torch
 
-from amodal.losses.balance import blending_weights, modulation, truth_confidence
+from amodal.losses.balance import blending_weights, gradient_modulation_factors, truth_confidence
 
 
 def test_modulation_of_two_modalities_is_the_published_rule():
-    factors = modulation({"a": 6.0, "b": 3.0}, alpha=0.5)
+    factors = gradient_modulation_factors({"a": 6.0, "b": 3.0}, alpha=0.5)
     assert factors["a"] == pytest.approx(1 - math.tanh(0.5 * 2))
     assert factors["b"] == 1
 
 
 def test_modulation_compares_with_the_mean_of_all_others():
-    factors = modulation({"a": 6.0, "b": 3.0, "c": 1.0}, alpha=0.3)
+    factors = gradient_modulation_factors({"a": 6.0, "b": 3.0, "c": 1.0}, alpha=0.3)
     assert factors["a"] == pytest.approx(1 - math.tanh(0.3 * 3))
     assert factors["b"] == 1  # 3 / 3.5 is no lead
     assert factors["c"] == 1
@@ -23,11 +23,11 @@ def test_modulation_compares_with_the_mean_of_all_others():
 
 @pytest.mark.parametrize("confidence", [{"a": 1.0}, {"a": 0.0, "b": 0.0}, {"a": 2.0, "b": 2.0}, {}])
 def test_without_a_leader_nothing_is_held_back(confidence):
-    assert all(factor == 1 for factor in modulation(confidence, 0.5).values())
+    assert all(factor == 1 for factor in gradient_modulation_factors(confidence, 0.5).values())
 
 
 def test_a_leader_without_rivals_is_held_back_but_never_stopped():
-    assert 0 < modulation({"a": 5.0, "b": 0.0}, 0.5)["a"] < 0.01
+    assert 0 < gradient_modulation_factors({"a": 5.0, "b": 0.0}, 0.5)["a"] < 0.01
 
 
 def test_truth_confidence_sums_probabilities_of_what_is_true():

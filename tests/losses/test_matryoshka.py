@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from amodal.losses.info_nce import InfoNCEConfig, info_nce_loss
-from amodal.losses.matryoshka import MatryoshkaConfig, prefix
+from amodal.losses.matryoshka import MatryoshkaConfig, truncate_embedding
 from amodal.losses.sigmoid import SigmoidConfig
 from amodal.losses.triplet import TripletConfig
 
@@ -45,7 +45,7 @@ def test_prefixes_of_nothing_are_finite():
     value.backward()
     assert value.isfinite()
     assert z.grad.isfinite().all()
-    assert prefix(unit(3, 8, 0), 2).norm(dim=1) == pytest.approx(torch.ones(3))
+    assert truncate_embedding(unit(3, 8, 0), 2).norm(dim=1) == pytest.approx(torch.ones(3))
 
 
 def test_the_temperature_of_the_inner_loss_is_kept_in_its_bounds():

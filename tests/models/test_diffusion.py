@@ -59,21 +59,21 @@ def image_generator(folder):
 
 
 def test_a_seed_gives_the_same_image_whatever_the_other_texts(image_generator):
-    (alone,) = image_generator.draw(["a red star"], seed=1, steps=2, size=16)
+    (alone,) = image_generator.generate_images(["a red star"], seed=1, steps=2, size=16)
     assert alone.dtype == np.uint8
     assert alone.shape[2] == 3
     others = ["a blue star", "a red star", "a red star"]
-    among = image_generator.draw(others, seed=1, steps=2, size=16, batch_size=2)
+    among = image_generator.generate_images(others, seed=1, steps=2, size=16, batch_size=2)
     # Another batch size rounds differently, by at most a grey level.
     assert np.abs(alone.astype(int) - among[1]).max() <= 1
     assert np.abs(alone.astype(int) - among[2]).max() > 1
-    (other,) = image_generator.draw(["a red star"], seed=2, steps=2, size=16)
+    (other,) = image_generator.generate_images(["a red star"], seed=2, steps=2, size=16)
     assert np.abs(alone.astype(int) - other).max() > 1
 
 
 def test_guidance_and_the_negative_prompt_change_the_image(image_generator):
     plain, guided, without = (
-        image_generator.draw(["a red star"], seed=1, steps=2, size=16, **options)[0]
+        image_generator.generate_images(["a red star"], seed=1, steps=2, size=16, **options)[0]
         for options in (
             {"guidance": 1.0},
             {"guidance": 30.0},
@@ -118,9 +118,9 @@ def test_unsupported_arguments_are_named():
             raise AssertionError
 
     with pytest.raises(ValueError, match="Plain does not take num_inference_steps"):
-        DiffusionGenerator(Plain()).draw(["a star"], steps=3)
+        DiffusionGenerator(Plain()).generate_images(["a star"], steps=3)
     with pytest.raises(ValueError, match="list of texts"):
-        DiffusionGenerator(Plain()).draw("a star")
+        DiffusionGenerator(Plain()).generate_images("a star")
 
 
 def test_a_missing_extra_is_named(folder, monkeypatch):
@@ -134,8 +134,8 @@ def test_the_command_generates_with_a_pipeline(folder, tmp_path, monkeypatch):
 
     def with_two_steps(name, **options):
         image_generator = opened(name, **options)
-        draw = image_generator.draw
-        image_generator.draw = lambda texts, **given: draw(texts, steps=2, **given)
+        draw = image_generator.generate_images
+        image_generator.generate_images = lambda texts, **given: draw(texts, steps=2, **given)
         return image_generator
 
     monkeypatch.setattr(DiffusionGenerator, "from_pretrained", with_two_steps)

@@ -16,7 +16,7 @@ from amodal.models.inputs import collator_of
 from amodal.models.joint_embedding import Architecture, build_joint_embedding
 from amodal.projection import LinearConfig
 from amodal.search.embed import embed_source
-from amodal.search.indexing import fill_index
+from amodal.search.indexing import add_to_index
 from amodal.search.query import query_vector, returned_input
 from amodal.search.store import VectorStore
 from amodal.training.objectives import Objectives
@@ -152,7 +152,7 @@ def test_each_input_finds_each_other_after_training(tmp_path):
     source = open_for_run(run, model, str(tmp_path / "held.csv"))
     assert set(embed_items(model, source).rows) == set(INPUTS)
     store = VectorStore.create(tmp_path / "index", model.dim, fingerprint=model.fingerprint())
-    fill_index(store, embed_source(model, source, thumbnails=True))
+    add_to_index(store, embed_source(model, source, thumbnails=True))
     assert store.counts() == {"caption": 60, "outline": 60, "scene": 60}
     ranks = {}
     for a in INPUTS:

@@ -14,7 +14,7 @@ from torch import nn
 from amodal.data.inputs import InputRows, spread
 from amodal.data.record import BrokenRecordError, StrictModel
 from amodal.encoders.config import EncoderConfig
-from amodal.modalities.modality import Shown
+from amodal.modalities.modality import Preview
 
 SIDE = 96  # pixels of the image that shows a point set
 
@@ -99,8 +99,8 @@ class PointSetModality:
 
     name: ClassVar[str] = "points"
     column_style: ClassVar[str] = "value"
-    language: ClassVar[bool] = False
-    steps: ClassVar[tuple[type, ...]] = (PointNoise,)
+    is_text: ClassVar[bool] = False
+    augmentations: ClassVar[tuple[type, ...]] = (PointNoise,)
     file_suffixes: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, config, name, records):
@@ -128,14 +128,14 @@ class PointSetModality:
     def content_key(self, value):
         return blake2b(repr(value).encode(), digest_size=8).hexdigest()
 
-    def show(self, value, decoded=None):
+    def preview(self, value, decoded=None):
         if decoded is None:
-            return Shown()
+            return Preview()
         image = np.full((SIDE, SIDE, 3), 255, np.uint8)
         places = (np.clip(decoded, 0, 1) * (SIDE - 3)).astype(int)
         for x, y in places.tolist():
             image[y : y + 3, x : x + 3] = (200, 60, 30)
-        return Shown(image=image)
+        return Preview(image=image)
 
     def parse(self, text):
         return json.loads(text)
@@ -143,7 +143,7 @@ class PointSetModality:
     def initialise(self, encoder, prepare, name, records):
         pass
 
-    def cached(self, config):
+    def cache_decoder(self, config):
         return None
 
 

@@ -183,7 +183,7 @@ def generated_images(model: Any, inputs: Inputs) -> Outputs:
     tokenizer = model.image_tokens.tokenizer
     pixels = tokenizer.preprocessors["image"](inputs.arrays)["pixel_values"]
     return {
-        "draw": np.stack(model.draw(inputs.captions, seed=0)),
+        "draw": np.stack(model.generate_images(inputs.captions, seed=0)),
         "image_tokens": tokenizer.encode(pixels).numpy(),
     }
 

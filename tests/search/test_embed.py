@@ -14,7 +14,7 @@ from PIL import Image
 
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.search.embed import embed_source
-from amodal.search.indexing import fill_index
+from amodal.search.indexing import add_to_index
 from amodal.search.parquet import write_parquet, written_keys
 from amodal.search.rows import Row
 from amodal.search.store import VectorStore
@@ -270,11 +270,11 @@ def test_filling_an_index_can_be_stopped_and_goes_on(tmp_path):
     source = ListSource([*(record(i) for i in range(10)), BrokenRecordError("list row 10", "bad")])
     store = VectorStore.create(tmp_path / "index", 3, fingerprint=model.fingerprint())
     with pytest.raises(KeyboardInterrupt):
-        fill_index(
+        add_to_index(
             store, interrupted(embed_source(model, source, batch_size=2), 11), rows_per_version=4
         )
     assert store.count() == 11
-    summary = fill_index(store, embed_source(model, source, skip=store.row_keys()))
+    summary = add_to_index(store, embed_source(model, source, skip=store.row_keys()))
     assert summary.new == 19
     assert store.counts() == {"image": 10, "text": 20}
     assert json.loads((tmp_path / "index" / "broken.json").read_text()) == [
@@ -293,7 +293,7 @@ def test_an_addition_that_was_interrupted_is_not_repeated(tmp_path, monkeypatch)
 
     monkeypatch.setattr(store, "add", stopped)
     with pytest.raises(KeyboardInterrupt):
-        fill_index(
+        add_to_index(
             store, embed_source(Model(), ListSource([record(i) for i in range(3)])),
             rows_per_version=4,
         )  # fmt: skip

@@ -6,7 +6,7 @@ from small_models import Records, captioner, embedder, image_generator
 
 from amodal.search.embed import embed_source
 from amodal.search.store import VectorStore
-from amodal.serving.served import Served
+from amodal.serving.served import ServedModels
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def index(embedding_run, tmp_path_factory):
 def everything(index):
     """All capabilities at once."""
     model = captioner()
-    return Served(
+    return ServedModels(
         name="everything",
         kind="several models",
         embedding_model=embedder(),

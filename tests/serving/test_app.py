@@ -136,7 +136,7 @@ def test_generated_images_follow_the_seed(client, everything):
     assert first == again
     assert len(first) == 2
     assert first[0] != first[1]
-    (alone,) = everything.image_generator.draw(["a star"], seed=3)
+    (alone,) = everything.image_generator.generate_images(["a star"], seed=3)
     assert first[0] == png_url(alone)
 
 
@@ -161,7 +161,7 @@ def test_a_reranker_chooses_among_candidates(client, everything):
     assert about["has_reranker"] is True
     assert about["example_prompts"] == ["a star"]
     found = post(reranked, "/api/draw", None, text="a star", seed=3, candidates=5).json()["images"]
-    images = everything.image_generator.draw(["a star"] * 5, seed=3)
+    images = everything.image_generator.generate_images(["a star"] * 5, seed=3)
     (best,) = best_matches(embedder(), ["a star"], [images])
     assert found == [png_url(images[best])]
 

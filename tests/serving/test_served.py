@@ -62,8 +62,10 @@ def test_tasks_become_capabilities(tasks, capabilities, tmp_path):
 def test_a_text_to_image_run_generates_images_only(text_to_image_run):
     served = open_served(text_to_image_run)
     assert served.capabilities == ("draw",)
-    (drawn,) = served.image_generator.draw(["a red star"], seed=1)
-    np.testing.assert_array_equal(drawn, image_generator().draw(["a red star"], seed=1)[0])
+    (drawn,) = served.image_generator.generate_images(["a red star"], seed=1)
+    np.testing.assert_array_equal(
+        drawn, image_generator().generate_images(["a red star"], seed=1)[0]
+    )
 
 
 def test_an_image_generator_stands_beside_an_index_and_beside_a_text_generator(

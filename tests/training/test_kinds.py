@@ -8,14 +8,14 @@ import pytest
 
 from amodal.data.record import DataError
 from amodal.models.joint_embedding import JointEmbedding
-from amodal.training.kinds import EVALUATION_TASKS, KINDS, kind_of_run, open_run, resolve
+from amodal.training.kinds import EVALUATION_TASKS, MODEL_KINDS, kind_of_run, open_run, resolve
 from amodal.training.recipe import Recipe, parse_recipe
 from amodal.training.run import train_run
 
 HEAVY = ("torch", "transformers", "datasets", "lancedb", "numpy", "pydantic")
 
 
-@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", MODEL_KINDS.values(), ids=lambda kind: kind.name)
 def test_every_reference_of_a_row_resolves(kind):
     recipe, model, run = resolve(kind.recipe), resolve(kind.model), resolve(kind.run)
     assert recipe.model_fields["kind"].default == kind.name
@@ -32,7 +32,7 @@ def test_every_reference_of_a_row_resolves(kind):
 
 def test_every_kind_of_recipe_has_a_row():
     kinds = Recipe.model_json_schema()["properties"]["model"]["discriminator"]["mapping"]
-    assert set(kinds) == set(KINDS)
+    assert set(kinds) == set(MODEL_KINDS)
 
 
 def test_importing_the_table_is_light():
@@ -95,7 +95,7 @@ def test_an_unknown_model_type_is_named(run, tmp_path):
 
 
 def test_commands_to_try_next_name_the_run_and_its_tasks(tmp_path):
-    kind = KINDS["multimodal_transformer"]
+    kind = MODEL_KINDS["multimodal_transformer"]
     lines = kind.next_commands(tmp_path, ("single_turn", "caption"))
     assert lines[0].startswith(f'amodal ask {tmp_path} IMAGE "QUESTION"')
     assert lines[1].startswith(f"amodal caption {tmp_path} IMAGE")

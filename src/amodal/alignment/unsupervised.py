@@ -18,7 +18,7 @@ from amodal.alignment.procrustes import Procrustes, orthogonal_procrustes
 FLOOR = 1e-12
 
 
-class Start(Protocol):
+class Initialization(Protocol):
     """An initial map from left to right rows, to be improved by `refine`.
 
     Called with `standardized` rows and with the number of the restart: 0 is deterministic or the
@@ -228,7 +228,7 @@ def unsupervised_alignment(
     right: Tensor,
     *,
     generator: torch.Generator,
-    starts: Sequence[Start] | None = None,
+    initializations: Sequence[Initialization] | None = None,
     restarts: int = 3,
     iterations: int = 10,
     neighbours: int = 10,
@@ -236,16 +236,18 @@ def unsupervised_alignment(
 ) -> UnsupervisedAlignment:
     """Similarity transform between two sets of embeddings without known pairs.
 
-    Every restart takes the next of `starts`, is refined by mutual nearest neighbours, and is scored
-    by the mean CSLS of those neighbours. The restart with the highest criterion is returned. The
-    method assumes that both distributions have about the same shape, without symmetries: a symmetry
-    makes several alignments equally good, and the criterion is high for each of them.
+    Every restart takes the next of `initializations`, is refined by mutual nearest neighbours, and
+    is scored by the mean CSLS of those neighbours. The restart with the highest criterion is
+    returned. The method assumes that both distributions have about the same shape, without
+    symmetries: a symmetry makes several alignments equally good, and the criterion is high for each
+    of them.
 
     Args:
         left: (N, E_left) rows, N >= 2.
         right: (M, E_right) rows, M >= 2, in any order.
         generator: of the restarts, on the CPU.
-        starts: used cyclically; by default `AxesStart`, `TransportStart` and `ProfileStart`.
+        initializations: used cyclically; by default `PCAInit`, `OptimalTransportInit` and
+            `SimilarityProfileInit`.
         restarts: number of restarts.
         iterations: of refinement, at most.
         neighbours: of CSLS.
@@ -278,15 +280,19 @@ def unsupervised_alignment(
             "restarts, iterations, neighbours and chunk must be 1 or more, "
             f"got {restarts}, {iterations}, {neighbours}, {chunk}"
         )
-    if starts is None:
-        starts = [AxesStart(), TransportStart(chunk=chunk), ProfileStart(chunk=chunk)]
-    if not starts:
-        raise ValueError("starts is empty; leave it out for the default")
+    if initializations is None:
+        initializations = [
+            PCAInit(),
+            OptimalTransportInit(chunk=chunk),
+            SimilarityProfileInit(chunk=chunk),
+        ]
+    if not initializations:
+        raise ValueError("initializations is empty; leave it out for the default")
     x, y = standardized(left), standardized(right)
     results: list[tuple[Restart, Neighbours]] = []
     for number in range(restarts):
-        start = starts[number % len(starts)]
-        first = start(x, y, number // len(starts), generator)
+        start = initializations[number % len(initializations)]
+        first = start(x, y, number // len(initializations), generator)
         weight, near, done = refine(
             x, y, first, iterations=iterations, neighbours=neighbours, chunk=chunk
         )
@@ -311,8 +317,8 @@ def unsupervised_alignment(
 
 
 @dataclass(frozen=True)
-class RandomStart:
-    """A random rotation, the baseline of the other starts."""
+class RandomInit:
+    """A random rotation, the baseline of the other initializations."""
 
     def __call__(
         self, left: Tensor, right: Tensor, restart: int, generator: torch.Generator
@@ -323,7 +329,7 @@ class RandomStart:
 
 
 @dataclass(frozen=True)
-class ProfileStart:
+class SimilarityProfileInit:
     """Matching of rows by the distribution of their similarities within each set.
 
     The profile of a row is its sorted similarities to all rows of its own set, which is invariant
@@ -392,7 +398,7 @@ def _sorted(rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AxesStart:
+class PCAInit:
     """Principal axes matched by variance, with signs from third moments.
 
     With the whitened scores z of a set on its axes, the moments E z_i² z_j change sign with axis j
@@ -426,13 +432,13 @@ def _axes(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class TransportStart:
+class OptimalTransportInit:
     """Wasserstein-Procrustes: alternating optimal transport and rotation with falling entropy.
 
     The first plan transports rows to rows of similar profile. Its Procrustes map is then improved
     by alternating the entropic plan of the cost -<x W, y> and the Procrustes map W of the plan. The
     entropy falls from step to step: early plans are diffuse, late ones match single rows. Restarts
-    sample the power of the profiles as in `ProfileStart`, and other rows of large sets.
+    sample the power of the profiles as in `SimilarityProfileInit`, and other rows of large sets.
 
     Args:
         rows: of each set, at most.
@@ -522,7 +528,7 @@ def _map_of_plan(x: Tensor, y: Tensor, plan: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AdversarialStart:
+class AdversarialInit:
     """A rotation trained against a discriminator between mapped left rows and right rows.
 
     The discriminator is an MLP with two hidden layers, input dropout and label smoothing. The map
@@ -533,7 +539,7 @@ class AdversarialStart:
         Conneau et al. 2017, arXiv:1710.04087, section 2.1.
     """
 
-    first: Start = field(default_factory=RandomStart)
+    first: Initialization = field(default_factory=RandomInit)
     steps: int = 3000
     batch_size: int = 64
     hidden: int = 128

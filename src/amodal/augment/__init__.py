@@ -5,7 +5,7 @@ from amodal.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "audio": "AudioAugmentation add_noise change_gain change_speed shift",
+        "audio": "AudioAugmentation add_noise change_gain change_speed time_shift",
         "config": "AdditiveNoise AugmentConfig ColorJitter FrequencyMask Grayscale HorizontalFlip"
         " RandomErasing RandomGain RandomResizedCrop Rotate SpeedPerturbation TimeMask TimeShift"
         " TokenDropout TokenMask",

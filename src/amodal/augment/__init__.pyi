@@ -3,7 +3,7 @@ from amodal.augment.audio import AudioAugmentation as AudioAugmentation
 from amodal.augment.audio import add_noise as add_noise
 from amodal.augment.audio import change_gain as change_gain
 from amodal.augment.audio import change_speed as change_speed
-from amodal.augment.audio import shift as shift
+from amodal.augment.audio import time_shift as time_shift
 from amodal.augment.config import AdditiveNoise as AdditiveNoise
 from amodal.augment.config import AugmentConfig as AugmentConfig
 from amodal.augment.config import ColorJitter as ColorJitter
@@ -47,8 +47,8 @@ __all__ = [
     "change_gain",
     "change_speed",
     "drop_modalities",
-    "shift",
     "swap_left_right",
+    "time_shift",
     "token_dropout",
     "token_mask",
 ]

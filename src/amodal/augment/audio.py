@@ -79,7 +79,7 @@ def _changed(step: Any, waveform: np.ndarray, rng: np.random.Generator) -> np.nd
     if isinstance(step, RandomGain):
         return change_gain(waveform, step.low_db, step.high_db, rng)
     if isinstance(step, TimeShift):
-        return shift(waveform, step.fraction, rng)
+        return time_shift(waveform, step.fraction, rng)
     if isinstance(step, AdditiveNoise):
         return add_noise(waveform, step, rng)
     raise TypeError(f"{type(step).__name__} is not an augmentation of waveforms")
@@ -123,13 +123,13 @@ def change_gain(
     return (waveform * factor).clip(-1, 1).astype(np.float32, copy=False)
 
 
-def shift(waveform: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
+def time_shift(waveform: np.ndarray, fraction: float, rng: np.random.Generator) -> np.ndarray:
     """Random shift by up to a fraction of the length, either way, filled with silence.
 
     Examples:
         >>> import numpy as np
-        >>> from amodal.augment import shift
-        >>> shift(np.arange(1, 6, dtype=np.float32), 0.5, np.random.default_rng(0)).tolist()
+        >>> from amodal.augment import time_shift
+        >>> time_shift(np.arange(1, 6, dtype=np.float32), 0.5, np.random.default_rng(0)).tolist()
         [0.0, 1.0, 2.0, 3.0, 4.0]
     """
     by = round(rng.uniform(-fraction, fraction) * len(waveform))

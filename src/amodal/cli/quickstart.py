@@ -96,11 +96,11 @@ def build_index(model: JointEmbedding, source: Source, out: Path) -> VectorStore
     import shutil
 
     from amodal.search.embed import embed_source
-    from amodal.search.indexing import fill_index
+    from amodal.search.indexing import add_to_index
     from amodal.search.store import VectorStore
 
     folder = out / "index"
     shutil.rmtree(folder, ignore_errors=True)
     store = VectorStore.create(folder, model.dim, fingerprint=model.fingerprint(), model_path=out)
-    fill_index(store, embed_source(model, source, thumbnails=True))
+    add_to_index(store, embed_source(model, source, thumbnails=True))
     return store

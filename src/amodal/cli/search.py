@@ -86,7 +86,7 @@ def index(
 ) -> None:
     """Make a source searchable; run again to continue, or to add to the index."""
     from amodal.search.embed import embed_source
-    from amodal.search.indexing import fill_index
+    from amodal.search.indexing import add_to_index
     from amodal.search.store import VectorStore
     from amodal.training.sources import stream_for_run
 
@@ -108,7 +108,7 @@ def index(
             progress=_Total(callbacks.advance),
         )
         try:
-            summary = fill_index(store, rows)
+            summary = add_to_index(store, rows)
         except KeyboardInterrupt:
             raise _stopped(store.count(), out) from None
     store.optimize()

@@ -18,13 +18,13 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "image.timm": "TimmConfig TimmEncoder",
         "image.torchvision": "TorchvisionConfig TorchvisionEncoder",
         "pooling": "AttentionPooling FirstPooling LastPooling MaxPooling MeanPooling build_pooling",
-        "tabular": "Columns ColumnsConfig ColumnsPreprocessor",
+        "tabular": "TabularEncoder TabularConfig TabularPreprocessor",
         "text.chat_template": "ChatTemplate",
         "text.preprocessing": "TextPreprocessor",
         "text.small_transformer": "SmallTransformer SmallTransformerConfig",
         "text.tokenizer": "PretrainedTokenizerConfig TrainedTokenizerConfig build_tokenizer"
         " train_tokenizer",
         "text.word_vectors": "cooccurrence_vectors",
-        "vector": "Vector VectorConfig VectorPreprocessor",
+        "vector": "VectorEncoder VectorConfig VectorPreprocessor",
     },
 )

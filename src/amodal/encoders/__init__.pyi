@@ -27,9 +27,9 @@ from amodal.encoders.pooling import LastPooling as LastPooling
 from amodal.encoders.pooling import MaxPooling as MaxPooling
 from amodal.encoders.pooling import MeanPooling as MeanPooling
 from amodal.encoders.pooling import build_pooling as build_pooling
-from amodal.encoders.tabular import Columns as Columns
-from amodal.encoders.tabular import ColumnsConfig as ColumnsConfig
-from amodal.encoders.tabular import ColumnsPreprocessor as ColumnsPreprocessor
+from amodal.encoders.tabular import TabularConfig as TabularConfig
+from amodal.encoders.tabular import TabularEncoder as TabularEncoder
+from amodal.encoders.tabular import TabularPreprocessor as TabularPreprocessor
 from amodal.encoders.text.chat_template import ChatTemplate as ChatTemplate
 from amodal.encoders.text.preprocessing import TextPreprocessor as TextPreprocessor
 from amodal.encoders.text.small_transformer import SmallTransformer as SmallTransformer
@@ -39,17 +39,14 @@ from amodal.encoders.text.tokenizer import TrainedTokenizerConfig as TrainedToke
 from amodal.encoders.text.tokenizer import build_tokenizer as build_tokenizer
 from amodal.encoders.text.tokenizer import train_tokenizer as train_tokenizer
 from amodal.encoders.text.word_vectors import cooccurrence_vectors as cooccurrence_vectors
-from amodal.encoders.vector import Vector as Vector
 from amodal.encoders.vector import VectorConfig as VectorConfig
+from amodal.encoders.vector import VectorEncoder as VectorEncoder
 from amodal.encoders.vector import VectorPreprocessor as VectorPreprocessor
 
 __all__ = [
     "AttentionPooling",
     "AudioPreprocessor",
     "ChatTemplate",
-    "Columns",
-    "ColumnsConfig",
-    "ColumnsPreprocessor",
     "DualConfig",
     "DualEncoder",
     "EncoderConfig",
@@ -71,6 +68,9 @@ __all__ = [
     "SmallCNNConfig",
     "SmallTransformer",
     "SmallTransformerConfig",
+    "TabularConfig",
+    "TabularEncoder",
+    "TabularPreprocessor",
     "TextPreprocessor",
     "TimmConfig",
     "TimmEncoder",
@@ -78,8 +78,8 @@ __all__ = [
     "TorchvisionEncoder",
     "TrainedTokenizerConfig",
     "TransformersDualConfig",
-    "Vector",
     "VectorConfig",
+    "VectorEncoder",
     "VectorPreprocessor",
     "build_pooling",
     "build_tokenizer",

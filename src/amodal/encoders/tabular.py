@@ -19,7 +19,7 @@ FARTHEST = 1e4  # deviations
 Row = tuple[tuple[float | None, ...], tuple[str | None, ...]]  # numbers and categories
 
 
-class ColumnsConfig(EncoderConfig):
+class TabularConfig(EncoderConfig):
     """Which columns are read, and how wide their tokens are."""
 
     type: Literal["columns"] = "columns"
@@ -33,7 +33,7 @@ class ColumnsConfig(EncoderConfig):
     cardinalities: tuple[int, ...] = ()  # values per category column, from the training rows
 
     @model_validator(mode="after")
-    def _columns_are_named(self) -> ColumnsConfig:
+    def _columns_are_named(self) -> TabularConfig:
         named = [*self.numerical, *self.categorical]
         if not named or len(set(named)) < len(named):
             raise ValueError(f"name each column once in numbers or categories, got {named}")
@@ -41,22 +41,22 @@ class ColumnsConfig(EncoderConfig):
             raise ValueError(f"width {self.width} does not divide by {self.heads} heads")
         return self
 
-    def build(self, pretrained: bool = True) -> Columns:
+    def build(self, pretrained: bool = True) -> TabularEncoder:
         """The encoder with random weights; there are no pretrained ones."""
-        return Columns(self)
+        return TabularEncoder(self)
 
-    def preprocessor(self, records: Iterable[Mapping[str, Any]]) -> ColumnsPreprocessor:
+    def preprocessor(self, records: Iterable[Mapping[str, Any]]) -> TabularPreprocessor:
         """What reads the columns, fitted on training records."""
-        return ColumnsPreprocessor.fit(self.numerical, self.categorical, records)
+        return TabularPreprocessor.fit(self.numerical, self.categorical, records)
 
-    def for_preprocessor(self, prepare: ColumnsPreprocessor) -> ColumnsConfig:
+    def for_preprocessor(self, prepare: TabularPreprocessor) -> TabularConfig:
         """The same with the number of values that each category column has."""
         return self.model_copy(
             update={"cardinalities": tuple(len(v) for v in prepare.vocabularies)}
         )
 
 
-class ColumnsPreprocessor:
+class TabularPreprocessor:
     """Reads columns of records, and makes tensors of what it read.
 
     Args:
@@ -66,9 +66,9 @@ class ColumnsPreprocessor:
         vocabularies: known values of each category column; any other counts as one more.
 
     Examples:
-        >>> from amodal.encoders import ColumnsPreprocessor
+        >>> from amodal.encoders import TabularPreprocessor
         >>> records = [{"age": 30, "city": "Bern"}, {"age": 50, "city": "Ulm"}, {"city": "Bern"}]
-        >>> prepare = ColumnsPreprocessor.fit(["age"], ["city"], records)
+        >>> prepare = TabularPreprocessor.fit(["age"], ["city"], records)
         >>> tensors = prepare([prepare.read(record) for record in records])
         >>> tensors["numbers"].tolist(), tensors["categories"].tolist()
         ([[-1.0], [1.0], [nan]], [[2], [3], [2]])
@@ -95,7 +95,7 @@ class ColumnsPreprocessor:
         numerical: Sequence[str],
         categorical: Sequence[str],
         records: Iterable[Mapping[str, Any]],
-    ) -> ColumnsPreprocessor:
+    ) -> TabularPreprocessor:
         """With the means, deviations and values of training records; unreadable cells are left out.
 
         Raises:
@@ -192,17 +192,17 @@ class ColumnsPreprocessor:
         (path / self.FILE).write_text(text, encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path) -> ColumnsPreprocessor:
+    def load(cls, folder: str | Path) -> TabularPreprocessor:
         """Read what `save` has written."""
         return cls(**json.loads((Path(folder) / cls.FILE).read_text(encoding="utf-8")))
 
 
-class Columns(nn.Module):
+class TabularEncoder(nn.Module):
     """One token per column: x_j w_j + b_j for a number, a learned vector for a category or a gap.
 
     Examples:
-        >>> from amodal.encoders import ColumnsConfig
-        >>> config = ColumnsConfig(numerical=("age",), categorical=("city",), width=8, heads=2)
+        >>> from amodal.encoders import TabularConfig
+        >>> config = TabularConfig(numerical=("age",), categorical=("city",), width=8, heads=2)
         >>> prepare = config.preprocessor([{"age": 30, "city": "Bern"}, {"age": 50, "city": "Ulm"}])
         >>> encoder = config.for_preprocessor(prepare).build()
         >>> tokens, _ = encoder(**prepare([prepare.read({"city": "Ulm"})]))
@@ -215,7 +215,7 @@ class Columns(nn.Module):
 
     pooling: PoolingName = "attention"
 
-    def __init__(self, config: ColumnsConfig) -> None:
+    def __init__(self, config: TabularConfig) -> None:
         super().__init__()
         self.config, self.width = config, config.width
         count = len(config.numerical)

@@ -28,9 +28,9 @@ class VectorConfig(EncoderConfig):
     standardize: bool = True  # by mean and deviation of the training rows
     size: int | None = None  # numbers per vector; found in the training rows
 
-    def build(self, pretrained: bool = True) -> Vector:
+    def build(self, pretrained: bool = True) -> VectorEncoder:
         """The encoder with random weights; there are no pretrained ones."""
-        return Vector(self)
+        return VectorEncoder(self)
 
     def preprocessor(self, name: str, records: Iterable[Mapping[str, Any]]) -> VectorPreprocessor:
         """The reader of the column, fitted on training records."""
@@ -155,7 +155,7 @@ class VectorPreprocessor:
         return cls(values["column"], tensors["mean"], tensors["std"])
 
 
-class Vector(nn.Module):
+class VectorEncoder(nn.Module):
     """gelu(W x + b) per vector; padding is masked.
 
     Examples:

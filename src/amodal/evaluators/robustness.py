@@ -16,7 +16,7 @@ from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.evaluators.loop import Autocast, Tick
 from amodal.evaluators.prediction import PredictionResult, known, predict_batches, read_batches
 from amodal.metrics.bootstrap import Estimate
-from amodal.metrics.robustness import Robustness, item_scores, robustness_metrics
+from amodal.metrics.robustness import RobustnessCurve, item_scores, robustness_metrics
 from amodal.models.fusion_model import FusionModel
 from amodal.models.target import TargetConfig
 
@@ -38,7 +38,7 @@ class RobustnessResult:
     """
 
     target: TargetConfig
-    curves: dict[str, dict[str, Robustness]]
+    curves: dict[str, dict[str, RobustnessCurve]]
     subsets: dict[str, Estimate]
     gates: dict[str, dict[str, list[float]]]
     chance: float
@@ -133,7 +133,7 @@ def evaluate_robustness(
             whole = size == len(model.inputs)
             values = clean if whole else scored(lambda batch, kept=kept: only(batch, kept))[0]  # type: ignore[misc]
             subsets["+".join(kept)] = _mean(values, bootstrap, seed)
-    curves: dict[str, dict[str, Robustness]] = {}
+    curves: dict[str, dict[str, RobustnessCurve]] = {}
     gates: dict[str, dict[str, list[float]]] = {}
     for kind in CORRUPTIONS:
         curves[kind] = {}

@@ -85,7 +85,7 @@ def evaluate_text_to_image(
     Args:
         training_source: whose images are compared with; None leaves the distances out.
         items: row numbers; None: the first 500.
-        guidance, temperature, top_k: see `MultimodalTransformer.draw`.
+        guidance, temperature, top_k: see `MultimodalTransformer.generate_images`.
         candidates: images generated per caption; the reranker keeps the nearest one.
         reranker: a joint embedding of images and texts.
         bootstrap: resamples of the 95 % intervals; 0 leaves them out.

@@ -8,10 +8,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "attention": "CrossAttention",
         "bottleneck": "Bottleneck BottleneckConfig",
         "concat": "Concat ConcatConfig ConcatTokens ConcatTokensConfig",
-        "cross_attention": "CoAttention CrossAttentionConfig Directional",
+        "cross_attention": "CoAttention CrossAttentionConfig DirectionalCrossAttention",
         "gated": "Gated GatedConfig PrecisionGated",
         "low_rank": "LowRank LowRankConfig low_rank_product",
         "specification": "FusionCost fusion_cost",
-        "tensor": "TensorConfig TensorFusion outer_product",
+        "tensor": "TensorFusionConfig TensorFusion outer_product",
     },
 )

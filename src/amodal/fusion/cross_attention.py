@@ -32,7 +32,9 @@ class CrossAttentionConfig(FusionBase):
         return self
 
     def build(self, widths: Widths) -> nn.Module:
-        return (Directional if self.attention == "directional" else CoAttention)(self, widths)
+        return (DirectionalCrossAttention if self.attention == "directional" else CoAttention)(
+            self, widths
+        )
 
 
 class _Projected(nn.Module):
@@ -54,7 +56,7 @@ class _Projected(nn.Module):
         }
 
 
-class Directional(nn.Module):
+class DirectionalCrossAttention(nn.Module):
     """Directional cross-modal attention: one stack of layers per ordered pair of modalities.
 
     The output concatenates M (M - 1) sequences, the tokens of every modality after attending to

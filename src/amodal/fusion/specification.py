@@ -14,7 +14,7 @@ from amodal.fusion.config import Widths
 from amodal.fusion.cross_attention import CrossAttentionConfig
 from amodal.fusion.gated import GatedConfig
 from amodal.fusion.low_rank import LowRankConfig
-from amodal.fusion.tensor import TensorConfig
+from amodal.fusion.tensor import TensorFusionConfig
 
 FusionConfig = Annotated[
     BottleneckConfig
@@ -23,7 +23,7 @@ FusionConfig = Annotated[
     | CrossAttentionConfig
     | GatedConfig
     | LowRankConfig
-    | TensorConfig,
+    | TensorFusionConfig,
     Field(discriminator="kind"),
 ]
 
@@ -46,9 +46,9 @@ def fusion_cost(config: Any, widths: Widths, *, tokens: int = 1) -> FusionCost:
         tokens: of each modality.
 
     Examples:
-        >>> from amodal.fusion import LowRankConfig, TensorConfig, fusion_cost
+        >>> from amodal.fusion import LowRankConfig, TensorFusionConfig, fusion_cost
         >>> widths = {"image": 64, "audio": 32}
-        >>> fusion_cost(TensorConfig(dim=128), widths)
+        >>> fusion_cost(TensorFusionConfig(dim=128), widths)
         FusionCost(parameters=38688, flops=77056)
         >>> fusion_cost(LowRankConfig(dim=128), widths)
         FusionCost(parameters=50304, flops=98304)

@@ -39,7 +39,7 @@ def _with_one(x: Tensor) -> Tensor:
     return torch.cat([x.new_ones(len(x), 1), x], dim=1)
 
 
-class TensorConfig(FusionBase):
+class TensorFusionConfig(FusionBase):
     """`outer_product` of reduced modalities, then a linear layer."""
 
     kind: Literal["tensor"] = "tensor"
@@ -64,8 +64,8 @@ class TensorFusion(nn.Module):
 
     Examples:
         >>> import torch
-        >>> from amodal.fusion import TensorConfig
-        >>> fusion = TensorConfig(dim=8, reduced_dim=3).build({"image": 6, "audio": 4})
+        >>> from amodal.fusion import TensorFusionConfig
+        >>> fusion = TensorFusionConfig(dim=8, reduced_dim=3).build({"image": 6, "audio": 4})
         >>> values = {"image": torch.randn(2, 6), "audio": torch.randn(2, 4)}
         >>> present = {"image": torch.tensor([True, True]), "audio": torch.tensor([True, False])}
         >>> fusion(values, present).shape
@@ -74,7 +74,7 @@ class TensorFusion(nn.Module):
 
     level = "vectors"
 
-    def __init__(self, config: TensorConfig, widths: Widths) -> None:
+    def __init__(self, config: TensorFusionConfig, widths: Widths) -> None:
         super().__init__()
         check_widths(widths)
         self.widths, self.dim = dict(widths), config.dim

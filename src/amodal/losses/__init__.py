@@ -9,7 +9,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         " discriminator_loss gradient_penalty reversal_strength reverse_gradient",
         "answer_classification": "answer_classification_loss",
         "autoencoding": "DeepCCAE DeepCCAEConfig deep_ccae_loss",
-        "balance": "GradientBlendingConfig GradientModulationConfig blending_weights modulation",
+        "balance": "GradientBlendingConfig GradientModulationConfig blending_weights"
+        " gradient_modulation_factors",
         "cycle": "Cycle CycleConfig Translator cycle_loss matching_accuracy"
         " soft_nearest_neighbour_cycle soft_nearest_neighbour_supervised_loss translation_loss",
         "decoupled": "Decoupled DecoupledConfig decoupled_loss",
@@ -18,7 +19,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         " similarity_distillation",
         "info_nce": "InfoNCE InfoNCEConfig info_nce_explicit info_nce_loss one_way_info_nce",
         "language_modeling": "LanguageModelingConfig language_modeling_loss",
-        "matryoshka": "Matryoshka MatryoshkaConfig prefix",
+        "matryoshka": "Matryoshka MatryoshkaConfig truncate_embedding",
         "moments": "CMDConfig CORALConfig MMDConfig MomentMatching cmd coral median_distance mmd",
         "negative_queue": "NegativeQueue",
         "nt_xent": "NTXent NTXentConfig nt_xent_loss",

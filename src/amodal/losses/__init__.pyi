@@ -16,7 +16,7 @@ from amodal.losses.autoencoding import deep_ccae_loss as deep_ccae_loss
 from amodal.losses.balance import GradientBlendingConfig as GradientBlendingConfig
 from amodal.losses.balance import GradientModulationConfig as GradientModulationConfig
 from amodal.losses.balance import blending_weights as blending_weights
-from amodal.losses.balance import modulation as modulation
+from amodal.losses.balance import gradient_modulation_factors as gradient_modulation_factors
 from amodal.losses.cycle import Cycle as Cycle
 from amodal.losses.cycle import CycleConfig as CycleConfig
 from amodal.losses.cycle import Translator as Translator
@@ -47,7 +47,7 @@ from amodal.losses.language_modeling import LanguageModelingConfig as LanguageMo
 from amodal.losses.language_modeling import language_modeling_loss as language_modeling_loss
 from amodal.losses.matryoshka import Matryoshka as Matryoshka
 from amodal.losses.matryoshka import MatryoshkaConfig as MatryoshkaConfig
-from amodal.losses.matryoshka import prefix as prefix
+from amodal.losses.matryoshka import truncate_embedding as truncate_embedding
 from amodal.losses.moments import CMDConfig as CMDConfig
 from amodal.losses.moments import CORALConfig as CORALConfig
 from amodal.losses.moments import MMDConfig as MMDConfig
@@ -126,6 +126,7 @@ __all__ = [
     "difference_loss",
     "discriminator_loss",
     "feature_distillation",
+    "gradient_modulation_factors",
     "gradient_penalty",
     "info_nce_explicit",
     "info_nce_loss",
@@ -133,13 +134,11 @@ __all__ = [
     "matching_accuracy",
     "median_distance",
     "mmd",
-    "modulation",
     "normalized_hsic",
     "nt_xent_loss",
     "one_way_info_nce",
     "positives_from_keys",
     "prediction_loss",
-    "prefix",
     "reconstruction_loss",
     "reversal_strength",
     "reverse_gradient",
@@ -149,4 +148,5 @@ __all__ = [
     "soft_nearest_neighbour_supervised_loss",
     "translation_loss",
     "triplet_loss",
+    "truncate_embedding",
 ]

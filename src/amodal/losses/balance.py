@@ -39,7 +39,7 @@ BalanceConfig = Annotated[
 ]
 
 
-def modulation(confidence: Mapping[str, float], alpha: float) -> dict[str, float]:
+def gradient_modulation_factors(confidence: Mapping[str, float], alpha: float) -> dict[str, float]:
     """Factors on the optimizer steps of each modality's encoder.
 
     With s_m the probability that modality m alone gives to the target and rho_m = s_m / mean of the
@@ -56,8 +56,8 @@ def modulation(confidence: Mapping[str, float], alpha: float) -> dict[str, float
         Peng et al. 2022, arXiv:2203.15332, eqs. 9 and 10, here for any number of modalities.
 
     Examples:
-        >>> from amodal.losses import modulation
-        >>> factors = modulation({"image": 0.8, "audio": 0.4}, alpha=0.5)
+        >>> from amodal.losses import gradient_modulation_factors
+        >>> factors = gradient_modulation_factors({"image": 0.8, "audio": 0.4}, alpha=0.5)
         >>> {modality: round(factor, 3) for modality, factor in factors.items()}
         {'image': 0.238, 'audio': 1.0}
     """

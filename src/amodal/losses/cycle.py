@@ -51,18 +51,20 @@ def unexplained_variance(estimate: Tensor, truth: Tensor, rows: Tensor | None = 
         return torch.where(flat, error * 0.0, error / torch.where(flat, 1.0, variance))
 
 
-def cycle_loss(left: Tensor, right: Tensor, forth: Translate, back: Translate) -> Tensor:
-    """Mean of the `unexplained_variance` of back(forth(left)) and of forth(back(right)).
+def cycle_loss(
+    left: Tensor, right: Tensor, left_to_right: Translate, right_to_left: Translate
+) -> Tensor:
+    """Mean `unexplained_variance` of the rows of both sides after a way there and back.
 
-    It needs no pairs, and does not determine any: forth = back = identity has a loss of 0, and so
+    It needs no pairs, and does not determine any: two identities have a loss of 0, and so
     has any other map with its inverse. The paper takes the mean absolute difference, which
     shrinks with the rows; this does not.
 
     Args:
         left: (N, E) rows of one modality.
         right: (M, E) rows of the other; they need not match those of left.
-        forth: from the space of left to that of right.
-        back: from the space of right to that of left.
+        left_to_right: from the space of left to that of right.
+        right_to_left: from the space of right to that of left.
 
     Returns:
         () loss in float32 or wider; a side without rows is left out.
@@ -74,28 +76,32 @@ def cycle_loss(left: Tensor, right: Tensor, forth: Translate, back: Translate) -
         >>> import torch
         >>> from amodal.losses import cycle_loss
         >>> left, right = torch.randn(6, 4), torch.randn(9, 4)
-        >>> cycle_loss(left, right, forth=lambda x: 2 * x, back=lambda x: x / 2).item()
+        >>> cycle_loss(left, right, lambda x: 2 * x, lambda x: x / 2).item()
         0.0
     """
     _check(left, right)
-    total = unexplained_variance(back(forth(left)), left) + unexplained_variance(
-        forth(back(right)), right
+    total = unexplained_variance(right_to_left(left_to_right(left)), left) + unexplained_variance(
+        left_to_right(right_to_left(right)), right
     )
     return total / max(1, (len(left) > 0) + (len(right) > 0))
 
 
 def translation_loss(
-    left: Tensor, right: Tensor, forth: Translate, back: Translate, known_pairs: Tensor
+    left: Tensor,
+    right: Tensor,
+    left_to_right: Translate,
+    right_to_left: Translate,
+    known_pairs: Tensor,
 ) -> Tensor:
-    """Mean `unexplained_variance` of forth(left) against right, and of back(right) against left.
+    """Mean `unexplained_variance` of the translated rows of each side against the other.
 
     The error is the mean over the pairs that `known_pairs` marks, the variance that of all rows.
 
     Args:
         left: (N, E) rows of one modality.
         right: (M, E) rows of the other.
-        forth: from the space of left to that of right.
-        back: from the space of right to that of left.
+        left_to_right: from the space of left to that of right.
+        right_to_left: from the space of right to that of left.
         known_pairs: (N, M) bool, True where the rows are known to belong together.
 
     Returns:
@@ -114,8 +120,8 @@ def translation_loss(
     _check(left, right, known_pairs)
     i, j = known_pairs.nonzero().unbind(1)
     # A row with several partners is translated once.
-    there = unexplained_variance(forth(left)[i], right[j], right)
-    home = unexplained_variance(back(right)[j], left[i], left)
+    there = unexplained_variance(left_to_right(left)[i], right[j], right)
+    home = unexplained_variance(right_to_left(right)[j], left[i], left)
     return (there + home) / 2
 
 

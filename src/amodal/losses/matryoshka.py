@@ -20,13 +20,13 @@ PairwiseConfig = Annotated[
 ]
 
 
-def prefix(z: Tensor, dim: int) -> Tensor:
+def truncate_embedding(z: Tensor, dim: int) -> Tensor:
     """(N, dim) first coordinates of (N, E) rows, normalised to unit length; zeros stay zeros.
 
     Examples:
         >>> import torch
-        >>> from amodal.losses import prefix
-        >>> prefix(torch.tensor([[3.0, 4.0, 12.0]]), dim=2)
+        >>> from amodal.losses import truncate_embedding
+        >>> truncate_embedding(torch.tensor([[3.0, 4.0, 12.0]]), dim=2)
         tensor([[0.6000, 0.8000]])
     """
     if not 1 <= dim <= z.shape[1]:
@@ -103,7 +103,8 @@ class Matryoshka(nn.Module):
     def forward(self, left: Tensor, right: Tensor, positives: Tensor | None = None) -> Tensor:
         """Loss of (N, E) and (M, E) unit-norm embeddings; the mask is that of the inner loss."""
         terms = [
-            weight * self.loss(prefix(left, dim), prefix(right, dim), positives)
+            weight
+            * self.loss(truncate_embedding(left, dim), truncate_embedding(right, dim), positives)
             for dim, weight in zip(self.dims, self.weights, strict=True)
         ]
         return torch.stack(terms).sum() / sum(self.weights)

@@ -14,12 +14,12 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "hubness": "Hubness hubness_metrics k_occurrence mixed_gallery",
         "image_distance": "nearest_distance",
         "modality_gap": "EnergyTest centroid_gap energy_test modality_probe",
-        "pointing": "Pointing pointing_game",
+        "pointing": "PointingGameResult pointing_game",
         "prediction": "average_precision classification_metrics multi_label_metrics"
         " regression_metrics",
         "probe": "knn_probe linear_probe",
         "retrieval": "RetrievalResult cross_modal_retrieval image_text_retrieval retrieval_metrics",
-        "robustness": "Robustness item_scores robustness_metrics",
+        "robustness": "RobustnessCurve item_scores robustness_metrics",
         "scene_graph": "SceneGraphF1 scene_graph_f1 scene_graph_scores",
         "similarity": "CKA CosineHistogram PermutationTest alignment cosine_histogram linear_cka"
         " random_alignment rsa",

@@ -23,7 +23,7 @@ from amodal.metrics.modality_gap import EnergyTest as EnergyTest
 from amodal.metrics.modality_gap import centroid_gap as centroid_gap
 from amodal.metrics.modality_gap import energy_test as energy_test
 from amodal.metrics.modality_gap import modality_probe as modality_probe
-from amodal.metrics.pointing import Pointing as Pointing
+from amodal.metrics.pointing import PointingGameResult as PointingGameResult
 from amodal.metrics.pointing import pointing_game as pointing_game
 from amodal.metrics.prediction import average_precision as average_precision
 from amodal.metrics.prediction import classification_metrics as classification_metrics
@@ -35,7 +35,7 @@ from amodal.metrics.retrieval import RetrievalResult as RetrievalResult
 from amodal.metrics.retrieval import cross_modal_retrieval as cross_modal_retrieval
 from amodal.metrics.retrieval import image_text_retrieval as image_text_retrieval
 from amodal.metrics.retrieval import retrieval_metrics as retrieval_metrics
-from amodal.metrics.robustness import Robustness as Robustness
+from amodal.metrics.robustness import RobustnessCurve as RobustnessCurve
 from amodal.metrics.robustness import item_scores as item_scores
 from amodal.metrics.robustness import robustness_metrics as robustness_metrics
 from amodal.metrics.scene_graph import SceneGraphF1 as SceneGraphF1
@@ -68,9 +68,9 @@ __all__ = [
     "GeometryResult",
     "Hubness",
     "PermutationTest",
-    "Pointing",
+    "PointingGameResult",
     "RetrievalResult",
-    "Robustness",
+    "RobustnessCurve",
     "SceneGraphF1",
     "VqaAccuracy",
     "alignment",

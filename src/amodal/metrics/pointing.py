@@ -10,7 +10,7 @@ from torch import Tensor
 from amodal.metrics.bootstrap import Estimate, intervals, resampled
 
 
-class Pointing(NamedTuple):
+class PointingGameResult(NamedTuple):
     """Result of the pointing game.
 
     Args:
@@ -27,7 +27,7 @@ class Pointing(NamedTuple):
 @torch.no_grad()
 def pointing_game(
     maps: Tensor, targets: Tensor, *, bootstrap: int = 1000, seed: int = 0
-) -> Pointing:
+) -> PointingGameResult:
     """Share of attention maps whose maximum lies on the target, and attention mass inside it.
 
     Args:
@@ -69,4 +69,4 @@ def pointing_game(
     values = torch.stack([hits.double(), inside], dim=1)
     drawn = resampled(values, torch.arange(len(values)), bootstrap, generator)
     found = intervals(["hits", "inside"], *drawn)
-    return Pointing(found["hits"], found["inside"], float(area.mean()))
+    return PointingGameResult(found["hits"], found["inside"], float(area.mean()))

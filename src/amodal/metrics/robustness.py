@@ -11,7 +11,7 @@ from amodal.metrics.bootstrap import Estimate
 from amodal.metrics.prediction import best_constant_labels
 
 
-class Robustness(NamedTuple):
+class RobustnessCurve(NamedTuple):
     """Scores over the rates of a corruption, and their summaries.
 
     Args:
@@ -78,7 +78,7 @@ def robustness_metrics(
     *,
     bootstrap: int = 1000,
     seed: int = 0,
-) -> Robustness:
+) -> RobustnessCurve:
     """Area, relative area and effective robustness of one corruption, with bootstrap intervals.
 
     Args:
@@ -126,7 +126,7 @@ def robustness_metrics(
         for i, value in enumerate(values)
     ]
     area, relative, effective = estimates[-3:]
-    return Robustness(rates, tuple(estimates[:-3]), area, relative, effective)
+    return RobustnessCurve(rates, tuple(estimates[:-3]), area, relative, effective)
 
 
 def _summaries(rates: Tensor, scores: Tensor, chance: float) -> Tensor:

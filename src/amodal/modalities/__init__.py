@@ -5,7 +5,7 @@ from amodal.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "modality": "InputOptions Modality Shown",
+        "modality": "InputOptions Modality Preview",
         "registry": "known_modalities",
     },
 )

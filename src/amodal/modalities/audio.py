@@ -18,7 +18,7 @@ from amodal.data.decode_audio import SUFFIXES, decode_audio
 from amodal.data.inputs import BatchContext, InputRows, spread
 from amodal.data.record import Record
 from amodal.encoders.audio.preprocessing import AudioPreprocessor
-from amodal.modalities.modality import ColumnStyle, InputOptions, Records, Shown
+from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
 
 WIDTH, HEIGHT = 256, 64  # pixels of the image of a waveform
 
@@ -28,8 +28,8 @@ class AudioModality:
 
     name: ClassVar[str] = "audio"
     column_style: ClassVar[ColumnStyle] = "media"
-    language: ClassVar[bool] = False
-    steps: ClassVar[tuple[type, ...]] = AUDIO_STEPS
+    is_text: ClassVar[bool] = False
+    augmentations: ClassVar[tuple[type, ...]] = AUDIO_STEPS
     file_suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
     def fit(self, config: Any, name: str, records: Records | None) -> AudioPreprocessor:
@@ -66,9 +66,9 @@ class AudioModality:
             return f"{value.shape} {_digest(np.ascontiguousarray(value))}"
         return f"object {id(value)}"
 
-    def show(self, value: Any, decoded: np.ndarray | None = None) -> Shown:
+    def preview(self, value: Any, decoded: np.ndarray | None = None) -> Preview:
         path = str(value) if isinstance(value, str | Path) else None
-        return Shown(path=path, image=waveform_image(decoded) if decoded is not None else None)
+        return Preview(path=path, image=waveform_image(decoded) if decoded is not None else None)
 
     def parse(self, text: str) -> str:
         return text
@@ -76,7 +76,7 @@ class AudioModality:
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
         """Audio encoders start as they were built."""
 
-    def cached(self, config: Any) -> Callable[[Any, str], Any] | None:
+    def cache_decoder(self, config: Any) -> Callable[[Any, str], Any] | None:
         return None
 
 

@@ -15,7 +15,7 @@ from amodal.data.inputs import BatchContext, InputRows
 from amodal.data.record import Record
 from amodal.data.sources.vqa import people_of
 from amodal.encoders.text.chat_template import ChatTemplate
-from amodal.modalities.modality import ColumnStyle, InputOptions, Records, Shown
+from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
 from amodal.modalities.text import followed
 
 CONVERSATION = "conversation"  # name of the input of a multimodal Transformer
@@ -28,8 +28,8 @@ class ConversationModality:
 
     name: ClassVar[str] = "conversation"
     column_style: ClassVar[ColumnStyle] = None
-    language: ClassVar[bool] = True
-    steps: ClassVar[tuple[type, ...]] = ()
+    is_text: ClassVar[bool] = True
+    augmentations: ClassVar[tuple[type, ...]] = ()
     file_suffixes: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, config: Any, name: str, records: Records | None) -> Any:
@@ -50,8 +50,8 @@ class ConversationModality:
     def content_key(self, value: Any) -> str:
         return repr(value)
 
-    def show(self, value: Any, decoded: Any | None = None) -> Shown:
-        return Shown(text=str(value))
+    def preview(self, value: Any, decoded: Any | None = None) -> Preview:
+        return Preview(text=str(value))
 
     def parse(self, text: str) -> str:
         return text
@@ -59,7 +59,7 @@ class ConversationModality:
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
         """The decoder starts as it was built."""
 
-    def cached(self, config: Any) -> Callable[[Any, str], Any] | None:
+    def cache_decoder(self, config: Any) -> Callable[[Any, str], Any] | None:
         return None
 
 

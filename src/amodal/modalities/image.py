@@ -18,7 +18,7 @@ from amodal.data.decode import SUFFIXES, decode_image
 from amodal.data.inputs import BatchContext, InputRows
 from amodal.data.record import Record
 from amodal.encoders.image.preprocessing import ImagePreprocessor
-from amodal.modalities.modality import ColumnStyle, InputOptions, Records, Shown
+from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
 
 FLIP = "horizontal_flip"  # effect that captions and other images of the item follow
 SHOWN_SIZE = 256  # pixels that the shorter side of a shown file has, at least
@@ -29,8 +29,8 @@ class ImageModality:
 
     name: ClassVar[str] = "image"
     column_style: ClassVar[ColumnStyle] = "media"
-    language: ClassVar[bool] = False
-    steps: ClassVar[tuple[type, ...]] = IMAGE_STEPS
+    is_text: ClassVar[bool] = False
+    augmentations: ClassVar[tuple[type, ...]] = IMAGE_STEPS
     file_suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
     def fit(self, config: Any, name: str, records: Records | None) -> ImagePreprocessor:
@@ -65,14 +65,14 @@ class ImageModality:
             return f"{value.size} {value.mode} {_digest(value.tobytes())}"
         return f"object {id(value)}"
 
-    def show(self, value: Any, decoded: np.ndarray | None = None) -> Shown:
+    def preview(self, value: Any, decoded: np.ndarray | None = None) -> Preview:
         path = str(value) if isinstance(value, str | Path) else None
         if decoded is None:
-            return Shown(path=path)
+            return Preview(path=path)
         large = decoded
         if min(decoded.shape[:2]) < SHOWN_SIZE and not isinstance(value, np.ndarray):
             large = decode_image(value, path or "the image", min_size=SHOWN_SIZE)
-        return Shown(path=path, image=large)
+        return Preview(path=path, image=large)
 
     def parse(self, text: str) -> str:
         return text
@@ -80,7 +80,7 @@ class ImageModality:
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
         """Image encoders start as they were built."""
 
-    def cached(self, config: Any) -> Callable[[Any, str], np.ndarray]:
+    def cache_decoder(self, config: Any) -> Callable[[Any, str], np.ndarray]:
         # Half as large again as the encoder sees, so that a random crop still has pixels to
         # choose from.
         size = config.preprocessor().size * 3 // 2

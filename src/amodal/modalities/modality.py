@@ -43,7 +43,7 @@ class InputOptions:
     steps: Sequence[Any] | None = None
 
 
-class Shown(NamedTuple):
+class Preview(NamedTuple):
     """A value as a person sees it.
 
     Args:
@@ -70,8 +70,8 @@ class Modality(Protocol):
 
     name: ClassVar[str]
     column_style: ClassVar[ColumnStyle]
-    language: ClassVar[bool]
-    steps: ClassVar[tuple[type, ...]]
+    is_text: ClassVar[bool]
+    augmentations: ClassVar[tuple[type, ...]]
     file_suffixes: ClassVar[tuple[str, ...]]
 
     def fit(self, config: Any, name: str, records: Records | None) -> Any:
@@ -111,7 +111,7 @@ class Modality(Protocol):
         """A key that equal values share."""
         ...
 
-    def show(self, value: Any, decoded: Any | None = None) -> Shown:
+    def preview(self, value: Any, decoded: Any | None = None) -> Preview:
         """A value for people; `decoded` is None where no image is wanted."""
         ...
 
@@ -123,7 +123,7 @@ class Modality(Protocol):
         """Set weights of a new encoder from the training records, where its configuration asks."""
         ...
 
-    def cached(self, config: Any) -> Callable[[Any, str], Any] | None:
+    def cache_decoder(self, config: Any) -> Callable[[Any, str], Any] | None:
         """A decoder (value, origin) → array for values worth keeping in memory, or None."""
         ...
 

@@ -11,14 +11,14 @@ from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextC
 from amodal.encoders.image.small_cnn import SmallCNNConfig
 from amodal.encoders.image.timm import TimmConfig
 from amodal.encoders.image.torchvision import TorchvisionConfig
-from amodal.encoders.tabular import ColumnsConfig
+from amodal.encoders.tabular import TabularConfig
 from amodal.encoders.text.small_transformer import SmallTransformerConfig
 from amodal.encoders.vector import VectorConfig
 from amodal.modalities.audio import AudioModality
-from amodal.modalities.columns import ColumnsModality
 from amodal.modalities.conversation import ConversationModality
 from amodal.modalities.image import ImageModality
 from amodal.modalities.modality import Modality
+from amodal.modalities.tabular import TabularModality
 from amodal.modalities.text import TextModality
 from amodal.modalities.vector import VectorModality
 from amodal.plugins import load_plugins
@@ -30,7 +30,7 @@ ENCODERS_OF: dict[type[Modality], tuple[type[EncoderConfig], ...]] = {
     TextModality: (HuggingFaceTextConfig, SmallTransformerConfig),
     AudioModality: (SmallAudioCNNConfig,),
     VectorModality: (VectorConfig,),
-    ColumnsModality: (ColumnsConfig,),
+    TabularModality: (TabularConfig,),
     ConversationModality: (),
 }
 BUILT_IN = tuple(ENCODERS_OF)

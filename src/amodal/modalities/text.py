@@ -23,8 +23,8 @@ from amodal.modalities.image import FLIP
 from amodal.modalities.modality import (
     ColumnStyle,
     InputOptions,
+    Preview,
     Records,
-    Shown,
     all_texts,
     texts_of,
 )
@@ -35,8 +35,8 @@ class TextModality:
 
     name: ClassVar[str] = "text"
     column_style: ClassVar[ColumnStyle] = "texts"
-    language: ClassVar[bool] = True
-    steps: ClassVar[tuple[type, ...]] = TEXT_STEPS
+    is_text: ClassVar[bool] = True
+    augmentations: ClassVar[tuple[type, ...]] = TEXT_STEPS
     file_suffixes: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, config: Any, name: str, records: Records | None) -> TextPreprocessor:
@@ -59,8 +59,8 @@ class TextModality:
     def content_key(self, value: Any) -> str:
         return str(value)
 
-    def show(self, value: Any, decoded: Any | None = None) -> Shown:
-        return Shown(text=str(value))
+    def preview(self, value: Any, decoded: Any | None = None) -> Preview:
+        return Preview(text=str(value))
 
     def parse(self, text: str) -> str:
         return text
@@ -81,7 +81,7 @@ class TextModality:
             )
             encoder.start_from(vectors)
 
-    def cached(self, config: Any) -> Callable[[Any, str], Any] | None:
+    def cache_decoder(self, config: Any) -> Callable[[Any, str], Any] | None:
         return None
 
 

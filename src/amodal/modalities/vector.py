@@ -15,7 +15,7 @@ import yaml
 from amodal.data.inputs import BatchContext, InputRows, spread
 from amodal.data.record import BrokenRecordError, Record
 from amodal.encoders.vector import VectorPreprocessor
-from amodal.modalities.modality import ColumnStyle, InputOptions, Records, Shown
+from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
 
 
 class VectorModality:
@@ -23,8 +23,8 @@ class VectorModality:
 
     name: ClassVar[str] = "vector"
     column_style: ClassVar[ColumnStyle] = "value"
-    language: ClassVar[bool] = False
-    steps: ClassVar[tuple[type, ...]] = ()
+    is_text: ClassVar[bool] = False
+    augmentations: ClassVar[tuple[type, ...]] = ()
     file_suffixes: ClassVar[tuple[str, ...]] = ()
 
     def fit(self, config: Any, name: str, records: Records | None) -> VectorPreprocessor:
@@ -57,10 +57,10 @@ class VectorModality:
         rows = np.asarray(value)
         return f"{rows.shape} {blake2b(rows.tobytes(), digest_size=16).hexdigest()}"
 
-    def show(self, value: Any, decoded: Any | None = None) -> Shown:
+    def preview(self, value: Any, decoded: Any | None = None) -> Preview:
         if isinstance(value, str | Path):
-            return Shown(path=str(value))
-        return Shown(text=f"{np.asarray(value).shape[-1]} numbers")
+            return Preview(path=str(value))
+        return Preview(text=f"{np.asarray(value).shape[-1]} numbers")
 
     def parse(self, text: str) -> Any:
         return yaml.safe_load(text) if text.lstrip().startswith("[") else text
@@ -68,7 +68,7 @@ class VectorModality:
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
         """Vector encoders start as they were built."""
 
-    def cached(self, config: Any) -> Callable[[Any, str], Any] | None:
+    def cache_decoder(self, config: Any) -> Callable[[Any, str], Any] | None:
         return None
 
 

@@ -32,7 +32,7 @@ class DiffusionGenerator:
         >>> class Pipeline:  # stands for a StableDiffusionPipeline
         ...     def __call__(self, prompt, generator, output_type):
         ...         return SimpleNamespace(images=np.zeros((len(prompt), 8, 8, 3)))
-        >>> (image,) = DiffusionGenerator(Pipeline()).draw(["a red star"], seed=0)
+        >>> (image,) = DiffusionGenerator(Pipeline()).generate_images(["a red star"], seed=0)
         >>> image.shape, image.dtype
         ((8, 8, 3), dtype('uint8'))
     """
@@ -88,7 +88,7 @@ class DiffusionGenerator:
         return cls(pipeline.to(target))
 
     @torch.inference_mode()
-    def draw(
+    def generate_images(
         self,
         texts: Sequence[str],
         *,

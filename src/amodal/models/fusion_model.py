@@ -173,7 +173,7 @@ class FusionModel(PreTrainedModel):
         """Predictions of all items of the batch, those without any modality included."""
         encoded = {m: self.encoded(m, batch) for m in self.inputs if m in batch.tensors}
         return Prediction(
-            self.target.natural(self.head(self.fused(encoded))),
+            self.target.unstandardize(self.head(self.fused(encoded))),
             {m: self._alone(m, encoded[m].pooled) for m in self.unimodal if m in encoded},
             {m: one.present for m, one in encoded.items()},
             None if self.training else self.gates(encoded),
@@ -188,7 +188,7 @@ class FusionModel(PreTrainedModel):
             # How sure a modality is of itself and how often it is right must agree for this loss
             # to be small, which is what makes the gate a precision.
             logits = logits * self.fusion.log_precision(modality, pooled).exp()
-        return self.target.natural(logits)
+        return self.target.unstandardize(logits)
 
     def gates(self, encoded: Mapping[str, Encoded]) -> Tensor | None:
         """(B, M) how much each modality counts, or None where the fusion has no gates."""

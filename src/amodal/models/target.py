@@ -105,7 +105,7 @@ class TargetConfig(StrictModel):
             )
         return self.model_copy(update={"classes": tuple(sorted(found))})
 
-    def natural(self, outputs: Tensor) -> Tensor:
+    def unstandardize(self, outputs: Tensor) -> Tensor:
         """Numbers of the model in the units of the column; scores of classes as they are."""
         if self.task != "regression":
             return outputs
@@ -117,8 +117,8 @@ class TargetConfig(StrictModel):
             return outputs[:, 0]
         return outputs.softmax(1) if self.task == "classification" else outputs.sigmoid()
 
-    def standard(self, values: Tensor) -> Tensor:
-        """What `natural` undoes, in deviations from the mean."""
+    def standardize(self, values: Tensor) -> Tensor:
+        """What `unstandardize` undoes, in deviations from the mean."""
         if self.task != "regression":
             return values
         return (values - (self.mean or 0.0)) / (self.std or 1.0)

@@ -6,14 +6,19 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from amodal.metrics.robustness import Robustness
+from amodal.metrics.robustness import RobustnessCurve
 from amodal.reports.plots import Palette, add_legend, new_figure
 
 MARKS = ("o", "s", "^", "D", "v")
 
 
 def curves_figure(
-    curves: Mapping[str, Robustness], chance: float, palette: Palette, *, title: str, label: str
+    curves: Mapping[str, RobustnessCurve],
+    chance: float,
+    palette: Palette,
+    *,
+    title: str,
+    label: str,
 ) -> Figure:
     """Score over the rate of one corruption, a line per input with its 95 % band."""
     figure, axes = new_figure(palette, (5.6, 3.6))

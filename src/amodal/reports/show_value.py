@@ -25,7 +25,7 @@ def show_value(model: Any, name: str, value: Any, origin: str = "") -> Shown:
     """
     kind = modality(model.types[name])
     decoded = kind.decode(value, origin or name, model.preprocessors[name])
-    shown = kind.show(value, decoded)
+    shown = kind.preview(value, decoded)
     if shown.image is not None:
         return shown.image
     return shown.text or shown.path or kind.name

@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "ann": "AnnIndex",
         "description": "IndexDescription StoreError",
         "embed": "EmbeddingModel embed_source",
-        "indexing": "IndexSummary fill_index",
+        "indexing": "IndexSummary add_to_index",
         "parquet": "EmbeddingSummary write_parquet",
         "query": "named_values query_vector",
         "store": "Hit VectorStore",

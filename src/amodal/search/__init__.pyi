@@ -5,7 +5,7 @@ from amodal.search.description import StoreError as StoreError
 from amodal.search.embed import EmbeddingModel as EmbeddingModel
 from amodal.search.embed import embed_source as embed_source
 from amodal.search.indexing import IndexSummary as IndexSummary
-from amodal.search.indexing import fill_index as fill_index
+from amodal.search.indexing import add_to_index as add_to_index
 from amodal.search.parquet import EmbeddingSummary as EmbeddingSummary
 from amodal.search.parquet import write_parquet as write_parquet
 from amodal.search.query import named_values as named_values
@@ -22,8 +22,8 @@ __all__ = [
     "IndexSummary",
     "StoreError",
     "VectorStore",
+    "add_to_index",
     "embed_source",
-    "fill_index",
     "named_values",
     "query_vector",
     "write_parquet",

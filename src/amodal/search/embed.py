@@ -191,7 +191,7 @@ def _units(
                 place = next_row[of_item] = next_row.get(of_item, -1) + 1
                 if (item, name, place) in skip:
                     continue
-                shown = kinds[name].show(value)
+                shown = kinds[name].preview(value)
                 row = Row(
                     id=item,
                     input=name,
@@ -212,8 +212,8 @@ def _caption(
 ) -> str | None:
     """The first text of an item: of the model's own inputs, else of the record."""
     for name, kind in kinds.items():
-        if kind.language and values[name]:
-            return kind.show(values[name][0]).text
+        if kind.is_text and values[name]:
+            return kind.preview(values[name][0]).text
     return next(iter(texts_of(record, CAPTIONS)), None)
 
 
@@ -222,7 +222,7 @@ def _path(
 ) -> str | None:
     """The first file of an item: of the model's own inputs, else of the record."""
     for name, kind in kinds.items():
-        path = kind.show(values[name][0]).path if values[name] else None
+        path = kind.preview(values[name][0]).path if values[name] else None
         if path is not None:
             return path
     files = (record.get(name) for name in sorted(MEDIA - {CAPTIONS}))
@@ -258,7 +258,7 @@ def _decode(unit: _Unit, thumbnails: bool) -> _Unit | BrokenRecordError:
         decoded = unit.kind.decode(unit.value, unit.origin, unit.prepare)
         row = unit.row
         if thumbnails:
-            image = unit.kind.show(unit.value, decoded).image
+            image = unit.kind.preview(unit.value, decoded).image
             row = replace(row, thumbnail=jpeg_thumbnail(image) if image is not None else None)
         return replace(unit, row=row, value=decoded)
     except BrokenRecordError as error:

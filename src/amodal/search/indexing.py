@@ -24,7 +24,7 @@ class IndexSummary:
     broken: list[BrokenRecordError] = field(default_factory=list)
 
 
-def fill_index(
+def add_to_index(
     store: VectorStore,
     rows: Iterable[Row | BrokenRecordError],
     *,
@@ -39,13 +39,13 @@ def fill_index(
         >>> import tempfile
         >>> import numpy as np
         >>> from amodal.data import BrokenRecordError
-        >>> from amodal.search import VectorStore, fill_index
+        >>> from amodal.search import VectorStore, add_to_index
         >>> from amodal.search.rows import Row
         >>> z = np.array([0.6, 0.8], np.float32)
         >>> rows = [Row("a", "text", z), BrokenRecordError("b.jpg", "is no image")]
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     store = VectorStore.create(folder, dim=2, fingerprint="weights-1")
-        ...     summary = fill_index(store, rows)
+        ...     summary = add_to_index(store, rows)
         >>> summary.new, summary.items, len(summary.broken)
         (1, {'a'}, 1)
     """

@@ -117,8 +117,8 @@ def returned_input(
     if asked is not None:
         return None if asked == ALL else asked
     # In the order of the recipe, whose first input of a type is likely to be the one meant.
-    language = {name: modality(kind).language for name, kind in types.items() if name in counts}
-    by_text = any(modality(types[name]).language for name in query)
+    language = {name: modality(kind).is_text for name, kind in types.items() if name in counts}
+    by_text = any(modality(types[name]).is_text for name in query)
     others = [name for name, is_text in language.items() if is_text != by_text]
     # Something that the query does not hold, if there is such.
     return next((n for n in others if n not in query), next(iter(others), None))

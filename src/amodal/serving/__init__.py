@@ -6,6 +6,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "app": "create_app",
-        "served": "Served open_served",
+        "served": "ServedModels open_served",
     },
 )

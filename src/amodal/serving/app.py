@@ -30,7 +30,7 @@ from amodal.search.embed import EmbeddingModel
 from amodal.search.query import query_vector, returned_input
 from amodal.search.store import Hit, VectorStore
 from amodal.serving.images import data_url, examples, png_url
-from amodal.serving.served import ImageGenerator, Served, TextGenerator, Tokenization
+from amodal.serving.served import ImageGenerator, ServedModels, TextGenerator, Tokenization
 from amodal.serving.streaming import PartialTextStreamer, StopOnDisconnect
 
 try:
@@ -79,7 +79,7 @@ class Worker:
         return await loop.run_in_executor(self._thread, partial(call, *args, **options))
 
 
-def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
+def create_app(served: ServedModels, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
     """The FastAPI application of the served models.
 
     Args:
@@ -87,8 +87,8 @@ def create_app(served: Served, *, hosts: Sequence[str] = LOCAL) -> FastAPI:
         hosts: accepted Host headers, "*" for any; others are refused (DNS rebinding).
 
     Examples:
-        >>> from amodal.serving.served import Served
-        >>> app = create_app(Served(name="empty", kind="nothing"))
+        >>> from amodal.serving.served import ServedModels
+        >>> app = create_app(ServedModels(name="empty", kind="nothing"))
         >>> "/api/about" in [route.path for route in app.routes]
         True
     """
@@ -451,7 +451,7 @@ def _hit_fields(rank: int, hit: Hit) -> dict[str, Any]:
     return {"rank": rank, **fields, "thumbnail": thumbnail}
 
 
-def _explain_errors(app: FastAPI, served: Served) -> None:
+def _explain_errors(app: FastAPI, served: ServedModels) -> None:
     """Every error response is `{"detail": …}` with one sentence."""
 
     def error(status: int, detail: str) -> JSONResponse:

@@ -22,7 +22,7 @@ def form_fields(types: Mapping[str, str]) -> list[dict[str, Any]]:
     found = []
     for name, type_ in types.items():
         kind = modality(type_)
-        field_type = "text" if kind.language else "file" if kind.file_suffixes else "value"
+        field_type = "text" if kind.is_text else "file" if kind.file_suffixes else "value"
         accept = [f".{suffix}" for suffix in kind.file_suffixes]
         found.append({"name": name, "type": type_, "field_type": field_type, "accept": accept})
     return found
@@ -85,7 +85,7 @@ def read_values(model: EmbeddingModel, fields: Mapping[str, Field]) -> dict[str,
                 value = kind.parse(field)
             except ValueError as error:
                 raise HTTPException(422, f"{name}: {error}") from None
-            if isinstance(value, str | Path) and not kind.language:
+            if isinstance(value, str | Path) and not kind.is_text:
                 raise HTTPException(422, f"{name}: expected a value, a path is not read")
         found[name] = kind.decode(value, f"the {name}", prepare)
     return found

@@ -66,7 +66,7 @@ class ImageGenerator(Protocol):
 
     @property
     def chat_template(self) -> Tokenization: ...
-    def draw(
+    def generate_images(
         self,
         texts: Sequence[str],
         *,
@@ -78,7 +78,7 @@ class ImageGenerator(Protocol):
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModels:
     """Models behind the page, by what they can do; None where no model does it.
 
     Args:
@@ -127,7 +127,7 @@ def open_served(
     run: Path | None = None,
     image_generator: Path | None = None,
     reranker: Path | None = None,
-) -> Served:
+) -> ServedModels:
     """Open an index or a run with everything that it needs, on the GPU if there is one.
 
     Args:
@@ -183,7 +183,7 @@ def open_served(
         models.append(parts["reranker"])
     distinct = {id(model): model for model in models if model is not None}
     count = sum(p.numel() for model in distinct.values() for p in model.parameters())
-    return Served(name=folder.resolve().name, parameters=count, **parts)
+    return ServedModels(name=folder.resolve().name, parameters=count, **parts)
 
 
 def _index(folder: Path, run: Path | None) -> dict[str, Any]:

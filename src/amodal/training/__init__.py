@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "errors": "RunError TrainingError",
-        "kinds": "KINDS Kind open_run",
+        "kinds": "MODEL_KINDS ModelKind open_run",
         "objectives": "Objectives",
         "progress": "ProgressCallbacks",
         "recipe": "Recipe load_recipe parse_recipe",

@@ -1,8 +1,8 @@
 # Written by docs/public_names.py from __init__.py.
 from amodal.training.errors import RunError as RunError
 from amodal.training.errors import TrainingError as TrainingError
-from amodal.training.kinds import KINDS as KINDS
-from amodal.training.kinds import Kind as Kind
+from amodal.training.kinds import MODEL_KINDS as MODEL_KINDS
+from amodal.training.kinds import ModelKind as ModelKind
 from amodal.training.kinds import open_run as open_run
 from amodal.training.objectives import Objectives as Objectives
 from amodal.training.progress import ProgressCallbacks as ProgressCallbacks
@@ -13,8 +13,8 @@ from amodal.training.run import RunResult as RunResult
 from amodal.training.run import train_run as train_run
 
 __all__ = [
-    "KINDS",
-    "Kind",
+    "MODEL_KINDS",
+    "ModelKind",
     "Objectives",
     "ProgressCallbacks",
     "Recipe",

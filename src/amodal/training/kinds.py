@@ -63,7 +63,7 @@ class Evaluator:
 
 
 @dataclass(frozen=True)
-class Kind:
+class ModelKind:
     """One kind of model.
 
     Args:
@@ -134,7 +134,7 @@ def _generation(task: str) -> Evaluator:
     )
 
 
-JOINT_EMBEDDING = Kind(
+JOINT_EMBEDDING = ModelKind(
     name="joint_embedding",
     phrase="a joint embedding",
     model_type="amodal_joint_embedding",
@@ -178,7 +178,7 @@ JOINT_EMBEDDING = Kind(
     capabilities=("search", "zero-shot", "rerank"),
     purpose="it embeds: `amodal embed`, `amodal index` and `amodal search`",
 )
-FUSION = Kind(
+FUSION = ModelKind(
     name="fusion",
     phrase="a fusion",
     model_type="amodal_fusion",
@@ -207,7 +207,7 @@ FUSION = Kind(
     capabilities=(),
     purpose="it predicts a column: `amodal predict {run} SOURCE --out predictions.csv`",
 )
-MULTIMODAL_TRANSFORMER = Kind(
+MULTIMODAL_TRANSFORMER = ModelKind(
     name="multimodal_transformer",
     phrase="a multimodal Transformer",
     model_type="amodal_multimodal_transformer",
@@ -248,7 +248,7 @@ MULTIMODAL_TRANSFORMER = Kind(
     capabilities=("ask", "caption", "chat", "draw"),
     purpose="it generates: `amodal ask`, `amodal caption`, `amodal chat` or `amodal draw`",
 )
-IMAGE_TOKENIZER = Kind(
+IMAGE_TOKENIZER = ModelKind(
     name="image_tokenizer",
     phrase="an image tokenizer",
     model_type="amodal_image_tokenizer",
@@ -272,26 +272,26 @@ IMAGE_TOKENIZER = Kind(
     capabilities=(),
     purpose="it is a part of models that generate images; use a run with tasks: [text_to_image]",
 )
-KINDS: dict[str, Kind] = {
+MODEL_KINDS: dict[str, ModelKind] = {
     kind.name: kind for kind in (JOINT_EMBEDDING, FUSION, MULTIMODAL_TRANSFORMER, IMAGE_TOKENIZER)
 }
 EVALUATION_TASKS: tuple[str, ...] = tuple(
-    dict.fromkeys(task for kind in KINDS.values() for task in kind.evaluators)
+    dict.fromkeys(task for kind in MODEL_KINDS.values() for task in kind.evaluators)
 )
 
 
-def kind_of_recipe(recipe: Recipe) -> Kind:
+def kind_of_recipe(recipe: Recipe) -> ModelKind:
     """The kind of model that a recipe trains."""
-    return KINDS[recipe.model.kind]
+    return MODEL_KINDS[recipe.model.kind]
 
 
-def run_class(kind: Kind) -> type[Run]:
+def run_class(kind: ModelKind) -> type[Run]:
     """The class of the runs of a kind."""
     found: type[Run] = resolve(kind.run)
     return found
 
 
-def kind_of_run(run: str | Path) -> Kind:
+def kind_of_run(run: str | Path) -> ModelKind:
     """The kind of model in a run folder, or in a model of the hub, by its config.json.
 
     Raises:
@@ -301,10 +301,10 @@ def kind_of_run(run: str | Path) -> Kind:
 
     folder = found_folder(run)
     found = model_type(folder)
-    for kind in KINDS.values():
+    for kind in MODEL_KINDS.values():
         if kind.model_type == found:
             return kind
-    expected = " or ".join(kind.model_type for kind in KINDS.values())
+    expected = " or ".join(kind.model_type for kind in MODEL_KINDS.values())
     raise ValueError(f"{folder}: config.json says model_type {found!r}, expected {expected}")
 
 
@@ -347,7 +347,7 @@ def open_run(run: str | Path, kind: KindName | None = None) -> Any:
         from amodal.data.record import DataError
 
         raise DataError(
-            f"{run}: holds {found.phrase}, this needs {KINDS[kind].phrase}; "
+            f"{run}: holds {found.phrase}, this needs {MODEL_KINDS[kind].phrase}; "
             f"{found.purpose.format(run=run)}"
         )
     return resolve(found.model).from_pretrained(run)

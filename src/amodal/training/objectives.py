@@ -105,11 +105,11 @@ class Objectives(nn.Module):
         >>> import torch
         >>> from amodal.losses import InfoNCEConfig, SigmoidConfig
         >>> from amodal.models.joint_embedding import Embeddings
-        >>> from amodal.projection import unit_rows
+        >>> from amodal.projection import l2_normalize
         >>> from amodal.training import Objectives
         >>> objectives = Objectives([InfoNCEConfig(), SigmoidConfig(weight=0.5)], dim=8)
         >>> items = torch.arange(4)
-        >>> z, w = unit_rows(torch.randn(4, 8)), unit_rows(torch.randn(4, 8))
+        >>> z, w = l2_normalize(torch.randn(4, 8)), l2_normalize(torch.randn(4, 8))
         >>> total, values = objectives(
         ...     {"image": Embeddings(z, items, None), "text": Embeddings(w, items, None)}
         ... )
@@ -143,16 +143,19 @@ class Objectives(nn.Module):
                 scale.data.fill_(initial_log_scale)
 
     def forward(
-        self, embedded: Mapping[str, Embeddings], slow: Mapping[str, Embeddings] | None = None
+        self, embedded: Mapping[str, Embeddings], momentum: Mapping[str, Embeddings] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The total, and each objective's unweighted value by name.
 
         Args:
             embedded: modality -> rows of this process.
-            slow: the same rows as the momentum encoder embeds them, where `momentum` is set.
+            momentum: the same rows as the momentum encoder embeds them, where `momentum` is set.
         """
         rows = EmbeddedRows(
-            {name: gathered(own, slow[name] if slow else None) for name, own in embedded.items()},
+            {
+                name: gathered(own, momentum[name] if momentum else None)
+                for name, own in embedded.items()
+            },
             self.pairs,
         )
         values: dict[str, Tensor] = {}

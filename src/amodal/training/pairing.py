@@ -21,14 +21,14 @@ class Rows(NamedTuple):
     """The rows of one modality, of all processes; see `Embeddings`.
 
     Args:
-        slow: (P, E) what the momentum encoder says of the same rows, or None.
+        momentum: (P, E) what the momentum encoder says of the same rows, or None.
     """
 
     z: Tensor
     item: Tensor
     content: Tensor | None
     label: Tensor | None
-    slow: Tensor | None = None
+    momentum: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,16 @@ class EmbeddedRows:
 Compare = Callable[[Any, EmbeddedRows], list[Tensor]]
 
 
-def gathered(rows: Embeddings, slow: Embeddings | None = None) -> Rows:
+def gathered(rows: Embeddings, momentum: Embeddings | None = None) -> Rows:
     """The rows of this process with those of all others; gradients reach `rows` alone."""
     if world_size() == 1:
-        return Rows(*rows, slow.z if slow is not None else None)
+        return Rows(*rows, momentum.z if momentum is not None else None)
     return Rows(
         gather_with_gradient(rows.z),
         gather(rows.item),
         gather(rows.content) if rows.content is not None else None,
         gather(rows.label) if rows.label is not None else None,
-        gather(slow.z) if slow is not None else None,
+        gather(momentum.z) if momentum is not None else None,
     )
 
 
@@ -104,8 +104,8 @@ def candidate_pairs(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
             left.z,
             right.z,
             **_keys(left, right),
-            left_candidates=left.slow,
-            right_candidates=right.slow,
+            left_candidates=left.momentum,
+            right_candidates=right.momentum,
         )
         for left, right in embedded.paired()
     ]

@@ -86,8 +86,8 @@ class PredictionObjective(nn.Module):
     def loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of one head."""
         return prediction_loss(
-            self.target.standard(logits),
-            self.target.standard(target),
+            self.target.standardize(logits),
+            self.target.standardize(target),
             self.target.task,
             label_smoothing=self.config.label_smoothing,
         )

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from amodal.augment.config import AugmentConfig
 from amodal.data.record import StrictModel
 from amodal.modalities.registry import modality
-from amodal.training.kinds import KINDS, resolve
+from amodal.training.kinds import MODEL_KINDS, resolve
 from amodal.training.objectives import ObjectiveConfig
 from amodal.training.recipes.checks import OF_ONE_KIND
 from amodal.training.recipes.data import DataRecipe
@@ -23,7 +23,7 @@ from amodal.training.recipes.renamed import moved_settings, renamed_key, renamed
 from amodal.training.recipes.train import TrainRecipe
 
 # Kind -> the `model` part of its recipes.
-MODEL_RECIPES: dict[str, Any] = {name: resolve(kind.recipe) for name, kind in KINDS.items()}
+MODEL_RECIPES: dict[str, Any] = {name: resolve(kind.recipe) for name, kind in MODEL_KINDS.items()}
 if TYPE_CHECKING:  # the unions are made of the table of kinds, which a type checker cannot read
     ModelRecipe = Any
     AnyObjective = Any
@@ -79,7 +79,7 @@ class Recipe(StrictModel):
                 raise ValueError(
                     f"augment.{name}: no such input; {hint}the inputs are {', '.join(types)}"
                 )
-            fitting: tuple[Any, ...] = modality(kind).steps
+            fitting: tuple[Any, ...] = modality(kind).augmentations
             for step in steps:
                 if not isinstance(step, fitting):
                     known = ", ".join(str(s.model_fields["kind"].default) for s in fitting)

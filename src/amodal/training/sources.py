@@ -130,7 +130,7 @@ def _cached(
 def _decoders(recipe: Recipe) -> dict[str, Decoder]:
     """Input -> decoder of the values that are kept in memory."""
     encoders: Mapping[str, Any] = recipe.model.encoders
-    found = {name: modality(config.type).cached(config) for name, config in encoders.items()}
+    found = {name: modality(config.type).cache_decoder(config) for name, config in encoders.items()}
     return {name: decode for name, decode in found.items() if decode is not None}
 
 

@@ -225,24 +225,28 @@ def test_overfitted_images_are_generated(overfitted):
         .permute(0, 2, 3, 1)
         .numpy()
     )
-    images = overfitted.draw([record["text"][0] for record in RECORDS], temperature=0, guidance=1)
+    images = overfitted.generate_images(
+        [record["text"][0] for record in RECORDS], temperature=0, guidance=1
+    )
     assert all(np.array_equal(a, b) for a, b in zip(images, true, strict=True))
-    images = overfitted.draw([record["text"][1] for record in RECORDS], temperature=0, guidance=1)
+    images = overfitted.generate_images(
+        [record["text"][1] for record in RECORDS], temperature=0, guidance=1
+    )
     assert all(np.array_equal(a, b) for a, b in zip(images, true, strict=True))
 
 
 def test_without_conditioning_any_of_the_training_images_is_generated(overfitted):
-    images = overfitted.draw(["red left of blue"] * 24, guidance=0, seed=0)
+    images = overfitted.generate_images(["red left of blue"] * 24, guidance=0, seed=0)
     assert len({one.tobytes() for one in images}) > 4
 
 
 def test_a_seed_gives_the_same_image_whatever_the_other_texts(overfitted):
     text = "green left of red"
-    (alone,) = overfitted.draw([text], seed=3, temperature=10)
-    among = overfitted.draw(["white left of white", text, text], seed=3, temperature=10)
+    (alone,) = overfitted.generate_images([text], seed=3, temperature=10)
+    among = overfitted.generate_images(["white left of white", text, text], seed=3, temperature=10)
     assert np.array_equal(alone, among[1])
     assert not np.array_equal(among[1], among[2])
-    assert not np.array_equal(alone, overfitted.draw([text], seed=4, temperature=10)[0])
+    assert not np.array_equal(alone, overfitted.generate_images([text], seed=4, temperature=10)[0])
 
 
 def test_samples_follow_the_softmax_of_guided_scores(overfitted):
@@ -275,15 +279,19 @@ def test_a_reloaded_model_generates_the_same(overfitted, tmp_path):
     overfitted.save_pretrained(tmp_path)
     opened = amodal.load(tmp_path)
     texts = ["red left of green", "blue left of blue"]
-    for a, b in zip(overfitted.draw(texts, seed=1), opened.draw(texts, seed=1), strict=True):
+    for a, b in zip(
+        overfitted.generate_images(texts, seed=1),
+        opened.generate_images(texts, seed=1),
+        strict=True,
+    ):
         assert np.array_equal(a, b)
 
 
 def test_invalid_requests_are_refused(overfitted):
     with pytest.raises(ValueError, match="list of texts"):
-        overfitted.draw("red left of blue")
+        overfitted.generate_images("red left of blue")
     with pytest.raises(ValueError, match="temperature"):
-        overfitted.draw(["red"], temperature=-1)
+        overfitted.generate_images(["red"], temperature=-1)
     captioner = build_multimodal_transformer(
         TransformerArchitecture(
             encoders={"image": SmallCNNConfig(size=16, widths=(8, 8), min_grid_size=4)},
@@ -293,7 +301,7 @@ def test_invalid_requests_are_refused(overfitted):
         ["red"],
     )
     with pytest.raises(ValueError, match="does not generate images"):
-        captioner.draw(["red"])
+        captioner.generate_images(["red"])
     with pytest.raises(ValueError, match="cannot read them"):
         made(
             encoders={"image": SmallCNNConfig(size=16, widths=(8, 8), min_grid_size=4)},

@@ -209,7 +209,7 @@ def test_the_leading_input_moves_by_the_factor_of_modulation_under_adam_too(
 
     def weights(name, rate, factor):
         monkeypatch.setattr(
-            "amodal.training.tasks.fusion.modulation",
+            "amodal.training.tasks.fusion.gradient_modulation_factors",
             lambda confidence, alpha: {m: factor if m == "image" else 1.0 for m in confidence},
         )
         modulated = {"balance": {"kind": "gradient_modulation", "noise": False}}

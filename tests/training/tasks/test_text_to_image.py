@@ -73,7 +73,7 @@ def test_a_run_draws_and_is_complete_without_its_image_tokenizer(finished, token
     model = amodal.load(folder)
     assert isinstance(model, MultimodalTransformer)
     assert model.generates_images
-    (image,) = model.draw(["a red star"], seed=0)
+    (image,) = model.generate_images(["a red star"], seed=0)
     assert image.shape == (32, 32, 3)
     assert image.dtype == np.uint8
     named = {name for name in result.metrics if name.startswith("text_to_image/")}
@@ -173,7 +173,7 @@ def test_the_reranker_keeps_one_candidate_of_each_caption(finished):
     source = ScenesConfig(split="test", image_size=32, size=5, max_objects=2).open()
     best = generate_for_captions(model, source, candidates=3, reranker=Reranker(), seed=2)
     texts = [source[i]["text"][0] for i in range(5)]
-    every = model.draw([text for text in texts for _ in range(3)], seed=2)
+    every = model.generate_images([text for text in texts for _ in range(3)], seed=2)
     assert len(best.images) == 5
     for i, image in enumerate(best.images):
         darkest = min(every[3 * i : 3 * i + 3], key=lambda one: one.mean())

@@ -178,10 +178,10 @@ class Decoder(Protocol):
 
 
 class ImageGenerator(Protocol):
-    """A text-to-image model: `draw(texts, **options)` returns one image per text."""
+    """A text-to-image model: `generate_images(texts, **options)` returns one image per text."""
 
     @property
-    def draw(self) -> Callable[..., list[ImageArray]]: ...
+    def generate_images(self) -> Callable[..., list[ImageArray]]: ...
 
 
 class ImageSampler(LogitsProcessor):
@@ -387,14 +387,16 @@ def generate_best(
 
     Examples:
         >>> class Blank:
-        ...     def draw(self, texts):
+        ...     def generate_images(self, texts):
         ...         return [np.zeros((4, 4, 3), np.uint8) for _ in texts]
         >>> len(generate_best(Blank(), ["a star", "a ring"]))
         2
     """
     if candidates < 1 or (candidates > 1 and reranker is None):
         raise ValueError(f"{candidates} candidates need a reranker, a run of a joint embedding")
-    images = image_generator.draw([text for text in texts for _ in range(candidates)], **options)
+    images = image_generator.generate_images(
+        [text for text in texts for _ in range(candidates)], **options
+    )
     if reranker is None or candidates == 1:
         return images
     groups = [images[i : i + candidates] for i in range(0, len(images), candidates)]

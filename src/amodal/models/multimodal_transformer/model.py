@@ -303,7 +303,7 @@ class MultimodalTransformer(TransformerNetwork):
         """
         return self._generate_for([image], [_prompt(history, question)], **options)[0]
 
-    def draw(
+    def generate_images(
         self,
         texts: Sequence[str],
         *,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from amodal.training.kinds import KINDS, resolve
+from amodal.training.kinds import MODEL_KINDS, resolve
 
 if TYPE_CHECKING:
     from amodal.training.recipe import Recipe
 
 # Objectives that one kind of model has, and no other.
 OF_ONE_KIND: dict[type, str] = {
-    resolve(kind.objective): kind.name for kind in KINDS.values() if kind.objectives
+    resolve(kind.objective): kind.name for kind in MODEL_KINDS.values() if kind.objectives
 }
 
 

@@ -127,7 +127,7 @@ class MultimodalTransformerRecipe(StrictModel):
     @model_validator(mode="after")
     def _images_alone(self) -> MultimodalTransformerRecipe:
         for name, config in self.encoders.items():
-            if modality(config.type).language:
+            if modality(config.type).is_text:
                 raise ValueError(
                     f"encoders.{name}: the Transformer reads {config.type} itself; leave the "
                     "encoder out"

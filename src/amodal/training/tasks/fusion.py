@@ -26,7 +26,7 @@ from amodal.evaluators.result import EvaluationResult
 from amodal.losses.balance import (
     GradientBlendingConfig,
     GradientModulationConfig,
-    modulation,
+    gradient_modulation_factors,
     truth_confidence,
 )
 from amodal.models.fusion_model import (
@@ -185,8 +185,8 @@ class FusionTask:
         present = predicted.present[modality]
         target = self.objective.target
         confidence = truth_confidence(
-            target.standard(predicted.unimodal[modality][present].detach()),
-            target.standard(part.target[present]),
+            target.standardize(predicted.unimodal[modality][present].detach()),
+            target.standardize(part.target[present]),
             target.task,
         )
         # Per present item: a modality that is often missing is not thereby behind.
@@ -199,7 +199,7 @@ class FusionTask:
             for sums in confidence.values():
                 torch.distributed.all_reduce(sums)
         means = {m: float(s[0] / s[1].clamp(min=1)) for m, s in confidence.items()}
-        factors = modulation(means, balance.alpha)
+        factors = gradient_modulation_factors(means, balance.alpha)
         generator = torch.Generator(device=self.objective.shares.device)
         generator.manual_seed(step.number)  # the same on every process
         network = cast(FusionModel, step.trained.network)

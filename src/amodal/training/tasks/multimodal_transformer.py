@@ -55,7 +55,7 @@ USAGE = {
     "caption": 'model.caption(["a.jpg"])',
     "single_turn": 'model.ask("a.jpg", "what colour is the star?")',
     "dialogue": 'model.chat("a.jpg", [("is there a star?", "yes")], "what is its colour?")',
-    "text_to_image": 'images = model.draw(["a red star above a blue circle"], seed=0)',
+    "text_to_image": 'images = model.generate_images(["a red star above a blue circle"], seed=0)',
 }
 SCORED_BY_LIKELIHOOD = ("caption", "text_to_image")
 

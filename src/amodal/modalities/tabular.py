@@ -12,37 +12,37 @@ import yaml
 
 from amodal.data.inputs import BatchContext, InputRows, spread
 from amodal.data.record import BrokenRecordError, Record
-from amodal.encoders.tabular import ColumnsPreprocessor, Row
-from amodal.modalities.modality import ColumnStyle, InputOptions, Records, Shown
+from amodal.encoders.tabular import Row, TabularPreprocessor
+from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
 
 
-class ColumnsModality:
+class TabularModality:
     """Numbers and categories that stand in columns of a record."""
 
     name: ClassVar[str] = "columns"
     column_style: ClassVar[ColumnStyle] = None
-    language: ClassVar[bool] = False
-    steps: ClassVar[tuple[type, ...]] = ()
+    is_text: ClassVar[bool] = False
+    augmentations: ClassVar[tuple[type, ...]] = ()
     file_suffixes: ClassVar[tuple[str, ...]] = ()
 
-    def fit(self, config: Any, name: str, records: Records | None) -> ColumnsPreprocessor:
-        found: ColumnsPreprocessor = config.preprocessor(records() if records else ())
+    def fit(self, config: Any, name: str, records: Records | None) -> TabularPreprocessor:
+        found: TabularPreprocessor = config.preprocessor(records() if records else ())
         return found
 
-    def load(self, folder: Path) -> ColumnsPreprocessor:
-        return ColumnsPreprocessor.load(folder)
+    def load(self, folder: Path) -> TabularPreprocessor:
+        return TabularPreprocessor.load(folder)
 
-    def input(self, name: str, prepare: ColumnsPreprocessor, options: InputOptions) -> ColumnsInput:
-        return ColumnsInput(name, prepare)
+    def input(self, name: str, prepare: TabularPreprocessor, options: InputOptions) -> TabularInput:
+        return TabularInput(name, prepare)
 
-    def values(self, name: str, prepare: ColumnsPreprocessor, record: Record) -> list[Any]:
+    def values(self, name: str, prepare: TabularPreprocessor, record: Record) -> list[Any]:
         cells = record.get(name) if isinstance(record.get(name), dict) else record
         assert cells is not None
         named = {c: cells.get(c) for c in (*prepare.numerical, *prepare.categorical)}
         there = {c: value for c, value in named.items() if value is not None and value != ""}
         return [there] if there else []
 
-    def decode(self, value: Any, origin: str, prepare: ColumnsPreprocessor) -> Row:
+    def decode(self, value: Any, origin: str, prepare: TabularPreprocessor) -> Row:
         if isinstance(value, tuple):
             return value  # decoded
         try:
@@ -56,10 +56,10 @@ class ColumnsModality:
     def content_key(self, value: Any) -> str:
         return repr(sorted(value.items())) if isinstance(value, dict) else repr(value)
 
-    def show(self, value: Any, decoded: Any | None = None) -> Shown:
+    def preview(self, value: Any, decoded: Any | None = None) -> Preview:
         if not isinstance(value, dict):
-            return Shown(text=str(value))
-        return Shown(text=", ".join(f"{column}: {cell}" for column, cell in value.items()))
+            return Preview(text=str(value))
+        return Preview(text=", ".join(f"{column}: {cell}" for column, cell in value.items()))
 
     def parse(self, text: str) -> Any:
         values = yaml.safe_load(text if text.lstrip().startswith("{") else "{" + text + "}")
@@ -70,16 +70,16 @@ class ColumnsModality:
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
         """Column encoders start as they were built."""
 
-    def cached(self, config: Any) -> Callable[[Any, str], Any] | None:
+    def cache_decoder(self, config: Any) -> Callable[[Any, str], Any] | None:
         return None
 
 
 @dataclass(frozen=True)
-class ColumnsInput:
+class TabularInput:
     """An input that takes columns of a record."""
 
     name: str
-    prepare: ColumnsPreprocessor
+    prepare: TabularPreprocessor
     has_effects: ClassVar[bool] = False
 
     def read(self, record: Record) -> Row | None:
