@@ -11,7 +11,7 @@ from amodal.data.cache import CachedSource
 from amodal.data.decode import decode_image
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, sample_rng
-from amodal.data.samplers import Draw
+from amodal.data.samplers import SampleIndex
 from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.encoders.text.preprocessing import TextPreprocessor
 from amodal.encoders.text.tokenizer import train_tokenizer
@@ -109,7 +109,7 @@ def test_reading_is_the_same_in_any_worker(inputs):
     reader = BatchReader(
         Listed([record(i) for i in range(4)]), collator_of(inputs, captions=1), seed=5
     )
-    draws = [Draw(2, 3), Draw(2, 0)]
+    draws = [SampleIndex(2, 3), SampleIndex(2, 0)]
     one, two = reader.__getitems__(draws), reader.__getitems__(draws)
     assert torch.equal(one.tensors["text"]["input_ids"], two.tensors["text"]["input_ids"])
 

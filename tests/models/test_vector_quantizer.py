@@ -93,14 +93,14 @@ def test_perplexity_is_the_exponential_of_the_entropy():
     assert float(found.perplexity) == pytest.approx(want, rel=1e-5)
 
 
-def test_dead_codes_are_revived_deterministically():
+def test_dead_codes_are_resampled_deterministically():
     codebooks = []
     for _ in range(2):
         quantizer = made(16, 2, decay=0.5, dead_code_threshold=0.1).train()
         quantizer.codebook[:12] += 100
         quantizer.sums.copy_(quantizer.codebook)
-        revived = [int(quantizer(rows(64, 2, seed=s)).revived) for s in range(30)]
-        assert sum(revived) >= 12
+        resampled = [int(quantizer(rows(64, 2, seed=s)).resampled) for s in range(30)]
+        assert sum(resampled) >= 12
         assert len(quantizer.nearest(rows(4000, 2)).unique()) >= 14
         codebooks.append(quantizer.codebook.clone())
     assert torch.equal(*codebooks)
@@ -111,7 +111,7 @@ def test_with_a_threshold_of_zero_dead_codes_stay_dead():
     quantizer.codebook[:12] += 100
     quantizer.sums.copy_(quantizer.codebook)
     for step in range(30):
-        assert int(quantizer(rows(64, 2, seed=step)).revived) == 0
+        assert int(quantizer(rows(64, 2, seed=step)).resampled) == 0
     assert len(quantizer.nearest(rows(4000, 2)).unique()) <= 4
 
 
@@ -133,7 +133,7 @@ def test_a_resumed_codebook_continues_identically():
     torch.rand(3)  # the global generator has no part in it
     dead = 0
     for step in range(6, 20):
-        dead += int(whole(rows(20, 2, seed=step)).revived)
+        dead += int(whole(rows(20, 2, seed=step)).resampled)
         resumed(rows(20, 2, seed=step))
     assert dead > 0
     for name, value in whole.state_dict().items():
@@ -205,12 +205,12 @@ def trained(parts, wrap):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.eye(2) if parameter.ndim == 2 else torch.zeros(2))
-    revived = 0
+    resampled = 0
     for step in range(10):
         found = model(rows(24, 2, seed=step)[parts])
         found.commitment.backward()
-        revived += int(found.revived)
-    return {**quantizer.state_dict(), "revived": torch.tensor(revived)}
+        resampled += int(found.resampled)
+    return {**quantizer.state_dict(), "resampled": torch.tensor(resampled)}
 
 
 def run(process, file, folder):
@@ -228,7 +228,7 @@ def test_two_processes_learn_the_codebook_of_one():
         mp.spawn(run, args=(str(Path(folder) / "meet"), folder), nprocs=2)
         first, second = (torch.load(Path(folder) / f"{i}.pt") for i in range(2))
     alone = trained(slice(None), lambda model: model)
-    assert int(alone["revived"]) > 0
+    assert int(alone["resampled"]) > 0
     for name, value in alone.items():
         torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-5, msg=name)
         assert torch.equal(first[name], second[name]), name

@@ -328,7 +328,7 @@ def test_the_page_loads_nothing_from_other_origins(client):
 
 def test_a_cropping_model_reports_the_center_crop(everything):
     model = captioner()
-    model.preprocessors["image"].how = "crop"
+    model.preprocessors["image"].resize_mode = "crop"
     app = create_app(replace(everything, text_generator=model), hosts=["*"])
     found = post(TestClient(app), "/api/ask", question="what ?").json()
     assert found["attention"]["region"] == "center_crop"

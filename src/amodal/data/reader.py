@@ -9,7 +9,7 @@ import torch
 from amodal.data.batch import Batch
 from amodal.data.collate import Collator
 from amodal.data.record import BrokenRecordError, Source, sample_rng
-from amodal.data.samplers import Draw
+from amodal.data.samplers import SampleIndex
 
 
 class BatchReader(torch.utils.data.Dataset[Batch]):
@@ -44,17 +44,17 @@ class BatchReader(torch.utils.data.Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, draw: Draw) -> Batch:
-        return self.__getitems__([draw])
+    def __getitem__(self, index: SampleIndex) -> Batch:
+        return self.__getitems__([index])
 
-    def __getitems__(self, draws: list[Draw]) -> Batch:
+    def __getitems__(self, indices: list[SampleIndex]) -> Batch:
         records: list[Any] = []
-        for draw in draws:
+        for index in indices:
             try:
-                records.append(self.source[draw.row])
+                records.append(self.source[index.row])
             except BrokenRecordError as error:
                 records.append(error)
-        rngs = [sample_rng(self.seed, draw.epoch, draw.row) for draw in draws]
+        rngs = [sample_rng(self.seed, index.epoch, index.row) for index in indices]
         return self.collate(records, rngs)
 
 

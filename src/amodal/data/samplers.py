@@ -11,7 +11,7 @@ import numpy as np
 from amodal.data.record import DataError
 
 
-class Draw(NamedTuple):
+class SampleIndex(NamedTuple):
     """Row `row` of the source, drawn in epoch `epoch`: all that augmentation may depend on."""
 
     epoch: int
@@ -77,11 +77,11 @@ class RunSampler:
         key = np.array([self.seed, (1 << 63) | epoch], dtype=np.uint64)
         return np.random.Generator(np.random.Philox(key=key)).permutation(self.size)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
         local = self.batch_size // self.world_size
         for step in range(len(self)):
             epoch, place = divmod(step, self.steps_per_epoch)
             if place == 0:
                 order = self.permutation(epoch)
             start = place * self.batch_size + self.rank * local
-            yield [Draw(epoch, int(i)) for i in order[start : start + local]]
+            yield [SampleIndex(epoch, int(i)) for i in order[start : start + local]]

@@ -12,7 +12,7 @@ from amodal.data.batch import Batch, key64
 from amodal.data.collate import Collator
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, DataError, Record, Source
-from amodal.data.samplers import Draw
+from amodal.data.samplers import SampleIndex
 from amodal.models.evaluation_mode import evaluation_mode
 
 Autocast = Callable[[], AbstractContextManager[object]]  # the number format of forward passes
@@ -58,7 +58,7 @@ class EvaluationBatches:
         self.broken, self.truncated = [], {}
         for start in range(0, len(self.items), self.batch_size):
             self.rows = list(self.items[start : start + self.batch_size])
-            batch = self.reader.__getitems__([Draw(0, row) for row in self.rows])
+            batch = self.reader.__getitems__([SampleIndex(0, row) for row in self.rows])
             self.broken += batch.broken
             for name, count in batch.truncated.items():
                 self.truncated[name] = self.truncated.get(name, 0) + count

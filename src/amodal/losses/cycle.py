@@ -54,7 +54,7 @@ def unexplained_variance(estimate: Tensor, truth: Tensor, rows: Tensor | None = 
 def cycle_loss(
     left: Tensor, right: Tensor, left_to_right: Translate, right_to_left: Translate
 ) -> Tensor:
-    """Mean `unexplained_variance` of the rows of both sides after a way there and back.
+    """Mean `unexplained_variance` of the rows of both sides after a round trip.
 
     It needs no pairs, and does not determine any: two identities have a loss of 0, and so
     has any other map with its inverse. The paper takes the mean absolute difference, which

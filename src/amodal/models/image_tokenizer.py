@@ -94,14 +94,14 @@ class Reconstruction(NamedTuple):
     Args:
         pixels: (B, 3, S, S), normalized as by the preprocessor.
         codes: (B, N) int64, row by row.
-        commitment, perplexity, revived: see `Quantized`.
+        commitment, perplexity, resampled: see `Quantized`.
     """
 
     pixels: Tensor
     codes: Tensor
     commitment: Tensor
     perplexity: Tensor
-    revived: Tensor
+    resampled: Tensor
 
 
 class ImageTokenizer(PreTrainedModel):
@@ -204,7 +204,7 @@ class ImageTokenizer(PreTrainedModel):
             codes,
             quantized.commitment,
             quantized.perplexity,
-            quantized.revived,
+            quantized.resampled,
         )
 
     @torch.no_grad()

@@ -21,14 +21,14 @@ class Quantized(NamedTuple):
             input only.
         perplexity: () exponential of the entropy of the codes of the batch: the effective number
             of codes in use.
-        revived: () number of dead codes that were resampled.
+        resampled: () number of dead codes that were resampled.
     """
 
     values: Tensor
     codes: Tensor
     commitment: Tensor
     perplexity: Tensor
-    revived: Tensor
+    resampled: Tensor
 
 
 class VectorQuantizer(nn.Module):
@@ -93,17 +93,17 @@ class VectorQuantizer(nn.Module):
             self._initialize(x_float.detach())
         codes = self.nearest(x_float)
         chosen = F.embedding(codes, self.codebook)  # a copy, from before the update
-        revived = torch.zeros((), device=x.device)
+        resampled = torch.zeros((), device=x.device)
         warming_up = self.training and int(self.steps) < self.warmup
         if self.training:
-            revived = self._update(x_float.detach(), codes, chosen)
+            resampled = self._update(x_float.detach(), codes, chosen)
         commitment = (x_float - chosen).square().sum() / max(x_float.numel(), 1)
         share = torch.bincount(codes, minlength=len(self.codebook)).float() / max(len(codes), 1)
         perplexity = torch.special.entr(share).sum().exp()
         if warming_up:
-            return Quantized(x, codes, commitment * 0.0, perplexity, revived)
+            return Quantized(x, codes, commitment * 0.0, perplexity, resampled)
         values = x_float + (chosen - x_float).detach()
-        return Quantized(values.to(x.dtype), codes, commitment, perplexity, revived)
+        return Quantized(values.to(x.dtype), codes, commitment, perplexity, resampled)
 
     @torch.no_grad()
     def nearest(self, x: Tensor) -> Tensor:

@@ -436,7 +436,7 @@ def _attention(
     if side * side != len(weights):
         return None
     (prepare,) = (p for p in model.preprocessors.values() if hasattr(p, "how"))
-    region = "center_crop" if prepare.how == "crop" else "whole"
+    region = "center_crop" if prepare.resize_mode == "crop" else "whole"
     return {"side": side, "weights": weights, "region": region}
 
 

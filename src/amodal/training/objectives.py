@@ -25,9 +25,9 @@ from amodal.losses.triplet import TripletConfig
 from amodal.models.joint_embedding import Embeddings
 from amodal.plugins import load_plugins
 from amodal.training.pairing import (
-    Compare,
     EmbeddedRows,
-    TaughtPairs,
+    Pairing,
+    TeacherPairs,
     by_label,
     candidate_pairs,
     gathered,
@@ -67,7 +67,7 @@ else:
     ]
 
 
-PAIRINGS: dict[str, Compare] = {
+PAIRINGS: dict[str, Pairing] = {
     "pairs": pairs,
     "keyed_pairs": keyed_pairs,
     "candidate_pairs": candidate_pairs,
@@ -128,7 +128,7 @@ class Objectives(nn.Module):
         super().__init__()
         self.pairs = pairs
         self.weights = [config.weight for config in configs]
-        self.comparisons = [_pairing(config, dim) for config in configs]
+        self.pairings = [_pairing(config, dim) for config in configs]
         self.by_label = [
             isinstance(config, ContrastiveConfig) and config.positives == "label"
             for config in configs
@@ -159,10 +159,10 @@ class Objectives(nn.Module):
             self.pairs,
         )
         values: dict[str, Tensor] = {}
-        for name, loss, compare, labelled in zip(
-            self.names, self.losses, self.comparisons, self.by_label, strict=True
+        for name, loss, pairing, labelled in zip(
+            self.names, self.losses, self.pairings, self.by_label, strict=True
         ):
-            terms = compare(loss, by_label(rows) if labelled else rows)
+            terms = pairing(loss, by_label(rows) if labelled else rows)
             values[name] = torch.stack(terms).mean() if terms else _nothing(loss, rows)
         total = torch.stack(
             [w * v for w, v in zip(self.weights, values.values(), strict=True)]
@@ -204,8 +204,8 @@ class Objectives(nn.Module):
     def metrics(self) -> dict[str, float]:
         """What else an objective has to tell of its last batch, as NAME/FIGURE."""
         found: dict[str, float] = {}
-        for name, loss, compare in zip(self.names, self.losses, self.comparisons, strict=True):
-            for teller in (loss, compare):
+        for name, loss, pairing in zip(self.names, self.losses, self.pairings, strict=True):
+            for teller in (loss, pairing):
                 tell = getattr(teller, "metrics", None)
                 if tell is not None:
                     found |= {f"{name}/{figure}": value for figure, value in tell().items()}
@@ -221,7 +221,7 @@ class Objectives(nn.Module):
         return found
 
 
-def _pairing(config: Any, dim: int) -> Compare:
+def _pairing(config: Any, dim: int) -> Pairing:
     """The rows that an objective compares."""
     if isinstance(config, NTXentConfig):
         return PAIRINGS["views_of_each" if config.mode == "intra_modal" else "joint_batch"]
@@ -232,7 +232,7 @@ def _pairing(config: Any, dim: int) -> Compare:
                 f"{config.teacher}: embeddings of {teacher.dim} dimensions cannot be copied by a "
                 f"student of {dim}; set model.projection.dim: {teacher.dim}, or form: similarity"
             )
-        return TaughtPairs(teacher)
+        return TeacherPairs(teacher)
     return PAIRINGS[PAIRING_OF.get(type(config), getattr(config, "pairing", "pairs"))]
 
 

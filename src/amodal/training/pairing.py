@@ -55,7 +55,7 @@ class EmbeddedRows:
 
 
 # A loss and the rows of a batch to its terms, whose mean counts.
-Compare = Callable[[Any, EmbeddedRows], list[Tensor]]
+Pairing = Callable[[Any, EmbeddedRows], list[Tensor]]
 
 
 def gathered(rows: Embeddings, momentum: Embeddings | None = None) -> Rows:
@@ -154,7 +154,7 @@ def unpaired_rows(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
     return [loss(rows)] if len(rows) > 1 else []
 
 
-class TaughtPairs:
+class TeacherPairs:
     """Every two modalities beside what a teacher says of the same rows, where it knows them."""
 
     def __init__(self, teacher: TeacherEmbeddings) -> None:

@@ -122,7 +122,7 @@ def train_run(
         return RunResult(
             folder,
             {},
-            trainer.trained.best_guess,
+            trainer.trained.evaluation_weights,
             list(trainer.broken.values()),
             stopped_at=steps,
             train_seconds=trainer.step_seconds,
@@ -218,7 +218,7 @@ def _keep_weights(trainer: RunTrainer, recipe: Recipe, folder: Path) -> None:
             else:
                 shutil.copy2(path, folder / path.name)
     else:
-        trainer.trained.best_guess.save_pretrained(folder)
+        trainer.trained.evaluation_weights.save_pretrained(folder)
     shutil.rmtree(best, ignore_errors=True)
 
 

@@ -43,7 +43,7 @@ class Trained(nn.Module):
         return self.network(batch)
 
     @property
-    def best_guess(self) -> PreTrainedModel:
+    def evaluation_weights(self) -> PreTrainedModel:
         """The weights to evaluate and to keep: the average where there is one."""
         if self.average is None:
             return self.network

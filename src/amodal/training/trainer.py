@@ -261,12 +261,12 @@ class RunTrainer(Trainer):
         """Metrics of the task on held-out data; the best weights so far are kept aside."""
         if not self.task.has_validation:
             return {}
-        values = self.task.evaluate(self.trained.best_guess, self.autocast)
+        values = self.task.evaluate(self.trained.evaluation_weights, self.autocast)
         name = self.task.score_name
         if not self.best or values[name] > self.best[name]:
             self.best = {"step": self.state.global_step, name: values[name]}
             if is_main():
-                self.trained.best_guess.save_pretrained(self.folder / BEST)
+                self.trained.evaluation_weights.save_pretrained(self.folder / BEST)
                 _write_json(self.folder / BEST / "best.json", self.best)
         self.log({f"eval/{name}": value for name, value in values.items()})
         metrics = {f"eval_{name}": value for name, value in values.items()}

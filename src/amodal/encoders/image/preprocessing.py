@@ -50,7 +50,7 @@ class ImagePreprocessor:
         self.size = size
         self.mean = tuple(mean)
         self.std = tuple(std)
-        self.how = resize
+        self.resize_mode = resize
         self.interpolation = interpolation
 
     def resize(self, images: list[np.ndarray]) -> Tensor:
@@ -59,7 +59,7 @@ class ImagePreprocessor:
 
     def _resize_one(self, image: np.ndarray) -> Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        if self.how == "crop":
+        if self.resize_mode == "crop":
             height, width = pixels.shape[1:]
             short = min(height, width)
             # Truncated as torchvision and transformers do: rounding would shift pretrained crops.
@@ -90,7 +90,7 @@ class ImagePreprocessor:
             "size": self.size,
             "mean": self.mean,
             "std": self.std,
-            "resize": self.how,
+            "resize": self.resize_mode,
             "interpolation": self.interpolation,
         }
         (path / self.FILE).write_text(json.dumps(values, indent=1), encoding="utf-8")

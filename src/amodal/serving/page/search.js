@@ -12,11 +12,11 @@ export function inputsOf(about) {
 const isGiven = (value) => (value instanceof File ? value.size > 0 : Boolean(value));
 
 /** A field for the value of an input: a file, or a text as on the command line. */
-export function inputField({ name, type, given, accept }) {
+export function inputField({ name, type, field_type, accept }) {
   const label = create("label", "wide", name === type ? name : `${name} (${type})`);
-  const field = create(given === "file" ? "input" : "textarea");
+  const field = create(field_type === "file" ? "input" : "textarea");
   Object.assign(field, { name, id: `search-input-${name}` });
-  if (given === "file") Object.assign(field, { type: "file", accept: accept.join(",") });
+  if (field_type === "file") Object.assign(field, { type: "file", accept: accept.join(",") });
   else Object.assign(field, { rows: 2, spellcheck: false });
   label.htmlFor = field.id;
   label.append(field);

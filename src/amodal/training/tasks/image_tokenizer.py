@@ -101,7 +101,7 @@ class ImageTokenizerTask:
         self.has_validation = validation is not None
         self.max_validation_items = max_validation_items
         self.perplexity: list[Tensor] = []
-        self.revived: list[Tensor] = []
+        self.resampled: list[Tensor] = []
 
     def backward(self, batch: Batch, step: Step) -> Tensor:
         """Gradients of one batch; the codebook learns from every part of it."""
@@ -116,7 +116,7 @@ class ImageTokenizerTask:
             share = self.config.weight * len(part) / len(batch)
             total = total + share * loss.detach()
             self.perplexity.append(found.perplexity.detach())
-            self.revived.append(found.revived.detach())
+            self.resampled.append(found.resampled.detach())
             step.accumulate(share * loss, last=i == len(parts) - 1)
         return total
 
@@ -126,13 +126,13 @@ class ImageTokenizerTask:
     def log_metrics(self) -> dict[str, float]:
         """Since the last call: perplexity of the codes of a batch; dead codes restarted."""
         if not self.perplexity:
-            return {"perplexity": 0.0, "restarted_codes": 0.0}
+            return {"perplexity": 0.0, "resampled_codes": 0.0}
         found = {
             "perplexity": float(torch.stack(self.perplexity).mean()),
-            "restarted_codes": float(torch.stack(self.revived).sum()),
+            "resampled_codes": float(torch.stack(self.resampled).sum()),
         }
         self.perplexity.clear()
-        self.revived.clear()
+        self.resampled.clear()
         return found
 
     def evaluate(self, model: PreTrainedModel, autocast: Autocast) -> dict[str, float]:
