@@ -86,10 +86,10 @@ def index(rooms: dict[str, dict[str, list[str]]]) -> str:
     lines = [
         "# API reference",
         "",
-        "Public names of every room. Rooms import nothing heavy until a name is used:",
+        "Public names of every subpackage. Subpackages import nothing heavy until a name is used:",
         "`from amodal.losses import InfoNCE` loads one file.",
         "",
-        "| room | names |",
+        "| subpackage | names |",
         "|---|---|",
     ]
     for room in ORDER:

@@ -1,4 +1,4 @@
-"""Projection into the shared space: the only place where embeddings become unit length."""
+"""Projection into the shared space: the only place where embeddings are L2-normalised."""
 
 from __future__ import annotations
 

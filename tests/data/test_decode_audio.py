@@ -153,7 +153,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "text.mp3").write_bytes(b"no sound at all, but some words " * 50)
     for name, message in (
-        ("gone.wav", "no such sound file"),
+        ("gone.wav", "no such audio file"),
         ("empty.wav", "0 bytes"),
         ("text.mp3", "not a sound"),
         ("", "unreadable file"),

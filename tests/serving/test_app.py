@@ -217,7 +217,7 @@ def test_without_an_index_labels_are_ranked_for_an_image(everything):
         ("/api/draw", None, {"text": "a " * 30}, 422, "text: has 30 tokens"),
         ("/api/draw", None, {"text": "star", "count": 99}, 422, "count"),
         ("/api/draw", None, {"text": "star", "guidance": "nan"}, 422, "guidance"),
-        ("/api/search", None, {"text": " "}, 422, "give a value of image or text"),
+        ("/api/search", None, {"text": " "}, 422, "provide image or text"),
         ("/api/search", None, {"text": "red", "where": "nope = 1"}, 422, "The columns are"),
         ("/api/search", None, {"text": "red", "input": "audio"}, 422, "it has image, text"),
         ("/api/search", None, {"text": "red", "k": 1000}, 422, "k: "),

@@ -75,7 +75,7 @@ def page(browser, address):
 
 def test_there_is_a_tab_for_each_ability(page):
     names = [tab.inner_text() for tab in page.query_selector_all("[role=tab]")]
-    assert names == ["Search", "Ask", "Caption", "Chat", "Draw"]
+    assert names == ["Search", "Ask", "Caption", "Chat", "Generate"]
     assert page.title() == "everything · amodal"
 
 

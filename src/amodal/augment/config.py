@@ -1,4 +1,4 @@
-"""What a recipe can say about augmentation: names, or names with parameters."""
+"""Augmentation configuration."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class RandomResizedCrop(StrictModel):
 
 
 class HorizontalFlip(StrictModel):
-    """Mirrors the image; its captions swap left and right."""
+    """Random horizontal flip; left and right are swapped in the captions."""
 
     kind: Literal["horizontal_flip"] = "horizontal_flip"
     probability: Fraction = 0.5
 
 
 class Rotate(StrictModel):
-    """Turns the image by up to so many degrees either way."""
+    """Random rotation by up to `degrees` either way."""
 
     kind: Literal["rotate"] = "rotate"
     degrees: float = Field(10, ge=0, le=180)
@@ -59,14 +59,14 @@ class ColorJitter(StrictModel):
 
 
 class Grayscale(StrictModel):
-    """Takes the colour away."""
+    """Random conversion to grayscale."""
 
     kind: Literal["grayscale"] = "grayscale"
     probability: Fraction = 0.1
 
 
 class RandomErasing(StrictModel):
-    """Covers a random box with the image's mean colour (Zhong et al. 2017, arXiv:1708.04896)."""
+    """Random erasing: a box of the image's mean colour (Zhong et al. 2017, arXiv:1708.04896)."""
 
     kind: Literal["random_erasing"] = "random_erasing"
     probability: Fraction = 0.25
@@ -80,21 +80,21 @@ class RandomErasing(StrictModel):
 
 
 class TokenMask(StrictModel):
-    """Hides random tokens behind the mask token."""
+    """Random token masking."""
 
     kind: Literal["token_mask"] = "token_mask"
     rate: float = Field(0.15, ge=0, lt=1)
 
 
 class TokenDropout(StrictModel):
-    """Leaves random tokens out."""
+    """Random token dropout."""
 
     kind: Literal["token_dropout"] = "token_dropout"
     rate: float = Field(0.1, ge=0, lt=1)
 
 
 class SpeedPerturbation(StrictModel):
-    """Plays the sound faster or slower, which moves its pitch as well."""
+    """Speed perturbation, which changes the pitch as well."""
 
     kind: Literal["speed_perturbation"] = "speed_perturbation"
     low: float = Field(0.85, ge=0.5, le=2)
@@ -106,7 +106,7 @@ class SpeedPerturbation(StrictModel):
 
 
 class RandomGain(StrictModel):
-    """Makes the sound louder or quieter."""
+    """Random gain."""
 
     kind: Literal["random_gain"] = "random_gain"
     low_db: float = -10.0
@@ -118,14 +118,14 @@ class RandomGain(StrictModel):
 
 
 class TimeShift(StrictModel):
-    """Moves the sound in its time, by up to a fraction of its length; silence fills up."""
+    """Random time shift by up to a fraction of the length, zero-padded."""
 
     kind: Literal["time_shift"] = "time_shift"
     fraction: Fraction = 0.1
 
 
 class AdditiveNoise(StrictModel):
-    """Adds Gaussian noise, at a ratio of signal to noise that is drawn per sound."""
+    """Additive Gaussian noise at a random signal-to-noise ratio."""
 
     kind: Literal["additive_noise"] = "additive_noise"
     probability: Fraction = 0.5
@@ -139,16 +139,16 @@ class AdditiveNoise(StrictModel):
 
 
 class TimeMask(StrictModel):
-    """Hides spans of frames (SpecAugment: Park et al. 2019, arXiv:1904.08779)."""
+    """Time masking: spans of frames (SpecAugment: Park et al. 2019, arXiv:1904.08779)."""
 
     kind: Literal["time_mask"] = "time_mask"
     num_masks: int = Field(2, ge=1)
     max_width: int = Field(20, ge=1)  # frames at most
-    max_fraction: Fraction = 0.15  # of the sound at most, each
+    max_fraction: Fraction = 0.15  # of the clip at most, each
 
 
 class FrequencyMask(StrictModel):
-    """Hides spans of mel bands (SpecAugment: Park et al. 2019, arXiv:1904.08779)."""
+    """Frequency masking: spans of mel bands (SpecAugment: Park et al. 2019, arXiv:1904.08779)."""
 
     kind: Literal["frequency_mask"] = "frequency_mask"
     num_masks: int = Field(2, ge=1)
@@ -208,8 +208,8 @@ class AugmentConfig(StrictModel):
 
     Args:
         steps: input -> its steps, in order.
-        modality_dropout: share of items that lose an input while a fusion is trained: one rate,
-            or one per input.
+        modality_dropout: share of items that lose an input while a fusion model is trained: one
+            rate, or one per input.
     """
 
     steps: dict[str, tuple[AnyStep, ...]] = Field(default_factory=dict)

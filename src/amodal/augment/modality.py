@@ -1,4 +1,4 @@
-"""Modality dropout, so that a fusion learns to work with missing modalities."""
+"""Modality dropout, so that a fusion model learns to work with missing modalities."""
 
 from __future__ import annotations
 

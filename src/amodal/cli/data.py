@@ -22,7 +22,7 @@ SourceText = Annotated[
 
 @app.command()
 def make(
-    world: Annotated[str, typer.Argument(help="scenes, or scenes:KEY=VALUE,...")],
+    scenes: Annotated[str, typer.Argument(help="scenes, or scenes:KEY=VALUE,...")],
     folder: Annotated[Path, typer.Argument(help="Where to write images and captions.")],
     size: Annotated[int | None, typer.Option(min=1, help="Number of scenes.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed.")] = None,
@@ -32,14 +32,14 @@ def make(
     split: Annotated[str | None, typer.Option(help="train, validation or test.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side of the image in pixels.")] = None,
 ) -> None:
-    """Write scenes of the built-in world as files, in COCO captions layout."""
+    """Write built-in synthetic scenes as files, in COCO captions layout."""
     from amodal.data.record import DataError
     from amodal.data.scenes.source import ScenesConfig, write_dataset
     from amodal.data.sources.specification import checked_source, parse_source
 
-    config = parse_source(world)
+    config = parse_source(scenes)
     if not isinstance(config, ScenesConfig):
-        raise DataError(f"{world}: only `scenes` can be made")
+        raise DataError(f"{scenes}: only `scenes` can be made")
     given = {
         "size": size,
         "seed": seed,
@@ -49,10 +49,10 @@ def make(
     }
     changed = {key: value for key, value in given.items() if value is not None}
     config = checked_source(
-        {**config.model_dump(exclude_unset=True), **changed, "kind": "scenes"}, world
+        {**config.model_dump(exclude_unset=True), **changed, "kind": "scenes"}, scenes
     )
     if not isinstance(config, ScenesConfig):
-        raise DataError(f"{world}: only `scenes` can be made")
+        raise DataError(f"{scenes}: only `scenes` can be made")
     source = config.open()
     try:
         with progress_callbacks() as callbacks:
@@ -139,7 +139,7 @@ def _show(found: Inspection) -> None:
     from rich.table import Table
 
     summary = Table(title=escape(found.name), show_header=False, title_justify="left")
-    summary.add_row("items", f"{found.items:,}" + ("" if found.complete else " (read in part)"))
+    summary.add_row("items", f"{found.items:,}" + ("" if found.complete else " (partial)"))
     for name, count in sorted(found.rows.items()):
         summary.add_row(f"{name} rows", f"{count:,}")
     if found.caption_words is not None:
@@ -147,11 +147,11 @@ def _show(found: Inspection) -> None:
         summary.add_row("captions: items", each)
     summary.add_row("broken", f"{found.broken:,}")
     if found.image_side is not None:
-        summary.add_row("images that occur twice or more", _repeats(found.duplicate_images))
+        summary.add_row("duplicate images", _repeats(found.duplicate_images))
     if found.caption_words is not None:
-        summary.add_row("captions that several items share", _repeats(found.duplicate_captions))
+        summary.add_row("duplicate captions", _repeats(found.duplicate_captions))
         summary.add_row(
-            "pairs with the same caption in a batch of 1024",
+            "expected false-negative pairs in a batch of 1,024",
             f"{found.expected_caption_collisions:.2f}",
         )
     console.print(summary)
@@ -164,8 +164,8 @@ def _show(found: Inspection) -> None:
     }
     for name, value in named.items():
         if value is not None:
-            figures = (value.minimum, value.median, value.mean, value.p95, value.maximum)
-            lengths.add_row(name, *(f"{figure:.4g}" for figure in figures), _sketch(value))
+            numbers = (value.minimum, value.median, value.mean, value.p95, value.maximum)
+            lengths.add_row(name, *(f"{number:.4g}" for number in numbers), _sketch(value))
     if lengths.row_count:
         console.print(lengths)
     tables = {
@@ -184,7 +184,7 @@ def _show(found: Inspection) -> None:
     _show_examples("identical captions, for example", found.duplicate_captions)
     _show_examples("identical images, for example", found.duplicate_images)
     if found.broken:
-        table = Table("broken because", "count")
+        table = Table("reason", "count")
         for reason, count in found.broken_by_reason.items():
             table.add_row(escape(reason), f"{count:,}")
         console.print(table)

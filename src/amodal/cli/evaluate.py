@@ -44,22 +44,20 @@ def evaluate(
         ),
     ] = None,
     train_on: Annotated[
-        str | None, typer.Option(help="probe: source on which the linear classifier is fitted.")
+        str | None, typer.Option(help="probe: source on which the linear classifier is fit.")
     ] = None,
     captions: Annotated[
         int | None,
-        typer.Option(min=1, help="retrieval, geometry, …: captions per item, the first ones."),
+        typer.Option(min=1, help="retrieval, geometry, …: use the first N captions of each item."),
     ] = None,
     folds: Annotated[
         int | None,
-        typer.Option(min=1, help="retrieval: mean over so many parts; 5 is COCO's 1K protocol."),
+        typer.Option(min=1, help="retrieval: average over N folds; 5 = COCO 1K protocol."),
     ] = None,
     beams: Annotated[
         int | None, typer.Option(min=1, help="vqa, caption, …: width of the beam search.")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Number of items, from the first.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N items.")] = None,
     guidance: Annotated[
         float | None, typer.Option(min=0, help="text-to-image: see `amodal draw`.")
     ] = None,

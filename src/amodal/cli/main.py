@@ -28,19 +28,19 @@ from amodal.training.errors import RunError, TrainingError
 COMMANDS = {
     "quickstart": (
         "amodal.cli.quickstart:quickstart",
-        "Train, evaluate, index and search on the built-in scenes.",
+        "Train, evaluate, index and search on built-in synthetic scenes.",
     ),
     "recipes": ("amodal.cli.recipes:app", "List, show and copy the recipes of the package."),
     "data": ("amodal.cli.data:app", "Make, inspect and pack data sets."),
     "train": ("amodal.cli.train:train", "Train a model from a recipe."),
-    "evaluate": ("amodal.cli.evaluate:evaluate", "Measure a run on a source."),
+    "evaluate": ("amodal.cli.evaluate:evaluate", "Evaluate a run on a source."),
     "predict": ("amodal.cli.prediction:predict", "Predict every item of a source."),
     "caption": ("amodal.cli.generation:caption", "Describe images."),
     "ask": ("amodal.cli.generation:ask", "Answer a question about an image."),
     "chat": ("amodal.cli.generation:chat", "Hold a conversation about an image."),
     "draw": ("amodal.cli.text_to_image:draw", "Generate an image from a text."),
     "embed": ("amodal.cli.search:embed", "Write the embeddings of a source as Parquet."),
-    "index": ("amodal.cli.search:index", "Make a source searchable."),
+    "index": ("amodal.cli.search:index", "Build a search index from a source."),
     "search": ("amodal.cli.search:search", "Search an index."),
     "serve": ("amodal.cli.serve:serve", "Serve a web page and a REST API."),
 }

@@ -21,12 +21,10 @@ SHOWN_BROKEN = 5
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(help="Run folder of a fusion.")],
+    run: Annotated[Path, typer.Argument(help="Run folder of a fusion model.")],
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="What to predict.")],
     out: Annotated[Path, typer.Option(help="CSV file, with a row per item.")],
-    limit: Annotated[
-        int | None, typer.Option(min=1, help="Number of items, from the first.")
-    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use only the first N items.")] = None,
     explain: Annotated[
         bool,
         typer.Option(help="Also predict without each input, and write attention maps."),

@@ -1,4 +1,4 @@
-"""`amodal quickstart`: train, evaluate, index, search and report on the built-in world."""
+"""`amodal quickstart`: train, evaluate, index, search and report on built-in synthetic scenes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def quickstart(
     ] = None,
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint.")] = False,
 ) -> None:
-    """Train on the built-in world, evaluate, index, search, and write report.html."""
+    """Train on built-in synthetic scenes, evaluate, index, search, and write report.html."""
     import json
 
     from amodal.reports.run_report import write_run_report

@@ -23,7 +23,7 @@ Run = Annotated[Path, typer.Argument(help="Run folder of a joint embedding.")]
 SourceText = Annotated[
     str, typer.Argument(metavar="SOURCE", help="What to embed, such as photos.csv or scenes.")
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Values encoded at once.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Batch size for encoding.")]
 Inputs = Annotated[
     list[str] | None,
     typer.Option(
@@ -77,14 +77,12 @@ def index(
     out: Annotated[Path, typer.Option(help="Index folder.")],
     batch_size: BatchSize = 64,
     input_: Inputs = None,
-    thumbnails: Annotated[
-        bool, typer.Option(help="Keep a small copy of every image in the index.")
-    ] = True,
+    thumbnails: Annotated[bool, typer.Option(help="Store a thumbnail of every image.")] = True,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Embed again what the index already holds.")
+        bool, typer.Option("--replace", help="Re-embed rows already in the index.")
     ] = False,
 ) -> None:
-    """Make a source searchable; run again to continue, or to add to the index."""
+    """Build a search index from a source; run again to continue, or to add to the index."""
     from amodal.search.embed import embed_source
     from amodal.search.indexing import add_to_index
     from amodal.search.store import VectorStore
@@ -120,22 +118,20 @@ def index(
 
 def search(
     index: Annotated[Path, typer.Argument(help="Index folder, made by `amodal index`.")],
-    text: Annotated[str | None, typer.Argument(help="Text to search for.")] = None,
-    image: Annotated[
-        File, typer.Option(exists=True, dir_okay=False, help="Image to search for.")
-    ] = None,
+    text: Annotated[str | None, typer.Argument(help="Query text.")] = None,
+    image: Annotated[File, typer.Option(exists=True, dir_okay=False, help="Query image.")] = None,
     audio: Annotated[
-        File, typer.Option(exists=True, dir_okay=False, help="Audio file to search for.")
+        File, typer.Option(exists=True, dir_okay=False, help="Query audio file.")
     ] = None,
     video: Annotated[
-        File, typer.Option(exists=True, dir_okay=False, help="Video file to search for.")
+        File, typer.Option(exists=True, dir_okay=False, help="Query video file.")
     ] = None,
     input_: Annotated[
         list[str] | None,
         typer.Option(
             "--input",
             metavar="NAME=VALUE",
-            help="Value to search for, of an input of the model by its name; may be repeated.",
+            help="Query value for the model input NAME; may be repeated.",
             show_default=False,
         ),
     ] = None,
@@ -189,7 +185,7 @@ def _hits(
     store = VectorStore.open(index)
     folder = run or store.model_path
     if folder is None:
-        raise StoreError(f"{index} does not say which run made it; name it with --run")
+        raise StoreError(f"{index} does not record its run; pass --run RUN")
     model = open_model(folder)
     store.check_fingerprint(model.fingerprint())
     query = named_values(model, by_type, by_name)
@@ -232,7 +228,7 @@ def query_parts(
         )
     for name, part in {**typed, **named}.items():
         if not str(part).strip():
-            raise typer.BadParameter(f"the {name} to search for is empty")
+            raise typer.BadParameter(f"the query {name} is empty")
     return typed, named
 
 

@@ -25,7 +25,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/RECIPE by default.")] = None,
     resume: Annotated[bool, typer.Option(help="Continue from the last checkpoint.")] = False,
 ) -> None:
-    """Train a model; the run folder is then complete."""
+    """Train a model and write a run folder."""
     from amodal.distributed import is_main
     from amodal.reports.run_report import write_run_report
     from amodal.training.recipe import load_recipe

@@ -1,4 +1,4 @@
-"""A batch: named tensors per modality, with masks that say which rows are there."""
+"""A batch: named tensors per modality, with presence masks."""
 
 from __future__ import annotations
 

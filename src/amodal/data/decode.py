@@ -1,4 +1,4 @@
-"""From a media handle to pixels: whatever cannot be decoded whole is refused, never patched."""
+"""Image decoding; truncated or damaged files are errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STARTS: dict[str, bytes | tuple[bytes, ...]] = {
     "gif": b"GIF8",
     "tif": (b"II*\x00", b"MM\x00*"),
 }
-# Larger images are taken for decompression bombs; the figure is that of PIL (2 x 1 GiB / 12).
+# Larger images are taken for decompression bombs; the number is that of PIL (2 x 1 GiB / 12).
 MAX_PIXELS = 178_956_970
 ORIENTATION = 0x0112  # EXIF tag
 # Warnings of libjpeg after which every pixel is still there; met in photos from phones.

@@ -1,4 +1,4 @@
-"""From a sound's handle to a waveform: one channel, one rate; what is not whole is refused."""
+"""Audio decoding to one channel and one rate; truncated or damaged files are errors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from amodal.data.record import BrokenRecordError
 
-SUFFIXES = ("wav", "flac", "ogg", "oga", "opus", "mp3")  # of files that are taken for sounds
-# Longer sounds are taken for decompression bombs: half an hour, or a gigabyte of float32.
+SUFFIXES = ("wav", "flac", "ogg", "oga", "opus", "mp3")  # of audio files
+# Longer audio is taken for a decompression bomb: half an hour, or a gigabyte of float32.
 MAX_SECONDS = 1800
 MAX_VALUES = 1 << 28
 MAX_RATE = 768_000  # Hz
@@ -31,7 +31,7 @@ UNKNOWN_LENGTHS = (0, 0xFFFFFFFF)  # in the header of a WAV file that was writte
 
 
 def decode_audio(value: Any, origin: str, sample_rate: int) -> np.ndarray:
-    """The waveform of a sound, (T,) float32 in [-1, 1]: channels averaged, at `sample_rate`.
+    """The waveform of an audio file, (T,) float32 in [-1, 1]: channels averaged, at `sample_rate`.
 
     Args:
         value: path, file content as bytes, a pair (waveform, rate in Hz), or a mapping as the
@@ -42,7 +42,7 @@ def decode_audio(value: Any, origin: str, sample_rate: int) -> np.ndarray:
         sample_rate: of the result, in Hz.
 
     Raises:
-        BrokenRecordError: no such file, no sound, cut short, damaged, empty, numbers that are
+        BrokenRecordError: no such file, no audio, cut short, damaged, empty, numbers that are
             not finite, or longer than `MAX_SECONDS`.
         ImportError: a file is to be read, and `soundfile` is not installed.
     """
@@ -84,7 +84,7 @@ def load_audio(value: Any, origin: str) -> tuple[np.ndarray, int]:
 
 
 def resample(waveform: np.ndarray, rate: int, new_rate: int) -> np.ndarray:
-    """The same sound at another rate, band-limited: (T,) → (ceil(T new_rate / rate),).
+    """The same audio at another rate, band-limited: (T,) → (ceil(T new_rate / rate),).
 
     A polyphase filter leaves what is below `PASS_BAND` of the lower Nyquist frequency as it is,
     and damps what is above that frequency by `STOP_BAND_DB`. The ratio of the rates is rounded by
@@ -158,7 +158,7 @@ def _from_file(value: Any, origin: str) -> tuple[np.ndarray, int]:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the wheel without its C library
         raise ImportError(
-            f"reading sounds needs soundfile: pip install 'amodal[audio]' ({error})"
+            f"reading audio needs soundfile: pip install 'amodal[audio]' ({error})"
         ) from None
     stream, what = _opened(value, origin)
     with closing(stream):
@@ -172,7 +172,7 @@ def _from_file(value: Any, origin: str) -> tuple[np.ndarray, int]:
         except Exception as error:  # its own, and what the stream raises
             raise BrokenRecordError(
                 origin,
-                f"not a sound that can be read ({', '.join(SUFFIXES)}): {what} begins with "
+                f"not a readable audio file ({', '.join(SUFFIXES)}): {what} begins with "
                 f"{start!r}: {error}",
             ) from None
         with file:
@@ -190,7 +190,7 @@ def _from_file(value: Any, origin: str) -> tuple[np.ndarray, int]:
                     if len(block) < BLOCK:
                         break
             except Exception as error:
-                raise BrokenRecordError(origin, f"damaged sound: {what}: {error}") from None
+                raise BrokenRecordError(origin, f"damaged audio file: {what}: {error}") from None
     _check_size(count, channels, rate, origin, what)
     if count < claimed and not unknown:
         raise BrokenRecordError(
@@ -202,11 +202,11 @@ def _from_file(value: Any, origin: str) -> tuple[np.ndarray, int]:
 def _opened(value: Any, origin: str) -> tuple[IO[bytes], str]:
     """File content as a stream, and how to call it in an error."""
     if isinstance(value, bytes | bytearray | memoryview):
-        return io.BytesIO(bytes(value)), "the sound"
+        return io.BytesIO(bytes(value)), "the audio"
     if not isinstance(value, str | Path):
         raise BrokenRecordError(
             origin,
-            "expected a path, bytes, a pair (waveform, rate) or a Hugging Face sound: got "
+            "expected a path, bytes, a pair (waveform, rate) or Hugging Face audio: got "
             f"{type(value).__name__}",
         )
     what = str(value)
@@ -217,7 +217,7 @@ def _opened(value: Any, origin: str) -> tuple[IO[bytes], str]:
         file.name = ""  # soundfile would take what is called .raw for samples without a header
         return io.BufferedReader(file), what
     except FileNotFoundError:
-        raise BrokenRecordError(origin, f"no such sound file: {what}") from None
+        raise BrokenRecordError(origin, f"no such audio file: {what}") from None
     except (OSError, ValueError) as error:
         raise BrokenRecordError(origin, f"unreadable file: {what}: {error}") from None
 

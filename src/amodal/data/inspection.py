@@ -60,7 +60,7 @@ class Inspection(BaseModel):
     """The description of a source.
 
     Args:
-        items: records that can be used, every image and sound of them decoded.
+        items: records that can be used, every image and audio file of them decoded.
         complete: False if reading was limited or stopped.
         rows: modality -> values; images count one each, captions each on its own.
         captions_per_item: number of captions -> items.
@@ -74,7 +74,7 @@ class Inspection(BaseModel):
             random batch of 1024.
         caption_words, caption_characters: Chinese has no spaces, there characters tell more.
         image_side: shorter side in pixels.
-        audio_milliseconds: length of sounds.
+        audio_milliseconds: length of the audio.
         audio_formats: "rate Hz x channels" -> count, the most frequent ones.
         image_sizes: "width x height" -> count, the most frequent ones.
         labels: class -> count, the most frequent ones.
@@ -152,10 +152,10 @@ class _Facts:
             pixels, content = load_image(value, self.origin)
             self.image = blake2b(content or pixels.tobytes(), digest_size=8).digest()
             self.size = (pixels.shape[1], pixels.shape[0])
-        self.sound: tuple[int, int, int] | None = None  # samples, channels, rate in Hz
+        self.audio: tuple[int, int, int] | None = None  # samples, channels, rate in Hz
         if record.get("audio") is not None:
             samples, rate = load_audio(record["audio"], self.origin)
-            self.sound = (*samples.shape, rate)
+            self.audio = (*samples.shape, rate)
 
 
 def records_in_order(
@@ -239,8 +239,8 @@ class _Findings:
             self.rows["image"] += 1
             self.images.add(facts.image, "", facts.origin)
             self.sizes[facts.size] += 1
-        if facts.sound is not None:
-            samples, channels, rate = facts.sound
+        if facts.audio is not None:
+            samples, channels, rate = facts.audio
             self.rows["audio"] += 1
             self.milliseconds[round(1000 * samples / rate)] += 1
             self.formats[f"{rate} Hz x {channels}"] += 1

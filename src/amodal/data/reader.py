@@ -13,7 +13,7 @@ from amodal.data.samplers import SampleIndex
 
 
 class BatchReader(torch.utils.data.Dataset[Batch]):
-    """Reads the draws of one batch at once, so that decoding and augmentation are batched.
+    """Reads the rows of one batch at once, so that decoding and augmentation are batched.
 
     Give it to a `DataLoader` with `RunSampler` as batch sampler and `take_batch` as collate
     function.

@@ -12,7 +12,7 @@ from amodal.data.record import DataError
 
 
 class SampleIndex(NamedTuple):
-    """Row `row` of the source, drawn in epoch `epoch`: all that augmentation may depend on."""
+    """Row `row` of the source in epoch `epoch`: all that augmentation may depend on."""
 
     epoch: int
     row: int

@@ -1,4 +1,4 @@
-"""What every encoder of a recipe can be told."""
+"""Options of every encoder."""
 
 from __future__ import annotations
 

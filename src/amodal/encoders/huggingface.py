@@ -127,7 +127,7 @@ class HuggingFaceTextConfig(HuggingFaceConfig):
     def _ids_fit(self) -> HuggingFaceTextConfig:
         if self.architecture is None and isinstance(self.tokenizer, TrainedTokenizerConfig):
             raise ValueError(
-                f"the pretrained weights of {self.name} know the ids of their own tokenizer only; "
+                f"{self.name}: pretrained weights work only with their own tokenizer; "
                 f"leave `tokenizer` out, or give `architecture: {self.name}` for random weights"
             )
         return self

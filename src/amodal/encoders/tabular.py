@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 
-FARTHEST = 1e4  # deviations
+FARTHEST = 1e4  # standard deviations
 Row = tuple[tuple[float | None, ...], tuple[str | None, ...]]  # numbers and categories
 
 
@@ -96,7 +96,7 @@ class TabularPreprocessor:
         categorical: Sequence[str],
         records: Iterable[Mapping[str, Any]],
     ) -> TabularPreprocessor:
-        """With the means, deviations and values of training records; unreadable cells are left out.
+        """With means, standard deviations and values of training records, without unreadable cells.
 
         Raises:
             ValueError: no record has one of the columns; the nearest is named.
@@ -125,15 +125,15 @@ class TabularPreprocessor:
                 hint = f"; the nearest is {near[0]!r}" if near else ""
                 there = ", ".join(map(repr, sorted(columns - {"origin"})))
                 raise ValueError(f"no record has a column {column!r}, they have {there}{hint}")
-        means, deviations = [], []
+        means, stds = [], []
         for values in seen_numbers:
             x = torch.tensor(values, dtype=torch.float64)
             deviation = float(x.std(correction=0)) if len(x) else 0.0
             mean = float(x.mean()) if len(x) else 0.0
             means.append(mean)
             # What is left of a constant column is rounding.
-            deviations.append(deviation if deviation > 1e-9 * (1 + abs(mean)) else 1.0)
-        return cls(numerical, categorical, means, deviations, [sorted(n) for n in seen_names])
+            stds.append(deviation if deviation > 1e-9 * (1 + abs(mean)) else 1.0)
+        return cls(numerical, categorical, means, stds, [sorted(n) for n in seen_names])
 
     def read(self, record: Mapping[str, Any]) -> Row | None:
         """The cells of one record, None where one is empty; None where all are.
@@ -152,8 +152,8 @@ class TabularPreprocessor:
     def __call__(self, values: list[Row]) -> dict[str, Tensor]:
         """`numbers` (B, P) float32 of mean 0, NaN where missing; `categories` (B, Q) int64.
 
-        Numbers farther than 10,000 deviations from the mean are put there, so that one mistyped
-        cell cannot blow up a step.
+        Numbers farther than 10,000 standard deviations from the mean are put there, so that one
+        mistyped cell cannot blow up a step.
 
         Category 0 is a missing cell, 1 a value that no training row had.
         """
@@ -272,9 +272,9 @@ def _number(column: str, value: Any) -> float | None:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"column {column!r} says {value!r:.40}, expected a number") from None
+        raise ValueError(f"column {column!r} contains {value!r:.40}, expected a number") from None
     if math.isnan(number):
         return None
     if math.isinf(number):
-        raise ValueError(f"column {column!r} says {value!r:.40}, expected a finite number")
+        raise ValueError(f"column {column!r} contains {value!r:.40}, expected a finite number")
     return number

@@ -25,7 +25,7 @@ class VectorConfig(EncoderConfig):
     # of lists of numbers, arrays, or paths of .npy files; None: the one with the input's name
     column: str | None = None
     width: int = Field(128, ge=1)
-    standardize: bool = True  # by mean and deviation of the training rows
+    standardize: bool = True  # by mean and standard deviation of the training rows
     size: int | None = None  # numbers per vector; found in the training rows
 
     def build(self, pretrained: bool = True) -> VectorEncoder:
@@ -67,7 +67,7 @@ class VectorPreprocessor:
     def fit(
         cls, column: str, standardize: bool, records: Iterable[Mapping[str, Any]]
     ) -> VectorPreprocessor:
-        """With the mean and deviation of training records, taken in one pass.
+        """With the mean and standard deviation of training records, taken in one pass.
 
         Raises:
             ValueError: no record has a vector in the column.
@@ -117,7 +117,7 @@ class VectorPreprocessor:
             rows = np.asarray(value, dtype=np.float32)
         except (TypeError, ValueError):
             raise ValueError(
-                f"column {self.column!r} says {value!r:.40}, expected a list of numbers"
+                f"column {self.column!r} contains {value!r:.40}, expected a list of numbers"
             ) from None
         rows = rows[None] if rows.ndim == 1 else rows
         width = len(self.mean) or (rows.shape[1] if rows.ndim == 2 else 0)

@@ -1,4 +1,4 @@
-"""Robustness of a fusion: every input missing, noisy and swapped, and every subset alone."""
+"""Robustness of a fusion model: every input missing, noisy and swapped, and every subset alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RATES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 @dataclass(frozen=True)
 class RobustnessResult:
-    """Scores of a fusion as its inputs are corrupted.
+    """Scores of a fusion model as its inputs are corrupted.
 
     Args:
         target: what is predicted.

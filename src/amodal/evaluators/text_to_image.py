@@ -1,4 +1,4 @@
-"""Images generated from the captions of a source, and whether they show what the captions say."""
+"""Images generated from the captions of a source, and their agreement with the captions."""
 
 from __future__ import annotations
 
@@ -236,7 +236,7 @@ def text_to_image_metrics(
 
 
 def scene_of(image: ImageArray) -> Scene:
-    """The scene that the verifier reads; an empty one where no colour of the world occurs."""
+    """The scene that the verifier reads; an empty one where no colour of the scenes occurs."""
     try:
         return read_scene(image)
     except ValueError:

@@ -31,7 +31,7 @@ def deep_cca_loss(
     about -E² / N ("squared"), and -E where N <= E + 1; see `DeepCCA` for small batches.
 
     Args:
-        views: M >= 2 tensors (N, E), rows paired. They need not be unit-norm, and had better
+        views: M >= 2 tensors (N, E), rows paired. They need not be unit-norm, and should
             not be: the loss fixes the scale of every direction itself. Fewer than 2 rows give 0.
         ridge: share of the mean variance added to each variance.
         variant: see `captured_correlation`.

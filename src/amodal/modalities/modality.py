@@ -44,7 +44,7 @@ class InputOptions:
 
 
 class Preview(NamedTuple):
-    """A value as a person sees it.
+    """Preview of a value.
 
     Args:
         text: the value in words, or None.
@@ -112,7 +112,7 @@ class Modality(Protocol):
         ...
 
     def preview(self, value: Any, decoded: Any | None = None) -> Preview:
-        """A value for people; `decoded` is None where no image is wanted."""
+        """Preview of a value; `decoded` is None where no image is wanted."""
         ...
 
     def parse(self, text: str) -> Any:

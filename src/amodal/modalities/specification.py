@@ -75,7 +75,7 @@ EncoderSpecification: Any = Annotated[
 
 
 def _with_types(encoders: Any) -> Any:
-    """The mapping with the type of every input filled in where its name or its kind tells.
+    """The mapping with the type of every input inferred from its name or kind.
 
     An input whose encoder is null is left out, so that a recipe can be changed to do without it.
     """
@@ -95,7 +95,7 @@ def _with_type(name: str, value: Any) -> Any:
     if len(fitting) != 1:
         types = fitting or list(ENCODERS)
         raise ValueError(
-            f"encoders.{name}: say its modality type, such as `type: {types[0]}` "
+            f"encoders.{name}: set its modality type with `type: …`, such as {types[0]} "
             f"(types: {', '.join(types)})"
         )
     return {**value, "type": fitting[0]}

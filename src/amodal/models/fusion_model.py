@@ -24,7 +24,7 @@ from amodal.models.target import TargetConfig
 
 
 class HeadConfig(BaseModel):
-    """From what was fused to what is predicted: one layer, or two with a GELU between."""
+    """Prediction head: one layer, or two with a GELU between."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -76,14 +76,14 @@ class Encoded(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What the model says of B items.
+    """Predictions for B items.
 
     Args:
         logits: (B, C) scores of the classes, or (B, 1) numbers.
-        unimodal: modality -> (B, C) what it alone says, where the model has heads for that; its
+        unimodal: modality -> (B, C) prediction from that modality alone, where there are heads; its
             rows that are not present are meaningless.
         present: modality -> (B,) bool.
-        gates: (B, M) how much each modality counts, in evaluation mode of a fusion that has gates.
+        gates: (B, M) gate of each modality, in evaluation mode of a fusion with gates.
     """
 
     logits: Tensor
@@ -180,7 +180,7 @@ class FusionModel(PreTrainedModel):
         )
 
     def _alone(self, modality: str, pooled: Tensor) -> Tensor:
-        """(B, C) what one modality says without the others."""
+        """(B, C) prediction from one modality alone."""
         if not self.unimodal_reaches_encoders:
             pooled = pooled.detach()
         logits = self.unimodal[modality](pooled)
@@ -191,7 +191,7 @@ class FusionModel(PreTrainedModel):
         return self.target.unstandardize(logits)
 
     def gates(self, encoded: Mapping[str, Encoded]) -> Tensor | None:
-        """(B, M) how much each modality counts, or None where the fusion has no gates."""
+        """(B, M) gate of each modality, or None where the fusion has no gates."""
         if not isinstance(self.fusion, Gated | PrecisionGated):
             return None
         return self.fusion.gates(
@@ -276,7 +276,7 @@ class FusionModel(PreTrainedModel):
 
     @torch.inference_mode()
     def predict(self, records: Sequence[Record], *, batch_size: int = 64) -> Any:
-        """What the model says of records, such as `{"image": "a.jpg", "text": ["a caption"]}`.
+        """Predictions for records, such as `{"image": "a.jpg", "text": ["a caption"]}`.
 
         Args:
             records: modality -> value as in a source, and the columns that encoders read; what is

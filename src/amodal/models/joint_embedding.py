@@ -1,4 +1,4 @@
-"""The joint embedding: one unit sphere in which every modality meets."""
+"""Joint embedding: all inputs encoded into one L2-normalised space."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class TargetConfig(StrictModel):
         column: of the records; `label` is the class name of every source that has one.
         separator: between the classes of one item, where several are written into one string.
         classes: all there are, in order; left empty, those of the training rows, sorted.
-        mean, std: of the numbers of the training rows; the model learns them in deviations.
+        mean, std: of the numbers of the training rows; the model learns them standardised.
     """
 
     task: Literal["classification", "multi_label", "regression"] = "classification"
@@ -54,7 +54,7 @@ class TargetConfig(StrictModel):
             if name not in self.classes:
                 raise BrokenRecordError(
                     record["origin"],
-                    f"column {self.column!r} says {name!r}, which no training row does; "
+                    f"column {self.column!r} contains {name!r}, which no training row has; "
                     f"known are {', '.join(self.classes[:8])}",
                 )
         return names
@@ -118,7 +118,7 @@ class TargetConfig(StrictModel):
         return outputs.softmax(1) if self.task == "classification" else outputs.sigmoid()
 
     def standardize(self, values: Tensor) -> Tensor:
-        """What `unstandardize` undoes, in deviations from the mean."""
+        """Inverse of `unstandardize`: standard deviations from the mean."""
         if self.task != "regression":
             return values
         return (values - (self.mean or 0.0)) / (self.std or 1.0)
@@ -165,6 +165,6 @@ class TargetConfig(StrictModel):
             number = math.nan
         if not math.isfinite(number):
             raise BrokenRecordError(
-                origin, f"column {self.column!r} says {value!r:.40}, expected a number"
+                origin, f"column {self.column!r} contains {value!r:.40}, expected a number"
             )
         return number

@@ -1,4 +1,4 @@
-"""Vector quantization with an exponential-moving-average codebook and revival of dead codes."""
+"""Vector quantization with an exponential-moving-average codebook and resampling of dead codes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class VectorQuantizer(nn.Module):
     References:
         van den Oord et al. 2017, arXiv:1711.00937, eq. 1 to 3 and appendix A.1.
         Łańcucki et al. 2020, arXiv:2005.08520 (warm-up without quantization, vectors of one scale).
-        Dhariwal et al. 2020, arXiv:2005.00341, section 3.1 (revival of dead codes).
+        Dhariwal et al. 2020, arXiv:2005.00341, section 3.1 (resampling of dead codes).
         Arthur and Vassilvitskii 2007, "k-means++" (sampling in proportion to squared distance).
     """
 
@@ -134,7 +134,7 @@ class VectorQuantizer(nn.Module):
 
     @torch.no_grad()
     def _update(self, x: Tensor, codes: Tensor, chosen: Tensor) -> Tensor:
-        """One step of the moving averages; returns () the number of revived codes."""
+        """One step of the moving averages; returns () the number of resampled codes."""
         counts = torch.bincount(codes, minlength=len(self.codebook)).float()
         sums = torch.zeros_like(self.sums).index_add_(0, codes, x)
         if world_size() > 1:

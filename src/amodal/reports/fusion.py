@@ -1,4 +1,4 @@
-"""The report of a fusion: metrics, curves, confusions, examples."""
+"""The report of a fusion model: metrics, curves, confusions, examples."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def fusion_report(
     title: str,
     commands: Sequence[str] = (),
 ) -> Report:
-    """The report of a run of a fusion.
+    """The report of a run of a fusion model.
 
     Args:
         result: a run that went to its end.

@@ -87,7 +87,7 @@ def map_figure(samples: Mapping[str, Tensor], colours: Mapping[str, str]) -> Fig
     ax.set_aspect("equal", adjustable="datalim")
     for axis, number, part in ((ax.xaxis, "first", share[0]), (ax.yaxis, "second", share[1])):
         axis.set_label_text(f"{number} principal axis ({100 * float(part):.0f} % of the variance)")
-    ax.set_title("rows and centroids (+)", color=ON_PAPER.muted, fontsize=11, loc="left")
+    ax.set_title("embeddings and centroids (+)", color=ON_PAPER.muted, fontsize=11, loc="left")
     add_legend(ax, ON_PAPER)
     return figure
 
@@ -114,8 +114,8 @@ def spectrum_figure(spectra: Mapping[str, Tensor], colours: Mapping[str, str]) -
     longest = max((int((singular > 0).sum()) for singular in spectra.values()), default=1)
     ax.set_xticks(*_doubling(longest))
     ax.minorticks_off()
-    ax.set_xlabel("number of the singular value")
-    ax.set_ylabel("share of the largest")
+    ax.set_xlabel("index of the singular value")
+    ax.set_ylabel("relative to the largest")
     add_legend(ax, ON_PAPER)
     return figure
 
@@ -177,7 +177,7 @@ def occurrence_figure(counted: Mapping[str, tuple[Tensor, str]], k: int) -> Figu
         label = f"{name}, mean {float(occurrence.mean()):.3g}"
         ax.bar(places, 100 * counts / len(occurrence), width, color=colour, label=label)
     ax.set_xticks(range(len(labels)), labels, fontsize=11 if len(labels) <= 10 else 9)
-    ax.set_xlabel(f"times among the first {k}")
+    ax.set_xlabel(f"k-occurrence (k = {k})")
     ax.set_ylabel("gallery rows (%)")
     add_legend(ax, ON_PAPER)
     return figure

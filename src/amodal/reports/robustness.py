@@ -1,4 +1,4 @@
-"""Robustness of a fusion for people: tables, and plots as PNG files."""
+"""Robustness of a fusion model: tables, and plots as PNG files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RATES = {
     "noise": "share of noise in the input",
     "swap": "items with the input of another item",
 }
-SCORES = {"classification": "accuracy", "multi_label": "F1 of the set", "regression": "R²"}
+SCORES = {"classification": "accuracy", "multi_label": "example-based F1", "regression": "R²"}
 
 
 def present_robustness(
@@ -66,7 +66,7 @@ def _summary(result: RobustnessResult, folder: Path) -> Table:
         "corruption", "input", "relative", "effective", "95 % interval",
         title="robustness over all rates",
         caption="relative: mean score over the score without corruption; effective: mean score "
-        f"above that of guessing for the corrupted items. Plots are in {folder}",
+        f"above chance on the corrupted items. Plots are in {folder}",
     )  # fmt: skip
     for kind, curves in result.curves.items():
         for name, curve in curves.items():

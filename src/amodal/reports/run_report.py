@@ -117,6 +117,6 @@ def size_and_time(result: RunResult) -> str:
     millions = sum(p.numel() for p in result.model.parameters()) / 1e6
     digits = 1 if millions >= 100 else 2
     return (
-        f"{millions:.{digits}f} million weights, trained for {result.steps} steps in "
+        f"{millions:.{digits}f} million parameters, trained for {result.steps} steps in "
         f"{result.train_seconds:.0f} seconds"
     )

@@ -56,7 +56,7 @@ def text_to_image_report(
         summary=(
             f"Generates images of {tokenizer.size} pixels from their captions, as "
             f"{tokenizer.tokens} tokens out of {tokenizer.vocabulary}: {learned:.2f} million "
-            f"weights beside those of the image tokenizer, trained for {result.steps} steps in "
+            f"parameters beside those of the image tokenizer, trained for {result.steps} steps in "
             f"{result.train_seconds:.0f} seconds."
         ),
         metrics=with_intervals(result.metrics, HEADLINES),

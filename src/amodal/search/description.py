@@ -83,7 +83,4 @@ class IndexDescription(StrictModel):
         for path in (folder.resolve() / self.model.relative, Path(self.model.absolute)):
             if (path / "config.json").is_file():
                 return path.resolve()
-        raise StoreError(
-            f"the run that {folder} was built with is gone from {self.model.absolute}; "
-            "if it moved, say where with --run"
-        )
+        raise StoreError(f"{folder}: run not found at {self.model.absolute}; pass --run RUN")

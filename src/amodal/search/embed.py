@@ -1,4 +1,4 @@
-"""From a source to rows of embeddings: broken values are named, a second run goes on."""
+"""Embedding of a source; failures are listed, interrupted runs resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The order of hits: exact scores, and ties that fall the same way every time."""
+"""The order of hits: exact scores, deterministic tie-breaking."""
 
 from __future__ import annotations
 

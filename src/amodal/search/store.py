@@ -154,7 +154,7 @@ class VectorStore:
         return store
 
     def check_fingerprint(self, fingerprint: str) -> None:
-        """Refuse a model with other weights: its vectors would be compared with strangers.
+        """Refuse a model with other weights: embeddings of different models are not comparable.
 
         Raises:
             StoreError: the index was built with another model.

@@ -1,4 +1,4 @@
-"""Small copies of what a value looks like, kept in an index."""
+"""Previews of values as JPEG thumbnails, kept in an index."""
 
 from __future__ import annotations
 

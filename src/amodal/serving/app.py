@@ -132,7 +132,7 @@ def create_app(served: ServedModels, *, hosts: Sequence[str] = LOCAL) -> FastAPI
 
     @app.get("/api/examples")
     async def example_images() -> list[dict[str, Any]]:
-        """Example scenes of the built-in world: image, caption and questions."""
+        """Example scenes: image, caption and questions."""
         return await asyncio.to_thread(examples)
 
     if served.embedding_model is not None and served.store is not None:
@@ -171,7 +171,7 @@ def _add_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: Vector
         image: OptionalImage = None,
         k: Annotated[int, Form(ge=1, le=100, description="Number of hits.")] = 12,
         where: Annotated[MaybeText, Form(description="SQL filter on the metadata.")] = None,
-        input: Annotated[MaybeText, Form(description="Input of the hits, or all.")] = None,
+        input: Annotated[MaybeText, Form(description="Input to return, or all.")] = None,
     ) -> dict[str, Any]:
         """Nearest rows of the index to the values of one or more inputs of the model.
 
@@ -180,7 +180,7 @@ def _add_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: Vector
         """
         fields = await query_fields(request, model.types, {"text": text, "image": image})
         if not fields:
-            raise HTTPException(422, f"give a value of {' or '.join(model.types)}")
+            raise HTTPException(422, f"provide {' or '.join(model.types)}")
 
         def find() -> list[dict[str, Any]]:
             values = read_values(model, fields)
@@ -348,7 +348,7 @@ def _add_draw(
             float, Form(ge=0, le=20, description="Classifier-free guidance scale.")
         ] = GUIDANCE,
         temperature: Annotated[
-            float, Form(ge=0, le=5, description="Of the softmax; 0: the most likely codes.")
+            float, Form(ge=0, le=5, description="Softmax temperature; 0 = greedy.")
         ] = TEMPERATURE,
         top_k: Annotated[
             int | None, Form(ge=1, description="Most likely codes to sample from.")
@@ -358,7 +358,7 @@ def _add_draw(
         ] = None,
         count: Annotated[int, Form(ge=1, le=9, description="Number of images.")] = 1,
         candidates: Annotated[
-            int, Form(ge=1, le=16, description="Generated for each; the reranker chooses.")
+            int, Form(ge=1, le=16, description="Candidates per image; the reranker keeps the best.")
         ] = 1,
     ) -> dict[str, Any]:
         """Images generated from a text, as PNG data URLs."""

@@ -63,9 +63,9 @@ async def query_fields(
     for name, read in found.items():
         kind = modality(types[name])
         if isinstance(read, str) and kind.file_suffixes:
-            raise HTTPException(422, f"{name}: upload a file, a path is not read")
+            raise HTTPException(422, f"{name}: upload a file; paths are not accepted")
         if isinstance(read, bytes) and not kind.file_suffixes:
-            raise HTTPException(422, f"{name}: write the value, a file is not read")
+            raise HTTPException(422, f"{name}: write the value; files are not accepted")
     return found
 
 

@@ -40,7 +40,7 @@ def data_url(content: bytes, media_type: str) -> str:
 
 @lru_cache(maxsize=1)
 def examples() -> list[dict[str, Any]]:
-    """Example scenes of the built-in world: image, caption and questions of each."""
+    """Example scenes: image, caption and questions of each."""
     source = ScenesConfig(
         size=EXAMPLES,
         split="test",

@@ -190,7 +190,7 @@ def _index(folder: Path, run: Path | None) -> dict[str, Any]:
     store = VectorStore.open(folder)
     where = run or store.model_path
     if where is None:
-        raise StoreError(f"{folder} does not say which run made it; say where it is with --run")
+        raise StoreError(f"{folder} does not record its run; pass --run RUN")
     model = open_run(where, "joint_embedding")
     store.check_fingerprint(model.fingerprint())
     store.build_index()

@@ -176,11 +176,11 @@ JOINT_EMBEDDING = ModelKind(
     headlines=("retrieval/*/recall@*",),
     serve="amodal.serving.served:serve_joint_embedding",
     capabilities=("search", "zero-shot", "rerank"),
-    purpose="it embeds: `amodal embed`, `amodal index` and `amodal search`",
+    purpose="use it with: `amodal embed`, `amodal index` and `amodal search`",
 )
 FUSION = ModelKind(
     name="fusion",
-    phrase="a fusion",
+    phrase="a fusion model",
     model_type="amodal_fusion",
     recipe="amodal.training.recipes.fusion:FusionRecipe",
     model="amodal.models.fusion_model:FusionModel",
@@ -205,7 +205,7 @@ FUSION = ModelKind(
     headlines=("prediction/*",),
     serve=None,
     capabilities=(),
-    purpose="it predicts a column: `amodal predict {run} SOURCE --out predictions.csv`",
+    purpose="use it with: `amodal predict {run} SOURCE --out predictions.csv`",
 )
 MULTIMODAL_TRANSFORMER = ModelKind(
     name="multimodal_transformer",
@@ -246,7 +246,7 @@ MULTIMODAL_TRANSFORMER = ModelKind(
     headlines=("vqa/*", "caption/*", "dialogue/*", "text_to_image/*", "retrieval/*/recall@*"),
     serve="amodal.serving.served:serve_multimodal_transformer",
     capabilities=("ask", "caption", "chat", "draw"),
-    purpose="it generates: `amodal ask`, `amodal caption`, `amodal chat` or `amodal draw`",
+    purpose="use it with: `amodal ask`, `amodal caption`, `amodal chat` or `amodal draw`",
 )
 IMAGE_TOKENIZER = ModelKind(
     name="image_tokenizer",
@@ -270,7 +270,7 @@ IMAGE_TOKENIZER = ModelKind(
     headlines=("reconstruction/*",),
     serve=None,
     capabilities=(),
-    purpose="it is a part of models that generate images; use a run with tasks: [text_to_image]",
+    purpose="it is part of models that generate images: use a run with tasks: [text_to_image]",
 )
 MODEL_KINDS: dict[str, ModelKind] = {
     kind.name: kind for kind in (JOINT_EMBEDDING, FUSION, MULTIMODAL_TRANSFORMER, IMAGE_TOKENIZER)
@@ -305,7 +305,7 @@ def kind_of_run(run: str | Path) -> ModelKind:
         if kind.model_type == found:
             return kind
     expected = " or ".join(kind.model_type for kind in MODEL_KINDS.values())
-    raise ValueError(f"{folder}: config.json says model_type {found!r}, expected {expected}")
+    raise ValueError(f"{folder}: config.json contains model_type {found!r}, expected {expected}")
 
 
 @overload

@@ -76,7 +76,7 @@ PAIRINGS: dict[str, Pairing] = {
     "matched_rows": matched_rows,
     "unpaired_rows": unpaired_rows,
 }
-# Objectives that do not compare two inputs row by row; one of another package says so in `pairing`.
+# Objectives that do not compare two inputs row by row; one of another package has `pairing`.
 PAIRING_OF: dict[type, str] = {
     AdversarialConfig: "unpaired_rows",
     CMDConfig: "unpaired_rows",
@@ -89,7 +89,7 @@ PAIRING_OF: dict[type, str] = {
 
 
 class Objectives(nn.Module):
-    """Applies each loss to the pairs of modalities, the views or the clouds it is meant for.
+    """Applies each loss to its pairing: pairs of inputs, views, or unpaired rows.
 
     Args:
         configs: the objectives of the recipe.
@@ -172,7 +172,7 @@ class Objectives(nn.Module):
     def gradient_norms(
         self, embedded: dict[str, Embeddings], values: Mapping[str, Tensor]
     ) -> dict[str, float]:
-        """How hard each weighted objective pulls at the embeddings of this process.
+        """Gradient norm of each weighted objective w.r.t. the embeddings of this process.
 
         Args:
             embedded: what `forward` was given.
@@ -202,13 +202,13 @@ class Objectives(nn.Module):
         return {f"temperature/{n}": float((-s.detach()).exp()) for n, s in self._scales()}
 
     def metrics(self) -> dict[str, float]:
-        """What else an objective has to tell of its last batch, as NAME/FIGURE."""
+        """Further metrics of the last batch, as NAME/METRIC."""
         found: dict[str, float] = {}
         for name, loss, pairing in zip(self.names, self.losses, self.pairings, strict=True):
-            for teller in (loss, pairing):
-                tell = getattr(teller, "metrics", None)
-                if tell is not None:
-                    found |= {f"{name}/{figure}": value for figure, value in tell().items()}
+            for part in (loss, pairing):
+                metrics = getattr(part, "metrics", None)
+                if metrics is not None:
+                    found |= {f"{name}/{metric}": value for metric, value in metrics().items()}
         return found
 
     def _scales(self) -> list[tuple[str, nn.Parameter]]:
@@ -222,7 +222,7 @@ class Objectives(nn.Module):
 
 
 def _pairing(config: Any, dim: int) -> Pairing:
-    """The rows that an objective compares."""
+    """The pairing of an objective."""
     if isinstance(config, NTXentConfig):
         return PAIRINGS["views_of_each" if config.mode == "intra_modal" else "joint_batch"]
     if isinstance(config, DistillationConfig):
@@ -237,10 +237,10 @@ def _pairing(config: Any, dim: int) -> Pairing:
 
 
 def _momentum(configs: Sequence[ObjectiveConfig]) -> float | None:
-    """Decay of the momentum encoder that some objective wants, or None."""
+    """Decay of the momentum encoder that an objective requires, or None."""
     wanted = {c.momentum for c in configs if isinstance(c, InfoNCEConfig)} - {None}
     if len(wanted) > 1:
-        raise ValueError(f"there is one momentum encoder, asked for with {sorted(wanted, key=str)}")
+        raise ValueError(f"conflicting momentum values: {sorted(wanted, key=str)}")
     return next(iter(wanted), None)
 
 

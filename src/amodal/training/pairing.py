@@ -1,4 +1,4 @@
-"""Which rows of a batch each kind of objective compares."""
+"""Pairings: the rows of a batch that an objective takes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Rows(NamedTuple):
     """The rows of one modality, of all processes; see `Embeddings`.
 
     Args:
-        momentum: (P, E) what the momentum encoder says of the same rows, or None.
+        momentum: (P, E) embeddings of the same rows by the momentum encoder, or None.
     """
 
     z: Tensor
@@ -97,7 +97,7 @@ def keyed_pairs(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
 
 
 def candidate_pairs(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
-    """As `keyed_pairs`, with what the momentum encoder says of the rows where there is one."""
+    """As `keyed_pairs`, with embeddings by the momentum encoder where there is one."""
     _check_pairs(loss, embedded)
     return [
         loss(
@@ -121,7 +121,7 @@ def views_of_each(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
 
 
 def joint_batch(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
-    """The rows of every two modalities in one bag."""
+    """The rows of every two modalities concatenated into one batch."""
     terms = []
     for left, right in embedded.paired():
         across = _positives(left, right)
@@ -155,7 +155,7 @@ def unpaired_rows(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
 
 
 class TeacherPairs:
-    """Every two modalities beside what a teacher says of the same rows, where it knows them."""
+    """Every two modalities with embeddings of the same rows by a teacher, where it has them."""
 
     def __init__(self, teacher: TeacherEmbeddings) -> None:
         self.teacher = teacher

@@ -19,7 +19,7 @@ FUSED = "fused"
 
 
 class PredictionConfig(Config):
-    """Cross-entropy, binary cross-entropies or squared error of the prediction of a fusion.
+    """Cross-entropy, binary cross-entropies or squared error of the prediction of a fusion model.
 
     The unimodal heads are always trained, to measure each input by itself; with `unimodal_weight` 0
     their gradient stops before the encoders.

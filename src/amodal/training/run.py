@@ -68,7 +68,7 @@ def train_run(
     resume: bool = False,
     callbacks: ProgressCallbacks | None = None,
 ) -> RunResult:
-    """Train the model of a recipe and leave it complete in `folder`.
+    """Train the model of a recipe and write the run folder.
 
     Raises:
         RunError: the folder cannot be written, or already holds another run.
@@ -185,11 +185,11 @@ def _prepare_folder(recipe: Recipe, folder: Path, resume: bool) -> None:
         if different:
             raise RecipeError(
                 f"{saved}: the run was started with other values of {', '.join(different)}; "
-                "resume with the same recipe, or start anew with another --out"
+                "resume with the same recipe, or start again with another --out"
             )
     elif begun:
         raise RunError(
-            f"{folder}: already holds a run; add --resume to go on with it, or choose another --out"
+            f"{folder}: already holds a run; add --resume to resume it, or choose another --out"
         )
     if is_main() and not resume:
         for stale in (folder / "train_log.jsonl", folder / "metrics.json"):

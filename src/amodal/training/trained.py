@@ -13,7 +13,7 @@ from amodal.training.optim.ema import ema_model
 
 
 class Trained(nn.Module):
-    """The model with its objectives and its slow copies.
+    """The model with its objectives, and its EMA and momentum copies.
 
     Args:
         network: what the run folder will hold.
@@ -44,7 +44,7 @@ class Trained(nn.Module):
 
     @property
     def evaluation_weights(self) -> PreTrainedModel:
-        """The weights to evaluate and to keep: the average where there is one."""
+        """The weights to evaluate and to keep: the EMA where there is one."""
         if self.average is None:
             return self.network
         return cast(PreTrainedModel, self.average.module)

@@ -1,1 +1,1 @@
-"""The built-in world: small images of coloured shapes with known ground truth."""
+"""Built-in synthetic scenes: small images of coloured shapes with known ground truth."""

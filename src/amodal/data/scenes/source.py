@@ -1,4 +1,4 @@
-"""The built-in world as a source of records, and as a data set on disk."""
+"""Built-in synthetic scenes as a source of records, and as a data set on disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ YES_NO = {word for name in ("yes", "no") for word in (name, CHINESE_ANSWERS[name
 
 
 class ScenesConfig(RenamingConfig):
-    """A split of the built-in world of scenes.
+    """A split of the built-in synthetic scenes.
 
     Generalization:
         iid: all splits have the same distribution; no description of a scene occurs in two splits.

@@ -1,4 +1,4 @@
-"""A folder of images or of sounds, one folder per class."""
+"""A folder of images or audio files, one folder per class."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import field_validator
 
 from amodal.data.decode import SUFFIXES as IMAGES
-from amodal.data.decode_audio import SUFFIXES as SOUNDS
+from amodal.data.decode_audio import SUFFIXES as AUDIO
 from amodal.data.record import DataError, Record
 from amodal.data.sources.renamed import RenamingConfig
 
@@ -17,7 +17,7 @@ from amodal.data.sources.renamed import RenamingConfig
 class FolderConfig(RenamingConfig):
     """Images in folders named after their class; images that lie at the top have no label.
 
-    Where there is no image, it is sounds: WAV, FLAC, OGG or MP3.
+    Where there is no image, audio files: WAV, FLAC, OGG or MP3.
 
     Args:
         path: the folder.
@@ -40,7 +40,7 @@ class FolderConfig(RenamingConfig):
         """The source; folders are listed now.
 
         Raises:
-            DataError: there is no such folder, or neither image nor sound in it.
+            DataError: there is no such folder, or neither image nor audio file in it.
         """
         return FolderSource(self)
 
@@ -63,7 +63,7 @@ class FolderSource:
         for folder, _, names in os.walk(root):
             for name in names:
                 suffix = os.path.splitext(name)[1][1:].lower()
-                if suffix in (*IMAGES, *SOUNDS) and not name.startswith("."):
+                if suffix in (*IMAGES, *AUDIO) and not name.startswith("."):
                     path = os.path.relpath(os.path.join(folder, name), root)
                     found["image" if suffix in IMAGES else "audio"].append(path)
         self._modality = "image" if found["image"] else "audio"
@@ -73,8 +73,8 @@ class FolderSource:
         )
         if not self._files:
             raise DataError(
-                f"{root}: no image below it and no sound; expected files that end in "
-                f"{', '.join((*IMAGES, *SOUNDS))}"
+                f"{root}: no image or audio file below it; expected files that end in "
+                f"{', '.join((*IMAGES, *AUDIO))}"
             )
 
     def __len__(self) -> int:

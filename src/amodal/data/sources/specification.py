@@ -13,7 +13,7 @@ import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
 from amodal.data.decode import SUFFIXES as IMAGES
-from amodal.data.decode_audio import SUFFIXES as SOUNDS
+from amodal.data.decode_audio import SUFFIXES as AUDIO
 from amodal.data.record import DataError, Source, StreamingSource
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
@@ -46,11 +46,11 @@ KINDS: dict[str, Any] = {
     config.model_fields["kind"].default: config for config in get_args(AnySource)
 }
 ACCEPTED = """\
-  scenes                                  the built-in world; scenes:size=500,seed=1,split=test
+  scenes                                  built-in synthetic scenes; scenes:size=500,split=test
   KIND:KEY=VALUE,...                      {kinds}
   FOLDER                                  COCO captions (captions*.json and images/), VQA
                                           (questions.json and images/), *.tar shards,
-                                          `save_to_disk`, images or sounds in class folders
+                                          `save_to_disk`, images or audio in class folders
   captions.json                           COCO captions, with images/ beside it
   questions.json                          VQA v2 or easy-VQA, with images/ beside it or above
   dialogs.json                            VisDial v1.0, with images/ beside it or above
@@ -101,7 +101,7 @@ def open_random_access(
         source = Renamed(IndexedShards(source.source), source.columns)
     if not isinstance(source, Source):
         raise DataError(
-            f"{where}: {config.kind} can only be read in order, and rows are wanted in any; store "
+            f"{where}: {config.kind} can only be read in order, and random access is needed; store "
             "it as a table, a folder, or tar shards on this machine"
         )
     if len(source) == 0:
@@ -285,7 +285,7 @@ def _in_folder(folder: Path) -> SourceConfig:
         return checked_source({"kind": "webdataset", "path": shards}, str(folder))
     if is_saved(folder):
         return checked_source({"kind": "huggingface", "path": str(folder)}, str(folder))
-    if any(file.suffix[1:].lower() in (*IMAGES, *SOUNDS) for file in folder.glob("**/*")):
+    if any(file.suffix[1:].lower() in (*IMAGES, *AUDIO) for file in folder.glob("**/*")):
         return checked_source({"kind": "folder", "path": str(folder)}, str(folder))
     raise DataError(f"{folder}: this folder holds no known data set; accepted are\n{_accepted()}")
 

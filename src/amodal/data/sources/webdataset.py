@@ -1,4 +1,4 @@
-"""Tar shards in WebDataset form, read in order from disk or from afar."""
+"""Tar shards in WebDataset form, read in order, local or remote."""
 
 from __future__ import annotations
 

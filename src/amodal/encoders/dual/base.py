@@ -46,7 +46,7 @@ class DualConfig(EncoderConfig):
             raise ValueError("give `name` (hub or folder) or `architecture` (random weights)")
         if self.architecture is None and isinstance(self.tokenizer, TrainedTokenizerConfig):
             raise ValueError(
-                f"the pretrained weights of {self.name} know the ids of their own tokenizer only; "
+                f"{self.name}: pretrained weights work only with their own tokenizer; "
                 "leave `tokenizer` out, or give `architecture` for random weights"
             )
         return self

@@ -74,7 +74,7 @@ class ImagePreprocessor:
         return vision.resize(pixels, shape, interpolation=mode, antialias=True)
 
     def normalize(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Uint8 (B, 3, S, S) to float32 of mean 0 and deviation 1."""
+        """Uint8 (B, 3, S, S) to float32 of mean 0 and standard deviation 1."""
         mean = torch.tensor(self.mean, device=pixels.device).view(1, -1, 1, 1) * 255
         scale = 1 / (torch.tensor(self.std, device=pixels.device).view(1, -1, 1, 1) * 255)
         return {"pixel_values": (pixels.float() - mean) * scale}

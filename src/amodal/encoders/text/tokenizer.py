@@ -140,7 +140,7 @@ def train_tokenizer(
         trainer = trainers.WordLevelTrainer(vocab_size=vocab_size, **options)
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() <= len(special):
-        raise ValueError("the training source has no words to train a tokenizer on")
+        raise ValueError("the training source has no text to train a tokenizer on")
     if model == "bpe":
         tokenizer.decoder = decoders.Sequence(
             [decoders.Replace(NO_SPACE_BEFORE, ""), decoders.Metaspace()]

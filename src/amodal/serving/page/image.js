@@ -34,7 +34,7 @@ export async function startImage(limits) {
     drop.classList.remove("over");
     const file = event.dataTransfer.files[0];
     if (file) choose(file, limits);
-    else showProblem("that was no file; save the image first, or copy and paste it");
+    else showProblem("that is not a file; save the image first, or copy and paste it");
   });
   addEventListener("paste", (event) => {
     const file = [...event.clipboardData.files].find((f) => f.type.startsWith("image/"));

@@ -15,7 +15,7 @@ const TABS = {
   ask: ["Ask", startAsk],
   caption: ["Caption", startCaption],
   chat: ["Chat", startChat],
-  draw: ["Draw", startDraw],
+  draw: ["Generate", startDraw],
 };
 const EMBEDS = ["search", "zero-shot"];
 const takesImages = (about) => about.inputs.some((one) => one.type === "image");

@@ -26,9 +26,9 @@ export function inputField({ name, type, field_type, accept }) {
 export function startSearch(panel, about) {
   const form = panel.querySelector("form"), { text, input } = form.elements;
   const rows = Object.entries(about.index.rows);
-  const count = rows.map(([name, n]) => `${n.toLocaleString("en")} ${name}`).join(", ");
+  const count = rows.map(([name, n]) => `${n.toLocaleString("en")} ${name} embeddings`).join(", ");
   panel.querySelector("#rows").textContent = rows.length
-    ? `The index has ${count} rows.` : "The index is empty.";
+    ? `The index has ${count}.` : "The index is empty.";
   panel.querySelector("#columns").textContent =
     `Columns: ${Object.keys(about.index.columns).join(", ")}. Text goes in single quotes.`;
   for (const [name] of rows) input.append(new Option(`${name} rows`, name));
@@ -47,7 +47,7 @@ export function startSearch(panel, about) {
     if (textInput) fields[textInput.name] = text.value.trim();
     if (imageInput) fields[imageInput.name] = upload.file;
     const given = about.inputs.some(({ name }) => isGiven(fields[name]));
-    if (!given) throw new Error(`give a value of ${about.inputs.map((one) => one.name).join(" or ")}`);
+    if (!given) throw new Error(`provide ${about.inputs.map((one) => one.name).join(" or ")}`);
     const { hits } = await request("api/search", fields);
     panel.querySelector(".hits").replaceChildren(...hits.map(hitItem));
     return hits.length ? "" : "no hits";

@@ -10,7 +10,7 @@ from torch import nn
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Groups with `muon: True` are moved by Muon, the others by AdamW.
+    """Groups with `muon: True` are updated by Muon, the others by AdamW.
 
     Muon's step is made as long as AdamW's is, so that one learning rate fits both.
 

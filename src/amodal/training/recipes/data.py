@@ -21,7 +21,7 @@ class DataRecipe(StrictModel):
         questions_per_item: question-answer pairs per item and step.
         views_per_item: augmented images per item and step.
         cache: keep decoded values in memory.
-        workers: processes that read, beside the one that trains.
+        workers: data-loading worker processes.
         max_validation_items: validation items that are read while training; null: all.
     """
 

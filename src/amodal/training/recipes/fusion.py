@@ -1,4 +1,4 @@
-"""The model part of a recipe: a fusion."""
+"""The model part of a recipe: a fusion model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class FusionRecipe(StrictModel):
         return (PredictionConfig(),)
 
     def check(self, recipe: Recipe) -> None:
-        """Refuse what the rest of a recipe asks for in vain.
+        """Check that the rest of the recipe fits this kind of model.
 
         Raises:
             ValueError: names the key.
@@ -68,6 +68,7 @@ class FusionRecipe(StrictModel):
     def _enough_to_fuse(self) -> FusionRecipe:
         if len(self.encoders) < 2:
             raise ValueError(
-                f"a fusion needs two encoders or more, got {', '.join(self.encoders) or 'none'}"
+                "a fusion model needs two encoders or more, got "
+                f"{', '.join(self.encoders) or 'none'}"
             )
         return self

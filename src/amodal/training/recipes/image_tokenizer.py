@@ -38,7 +38,7 @@ class ImageTokenizerRecipe(TokenizerArchitecture):
         return (ReconstructionConfig(),)
 
     def check(self, recipe: Recipe) -> None:
-        """Refuse what the rest of a recipe asks for in vain.
+        """Check that the rest of the recipe fits this kind of model.
 
         Raises:
             ValueError: names the key.

@@ -26,8 +26,8 @@ class JointEmbeddingRecipe(StrictModel):
     Args:
         encoders: input -> its encoder.
         dual_encoder: in the place of encoders.
-        pairs: inputs that are trained on each other; `all`, or a list of pairs. What is never
-            paired meets through what is.
+        pairs: inputs that are trained on each other; `all`, or a list of pairs. Inputs that
+            are never paired directly are aligned through a third one.
         projection: into the shared space.
         normalization: of the embeddings, fitted on the training rows at the end.
     """
@@ -56,7 +56,7 @@ class JointEmbeddingRecipe(StrictModel):
         return (InfoNCEConfig(),)
 
     def check(self, recipe: Recipe) -> None:
-        """Refuse what the rest of a recipe asks for in vain.
+        """Check that the rest of the recipe fits this kind of model.
 
         Raises:
             ValueError: names the key.

@@ -26,7 +26,7 @@ GenerationTaskName = Literal["vqa", "caption", "dialogue", "single_turn", "text_
 class InitFromRecipe(StrictModel):
     """A run whose image encoder is taken over, with its weights."""
 
-    run: str  # of a joint embedding, a fusion or a Transformer with an image encoder
+    run: str  # of a joint embedding, a fusion model or a Transformer with an image encoder
     freeze: Literal["none", "all"] | Annotated[int, Field(ge=0, strict=True)] = "none"
     learning_rate_scale: float = Field(1.0, ge=0)
 
@@ -73,7 +73,7 @@ class MultimodalTransformerRecipe(StrictModel):
         return (LanguageModelingConfig(),)
 
     def check(self, recipe: Recipe) -> None:
-        """Refuse what the rest of a recipe asks for in vain.
+        """Check that the rest of the recipe fits this kind of model.
 
         Raises:
             ValueError: names the key.

@@ -16,7 +16,9 @@ class TrainRecipe(StrictModel):
     epochs: float = Field(30, gt=0)
     batch_size: int = Field(256, ge=2)  # items per optimizer step, over all processes
     micro_batch_size: int | None = Field(None, ge=1)  # items encoded at once; loss stays exact
-    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices, see training/muon.py
+    optimizer: Literal["adamw", "muon"] = (
+        "adamw"  # muon: for the matrices, see training/optim/muon.py
+    )
     learning_rate: float = Field(5e-4, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     betas: tuple[float, float] = (0.9, 0.98)

@@ -1,4 +1,4 @@
-"""Runs of a fusion: losses of the fused and unimodal heads, scores on held-out items."""
+"""Runs of a fusion model: losses of the fused and unimodal heads, scores on held-out items."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from amodal.training.trained import Trained
 
 
 class FusionRun:
-    """Model, batches and task of a fusion; see `protocol.Run`.
+    """Model, batches and task of a fusion model; see `protocol.Run`.
 
     Raises:
         DataError: the training source lacks an input, a column or the target.
@@ -107,7 +107,7 @@ class FusionRun:
         score = score_name(self.model.target)
         shown = {n: v for n, v in metrics.items() if n.count("/") == 1 or n.endswith(f"/{score}")}
         return ModelCard(
-            title="A fusion",
+            title="A fusion model",
             usage='predicted = model.predict([{"image": "a.jpg", "text": ["a caption"]}])',
             pipeline_tag="other",
             metrics=shown,

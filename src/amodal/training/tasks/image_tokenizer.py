@@ -124,7 +124,7 @@ class ImageTokenizerTask:
         """Nothing has to be put back into bounds."""
 
     def log_metrics(self) -> dict[str, float]:
-        """Since the last call: perplexity of the codes of a batch; dead codes restarted."""
+        """Since the last call: perplexity of the codes of a batch; dead codes resampled."""
         if not self.perplexity:
             return {"perplexity": 0.0, "resampled_codes": 0.0}
         found = {

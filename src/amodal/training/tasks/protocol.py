@@ -79,7 +79,7 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What the model card of a run folder says beside its recipe.
+    """Content of the model card of a run folder, beside its recipe.
 
     Args:
         title: the kind of model, with its article.
