@@ -61,7 +61,7 @@ TEMPERATURE = 0.05
 RIDGES = (0.01, 0.1, 1.0, 10.0, 100.0)
 
 
-def world(kind: str, seed: int) -> list[Tensor]:
+def make_data(kind: str, seed: int) -> list[Tensor]:
     """Two views (2500, 64) of the same latents, standardised before the noise is added."""
     generator = torch.Generator().manual_seed(seed)
     rows = TRAIN + HELD_OUT
@@ -120,7 +120,7 @@ def sampled(
 
 def translate(kind: str, seed: int, pairs: int, cycle: bool, moments: str) -> dict[str, float]:
     """Two translators; see the module docstring."""
-    views = world(kind, seed)
+    views = make_data(kind, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         forth, back = (Translator(WIDTH, HIDDEN[kind]) for _ in range(2))
@@ -155,7 +155,7 @@ def soft(
     kind: str, seed: int, pairs: int, cycle: bool, same_items: bool = False
 ) -> dict[str, float]:
     """Two linear maps to unit rows; see the module docstring."""
-    views = world(kind, seed)
+    views = make_data(kind, seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         maps = [nn.Linear(WIDTH, LATENTS) for _ in views]
@@ -188,7 +188,7 @@ def soft(
 
 def ridge(kind: str, seed: int, pairs: int) -> dict[str, float]:
     """Linear maps in both directions in closed form."""
-    views = [v.double() for v in world(kind, seed)]
+    views = [v.double() for v in make_data(kind, seed)]
     left, right = (v[known_pairs(pairs, seed)] for v in views)
 
     def fitted(x: Tensor, y: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ METHODS = {
 }
 
 
-def world(seed: int) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+def make_data(seed: int) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
     """Features of both modalities, the shared factor, and the private ones; train and test rows."""
     g = torch.Generator().manual_seed(seed)
     n = TRAIN + TEST
@@ -88,7 +88,7 @@ def probe(codes: Tensor, target: Tensor) -> tuple[float, float]:
 
 def run(config: SharedPrivateConfig, seed: int, steps: int) -> dict[str, float]:
     torch.manual_seed(seed)
-    features, common, own = world(seed)
+    features, common, own = make_data(seed)
     module = config.build(dict.fromkeys(features, WIDTH))
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     for _ in range(steps):

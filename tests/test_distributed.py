@@ -61,8 +61,8 @@ def run(process, file, folder):
     found = {}
 
     # rows differ in number; order is that of the ranks
-    mine = torch.arange(SIZES[process])[:, None] + 10 * process
-    found["gathered"] = gather(mine)
+    local = torch.arange(SIZES[process])[:, None] + 10 * process
+    found["gathered"] = gather(local)
     found["none_here"] = gather(torch.ones(2 * process, 3, dtype=torch.bool))
 
     # DistributedDataParallel averages over processes
@@ -86,8 +86,8 @@ def run(process, file, folder):
 
     # a process without rows has no graph of its own and must not keep the others waiting
     z = torch.ones(2, 4, requires_grad=True) if process == 0 else torch.zeros(0, 4)
-    everyones = gather_with_gradient(z)
-    (everyones * torch.arange(8).view(2, 4) * (process + 1)).sum().backward()
+    gathered = gather_with_gradient(z)
+    (gathered * torch.arange(8).view(2, 4) * (process + 1)).sum().backward()
     found["lonely"] = z.grad if process == 0 else None
     with torch.no_grad():
         assert not gather_with_gradient(z).requires_grad

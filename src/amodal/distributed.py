@@ -149,10 +149,10 @@ def _describe(tensor: Tensor) -> tuple[list[int], bool]:
             f"{world_size()} processes were launched, but the process group is not initialised: "
             "call torch.distributed.init_process_group (accelerate does) before gathering"
         )
-    mine = torch.tensor([len(tensor), int(tensor.requires_grad)], device=tensor.device)
-    everyones = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-    dist.all_gather(everyones, mine)
-    table = torch.stack(everyones).tolist()
+    local = torch.tensor([len(tensor), int(tensor.requires_grad)], device=tensor.device)
+    gathered = [torch.empty_like(local) for _ in range(dist.get_world_size())]
+    dist.all_gather(gathered, local)
+    table = torch.stack(gathered).tolist()
     return [size for size, _ in table], any(wants for _, wants in table)
 
 

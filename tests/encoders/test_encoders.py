@@ -183,7 +183,7 @@ def test_adapters_for_layers_that_do_not_exist_are_refused():
         apply_fine_tuning(config.build(pretrained=False))
 
 
-def test_frozen_batch_norm_stays_asleep():
+def test_frozen_batch_norm_stays_in_evaluation_mode():
     config = SmallCNNConfig(widths=(8, 16), size=32, batch_norm="frozen")
     encoder = apply_fine_tuning(config.build()).train()
     norms = [m for m in encoder.modules() if isinstance(m, torch.nn.BatchNorm2d)]

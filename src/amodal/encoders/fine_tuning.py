@@ -63,11 +63,11 @@ def freeze_batch_norm(module: nn.Module) -> None:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.eval()
             # `Module.train` of the whole model would otherwise wake it up at every step.
-            layer.train = _stay_asleep.__get__(layer)  # type: ignore[method-assign]
+            layer.train = _keep_eval.__get__(layer)  # type: ignore[method-assign]
             layer.requires_grad_(False)
 
 
-def _stay_asleep(self: nn.Module, mode: bool = True) -> nn.Module:
+def _keep_eval(self: nn.Module, mode: bool = True) -> nn.Module:
     return self
 
 

@@ -8,7 +8,7 @@ from amodal.data.conversation import conversations
 from amodal.data.record import Record
 from amodal.data.scenes.reading import read_caption, tuples_expected, tuples_of_claims
 from amodal.data.scenes.world import Scene
-from amodal.data.sources.vqa import choices_of, people_of
+from amodal.data.sources.vqa import annotator_answers, choices_of
 from amodal.evaluators.generated_text import GeneratedText, GenerationResult
 from amodal.metrics.bootstrap import flatten, intervals, resampled
 from amodal.metrics.caption_tokens import tokenize
@@ -122,18 +122,19 @@ def _kind(generated: GenerationResult, one: GeneratedText) -> str:
 
 
 def _vqa_accuracy(generated: GenerationResult, bootstrap: int, seed: int) -> dict[str, float]:
-    """The official accuracy, where several people answered."""
-    people = [
-        people_of(generated.records[one.row], one.conversation) for one in generated.generations
+    """The official accuracy, where several annotators answered."""
+    annotators = [
+        annotator_answers(generated.records[one.row], one.conversation)
+        for one in generated.generations
     ]
-    if not people or any(len(answers) < 2 for answers in people):
+    if not annotators or any(len(answers) < 2 for answers in annotators):
         return {}
     texts = [one.text for one in generated.generations]
     found: dict[str, float] = {}
     for mode in ("official", "fixed"):
         result = vqa_accuracy(
             texts,
-            people,
+            annotators,
             images=[one.row for one in generated.generations],
             mode=mode,
             bootstrap=bootstrap,
@@ -155,10 +156,10 @@ def _multiple_choice(generated: GenerationResult, bootstrap: int, seed: int) -> 
         for number, scores in of_record.items():
             best = [choices[number][i] for i in (scores == scores.max()).nonzero()[:, 0].tolist()]
             reference = _plain(about[number][-1].text)
-            people = people_of(record, number)
-            graded &= len(people) > 1
+            annotators = annotator_answers(record, number)
+            graded &= len(annotators) > 1
             exact = sum(_plain(text) == reference for text in best) / len(best)
-            accuracy = sum(answer_accuracy(text, people or [reference]) for text in best) / len(
+            accuracy = sum(answer_accuracy(text, annotators or [reference]) for text in best) / len(
                 best
             )
             values.append((exact, accuracy))

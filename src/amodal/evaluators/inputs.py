@@ -30,7 +30,7 @@ def query_and_gallery(model: HasTypes) -> tuple[str, str] | None:
 
 
 def text_inputs(model: HasTypes) -> list[str]:
-    """The inputs that take texts which people write."""
+    """The text inputs."""
     return [name for name, kind in model.types.items() if modality(kind).is_text]
 
 

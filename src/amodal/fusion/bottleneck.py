@@ -104,6 +104,6 @@ class Bottleneck(nn.Module):
         tokens = torch.cat([*(x for x, _ in found.values()), between], dim=1)
         return kept(tokens, mask), mask
 
-    def owners(self) -> list[str]:
+    def token_modalities(self) -> list[str]:
         """Modality of each run of output tokens, except those of the bottleneck."""
         return list(self.widths)

@@ -118,6 +118,6 @@ class ConcatTokens(nn.Module):
         mask = torch.cat([mask for _, mask in found.values()], dim=1)
         return kept(torch.cat(tokens, dim=1), mask), mask
 
-    def owners(self) -> list[str]:
+    def token_modalities(self) -> list[str]:
         """Modality of each run of output tokens."""
         return list(self.widths)

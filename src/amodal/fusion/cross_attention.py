@@ -73,7 +73,7 @@ class DirectionalCrossAttention(nn.Module):
         >>> values = {"image": torch.randn(2, 9, 6), "audio": torch.randn(2, 5, 4)}
         >>> keep = {m: torch.ones(x.shape[:2], dtype=torch.bool) for m, x in values.items()}
         >>> tokens, mask = fusion(values, keep)
-        >>> tokens.shape, fusion.owners()
+        >>> tokens.shape, fusion.token_modalities()
         (torch.Size([2, 14, 8]), ['image', 'audio'])
     """
 
@@ -113,7 +113,7 @@ class DirectionalCrossAttention(nn.Module):
         mask = torch.cat(masks, dim=1)
         return kept(torch.cat(tokens, dim=1), mask), mask
 
-    def owners(self) -> list[str]:
+    def token_modalities(self) -> list[str]:
         """Modality of each run of output tokens."""
         widths = self.inputs.widths
         return [target for target in widths for source in widths if source != target]
@@ -176,7 +176,7 @@ class CoAttention(nn.Module):
         mask = torch.cat([mask for _, mask in found.values()], dim=1)
         return kept(torch.cat([x for x, _ in found.values()], dim=1), mask), mask
 
-    def owners(self) -> list[str]:
+    def token_modalities(self) -> list[str]:
         """Modality of each run of output tokens."""
         return list(self.inputs.widths)
 

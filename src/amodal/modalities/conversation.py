@@ -13,13 +13,13 @@ from amodal.data.answer_vocabulary import AnswerVocabulary
 from amodal.data.conversation import Conversation, Task, conversations
 from amodal.data.inputs import BatchContext, InputRows
 from amodal.data.record import Record
-from amodal.data.sources.vqa import people_of
+from amodal.data.sources.vqa import annotator_answers
 from amodal.encoders.text.chat_template import ChatTemplate
 from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
 from amodal.modalities.text import followed
 
 CONVERSATION = "conversation"  # name of the input of a multimodal Transformer
-# Conversations of a task with the answers that several people gave to each.
+# Conversations of a task with the answers that several annotators gave to each.
 OfTask = list[tuple[Conversation, list[str]]]
 
 
@@ -85,7 +85,9 @@ class ConversationInput:
         for task in self.tasks:
             about = conversations(record, task)
             wanted = self.answers is not None and task == "vqa"
-            found.append([(c, people_of(record, j) if wanted else []) for j, c in enumerate(about)])
+            found.append(
+                [(c, annotator_answers(record, j) if wanted else []) for j, c in enumerate(about)]
+            )
         return found
 
     def batch(self, values: Sequence[list[OfTask] | None], context: BatchContext) -> InputRows:
@@ -100,13 +102,13 @@ class ConversationInput:
                 if self.training:
                     order = context.rngs[i].permutation(len(about)).tolist()
                 for j in order[:most]:
-                    turns, people = about[j]
+                    turns, annotators = about[j]
                     if self.training:
                         effects = context.effects[i]
                         turns = tuple(t._replace(text=followed(t.text, effects)) for t in turns)
-                        people = [followed(text, effects) for text in people]
+                        annotators = [followed(text, effects) for text in annotators]
                     kept.append(turns)
-                    answers.append((turns[-1].text, people) if task == "vqa" else None)
+                    answers.append((turns[-1].text, annotators) if task == "vqa" else None)
             chosen.append(kept)
             asked.append(answers)
         present = torch.tensor([bool(found) for found in chosen], dtype=torch.bool)[:, None]

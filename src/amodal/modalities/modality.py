@@ -63,8 +63,8 @@ class Modality(Protocol):
     Args:
         name: of the type, as `type` in a recipe names it.
         column_style: how sources hand over its values.
-        language: values are texts that people write; queries and labels go to such an input.
-        steps: augmentation steps that a recipe may name for it.
+        is_text: values are texts; queries and labels go to such an input.
+        augmentations: augmentation steps that a recipe may name for it.
         file_suffixes: of files that hold one value each; empty where values are no files.
     """
 

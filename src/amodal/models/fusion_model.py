@@ -236,7 +236,7 @@ class FusionModel(PreTrainedModel):
         shares = self.fused_pooling.weights(tokens, keep)
         found: dict[str, Tensor] = {}
         start = 0
-        for modality in self.fusion.owners():  # type: ignore[operator]
+        for modality in self.fusion.token_modalities():  # type: ignore[operator]
             stop = start + encoded[modality].keep.shape[1]
             part = shares[:, start:stop]
             found[modality] = found[modality] + part if modality in found else part

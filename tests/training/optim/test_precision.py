@@ -143,7 +143,7 @@ def test_auto_is_measured_on_a_cpu_alone(monkeypatch):
 
 def test_several_processes_decide_by_the_slowest(monkeypatch):
     other = torch.tensor([[1.0, 2.0]], dtype=torch.float64)  # bf16 is slow there
-    monkeypatch.setattr(module, "gather", lambda mine: torch.cat([mine, other]))
+    monkeypatch.setattr(module, "gather", lambda local: torch.cat([local, other]))
     steps = Steps(fp32=[1, 1, 1], bf16=[1, 0.5, 0.5])
     timing = measured(steps)
     assert (timing.precision, timing.seconds) == ("fp32", {"fp32": 1.0, "bf16": 2.0})

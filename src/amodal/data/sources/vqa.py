@@ -60,7 +60,7 @@ class VqaSource:
 
     A record holds `id` (the question id), `origin`, `image` (path), `image_id`, `question` (a
     list of one) and, where there are answers, `answer` (a list of one: the most common),
-    `answers` (of all people who were asked) and, where the files have them, `question_type`,
+    `answers` (of all annotators) and, where the files have them, `question_type`,
     `answer_type` and `multiple_choices`. Per image, `id` is the image id, and the others are
     lists with an entry per question.
 
@@ -231,8 +231,8 @@ def choices_of(record: Record, questions: int) -> list[list[str]]:
     return [[str(text) for text in one or ()] for one in given or [None] * questions]
 
 
-def people_of(record: Record, number: int) -> list[str]:
-    """The answers that people gave to one question of a record."""
+def annotator_answers(record: Record, number: int) -> list[str]:
+    """The annotators' answers to one question of a record."""
     answers = record.get("answers") or []
     if answers and isinstance(answers[0], list):  # a record of several questions
         answers = answers[number]
@@ -266,7 +266,7 @@ def _wrong_question(entry: Any, seen: set[str]) -> str:
 
 
 def _answers(entry: dict[str, Any]) -> list[str]:
-    """What people answered; where the file has only one answer, that one."""
+    """The annotators' answers; where the file has only one answer, that one."""
     given = entry.get("answers")
     texts = [a.get("answer") if isinstance(a, dict) else a for a in given or ()]
     found = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
@@ -297,7 +297,7 @@ def _by_image(rows: list[Record]) -> list[Record]:
         for name in ("answer", "answers", *EXTRAS):
             if name not in row and name not in whole:
                 continue
-            # An answer is a list of one already; of people there are several per question.
+            # An answer is a list of one already; of annotators there are several per question.
             entry = row["answer"][0] if name == "answer" else row.get(name)
             whole.setdefault(name, [None] * count).append(entry)
     return list(found.values())

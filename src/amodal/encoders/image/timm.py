@@ -118,7 +118,7 @@ class TimmEncoder(nn.Module):
                 owner, _, leaf = name.rpartition(".")
                 prefix = f"{owner}." if owner else ""
                 if all(f"{prefix}{n}" in names for n, _ in modules[owner].named_parameters()):
-                    owners[owner] = modules[owner]  # whole, so that BatchNorm can be stilled
+                    owners[owner] = modules[owner]  # whole, so that BatchNorm can be frozen
                 else:
                     owners[name] = getattr(modules[owner], leaf)
             groups.append(list(owners.values()))

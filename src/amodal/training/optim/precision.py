@@ -22,7 +22,7 @@ DTYPES: dict[Precision, torch.dtype] = {
     "fp16": torch.float16,
 }
 MIN_GAIN = 0.1  # share of the time that bf16 must save to be worth its coarser numbers
-HOPELESS = 3.0  # bf16 this many times slower in its first step is not timed further
+MAX_SLOWDOWN = 3.0  # bf16 this many times slower in its first step is not timed further
 
 
 def resolve_precision(wanted: str) -> Precision:
@@ -121,7 +121,7 @@ def measured_precision(
         second = timed("bf16")
     except RuntimeError:  # an operation without a kernel for bf16
         return PrecisionTiming("fp32", {"fp32": first, "bf16": math.inf})
-    if world_size() == 1 and second > HOPELESS * first:
+    if world_size() == 1 and second > MAX_SLOWDOWN * first:
         return PrecisionTiming("fp32", {"fp32": first, "bf16": second})
     rounds = [(timed("fp32"), timed("bf16")) for _ in range(repetitions)]
     shortest = torch.tensor([rounds], dtype=torch.float64).amin(1)  # (1, 2)
