@@ -298,7 +298,7 @@ def test_growing_images_and_started_words_train_and_resume_reads_them(tmp_path):
         "weights": False,
         "size": 32,
     }
-    recipe["model"]["encoders"]["text"]["word_vectors"] = "cooccurrence"
+    recipe["model"]["encoders"]["text"]["embedding_init"] = "cooccurrence"
     sides = []
     from amodal.encoders.image.timm import TimmEncoder
 
