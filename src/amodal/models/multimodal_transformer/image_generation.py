@@ -380,7 +380,7 @@ def generate_best(
         texts: T captions.
         candidates: images generated for each text.
         reranker: joint embedding of images and texts; needed for several candidates.
-        options: of the generator's `draw`.
+        options: of `generate_images`.
 
     Raises:
         ValueError: several candidates and no reranker.
