@@ -41,7 +41,8 @@ class MultimodalTransformer(TransformerNetwork):
 
     See `TransformerNetwork` for the constructor's arguments and the data flow, and
     `build_multimodal_transformer` for a new model. `caption`, `ask`, `chat` and `generate_images`
-    take raw values; the other methods take the tensors of `ChatTemplate.prompts` and `encode_inputs`.
+    take raw values; the other methods take the tensors of `ChatTemplate.prompts` and
+    `encode_inputs`.
 
     Examples:
         >>> from amodal.data.conversation import Turn
