@@ -36,7 +36,7 @@ def write(folder, dialogs, split="val2018", dense=None):
     if dense is not None:
         (folder / "dense.json").write_text(json.dumps(dense))
     return VisDialConfig(
-        dialogs=str(file), dense=None if dense is None else str(folder / "dense.json")
+        dialogs=str(file), dense_annotations=None if dense is None else str(folder / "dense.json")
     )
 
 

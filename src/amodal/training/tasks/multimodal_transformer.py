@@ -73,7 +73,7 @@ class MultimodalTransformerRun:
         options = cast(MultimodalTransformerRecipe, recipe.model)
         self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
         values = options.model_dump(
-            exclude={"kind", "tasks", "encoders", "init_from", "answers", "image_tokenizer"}
+            exclude={"kind", "tasks", "encoders", "init_from", "answer_head", "image_tokenizer"}
         )
         initial = _initial_encoder(options.init_from) if options.init_from is not None else None
         encoders = options.encoders if initial is None else {"image": initial.config}
