@@ -25,20 +25,20 @@ def test_the_folder_of_an_image_is_its_label(tmp_path, write_image):
 
 def test_a_template_makes_captions(tmp_path, write_image):
     write_image(tmp_path / "traffic_light" / "1.png")
-    source = FolderConfig(path=str(tmp_path), text="a photo of a {label}").open()
+    source = FolderConfig(path=str(tmp_path), caption_template="a photo of a {label}").open()
     assert source.inputs == {"image", "text"}
     assert source[0]["text"] == ["a photo of a traffic light"]
 
 
 def test_a_flat_folder_has_no_labels(tmp_path, write_image):
     write_image(tmp_path / "1.png")
-    record = FolderConfig(path=str(tmp_path), text="a {label}").open()[0]
+    record = FolderConfig(path=str(tmp_path), caption_template="a {label}").open()[0]
     assert "label" not in record
     assert "text" not in record
 
 
 def test_folders_without_images_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no image below"):
+    with pytest.raises(DataError, match="no image or audio file below"):
         FolderConfig(path=str(tmp_path)).open()
     with pytest.raises(DataError, match="no such folder"):
         FolderConfig(path=str(tmp_path / "gone")).open()
