@@ -39,7 +39,7 @@ class ConversationModality:
         return ChatTemplate.load(folder)
 
     def input(self, name: str, prepare: ChatTemplate, options: InputOptions) -> None:
-        """None: `ConversationInput` is built by whoever knows the tasks."""
+        """None: `ConversationInput` is built by the task."""
 
     def values(self, name: str, prepare: ChatTemplate, record: Record) -> list[Any]:
         return []

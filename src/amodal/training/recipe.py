@@ -20,6 +20,7 @@ from amodal.training.recipes.checks import OF_ONE_KIND
 from amodal.training.recipes.data import DataRecipe
 from amodal.training.recipes.error import RecipeError
 from amodal.training.recipes.packaged import find_recipe
+from amodal.training.recipes.renamed import moved_settings, renamed_key, renamed_value
 from amodal.training.recipes.train import TrainRecipe
 
 # Kind -> the `model` part of its recipes.
@@ -36,27 +37,6 @@ else:
         Union[(ObjectiveConfig, *OF_ONE_KIND)],
         Field(discriminator="kind"),
     ]
-
-
-# Keys and values of recipes of before, and what they are called now.
-RENAMED_KEYS: dict[str, str] = {
-    "codes": "codebook_size",
-    "code_width": "codebook_dim",
-    "restart": "dead_code_threshold",
-    "absolute": "l1_weight",
-    "squared": "mse_weight",
-    "commitment": "commitment_weight",
-    "start": "init_from",
-    "unconditional": "caption_dropout",
-    "most": "max_answers",
-    "at_least": "min_count",
-}
-RENAMED_VALUES: dict[str, str] = {
-    "draw": "text_to_image",
-    "rounds": "single_turn",
-    "picture": "image",
-    "exchange": "conversation",
-}
 
 
 class Recipe(StrictModel):
@@ -167,6 +147,9 @@ def parse_recipe(values: dict[str, Any], where: str) -> Recipe:
         >>> [objective.kind for objective in recipe.objectives], recipe.train.optimizer  # defaults
         (['info_nce'], 'adamw')
     """
+    moved = list(moved_settings(values))
+    if moved:
+        raise RecipeError(f"{where}: " + "; ".join(moved))
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -215,21 +198,25 @@ def _explain(issue: Any) -> str:
     if unknown:
         fields = list(model.model_fields) if model is not None else []
         shown = ".".join([*keys, location[-1]])
-        if RENAMED_KEYS.get(location[-1]) in fields:
-            return f"unknown key `{shown}`; it is now called `{RENAMED_KEYS[location[-1]]}`"
+        new = renamed_key(location[-1], fields)
+        if new is not None:
+            return f"unknown key `{shown}`; it is now called `{new}`"
         near = difflib.get_close_matches(location[-1], fields, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(fields)}"
         return f"unknown key `{shown}`; {hint}"
     shown = ".".join(keys)
     if issue["type"] == "union_tag_invalid":
         tag = issue["ctx"]["tag"]
+        renamed = renamed_value(tag, issue["ctx"]["expected_tags"])
+        if renamed is not None:
+            return f"`{shown}.kind`: {tag} is now called {renamed}"
         known = [word.strip(" '") for word in issue["ctx"]["expected_tags"].split(",")]
         near = difflib.get_close_matches(tag, known, n=1, cutoff=0.5)
         hint = f"did you mean `{near[0]}`? " if near else ""
         return f"`{shown}.kind` is `{tag}`; {hint}known kinds: {', '.join(known)}"
     message = issue["msg"].removeprefix("Value error, ")
-    renamed = RENAMED_VALUES.get(str(issue["input"]))
-    if issue["type"] == "literal_error" and renamed is not None and renamed in message:
+    renamed = renamed_value(str(issue["input"]), message)
+    if issue["type"] == "literal_error" and renamed is not None:
         return f"`{shown}`: {issue['input']} is now called {renamed}"
     came = "" if issue["type"] == "missing" else f", got {issue['input']!r:.80}"
     return f"`{shown}`: {message}{came}" if shown else message
@@ -263,7 +250,7 @@ def _walk(annotation: Any, location: list[str]) -> tuple[type[BaseModel] | None,
     for option in options:
         if _is_model(option) and first in _tags(option):
             return _walk(option, rest)
-    for option in options:
+    for option in options if options != [annotation] else ():
         model, keys = _walk(option, location)
         if model is not None:
             return model, keys

@@ -113,7 +113,7 @@ class FusionRun:
         score = score_name(self.model.target)
         shown = {n: v for n, v in metrics.items() if n.count("/") == 1 or n.endswith(f"/{score}")}
         return ModelCard(
-            title="A fusion",
+            title="A fusion model",
             usage='predicted = model.predict([{"image": "a.jpg", "text": ["a caption"]}])',
             pipeline_tag="other",
             metrics=shown,
