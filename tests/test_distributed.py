@@ -16,10 +16,10 @@ from amodal.distributed import (
     any_process,
     average_gradients,
     barrier,
-    everyones_text,
     gather,
+    gather_integers,
+    gather_texts,
     gather_with_gradient,
-    gathered,
     is_main,
     rank,
     same_everywhere,
@@ -154,8 +154,8 @@ def run(process, file, folder):
     found["averaged"] = [p.grad for p in parameters]
 
     # few numbers, texts, flags, and weights of the first
-    found["gathered"] = gathered([process, 7])
-    found["texts"] = everyones_text("ü" * (3 * process))
+    found["gathered"] = gather_integers([process, 7])
+    found["texts"] = gather_texts("ü" * (3 * process))
     found["any"] = [any_process(process == 1), any_process(False)]
     layer = nn.BatchNorm1d(2)
     nn.init.constant_(layer.weight, 5.0 + process)

@@ -25,10 +25,10 @@ __all__ = [
     "average_gradients",
     "barrier",
     "batch_statistics",
-    "everyones_text",
     "gather",
+    "gather_integers",
+    "gather_texts",
     "gather_with_gradient",
-    "gathered",
     "is_main",
     "rank",
     "runs_without_rows",
@@ -139,12 +139,12 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     return gathered
 
 
-def gathered(values: Sequence[int]) -> list[list[int]]:
+def gather_integers(values: Sequence[int]) -> list[list[int]]:
     """The same few integers of every process, in order of rank.
 
     Examples:
-        >>> from amodal.distributed import gathered
-        >>> gathered([3, 1])  # in a single process
+        >>> from amodal.distributed import gather_integers
+        >>> gather_integers([3, 1])  # in a single process
         [[3, 1]]
     """
     if world_size() == 1:
@@ -164,21 +164,21 @@ def any_process(value: bool) -> bool:
         >>> any_process(False)
         False
     """
-    return value if world_size() == 1 else any(found for (found,) in gathered([int(value)]))
+    return value if world_size() == 1 else any(found for (found,) in gather_integers([int(value)]))
 
 
-def everyones_text(text: str) -> list[str]:
+def gather_texts(text: str) -> list[str]:
     """A text of every process, in order of rank.
 
     Examples:
-        >>> from amodal.distributed import everyones_text
-        >>> everyones_text("a")  # in a single process
+        >>> from amodal.distributed import gather_texts
+        >>> gather_texts("a")  # in a single process
         ['a']
     """
     if world_size() == 1:
         return [text]
     encoded = text.encode()
-    sizes = [size for (size,) in gathered([len(encoded)])]
+    sizes = [size for (size,) in gather_integers([len(encoded)])]
     local = torch.tensor(list(encoded), dtype=torch.uint8, device=_control_device())
     parts = _all_gather(local, sizes).cpu().split(sizes)
     return [bytes(part.tolist()).decode() for part in parts]
@@ -324,7 +324,7 @@ def _control_device() -> torch.device:
 
 def _describe(tensor: Tensor) -> tuple[list[int], bool]:
     """Rows on every process, and whether any of them wants a gradient."""
-    table = gathered([len(tensor), int(tensor.requires_grad)])
+    table = gather_integers([len(tensor), int(tensor.requires_grad)])
     return [size for size, _ in table], any(wants for _, wants in table)
 
 

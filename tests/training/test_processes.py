@@ -110,10 +110,10 @@ def test_processes_that_read_other_data_are_refused(monkeypatch):
 
     monkeypatch.setattr(processes, "world_size", lambda: 2)
     for what in ("rows", "preprocessors", "weights"):
-        monkeypatch.setattr(processes, "everyones_text", other_process(what))
+        monkeypatch.setattr(processes, "gather_texts", other_process(what))
         with pytest.raises(TrainingError, match=f"{what}.*another in process 1"):
             check_same_data(3, nn.Linear(2, 2), {"text": Vocabulary()})
-    monkeypatch.setattr(processes, "everyones_text", lambda text: [text, text])
+    monkeypatch.setattr(processes, "gather_texts", lambda text: [text, text])
     check_same_data(3, nn.Linear(2, 2), {"text": Vocabulary()})
 
 

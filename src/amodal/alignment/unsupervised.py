@@ -238,8 +238,9 @@ def unsupervised_alignment(
 
     Every restart takes the next of `initializations`, is refined by mutual nearest neighbours, and
     is scored by the mean CSLS of those neighbours. The restart with the highest criterion is
-    returned. The method assumes that both distributions have about the same shape, without symmetries: a symmetry
-    makes several alignments equally good, and the criterion is high for each of them.
+    returned. The method assumes that both distributions have about the same shape, without
+    symmetries: a symmetry makes several alignments equally good, and the criterion is high for each
+    of them.
 
     Args:
         left: (N, E_left) rows, N >= 2.

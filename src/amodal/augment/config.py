@@ -208,8 +208,8 @@ class AugmentConfig(StrictModel):
 
     Args:
         steps: input -> its steps, in order.
-        modality_dropout: share of items that lose an input while a fusion model is trained: one rate,
-            or one per input.
+        modality_dropout: share of items that lose an input while a fusion model is trained: one
+            rate, or one per input.
     """
 
     steps: dict[str, tuple[AnyStep, ...]] = Field(default_factory=dict)

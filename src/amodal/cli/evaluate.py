@@ -120,8 +120,8 @@ def evaluate(
         given["reranker"] = _on_device(open_run(reranker, "joint_embedding"))
     reads = partial(open_for_run, folder, model, allow_missing=allow_missing)
     source = reads(on) if on is not None else validation_source(folder)
-    for note in notes_of(source):
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+    for left_out in notes_of(source):
+        note(str(left_out))
     items = range(min(limit or len(source), len(source)))
     if evaluator.training_source:
         given["training_source"] = reads(train_on) if train_on else training_source(folder)

@@ -22,8 +22,8 @@ def corrupted(
 
     - missing: a share `rate` of the items loses it.
     - noise: numbers become sqrt(1 - rate) of themselves plus sqrt(rate) of Gaussian noise with the
-      mean and the standard deviation that they have in the batch; of token ids and categories a share `rate`
-      is drawn from the batch anew.
+      mean and the standard deviation that they have in the batch; of token ids and categories a
+      share `rate` is drawn from the batch anew.
     - swap: a share `rate` of the items has that of another item.
 
     Args:

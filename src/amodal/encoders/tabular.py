@@ -69,7 +69,8 @@ class TabularPreprocessor:
         categorical: names of columns with words.
         mean, std: of each number column, over the training rows.
         vocabularies: known values of each category column; any other counts as one more. A whole
-            number is the same category with and without a decimal point, as a gap in a column adds one.
+            number is the same category with and without a decimal point, as a gap in a column adds
+            one.
 
     Examples:
         >>> from amodal.encoders import TabularPreprocessor

@@ -390,9 +390,9 @@ class Cycle(nn.Module):
     the supervised term alone does not have.
 
     Which items have known pairs follows from their keys alone where `known_pairs` is a share: those
-    with a low hash. A number K takes the first K items that occur in training with rows in both modalities (of
-    one batch those with the lowest hash) and keeps them in the state of the module, as the loss
-    has no list of all items to choose from.
+    with a low hash. A number K takes the first K items that occur in training with rows in both
+    modalities (of one batch those with the lowest hash) and keeps them in the state of the module,
+    as the loss has no list of all items to choose from.
 
     One module has one pair of translators: "translate" is for two modalities.
 
@@ -487,11 +487,12 @@ class Cycle(nn.Module):
         return loss
 
     def metrics(self) -> dict[str, float]:
-        """`cycle_error` of the last batch, and `matching_accuracy` with `chance` where pairs are known.
+        """`cycle_error` of the last batch, and `matching_accuracy` with `chance` where pairs are
+        known.
 
         `cycle_error` is the unexplained share of the variance ("translate") or the share of rows
-        that do not return to themselves ("soft_nearest_neighbour"); `matching_accuracy` is that of the
-        nearest neighbour. All are means of both directions.
+        that do not return to themselves ("soft_nearest_neighbour"); `matching_accuracy` is that of
+        the nearest neighbour. All are means of both directions.
         """
         return {name: value for name, value in self._metrics.items() if name != "rows"}
 
@@ -600,8 +601,8 @@ class Cycle(nn.Module):
             warnings.warn(
                 f"cycle: for {PATIENCE} steps the cycle has been closed (error "
                 f"{found['cycle_error']:.3g}) while {found['matching_accuracy']:.1%} of the rows "
-                f"find their partner, which is chance ({chance:.1%}). Any permutation closes a cycle: "
-                "raise known_pairs, or add info_nce",
+                f"find their partner, which is chance ({chance:.1%}). Any permutation closes a "
+                "cycle: raise known_pairs, or add info_nce",
                 stacklevel=3,
             )
 

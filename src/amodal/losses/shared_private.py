@@ -198,8 +198,8 @@ class SharedPrivate(nn.Module):
       two modalities;
     - dependence: `normalized_hsic` of s and p of each modality, against private codes that repeat
       the shared one;
-    - reconstruction: `unexplained_share` of the features from [s; p], with `cross_reconstruction` from the s of
-      another modality, so that private information in s is of no use.
+    - reconstruction: `unexplained_share` of the features from [s; p], with `cross_reconstruction`
+      from the s of another modality, so that private information in s is of no use.
 
     With CMD and `difference_loss` alone, as published, s still contains much of the private factor;
     the agreement term removes it. The dependence term removes most of s from p, not all of it.

@@ -180,8 +180,8 @@ def modality_probe(
     """Accuracy of a linear classifier of the modality, on held-out items.
 
     Logistic regression with a small L2 penalty on rows that are centred and divided by one
-    number (their mean standard deviation), so that the result does not depend on the axes. All rows of an
-    item are in one fold. Each modality counts one half, however many rows it has: the mean of
+    number (their mean standard deviation), so that the result does not depend on the axes. All rows
+    of an item are in one fold. Each modality counts one half, however many rows it has: the mean of
     the first result is the balanced accuracy, and chance is 1/2.
 
     Args:

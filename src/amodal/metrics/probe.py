@@ -28,9 +28,9 @@ def linear_probe(
 ) -> ClassificationResult:
     """Test accuracy of a linear classifier fitted on frozen embeddings.
 
-    Features are standardised with the mean and standard deviation of the training rows. The strength of
-    the L2 penalty is selected on a part of the training rows, drawn class by class; the classifier
-    is then fitted on all of them. Test rows are only scored.
+    Features are standardised with the mean and standard deviation of the training rows. The
+    strength of the L2 penalty is selected on a part of the training rows, drawn class by class; the
+    classifier is then fitted on all of them. Test rows are only scored.
 
     Args:
         train_x: (N, D) embeddings.

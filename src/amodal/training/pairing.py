@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from amodal.data.record import DataError
-from amodal.distributed import everyones, gather, gather_with_gradient, world_size
+from amodal.distributed import gather, gather_integers, gather_with_gradient, world_size
 from amodal.losses.positives import positives_from_keys
 from amodal.models.joint_embedding import Embeddings
 from amodal.training.teacher import TeacherEmbeddings
@@ -63,7 +63,9 @@ def gathered(rows: Embeddings, momentum: Embeddings | None = None) -> Rows:
     if world_size() == 1:
         return Rows(*rows, momentum.z if momentum is not None else None)
     # A process without any rows, or without a label among them, must gather what the others do.
-    table = everyones([len(rows.z), int(rows.content is not None), int(rows.label is not None)])
+    table = gather_integers(
+        [len(rows.z), int(rows.content is not None), int(rows.label is not None)]
+    )
     keyed = all(has_content for size, has_content, _ in table if size)
     labelled = any(has_label for _, _, has_label in table)
     content = rows.content if rows.content is not None else rows.item

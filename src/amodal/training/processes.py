@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from amodal.distributed import batch_statistics, everyones_text, is_main, rank, world_size
+from amodal.distributed import batch_statistics, gather_texts, is_main, rank, world_size
 from amodal.models.vector_quantizer import VectorQuantizer
 from amodal.training.errors import ProcessError, TrainingError
 from amodal.training.recipes.error import RecipeError
@@ -162,7 +162,7 @@ def check_same_data(rows: int, model: nn.Module, preprocessors: Mapping[str, Any
         "preprocessors (tokenizer, statistics, classes)": digest.hexdigest()[:12],
         "weights": hashlib.sha256(repr(shapes).encode()).hexdigest()[:12],
     }
-    found = [json.loads(text) for text in everyones_text(json.dumps(own))]
+    found = [json.loads(text) for text in gather_texts(json.dumps(own))]
     for what, value in found[0].items():
         for process, other in enumerate(found):
             if other[what] != value:
@@ -197,9 +197,9 @@ def mean_over_processes(values: dict[str, float]) -> dict[str, float]:
     """Each value averaged over the processes that have it."""
     if world_size() == 1:
         return values
-    everyones_values = [json.loads(text) for text in everyones_text(json.dumps(values))]
-    names = dict.fromkeys(name for one in everyones_values for name in one)
-    found = {n: [one[n] for one in everyones_values if n in one] for n in names}
+    all_values = [json.loads(text) for text in gather_texts(json.dumps(values))]
+    names = dict.fromkeys(name for one in all_values for name in one)
+    found = {n: [one[n] for one in all_values if n in one] for n in names}
     return {name: sum(numbers) / len(numbers) for name, numbers in found.items()}
 
 

@@ -26,9 +26,9 @@ from amodal.data.samplers import RunSampler
 from amodal.distributed import (
     any_process,
     batch_statistics,
-    everyones,
-    everyones_text,
     gather,
+    gather_integers,
+    gather_texts,
     is_main,
     rank,
     same_everywhere,
@@ -280,13 +280,13 @@ class RunTrainer(Trainer):
         Raises:
             DataError: no row at all could be read so far.
         """
-        found = everyones([len(batch), len(batch.broken)])
+        found = gather_integers([len(batch), len(batch.broken)])
         usable, unusable = (sum(column) for column in zip(*found, strict=True))
         self.usable_items += usable
         self.unusable_items += unusable
         if not self.usable_items and self.unusable_items >= min(MIN_ROWS_READ, self.sampler.size):
             first = str(batch.broken[0]) if batch.broken else ""
-            shown = next((text for text in everyones_text(first) if text), "")
+            shown = next((text for text in gather_texts(first) if text), "")
             raise DataError(
                 f"none of the first {self.unusable_items} rows of the training source can be "
                 f"read; the first: {shown}"
@@ -300,13 +300,13 @@ class RunTrainer(Trainer):
             "truncated": self.truncated,
             "broken": [[e.origin, e.reason] for e in self.broken.values()],
         }
-        everyones_own = [json.loads(text) for text in everyones_text(json.dumps(own))]
-        self.read_items = sum(one["read_items"] for one in everyones_own)
-        names = dict.fromkeys(name for one in everyones_own for name in one["truncated"])
+        all_own = [json.loads(text) for text in gather_texts(json.dumps(own))]
+        self.read_items = sum(one["read_items"] for one in all_own)
+        names = dict.fromkeys(name for one in all_own for name in one["truncated"])
         self.truncated = {
-            name: sum(one["truncated"].get(name, 0) for one in everyones_own) for name in names
+            name: sum(one["truncated"].get(name, 0) for one in all_own) for name in names
         }
-        broken = [row for one in everyones_own for row in one["broken"]]
+        broken = [row for one in all_own for row in one["broken"]]
         self.broken = {origin: BrokenRecordError(origin, reason) for origin, reason in broken}
 
     def _resized(self, batch: Batch, step: int, steps: int) -> Batch:
@@ -413,7 +413,7 @@ class RunTrainer(Trainer):
         """Weights of model, objectives and average; nothing pickled by hand."""
         since_log = float(gather(self._tr_loss.reshape(1)).mean())
         own = {name: [v.tolist() for v in values] for name, values in self.task.logged.items()}
-        values_since_log = [json.loads(text) for text in everyones_text(json.dumps(own))]
+        values_since_log = [json.loads(text) for text in gather_texts(json.dumps(own))]
         self.merge_counts()
         if not is_main():
             # Counted by the first process from now on.
@@ -462,8 +462,8 @@ class RunTrainer(Trainer):
         self._tr_loss += state["loss_since_log"]
         self._globalstep_last_logged = self.logged_at = state["logged_at"]
         self.steps_without_items = state["steps_without_items"]
-        everyones_values = state["values_since_log"]
-        own = everyones_values[rank() if len(everyones_values) == world_size() else 0]
+        all_values = state["values_since_log"]
+        own = all_values[rank() if len(all_values) == world_size() else 0]
         for name, values in own.items():
             self.task.logged[name] = [torch.tensor(v, device=self.args.device) for v in values]
         self.callbacks.advance(self.state.global_step)

@@ -138,7 +138,7 @@ class Columns(StrictModel):
         """Whether only `id` says which rows belong together."""
         if self.reading is not None:
             return self.reading.rows_are_items
-        return self.empty == "missing"
+        return self.empty_cells == "missing"
 
     def checked(self, names: Iterable[str], where: str, group_by: str | None = None) -> Columns:
         """Itself, with `label` filled in, if all the columns are among `names`.

@@ -89,7 +89,7 @@ class FolderSource:
             reason = "the file name is not UTF-8; rename it"
             broken.append(BrokenRecordError(printable(os.path.join(root, path)), reason))
         self.broken_rows = tuple(broken)
-        suffixes = (IMAGES, SOUNDS)
+        suffixes = (IMAGES, AUDIO)
         found = [[p for p in paths if _suffix(p) in s and not _hidden(p)] for s in suffixes]
         self._modality = "image" if found[0] else "audio"
         self._files = sorted(found[0] or found[1])

@@ -41,8 +41,9 @@ class MultimodalTransformer(TransformerNetwork):
     """`TransformerNetwork` with text and image generation, scoring, and run folders.
 
     See `TransformerNetwork` for the constructor's arguments and the data flow, and
-    `build_multimodal_transformer` for a new model. `caption`, `ask`, `chat` and `generate_images` take raw
-    values; the other methods take the tensors of `ChatTemplate.prompts` and `encode_inputs`.
+    `build_multimodal_transformer` for a new model. `caption`, `ask`, `chat` and `generate_images`
+    take raw values; the other methods take the tensors of `ChatTemplate.prompts` and
+    `encode_inputs`.
 
     Examples:
         >>> from amodal.data.conversation import Turn

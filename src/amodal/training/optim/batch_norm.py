@@ -132,9 +132,9 @@ def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean = x.mean(axes) if own else x.new_zeros(x.shape[1])
     square = (x - _channel(mean, x)).square().sum(axes)
     mine = torch.cat([x.new_tensor([float(own)]), mean, square])
-    everyones = [torch.empty_like(mine) for _ in range(world_size())]
-    dist.all_gather(everyones, mine)
-    parts = torch.stack(everyones)  # (P, 1 + 2 C)
+    all_rows = [torch.empty_like(mine) for _ in range(world_size())]
+    dist.all_gather(all_rows, mine)
+    parts = torch.stack(all_rows)  # (P, 1 + 2 C)
     counts, means, squares = parts[:, :1], *parts[:, 1:].chunk(2, dim=1)
     total = counts.sum()
     over = total.clamp(min=1)

@@ -67,7 +67,6 @@ class FusionRecipe(StrictModel):
     @model_validator(mode="after")
     def _enough_to_fuse(self) -> FusionRecipe:
         if len(self.encoders) < 2:
-            raise ValueError(
-                f"a fusion model needs two encoders or more, got {', '.join(self.encoders) or 'none'}"
-            )
+            given = ", ".join(self.encoders) or "none"
+            raise ValueError(f"a fusion model needs two encoders or more, got {given}")
         return self

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from amodal.augment.modality import drop_modalities
 from amodal.data.batch import Batch
 from amodal.data.record import Source, readable_records
-from amodal.distributed import everyones, world_size
+from amodal.distributed import gather_integers, world_size
 from amodal.evaluators.loop import Autocast
 from amodal.evaluators.prediction import (
     PredictionResult,
@@ -196,7 +196,7 @@ class FusionTask:
             present = {m: mask[:, 0] for m, mask in part.present.items()}
             rows.append(self.objective.rows(present, part.target))
         own = [sum(part[head] for part in rows) for head in self.objective.heads]
-        whole = [sum(column) for column in zip(*everyones(own), strict=True)]
+        whole = [sum(column) for column in zip(*gather_integers(own), strict=True)]
         factor = {
             head: world_size() / max(count, 1)
             for head, count in zip(self.objective.heads, whole, strict=True)

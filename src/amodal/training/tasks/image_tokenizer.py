@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from amodal.data.batch import Batch
 from amodal.data.record import Source
-from amodal.distributed import everyones, world_size
+from amodal.distributed import gather_integers, world_size
 from amodal.evaluators.loop import Autocast
 from amodal.evaluators.reconstruction import evaluate_reconstruction
 from amodal.evaluators.result import EvaluationResult
@@ -108,7 +108,7 @@ class ImageTokenizerTask:
         parts = batch.split(self.micro_batch_size or len(batch))
         images = [int(part.present["image"].sum()) for part in parts]
         # Averaged over processes, the contribution of each counts as often as there are processes.
-        whole = max(sum(count for (count,) in everyones([sum(images)])), 1) / world_size()
+        whole = max(sum(count for (count,) in gather_integers([sum(images)])), 1) / world_size()
         total = torch.zeros((), device=batch.item.device)
         for part, count in zip(parts, images, strict=True):
             with step.autocast():

@@ -16,7 +16,7 @@ from amodal.data.batch import Batch
 from amodal.data.conversation import Task as GenerationTask
 from amodal.data.conversation import conversations
 from amodal.data.record import BrokenRecordError, DataError, Source
-from amodal.distributed import everyones, world_size
+from amodal.distributed import gather_integers, world_size
 from amodal.evaluators.generation import evaluate_generation
 from amodal.evaluators.loop import Autocast
 from amodal.evaluators.result import EvaluationResult
@@ -176,7 +176,7 @@ class MultimodalTransformerTask:
         counts = [self._count(part) for part in parts]
         classified = [_in_vocabulary(part) for part in parts]
         # Averaged over processes, the contribution of each counts as often as there are processes.
-        everywhere = everyones([sum(counts), sum(classified)])
+        everywhere = gather_integers([sum(counts), sum(classified)])
         total, all_classified = (
             max(sum(column), 1) / world_size() for column in zip(*everywhere, strict=True)
         )
