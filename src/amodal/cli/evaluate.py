@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from amodal.cli.console import console, progress_callbacks
+from amodal.cli.console import console, note, progress_callbacks
 from amodal.cli.renamed import RENAMED_TASKS
 from amodal.models.run_location import found_folder, results_folder
 from amodal.training.kinds import EVALUATION_TASKS, Evaluator, kind_of_run, open_run, resolve
