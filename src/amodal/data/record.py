@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 #   image   str or Path, bytes, uint8 array (H, W, 3) or PIL image, or a list of them; decoded
 #           late, by `data.decode`
 #   text    list of str, one entry per caption
-#   label   str, a class name
+#   label   str, a class name, or a list of several
 # Every other key is metadata: it is kept, indexed and can be filtered on.
 Record = dict[str, Any]
 

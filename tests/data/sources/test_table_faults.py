@@ -14,9 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from amodal.data.decode import decode_image
+from amodal.data.inspection import inspect
+from amodal.data.pack import pack
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.data.sources.columns import Columns, Reading
 from amodal.data.sources.table import TableConfig
+from amodal.data.sources.webdataset import WebDatasetConfig
 
 
 @pytest.fixture(autouse=True)
@@ -507,3 +510,13 @@ def test_file_contents_of_one_id_are_compared_byte_for_byte(tmp_path, write_imag
     rows = {"id": ["A"] * 3, "image": [one, two, one], "caption": ["a", "b", "c"]}
     pq.write_table(pa.table(rows), tmp_path / "t.parquet")
     assert texts(opened(tmp_path, "t.parquet", columns={"id": "id"})) == [["a", "c"], ["b"]]
+
+
+def test_several_classes_of_an_item_are_counted_each_and_survive_packing(tmp_path, write_image):
+    write_image(tmp_path / "0.png")
+    rows = [{"image": "0.png", "caption": "a", "label": ["cat", "dog"]}]
+    source = opened(tmp_path, "t.jsonl", lines(rows))
+    assert inspect(source).labels == {"cat": 1, "dog": 1}
+    pack(source, tmp_path / "shards")
+    (record,) = WebDatasetConfig(path=f"{tmp_path}/shards/*.tar").open()
+    assert record["label"] == ["cat", "dog"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -14,6 +13,7 @@ from typing import Any
 
 from amodal.data.decode import suffix_of
 from amodal.data.record import BrokenRecordError
+from amodal.data.sources.files_below import existing_path
 
 LONGEST_PATH = 1024  # letters; what is longer and has no suffix is no path
 SHORTEST_CONTENT = 64  # letters of base64
@@ -130,25 +130,14 @@ def media(value: Any, root: Path | None, origin: str, column: str) -> tuple[Any,
         return _decoded(value, origin, column), None  # raises, with what was expected
     if "://" in value:
         return value, value
-    return str(local_path(value, root)), value
+    return local_path(value, root), value
 
 
-def local_path(value: str, root: Path | None) -> Path | str:
-    """A path below `root` as this machine writes it.
-
-    Backslashes are taken for slashes, and the composed and the decomposed form of letters for each
-    other, where only so the file is there.
-    """
-    path = value if root is None else root / value
-    if ("\\" not in value and value.isascii()) or Path(path).exists():
-        return path
-    slashes = value.replace("\\", "/")
-    forms = (unicodedata.normalize(form, slashes) for form in ("NFC", "NFD"))
-    for other in (slashes, *forms):
-        there = other if root is None else root / other
-        if Path(there).exists():
-            return there
-    return path
+def local_path(value: str, root: Path | None) -> str:
+    """A path below `root`; one that another system may have written is looked for."""
+    if "\\" not in value and value.isascii():  # it is as it is: no look at the disk
+        return value if root is None else str(root / value)
+    return existing_path(root or Path(), value)
 
 
 def from_base64(text: str) -> bytes | None:

@@ -220,10 +220,12 @@ def _caption(value: Any, key: str, origin: str) -> str:
     )
 
 
-def _label(value: Any, origin: str) -> str | None:
-    """A class name; None where the value says that there is none."""
+def _label(value: Any, origin: str) -> str | list[str] | None:
+    """A class name, or several; None where the value says that there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return value or None
     if isinstance(value, list | dict):
         raise BrokenRecordError(
             origin, f"json: expected `label` to be one class, got {json.dumps(value)[:80]}"
