@@ -45,6 +45,22 @@ def test_made_scenes_are_inspected_and_packed(amodal, tmp_path):
     assert found["rows"] == {"image": 6, "text": 30}
 
 
+def test_what_a_source_leaves_out_is_printed_by_inspect_and_pack(amodal, tmp_path):
+    for name in ("cat/0.png", ".Trash-1000/1.png"):
+        (tmp_path / "pics" / name).parent.mkdir(parents=True)
+        Image.new("RGB", (20, 16)).save(tmp_path / "pics" / name)
+    (tmp_path / "pics" / "cat" / "0.ppm").touch()
+    told = (
+        "note: hidden folders that are not read: 1 (.Trash-1000)",
+        "note: files that are not read: 1 (.ppm 1, such as cat/0.ppm)",
+    )
+    _, out, _ = amodal("data", "inspect", "pics")
+    _, _, err = amodal("data", "pack", "pics", "shards")
+    for line in told:
+        assert line in out
+        assert line in err
+
+
 def test_broken_rows_are_listed_with_file_and_row(amodal, tmp_path):
     Image.new("RGB", (20, 16)).save(tmp_path / "[a].png")
     (tmp_path / "b.jpg").write_text("I am a text")

@@ -1,6 +1,13 @@
 """Packed shards hold the same records, byte for byte."""
 
+import fcntl
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +113,7 @@ def test_stopping_leaves_complete_shards_only(tmp_path, coco):
     with pytest.raises(KeyboardInterrupt):
         pack(coco, tmp_path / "packed", records_per_shard=2, progress=stop)
     names = sorted(f.name for f in (tmp_path / "packed").iterdir())
-    assert names == ["shard-000000.tar", "shard-000001.tar"]
+    assert names == [".pack.json", "shard-000000.tar", "shard-000001.tar"]
 
 
 def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path, coco):
@@ -115,3 +122,166 @@ def test_a_path_that_cannot_be_written_is_one_clear_error(tmp_path, coco):
         pack(coco, tmp_path / "file" / "packed")
     with pytest.raises(DataError, match="positive shard size"):
         pack(coco, tmp_path / "packed", records_per_shard=0)
+
+
+class Listed:
+    """A source of the records that it is given."""
+
+    name = "listed"
+    inputs = frozenset({"image", "text"})
+
+    def __init__(self, *records):
+        self.records = [{"id": str(i), "origin": f"row {i}", **r} for i, r in enumerate(records)]
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        return self.records[index]
+
+
+def files(folder):
+    return {f.name: f.read_bytes() for f in sorted(folder.iterdir())}
+
+
+def read_back(folder):
+    return list(parse_source(str(folder)).open())
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 5, 6])
+def test_an_interrupted_pack_goes_on_and_ends_as_one_that_was_not(
+    tmp_path, coco, stop_at, streamed
+):
+    Path(coco[3]["image"]).write_bytes(b"no image")
+
+    def stop(done):
+        if done == stop_at:
+            raise KeyboardInterrupt
+
+    source = coco
+    if streamed:
+        pack(coco, tmp_path / "shards")
+        source = parse_source(str(tmp_path / "shards")).open()
+    pack(source, tmp_path / "whole", records_per_shard=2)
+    told = []
+    with pytest.raises(KeyboardInterrupt):
+        pack(source, tmp_path / "cut", records_per_shard=2, progress=stop)
+    pack(source, tmp_path / "cut", records_per_shard=2, tell=told.append)
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    assert bool(told) == (stop_at > 1)
+
+
+def test_an_interrupted_pack_does_not_go_on_with_something_else(tmp_path, coco):
+    def stop(done):
+        if done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pack(coco, tmp_path / "packed", records_per_shard=2, progress=stop)
+    with pytest.raises(DataError, match="records_per_shard 2, now 3"):
+        pack(coco, tmp_path / "packed", records_per_shard=3)
+    coco._entries[3]["id"] = 99
+    with pytest.raises(DataError, match="record 4 of captions is no longer 3"):
+        pack(coco, tmp_path / "packed", records_per_shard=2)
+    (tmp_path / "packed" / "shard-000000.tar").write_bytes(b"other")
+    with pytest.raises(DataError, match=r"shard-000000\.tar: expected .* bytes"):
+        pack(coco, tmp_path / "packed", records_per_shard=2)
+    assert pack(coco, tmp_path / "packed", records_per_shard=3, overwrite=True).records == 7
+
+
+def test_two_packs_into_one_folder_are_refused(tmp_path, coco):
+    (tmp_path / "packed").mkdir()
+    other = os.open(tmp_path / "packed", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(DataError, match="another process is packing into it"):
+        pack(coco, tmp_path / "packed")
+    os.close(other)
+    assert pack(coco, tmp_path / "packed").records == 7
+
+
+def test_a_caption_that_is_a_string_is_one_caption(tmp_path):
+    assert pack(Listed({"text": "a dog"}), tmp_path / "packed").captions == 1
+    assert read_back(tmp_path / "packed")[0]["text"] == ["a dog"]
+
+
+def test_several_images_of_an_item_come_back_as_several(tmp_path, write_image):
+    images = [write_image(tmp_path / f"{i}.png", seed=i) for i in range(3)]
+    index = pack(
+        Listed({"image": images, "text": ["a"]}, {"image": images[0]}), tmp_path / "packed"
+    )
+    assert (index.records, index.images) == (2, 4)
+    first, second = read_back(tmp_path / "packed")
+    assert first["image"] == [image.read_bytes() for image in images]
+    assert second["image"] == images[0].read_bytes()
+
+
+def test_metadata_named_as_captions_does_not_become_captions(tmp_path, write_image):
+    image = write_image(tmp_path / "0.png")
+    pack(Listed({"image": image, "caption": "a file name", "captions": 3}), tmp_path / "packed")
+    (record,) = read_back(tmp_path / "packed")
+    assert "text" not in record
+    assert (record["column_caption"], record["column_captions"]) == ("a file name", 3)
+
+
+def test_values_that_shards_cannot_hold_are_counted(tmp_path):
+    index = pack(
+        Listed(
+            {"text": ["a"], "audio": "a.wav", "mask": b"\x00"},
+            {"text": ["b"], "mask": [b"\x00"], "mixed": {1: 2, "a": 3}},
+            {"audio": "a.wav"},
+        ),
+        tmp_path / "packed",
+    )
+    assert index.left_out == {"audio": 1, "mask": 2, "mixed": 1}
+    assert (index.records, index.broken) == (2, 1)
+    assert "neither image nor caption" in index.broken_rows[0].reason
+
+
+def test_half_an_emoji_is_one_broken_row(tmp_path):
+    source = Listed({"text": ["a \ud83d"]}, {"text": ["b"]}, {"text": ["c"], "note": "\udcff"})
+    index = pack(source, tmp_path / "packed")
+    assert (index.records, index.broken) == (1, 2)
+    assert all("half of a surrogate pair" in row.reason for row in index.broken_rows)
+
+
+def test_what_the_source_left_out_is_in_the_index(tmp_path, write_image):
+    write_image(tmp_path / "pics" / "cat" / "0.png")
+    (tmp_path / "pics" / "cat" / "1.ppm").touch()
+    index = pack(parse_source(str(tmp_path / "pics")).open(), tmp_path / "packed")
+    assert str(index.notes[0]) == "files that are not read: 1 (.ppm 1, such as cat/1.ppm)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
+def test_a_pack_killed_at_random_moments_ends_as_one_that_was_not(tmp_path, sent):
+    command = [sys.executable, "-m", "amodal", "data", "pack", "scenes:size=600,image_size=96"]
+    options = ["--records-per-shard", "50", "--workers", "2"]
+
+    def begun(folder):
+        process = subprocess.Popen([*command, str(folder), *options])
+        while process.poll() is None and not (folder / ".pack.json").exists():
+            time.sleep(0.005)
+        return process
+
+    def finished(folder):
+        return (folder / "index.json").exists() and not (folder / ".pack.json").exists()
+
+    process = begun(tmp_path / "whole")
+    since = time.monotonic()
+    assert process.wait() == 0
+    seconds = time.monotonic() - since
+    want = files(tmp_path / "whole")
+    rng = random.Random(int(sent))
+    for number in range(4):
+        folder = tmp_path / f"cut{number}"
+        for _ in range(2):
+            process = begun(folder)
+            time.sleep(seconds * 0.5 * rng.random())
+            process.send_signal(sent)
+            assert process.wait() in (0, 130, -sent, 128 + sent)  # as Ctrl-C, or at once
+            if finished(folder):
+                break
+        if not finished(folder):
+            assert begun(folder).wait() == 0
+        assert files(folder) == want

@@ -106,3 +106,14 @@ def test_a_mistyped_number_stays_finite_and_a_constant_of_rounding_is_a_constant
     third = [{"a": 0.1 + 0.2}, {"a": 0.3}, {"a": 0.3}]
     prepare = ColumnsConfig(numbers=("a",), width=8).preprocessor(third)
     assert abs(prepare([((0.4,), ())])["numbers"].item()) < 1
+
+
+def test_a_gap_in_a_column_of_codes_changes_no_category():
+    """With a gap, pandas and Parquet hold whole numbers as floats."""
+    train = [{"zip": 8001.0}, {"zip": None}, {"zip": 8002.0}]
+    prepare = ColumnsPreprocessor.fitted([], ["zip"], train)
+    assert prepare.levels == (("8001", "8002"),)
+    for same in (8001, 8001.0, "8001", "8001.0"):
+        assert prepare([prepare.read({"zip": same})])["categories"].tolist() == [[2]]
+    for other in ("08001", "8001.5", "-8001", True, "v8001.0"):
+        assert prepare([prepare.read({"zip": other})])["categories"].tolist() == [[1]]

@@ -119,7 +119,6 @@ def test_every_row_comes_out_as_it_is_written(suffix, rows):
         found, broken = read(opened(file, columns))
         assert not broken
         assert len(found) == len(rows)
-        # A column of whole numbers alone that holds reals elsewhere is one of reals.
         for place, want in enumerate(cells, start=1):
             record = found[place]
             caption = (want["caption"] or "").strip()

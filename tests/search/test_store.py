@@ -1,5 +1,7 @@
 """The durable index: exact order, filters, replacement, versions, refusals."""
 
+import datetime
+import decimal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -304,6 +306,8 @@ def test_metadata_becomes_columns_that_sql_can_name():
         "blob": b"123",
         "nothing": None,
         "deep": {"array": np.zeros(3)},
+        "day": datetime.date(2021, 5, 1),
+        "price": decimal.Decimal("1.50"),
     }
     assert plain_metadata(record, leave_out={"id"}) == {
         "label": "dog",
@@ -312,4 +316,6 @@ def test_metadata_becomes_columns_that_sql_can_name():
         "meta_row": 3,
         "file_name": "a b",
         "meta__secret": 1.5,
+        "day": "2021-05-01",
+        "price": 1.5,
     }

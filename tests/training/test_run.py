@@ -1,5 +1,6 @@
 """Whole runs on small data: complete folders, resume, and every way in which data can be bad."""
 
+import io
 import itertools
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -199,6 +201,27 @@ def coco(folder, n, *, broken=()):
     path = folder / "captions.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations}))
     return {"kind": "coco_captions", "images": str(folder / "images"), "annotations": str(path)}
+
+
+def test_what_a_source_leaves_out_is_told_once(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for number in range(24):
+            image = io.BytesIO()
+            Image.fromarray(pixels[number]).save(image, "PNG")
+            members = {"png": image.getvalue(), "txt": b"a dog %d" % number, "npy": b"x"}
+            for suffix, content in members.items():
+                info = tarfile.TarInfo(f"{number}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    recipe = values(epochs=1)
+    recipe["data"] = {"train": {"kind": "webdataset", "path": str(tmp_path / "s.tar")}}
+    recipe["data"]["holdout"] = 0.25
+    told = []
+    callbacks = ProgressCallbacks(warn=told.append)
+    train_run(parse_recipe(recipe, "test"), tmp_path / "run", callbacks=callbacks)
+    note = "s.tar: members that are not read: 24 (.npy 24, such as 0.npy)"
+    assert told.count(note) == 1
 
 
 def test_broken_images_are_skipped_counted_and_listed(tmp_path):

@@ -115,6 +115,7 @@ def pack_(
             overwrite=overwrite,
             workers=workers,
             progress=callbacks.advance,
+            tell=callbacks.warn,
         )
     size = sum(shard.bytes for shard in index.shards)
     console.print(
@@ -123,6 +124,15 @@ def pack_(
         soft_wrap=True,
         markup=False,
     )
+    for note in index.notes:
+        errors.print(f"note: {note}", soft_wrap=True, markup=False)
+    for name, count in index.left_out.items():
+        errors.print(
+            f"note: {count:,} records have a value of {name!r} that shards cannot hold; it is not "
+            "packed",
+            soft_wrap=True,
+            markup=False,
+        )
     for row in index.broken_rows[:5]:
         errors.print(f"skipped {row.origin}: {row.reason}", soft_wrap=True, markup=False)
     if index.broken > 5:

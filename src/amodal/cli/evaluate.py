@@ -84,6 +84,7 @@ def evaluate(
 
     geometry and robustness also write plots, to RUN/evaluation/NAME/.
     """
+    from amodal.data.notes import notes_of
     from amodal.training.sources import open_for_run, training_source, validation_source
 
     if (candidates or 1) > 1 and reranker is None:
@@ -112,6 +113,8 @@ def evaluate(
         given["reranker"] = _on_device(open_run(reranker, "joint_embedding"))
     reads = partial(open_for_run, run, model, allow_missing=allow_missing)
     source = reads(on) if on is not None else validation_source(run)
+    for note in notes_of(source):
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
     items = range(min(limit or len(source), len(source)))
     if evaluator.training_source:
         given["training_source"] = reads(train_on) if train_on else training_source(run)

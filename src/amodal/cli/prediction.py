@@ -44,11 +44,14 @@ def predict(
     import csv
 
     from amodal.data.corruption import only
+    from amodal.data.notes import notes_of
     from amodal.evaluators.prediction import predict_items
     from amodal.training.sources import open_for_run
 
     model = open_run(run, "fusion")
     opened = _SourceWithIds(open_for_run(run, model, source, allow_missing=allow_missing))
+    for note in notes_of(opened.source):
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
     rows = range(min(limit or len(opened), len(opened)))
     with progress_callbacks() as callbacks:
         callbacks.stage("predicting", len(rows))

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 LISTED = 5  # examples of each
 
 
-class Note(NamedTuple):
+@dataclass(frozen=True)
+class Note:
     """One thing that a source did, and how often.
 
     Args:
         what: "files that are not read".
         count: of files, members or items.
-        examples: the first of them, or the count of each kind.
+        examples: the first of them, or the count of each kind; the last is "..." if there are more.
     """
 
     what: str
@@ -25,8 +27,7 @@ class Note(NamedTuple):
     def __str__(self) -> str:
         if not self.examples:
             return f"{self.what}: {self.count:,}"
-        more = "; ..." if self.count > len(self.examples) >= LISTED else ""
-        return f"{self.what}: {self.count:,} ({'; '.join(self.examples)}{more})"
+        return f"{self.what}: {self.count:,} ({'; '.join(self.examples)})"
 
 
 class Notes:
@@ -63,9 +64,12 @@ class Notes:
         examples = self._examples[what]
         kinds = self._kinds.get(what)
         if kinds is None:
-            return tuple(examples)
-        most = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
-        return tuple(f"{k} {n}, such as {examples[k]}" for k, n in most[:LISTED])
+            listed, more = list(examples), self._counts[what] > len(examples)
+        else:
+            most = sorted(kinds.items(), key=lambda item: (-item[1], item[0]))
+            listed = [f"{k} {n}, such as {examples[k]}" for k, n in most[:LISTED]]
+            more = len(kinds) > LISTED
+        return (*listed, *(["..."] if more else []))
 
 
 def notes_of(source: Any) -> Sequence[Note]:

@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import io
-import json
+import fcntl
 import os
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from datetime import date, time
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-from PIL import Image
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from webdataset import TarWriter
 
-from amodal.data.decode import load_image, suffix_of
-from amodal.data.inspection import Broken, in_threads, records_in_order
-from amodal.data.record import BrokenRecordError, DataError, Record, Source, StreamingSource
+from amodal.data.inspection import Broken, Noted, in_threads, records_in_order
+from amodal.data.notes import notes_of
+from amodal.data.packed_item import PackedItem, packed_item
+from amodal.data.record import (
+    BrokenRecordError,
+    DataError,
+    Record,
+    Source,
+    StreamingSource,
+)
 
 INDEX = "index.json"
+PROGRESS = ".pack.json"  # there as long as a pack is not finished
 LISTED = 100  # broken records that the index lists
 
 
@@ -34,7 +40,12 @@ class Shard(BaseModel):
 
 
 class PackIndex(BaseModel):
-    """What `pack` wrote, as in index.json."""
+    """What `pack` wrote, as in index.json.
+
+    Args:
+        left_out: name of a value that shards cannot hold -> records that had one.
+        notes: what the source itself left out or put together.
+    """
 
     source: str
     records: int
@@ -43,6 +54,44 @@ class PackIndex(BaseModel):
     shards: list[Shard]
     broken: int
     broken_rows: list[Broken]
+    left_out: dict[str, int]
+    notes: list[Noted]
+
+
+class _Job(BaseModel):
+    """What is packed, and how; an interrupted pack goes on only with the same."""
+
+    source: str
+    rows: int | None
+    shard_size_bytes: int
+    records_per_shard: int
+
+
+class _Progress(BaseModel):
+    """The state after the last complete shard.
+
+    Args:
+        read: records of the source that it took.
+        last: id or origin of the last of them.
+    """
+
+    job: _Job
+    read: int = 0
+    last: str = ""
+    images: int = 0
+    captions: int = 0
+    shards: list[Shard] = []
+    broken: int = 0
+    broken_rows: list[Broken] = []
+    left_out: dict[str, int] = {}
+
+    def add_broken(self, error: BrokenRecordError) -> None:
+        self.broken += 1
+        if len(self.broken_rows) < LISTED:
+            self.broken_rows.append(Broken(origin=error.origin, reason=error.reason))
+
+    def write(self, folder: Path) -> None:
+        _write(folder / PROGRESS, self.model_dump_json())
 
 
 def pack(
@@ -54,12 +103,14 @@ def pack(
     overwrite: bool = False,
     workers: int = 4,
     progress: Callable[[int], None] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> PackIndex:
     """Write `shard-000000.tar`, ... and `index.json`; the source `webdataset` reads them.
 
     Images that are files or bytes are kept byte for byte, after one decoding to see that they
     are whole; arrays become PNG. A shard gets its name when it is complete, and the index is
-    written last.
+    written last. A pack that was interrupted goes on after its last complete shard, and ends in
+    the same files as one that was not.
 
     Args:
         source: what to write.
@@ -69,6 +120,7 @@ def pack(
         overwrite: delete the shards that are there.
         workers: threads that read and decode.
         progress: called with the number of records read so far.
+        tell: called with a sentence where an interrupted pack goes on.
 
     Raises:
         DataError: the folder cannot be written, or holds shards already.
@@ -79,79 +131,145 @@ def pack(
             f"{records_per_shard} records"
         )
     folder = Path(folder)
-    broken = list(getattr(source, "broken_rows", ()))
+    job = _Job(
+        source=source.name,
+        rows=len(source) if isinstance(source, Source) else None,
+        shard_size_bytes=shard_size_bytes,
+        records_per_shard=records_per_shard,
+    )
     try:
-        _prepare(folder, overwrite)
-        writer = _ShardWriter(folder, shard_size_bytes, records_per_shard)
-        with ThreadPoolExecutor(workers) as pool, writer:
-            members = in_threads(records_in_order(source, None), _members, pool, 8 * workers)
-            for number, sample in enumerate(members, start=1):
-                if isinstance(sample, BrokenRecordError):
-                    broken.append(sample)
-                else:
-                    writer.write(sample)
-                if progress is not None:
-                    progress(number)
-        index = PackIndex(
-            source=source.name,
-            records=sum(shard.records for shard in writer.shards),
-            images=writer.images,
-            captions=writer.captions,
-            shards=writer.shards,
-            broken=len(broken),
-            broken_rows=[Broken(origin=e.origin, reason=e.reason) for e in broken[:LISTED]],
-        )
-        partial = folder / f".{INDEX}.part"
-        partial.write_text(index.model_dump_json(indent=1), encoding="utf-8")
-        partial.replace(folder / INDEX)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder):
+            state = _prepare(folder, job, overwrite)
+            if not state.read:
+                for error in getattr(source, "broken_rows", ()):
+                    state.add_broken(error)
+            elif tell is not None:
+                tell(
+                    f"{folder}: going on after {len(state.shards)} complete shards of an "
+                    "interrupted pack"
+                )
+            _fill(source, folder, state, workers, progress)
+            index = PackIndex(
+                records=sum(shard.records for shard in state.shards),
+                notes=[
+                    Noted(what=n.what, count=n.count, examples=list(n.examples))
+                    for n in notes_of(source)
+                ],
+                source=source.name,
+                **state.model_dump(exclude={"job", "read", "last"}),
+            )
+            _write(folder / INDEX, index.model_dump_json(indent=1))
+            (folder / PROGRESS).unlink()
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
     return index
 
 
-def _prepare(folder: Path, overwrite: bool) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    there = sorted(folder.glob("shard-*.tar"))
-    if there and not overwrite:
+def _fill(
+    source: Source | StreamingSource,
+    folder: Path,
+    state: _Progress,
+    workers: int,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Write the shards that are not complete."""
+    records = records_in_order(source, None)
+    done = deque(islice(records, state.read), maxlen=1)
+    if done and _name(done[0]) != state.last:
         raise DataError(
-            f"{folder}: holds {len(there)} shards already; choose another folder, or overwrite them"
+            f"{folder}: holds an interrupted pack, but record {state.read} of {source.name} is no "
+            f"longer {state.last}; overwrite it, or choose another folder"
         )
+    with ThreadPoolExecutor(workers) as pool, _ShardWriter(folder, state) as writer:
+        samples = in_threads(records, packed_item, pool, 8 * workers)
+        for number, sample in enumerate(samples, start=state.read + 1):
+            state.read = number
+            if isinstance(sample, BrokenRecordError):
+                state.last = sample.origin
+                state.add_broken(sample)
+            else:
+                state.last = sample.name
+                writer.write(sample)
+            if progress is not None:
+                progress(number)
+
+
+def _name(read: Callable[[], Record]) -> str:
+    """The id of a record; the origin of one that cannot be read."""
+    try:
+        return str(read()["id"])
+    except BrokenRecordError as error:
+        return error.origin
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes from packing into the folder; the lock ends with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DataError(f"{folder}: another process is packing into it") from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _prepare(folder: Path, job: _Job, overwrite: bool) -> _Progress:
+    """The state to go on from; what a new pack would find in its way is removed."""
+    there = sorted(folder.glob("shard-*.tar"))
+    if not overwrite:
+        unfinished = _unfinished(folder, job)
+        if unfinished is not None:
+            return unfinished
+        if there:
+            raise DataError(
+                f"{folder}: holds {len(there)} shards already; choose another folder, or "
+                "overwrite them"
+            )
     (folder / INDEX).unlink(missing_ok=True)
+    (folder / PROGRESS).unlink(missing_ok=True)
     for file in (*there, *folder.glob(".shard-*.part")):
         file.unlink()
+    state = _Progress(job=job)
+    state.write(folder)
+    return state
 
 
-def _members(record: Record) -> dict[str, Any]:
-    """The members of one record: the image under its suffix, and the json."""
-    origin = str(record["origin"])
-    sample: dict[str, Any] = {}
-    value = record.get("image")
-    if value is not None:
-        pixels, content = load_image(value, origin, min_size=1)
-        suffix = "png" if content is None else suffix_of(content)
-        if content is None or suffix is None:
-            buffer = io.BytesIO()
-            Image.fromarray(pixels).save(buffer, format="PNG")
-            content, suffix = buffer.getvalue(), "png"
-        sample[suffix] = content
-    data = {k: v for k, v in record.items() if k not in ("image", "text", "origin")}
-    if record.get("text"):
-        data["captions"] = list(record["text"])
-    sample["json"] = data
-    return sample
+def _unfinished(folder: Path, job: _Job) -> _Progress | None:
+    """The state of an interrupted pack; None where there is none."""
+    try:
+        state = _Progress.model_validate_json((folder / PROGRESS).read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        raise DataError(f"{folder / PROGRESS}: damaged; overwrite the pack") from None
+    was, now = state.job.model_dump(), job.model_dump()
+    different = [f"{key} {was[key]}, now {now[key]}" for key in was if was[key] != now[key]]
+    if different:
+        raise DataError(
+            f"{folder}: holds an interrupted pack with {'; '.join(different)}; overwrite it, or "
+            "choose another folder"
+        )
+    for shard in state.shards:
+        file = folder / shard.name
+        if not file.is_file() or file.stat().st_size != shard.bytes:
+            raise DataError(
+                f"{file}: expected {shard.bytes:,} bytes of an interrupted pack; overwrite it"
+            )
+    return state
 
 
 class _ShardWriter:
     """Fills one shard after the other; what is not complete leaves no file."""
 
-    def __init__(self, folder: Path, size_bytes: int, records: int) -> None:
+    def __init__(self, folder: Path, state: _Progress) -> None:
         self.folder = folder
-        self.size_bytes = size_bytes
-        self.records = records
-        self.shards: list[Shard] = []
-        self.images = 0
-        self.captions = 0
-        self._number = 0
+        self.state = state
+        self._number = sum(shard.records for shard in state.shards)
         self._in_shard = 0
         self._bytes = 0
         self._stream: BinaryIO | None = None
@@ -171,25 +289,25 @@ class _ShardWriter:
             with suppress(OSError):
                 self._partial().unlink()
 
-    def write(self, sample: dict[str, Any]) -> None:
+    def write(self, sample: PackedItem) -> None:
         if self._stream is None:
             self._stream = self._partial().open("wb")
             self._tar = TarWriter(self._stream, encoder=False, mtime=0)
-        data = sample["json"]
-        self.images += len(sample) - 1
-        self.captions += len(data.get("captions", []))
-        text = json.dumps(data, ensure_ascii=False, default=_plain, sort_keys=True)
-        members = {**sample, "json": text.encode()}
-        self._tar.write({"__key__": f"{self._number:09d}", **members})
+        state = self.state
+        state.images += sample.images
+        state.captions += sample.captions
+        state.left_out = dict(Counter(state.left_out) + Counter(sample.left_out))
+        self._tar.write({"__key__": f"{self._number:09d}", **sample.members})
         # The stream lags behind by a buffer, so the blocks of tar are counted here.
-        self._bytes += sum(512 + -(-len(content) // 512) * 512 for content in members.values())
+        self._bytes += sum(512 + -(-len(c) // 512) * 512 for c in sample.members.values())
         self._number += 1
         self._in_shard += 1
-        if self._in_shard >= self.records or self._bytes >= self.size_bytes:
+        full = self._bytes >= state.job.shard_size_bytes
+        if full or self._in_shard >= state.job.records_per_shard:
             self._finish()
 
     def _partial(self) -> Path:
-        return self.folder / f".shard-{len(self.shards):06d}.tar.part"
+        return self.folder / f".shard-{len(self.state.shards):06d}.tar.part"
 
     def _finish(self) -> None:
         if self._stream is None:
@@ -200,19 +318,19 @@ class _ShardWriter:
         self._stream.close()
         self._stream = None
         partial = self._partial()
-        name = f"shard-{len(self.shards):06d}.tar"
+        name = f"shard-{len(self.state.shards):06d}.tar"
         partial.replace(self.folder / name)
         size = (self.folder / name).stat().st_size
-        self.shards.append(Shard(name=name, records=self._in_shard, bytes=size))
+        self.state.shards.append(Shard(name=name, records=self._in_shard, bytes=size))
+        self.state.write(self.folder)
         self._in_shard = self._bytes = 0
 
 
-def _plain(value: Any) -> Any:
-    """Metadata as JSON; what has no form there is left out."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, date | time):
-        return value.isoformat()
-    if isinstance(value, bytes | bytearray | Image.Image):
-        return None
-    return str(value)
+def _write(file: Path, text: str) -> None:
+    """Write a file at once or not at all."""
+    partial = file.with_name(f".{file.name.lstrip('.')}.part")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(file)

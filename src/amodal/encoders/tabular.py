@@ -130,7 +130,8 @@ class ColumnsPreprocessor:
                     names.add(name)
         for column in (*numbers, *categories):
             if column not in columns:
-                near = difflib.get_close_matches(column, columns, n=1, cutoff=0.4)
+                spelled = [other for other in columns if other.lower() == column.lower()]
+                near = spelled or difflib.get_close_matches(column, columns, n=1, cutoff=0.4)
                 hint = f"; the nearest is {near[0]!r}" if near else ""
                 there = ", ".join(map(repr, sorted(columns - {"origin"})))
                 raise ValueError(f"no record has a column {column!r}, they have {there}{hint}")

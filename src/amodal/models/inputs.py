@@ -166,7 +166,9 @@ def reading_of(
     )
 
 
-def check_columns(readers: Mapping[str, Any], source: Source | StreamingSource) -> None:
+def check_columns(
+    readers: Mapping[str, Any], source: Source | StreamingSource, remedy: str = "rename it"
+) -> None:
     """Refuse a source none of whose records has a column that an input reads.
 
     Args:
@@ -174,6 +176,7 @@ def check_columns(readers: Mapping[str, Any], source: Source | StreamingSource) 
             one as `column`.
         source: its first records are looked at where it does not name the columns itself; one that
             only streams is not.
+        remedy: what can be done, for the error.
 
     Raises:
         DataError: names the column and the nearest one.
@@ -195,12 +198,12 @@ def check_columns(readers: Mapping[str, Any], source: Source | StreamingSource) 
         return
     for name, column in wanted:
         if column not in there:
-            near = difflib.get_close_matches(column, there, n=1, cutoff=0.4)
+            spelled = [other for other in there if other.lower() == column.lower()]
+            near = spelled or difflib.get_close_matches(column, there, n=1, cutoff=0.4)
             hint = f"; the nearest is {near[0]!r}" if near else ""
             raise DataError(
-                f"{source.name}: no record has a column {column!r}, which the input {name!r} was "
-                f"trained on{hint}; rename it, or take it as missing in every row with "
-                "--allow-missing"
+                f"{source.name}: no record has a column {column!r}, which the input {name!r} "
+                f"reads{hint}; {remedy}"
             )
 
 

@@ -6,6 +6,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,8 @@ class Row:
 def plain_metadata(record: Mapping[str, Any], leave_out: Iterable[str]) -> dict[str, Scalar]:
     """The metadata of a record as values that a column can hold.
 
-    Numbers, strings and truth values stay, lists and dicts become JSON, media are left out.
+    Numbers, strings and truth values stay, dates become ISO 8601, lists and dicts JSON; media are
+    left out.
     Keys become names that SQL takes without quotes.
     """
     hidden = set(leave_out)
@@ -65,6 +68,10 @@ def plain_metadata(record: Mapping[str, Any], leave_out: Iterable[str]) -> dict[
             value = value.item()
         if isinstance(value, Path):
             value = str(value)
+        if isinstance(value, date | time):
+            value = value.isoformat()
+        if isinstance(value, Decimal):
+            value = float(value)
         if isinstance(value, (list, tuple, dict)):
             try:
                 value = json.dumps(value, ensure_ascii=False)

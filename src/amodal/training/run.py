@@ -111,8 +111,9 @@ def train_run(
     )
     if trainer.precision_timing is not None:
         callbacks.warn(str(trainer.precision_timing))
-    for note in notes_of(train):
-        callbacks.warn(f"{train.name}: {note}")
+    sources = [train] if validation is None else [train, validation]
+    for told in dict.fromkeys(f"{s.name}: {note}" for s in sources for note in notes_of(s)):
+        callbacks.warn(told)
     callbacks.stage("training", len(trainer.sampler))
     checkpoints = complete_checkpoints(folder) if resume else []
     with _graceful_interrupt(trainer):

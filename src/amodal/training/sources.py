@@ -22,6 +22,8 @@ from amodal.models.inputs import check_columns, reading_of
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import Recipe, load_recipe
 
+REMEDY = "rename it, or take it as missing in every row with --allow-missing"
+
 
 def open_sources(
     recipe: Recipe, callbacks: ProgressCallbacks | None = None
@@ -110,7 +112,7 @@ def open_for_run(run: Path, model: Any, text: str, *, allow_missing: bool = Fals
     """
     source = open_random_access(source_for_run(run, text), text, _reading(model))
     if not allow_missing:
-        check_columns(model.preprocessors, source)
+        check_columns(model.preprocessors, source, REMEDY)
     return source
 
 
@@ -124,7 +126,7 @@ def stream_for_run(
     """
     source = open_source(source_for_run(run, text), _reading(model))
     if not allow_missing:
-        check_columns(model.preprocessors, source)
+        check_columns(model.preprocessors, source, REMEDY)
     return source
 
 

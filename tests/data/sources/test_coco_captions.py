@@ -9,6 +9,7 @@ import pytest
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError, DataError, Source
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
+from amodal.data.sources.json_files import read_json
 
 DATA = Path(os.environ.get("AMODAL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -160,3 +161,58 @@ def test_flickr8k_is_read_whole():
     assert all(len(source[i]["text"]) == 5 for i in range(1000))
     record = source[0]
     assert decode_image(record["image"], record["origin"]).shape == (144, 144, 3)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"images": [' + "9" * 5000 + "]}"])
+def test_json_too_deep_or_with_numbers_too_long_is_refused_in_a_line(tmp_path, content):
+    file = tmp_path / "captions.json"
+    file.write_text(content)
+    with pytest.raises(DataError, match=r"captions\.json: cannot be read as JSON: "):
+        read_json(file, "captions")
+
+
+def test_backslashes_and_decomposed_letters_in_file_names_are_found(tmp_path, write_image):
+    write_image(tmp_path / "images" / "train" / "1.jpg")
+    write_image(tmp_path / "images" / "cafe\u0301.jpg")  # as macOS writes it
+    source = opened(
+        tmp_path,
+        [image(1, "train\\1.jpg"), image(2, "caf\xe9.jpg"), image(3, "gone\\3.jpg")],
+        [caption(k, k, "a") for k in (1, 2, 3)],
+    )
+    for index in range(2):
+        assert decode_image(source[index]["image"], source[index]["origin"]).size > 0
+    with pytest.raises(BrokenRecordError, match=r"gone\\3\.jpg"):
+        decode_image(source[2]["image"], source[2]["origin"])
+
+
+def test_half_an_emoji_breaks_its_caption_only(tmp_path):
+    source = opened(
+        tmp_path, [image(1)], [caption(0, 1, "a dog \ud83d"), caption(1, 1, "a cat \U0001f431")]
+    )
+    assert source[0]["text"] == ["a cat \U0001f431"]
+    (error,) = source.broken_rows
+    assert "annotations[0]" in error.origin
+    assert "half of a surrogate pair" in error.reason
+
+
+def test_ids_written_as_strings_in_one_list_are_the_numbers_of_the_other(tmp_path):
+    source = opened(tmp_path, [image(1)], [{"image_id": "1", "caption": "a"}])
+    assert source[0]["text"] == ["a"]
+    assert source.broken_rows == ()
+
+
+def test_entries_whose_names_are_taken_become_metadata(tmp_path):
+    record = opened(tmp_path, [image(1, text="t", origin=3)], [caption(0, 1, "a")])[0]
+    assert (record["column_text"], record["column_origin"]) == ("t", 3)
+
+
+def test_boxes_of_coco_are_not_taken_for_captions(tmp_path):
+    (tmp_path / "captions_val.json").touch()
+    boxes = [{"id": 1, "image_id": 1, "category_id": 3, "bbox": [0, 0, 1, 1]}]
+    document = json.dumps({"images": [image(1)], "annotations": boxes})
+    (tmp_path / "instances_val.json").write_text(document)
+    config = CocoCaptionsConfig(
+        images=str(tmp_path), annotations=str(tmp_path / "instances_val.json")
+    )
+    with pytest.raises(DataError, match=r"not captions; captions are in .*captions_val\.json"):
+        config.open()

@@ -328,6 +328,23 @@ def test_a_small_gzip_that_becomes_gigabytes_is_stopped(tmp_path):
     assert "perhaps a decompression bomb" in error.reason
 
 
+def test_a_connection_that_fails_in_the_middle_is_one_broken_row(tmp_path, monkeypatch):
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            if self.tell() >= 2048:
+                raise RuntimeError("connection reset")
+            return super().read(size)
+
+    data = tar_of([(f"{i}.txt", "a") for i in range(5)])
+    monkeypatch.setattr(
+        "amodal.data.sources.shard_stream.fsspec.open", lambda shard, mode: Failing(data)
+    )
+    source = WebDatasetConfig(path="memory://s.tar").open()
+    *records, error = source
+    assert [r["id"] for r in records] == ["s/0", "s/1"]
+    assert "connection reset" in error.reason
+
+
 def test_gzip_named_tar_is_read_in_order_and_refused_with_the_way_out_for_training(tmp_path):
     path = write(tmp_path / "s.tar", [("0.txt", "a")], gzip.compress)
     records, broken, _ = read(path)

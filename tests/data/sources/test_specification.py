@@ -64,6 +64,69 @@ def test_json_is_captions_or_rows_or_a_source(tmp_path):
     assert parse_source("source.json") == ScenesConfig(size=4)
 
 
+def test_images_of_official_coco_are_found_by_the_split_in_the_name(tmp_path, write_image):
+    write_image(tmp_path / "coco" / "val2017" / "1.jpg")
+    (tmp_path / "coco" / "train2017").mkdir()
+    file = tmp_path / "coco" / "annotations" / "captions_val2017.json"
+    file.parent.mkdir()
+    document = {
+        "info": {"description": "x" * 9000},
+        "images": [{"id": 1, "file_name": "1.jpg"}],
+        "annotations": [{"id": 5, "image_id": 1, "caption": "x"}],
+    }
+    file.write_text(json.dumps(document))
+    want = CocoCaptionsConfig(images="coco/val2017", annotations=f"{file.relative_to(tmp_path)}")
+    assert parse_source("coco/annotations/captions_val2017.json") == want
+    assert parse_source("coco") == want
+    (tmp_path / "coco" / "val2017" / "1.jpg").rename(tmp_path / "coco" / "1.jpg")
+    (tmp_path / "coco" / "val2017").rmdir()
+    assert parse_source("coco").images == "coco"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"rows": [1], "version": 2},
+            "'rows', 'version', which is the layout of no known",
+        ),
+        ({"data": [{"image": "a"}]}, "'data', which is the layout of no known"),
+        ({"text": "the images and annotations"}, "'text', which is"),
+        ({"info": {"images": 1, "x": "y" * 70_000}}, "'info', which is"),
+    ],
+)
+def test_json_of_another_layout_is_not_taken_for_coco(tmp_path, content, message):
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=message):
+        parse_source("a.json")
+
+
+def test_json_with_a_long_beginning_is_known_by_its_keys(tmp_path):
+    (tmp_path / "images").mkdir()
+    document = {"info": "x" * 100_000, "questions": []}
+    (tmp_path / "a.json").write_text(json.dumps(document))
+    assert parse_source("a.json").kind == "vqa"
+
+
+def test_json_lines_named_json_are_a_table(tmp_path):
+    (tmp_path / "a.json").write_text('{"image": "a.png", "caption": "a"}\n{"image": "b.png"}\n')
+    assert parse_source("a.json") == TableConfig(path="a.json")
+
+
+def test_a_byte_order_mark_does_not_hide_the_layout(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"questions": []}')
+    assert parse_source("a.json").kind == "vqa"
+
+
+def test_folders_of_compressed_shards_are_recognised(tmp_path):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "a.tar.gz").touch()
+    assert parse_source("shards") == WebDatasetConfig(path="shards/*.tar.gz")
+    (tmp_path / "shards" / "b.tar").touch()
+    assert parse_source("shards").path == ("shards/*.tar", "shards/*.tar.gz")
+
+
 def test_a_yaml_file_holds_one_source(tmp_path):
     (tmp_path / "source.yaml").write_text("kind: table\npath: a.csv\ncolumns: {text: title}\n")
     assert parse_source("source.yaml") == TableConfig(path="a.csv", columns=Columns(text="title"))
@@ -75,6 +138,13 @@ def test_a_yaml_file_holds_one_source(tmp_path):
         parse_source("list.yaml")
     with pytest.raises(DataError, match="no such file"):
         parse_source("gone.yaml")
+    for content in ("[" * 20_000, "size: " + "9" * 5000):
+        (tmp_path / "bad.yaml").write_text(content)
+        with pytest.raises(DataError, match=r"bad\.yaml: not YAML"):
+            parse_source("bad.yaml")
+    for value in ("[" * 20_000, "9" * 5000):
+        with pytest.raises(DataError):
+            parse_source(f"scenes:size={value}")
 
 
 def test_folders_are_recognised(tmp_path, write_image):

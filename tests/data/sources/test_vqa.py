@@ -111,7 +111,8 @@ def test_a_question_about_an_absent_image_is_skipped_and_counted(folder):
         ("text", "a `question_id`"),
         ({"image_id": 7, "question": "a"}, "a `question_id`"),
         (question(1, 7), "occurs twice: 1"),
-        (question(2, "7"), "`image_id`, a number, got '7'"),
+        (question(2, "seven"), "`image_id`, a number, got 'seven'"),
+        (question(2, 7, "is it \ud83d"), "half of a surrogate pair"),
         (question(2, True), "a number, got True"),
         (question(2, 7, " "), "not empty"),
         (question(2, 7, None), "type string"),
@@ -132,7 +133,7 @@ def test_a_wrong_question_is_listed(folder, entry, words):
         (7, "not in questions.json: None"),
         (annotation(1, ["no"], image_id=12), "image 12, but question 1 is about image 7"),
         (annotation(1, []), "no `answers`"),
-        (annotation(1, [3, " "]), "no `answers`"),
+        (annotation(1, [True, " ", "\ud83d"]), "no `answers`"),
     ],
 )
 def test_a_wrong_annotation_is_listed_and_a_question_without_one_too(folder, entry, words):
@@ -290,3 +291,52 @@ def test_per_image_a_record_holds_all_questions_about_it(folder):
     assert "question_type" not in source[1]
     with pytest.raises(IndexError, match="2 records"):
         source[2]
+
+
+def test_answers_that_are_one_string_are_one_answer(folder):
+    rows = [question(k, 7) for k in range(1, 5)]
+    given = ["yes", "red car", 2, {"answer": "no"}]
+    source = write(
+        folder, rows, [{"question_id": k + 1, "answers": a} for k, a in enumerate(given)]
+    )
+    source = source.open()
+    assert [source[k]["answer"] for k in range(4)] == [["yes"], ["red car"], ["2"], ["no"]]
+    assert [source[k]["answers"] for k in range(4)] == [["yes"], ["red car"], ["2"], ["no"]]
+    assert source.broken_rows == ()
+
+
+def test_answers_inside_the_questions_are_read(folder):
+    source = write(
+        folder,
+        [
+            question(1, 7, answers=["yes", "yes", "no"]),
+            question(2, 7, answer="red"),
+            question(3, 12, answers=[{"answer": "2"}], answer_type="number"),
+            question(4, 12),
+        ],
+    ).open()
+    assert [source[k]["answer"] for k in range(len(source))] == [["yes"], ["red"], ["2"]]
+    assert source[0]["answers"] == ["yes", "yes", "no"]
+    assert source[2]["answer_type"] == "number"
+    (reason,) = reasons(source)
+    assert "question 4" in reason
+    assert "no answer in questions.json" in reason
+    per_image = VqaConfig(questions=str(folder / "questions.json"), per="image").open()
+    assert per_image[0]["answer"] == ["yes", "red"]
+
+
+def test_image_numbers_written_as_strings_are_numbers(folder):
+    source = write(
+        folder,
+        [question(1, "7"), question(2, 12)],
+        [annotation(2, ["a"], image_id="12"), annotation(1, ["b"], image_id=7)],
+    ).open()
+    assert [source[k]["image_id"] for k in range(len(source))] == [7, 12]
+    assert source.broken_rows == ()
+
+
+def test_answers_that_are_no_text_are_counted(folder):
+    source = write(folder, [question(1, 7)], [annotation(1, ["yes", None, ["a"], "no"])]).open()
+    assert source[0]["answers"] == ["yes", "no"]
+    (reason,) = reasons(source)
+    assert "2 of 4 answers are no text and left out, the first is 'None'" in reason

@@ -10,8 +10,10 @@ from typing import Any, Literal
 from pycocotools.coco import COCO
 
 from amodal.data.record import BrokenRecordError, DataError, Record
+from amodal.data.sources.files_below import existing_path
 from amodal.data.sources.json_files import read_json
 from amodal.data.sources.renamed import RenamingConfig
+from amodal.data.surrogates import half_pair
 
 
 class CocoCaptionsConfig(RenamingConfig):
@@ -77,10 +79,10 @@ class CocoCaptionsSource:
         if not self._captions[index]:
             raise BrokenRecordError(origin, "no caption in the annotations")
         return {
-            **{key: value for key, value in entry.items() if key not in RESERVED},
+            **{f"column_{k}" if k in RESERVED else k: v for k, v in entry.items() if k != "id"},
             "id": str(entry["id"]),
             "origin": origin,
-            "image": str(self.images / entry["file_name"]),
+            "image": existing_path(self.images, entry["file_name"]),
             "text": list(self._captions[index]),
         }
 
@@ -106,18 +108,22 @@ class CocoCaptionsSource:
                 broken.append(BrokenRecordError(origin, "expected an object with an `id`"))
             elif not isinstance(entry.get("file_name"), str) or not entry["file_name"].strip():
                 broken.append(BrokenRecordError(origin, f"no `file_name`: image {entry['id']}"))
+            elif half_pair(entry):
+                broken.append(BrokenRecordError(origin, f"the entry {half_pair(entry)}"))
             elif entry["id"] in images:
                 broken.append(BrokenRecordError(origin, f"image id occurs twice: {entry['id']}"))
             else:
                 images[entry["id"]] = entry
         if len({type(i) for i in images}) > 1:
             raise DataError(f"{file}: some image ids are numbers and some are strings")
+        known = {str(i): i for i in images}  # "7" in one list and 7 in the other are one image
+        self._check_captions(document["annotations"])
         annotations: list[dict[str, Any]] = []
         for row, entry in enumerate(document["annotations"]):
             origin = f"{file} annotations[{row}]"
             if not isinstance(entry, dict) or not _is_id(entry.get("image_id")):
                 broken.append(BrokenRecordError(origin, "expected an object with an `image_id`"))
-            elif entry["image_id"] not in images:
+            elif str(entry["image_id"]) not in known:
                 broken.append(
                     BrokenRecordError(
                         origin,
@@ -126,14 +132,27 @@ class CocoCaptionsSource:
                 )
             elif not isinstance(entry.get("caption"), str):
                 broken.append(BrokenRecordError(origin, "expected a `caption` of type string"))
+            elif half_pair(entry["caption"]):
+                reason = f"the caption {half_pair(entry['caption'])}"
+                broken.append(BrokenRecordError(origin, reason))
             elif not entry["caption"].strip():
                 broken.append(BrokenRecordError(origin, "the caption is empty"))
             else:
                 # The index is by annotation id, which the captions themselves do not need.
-                annotations.append({"id": row, **entry, "caption": entry["caption"].strip()})
+                text, image_id = entry["caption"].strip(), known[str(entry["image_id"])]
+                annotations.append({"id": row, **entry, "image_id": image_id, "caption": text})
         if not images:
             raise DataError(f"{file}: `images` names no image")
         return {"images": list(images.values()), "annotations": annotations}
+
+    def _check_captions(self, annotations: list[Any]) -> None:
+        entries = [entry for entry in annotations if isinstance(entry, dict)]
+        if not any("caption" in e for e in entries) and any("category_id" in e for e in entries):
+            there = ", ".join(map(str, sorted(self.annotations.parent.glob("captions*.json"))))
+            raise DataError(
+                f"{self.annotations}: objects with categories, not captions; captions are in "
+                f"{there or 'files such as captions_val2017.json'}"
+            )
 
 
 RESERVED = ("id", "origin", "image", "text")

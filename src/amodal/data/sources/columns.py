@@ -197,7 +197,8 @@ def _listed(names: Sequence[str]) -> str:
 
 def _nearest(column: str, there: Sequence[str]) -> str:
     """The column that was meant, as far as a name tells, or that the header is missing."""
-    near = difflib.get_close_matches(column, there, n=1, cutoff=0.3)
+    spelled = [name for name in there if name.lower() == column.lower()]
+    near = spelled or difflib.get_close_matches(column, there, n=1, cutoff=0.3)
     files = [n for n in there if PurePath(n).suffix[1:].lower() in MEDIA_SUFFIXES]
     if files:
         return (

@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 from amodal.data.decode import SUFFIXES
+from amodal.data.notes import Note, Notes, printable
 from amodal.data.record import DataError
+from amodal.data.sources.files_below import NOT_UTF8, files_below, is_utf8
 
 _NUMBER = re.compile(r"(?:^|_)(\d+)$")
 
@@ -23,6 +25,9 @@ class ImageFiles:
         root: the folder.
         pattern: path of an image below it, such as `COCO_val2014_{image_id:012d}.jpg`.
         split: where several files have the number, the one with this in its path is meant.
+
+    Attributes:
+        notes: folders that are not looked through.
 
     Raises:
         DataError: there is no such folder, or the pattern does not hold `{image_id}`.
@@ -40,12 +45,17 @@ class ImageFiles:
             if same:
                 raise DataError(f"file_pattern {pattern!r}: expected {{image_id}} in it")
         self._pattern, self._split = pattern, split
-        self._paths = {
-            os.path.relpath(os.path.join(folder, name), root)
-            for folder, _, names in os.walk(root)
-            for name in names
-            if name.rpartition(".")[2].lower() in SUFFIXES
-        }
+        notes = Notes()
+        self._paths: set[str] = set()
+        for path in files_below(root, notes):
+            suffix = path.rpartition(".")[2].lower()
+            if suffix not in SUFFIXES or os.path.basename(path).startswith("."):
+                continue
+            if is_utf8(path):
+                self._paths.add(path)
+            else:
+                notes.add(NOT_UTF8, printable(path))
+        self.notes: tuple[Note, ...] = notes.found()
         self._by_number: dict[int, list[str]] = {}
         for path in sorted(self._paths):
             found = _NUMBER.search(Path(path).stem)

@@ -35,3 +35,5 @@ def read_json(file: Path, expected: str) -> Any:
         ) from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+        raise DataError(f"{file}: cannot be read as JSON: {str(error).splitlines()[0]}") from None

@@ -70,7 +70,10 @@ def renamed(record: Record, columns: Mapping[str, str]) -> Record:
     """A record with keys renamed; a key that is missing stays missing."""
     moved = set(columns.values())
     kept = {key: value for key, value in record.items() if key not in moved}
-    return kept | {new: record[key] for new, key in columns.items() if key in record}
+    found = kept | {new: record[key] for new, key in columns.items() if key in record}
+    if isinstance(found.get("text"), str):  # one caption, such as a label; not its letters
+        found["text"] = [found["text"]]
+    return found
 
 
 def renamed_keys(keys: frozenset[str], columns: Mapping[str, str]) -> frozenset[str]:

@@ -26,7 +26,7 @@ SUFFIXES: dict[str, Kind] = {
 }
 # `0001.image.png` and `0001.caption.txt`: what stands before the suffix says what a member is.
 PARTS: dict[str, tuple[re.Pattern[str], dict[str, Kind]]] = {
-    "image": (re.compile(r"(image|img|photo|picture)?[_-]?\d*"), dict.fromkeys(IMAGES, "image")),
+    "image": (re.compile(r"(image|img|photo|picture)([_-]?\d+)?"), dict.fromkeys(IMAGES, "image")),
     "text": (re.compile(r"captions?|text|txt"), {"txt": "text"}),
     "label": (re.compile(r"label|class|cls"), {"txt": "label", "cls": "label"}),
     "json": (re.compile(r"json|meta|metadata|info"), {"json": "json"}),
@@ -84,7 +84,7 @@ def grouped(
         suffix = written.lower()
         before, _, last = suffix.rpartition(".")
         kind = SUFFIXES.get(suffix) or (_part(before, last) if before else None)
-        if kind is not None and not before.isdigit():
+        if kind is not None:
             own.append(Part(kind, number))
         elif last in SUFFIXES:
             longer = f"{stem}.{written.rpartition('.')[0]}"

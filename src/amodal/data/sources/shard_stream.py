@@ -72,8 +72,8 @@ def records_of_stream(
                 reading.add(_Held(suffix, member.name, content, wrong))
         except DamagedTarError as error:
             yield from reading.cut(error)
-        except (OSError, EOFError) as error:
-            yield from reading.cut(DamagedTarError(str(error)))
+        except Exception as error:  # connections fail in many ways
+            yield from reading.cut(DamagedTarError(f"{type(error).__name__}: {error}"))
         else:
             yield from reading.rest()
 

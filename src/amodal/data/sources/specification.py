@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import glob
+import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -13,13 +16,15 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from amodal.data.decode import SUFFIXES as IMAGES
 from amodal.data.decode_audio import SUFFIXES as SOUNDS
+from amodal.data.notes import Notes
 from amodal.data.record import DataError, Source, StreamingSource
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
 from amodal.data.sources.columns import Reading
+from amodal.data.sources.files_below import files_below
 from amodal.data.sources.folder import FolderConfig
 from amodal.data.sources.huggingface import HuggingFaceConfig, is_saved
-from amodal.data.sources.json_files import near
+from amodal.data.sources.json_files import near, read_json
 from amodal.data.sources.renamed import Renamed, RenamedStream, RenamingConfig
 from amodal.data.sources.shard_index import IndexedShards
 from amodal.data.sources.table import SUFFIXES as TABLES
@@ -44,6 +49,9 @@ SourceConfig = Annotated[AnySource, Field(discriminator="kind")]
 KINDS: dict[str, Any] = {
     config.model_fields["kind"].default: config for config in get_args(AnySource)
 }
+SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2")
+LOOKED_AT = 1 << 16  # bytes of a JSON file, to see what it is
+_LAYOUTS = {"data", "questions", "kind", "images", "annotations"}
 ACCEPTED = """\
   scenes                                  the built-in world; scenes:size=500,seed=1,part=test
   KIND:KEY=VALUE,...                      {kinds}
@@ -129,7 +137,7 @@ def parse_source(text: str) -> SourceConfig:
         return _in_file(path)
     if suffix == ".json":
         return _in_json(path)
-    if text.split("?", 1)[0].lower().endswith((".tar", ".tar.gz", ".tgz")):
+    if text.split("?", 1)[0].lower().endswith(SHARDS):
         return checked_source({"kind": "webdataset", "path": text}, text)
     if suffix in TABLES:
         return checked_source({"kind": "table", "path": text}, text)
@@ -191,7 +199,7 @@ def _options(text: str, where: str) -> dict[str, Any]:
                 raise DataError(f"{where}: {parent!r} is given both a value and keys")
         try:
             inner[last] = yaml.safe_load(value)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError, RecursionError):
             inner[last] = value
     return values
 
@@ -211,37 +219,109 @@ def _split(text: str) -> list[str]:
 def _in_file(path: Path) -> SourceConfig:
     try:
         values = yaml.safe_load(path.read_bytes())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise DataError(f"{path}: not YAML: {error}") from None
+    except RecursionError:
+        raise DataError(f"{path}: not YAML: nested too deeply") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     return checked_source(values, str(path))
 
 
 def _in_json(path: Path) -> SourceConfig:
-    """COCO captions, VQA, VisDial, one source written as JSON, or a list of rows."""
-    with path.open("rb") as stream:
-        start = stream.read(4096).lstrip()
-    if re.search(rb'"data"\s*:\s*\{', start):
+    """COCO captions, VQA, VisDial, one source written as JSON, or a list or lines of rows."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(LOOKED_AT).removeprefix(codecs.BOM_UTF8).lstrip()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if re.match(rb"\[\s*\[", start):
+        return _vqa(path)
+    if start.startswith(b"[") or _is_lines(start):
+        return checked_source({"kind": "table", "path": str(path)}, str(path))
+    keys = _top_keys(start)
+    if not keys & _LAYOUTS and len(start) >= LOOKED_AT // 2:
+        # What tells the layout stands behind a long beginning.
+        document = read_json(path, "JSON of a data set")
+        keys = set(document) if isinstance(document, dict) else set()
+    if "data" in keys and not re.search(rb'"data"\s*:\s*\[', start):
         dense = near(path, "dense_annotations.json")
         values = {"kind": "visdial", "dialogs": str(path), "images": _images(path)}
         return checked_source({**values, "dense": dense and str(dense)}, str(path))
-    if re.match(rb"\[\s*\[", start) or re.search(rb'"questions"\s*:\s*\[', start):
+    if "questions" in keys:
         return _vqa(path)
-    if start.startswith(b"[") or (start.startswith(b"{") and b'"kind"' in start):
-        if start.startswith(b"["):
-            return checked_source({"kind": "table", "path": str(path)}, str(path))
+    if "kind" in keys:
         return _in_file(path)
-    return _coco(path)
+    if keys & {"images", "annotations"}:
+        return _coco(path)
+    if not start.startswith(b"{"):
+        raise DataError(f"{path}: not JSON, it begins with {start[:16]!r}")
+    document = read_json(path, "JSON of a data set")
+    have = ", ".join(map(repr, list(document)[:10])) or "nothing"
+    raise DataError(
+        f"{path}: an object with {have}, which is the layout of no known data set; expected "
+        "`images` and `annotations` (COCO captions), `questions` (VQA), `data` (VisDial), `kind` "
+        "(a source), or a list of rows (a table)"
+    )
+
+
+def _top_keys(start: bytes) -> set[str]:
+    """The keys of an object, as far as its beginning shows them."""
+    keys: set[str] = set()
+    depth = 0
+    for found in re.finditer(rb'"((?:[^"\\]|\\.)*)"\s*(:?)|[\[{]|[\]}]', start):
+        text = found[0]
+        if text[:1] in b"[{":
+            depth += 1
+        elif text[:1] in b"]}":
+            depth -= 1
+        elif depth == 1 and found[2]:
+            keys.add(found[1].decode("utf-8", "replace"))
+    return keys
+
+
+def _is_lines(start: bytes) -> bool:
+    """Whether an object ends where its line does, and another one follows: JSON Lines."""
+    line, newline, rest = start.partition(b"\n")
+    if not newline or not rest.lstrip().startswith(b"{"):
+        return False
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _coco(annotations: Path) -> SourceConfig:
+    """With its images: in images/, in a folder named as the file is, or where the first one is."""
     folder = annotations.parent
-    for images in (folder / "images", folder.parent / "images", folder):
-        if images.is_dir():
-            break
+    _, _, split = annotations.stem.partition("_")  # captions_val2017
+    names = ("images", "Images", *([split] if split else []))
+    around = [place / name for place in (folder, folder.parent) for name in names]
+    around += [place / "images" / split for place in (folder, folder.parent) if split]
+    found = [place for place in around if place.is_dir()]
+    first = _first_file(annotations) if len(found) != 1 else None
+    if first is not None:
+        holding = [p for p in (*found, folder, folder.parent) if (p / first).is_file()]
+        found = holding or found
     return checked_source(
-        {"kind": "coco_captions", "images": str(images), "annotations": str(annotations)},
+        {
+            "kind": "coco_captions",
+            "images": str(found[0] if found else folder),
+            "annotations": str(annotations),
+        },
         str(annotations),
     )
+
+
+def _first_file(annotations: Path) -> str | None:
+    """The first `file_name`, as it is written near the beginning."""
+    with annotations.open("rb") as stream:
+        start = stream.read(1 << 20)
+    found = re.search(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', start)
+    try:
+        return str(json.loads(found[1])).replace("\\", "/") if found else None
+    except ValueError:
+        return None
 
 
 def _vqa(questions: Path) -> SourceConfig:
@@ -267,22 +347,31 @@ def _images(file: Path) -> str | None:
 
 
 def _in_folder(folder: Path) -> SourceConfig:
-    captions = sorted(folder.glob("captions*.json"))
-    if captions and (folder / "images").is_dir():
+    beside = sorted(folder.glob("captions*.json"))
+    official = sorted(folder.glob("annotations/captions*.json"))  # beside val2017/
+    captions = [*(beside if (folder / "images").is_dir() else []), *official]
+    if captions:
         if len(captions) > 1:
             names = ", ".join(str(file) for file in captions)
             raise DataError(f"{folder}: several caption files, name one of them: {names}")
         return _coco(captions[0])
     if (folder / "questions.json").is_file() and (folder / "images").is_dir():
         return _vqa(folder / "questions.json")
-    if any(folder.glob("*.tar")):
-        shards = f"{glob.escape(str(folder))}/*.tar"
-        return checked_source({"kind": "webdataset", "path": shards}, str(folder))
+    shards = [f"*{suffix}" for suffix in SHARDS if any(folder.glob(f"*{suffix}"))]
+    if shards:
+        patterns = tuple(f"{glob.escape(str(folder))}/{shard}" for shard in shards)
+        path = patterns[0] if len(patterns) == 1 else patterns
+        return checked_source({"kind": "webdataset", "path": path}, str(folder))
     if is_saved(folder):
         return checked_source({"kind": "huggingface", "path": str(folder)}, str(folder))
-    if any(file.suffix[1:].lower() in (*IMAGES, *SOUNDS) for file in folder.glob("**/*")):
+    there = Counter(path.rpartition(".")[2].lower() for path in files_below(folder, Notes()))
+    if any(suffix in there for suffix in (*IMAGES, *SOUNDS)):
         return checked_source({"kind": "folder", "path": str(folder)}, str(folder))
-    raise DataError(f"{folder}: this folder holds no known data set; accepted are\n{_accepted()}")
+    tables = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in TABLES]
+    hint = f"; it holds tables: {', '.join(map(str, tables[:5]))}" if tables else ""
+    raise DataError(
+        f"{folder}: this folder holds no known data set{hint}; accepted are\n{_accepted()}"
+    )
 
 
 def _accepted() -> str:

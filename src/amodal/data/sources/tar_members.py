@@ -286,8 +286,8 @@ def _attributes(stream: TarStream, info: tarfile.TarInfo) -> dict[str, bytes]:
     content = stream.read(info.size)
     stream.skip_to(place + -(-info.size // BLOCK) * BLOCK)
     if info.type in (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
-        key = "path" if info.type == tarfile.GNUTYPE_LONGNAME else "linkpath"
-        return {key: content.partition(b"\0")[0]}
+        which = "path" if info.type == tarfile.GNUTYPE_LONGNAME else "linkpath"
+        return {which: content.partition(b"\0")[0]}
     found: dict[str, bytes] = {}
     start = 0
     while start < len(content) and content[start]:

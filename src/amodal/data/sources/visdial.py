@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from amodal.data.notes import Note
 from amodal.data.record import BrokenRecordError, DataError, Record
 from amodal.data.sources.image_files import ImageFiles
 from amodal.data.sources.json_files import near, read_json
 from amodal.data.sources.renamed import RenamingConfig
+from amodal.data.surrogates import half_pair
 
 EXPECTED = "VisDial v1.0: `data` with `questions`, `answers` and `dialogs`"
 
@@ -66,6 +68,7 @@ class VisDialSource:
         split = document.get("split")
         images = config.images or str(near(self.file, "images") or self.file.parent / "images")
         files = ImageFiles(images, config.file_pattern, split if isinstance(split, str) else None)
+        self.notes: tuple[Note, ...] = files.notes
         self._questions: list[Any] = data["questions"]
         self._answers: list[Any] = data["answers"]
         broken: list[BrokenRecordError] = []
@@ -126,6 +129,9 @@ class VisDialSource:
             raise LookupError("expected an object with an `image_id`, a number")
         if not isinstance(entry.get("caption"), str | None):
             raise LookupError("expected a `caption` of type string")
+        wrong = half_pair(entry.get("caption") or "")
+        if wrong:
+            raise LookupError(f"the caption {wrong}")
         turns = entry.get("dialog")
         if not isinstance(turns, list) or not turns:
             raise LookupError("expected a list of rounds under `dialog`")
@@ -191,6 +197,9 @@ def _text(texts: list[Any], index: Any, what: str) -> None:
         raise LookupError(f"{what} is {index!r}, expected a number below {len(texts)}")
     if not isinstance(texts[index], str):
         raise LookupError(f"{what} {index} is not a string: {texts[index]!r}")
+    wrong = half_pair(texts[index])
+    if wrong:
+        raise LookupError(f"{what} {index} {wrong}")
 
 
 def _is_index(value: Any) -> bool:

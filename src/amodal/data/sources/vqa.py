@@ -8,14 +8,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
+from amodal.data.notes import Note
 from amodal.data.record import BrokenRecordError, DataError, Record
 from amodal.data.sources.image_files import ImageFiles
 from amodal.data.sources.json_files import near, read_json
 from amodal.data.sources.renamed import RenamingConfig
+from amodal.data.surrogates import half_pair
 
 EXPECTED = "VQA v2 questions, or a list of [question, answer, image_id]"
 # Of a question or an annotation, in the order in which they are looked for.
 EXTRAS = ("question_type", "answer_type", "multiple_choices")
+ANSWERS = ("answers", "answer", "multiple_choice_answer")  # the first that an entry has
 
 
 class VqaConfig(RenamingConfig):
@@ -29,7 +32,8 @@ class VqaConfig(RenamingConfig):
     Args:
         questions: the JSON file.
         images: folder of the images; left out, `images` beside the file or one level up.
-        annotations: JSON file of the answers (VQA v2); left out, questions have none.
+        annotations: JSON file of the answers (VQA v2); left out, they are those that stand in the
+            questions as `answers` or `answer`, if any.
         answers: text file with one possible answer per line; left out, `answers.txt` beside the
             file or one level up is read if the layout is that of easy-VQA and it is there.
         file_pattern: path of an image below `images`, such as
@@ -93,8 +97,11 @@ class VqaSource:
                 self.vocabulary = self._read_vocabulary(config)
             if config.annotations is not None:
                 self._annotate(rows, Path(config.annotations), broken)
+            elif any("answer" in row for row in rows):
+                _leave_out_unanswered(rows, self.file, broken)
         images = config.images or str(near(self.file, "images") or self.file.parent / "images")
         files = ImageFiles(images, config.file_pattern, split)
+        self.notes: tuple[Note, ...] = files.notes
         self._rows: list[Record] = []
         for row in rows:
             try:
@@ -125,15 +132,16 @@ class VqaSource:
                 broken.append(BrokenRecordError(origin, reason))
                 continue
             seen.add(str(entry["question_id"]))
-            rows.append(
-                {
-                    "id": str(entry["question_id"]),
-                    "origin": f"{origin} (question {entry['question_id']})",
-                    "image_id": entry["image_id"],
-                    "question": [entry["question"].strip()],
-                    **{key: entry[key] for key in EXTRAS if key in entry},
-                }
-            )
+            row: Record = {
+                "id": str(entry["question_id"]),
+                "origin": f"{origin} (question {entry['question_id']})",
+                "image_id": _number(entry["image_id"]),
+                "question": [entry["question"].strip()],
+                **{key: entry[key] for key in EXTRAS if key in entry},
+            }
+            rows.append(row)
+            if any(key in entry for key in ANSWERS):
+                _answer(row, entry, origin, broken)
         return rows
 
     def _from_list(self, document: list[Any], broken: list[BrokenRecordError]) -> list[Record]:
@@ -144,7 +152,7 @@ class VqaSource:
                 not isinstance(entry, list)
                 or len(entry) != 3
                 or not all(isinstance(text, str) and text.strip() for text in entry[:2])
-                or not _is_number(entry[2])
+                or _number(entry[2]) is None
             ):
                 broken.append(
                     BrokenRecordError(
@@ -154,7 +162,11 @@ class VqaSource:
                     )
                 )
                 continue
-            question, answer, image_id = entry[0].strip(), entry[1].strip(), entry[2]
+            question, answer, image_id = entry[0].strip(), entry[1].strip(), _number(entry[2])
+            wrong = half_pair(entry)
+            if wrong:
+                broken.append(BrokenRecordError(origin, f"the row {wrong}"))
+                continue
             if self.vocabulary and answer not in self.vocabulary:
                 close = difflib.get_close_matches(answer, self.vocabulary, n=1)
                 hint = f"; the nearest is {close[0]!r}" if close else ""
@@ -186,27 +198,16 @@ class VqaSource:
                 broken.append(BrokenRecordError(origin, reason))
                 continue
             row = by_id[str(entry["question_id"])]
-            texts = _answers(entry)
-            if entry.get("image_id", row["image_id"]) != row["image_id"]:
+            if _number(entry.get("image_id", row["image_id"])) != row["image_id"]:
                 reason = (
                     f"image {entry['image_id']}, but question {row['id']} is about image "
                     f"{row['image_id']}"
                 )
                 broken.append(BrokenRecordError(origin, reason))
-            elif not texts:
-                broken.append(BrokenRecordError(origin, "no `answers` of type string"))
             else:
-                # Of equally common ones the file's own choice, else the first named.
-                common = Counter(texts).most_common()
-                best = [text for text, count in common if count == common[0][1]]
-                chosen = entry.get("multiple_choice_answer")
-                row["answer"] = [chosen if chosen in best else best[0]]
-                row["answers"] = texts
-                row.update({key: entry[key] for key in EXTRAS if key in entry})
+                _answer(row, entry, origin, broken)
 
-        unanswered = [row for row in rows if "answer" not in row]
-        broken += [BrokenRecordError(r["origin"], f"no answer in {file.name}") for r in unanswered]
-        rows[:] = [row for row in rows if "answer" in row]
+        _leave_out_unanswered(rows, file, broken)
 
     def _read_vocabulary(self, config: VqaConfig) -> tuple[str, ...]:
         file = Path(config.answers) if config.answers else near(self.file, "answers.txt")
@@ -255,27 +256,65 @@ def _wrong_question(entry: Any, seen: set[str]) -> str:
         return "expected an object with a `question_id`"
     if str(entry["question_id"]) in seen:
         return f"question id occurs twice: {entry['question_id']}"
-    if not _is_number(entry.get("image_id")):
+    if _number(entry.get("image_id")) is None:
         return f"expected `image_id`, a number, got {entry.get('image_id')!r}"
     choices = entry.get("multiple_choices", [])
     if not isinstance(choices, list) or not all(isinstance(text, str) for text in choices):
         return f"expected `multiple_choices`, a list of strings, got {str(choices)[:80]!r}"
     if not isinstance(entry.get("question"), str) or not entry["question"].strip():
         return "expected a `question` of type string that is not empty"
-    return ""
+    wrong = half_pair([entry["question"], choices])
+    return f"the question {wrong}" if wrong else ""
 
 
-def _answers(entry: dict[str, Any]) -> list[str]:
-    """What people answered; where the file has only one answer, that one."""
-    given = entry.get("answers")
-    texts = [a.get("answer") if isinstance(a, dict) else a for a in given or ()]
-    found = [text.strip() for text in texts if isinstance(text, str) and text.strip()]
-    only = entry.get("multiple_choice_answer")
-    return found or ([only.strip()] if isinstance(only, str) and only.strip() else [])
+def _leave_out_unanswered(rows: list[Record], file: Path, broken: list[BrokenRecordError]) -> None:
+    unanswered = [row for row in rows if "answer" not in row]
+    broken += [BrokenRecordError(r["origin"], f"no answer in {file.name}") for r in unanswered]
+    rows[:] = [row for row in rows if "answer" in row]
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _answer(
+    row: Record, entry: dict[str, Any], origin: str, broken: list[BrokenRecordError]
+) -> None:
+    """Give a question the answers of an annotation; what cannot be read goes to `broken`."""
+    given: Any = next((entry[key] for key in ANSWERS if entry.get(key) not in (None, [])), [])
+    values = given if isinstance(given, list) else [given]  # one answer need not be in a list
+    values = [a.get("answer") if isinstance(a, dict) else a for a in values]
+    texts = [_text(value) for value in values]
+    found = [text for text in texts if text]
+    chosen = _text(entry.get("multiple_choice_answer"))
+    if not found and not chosen:
+        broken.append(BrokenRecordError(origin, "no `answers` of type string"))
+        return
+    if len(found) < len(texts):
+        wrong = [value for value, text in zip(values, texts, strict=True) if not text]
+        reason = (
+            f"{len(wrong)} of {len(texts)} answers are no text and left out, the first is "
+            f"{str(wrong[0])[:40]!r}"
+        )
+        broken.append(BrokenRecordError(origin, reason))
+    # Of equally common ones the file's own choice, else the first named.
+    texts = found or [chosen]
+    common = Counter(texts).most_common()
+    best = [text for text, count in common if count == common[0][1]]
+    row["answer"] = [chosen if chosen in best else best[0]]
+    row["answers"] = texts
+    row.update({key: entry[key] for key in EXTRAS if key in entry})
+
+
+def _text(value: Any) -> str:
+    """An answer as it is written; empty where the value is none."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return value.strip() if isinstance(value, str) and not half_pair(value) else ""
+
+
+def _number(value: Any) -> int | None:
+    """The number of an image, also where it is written as a string."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
+        return int(value)
+    valid = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    return value if valid else None
 
 
 def _by_image(rows: list[Record]) -> list[Record]:

@@ -89,7 +89,7 @@ class WebDatasetSource:
                     yield from records_of_stream(number, shard, name, keys, notes)
                 else:
                     yield from _records_on_disk(number, shard, name, keys, notes)
-            except (OSError, ImportError, ValueError) as error:
+            except Exception as error:  # file systems behind fsspec fail in many ways
                 yield BrokenRecordError(shard, f"the shard cannot be read: {error}")
 
 

@@ -1,0 +1,90 @@
+"""Sources that are read as those of a run were: columns, types, what may be missing."""
+
+from types import SimpleNamespace
+
+import datasets
+import pytest
+import yaml
+
+from amodal.data.record import DataError
+from amodal.encoders.tabular import ColumnsPreprocessor
+from amodal.models.target import TargetConfig
+from amodal.training.recipe import load_recipe
+from amodal.training.sources import open_for_run, open_sources, stream_for_run
+
+ROWS = ["photo,words,rooms,zip,price", "a.png,flat,2,8001,10", "a.png,,3,,20", ",hut,1,8002,5"]
+ENCODERS = {
+    "image": {"kind": "small_cnn"},
+    "text": {"kind": "small_transformer"},
+    "columns": {"kind": "columns", "numbers": ["rooms"], "categories": ["zip"]},
+}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run folder of a fusion, as far as sources need it, in the working directory."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train.csv").write_text("\n".join(ROWS) + "\n")
+    columns = {"image": "photo", "text": "words", "empty": "missing"}
+    table = {"kind": "table", "path": "train.csv", "columns": columns}
+    recipe = {
+        "data": {"train": table, "validation": {**table, "path": "validation.csv"}},
+        "model": {
+            "kind": "fusion",
+            "encoders": ENCODERS,
+            "fusion": {"kind": "concat"},
+            "target": {"task": "regression", "column": "price"},
+        },
+    }
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def model():
+    columns = ColumnsPreprocessor(["rooms"], ["zip"], [2.0], [1.0], [["8001", "8002"]])
+    return SimpleNamespace(
+        types={"image": "image", "text": "text", "columns": "columns"},
+        preprocessors={"image": None, "text": None, "columns": columns},
+        target=TargetConfig(task="regression", column="price"),
+    )
+
+
+def table(folder, name, rows):
+    (folder.parent / name).write_text("\n".join(rows) + "\n")
+    return name
+
+
+def test_a_bare_table_is_read_with_the_columns_of_the_run(run, model):
+    source = open_for_run(run, model, table(run, "new.csv", ROWS))
+    found = [source[i] for i in range(len(source))]
+    assert [sorted({"image", "text"} & record.keys()) for record in found] == [
+        ["image", "text"], ["image"], ["text"],
+    ]  # fmt: skip
+    assert [record["zip"] for record in found] == ["8001", "", "8002"]
+    assert [record["rooms"] for record in found] == [2, 3, 1]
+    assert len({record["id"] for record in found}) == 3
+
+
+@pytest.mark.parametrize(("column", "hint"), [("Rooms", "the nearest is 'Rooms'"), ("other", "")])
+def test_a_column_renamed_or_absent_when_predicting_is_refused(run, model, column, hint):
+    name = table(run, "new.csv", [ROWS[0].replace("rooms", column), *ROWS[1:]])
+    for reads in (open_for_run, stream_for_run):
+        with pytest.raises(DataError, match=rf"no record has a column 'rooms'.*{hint}.*missing"):
+            reads(run, model, name)
+        assert len(reads(run, model, name, allow_missing=True)) == 3
+
+
+def test_a_column_that_validation_lacks_is_refused_before_training(run):
+    table(run, "validation.csv", [ROWS[0].replace("zip", "ZIP"), *ROWS[1:]])
+    with pytest.raises(DataError, match=r"no record has a column 'zip'.*nearest is 'ZIP'"):
+        open_sources(load_recipe(run / "recipe.yaml"))
+
+
+def test_rows_of_a_fusion_stay_apart_in_training(run):
+    table(run, "validation.csv", ROWS)
+    train, validation = open_sources(load_recipe(run / "recipe.yaml"))
+    assert (len(train), len(validation)) == (3, 3)
+    assert train[0]["zip"] == "8001"
