@@ -163,7 +163,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     for name, message in (
         ("gone.wav", "no such audio file"),
         ("empty.wav", "0 bytes"),
-        ("text.mp3", "not a sound"),
+        ("text.mp3", "not a readable audio file"),
         ("", "unreadable file"),
     ):
         with pytest.raises(BrokenRecordError, match=f"^here: .*{message}"):

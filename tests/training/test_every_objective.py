@@ -69,7 +69,7 @@ def build(tmp_path_factory):
         config = TypeAdapter(ObjectiveConfig).validate_python(entry)
         objectives = Objectives([config], dim=DIM).train()
         if entry["kind"] == "distillation":
-            objectives.comparisons[0].teacher.place = {
+            objectives.pairings[0].teacher.place = {
                 m: {i: i for i in range(6)} for m in ("image", "text")
             }
         return objectives

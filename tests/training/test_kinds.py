@@ -81,7 +81,9 @@ def test_a_run_opens_as_the_kind_of_its_config(run):
 
 
 def test_a_run_of_another_kind_is_refused_with_its_purpose(run):
-    with pytest.raises(DataError, match=r"holds a joint embedding, this needs a fusion; .*search"):
+    with pytest.raises(
+        DataError, match=r"holds a joint embedding, this needs a fusion model; .*search"
+    ):
         open_run(run, "fusion")
 
 

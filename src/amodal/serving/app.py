@@ -376,7 +376,7 @@ def _attention(
     side = math.isqrt(len(weights))
     if side * side != len(weights):
         return None
-    (prepare,) = (p for p in model.preprocessors.values() if hasattr(p, "how"))
+    (prepare,) = (p for p in model.preprocessors.values() if hasattr(p, "resize_mode"))
     region = "center_crop" if prepare.resize_mode == "crop" else "whole"
     return {"side": side, "weights": weights, "region": region}
 

@@ -245,7 +245,7 @@ def embedding(tmp_path_factory):
         },
         "projection": {"kind": "linear", "dim": 16},
     }
-    del recipe["data"]["questions"]
+    del recipe["data"]["questions_per_item"]
     train_run(parse_recipe(recipe, "test"), folder)
     return folder
 
