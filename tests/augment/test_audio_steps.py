@@ -129,7 +129,9 @@ def test_shift_moves_and_fills_with_silence():
 @pytest.mark.parametrize("ratio_db", [0.0, 20.0])
 @pytest.mark.parametrize("colour", [0.0, 2.0])
 def test_noise_has_the_ratio_that_was_asked_for(ratio_db, colour):
-    step = AdditiveNoise(probability=1, low_snr_db=ratio_db, high_snr_db=ratio_db, colour=colour)
+    step = AdditiveNoise(
+        probability=1, low_snr_db=ratio_db, high_snr_db=ratio_db, max_exponent=colour
+    )
     sound = tone(amplitude=0.05)  # far from clipping
     noise = add_noise(sound, step, rngs(1)[0]) - sound
     got = 10 * np.log10(np.mean(sound**2) / np.mean(noise**2))
@@ -152,7 +154,7 @@ def test_the_colour_of_noise_is_the_slope_of_its_spectrum():
         def standard_normal(self, n):
             return self.rng.standard_normal(n)
 
-    step = AdditiveNoise(probability=1, low_snr_db=0, high_snr_db=0, colour=2)
+    step = AdditiveNoise(probability=1, low_snr_db=0, high_snr_db=0, max_exponent=2)
     noise = add_noise(sound, step, Fixed()) - sound
     power = np.abs(np.fft.rfft(noise)) ** 2
     bands = [power[low : 2 * low].mean() for low in (500, 1000, 2000, 4000)]
@@ -169,15 +171,18 @@ def test_noise_leaves_silence_and_the_unchosen_alone():
 
 
 def test_masks_lie_inside_and_are_as_wide_as_allowed():
-    for step, length in ((TimeMask(count=3, width=20, share=0.2), 60), (FrequencyMask(), 32)):
+    for step, length in (
+        (TimeMask(num_masks=3, max_width=20, max_fraction=0.2), 60),
+        (FrequencyMask(), 32),
+    ):
         widths = []
         for i in range(300):
             spans = mask_spans(step, length, rngs(i)[0])
-            assert len(spans) == step.count
+            assert len(spans) == step.num_masks
             for start, stop in spans:
                 assert 0 <= start <= stop <= length
                 widths.append(stop - start)
-        widest = min(step.width, int(step.share * length))
+        widest = min(step.max_width, int(step.max_fraction * length))
         assert min(widths) == 0
         assert max(widths) == widest
         assert np.mean(widths) == pytest.approx(widest / 2, rel=0.1)

@@ -48,7 +48,8 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(commands, "open_model", lambda run: Model())
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "config.json").write_text('{"model_type": "amodal_joint_embedding"}')
+    (tmp_path / "run" / "model.safetensors").touch()
     lines = []
     for name, colour in COLOURS.items():
         Image.new("RGB", (20, 20), colour).save(tmp_path / f"{name}.png")

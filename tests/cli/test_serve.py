@@ -21,6 +21,12 @@ class ImageGenerator:
         return []
 
 
+@pytest.fixture(autouse=True)
+def found(monkeypatch):
+    """Every run that is named exists."""
+    monkeypatch.setattr(command, "kind_of_run", lambda folder: None)
+
+
 @pytest.fixture
 def started(monkeypatch):
     """Sockets that a server was started with."""

@@ -121,7 +121,7 @@ def test_a_pipeline_with_code_is_refused(tmp_path):
 
 
 DOORS = ("from_pretrained", "from_config", "SentenceTransformer")
-NEVER = ("torch.load", "torch.hub.load", "yaml.load", "yaml.unsafe_load", "eval", "exec")
+NEVER = ("torch.hub.load", "yaml.load", "yaml.unsafe_load", "eval", "exec")
 
 
 def unsafe_loads(tree):
@@ -140,6 +140,8 @@ def unsafe_loads(tree):
             safe = given.get("weights_only") is True or given.get("load_weights", True) is False
         elif written in ("np.load", "numpy.load"):
             safe = given.get("allow_pickle", True) is False
+        elif written == "torch.load":
+            safe = given.get("weights_only") is True
         else:
             safe = written not in NEVER and owner not in ("pickle", "joblib", "dill")
         if not safe:

@@ -76,7 +76,7 @@ def test_a_text_finds_the_first_input_that_is_no_text():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[1, 2", "flow sequence"),
+        ("[1, 2", "not YAML"),
         ("[" * 5000, "more than 8 deep"),
         ("[1] " * 9 + "{" * 9, "more than 8 deep"),
         ("[&a [1, 1], *a]", "anchors and aliases"),

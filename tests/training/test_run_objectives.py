@@ -121,11 +121,12 @@ def test_labels_reach_the_objective_from_the_records(tmp_path):
 
 def test_labels_that_no_record_has_end_the_run_with_a_reason(tmp_path):
     table = tmp_path / "pairs.csv"
-    table.write_text("id,text\n" + "".join(f"{i},caption {i}\n" for i in range(24)))
+    table.write_text("id,text,title\n" + "".join(f"{i},caption {i},a {i}\n" for i in range(24)))
     columns = {"image": None, "text": "text", "id": "id"}
     data = {"train": {"kind": "table", "path": str(table), "columns": columns}}
+    text = {"type": "text", "kind": "small_transformer", "width": 16, "layers": 1, "heads": 2}
     model = {
-        "encoders": {"text": {"kind": "small_transformer", "width": 16, "layers": 1, "heads": 2}},
+        "encoders": {"text": text, "title": text},
         "projection": {"kind": "linear", "dim": 16},
     }
     objective = {"kind": "nt_xent", "mode": "cross_modal", "positives": "label"}
@@ -151,7 +152,7 @@ def test_one_momentum_encoder_serves_the_run_and_none_is_made_in_vain(tmp_path):
 
 def test_an_encoder_for_a_modality_that_no_record_has_is_refused(tmp_path):
     table = tmp_path / "pairs.csv"
-    table.write_text("id,text\n" + "".join(f"{i},caption {i}\n" for i in range(24)))
+    table.write_text("id,text,title\n" + "".join(f"{i},caption {i},a {i}\n" for i in range(24)))
     columns = {"image": None, "text": "text", "id": "id"}
     data = {"train": {"kind": "table", "path": str(table), "columns": columns}}
     with pytest.raises(DataError, match="has image and text, but no record has image"):

@@ -38,6 +38,8 @@ def run(tmp_path, monkeypatch):
         },
     }
     (tmp_path / "run").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "run" / name).touch()
     (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     return tmp_path / "run"
 

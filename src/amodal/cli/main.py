@@ -29,7 +29,7 @@ from amodal.training.errors import RunError, TrainingError
 COMMANDS = {
     "quickstart": (
         "amodal.cli.quickstart:quickstart",
-        "Train, evaluate, index and search on built-in synthetic scenes.",
+        "Train, evaluate, index and search on synthetic scenes.",
     ),
     "recipes": ("amodal.cli.recipes:app", "List, show and copy the recipes of the package."),
     "data": ("amodal.cli.data:app", "Make, inspect and pack data sets."),

@@ -16,7 +16,7 @@ from amodal.data.record import BrokenRecordError
 MAX_FILE_BYTES = 1 << 30  # larger files are not read into memory
 ACCEPTED = {
     "image": "a path, bytes, an array or an image",
-    "sound": "a path, bytes, a pair (waveform, rate) or a Hugging Face sound",
+    "audio": "a path, bytes, a pair (waveform, rate) or a Hugging Face audio",
 }
 SHOWN = 100  # characters of a path in an error, from either end
 # How files of images and of audio begin; ISO media files (AVIF, HEIC) say `ftyp` after a length.
@@ -45,7 +45,7 @@ def content_of(value: Any, origin: str, kind: str) -> tuple[bytes, str]:
     Args:
         value: path, bytes, data URL or base64 text.
         origin: file and row of the record, for the error.
-        kind: what is expected, `image` or `sound`.
+        kind: what is expected, `image` or `audio`.
 
     Raises:
         BrokenRecordError: no such file, no content, or no regular file.

@@ -51,7 +51,7 @@ def decode_audio(value: Any, origin: str, sample_rate: int) -> np.ndarray:
     """
     value = _handle(value)
     blocks, rate = _blocks(value, origin)
-    # Block by block: of a long sound, only the result is kept.
+    # Block by block: of a long recording, only the result is kept.
     mono = (_mono(block, origin) for block in blocks)
     parts = [
         part.clip(-1, 1).astype(np.float32, copy=False)
@@ -228,7 +228,7 @@ def _from_file(value: Any, origin: str) -> tuple[Iterator[np.ndarray], int]:
         raise ImportError(
             f"reading audio needs soundfile: pip install 'amodal[audio]' ({error})"
         ) from None
-    stream, what = open_content(value, origin, "sound")
+    stream, what = open_content(value, origin, "audio")
     start = stream.read(16)
     if not start:
         raise BrokenRecordError(origin, f"empty file (0 bytes): {what}")
@@ -344,7 +344,7 @@ def lacks_end_mark(value: Any, origin: str) -> bool:
     value = _handle(value)
     if not isinstance(value, str | Path | bytes):
         return False
-    stream, _ = open_content(value, origin, "sound")
+    stream, _ = open_content(value, origin, "audio")
     with stream:
         if stream.read(4) != b"OggS":
             return False

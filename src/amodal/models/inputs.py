@@ -158,7 +158,7 @@ def reading_of(
         types, readers: as for `column_styles`.
         target: `TargetConfig` of a model that predicts a column, or None.
     """
-    names = {c for reader in readers.values() for c in getattr(reader, "categories", ())}
+    names = {c for reader in readers.values() for c in getattr(reader, "categorical", ())}
     return Reading(
         styles=column_styles(types, readers),
         as_written=frozenset({*names, target.column} if target is not None else names),

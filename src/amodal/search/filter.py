@@ -170,10 +170,10 @@ class _Parser:
         return self._condition_of(f"{left.sql} {word} {low.sql} AND {high.sql}", left, low, high)
 
     def _like(self, left: Term, word: str) -> Term:
-        if left.type != "text":
+        if left.type != "string":
             self._read.refuse(left, f"LIKE compares texts, this is {named(left.type)}")
         pattern = self._read.next
-        if pattern.kind != "text":
+        if pattern.kind != "string":
             self._read.refuse(pattern, "a pattern in single quotes was expected: LIKE '%dog%'")
         if pattern.value.count("%") + pattern.value.count("_") > MAX_WILDCARDS:
             self._read.refuse(pattern, f"a pattern has at most {MAX_WILDCARDS} of % and _")
@@ -232,7 +232,7 @@ class _Parser:
 
     def _primary(self) -> Term:
         token = self._read.next
-        if token.kind in ("text", "number") or token.is_("TRUE", "FALSE", "NULL"):
+        if token.kind in ("string", "number") or token.is_("TRUE", "FALSE", "NULL"):
             return self._literal()
         if self._read.accept("("):
             with self._nested(token):
@@ -289,9 +289,9 @@ class _Parser:
             if math.isinf(value):
                 self._read.refuse(token, "is larger than any number of the index")
             return number(value if sign is None else -value, start, token.end)
-        if token.kind == "text":
+        if token.kind == "string":
             sql = "'" + token.value.replace("'", "''") + "'"
-            return Term(sql, "text", token.start, token.end, literal=token.value)
+            return Term(sql, "string", token.start, token.end, literal=token.value)
         if token.is_("TRUE", "FALSE"):
             true = token.is_("TRUE")
             return Term(str(true).lower(), "boolean", token.start, token.end, literal=true)
@@ -326,7 +326,7 @@ class _Parser:
         hint = ""
         if one.type == "other":
             hint = f"; it can only be tested with {name} IS NULL"
-        elif wanted is not None and one.type == "text":
+        elif wanted is not None and one.type == "string":
             hint = f"; write it in quotes: '{self._read.written(literal)}'"
         elif isinstance(wanted, str) and one.type in NUMBERS and is_number(wanted):
             hint = f"; write it without quotes: {wanted.strip()}"
@@ -340,7 +340,7 @@ class _Parser:
     def _condition(self, term: Term) -> Term:
         if term.type != "boolean":
             name = self._read.written(term)
-            value = "'dog'" if term.type == "text" else "3"
+            value = "'dog'" if term.type == "string" else "3"
             self._read.refuse(
                 term, f"is {named(term.type)}, a condition was expected, such as {name} = {value}"
             )
@@ -381,7 +381,7 @@ class _Parser:
         if token.kind == "quoted":
             name = self._read.written(token)[1:-1]
             return f"there is no column of this name; texts go in single quotes: '{name}'"
-        if token.kind == "text":
+        if token.kind == "string":
             return "AND, OR or a comparison was expected before this text"
         if token.is_(*KEYWORDS):
             return "a column or a value was expected before this word"

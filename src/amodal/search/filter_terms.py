@@ -9,7 +9,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-Type = Literal["text", "integer", "float", "boolean", "other"]
+Type = Literal["string", "integer", "float", "boolean", "other"]
 NUMBERS: tuple[Type, ...] = ("integer", "float")
 
 
@@ -23,11 +23,11 @@ class Function:
 
 
 FUNCTIONS = {
-    "lower": Function("lower", ("text",)),
-    "upper": Function("upper", ("text",)),
-    "trim": Function("btrim", ("text",)),
-    "length": Function("length", ("text",), "integer"),
-    "char_length": Function("length", ("text",), "integer"),
+    "lower": Function("lower", ("string",)),
+    "upper": Function("upper", ("string",)),
+    "trim": Function("btrim", ("string",)),
+    "length": Function("length", ("string",), "integer"),
+    "char_length": Function("length", ("string",), "integer"),
     "abs": Function("abs", NUMBERS),
     "round": Function("round", NUMBERS, "float"),
 }
@@ -76,8 +76,8 @@ class Term:
 
 def type_of(column: pa.DataType) -> Type:
     tests: list[tuple[Callable[[pa.DataType], bool], Type]] = [
-        (pa.types.is_string, "text"),
-        (pa.types.is_large_string, "text"),
+        (pa.types.is_string, "string"),
+        (pa.types.is_large_string, "string"),
         (pa.types.is_integer, "integer"),
         (pa.types.is_floating, "float"),
         (pa.types.is_boolean, "boolean"),
@@ -90,7 +90,7 @@ def family(term: Term) -> str:
 
 
 def named(type_: Type) -> str:
-    names = {"text": "a text", "boolean": "a truth value", "other": "of a type without order"}
+    names = {"string": "a text", "boolean": "a truth value", "other": "of a type without order"}
     return names.get(type_, "a number")
 
 

@@ -9,7 +9,7 @@ from typing import Literal, NoReturn, Protocol
 from amodal.search.description import StoreError
 from amodal.search.limits import MAX_FILTER
 
-Kind = Literal["word", "quoted", "text", "number", "symbol", "end"]
+Kind = Literal["word", "quoted", "string", "number", "symbol", "end"]
 SHOWN = 40  # characters of a token in a message
 
 # Each alternative begins with other characters than the rest, and none can match in two ways, so
@@ -19,7 +19,7 @@ _TOKEN = re.compile(
       (?P<space>   \s+ )
     | (?P<word>    [^\W\d]\w* )
     | (?P<number>  (?: [0-9]+ (?: \.[0-9]* )? | \.[0-9]+ ) (?: [eE][+-]?[0-9]+ )? (?!\w) )
-    | (?P<text>    ' [^']* (?: '' [^']* )* ' (?!') )
+    | (?P<string>  ' [^']* (?: '' [^']* )* ' (?!') )
     | (?P<quoted>  " [^"]+ " | ` [^`]+ ` )
     | (?P<comment> -- | /\* )
     | (?P<symbol>  <= | >= | <> | != | [=<>(),+\-*/%] (?!=) )

@@ -148,7 +148,7 @@ def test_captions_beside_the_images_are_read(tmp_path, write_image):
         source[0]
     with pytest.raises(BrokenRecordError, match="the caption is empty"):
         source[1]
-    given = opened(tmp_path, text="a photo")
+    given = opened(tmp_path, caption_template="a photo")
     assert given[2]["text"] == ["a photo"]
     assert given.notes[0].count == 4
 

@@ -321,7 +321,7 @@ def test_answers_inside_the_questions_are_read(folder):
     (reason,) = reasons(source)
     assert "question 4" in reason
     assert "no answer in questions.json" in reason
-    per_image = VqaConfig(questions=str(folder / "questions.json"), per="image").open()
+    per_image = VqaConfig(questions=str(folder / "questions.json"), group_by="image").open()
     assert per_image[0]["answer"] == ["yes", "red"]
 
 

@@ -18,7 +18,7 @@ from amodal.data.sources.files_below import existing_path
 LONGEST_PATH = 1024  # letters; what is longer and has no suffix is no path
 SHORTEST_CONTENT = 64  # letters of base64
 SHOWN = 24  # letters of a cell that an error shows
-SOUND_STARTS = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3")
+AUDIO_STARTS = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3")
 
 
 def cell(row: Mapping[str, Any], name: str) -> Any:
@@ -147,7 +147,7 @@ def from_base64(text: str) -> bytes | None:
         content = base64.b64decode(body.strip().replace("-", "+").replace("_", "/") + "==")
     except (binascii.Error, ValueError):
         return None
-    return content if suffix_of(content) or content.startswith(SOUND_STARTS) else None
+    return content if suffix_of(content) or content.startswith(AUDIO_STARTS) else None
 
 
 def plain_value(value: Any) -> Any:

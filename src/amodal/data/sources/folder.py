@@ -1,4 +1,4 @@
-"""A folder of images or of sounds, one folder per class, perhaps with captions beside them."""
+"""A folder of images or of audio files, one folder per class, perhaps with captions beside them."""
 
 from __future__ import annotations
 

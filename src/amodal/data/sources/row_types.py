@@ -14,7 +14,7 @@ from amodal.data.sources.columns import Columns
 
 
 def undecoded(dataset: Any) -> Any:
-    """The dataset with images, sounds and videos left as they are stored."""
+    """The dataset with images, audio and videos left as they are stored."""
     for name, feature in (dataset.features or {}).items():
         if isinstance(feature, datasets.Image | datasets.Audio | datasets.Video) and feature.decode:
             dataset = dataset.cast_column(name, type(feature)(decode=False))

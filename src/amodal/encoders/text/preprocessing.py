@@ -126,6 +126,10 @@ class TextPreprocessor:
         """Write the tokenizer's files and the maximum length."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:  # it keeps the settings of its last call, and would write them
+            backend.no_truncation()
+            backend.no_padding()
         self.tokenizer.save_pretrained(str(path))
         values: dict[str, Any] = {"max_length": self.max_length, "padding": self.padding}
         (path / self.FILE).write_text(json.dumps(values), encoding="utf-8")
