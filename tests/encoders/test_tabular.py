@@ -62,7 +62,7 @@ def test_a_row_without_any_cell_is_no_row():
 
 def test_what_is_no_number_is_named():
     prepare, _ = made()
-    with pytest.raises(ValueError, match="column 'price' says 'much', expected a number"):
+    with pytest.raises(ValueError, match="column 'price' contains 'much', expected a number"):
         prepare.read(RECORDS[3])
     with pytest.raises(ValueError, match="finite"):
         prepare.read({"age": "inf"})

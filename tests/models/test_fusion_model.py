@@ -115,14 +115,14 @@ def test_a_class_that_training_never_saw_is_a_broken_row():
     batch = batch_of(collate, [RECORDS[0], {**RECORDS[1], "label": "bat"}])
     assert len(batch) == 1
     assert "t.csv row 2" in str(batch.broken[0])
-    assert "'bat', which no training row does" in str(batch.broken[0])
+    assert "'bat', which no training row has" in str(batch.broken[0])
 
 
 def test_a_bad_cell_is_a_broken_row_that_names_its_origin():
     _, collate = made()
     batch = batch_of(collate, [RECORDS[0], {**RECORDS[1], "age": "old"}])
     assert len(batch) == 1
-    assert str(batch.broken[0]) == "t.csv row 2: column 'age' says 'old', expected a number"
+    assert str(batch.broken[0]) == "t.csv row 2: column 'age' contains 'old', expected a number"
 
 
 def test_numbers_and_several_classes_can_be_predicted():
