@@ -86,7 +86,7 @@ def multi_label_metrics(
         >>> logits = torch.tensor([[2.0, -1.0], [1.0, 1.0]])
         >>> metrics = multi_label_metrics(logits, target=torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
         >>> {name: round(estimate.value, 3) for name, estimate in metrics.items()}
-        {'exact': 0.5, 'micro_f1': 0.8, 'macro_f1': 1.0, 'mean_average_precision': 1.0}
+        {'subset_accuracy': 0.5, 'micro_f1': 0.8, 'macro_f1': 1.0, 'mean_average_precision': 1.0}
     """
     logits, target = _known(logits, target, ~target.isnan().any(1))
     predicted, truth = logits > 0, target > 0.5

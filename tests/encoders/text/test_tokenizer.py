@@ -72,7 +72,7 @@ def test_special_tokens_have_the_ids_of_their_order():
 
 
 def test_a_corpus_without_words_is_refused():
-    with pytest.raises(ValueError, match="no words"):
+    with pytest.raises(ValueError, match="no text"):
         train_tokenizer(["", "  "], 100)
     with pytest.raises(ValueError, match="captions"):
         build_tokenizer(TrainedTokenizerConfig(), None)
