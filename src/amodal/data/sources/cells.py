@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 from collections.abc import Mapping, Sequence
 from datetime import date, time, timedelta
@@ -11,14 +9,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from amodal.data.decode import suffix_of
+from amodal.data.content import embedded_content
 from amodal.data.record import BrokenRecordError
 from amodal.data.sources.files_below import existing_path
 
 LONGEST_PATH = 1024  # letters; what is longer and has no suffix is no path
-SHORTEST_CONTENT = 64  # letters of base64
 SHOWN = 24  # letters of a cell that an error shows
-AUDIO_STARTS = (b"fLaC", b"OggS", b"ID3", b"\xff\xfb", b"\xff\xf3")
 
 
 def cell(row: Mapping[str, Any], name: str) -> Any:
@@ -123,7 +119,7 @@ def media(value: Any, root: Path | None, origin: str, column: str) -> tuple[Any,
         return value, None
     if not value.strip():
         return None, None
-    content = from_base64(value) if _may_be_base64(value) else None
+    content = embedded_content(value)
     if content is not None:
         return content, None
     if len(value) > LONGEST_PATH:
@@ -138,16 +134,6 @@ def local_path(value: str, root: Path | None) -> str:
     if "\\" not in value and value.isascii():  # it is as it is: no look at the disk
         return value if root is None else str(root / value)
     return existing_path(root or Path(), value)
-
-
-def from_base64(text: str) -> bytes | None:
-    """The file in a text of base64 or a data URL; None where it is none that can be read."""
-    body = text.partition(",")[2] if text.startswith("data:") else text
-    try:
-        content = base64.b64decode(body.strip().replace("-", "+").replace("_", "/") + "==")
-    except (binascii.Error, ValueError):
-        return None
-    return content if suffix_of(content) or content.startswith(AUDIO_STARTS) else None
 
 
 def plain_value(value: Any) -> Any:
@@ -165,12 +151,8 @@ def plain_value(value: Any) -> Any:
     return value
 
 
-def _may_be_base64(text: str) -> bool:
-    return text.startswith("data:") or (len(text) >= SHORTEST_CONTENT and "." not in text)
-
-
 def _decoded(text: str, origin: str, column: str) -> bytes:
-    content = from_base64(text)
+    content = embedded_content(text)
     if content is None:
         raise BrokenRecordError(
             origin,
