@@ -216,7 +216,7 @@ def cases(folder: Path) -> dict[str, Case]:
                 "size": 24,
                 "patch_size": 2,
                 "widths": [8, 16],
-                "blocks": 1,
+                "num_res_blocks": 1,
                 "codebook_size": 16,
                 "codebook_dim": 4,
             },

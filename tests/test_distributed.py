@@ -154,7 +154,7 @@ def run(process, file, folder):
     found["averaged"] = [p.grad for p in parameters]
 
     # few numbers, texts, flags, and weights of the first
-    found["gathered"] = gather_integers([process, 7])
+    found["integers"] = gather_integers([process, 7])
     found["texts"] = gather_texts("ü" * (3 * process))
     found["any"] = [any_process(process == 1), any_process(False)]
     layer = nn.BatchNorm1d(2)
@@ -236,7 +236,7 @@ def test_a_gradient_that_a_process_lacks_counts_as_zero(two_processes):
 @pytest.mark.slow
 def test_processes_tell_each_other_numbers_texts_and_weights(two_processes):
     for found in two_processes:
-        assert found["gathered"] == [[0, 7], [1, 7]]
+        assert found["integers"] == [[0, 7], [1, 7]]
         assert found["texts"] == ["", "üüü"]
         assert found["any"] == [True, False]
         assert found["same"].tolist() == [5.0, 5.0]

@@ -92,6 +92,14 @@ def first_is_best():
         yield
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Ctrl-C as in a new process, whatever other tests have left behind."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"

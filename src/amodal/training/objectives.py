@@ -42,7 +42,7 @@ from amodal.training.pairing import (
 )
 from amodal.training.teacher import TeacherEmbeddings
 
-IDLE_BATCHES = 100  # without anything to pairing, after which a run ends
+IDLE_BATCHES = 100  # without anything to compare, after which a run ends
 GROUP = "amodal.losses"  # of entry points: NAME = "package.module:ConfigClass"
 # Every objective that a recipe can name; a new loss is one more entry here, and one in
 # `PAIRING_OF` where it does not compare two inputs row by row.
@@ -138,7 +138,7 @@ class Objectives(nn.Module):
         ]
         self.momentum = _momentum(configs)
         self.batches = 0  # seen so far by this process
-        self.compared: set[str] = set()  # objectives that found rows to pairing in some batch
+        self.compared: set[str] = set()  # objectives that found rows to compare in some batch
         self.last_rows: list[Tensor] = []
         self.losses = nn.ModuleList(config.build(dim) for config in configs)
         self.names = [
@@ -176,8 +176,8 @@ class Objectives(nn.Module):
         self.batches += 1
         if self.batches == IDLE_BATCHES and not self.compared:
             raise TrainingError(
-                f"{', '.join(self.names)} found nothing to pairing in {IDLE_BATCHES} batches, so "
-                f"nothing is learned: no item has values of {self._shown_pairs(rows)}"
+                f"{', '.join(self.names)} found nothing to compare in {IDLE_BATCHES} batches, so "
+                f"nothing is learned: no item has values of {self._shown_pairs(rows)} that they use"
             )
         total = torch.stack(
             [w * v for w, v in zip(self.weights, values.values(), strict=True)]
@@ -185,7 +185,7 @@ class Objectives(nn.Module):
         return total, values
 
     def idle(self) -> list[str]:
-        """Objectives that found nothing to pairing in any batch; none before the first batch."""
+        """Objectives that found nothing to compare in any batch; none before the first batch."""
         return [name for name in self.names if self.batches and name not in self.compared]
 
     def _shown_pairs(self, rows: EmbeddedRows) -> str:
