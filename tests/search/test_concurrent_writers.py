@@ -177,11 +177,15 @@ def test_optimize_frees_old_files_and_readers_go_on(store):
     assert {hit.id for hit in reader.search(vectors[9], 3, where="note LIKE 'x%'")} >= {"item00009"}
 
 
-def _index_until_killed(folder, vectors, delay):
-    """Index rows, in a process that kills itself after `delay` seconds."""
+def _index_until_stopped(folder, vectors, delay, number=signal.SIGKILL):
+    """Index rows, in a process that sends itself a signal after `delay` seconds."""
     import lancedb  # noqa: F401  # takes seconds, before the clock runs
 
-    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)  # as the command does
+    signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
     if delay is not None:
         signal.setitimer(signal.ITIMER_REAL, delay)
     began = time.monotonic()
@@ -197,13 +201,13 @@ def _index_until_killed(folder, vectors, delay):
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_an_index_continues_to_the_same_end(tmp_path):
+def test_stopped_at_any_moment_an_index_continues_to_the_same_end(tmp_path):
     vectors = unit_rows(300, 8, 0)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["amodal.search.indexing"])  # lancedb must not be forked
 
-    def run(folder, delay):
-        process = context.Process(target=_index_until_killed, args=(folder, vectors, delay))
+    def run(folder, *stop):
+        process = context.Process(target=_index_until_stopped, args=(folder, vectors, *stop))
         process.start()
         process.join()
         return process.exitcode
@@ -212,14 +216,15 @@ def test_killed_at_any_moment_an_index_continues_to_the_same_end(tmp_path):
     want = VectorStore.open(tmp_path / "whole")
     whole = float((tmp_path / "whole" / "seconds").read_text())
     rng = np.random.default_rng(0)
-    killed = 0
+    stopped = 0
     for trial in range(8):
-        folder = tmp_path / f"killed{trial}"
-        killed += run(folder, rng.uniform(0.02, 0.6) * whole) == -signal.SIGKILL
+        folder = tmp_path / f"stopped{trial}"
+        number = signal.SIGTERM if trial % 2 else signal.SIGKILL
+        stopped += run(folder, rng.uniform(0.02, 0.6) * whole, number) != 0
         assert run(folder, None) == 0
         store = VectorStore.open(folder)
         assert store.row_keys() == want.row_keys()
         assert store.columns == want.columns
         for query in vectors[:20]:
             assert store.search(query, 5) == want.search(query, 5)
-    assert killed >= 4
+    assert stopped >= 4

@@ -26,6 +26,8 @@ from amodal.search.rows import FIXED, Key, Row, schema, to_table
 from amodal.search.table import drop_duplicates, finish, unfinished, with_columns
 
 TABLE = "rows"
+LOCK = "writer.lock"
+OWN_FILES = ("lancedb", LOCK, FILE)  # beginnings of names in a folder of an index
 UNIT_TOLERANCE = 1e-3
 T = TypeVar("T")
 HIDDEN = frozenset({"embedding", "thumbnail"})  # columns that no filter uses
@@ -90,7 +92,7 @@ class VectorStore:
         self._database: Any = lancedb.connect(str(folder / "lancedb"))
         self._table: Any = self._database.open_table(TABLE)
         self._lock = threading.RLock()
-        self._file_lock = FileLock(folder / "writer.lock", thread_local=False)
+        self._file_lock = FileLock(folder / LOCK, thread_local=False)
         self._cache = IndexCache(folder / "ann", self.dim)
         self._pinned: _Snapshot | None = None
         if unfinished(self._table):
@@ -129,22 +131,30 @@ class VectorStore:
             return store
         if dim < 1:
             raise StoreError(f"dim must be at least 1, got {dim}")
-        # A creation that was cut short leaves an empty table behind, and nothing else.
+        # A creation that was cut short leaves an empty table behind, and files of ours.
         occupied = folder.is_file() or (
-            folder.is_dir() and any(p.name != "lancedb" for p in folder.iterdir())
+            folder.is_dir() and any(not p.name.startswith(OWN_FILES) for p in folder.iterdir())
         )
         if occupied:
             raise StoreError(f"{folder} exists and is no index; choose another folder")
         folder.mkdir(parents=True, exist_ok=True)
         import lancedb  # late: its threads do not survive the fork of data workers
 
-        database: Any = lancedb.connect(str(folder / "lancedb"))
-        database.drop_table(TABLE, ignore_missing=True)
-        database.create_table(TABLE, schema=schema(dim, {}, thumbnails=True))
-        description = IndexDescription.write(
-            folder, dim=dim, fingerprint=fingerprint, model_path=model_path
+        with FileLock(folder / LOCK):
+            first = not (folder / FILE).exists()
+            if first:
+                database: Any = lancedb.connect(str(folder / "lancedb"))
+                database.drop_table(TABLE, ignore_missing=True)
+                database.create_table(TABLE, schema=schema(dim, {}, thumbnails=True))
+                IndexDescription.write(
+                    folder, dim=dim, fingerprint=fingerprint, model_path=model_path
+                )
+        if first:
+            return cls.open(folder)
+        # Another process has made one meanwhile.
+        return cls.create(
+            folder, dim, fingerprint=fingerprint, model_path=model_path, exist_ok=exist_ok
         )
-        return cls(folder, description)
 
     @classmethod
     def open(cls, folder: Path | str, *, fingerprint: str | None = None) -> VectorStore:

@@ -181,6 +181,7 @@ def test_every_parameter_gets_a_gradient_and_is_saved(tmp_path, fusion):
     assert torch.equal(again(batch).logits, model(batch).logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_it_overfits_32_items(fusion):
     model = made(fusion=fusion).train()

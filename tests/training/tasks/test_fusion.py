@@ -125,6 +125,7 @@ def test_the_run_folder_opens_and_predicts_records(finished, table):
     assert "model.predict" in card
 
 
+@pytest.mark.slow
 def test_numbers_are_predicted_in_their_own_units(tmp_path, table):
     wanted = {"task": "regression", "column": "price"}
     recipe = items_of(table, values(table, target=wanted))

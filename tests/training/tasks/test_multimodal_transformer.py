@@ -137,6 +137,7 @@ class _Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_resumes_as_if_it_had_not_been(tmp_path):
     parsed = parse_recipe(values(tasks=("vqa", "caption"), save_every=1, ema=0.9), "test")
     train_run(parsed, tmp_path / "whole")
