@@ -85,7 +85,7 @@ def measure_audio(value: Any, origin: str) -> tuple[int, int, int]:
 
 
 def _handle(value: Any) -> Any:
-    """What a Hugging Face mapping holds, and everything else as it is."""
+    """The content of a Hugging Face mapping; any other value unchanged."""
     if not isinstance(value, Mapping):
         return value
     if value.get("array") is not None:

@@ -1,4 +1,4 @@
-"""What an image file may ask of the machine, found from its structure before it is decoded.
+"""Limits of an image file on memory and time, checked from its structure before it is decoded.
 
 A small file can claim a large image, or hold millions of tiny parts, each of which costs time.
 """
@@ -77,7 +77,7 @@ def check_size(width: int, height: int, origin: str, what: str, bytes_per_pixel:
 
 @dataclass(frozen=True)
 class Jpeg:
-    """What the segments of a JPEG say.
+    """Metadata and structure of a JPEG, read from its segments.
 
     Args:
         orientation: of EXIF, else of XMP.

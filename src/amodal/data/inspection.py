@@ -37,7 +37,7 @@ class Broken(BaseModel):
 
 
 class Noted(BaseModel):
-    """What a source left out or put together; see `notes.Note`."""
+    """A note of the source: rows left out or merged; see `notes.Note`."""
 
     what: str
     count: int

@@ -1,4 +1,4 @@
-"""What a source leaves out, puts together or reads otherwise than written, counted and listed."""
+"""Notes of a source: rows left out, merged or converted, counted and listed."""
 
 from __future__ import annotations
 

@@ -8,6 +8,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from amodal.data.surrogates import encodable
+
 # One item of a data set: input -> value, plus `id`, `origin` and metadata.
 #   id      str, unique per item; rows with the same id are positives of each other
 #   origin  str, where the record comes from ("captions.json row 7"), printed in every error
@@ -33,8 +35,8 @@ class BrokenRecordError(ValueError):
 
     def __init__(self, origin: str, reason: str) -> None:
         # Paths may hold bytes that are no UTF-8, which no report could be written with.
-        self.origin = origin.encode("utf-8", "backslashreplace").decode()
-        self.reason = reason.encode("utf-8", "backslashreplace").decode()
+        self.origin = encodable(origin)
+        self.reason = encodable(reason)
         super().__init__(f"{self.origin}: {self.reason}")
 
     def __reduce__(self) -> tuple[type[BrokenRecordError], tuple[str, str]]:

@@ -6,6 +6,16 @@ import json
 from typing import Any
 
 
+def encodable(text: str) -> str:
+    """The text, with escapes instead of what UTF-8 cannot hold.
+
+    Examples:
+        >>> encodable("caf\\udce9.jpg")
+        'caf\\\\udce9.jpg'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def half_pair(value: Any) -> str | None:
     """What is wrong with text that was cut within an emoji; None where nothing is.
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from amodal.data.atomic import write_text
 from amodal.data.near_folders import INDEX_FILE, did_you_mean
 from amodal.data.record import StrictModel
 
@@ -67,9 +68,7 @@ class IndexDescription(StrictModel):
             relative = Path(os.path.relpath(absolute, folder.resolve())).as_posix()
             model = RunPath(relative=relative, absolute=str(absolute))
         description = cls(dim=dim, fingerprint=fingerprint, model=model)
-        temporary = folder / f"{FILE}.{os.getpid()}.tmp"
-        temporary.write_text(description.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        temporary.replace(folder / FILE)
+        write_text(folder / FILE, description.model_dump_json(indent=2) + "\n")
         return description
 
     def run_folder(self, folder: Path) -> Path | None:

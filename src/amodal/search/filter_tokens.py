@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal, NoReturn, Protocol
 
+from amodal.data.surrogates import encodable
 from amodal.search.description import StoreError
 from amodal.search.limits import MAX_FILTER
 
@@ -135,7 +136,7 @@ class Cursor:
 
     def written(self, place: Place) -> str:
         """What stands at a place, on one line and not longer than a message can show."""
-        found = ascii_if_broken(" ".join(self.text[place.start : place.end].split()))
+        found = encodable(" ".join(self.text[place.start : place.end].split()))
         return found if len(found) <= SHOWN else found[: SHOWN - 1] + "…"
 
     def refuse(self, place: Place, problem: str) -> NoReturn:
@@ -144,14 +145,9 @@ class Cursor:
 
 def refuse(text: str, start: int, end: int, problem: str) -> NoReturn:
     """Raise the error for what stands at a place of a filter."""
-    shown = ascii_if_broken(text[start : min(end, start + SHOWN)])
+    shown = encodable(text[start : min(end, start + SHOWN)])
     what = f"{shown!r}" if shown else "the end"
     raise StoreError(f"the filter cannot be used: at character {start + 1}, {what}: {problem}")
-
-
-def ascii_if_broken(text: str) -> str:
-    """The text, with escapes instead of what cannot be written as UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _refuse_character(text: str, place: int) -> NoReturn:

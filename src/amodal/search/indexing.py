@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from amodal.data.atomic import write_text
 from amodal.data.record import BrokenRecordError
 from amodal.search.rows import Row
 from amodal.search.store import VectorStore
@@ -77,5 +78,5 @@ def add_to_index(
             flush()
         broken = [{"origin": error.origin, "reason": error.reason} for error in summary.broken]
         text = json.dumps(broken, indent=1, ensure_ascii=False)
-        (store.folder / "broken.json").write_text(text + "\n", encoding="utf-8")
+        write_text(store.folder / "broken.json", text + "\n")
     return summary

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from amodal.data.atomic import write_text
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.search.rows import FIXED, Key, Row, metadata_columns, schema, to_table, wider
 
@@ -206,7 +207,6 @@ def _unify(folder: Path, layout: pa.Schema) -> None:
 
 
 def _write_summary(folder: Path, summary: EmbeddingSummary) -> None:
-    temporary = folder / "embeddings.json.tmp"
     document = {"format": FORMAT, **asdict(summary)}
-    temporary.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    temporary.replace(folder / "embeddings.json")
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    write_text(folder / "embeddings.json", text + "\n")

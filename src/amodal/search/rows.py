@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from amodal.data.surrogates import encodable
+
 Key = tuple[str, str, int]  # (id, input, row): what makes a row unique
 Scalar = bool | int | float | str
 
@@ -164,7 +166,7 @@ def to_table(rows: Sequence[Row], layout: pa.Schema) -> pa.Table:
 
 def _encodable(value: Any) -> Any:
     """Text that UTF-8 can hold: the bytes of a file name in another encoding become escapes."""
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+    return encodable(value) if isinstance(value, str) else value
 
 
 def _as_type(value: Scalar | None, kind: pa.DataType) -> Scalar | None:

@@ -11,11 +11,11 @@ from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
-import yaml
 from torch import Tensor
 
 from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig
+from amodal.data.yaml_document import YamlError, parse_yaml
 from amodal.evaluators.inputs import text_inputs
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer.image_generation import GUIDANCE, TEMPERATURE
@@ -252,11 +252,11 @@ def _on_device(model: Any) -> Any:
 def _text_capabilities(run: Path) -> tuple[Capability, ...]:
     """Capabilities that the recipe trained; all of them where there is no recipe."""
     try:
-        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+        recipe = parse_yaml((run / "recipe.yaml").read_text(encoding="utf-8"))
         tasks = set(recipe["model"]["tasks"])
     except FileNotFoundError:
         return tuple(dict.fromkeys(TEXT_CAPABILITIES.values()))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, YamlError, KeyError, TypeError) as error:
         raise DataError(
             f"{run / 'recipe.yaml'}: has no model.tasks that can be read: {error}"
         ) from None
@@ -268,9 +268,9 @@ def _text_capabilities(run: Path) -> tuple[Capability, ...]:
 def _example_prompts(run: Path) -> tuple[str, ...]:
     """Captions like those of the training scenes; none where the run was trained on other data."""
     try:
-        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+        recipe = parse_yaml((run / "recipe.yaml").read_text(encoding="utf-8"))
         config = ScenesConfig.model_validate({**recipe["data"]["train"], "split": "validation"})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, ValueError):
+    except (OSError, UnicodeDecodeError, YamlError, KeyError, TypeError, ValueError):
         return ()
     source = config.model_copy(update={"size": EXAMPLE_PROMPTS}).open()
     return tuple(str(source[i]["text"][0]) for i in range(EXAMPLE_PROMPTS))

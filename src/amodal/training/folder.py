@@ -7,11 +7,11 @@ import os
 import shutil
 from pathlib import Path
 
-import yaml
 from transformers import PreTrainedModel
 
 from amodal.data.atomic import staged_files, write_text
 from amodal.data.record import Source
+from amodal.data.yaml_document import parse_yaml, read_yaml
 from amodal.distributed import is_main
 from amodal.models.run_location import CONFIG, WEIGHTS
 from amodal.training.checkpoints import CHECKPOINTS, complete_checkpoints
@@ -43,8 +43,7 @@ def prepare_folder(recipe: Recipe, folder: Path, *, resume: bool) -> None:
     if resume and not saved.is_file() and not empty:
         raise RunError(f"{folder}: nothing to resume, there is no {RECIPE}; leave out --resume")
     if resume and saved.is_file():
-        text = yaml.safe_load(saved.read_text("utf-8"))
-        different = _differences(text, yaml.safe_load(recipe.to_yaml()))
+        different = _differences(read_yaml(saved), parse_yaml(recipe.to_yaml()))
         if different:
             raise RecipeError(
                 f"{saved}: the run was started with other values of {', '.join(different)}; "
