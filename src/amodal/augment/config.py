@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, Union
 
 from pydantic import (
     BeforeValidator,
@@ -37,6 +37,7 @@ class RandomResizedCrop(StrictModel):
 class HorizontalFlip(StrictModel):
     """Random horizontal flip; left and right are swapped in the captions."""
 
+    changes_other_inputs: ClassVar[bool] = True
     kind: Literal["horizontal_flip"] = "horizontal_flip"
     probability: Fraction = 0.5
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from amodal.data.batch import Batch, key64
+from amodal.data.features import FEATURES, FeatureChoice, FeatureRows
 from amodal.data.inputs import BatchContext, Input, InputRows
 from amodal.data.record import BrokenRecordError, Record
 
@@ -36,6 +37,7 @@ class Collator:
         inputs: the inputs of the model, see `data.inputs.Input`.
         target: what is to be predicted, or None.
         drop: takes values away in training, presence masks in and out; None keeps all.
+        choices: input -> which of the cached features of an item it takes; the first by default.
 
     Examples:
         >>> from amodal.data import Collator
@@ -59,8 +61,10 @@ class Collator:
         *,
         target: TargetInput | None = None,
         drop: DropInputs | None = None,
+        choices: Mapping[str, FeatureChoice] | None = None,
     ) -> None:
         self.inputs = {one.name: one for one in inputs}
+        self.choices = {name: FeatureChoice() for name in self.inputs} | dict(choices or {})
         self.target = target
         self.drop = drop
 
@@ -82,7 +86,7 @@ class Collator:
                 broken.append(record)
                 continue
             try:
-                read = {name: one.read(record) for name, one in self.inputs.items()}
+                read = {name: self._read(name, record) for name in self.inputs}
                 target = self.target.read(record) if self.target is not None else None
             except BrokenRecordError as error:
                 broken.append(error)
@@ -112,11 +116,23 @@ class Collator:
             target=self.target.encode(targets) if self.target is not None else None,
         )
 
+    def _read(self, name: str, record: Record) -> Any | None:
+        """The decoded value of an input, or its cached features."""
+        cached: FeatureRows | None = record.get(FEATURES, {}).get(name)
+        if cached is None:
+            return self.inputs[name].read(record)
+        return cached if len(cached.rows) else None
+
+    def _batch(self, name: str, values: list[Any | None], context: BatchContext) -> InputRows:
+        if any(isinstance(value, FeatureRows) for value in values):
+            return self.choices[name].batch(values, context)
+        return self.inputs[name].batch(values, context)
+
     def _rows(self, values: Mapping[str, list[Any | None]], rngs: Rngs) -> dict[str, InputRows]:
         context = BatchContext(rngs, [{} for _ in rngs])
         # Inputs whose augmentation the others follow come first.
         order = sorted(self.inputs, key=lambda name: not self.inputs[name].has_effects)
-        rows = {name: self.inputs[name].batch(values[name], context) for name in order}
+        rows = {name: self._batch(name, values[name], context) for name in order}
         return {name: rows[name] for name in self.inputs}
 
 

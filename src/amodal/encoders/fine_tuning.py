@@ -42,7 +42,7 @@ def freeze(encoder: Any, what: str | int) -> None:
         return
     if what == "all":
         encoder.requires_grad_(False)
-        freeze_batch_norm(encoder)
+        keep_in_evaluation_mode(encoder)
         return
     stem, *layers = encoder.layer_groups()
     if not isinstance(what, int) or not 0 <= what <= len(layers):
@@ -61,10 +61,18 @@ def freeze_batch_norm(module: nn.Module) -> None:
     """Use the running statistics for good: the layers stay in evaluation mode."""
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            layer.eval()
-            # `Module.train` of the whole model would otherwise wake it up at every step.
-            layer.train = _keep_eval.__get__(layer)  # type: ignore[method-assign]
+            keep_in_evaluation_mode(layer)
             layer.requires_grad_(False)
+
+
+def keep_in_evaluation_mode(module: nn.Module) -> None:
+    """Leave out dropout and use running statistics, in training too.
+
+    `Module.train` of a model that contains the module would otherwise change that at every step.
+    """
+    for part in module.modules():
+        part.eval()
+        part.train = _keep_eval.__get__(part)  # type: ignore[method-assign]
 
 
 def _keep_eval(self: nn.Module, mode: bool = True) -> nn.Module:

@@ -19,6 +19,7 @@ from amodal.fusion.gated import Gated, PrecisionGated
 from amodal.fusion.specification import FusionConfig
 from amodal.modalities.specification import SavedEncoders
 from amodal.models.evaluation_mode import evaluation_mode
+from amodal.models.frozen_features import FrozenEncoder, tokens_of
 from amodal.models.inputs import build_encoder, collator_of, fit_preprocessors
 from amodal.models.run_folder import Preprocessors, read_model, write_model
 from amodal.models.run_location import found_folder
@@ -270,11 +271,18 @@ class FusionModel(PreTrainedModel):
         if rows == 0 and not runs_without_rows(self.encoders[modality]):
             tokens = torch.zeros(0, 1, cast(int, width), device=self.device)
             return tokens, tokens[..., 0].bool(), tokens[:, 0]
-        tokens, keep = self.encoders[modality](**named)
+        tokens, keep = tokens_of(self.encoders[modality], named)
         pooled = self.poolings[modality](tokens, keep)
         if keep is None:
             keep = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return tokens, keep, pooled
+
+    def encoder_of(self, name: str) -> FrozenEncoder:
+        """The encoder of an input, with its pooling where the fusion takes vectors."""
+        encoder: Any = self.encoders[name]
+        vectors = self.fusion.level != "tokens"
+        pooling = self.poolings[name] if vectors else None
+        return FrozenEncoder(encoder, encoder, encoder.config, pooling)
 
     @torch.inference_mode()
     def predict(self, records: Sequence[Record], *, batch_size: int = 64) -> Any:

@@ -13,6 +13,7 @@ from torch import nn
 from amodal.data.answer_vocabulary import AnswerVocabulary
 from amodal.data.collate import Collator, DropInputs, TargetInput
 from amodal.data.conversation import Task
+from amodal.data.features import FeatureChoice
 from amodal.data.inputs import Input
 from amodal.data.record import DataError, Source, StreamingSource, readable_records
 from amodal.data.sources.columns import Reading, Style
@@ -120,17 +121,20 @@ def collator_of(
         ([[True], [True]], ['attention_mask', 'input_ids'])
     """
     inputs: list[Input] = []
+    choices: dict[str, FeatureChoice] = {}
     for name, kind in model.types.items():
         own = tuple(steps.get(name, ())) if steps is not None else None
         options = InputOptions(captions=captions, views=views, steps=own)
         found = modality(kind).input(name, model.preprocessors[name], options)
         if found is not None:
             inputs.append(found)
+            most, copies = (captions, 1) if modality(kind).is_text else (1, views)
+            choices[name] = FeatureChoice(most, copies, shuffled=steps is not None)
     if tasks:
         template = model.preprocessors[CONVERSATION]
         training = steps is not None
         inputs.append(ConversationInput(CONVERSATION, template, tasks, answers, training))
-    return Collator(inputs, target=target, drop=drop)
+    return Collator(inputs, target=target, drop=drop, choices=choices)
 
 
 def column_styles(types: Mapping[str, str], readers: Mapping[str, Any]) -> dict[str, Style]:

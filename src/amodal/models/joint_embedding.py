@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -16,10 +17,12 @@ from amodal.alignment.normalization import Normalization
 from amodal.data.batch import Batch
 from amodal.distributed import runs_without_rows
 from amodal.encoders.dual.base import DualEncoder
+from amodal.encoders.pooling import FirstPooling
 from amodal.modalities.modality import Records, all_texts
 from amodal.modalities.registry import modality
 from amodal.modalities.specification import DualEncoderConfig, SavedEncoders
 from amodal.models.evaluation_mode import evaluation_mode
+from amodal.models.frozen_features import FrozenEncoder, tokens_of, update_with_weights
 from amodal.models.inputs import build_encoder, fit_preprocessors, origin_of
 from amodal.models.run_folder import Preprocessors, read_model, write_model
 from amodal.models.run_location import found_folder
@@ -210,14 +213,19 @@ class JointEmbedding(PreTrainedModel):
         ]
         return torch.cat(parts)[order.argsort()]
 
-    def _embed(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+    def encoder_of(self, name: str) -> FrozenEncoder:
+        """The encoder of an input with its pooling; a dual encoder has one token per value."""
         if self.dual is not None:
-            tokens, keep = self.dual(name, **tensors)
-            pooled = tokens[:, 0]
-        else:
-            tokens, keep = self.encoders[name](**tensors)  # (R, N, D)
-            pooled = self.poolings[name](tokens, keep)  # (R, D)
-        return self.projections[name](pooled)
+            encode, config = partial(self.dual, name), self.dual.config
+            return FrozenEncoder(self.dual, encode, config, FirstPooling())
+        encoder: Any = self.encoders[name]
+        return FrozenEncoder(encoder, encoder, encoder.config, self.poolings[name])
+
+    def _embed(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
+        found = self.encoder_of(name)
+        tokens, keep = tokens_of(found.encode, tensors)  # (R, N, D)
+        assert found.pooling is not None
+        return self.projections[name](found.pooling(tokens, keep))
 
     def _embed_no_rows(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
         """(0, E); layers whose statistics several processes share run even so."""
@@ -307,9 +315,7 @@ class JointEmbedding(PreTrainedModel):
     def fingerprint(self) -> str:
         """A short name of the weights: equal for equal weights, on every machine."""
         digest = hashlib.blake2b(digest_size=8)
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        update_with_weights(digest, self)
         if self.normalization is not None:
             digest.update(" ".join(self.normalization.steps).encode())
             for name, chain in sorted(self.normalization.fitted.items()):

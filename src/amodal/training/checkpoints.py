@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import safetensors.torch
+from torch import nn
+
 from amodal.data.atomic import sync, sync_tree
 from amodal.distributed import barrier, is_main
 
 CHECKPOINTS = "checkpoints"
+CHECKPOINT_WEIGHTS = "model.safetensors"
 STATE = "amodal_state.json"
 TRAINER_STATE = "trainer_state.json"
 PARTIAL = "partial"  # beside the complete ones
@@ -28,6 +32,11 @@ def complete_checkpoints(folder: Path) -> list[Path]:
         except (OSError, ValueError):
             continue
     return [path for _, path in sorted(found)]
+
+
+def load_weights(trained: nn.Module, checkpoint: Path) -> None:
+    """Give a module the weights of a checkpoint."""
+    safetensors.torch.load_model(trained, str(checkpoint / CHECKPOINT_WEIGHTS))
 
 
 @contextmanager

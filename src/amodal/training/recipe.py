@@ -97,6 +97,24 @@ class Recipe(StrictModel):
             name: named.get(name, named.get(kind, ())) for name, kind in self.model.types.items()
         }
 
+    def cached_inputs(self) -> tuple[str, ...]:
+        """Inputs with a frozen encoder whose values are the same in every step.
+
+        There are none where an image may be mirrored, as its captions then change too.
+        """
+        steps = self.steps()
+        all_steps = [step for of_input in steps.values() for step in of_input]
+        mirrored = any(getattr(step, "changes_other_inputs", False) for step in all_steps)
+        if not self.data.feature_cache or mirrored:
+            return ()
+        types, dual = self.model.types, getattr(self.model, "dual_encoder", None)
+        configs = self.model.encoders if dual is None else dict.fromkeys(types, dual)
+        return tuple(
+            name
+            for name, config in configs.items()
+            if config.freeze == "all" and config.lora is None and not steps.get(name)
+        )
+
     def to_yaml(self) -> str:
         """The recipe with every default written out."""
         return yaml.safe_dump(

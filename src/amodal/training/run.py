@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, set_seed
 
 from amodal.data.atomic import is_failed_write, is_full_disk, write_text
+from amodal.data.features import FeatureSource
 from amodal.data.notes import notes_of
 from amodal.data.reader import BatchReader
 from amodal.data.record import BrokenRecordError, Source
@@ -21,8 +22,9 @@ from amodal.distributed import any_process, is_main
 from amodal.evaluators.result import EvaluationResult
 from amodal.evaluators.vocabulary import count_unknown_tokens
 from amodal.models.run_folder import write_definition
-from amodal.training.checkpoints import complete_checkpoints
+from amodal.training.checkpoints import complete_checkpoints, load_weights
 from amodal.training.errors import RunError
+from amodal.training.features import compute_features
 from amodal.training.folder import (
     BROKEN,
     METRICS,
@@ -141,7 +143,11 @@ def _train(
     set_seed(recipe.train.seed % (1 << 32))
     train, validation = open_sources(recipe, callbacks)
     saved = folder if checkpoints else None
-    run = run_class(kind_of_recipe(recipe))(recipe, train, validation, saved=saved)
+    cached = recipe.cached_inputs()
+    # Only what trains and measures reads features: a report shows the values themselves.
+    featured = [FeatureSource(s) if cached and s is not None else s for s in (train, validation)]
+    run = run_class(kind_of_recipe(recipe))(recipe, *featured, saved=saved)
+    trained = run.trained()
     check_same_data(len(train), run.model, run.model.preprocessors)  # type: ignore[arg-type]
     if recipe.train.progressive_resizing is not None:
         check_progressive_resizing(recipe.train.progressive_resizing, run.model)
@@ -151,10 +157,14 @@ def _train(
         if not checkpoints:
             preprocessors: Any = run.model.preprocessors
             write_definition(run.model, preprocessors, folder)
+    if cached:
+        if checkpoints:  # the model has its frozen weights from there
+            load_weights(trained, checkpoints[-1])
+        compute_features(run.model, cached, [s for s in featured if s is not None], callbacks)
     trainer = RunTrainer(
-        run.trained(),
+        trained,
         run.task,
-        BatchReader(train, run.collator, seed=recipe.train.seed),
+        BatchReader(run.train, run.collator, seed=recipe.train.seed),
         recipe.train,
         folder,
         workers=recipe.data.workers,

@@ -200,9 +200,14 @@ def _cached(
 
 
 def _decoders(recipe: Recipe) -> dict[str, Decoder]:
-    """Input -> decoder of the values that are kept in memory."""
+    """Input -> decoder of the values that are kept in memory; none where features are kept."""
     encoders: Mapping[str, Any] = recipe.model.encoders
-    found = {name: modality(config.type).cache_decoder(config) for name, config in encoders.items()}
+    featured = recipe.cached_inputs()
+    found = {
+        name: modality(config.type).cache_decoder(config)
+        for name, config in encoders.items()
+        if name not in featured
+    }
     return {name: decode for name, decode in found.items() if decode is not None}
 
 

@@ -35,10 +35,12 @@ from amodal.distributed import (
     world_size,
 )
 from amodal.training.checkpoints import (
+    CHECKPOINT_WEIGHTS,
     CHECKPOINTS,
     STATE,
     TRAINER_STATE,
     complete_checkpoints,
+    load_weights,
     new_checkpoint,
 )
 from amodal.training.errors import TrainingError
@@ -421,7 +423,7 @@ class RunTrainer(Trainer):
             return
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_model(self.trained, str(folder / "model.safetensors"))
+        safetensors.torch.save_model(self.trained, str(folder / CHECKPOINT_WEIGHTS))
         state = {
             "precision": self.precision,
             "best": self.best,
@@ -440,7 +442,7 @@ class RunTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
-        safetensors.torch.load_model(self.trained, str(folder / "model.safetensors"))
+        load_weights(self.trained, folder)
         state = json.loads((folder / STATE).read_text(encoding="utf-8"))
         self.best = state["best"]
         self.evaluation_due = state["evaluation_due"]

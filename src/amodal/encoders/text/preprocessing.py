@@ -15,6 +15,8 @@ from amodal.encoders.hub import load_pretrained
 from amodal.encoders.text.tokenizer import count_unknown
 
 KNOWN = 1 << 17  # texts whose ids are kept, about 30 MB
+# How a tokenizer was loaded: not part of it, and equal tokenizers have equal files.
+LOADED_FROM = ("is_local", "local_files_only")
 
 
 class TextPreprocessor:
@@ -130,6 +132,8 @@ class TextPreprocessor:
         if backend is not None:  # it keeps the settings of its last call, and would write them
             backend.no_truncation()
             backend.no_padding()
+        for key in LOADED_FROM:
+            self.tokenizer.init_kwargs.pop(key, None)
         self.tokenizer.save_pretrained(str(path))
         values: dict[str, Any] = {"max_length": self.max_length, "padding": self.padding}
         (path / self.FILE).write_text(json.dumps(values), encoding="utf-8")

@@ -17,6 +17,7 @@ from amodal.distributed import batch_statistics
 from amodal.encoders.fine_tuning import apply_fine_tuning
 from amodal.encoders.text.chat_template import IGNORED, ChatTemplate
 from amodal.fusion.cross_attention import CoAttention, CrossAttentionConfig
+from amodal.models.frozen_features import FrozenEncoder, tokens_of
 from amodal.models.image_tokenizer import ImageTokenizer, ImageTokenizerConfig
 from amodal.models.joint_embedding import Embeddings
 from amodal.models.multimodal_transformer.answer_head import AnswerHead, AnswerPredictions
@@ -246,17 +247,23 @@ class TransformerNetwork(PreTrainedModel, GenerationMixin):
             x = layer(x, mask)
         return Memory(self.memory_norm(x), keep)
 
+    def encoder_of(self, name: str) -> FrozenEncoder:
+        """The encoder of an input, all of whose tokens are read."""
+        encoder: Any = self.encoders[name]
+        return FrozenEncoder(encoder, encoder, encoder.config)
+
     def _encode_input(self, modality: str, batch: Batch) -> tuple[Tensor, Tensor]:
         present = batch.present[modality][:, 0]
         named = batch.tensors[modality]
         if bool(present.all()):
-            tokens, keep = self.encoders[modality](**named)
+            tokens, keep = tokens_of(self.encoders[modality], named)
         else:
             # A batch without any image still needs to know how many tokens an image has. Where
             # rows share statistics, those that stand for nothing must not be among them.
             some = bool(present.any()) or bool(batch_statistics(self.encoders[modality]))
             rows = present if some else torch.ones_like(present)
-            row_tokens, keep = self.encoders[modality](**{n: t[rows] for n, t in named.items()})
+            of_rows = {n: t[rows] for n, t in named.items()}
+            row_tokens, keep = tokens_of(self.encoders[modality], of_rows)
             tokens = row_tokens.new_zeros(len(present), *row_tokens.shape[1:])
             tokens[rows] = row_tokens
             if keep is not None:

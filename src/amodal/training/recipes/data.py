@@ -21,6 +21,8 @@ class DataRecipe(StrictModel):
         questions_per_item: question-answer pairs per item and step.
         views_per_item: augmented images per item and step.
         cache: keep decoded values in memory.
+        feature_cache: compute the features of frozen encoders once and keep them on the disk, where
+            no augmentation changes the values; `docs/features.md` says where.
         workers: data-loading worker processes.
         max_validation_items: validation items that are read while training; null: all.
     """
@@ -32,6 +34,7 @@ class DataRecipe(StrictModel):
     questions_per_item: int = Field(8, ge=1)
     views_per_item: int = Field(1, ge=1)
     cache: bool = False
+    feature_cache: bool = True
     workers: int = Field(0, ge=0)
     max_validation_items: int | None = Field(1000, ge=2)
 

@@ -106,6 +106,7 @@ class Run(Protocol):
     """
 
     recipe: Recipe
+    train: Source
     collator: Collator  # with the augmentation of the recipe
 
     def __init__(
