@@ -33,8 +33,8 @@ def photos(tmp_path_factory):
         name = list(COLORS)[i % len(COLORS)]
         pixels = np.full((40, 48, 3), COLORS[name]) + rng.integers(-25, 25, (40, 48, 3))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
-        for words in (f"a {name} image number {i}", f"{name} and nothing else in picture {i}"):
-            rows.append({"image": f"{i}.png", "caption": words, "label": name})
+        captions = (f"a {name} image number {i}", f"{name} and nothing else in picture {i}")
+        rows += [{"image": f"{i}.png", "caption": c, "label": name} for c in captions]
     (folder / "3.png").write_bytes(b"no image")
     with (folder / "photos.csv").open("w", newline="") as file:
         table = csv.DictWriter(file, ["image", "caption", "label"])

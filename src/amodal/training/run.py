@@ -145,8 +145,9 @@ def _train(
     saved = folder if checkpoints else None
     cached = recipe.cached_inputs()
     # Only what trains and measures reads features: a report shows the values themselves.
-    featured = [FeatureSource(s) if cached and s is not None else s for s in (train, validation)]
-    run = run_class(kind_of_recipe(recipe))(recipe, *featured, saved=saved)
+    featured = [FeatureSource(s) for s in (train, validation) if cached and s is not None]
+    of_run: list[Source | None] = [*featured, None] if featured else [train, validation]
+    run = run_class(kind_of_recipe(recipe))(recipe, of_run[0] or train, of_run[1], saved=saved)
     trained = run.trained()
     check_same_data(len(train), run.model, run.model.preprocessors)  # type: ignore[arg-type]
     if recipe.train.progressive_resizing is not None:
@@ -160,7 +161,8 @@ def _train(
     if cached:
         if checkpoints:  # the model has its frozen weights from there
             load_weights(trained, checkpoints[-1])
-        compute_features(run.model, cached, [s for s in featured if s is not None], callbacks)
+        model: Any = run.model
+        compute_features(model, cached, featured, callbacks)
     trainer = RunTrainer(
         trained,
         run.task,
