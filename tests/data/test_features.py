@@ -42,16 +42,16 @@ def test_rows_are_padded_to_the_longest(store, lengths, rows):
     longest = max(lengths[row] for row in rows)
     for place, row in enumerate(rows):
         length = lengths[row]
-        assert torch.equal(found["features"][place, :length], tokens_of(row, length))
-        assert not found["features"][place, length:].any()
-        if "features_keep" in found:
-            assert found["features_keep"][place].tolist() == [n < length for n in range(longest)]
-    assert ("features_keep" in found) == (len({lengths[row] for row in rows}) > 1)
+        assert torch.equal(found["cached_tokens"][place, :length], tokens_of(row, length))
+        assert not found["cached_tokens"][place, length:].any()
+        if "cached_keep" in found:
+            assert found["cached_keep"][place].tolist() == [n < length for n in range(longest)]
+    assert ("cached_keep" in found) == (len({lengths[row] for row in rows}) > 1)
 
 
 def test_a_table_has_the_values_in_the_order_that_was_asked_for(store):
     table = store.table([digest(3), digest(1)])
-    assert torch.equal(table.gather(np.array([0]))["features"][0], tokens_of(3, 3))
+    assert torch.equal(table.gather(np.array([0]))["cached_tokens"][0], tokens_of(3, 3))
     assert store.table([digest(2), digest(0)]).truncated.tolist() == [True, False]
     with pytest.raises(KeyError):
         store.table([digest(9)])
@@ -117,7 +117,7 @@ def batch_of(choice, counts, *, with_content=True, seed=0):
 def test_the_first_values_are_taken_and_missing_ones_are_absent():
     found = batch_of(FeatureChoice(most=2), [3, None, 1])
     assert found.present.tolist() == [[True, True], [False, False], [True, False]]
-    assert found.tensors["features"].flatten().tolist() == [0, 1, 0, 0, 3, 0]
+    assert found.tensors["cached_tokens"].flatten().tolist() == [0, 1, 0, 0, 3, 0]
     assert found.content[found.present].tolist() == [100, 101, 103]
     assert found.truncated == 2  # rows 1 and 3
 
@@ -129,7 +129,7 @@ def test_all_values_are_taken_where_no_number_is_given():
 
 def test_a_value_is_repeated_for_several_views():
     found = batch_of(FeatureChoice(most=1, copies=2), [1, 1], with_content=False)
-    assert found.tensors["features"].flatten().tolist() == [0, 0, 1, 1]
+    assert found.tensors["cached_tokens"].flatten().tolist() == [0, 0, 1, 1]
     assert found.content is None
     assert found.truncated is None
 
@@ -138,7 +138,7 @@ def test_shuffled_values_differ_between_generators_and_never_repeat():
     taken = set()
     for seed in range(30):
         found = batch_of(FeatureChoice(most=2, shuffled=True), [4], seed=seed)
-        rows = tuple(found.tensors["features"].flatten().tolist())
+        rows = tuple(found.tensors["cached_tokens"].flatten().tolist())
         assert len(set(rows)) == 2
         taken.add(rows)
     assert len(taken) > 6  # of 12

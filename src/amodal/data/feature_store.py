@@ -74,7 +74,7 @@ class FeatureStore:
         ...     store = FeatureStore(Path(folder), {})
         ...     store.add([Computed(bytes(16), torch.ones(1, 4))])
         ...     table = FeatureStore(Path(folder), {}).table([bytes(16)])
-        ...     table.gather(np.array([0]))["features"].shape
+        ...     table.gather(np.array([0]))["cached_tokens"].shape
         torch.Size([1, 1, 4])
     """
 

@@ -18,7 +18,7 @@ from amodal.data.record import BrokenRecordError, Record, Source
 # Key of a record: input -> `FeatureRows`. The value itself stays under the name of the input.
 FEATURES = "amodal:features"
 # Names of the tensors of a batch; an encoder is not run where they are there.
-TOKENS, KEEP = "features", "features_keep"
+TOKENS, KEEP = "cached_tokens", "cached_keep"
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,15 @@ class FeatureTable:
     truncated: NDArray[np.bool_]
 
     def gather(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
-        """`features` (R, N, D) in float32 and, where lengths differ, `features_keep` (R, N) bool.
+        """(R, N, D) float32 tokens; where lengths differ, also a mask of those that are kept.
+
+        They are called `cached_tokens` and `cached_keep`, the latter (R, N) bool.
 
         Examples:
             >>> tokens = torch.arange(6.0).view(3, 2)  # of one value, then two of another
             >>> at, there = np.array([0, 1]), np.zeros(2, bool)
             >>> table = FeatureTable([tokens], 0 * at, at, at + 1, there)
-            >>> table.gather(np.array([1, 0]))["features_keep"]
+            >>> table.gather(np.array([1, 0]))["cached_keep"]
             tensor([[ True,  True],
                     [ True, False]])
         """
