@@ -20,6 +20,8 @@ CONFIGS = [
     MLPConfig(dim=6, hidden=9, norm="batch", dropout=0.2),
     MLPConfig(dim=6, norm="none", residual=True),
     MLPConfig(dim=4, residual=True),
+    MLPConfig(dim=6, input_norm="batch", input_noise=0.3),
+    LinearConfig(dim=6, input_norm="layer"),
     IdentityConfig(),
 ]
 
@@ -111,3 +113,28 @@ def test_the_union_reads_kinds_and_refuses_unknown_ones():
         adapter.validate_python({"kind": "cubic"})
     with pytest.raises(ValidationError, match="dims"):
         adapter.validate_python({"kind": "linear", "dims": 3})
+
+
+def test_features_of_any_scale_reach_the_head_with_mean_0_and_variance_1():
+    torch.manual_seed(0)
+    x = torch.randn(4000, 3) * torch.tensor([0.01, 1.0, 50.0]) + torch.tensor([5.0, 0.0, -300.0])
+    projection = LinearConfig(dim=3, input_norm="batch").build(3)
+    seen = []
+    projection.layers[-1].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    for _ in range(100):  # running statistics follow the batches
+        projection(x)
+    projection.eval()(x)
+    torch.testing.assert_close(seen[-1].mean(dim=0), torch.zeros(3), atol=1e-2, rtol=0)
+    torch.testing.assert_close(seen[-1].std(dim=0), torch.ones(3), atol=2e-2, rtol=0)
+
+
+def test_noise_has_the_standard_deviation_that_is_set_and_is_of_training_alone():
+    torch.manual_seed(0)
+    projection = LinearConfig(dim=2, input_noise=0.3).build(2)
+    seen = []
+    projection.layers[-1].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    x = torch.randn(20_000, 2)
+    projection(x)
+    assert (seen[0] - x).std().item() == pytest.approx(0.3, rel=0.02)
+    projection.eval()(x)
+    assert torch.equal(seen[1], x)

@@ -74,11 +74,54 @@ class Skip(nn.Module):
         return out
 
 
+class GaussianNoise(nn.Module):
+    """Normal noise on every number, in training alone.
+
+    Args:
+        std: its standard deviation.
+
+    References:
+        Bishop 1995, "Training with noise is equivalent to Tikhonov regularization".
+    """
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, D) → (B, D)."""
+        return x + self.std * torch.randn_like(x) if self.training else x
+
+
 class _Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LinearConfig(_Config):
+class _HeadConfig(_Config):
+    """Options of a head with weights of its own.
+
+    Args:
+        dim: E.
+        input_norm: of the pooled features: `batch` gives each of them mean 0 and variance 1 over
+            the training items, which features of frozen encoders need, see He et al. 2021,
+            arXiv:2111.06377, appendix A.1; `layer` over the features of an item.
+        input_noise: standard deviation of the noise that training adds to them.
+    """
+
+    dim: int = Field(512, ge=1)
+    input_norm: Literal["none", "batch", "layer"] = "none"
+    input_noise: float = Field(0.0, ge=0)
+
+    def head(self, width: int, layers: nn.Module) -> Projection:
+        """The layers with what comes before them."""
+        norms = {"batch": nn.BatchNorm1d(width, affine=False), "layer": nn.LayerNorm(width)}
+        before: list[nn.Module] = [norms[self.input_norm]] if self.input_norm != "none" else []
+        if self.input_noise:
+            before.append(GaussianNoise(self.input_noise))
+        return Projection(nn.Sequential(*before, layers) if before else layers, self.dim)
+
+
+class LinearConfig(_HeadConfig):
     """Linear projection without bias, as in CLIP.
 
     References:
@@ -86,14 +129,13 @@ class LinearConfig(_Config):
     """
 
     kind: Literal["linear"] = "linear"
-    dim: int = Field(512, ge=1)  # E
     bias: bool = False
 
     def build(self, width: int) -> Projection:
-        return Projection(nn.Linear(width, self.dim, bias=self.bias), self.dim)
+        return self.head(width, nn.Linear(width, self.dim, bias=self.bias))
 
 
-class MLPConfig(_Config):
+class MLPConfig(_HeadConfig):
     """MLP projection: Linear, norm, GELU, dropout, Linear; optionally residual.
 
     References:
@@ -102,7 +144,6 @@ class MLPConfig(_Config):
     """
 
     kind: Literal["mlp"] = "mlp"
-    dim: int = Field(512, ge=1)  # E
     hidden: int | None = Field(None, ge=1)  # None: as wide as the encoder
     # "batch" mixes the rows of a batch, so exact micro-batches refuse it.
     norm: Literal["layer", "batch", "none"] = "layer"
@@ -120,9 +161,9 @@ class MLPConfig(_Config):
             nn.Linear(hidden, self.dim),
         )
         if not self.residual:
-            return Projection(branch, self.dim)
+            return self.head(width, branch)
         shortcut = nn.Identity() if width == self.dim else nn.Linear(width, self.dim, bias=False)
-        return Projection(Skip(shortcut, branch), self.dim)
+        return self.head(width, Skip(shortcut, branch))
 
 
 class IdentityConfig(_Config):
