@@ -117,7 +117,7 @@ def test_the_union_reads_kinds_and_refuses_unknown_ones():
 
 def test_features_of_any_scale_reach_the_head_with_mean_0_and_variance_1():
     torch.manual_seed(0)
-    x = torch.randn(4000, 3) * torch.tensor([0.01, 1.0, 50.0]) + torch.tensor([5.0, 0.0, -300.0])
+    x = torch.randn(4000, 3) * torch.tensor([0.1, 1.0, 50.0]) + torch.tensor([5.0, 0.0, -300.0])
     projection = LinearConfig(dim=3, input_norm="batch").build(3)
     seen = []
     projection.layers[-1].register_forward_pre_hook(lambda module, given: seen.append(given[0]))
