@@ -95,8 +95,8 @@ def inspect_(
         typer.echo(found.model_dump_json(indent=2))
     else:
         _show(found)
-    if limit is None and not found.complete:
-        raise typer.Exit(1)  # interrupted
+    if found.stopped:
+        raise KeyboardInterrupt
 
 
 @app.command(name="pack")

@@ -74,7 +74,8 @@ def embed(
         try:
             summary = write_parquet(rows, out, dim=model.dim, fingerprint=fingerprint)
         except KeyboardInterrupt:
-            raise _stopped(len(written_keys(out, fingerprint)), out) from None
+            _print_kept(len(written_keys(out, fingerprint)), out)
+            raise
     _print_rows(summary.items, summary.rows, len(done))
     _print_broken([(b["origin"], b["reason"]) for b in summary.broken], out / "embeddings.json")
     console.print(f"the embeddings are in {escape(str(out))}", soft_wrap=True)
@@ -119,7 +120,8 @@ def index(
         try:
             summary = add_to_index(store, rows)
         except KeyboardInterrupt:
-            raise _stopped(store.count(), out) from None
+            _print_kept(store.count(), out)
+            raise
     store.optimize()
     store.build_index()
     _print_rows(len({key[0] for key in store.row_keys()}), store.counts(), len(done))
@@ -319,10 +321,9 @@ def _print_broken(broken: Sequence[tuple[str, str]], listed: Path) -> None:
         console.print(f"  … and {len(broken) - SHOWN_BROKEN:,} more", highlight=False)
 
 
-def _stopped(kept: int, out: Path) -> typer.Exit:
+def _print_kept(kept: int, out: Path) -> None:
     console.print(
-        f"stopped: {kept:,} rows are kept in {escape(str(out))}; the same command continues",
+        f"{kept:,} rows are kept in {escape(str(out))}; the same command continues",
         soft_wrap=True,
         highlight=False,
     )
-    return typer.Exit(1)
