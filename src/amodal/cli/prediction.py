@@ -42,6 +42,7 @@ def predict(
     kind_of_run(run)  # a mistyped run is answered before the slow imports
     import csv
 
+    from amodal.data.atomic import staged_file
     from amodal.data.corruption import only
     from amodal.data.notes import notes_of
     from amodal.evaluators.prediction import predict_items
@@ -70,10 +71,8 @@ def predict(
                 tick=callbacks.advance,
             )
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
+    with staged_file(out) as staged, staged.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows(_table(model, predicted, without, opened.ids))
-    partial.replace(out)
     for error in predicted.broken[:SHOWN_BROKEN]:
         console.print(f"[yellow]skipped[/] {error}", soft_wrap=True)
     console.print(

@@ -23,9 +23,23 @@ def write_text(path: Path, text: str) -> None:
         ...     [path.name for path in Path(folder).iterdir()]
         ['a.txt']
     """
+    with staged_file(path) as staged:
+        staged.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """A file to write, which then replaces `path` as a whole; an error leaves `path` as it was.
+
+    Examples:
+        ```python
+        with staged_file(folder / "plot.png") as staged:
+            figure.savefig(staged, format="png")
+        ```
+    """
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         sync(partial)
         partial.replace(path)
     except BaseException:
