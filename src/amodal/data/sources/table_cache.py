@@ -21,7 +21,7 @@ VERSION = 1  # of what is written; a change of the readers needs another one
 
 @dataclass
 class FileFacts:
-    """What reading a file found beside its rows.
+    """Findings of reading a file, beside its rows.
 
     Args:
         unreadable: row -> what is wrong with it; its cells are empty.
