@@ -10,7 +10,7 @@ from torch import Tensor
 
 SMOOTHING = 0.75  # exponent on the counts of contexts, so that rare ones do not dominate
 
-DENSE = 1024  # tokens up to which all singular vectors are computed, in about a second
+SMALLEST_SPACE = 20  # dimensions of a Krylov space of `svds`, at least
 
 
 def cooccurrence_vectors(
@@ -73,9 +73,9 @@ def cooccurrence_vectors(
         (information.clip(min=0), (row, column)), shape=(vocab_size, vocab_size)
     )
     kept = min(dim, vocab_size)
-    if vocab_size <= max(DENSE, 2 * kept):
-        # The Krylov space of a small matrix, or of one of low rank, is soon used up, and scipy goes
-        # on in a direction that it draws anew each time.
+    krylov = max(2 * kept + 1, SMALLEST_SPACE)  # dimensions of the space that `svds` searches
+    if 2 * krylov >= (matrix.sum(axis=1) > 0).sum():
+        # It could be used up, and `svds` would go on in directions that it draws anew each time.
         left, singular, _ = np.linalg.svd(matrix.toarray())
         left, singular = left[:, :kept], singular[:kept]
     else:
