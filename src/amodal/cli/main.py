@@ -55,6 +55,7 @@ def _run(interrupts: Sequence[int]) -> int:
     # Imported here, where a signal is handled already.
     from amodal.cli.commands import app
     from amodal.cli.console import errors, escape
+    from amodal.data.atomic import is_full_disk
     from amodal.training.errors import RunError, TrainingError
 
     _quiet()
@@ -62,9 +63,12 @@ def _run(interrupts: Sequence[int]) -> int:
         app()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else FAILED
-    # DataError, RecipeError and StoreError are ValueErrors; an ImportError names a missing extra.
-    except (RunError, TrainingError, ValueError, OSError, ImportError) as error:
-        if interrupts or os.environ.get("AMODAL_TRACEBACK"):
+    except Exception as error:
+        # DataError, RecipeError and StoreError are ValueErrors; an ImportError names a missing
+        # extra. Of a full disk each library has its own error.
+        expected = isinstance(error, (RunError, TrainingError, ValueError, OSError, ImportError))
+        shown = expected or is_full_disk(error)
+        if interrupts or not shown or os.environ.get("AMODAL_TRACEBACK"):
             raise
         message = escape(str(error) or type(error).__name__)
         errors.print(f"[red]error:[/] {message}", soft_wrap=True, highlight=False)

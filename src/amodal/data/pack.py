@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ValidationError
 from webdataset import TarWriter
 
-from amodal.data.atomic import write_text
+from amodal.data.atomic import full_disk_as_data_error, write_text
 from amodal.data.inspection import Broken, Noted, in_threads, records_in_order
 from amodal.data.notes import notes_of
 from amodal.data.packed_item import PackedItem, packed_item
@@ -29,6 +29,7 @@ from amodal.data.record import (
 
 INDEX = "index.json"
 PROGRESS = ".pack.json"  # there as long as a pack is not finished
+IF_FULL = "complete shards are kept: free some space, and the same command continues"
 LISTED = 100  # broken records that the index lists
 
 
@@ -140,7 +141,7 @@ def pack(
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with _alone(folder), full_disk_as_data_error(folder, IF_FULL):
             state = _prepare(folder, job, overwrite)
             if not state.read:
                 for error in getattr(source, "broken_rows", ()):
