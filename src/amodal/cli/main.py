@@ -55,7 +55,6 @@ def _run(interrupts: Sequence[int]) -> int:
     # Imported here, where a signal is handled already.
     from amodal.cli.commands import app
     from amodal.cli.console import errors, escape
-    from amodal.data.atomic import is_full_disk
     from amodal.training.errors import RunError, TrainingError
 
     _quiet()
@@ -67,13 +66,18 @@ def _run(interrupts: Sequence[int]) -> int:
         # DataError, RecipeError and StoreError are ValueErrors; an ImportError names a missing
         # extra. Of a full disk each library has its own error.
         expected = isinstance(error, (RunError, TrainingError, ValueError, OSError, ImportError))
-        shown = expected or is_full_disk(error)
-        if interrupts or not shown or os.environ.get("AMODAL_TRACEBACK"):
+        if interrupts or os.environ.get("AMODAL_TRACEBACK") or not (expected or _is_full(error)):
             raise
         message = escape(str(error) or type(error).__name__)
         errors.print(f"[red]error:[/] {message}", soft_wrap=True, highlight=False)
         return FAILED
     return 0
+
+
+def _is_full(error: Exception) -> bool:
+    from amodal.data.atomic import is_full_disk  # slow, and for what is rare
+
+    return is_full_disk(error)
 
 
 def _ignore_signals() -> None:
