@@ -10,6 +10,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
     "lazy": set(),  # for `__init__` files alone
     "distributed": set(),
     "plugins": set(),
+    "signals": set(),
     "data": set(),
     "alignment": set(),
     "augment": {"plugins", "data"},
@@ -33,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
     "training": {
         "distributed",
         "plugins",
+        "signals",
         "data",
         "augment",
         "modalities",
@@ -49,6 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
     "serving": {"data", "modalities", "models", "search", "evaluators", "training"},
     "cli": {
         "distributed",
+        "signals",
         "data",
         "augment",
         "alignment",

@@ -102,7 +102,7 @@ DRIVER = """
 import contextlib, io, json, sys, traceback
 
 def command(words):
-    from amodal.cli.main import app
+    from amodal.cli.commands import app
     try:
         app(words, standalone_mode=False)
     except SystemExit as end:

@@ -57,7 +57,7 @@ class Projection(nn.Module):
         self.dim = dim
 
     def forward(self, pooled: Tensor) -> Tensor:
-        """(B, E) unit rows of (B, D) pooled features; see `l2_normalize`."""
+        """(B, E) unit-norm rows of (B, D) pooled features; see `l2_normalize`."""
         return l2_normalize(self.layers(pooled))
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import amodal
-from amodal.cli.main import app
+from amodal.cli.commands import app
 from amodal.data.scenes.source import ScenesConfig
 from amodal.training.recipe import parse_recipe
 from amodal.training.run import train_run

@@ -1,6 +1,7 @@
 """SIGTERM, which schedulers send, ends a command as Ctrl-C does: nothing that was done is lost."""
 
 import json
+import random
 import signal
 import subprocess
 import sys
@@ -66,8 +67,9 @@ def test_a_terminated_training_resumes_as_if_it_had_not_been(tmp_path):
     wait_until(lambda: log.is_file() and len(log.read_text().splitlines()) > 5, process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 1, err
-    assert "stopped at step" in out
+    assert process.returncode == 130, err
+    assert "interrupted at step" in out
+    assert err.endswith("\nstopped\n")
     assert "--resume" in out
     assert "Traceback" not in err
     stopped = max(losses(run))
@@ -85,10 +87,54 @@ def test_a_terminated_training_resumes_as_if_it_had_not_been(tmp_path):
     time.sleep(2)  # it embeds some
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 1, err
+    assert process.returncode == 130, err
+    assert err.endswith("\nstopped\n")
     assert "rows are kept" in out
     assert "the same command continues" in out
     assert "Traceback" not in err
+
+
+# A command whose code is made from a string, as that of dataclasses is while modules are imported.
+IN_A_STRING = """
+from amodal.cli import commands, main
+commands.app = lambda: exec("import os, signal; os.kill(os.getpid(), signal.{name})")
+main.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_an_interrupt_within_code_from_a_string_does_not_kill_the_process(tmp_path, name):
+    (tmp_path / "command.py").write_text(IN_A_STRING.format(name=name))
+    # `-m` as in `python -m amodal`: a script that is given by its path ends in another way.
+    words = [sys.executable, "-m", "command"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_a_command_stopped_at_any_moment_ends_with_one_code_and_one_line(sent, handles_signals):
+    words = ("data", "inspect", "scenes:size=60,image_size=32", "--json")
+    process = start(*words)
+    wait_until(lambda: handles_signals(process), process)
+    begin = time.monotonic()
+    whole, _ = process.communicate()
+    seconds = time.monotonic() - begin
+    rng = random.Random(int(sent))
+    codes = []
+    for _ in range(8):
+        process = start(*words)
+        wait_until(lambda: handles_signals(process), process)  # noqa: B023
+        time.sleep(rng.uniform(0, seconds))
+        process.send_signal(sent)
+        out, err = process.communicate(timeout=60)
+        codes.append(process.returncode)
+        assert "Traceback" not in err
+        if process.returncode == 0:
+            assert out == whole
+        else:
+            assert process.returncode == 130, err
+            assert err.splitlines()[-1] == "stopped"
+    assert 130 in codes
 
 
 def test_progress_is_a_plain_line_and_json_stays_clean():

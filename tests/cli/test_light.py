@@ -8,7 +8,8 @@ import sys
 import pytest
 import typer
 
-from amodal.cli.main import COMMANDS, load_command, main
+from amodal.cli.commands import COMMANDS, load_command
+from amodal.cli.main import main
 from amodal.cli.renamed import RENAMED_OPTIONS, RENAMED_TASKS
 
 HEAVY = (

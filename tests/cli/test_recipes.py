@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from amodal.cli.main import app
+from amodal.cli.commands import app
 from amodal.training.recipe import load_recipe
 from amodal.training.recipes.error import RecipeError
 from amodal.training.recipes.packaged import find_recipe, packaged_recipes, read_header

@@ -190,7 +190,7 @@ def test_ctrl_c_is_no_error_of_ours(place, monkeypatch):
     monkeypatch.setattr("amodal.search.embed.embed_source", stopped)
     for command in ("index", "embed"):
         result = amodal(command, "run", "table.jsonl", "--out", command)
-        assert result.exit_code == 1
+        assert result.exit_code == 130
         assert "0 rows are kept" in result.output
         assert "the same command continues" in result.output
 

@@ -82,6 +82,21 @@ def test_min_size_makes_large_jpegs_cheaper_but_never_too_small(options):
     assert decode_image(data, "here", min_size=1000).shape == (480, 640, 3)
 
 
+@pytest.mark.parametrize(("height", "width"), [(640, 480), (2000, 2000), (3, 60_000), (129, 128)])
+def test_min_size_bounds_the_pixels_of_every_format_and_twice_is_once(height, width):
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
+    limit = 16 * 32**2
+    for value in (pixels, encoded(Image.fromarray(pixels), "PNG")):
+        small = decode_image(value, "here", min_size=32)
+        factor = round(width / small.shape[1])
+        assert small.shape[0] * small.shape[1] <= limit
+        assert factor == 1 or -(-height // (factor - 1)) * -(-width // (factor - 1)) > limit
+        np.testing.assert_array_equal(decode_image(small, "here", min_size=32), small)
+        corner = pixels[:factor, :factor].mean((0, 1))
+        assert np.abs(small[0, 0] - corner).max() <= 1
+        np.testing.assert_array_equal(decode_image(value, "here"), pixels)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(orientation):
     exif = Image.Exif()

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from amodal.cli.main import app
+from amodal.cli.commands import app
 from amodal.models.diffusion import DiffusionGenerator
 from amodal.models.run_location import is_pipeline
 

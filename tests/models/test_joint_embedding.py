@@ -1,4 +1,4 @@
-"""The joint embedding: unit rows, missing rows, folders that open again, images of any kind."""
+"""The joint embedding: unit-norm rows, missing rows, reopened folders, images of any kind."""
 
 import json
 

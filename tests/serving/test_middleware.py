@@ -154,3 +154,38 @@ def test_requests_that_still_arrive_are_bounded_and_counted_back():
     assert sent[0]["status"] == 503
     assert (b"retry-after", b"5") in sent[0]["headers"]
     assert (middleware.arriving, middleware.waiting) == (0, 0)
+
+
+# Encodings of Python that give halves of surrogate pairs, or fail in ways of their own.
+@pytest.mark.parametrize(
+    ("charset", "text"),
+    [("utf-7", b"a dog +2D0-"), ("unicode_escape", rb"a dog \ud83d"), ("undefined", b"a dog")],
+)
+def test_a_form_in_another_encoding_is_refused(everything, charset, text):
+    client = TestClient(create_app(everything), base_url=f"http://{OWN}")
+    parts = [
+        b'--b\r\ncontent-disposition: form-data; name="question"\r\n\r\n' + text,
+        b'--b\r\ncontent-disposition: form-data; name="image"; filename="a.png"\r\n\r\n' + IMAGE,
+        b"--b--\r\n",
+    ]
+    headers = {"content-type": f"multipart/form-data; boundary=b; charset={charset}"}
+    for path in ("ask", "chat"):
+        refused = client.post(f"/api/{path}", content=b"\r\n".join(parts), headers=headers)
+        assert refused.status_code == 415
+        assert refused.json() == {"detail": f"the form is encoded as {charset}; send it as utf-8"}
+
+
+@pytest.mark.parametrize("half", [rb"\ud83d", "\ud83d".encode("utf-8", "surrogatepass")])
+def test_half_of_a_surrogate_pair_is_no_text(everything, half):
+    client = TestClient(create_app(everything), base_url=f"http://{OWN}")
+    fields = {"question": "what?", "history": b'[["is it red? ' + half + b'", "yes"]]'}
+    answered = client.post("/api/chat", data=fields, files={"image": IMAGE})
+    if half.startswith(b"\\"):  # JSON writes it
+        assert answered.status_code == 422
+        assert "history: expected JSON" in answered.json()["detail"]
+    else:  # bytes that are no UTF-8 are read as Latin-1
+        assert answered.status_code == 200
+    answered = client.post(
+        "/api/ask", data={"question": b"is it red? " + half}, files={"image": IMAGE}
+    )
+    assert answered.status_code == 200

@@ -3,7 +3,7 @@
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -146,3 +146,53 @@ def test_a_response_that_is_read_slowly_arrives_whole(address):
             received += len(part)
             time.sleep(0.05)
     assert received > 12_000_000
+
+
+ASK = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+
+
+def answer(opened):
+    opened.sendall(ASK)
+    received = b""
+    while not received.endswith(b"\r\n\r\n0") and (part := opened.recv(1000)):
+        received += part
+    return received
+
+
+def is_closed(opened):
+    opened.settimeout(5)
+    return opened.recv(1000) == b""
+
+
+def test_a_connection_beyond_the_limit_takes_the_place_of_the_one_idle_for_longest(
+    address, monkeypatch
+):
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 3)
+    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 20)
+    with ExitStack() as stack:
+        opened = []
+        for _ in range(3):
+            opened.append(stack.enter_context(connection(address)))
+            assert b"200 OK" in answer(opened[-1])
+        assert b"200 OK" in answer(opened[0])  # so that the second is idle for longest
+        for longest in (1, 2):
+            another = stack.enter_context(connection(address))
+            assert b"200 OK" in answer(another)
+            assert is_closed(opened[longest])
+        assert b"200 OK" in answer(opened[0])
+
+
+def test_a_connection_beyond_the_limit_is_refused_where_all_are_at_work(address, monkeypatch):
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 20)
+    with ExitStack() as stack:
+        for _ in range(2):
+            half_sent = stack.enter_context(connection(address))
+            half_sent.sendall(POST + b"content-length: 10\r\n\r\nhalf")
+        time.sleep(0.3)  # it arrives
+        received, _ = rest(stack.enter_context(connection(address)))
+        assert b"503 Service Unavailable" in received
+        assert b"2 connections are open" in received
+        half_sent.sendall(b" whole")
+        assert b"200 OK" in half_sent.recv(1000)
+        assert b"200 OK" in answer(stack.enter_context(connection(address)))

@@ -10,7 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 import amodal
-from amodal.cli.main import app
+from amodal.cli.commands import app
 from amodal.data.record import sample_rng
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.models.joint_embedding import Embeddings

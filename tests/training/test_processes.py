@@ -230,7 +230,7 @@ def test_sigterm_of_one_process_ends_all_with_one_checkpoint_from_which_they_go_
         time.sleep(0.1)
     os.kill(workers_of(started)[1], signal.SIGTERM)
     said = started.communicate(timeout=120)[0]
-    assert said.count("stopped at step") == 1, said
+    assert said.count("interrupted at step") == 1, said
     (checkpoint,) = complete_checkpoints(data / "run")
     assert {f"rng_state_{r}.pth" for r in (0, 1)} <= {f.name for f in checkpoint.iterdir()}
     resumed = torchrun(data, recipe, "--resume")

@@ -224,9 +224,9 @@ def csls(query: Tensor, gallery: Tensor, *, query_bank: Tensor, k: int = 10) -> 
     with training queries no test row influences another.
 
     Args:
-        query: (Q, E) unit rows.
-        gallery: (G, E) unit rows.
-        query_bank: (K, E) unit rows of the queries' modality, from training.
+        query: (Q, E) unit-norm rows.
+        gallery: (G, E) unit-norm rows.
+        query_bank: (K, E) unit-norm rows of the queries' modality, from training.
         k: neighbours.
 
     Returns:
@@ -259,9 +259,9 @@ def querybank_softmax(
     """Inverted softmax, q . g / t - log Σ_b exp(b . g / t), over a bank of training queries.
 
     Args:
-        query: (Q, E) unit rows.
-        gallery: (G, E) unit rows.
-        query_bank: (K, E) unit rows of the queries' modality, from training.
+        query: (Q, E) unit-norm rows.
+        gallery: (G, E) unit-norm rows.
+        query_bank: (K, E) unit-norm rows of the queries' modality, from training.
         temperature: t.
 
     Returns:

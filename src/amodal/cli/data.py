@@ -13,6 +13,7 @@ from amodal.cli.console import LIGHT_GROUP, console, errors, escape, progress_ca
 if TYPE_CHECKING:
     from amodal.data.inspection import Duplicates, Inspection, Lengths
 
+IF_FULL = "what is there is incomplete: free some space and make it again"
 app = typer.Typer(help="Make, inspect and pack data sets.", no_args_is_help=True, **LIGHT_GROUP)
 
 SourceText = Annotated[
@@ -35,6 +36,7 @@ def make(
     ] = None,
 ) -> None:
     """Write built-in synthetic scenes as files, in COCO captions layout."""
+    from amodal.data.atomic import full_disk_as_data_error
     from amodal.data.record import DataError
     from amodal.data.scenes.source import ScenesConfig, write_dataset
     from amodal.data.sources.specification import checked_source, parse_source
@@ -57,7 +59,7 @@ def make(
         raise DataError(f"{scenes}: only `scenes` can be made")
     source = config.open()
     try:
-        with progress_callbacks() as callbacks:
+        with full_disk_as_data_error(folder, IF_FULL), progress_callbacks() as callbacks:
             callbacks.stage("writing scenes", len(source))
 
             def tracked(indices: Sequence[int]) -> Iterator[int]:
@@ -95,8 +97,8 @@ def inspect_(
         typer.echo(found.model_dump_json(indent=2))
     else:
         _show(found)
-    if limit is None and not found.complete:
-        raise typer.Exit(1)  # interrupted
+    if found.stopped:
+        raise KeyboardInterrupt
 
 
 @app.command(name="pack")

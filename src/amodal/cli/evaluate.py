@@ -89,6 +89,7 @@ def evaluate(
     kind = kind_of_run(folder)  # a mistyped run is answered before the slow imports
     if reranker is not None:
         kind_of_run(reranker)
+    from amodal.data.atomic import full_disk_as_data_error
     from amodal.data.notes import notes_of
     from amodal.evaluators.vocabulary import (
         collator_of_task,
@@ -145,11 +146,12 @@ def evaluate(
     file = results_folder(run) / "evaluation" / f"{name or _file_name(chosen, on)}.json"
     title = f"{chosen} of {run} on {where}"
     present = resolve(evaluator.presentation)
-    for table in present(result, metrics, title, file.with_suffix("")):
-        console.print(table)
-    for error in result.broken[:SHOWN_BROKEN]:
-        console.print(f"[yellow]skipped[/] {error}", soft_wrap=True)
-    _write(file, {"on": where, "task": chosen, **metrics})
+    with full_disk_as_data_error(file.parent, "free some space and evaluate again"):
+        for table in present(result, metrics, title, file.with_suffix("")):
+            console.print(table)
+        for error in result.broken[:SHOWN_BROKEN]:
+            console.print(f"[yellow]skipped[/] {error}", soft_wrap=True)
+        _write(file, {"on": where, "task": chosen, **metrics})
 
 
 def _check_usage(

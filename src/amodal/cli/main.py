@@ -1,122 +1,89 @@
-"""The `amodal` command.
-
-Only the module of the command that is run is imported, and it imports torch and other heavy
-libraries inside the function of the command: help and usage errors are answered at once.
-"""
+"""The process of the `amodal` command: signals, errors and the exit code."""
 
 from __future__ import annotations
 
-import importlib
+import atexit
 import logging
 import os
 import signal
 import sys
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from collections.abc import Sequence
+from contextlib import suppress
 
-import typer
-from typer.core import TyperGroup
+from amodal.signals import on_interrupt
 
-from amodal.cli.console import LIGHT_GROUP, errors, escape
-from amodal.cli.renamed import Command
-from amodal.training.errors import RunError, TrainingError
-
-# Command → where it is, and its line in the help of `amodal`.
-COMMANDS = {
-    "quickstart": (
-        "amodal.cli.quickstart:quickstart",
-        "Train, evaluate, index and search on synthetic scenes.",
-    ),
-    "recipes": ("amodal.cli.recipes:app", "List, show and copy the recipes of the package."),
-    "data": ("amodal.cli.data:app", "Make, inspect and pack data sets."),
-    "train": ("amodal.cli.train:train", "Train a model from a recipe."),
-    "evaluate": ("amodal.cli.evaluate:evaluate", "Evaluate a run on a source."),
-    "predict": ("amodal.cli.prediction:predict", "Predict every item of a source."),
-    "caption": ("amodal.cli.generation:caption", "Describe images."),
-    "ask": ("amodal.cli.generation:ask", "Answer a question about an image."),
-    "chat": ("amodal.cli.generation:chat", "Hold a conversation about an image."),
-    "draw": ("amodal.cli.text_to_image:draw", "Generate an image from a text."),
-    "embed": ("amodal.cli.search:embed", "Write the embeddings of a source as Parquet."),
-    "index": ("amodal.cli.search:index", "Build a search index from a source."),
-    "search": ("amodal.cli.search:search", "Search an index."),
-    "serve": ("amodal.cli.serve:serve", "Serve a web page and a REST API."),
-}
-
-# Failures that a user can act on: their message is the whole output, without a traceback.
-# DataError, RecipeError and StoreError are ValueErrors; an ImportError names a missing extra.
-EXPECTED = (RunError, TrainingError, ValueError, OSError, ImportError)
-
-
-class Commands(TyperGroup):
-    """Commands that are imported when they are run; until then only their help line exists."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        name, _, rest = super().resolve_command(ctx, args)
-        return name, load_command(name) if name is not None else None, rest
-
-
-def load_command(name: str) -> Any:
-    """The command of this name, its module imported."""
-    module, _, attribute = COMMANDS[name][0].partition(":")
-    found = getattr(importlib.import_module(module), attribute)
-    if isinstance(found, typer.Typer):
-        return typer.main.get_command(found)
-    single = typer.Typer(**LIGHT_GROUP)
-    single.command(name, cls=Command)(found)
-    return typer.main.get_command(single)
-
-
-app = typer.Typer(
-    name="amodal",
-    cls=Commands,
-    help="One representation for data that comes in several modalities.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    **LIGHT_GROUP,
-)
-for _name, (_, _help) in COMMANDS.items():
-    app.command(_name, help=_help)(lambda: None)  # stands for the command in the list of all
+FAILED = 1
+STOPPED = 130  # as a shell has it for a command that Ctrl-C ended
 
 
 def main() -> None:
-    """Run the command line; exit code 0 success, 1 the work failed, 2 wrong usage."""
+    """Run the command line and end the process.
+
+    Exit code 0: success, also of a server and a conversation that Ctrl-C ends; 1: the work failed;
+    2: wrong usage; 130: stopped by Ctrl-C or SIGTERM, and "stopped" is on standard error.
+    """
+    interrupts: list[int] = []
+
+    def interrupt(number: int) -> None:
+        """SIGTERM is handled as Ctrl-C: the work done so far is kept."""
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    atexit.register(_ignore_signals)
+    try:
+        on_interrupt(interrupt)
+        code = _run(interrupts)
+    except BaseException as error:
+        # Where a library is interrupted while it is imported, it may raise an error of its own.
+        if not interrupts and not isinstance(error, KeyboardInterrupt):
+            raise
+        code = STOPPED
+    on_interrupt(lambda _: os._exit(code))  # the work is done: a signal can only shorten the end
+    if code == STOPPED:
+        print("stopped", file=sys.stderr)
+    with suppress(OSError):  # nobody reads the output any more
+        sys.stdout.flush()
+    # Python ends itself with SIGINT, whatever the code, if a KeyboardInterrupt has passed through
+    # code made from a string, as that of dataclasses is; running such code again forgets that.
+    exec("")
+    sys.exit(code)
+
+
+def _run(interrupts: Sequence[int]) -> int:
+    """The exit code of the command; a failure that a user can act on is one line."""
+    # Imported here, where a signal is handled already.
+    from amodal.cli.commands import app
+    from amodal.cli.console import errors, escape
+    from amodal.training.errors import RunError, TrainingError
+
     _quiet()
     try:
-        with _sigterm_as_ctrl_c():
-            app()
-    except EXPECTED as error:
-        if os.environ.get("AMODAL_TRACEBACK"):
+        app()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else FAILED
+    except Exception as error:
+        # DataError, RecipeError and StoreError are ValueErrors; an ImportError names a missing
+        # extra. Of a full disk each library has its own error.
+        expected = isinstance(error, (RunError, TrainingError, ValueError, OSError, ImportError))
+        if interrupts or os.environ.get("AMODAL_TRACEBACK") or not (expected or _is_full(error)):
             raise
         message = escape(str(error) or type(error).__name__)
         errors.print(f"[red]error:[/] {message}", soft_wrap=True, highlight=False)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        errors.print("stopped")
-        sys.exit(1)
+        return FAILED
+    return 0
 
 
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM interrupts a command as Ctrl-C does: what it has done so far is kept."""
-    owner = os.getpid()
+def _is_full(error: Exception) -> bool:
+    from amodal.data.atomic import is_full_disk  # slow, and for what is rare
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:
-            os._exit(128 + number)  # a forked worker, which its parent ends
-        raise KeyboardInterrupt
+    return is_full_disk(error)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield  # the main thread alone can handle signals
-        return
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+def _ignore_signals() -> None:
+    """Before its last steps Python drops all handlers, and a signal would change the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _quiet() -> None:

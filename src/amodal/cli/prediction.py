@@ -42,6 +42,7 @@ def predict(
     kind_of_run(run)  # a mistyped run is answered before the slow imports
     import csv
 
+    from amodal.data.atomic import full_disk_as_data_error, staged_file
     from amodal.data.corruption import only
     from amodal.data.notes import notes_of
     from amodal.evaluators.prediction import predict_items
@@ -70,18 +71,20 @@ def predict(
                 tick=callbacks.advance,
             )
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(_table(model, predicted, without, opened.ids))
-    partial.replace(out)
+    with full_disk_as_data_error(out, "free some space and predict again"):
+        with staged_file(out) as staged, staged.open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows(_table(model, predicted, without, opened.ids))
+        maps = out.with_suffix("")
+        explained = rows[:MAX_ATTENTION_MAPS] if explain else ()
+        written = _write_attention(model, opened, explained, maps)
     for error in predicted.broken[:SHOWN_BROKEN]:
         console.print(f"[yellow]skipped[/] {error}", soft_wrap=True)
     console.print(
         f"{predicted.items} predictions are in {out}; {len(predicted.broken)} broken rows",
         soft_wrap=True,
     )
-    if explain and _write_attention(model, opened, rows[:MAX_ATTENTION_MAPS], out.with_suffix("")):
-        console.print(f"attention maps are in {out.with_suffix('')}", soft_wrap=True)
+    if written:
+        console.print(f"attention maps are in {maps}", soft_wrap=True)
 
 
 def _table(

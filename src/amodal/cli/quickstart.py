@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from amodal.cli.console import console, progress_callbacks
-from amodal.cli.train import show_result, stopped
+from amodal.cli.train import print_last_step, show_result
 
 if TYPE_CHECKING:
     from amodal.data.record import Source
@@ -46,7 +46,8 @@ def quickstart(
     with progress_callbacks() as callbacks:
         result = train_run(recipe, out, resume=resume, callbacks=callbacks, finish=finish)
     if result.stopped_at is not None:
-        raise stopped(result)
+        print_last_step(result)
+        raise KeyboardInterrupt
     page = out / PAGE
     console.print(f"\nOpen the report: [link={page.resolve().as_uri()}]{page}[/link]")
     console.print(f"  {page.resolve().as_uri()}", soft_wrap=True, highlight=False)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from amodal.search.store import Hit
 
 SHOWN_BROKEN = 5
+IF_FULL = "what was written is kept: free some space, and the same command continues"
 
 Run = Annotated[Path, typer.Argument(help="Run folder of a joint embedding.")]
 SourceText = Annotated[
@@ -53,6 +54,7 @@ def embed(
 ) -> None:
     """Write the embeddings of a source as Parquet; run again to continue."""
     kind_of_run(run)  # a mistyped run is answered before the slow imports
+    from amodal.data.atomic import full_disk_as_data_error
     from amodal.search.embed import embed_source
     from amodal.search.parquet import write_parquet, written_keys
     from amodal.training.sources import stream_for_run
@@ -61,7 +63,7 @@ def embed(
     opened = stream_for_run(run, model, source, allow_missing=allow_missing)
     fingerprint = model.fingerprint()
     done = written_keys(out, fingerprint)
-    with progress_callbacks() as callbacks:
+    with full_disk_as_data_error(out, IF_FULL), progress_callbacks() as callbacks:
         callbacks.stage(f"embedding {opened.name}", size_of(opened))
         rows = embed_source(
             model,
@@ -74,7 +76,8 @@ def embed(
         try:
             summary = write_parquet(rows, out, dim=model.dim, fingerprint=fingerprint)
         except KeyboardInterrupt:
-            raise _stopped(len(written_keys(out, fingerprint)), out) from None
+            _print_kept(len(written_keys(out, fingerprint)), out)
+            raise
     _print_rows(summary.items, summary.rows, len(done))
     _print_broken([(b["origin"], b["reason"]) for b in summary.broken], out / "embeddings.json")
     console.print(f"the embeddings are in {escape(str(out))}", soft_wrap=True)
@@ -94,6 +97,7 @@ def index(
 ) -> None:
     """Build a search index from a source; run again to continue, or to add to the index."""
     kind_of_run(run)  # a mistyped run is answered before the slow imports
+    from amodal.data.atomic import full_disk_as_data_error
     from amodal.search.embed import embed_source
     from amodal.search.indexing import add_to_index
     from amodal.search.store import VectorStore
@@ -101,11 +105,15 @@ def index(
 
     model = open_model(run)
     opened = stream_for_run(run, model, source, allow_missing=allow_missing)
-    store = VectorStore.create(
-        out, model.dim, fingerprint=model.fingerprint(), model_path=found_folder(run), exist_ok=True
-    )
-    done = set() if replace else store.row_keys()
-    with progress_callbacks() as callbacks:
+    with full_disk_as_data_error(out, IF_FULL), progress_callbacks() as callbacks:
+        store = VectorStore.create(
+            out,
+            model.dim,
+            fingerprint=model.fingerprint(),
+            model_path=found_folder(run),
+            exist_ok=True,
+        )
+        done = set() if replace else store.row_keys()
         callbacks.stage(f"indexing {opened.name}", size_of(opened))
         rows = embed_source(
             model,
@@ -119,9 +127,10 @@ def index(
         try:
             summary = add_to_index(store, rows)
         except KeyboardInterrupt:
-            raise _stopped(store.count(), out) from None
-    store.optimize()
-    store.build_index()
+            _print_kept(store.count(), out)
+            raise
+        store.optimize()
+        store.build_index()
     _print_rows(len({key[0] for key in store.row_keys()}), store.counts(), len(done))
     _print_broken([(error.origin, error.reason) for error in summary.broken], out / "broken.json")
     console.print(f'search it with: amodal search {escape(str(out))} "TEXT"', soft_wrap=True)
@@ -319,10 +328,9 @@ def _print_broken(broken: Sequence[tuple[str, str]], listed: Path) -> None:
         console.print(f"  … and {len(broken) - SHOWN_BROKEN:,} more", highlight=False)
 
 
-def _stopped(kept: int, out: Path) -> typer.Exit:
+def _print_kept(kept: int, out: Path) -> None:
     console.print(
-        f"stopped: {kept:,} rows are kept in {escape(str(out))}; the same command continues",
+        f"{kept:,} rows are kept in {escape(str(out))}; the same command continues",
         soft_wrap=True,
         highlight=False,
     )
-    return typer.Exit(1)

@@ -43,23 +43,23 @@ def train(
     with progress_callbacks() as callbacks:
         result = train_run(loaded, folder, resume=resume, callbacks=callbacks, finish=finish)
     if result.stopped_at is not None:
-        raise stopped(result)
+        print_last_step(result)
+        raise KeyboardInterrupt
     if is_main():
         show_result(result, loaded)
         console.print(f"the report is {folder / PAGE}", soft_wrap=True)
 
 
-def stopped(result: RunResult) -> typer.Exit:
-    """Print that the run can be resumed; raise the returned exit to end the command."""
+def print_last_step(result: RunResult) -> None:
+    """Print that a run that was stopped can be resumed."""
     from amodal.distributed import is_main
 
     if is_main():
         console.print(
-            f"stopped at step {result.stopped_at}, nothing is lost: continue with the same command "
-            "and --resume",
+            f"interrupted at step {result.stopped_at}, nothing is lost: continue with the same "
+            "command and --resume",
             soft_wrap=True,
         )
-    return typer.Exit(1)
 
 
 def show_result(result: RunResult, recipe: Recipe) -> None:

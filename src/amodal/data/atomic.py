@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from amodal.data.record import DataError
+
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -23,9 +25,23 @@ def write_text(path: Path, text: str) -> None:
         ...     [path.name for path in Path(folder).iterdir()]
         ['a.txt']
     """
+    with staged_file(path) as staged:
+        staged.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def staged_file(path: Path) -> Iterator[Path]:
+    """A file to write, which then replaces `path` as a whole; an error leaves `path` as it was.
+
+    Examples:
+        ```python
+        with staged_file(folder / "plot.png") as staged:
+            figure.savefig(staged, format="png")
+        ```
+    """
     partial = path.with_name(path.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        yield partial
         sync(partial)
         partial.replace(path)
     except BaseException:
@@ -101,6 +117,21 @@ def is_full_disk(error: BaseException) -> bool:
         return True
     text = str(error)
     return "No space left on device" in text or "quota exceeded" in text
+
+
+@contextmanager
+def full_disk_as_data_error(place: Path, advice: str) -> Iterator[None]:
+    """A full disk as one line that names the place and says what is kept and how to go on.
+
+    Raises:
+        DataError: instead of the error of whichever library was writing.
+    """
+    try:
+        yield
+    except Exception as error:  # each library has its own
+        if not is_full_disk(error):
+            raise
+        raise DataError(f"{place}: the disk is full; {advice}") from error
 
 
 def is_failed_write(error: BaseException) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +64,9 @@ HARMLESS = (
     "Invalid SOS parameters",
     "Unknown Adobe color transform",
 )
+# Squares of the wanted size that an image may cover: decoded images wait in memory, in batches of
+# training with augmentation above all, whose random crops choose from the whole image.
+MAX_AREA = 16
 BAND_PIXELS = 1 << 16  # converted at once, so that conversions take little memory
 # Bytes per pixel that Pillow keeps; 4 in all other modes.
 PIXEL_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2, "I;16N": 2}
@@ -74,8 +78,9 @@ def decode_image(value: Any, origin: str, min_size: int | None = None) -> np.nda
     Args:
         value: path, file content as bytes, uint8 array or PIL image.
         origin: file and row of the record, for the error.
-        min_size: a JPEG may be decoded at an eighth to the whole of its size, as long as both
-            sides keep this many pixels. None decodes the whole of it.
+        min_size: side of the square that the pixels are used for. A JPEG is then decoded at an
+            eighth to the whole of its size, so that both sides keep this many pixels, and an image
+            of more than `MAX_AREA` such squares is shrunk by a whole number. None keeps its size.
 
     Raises:
         BrokenRecordError: no such file, no image, cut short, damaged, or too large.
@@ -88,13 +93,18 @@ def decode_image(value: Any, origin: str, min_size: int | None = None) -> np.nda
         >>> pixels.shape, pixels[0, 0].tolist()
         ((2, 4, 3), [255, 255, 255])
     """
-    return load_image(value, origin, min_size)[0]
+    pixels, _ = load_image(value, origin, min_size)
+    return pixels if min_size is None else _shrunk(pixels, MAX_AREA * min_size**2)
 
 
 def load_image(
     value: Any, origin: str, min_size: int | None = None
 ) -> tuple[np.ndarray, bytes | None]:
-    """`decode_image`, and beside the pixels the file content; None for what came decoded.
+    """Pixels as of `decode_image`, and the file content; None for what came decoded.
+
+    Args:
+        value, origin: as for `decode_image`.
+        min_size: both sides of a JPEG keep this many pixels at least; None decodes all of it.
 
     Examples:
         >>> import io
@@ -139,6 +149,14 @@ def suffix_of(data: bytes) -> str | None:
     if data.startswith(b"RIFF") and data[8:12] != b"WEBP":
         return None  # a sound, or a film
     return next((s for s, f in FORMATS.items() if f.starts and data.startswith(f.starts)), None)
+
+
+def _shrunk(pixels: np.ndarray, max_pixels: int) -> np.ndarray:
+    """Means of the smallest squares of pixels of which there are not more than this many."""
+    height, width = pixels.shape[:2]
+    # What was shrunk before is not shrunk again, so that its embedding stays the same.
+    factor = next(f for f in count(1) if -(-height // f) * -(-width // f) <= max_pixels)
+    return pixels if factor == 1 else np.asarray(Image.fromarray(pixels).reduce(factor))
 
 
 def _from_array(value: np.ndarray, origin: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is in a data set, and what is wrong with it."""
+"""Description of a data set and its faults."""
 
 from __future__ import annotations
 
@@ -83,6 +83,7 @@ class Inspection(BaseModel):
     Args:
         items: records that can be used, every image and audio file of them decoded.
         complete: False if reading was limited or stopped.
+        stopped: Ctrl-C or SIGTERM came before the end.
         rows: modality -> values; images count one each, captions each on its own.
         captions_per_item: number of captions -> items.
         broken: number of rows and records that cannot be used.
@@ -106,6 +107,7 @@ class Inspection(BaseModel):
     name: str
     items: int
     complete: bool
+    stopped: bool
     rows: dict[str, int]
     captions_per_item: dict[int, int]
     broken: int
@@ -160,11 +162,11 @@ def inspect(
         stopped = True
     length = len(source) if isinstance(source, Source) else None
     cut = limit is not None and (length is None or limit < length)
-    return found.described(source.name, not stopped and not cut, notes_of(source))
+    return found.described(source.name, notes_of(source), stopped=stopped, cut=cut)
 
 
 class _Facts:
-    """What is kept of one record."""
+    """Facts about one record, without its content."""
 
     def __init__(self, record: Record) -> None:
         self.origin = str(record["origin"])
@@ -291,7 +293,9 @@ class _Findings:
             several = facts.label if isinstance(facts.label, list) else [facts.label]
             self.labels.update(map(str, several))
 
-    def described(self, name: str, complete: bool, notes: Sequence[Note]) -> Inspection:
+    def described(
+        self, name: str, notes: Sequence[Note], *, stopped: bool, cut: bool
+    ) -> Inspection:
         sides: Counter[int] = Counter()
         for size, count in self.sizes.items():
             sides[min(size)] += count
@@ -300,7 +304,8 @@ class _Findings:
         return Inspection(
             name=name,
             items=self.items,
-            complete=complete,
+            complete=not stopped and not cut,
+            stopped=stopped,
             rows=dict(self.rows),
             captions_per_item=dict(sorted(self.captions_per_item.items())),
             broken=self.reasons.total(),

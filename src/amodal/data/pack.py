@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ValidationError
 from webdataset import TarWriter
 
+from amodal.data.atomic import full_disk_as_data_error, write_text
 from amodal.data.inspection import Broken, Noted, in_threads, records_in_order
 from amodal.data.notes import notes_of
 from amodal.data.packed_item import PackedItem, packed_item
@@ -28,6 +29,7 @@ from amodal.data.record import (
 
 INDEX = "index.json"
 PROGRESS = ".pack.json"  # there as long as a pack is not finished
+IF_FULL = "complete shards are kept: free some space, and the same command continues"
 LISTED = 100  # broken records that the index lists
 
 
@@ -40,7 +42,7 @@ class Shard(BaseModel):
 
 
 class PackIndex(BaseModel):
-    """What `pack` wrote, as in index.json.
+    """Content of index.json.
 
     Args:
         left_out: name of a value that shards cannot hold -> records that had one.
@@ -59,7 +61,7 @@ class PackIndex(BaseModel):
 
 
 class _Job(BaseModel):
-    """What is packed, and how; an interrupted pack goes on only with the same."""
+    """Source and shard sizes of a pack; an interrupted one goes on only with the same."""
 
     source: str
     rows: int | None
@@ -91,7 +93,7 @@ class _Progress(BaseModel):
             self.broken_rows.append(Broken(origin=error.origin, reason=error.reason))
 
     def write(self, folder: Path) -> None:
-        _write(folder / PROGRESS, self.model_dump_json())
+        write_text(folder / PROGRESS, self.model_dump_json())
 
 
 def pack(
@@ -139,7 +141,7 @@ def pack(
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with _alone(folder), full_disk_as_data_error(folder, IF_FULL):
             state = _prepare(folder, job, overwrite)
             if not state.read:
                 for error in getattr(source, "broken_rows", ()):
@@ -159,7 +161,7 @@ def pack(
                 source=source.name,
                 **state.model_dump(exclude={"job", "read", "last"}),
             )
-            _write(folder / INDEX, index.model_dump_json(indent=1))
+            write_text(folder / INDEX, index.model_dump_json(indent=1))
             (folder / PROGRESS).unlink()
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
@@ -324,13 +326,3 @@ class _ShardWriter:
         self.state.shards.append(Shard(name=name, records=self._in_shard, bytes=size))
         self.state.write(self.folder)
         self._in_shard = self._bytes = 0
-
-
-def _write(file: Path, text: str) -> None:
-    """Write a file at once or not at all."""
-    partial = file.with_name(f".{file.name.lstrip('.')}.part")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(file)

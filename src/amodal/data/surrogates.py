@@ -17,7 +17,7 @@ def encodable(text: str) -> str:
 
 
 def half_pair(value: Any) -> str | None:
-    """What is wrong with text that was cut within an emoji; None where nothing is.
+    """The fault of a text that was cut within an emoji; None where there is none.
 
     Args:
         value: a string, or lists and objects of strings.

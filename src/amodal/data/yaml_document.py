@@ -118,7 +118,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_value(text: str) -> Any:
-    """What an option such as `--set KEY=VALUE` means: a number, true, false, null, a list or
+    """The value of an option such as `--set KEY=VALUE`: a number, true, false, null, a list or
     mapping, or a quoted text; everything else as it is written.
 
     `*.csv`, `&x`, `@x`, `a #b.csv` and 2024-01-31 are texts, though YAML reads them otherwise.

@@ -1,4 +1,4 @@
-"""What of an encoder is trained: freezing, frozen BatchNorm, low-rank adapters."""
+"""Trained parts of an encoder: freezing, frozen BatchNorm, low-rank adapters."""
 
 from __future__ import annotations
 

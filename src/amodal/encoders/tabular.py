@@ -51,7 +51,7 @@ class TabularConfig(EncoderConfig):
         return TabularEncoder(self)
 
     def preprocessor(self, records: Iterable[Mapping[str, Any]]) -> TabularPreprocessor:
-        """What reads the columns, fitted on training records."""
+        """The preprocessor of the columns, fitted on training records."""
         return TabularPreprocessor.fit(self.numerical, self.categorical, records)
 
     def for_preprocessor(self, prepare: TabularPreprocessor) -> TabularConfig:

@@ -39,7 +39,7 @@ class EmbeddedSource:
 
 @dataclass(frozen=True)
 class EmbeddingResult:
-    """What is computed from the embeddings of a source.
+    """Metrics of the embeddings of a source.
 
     Args:
         embedded: of the source.

@@ -133,9 +133,9 @@ def soft_nearest_neighbour_cycle(
         b(i) = sum over j of softmax_j(-|a_i - b_j|^2 / 2τ) b_j
         loss = -mean over i of ln sum over k in same(i) of softmax_k(-|b(i) - a_k|^2 / 2τ)
 
-    For unit rows the first exponents are a_i . b_j / τ but for a constant, so τ is the temperature
-    of InfoNCE. The paper has 2τ = 1, and frames of videos, each its own item. Rows of `right` in
-    any other order give the same value: it does not determine the pairs.
+    For rows of unit length the first exponents are a_i . b_j / τ but for a constant, so τ is the
+    temperature of InfoNCE. The paper has 2τ = 1, and frames of videos, each its own item. Rows of
+    `right` in any other order give the same value: it does not determine the pairs.
 
     Args:
         left: (N, E) rows a of one modality.

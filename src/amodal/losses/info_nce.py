@@ -59,7 +59,7 @@ def info_nce_loss(
     Examples:
         >>> import torch
         >>> from amodal.losses import info_nce_loss
-        >>> image = text = torch.eye(4)  # (N, E) unit rows, paired
+        >>> image = text = torch.eye(4)  # (N, E) unit-norm rows, paired
         >>> round(info_nce_loss(image, text, log_scale=torch.tensor(2.0)).item(), 4)
         0.0019
         >>> same = torch.ones(4, 4) / 2  # indistinguishable rows: chance, ln 4

@@ -14,7 +14,7 @@ from amodal.losses.config import Config
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the bandwidth, so that several scales are covered
 
-# Narrowest median bandwidth: unit rows that lie nearer differ by the rounding of bfloat16.
+# Narrowest median bandwidth: unit-norm rows that lie nearer differ by the rounding of bfloat16.
 NARROWEST = 1e-3
 
 
@@ -142,7 +142,7 @@ def cmd(x: Tensor, y: Tensor, *, moments: int = 5, width: float = 2.0) -> Tensor
         x: (N, E) rows of one modality.
         y: (M, E) rows of another; they need not match those of x.
         moments: K.
-        width: w; 2 for coordinates of unit rows, which lie between -1 and 1.
+        width: w; 2 for coordinates of unit-norm rows, which lie between -1 and 1.
 
     Returns:
         () in float32 or wider; 0 where a side is empty.

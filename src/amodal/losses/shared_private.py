@@ -116,13 +116,13 @@ def _hsic(a: Tensor, b: Tensor) -> Tensor:
 
 
 def agreement_loss(shared: Sequence[Tensor]) -> Tensor:
-    """Mean over pairs of modalities of mean |s_a - s_b|^2 over the items, for unit rows.
+    """Mean over pairs of modalities of mean |s_a - s_b|^2 over the items, for rows of unit length.
 
     A shared code that contains private information differs from that of the other modality; where
     the value is 0, both are functions of what the modalities share.
 
     Args:
-        shared: M tensors (N, E) of unit rows, paired.
+        shared: M tensors (N, E) of unit-norm rows, paired.
 
     Examples:
         >>> import torch
@@ -155,7 +155,7 @@ def unexplained_share(rebuilt: Tensor, features: Tensor) -> Tensor:
 
 
 class Codes(NamedTuple):
-    """Shared and private codes of N items: modality -> (N, E) unit rows each."""
+    """Shared and private codes of N items: modality -> (N, E) unit-norm rows each."""
 
     shared: dict[str, Tensor]
     private: dict[str, Tensor]
@@ -188,8 +188,8 @@ class SharedPrivateConfig(Config):
 class SharedPrivate(nn.Module):
     """Two encoders and a decoder per modality, over features of items that have all modalities.
 
-    Each modality gets a shared code s and a private code p, both with unit rows. The loss is the
-    weighted sum of
+    Each modality gets a shared code s and a private code p, both with rows of unit length. The
+    loss is the weighted sum of
 
     - similarity: `info_nce_loss` of the shared codes, or a distance of their distributions (`cmd`,
       `mmd`, or a discriminator that is trained along; the value is then its own loss);

@@ -107,7 +107,7 @@ def one_way_triplet(
 
 
 def spread(z: Tensor) -> Tensor:
-    """1 - |mean row|^2 of unit rows: 0 where all are one point, 1 where they cancel out."""
+    """1 - |mean row|^2 of unit-norm rows: 0 where all are one point, 1 where they cancel out."""
     with torch.autocast(z.device.type, enabled=False):
         return 1 - z.float().mean(0).square().sum()
 

@@ -49,7 +49,7 @@ def class_embeddings(text: Tensor) -> Tensor:
         text: (C, T, E) unit-norm embeddings of T prompts of each of C classes.
 
     Returns:
-        (C, E) unit rows, float32 or wider.
+        (C, E) unit-norm rows, float32 or wider.
 
     Raises:
         ValueError: wrong shape, or the mean of the prompts of a class is 0.

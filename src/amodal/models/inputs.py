@@ -156,7 +156,7 @@ def column_styles(types: Mapping[str, str], readers: Mapping[str, Any]) -> dict[
 def reading_of(
     types: Mapping[str, str], readers: Mapping[str, Any], target: Any | None = None
 ) -> Reading:
-    """What a model reads of rows.
+    """Columns of a row that a model reads.
 
     Args:
         types, readers: as for `column_styles`.

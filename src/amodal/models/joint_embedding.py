@@ -188,7 +188,7 @@ class JointEmbedding(PreTrainedModel):
         }
 
     def embed(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
-        """(R, E) unit rows of R preprocessed values of one input, normalized if that is set."""
+        """(R, E) unit-norm rows of R preprocessed values of an input, normalized if that is set."""
         z = self._embed_grouped(name, tensors)
         if self.normalization is not None and not self.training:
             z = self.normalization.transform(name, z)
@@ -274,7 +274,7 @@ class JointEmbedding(PreTrainedModel):
                 uint8 arrays (H, W, 3) or PIL images) or `text=` (strings).
 
         Returns:
-            (N, E) float32 unit rows.
+            (N, E) float32 unit-norm rows.
 
         Raises:
             ValueError: not exactly one input, or one that the model lacks.

@@ -1,4 +1,4 @@
-"""What every model folder has in common: config.json, weights, preprocessors; nothing pickled."""
+"""Common part of all model folders: config.json, weights, preprocessors; nothing pickled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model predicts: one class, several classes, or a number, from a column of the records."""
+"""Target of a prediction: one class, several classes, or a number, from a column of the records."""
 
 from __future__ import annotations
 

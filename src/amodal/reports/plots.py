@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from amodal.data.atomic import staged_file
+
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans SC", "PingFang SC",
              "Microsoft YaHei", "SimHei", "WenQuanYi Micro Hei")  # fmt: skip
 LABEL_LENGTH = 40  # characters of a caption on an axis
@@ -284,8 +286,6 @@ def to_svg(figure: Figure, salt: str) -> str:
 def save_png(figure: Figure, file: Path) -> None:
     """Write the figure as a PNG for use outside the report."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    with warnings.catch_warnings():
+    with staged_file(file) as staged, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # captions in any script
-        figure.savefig(partial, dpi=160, format="png", metadata={"Software": None})
-    partial.replace(file)
+        figure.savefig(staged, dpi=160, format="png", metadata={"Software": None})

@@ -32,7 +32,7 @@ class RowIndex(Protocol):
 
 
 class AnnIndex:
-    """Inner-product search over unit rows; positions are those of the rows it was built from.
+    """Inner-product search over rows of unit length; positions count the rows it was built from.
 
     Below `EXACT_BELOW` rows the result is exact. Above, it is an HNSW graph.
 
@@ -64,7 +64,7 @@ class AnnIndex:
         row_ids: NDArray[np.uint64],
         exact_below: int = EXACT_BELOW,
     ) -> AnnIndex:
-        """Index of `vectors`, (N, E) unit rows; HNSW from `exact_below` rows on."""
+        """Index of `vectors`, (N, E) unit-norm rows; HNSW from `exact_below` rows on."""
         count, dim = vectors.shape
         index: Any
         if count < exact_below:
@@ -93,7 +93,7 @@ class AnnIndex:
         """The `k` rows nearest to each of the (Q, E) queries.
 
         Args:
-            queries: (Q, E) unit rows.
+            queries: (Q, E) unit-norm rows.
             k: how many.
             among: (P,) the positions that count; all of them if None.
 
@@ -132,7 +132,7 @@ class AnnIndex:
 
     @classmethod
     def load(cls, file: Path) -> AnnIndex | None:
-        """What `save` wrote, or None where there is nothing that can be used."""
+        """The index that `save` wrote, or None where there is none that can be used."""
         # It is a cache: where a byte has changed, the caller builds it again.
         try:
             checksums = json.loads(_checksum_file(file).read_text(encoding="utf-8"))

@@ -27,7 +27,7 @@ class RunPath(StrictModel):
 
 
 class IndexDescription(StrictModel):
-    """What must be known before the rows of an index can be compared with a query."""
+    """Model and layout of an index, without which its rows cannot be compared with a query."""
 
     format: Literal[1] = 1
     dim: int = Field(ge=1)

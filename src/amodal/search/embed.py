@@ -37,7 +37,7 @@ class EmbeddingModel(Protocol):
     def dim(self) -> int: ...
 
     @property
-    def encode(self) -> Callable[..., Any]: ...  # encode(image=[...]) -> (N, E) unit rows
+    def encode(self) -> Callable[..., Any]: ...  # encode(image=[...]) -> (N, E) unit-norm rows
     def fingerprint(self) -> str: ...
 
 

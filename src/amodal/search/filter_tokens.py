@@ -135,7 +135,7 @@ class Cursor:
         return self.advance() if self.next.is_(*words) else None
 
     def written(self, place: Place) -> str:
-        """What stands at a place, on one line and not longer than a message can show."""
+        """The text at a place, on one line and not longer than a message can show."""
         found = encodable(" ".join(self.text[place.start : place.end].split()))
         return found if len(found) <= SHOWN else found[: SHOWN - 1] + "…"
 

@@ -18,7 +18,7 @@ SECONDS_PER_VERSION = 30.0
 
 @dataclass
 class IndexSummary:
-    """What was added to an index, and what could not be."""
+    """Counts of added rows, and the errors of those that could not be added."""
 
     new: int = 0
     items: set[str] = field(default_factory=set)

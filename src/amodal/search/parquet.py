@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from amodal.data.atomic import write_text
+from amodal.data.atomic import staged_file, write_text
 from amodal.data.record import BrokenRecordError, DataError
 from amodal.search.rows import FIXED, Key, Row, metadata_columns, schema, to_table, wider
 
@@ -24,7 +24,7 @@ OWN_FILES = ("embeddings.json", "part-", "writer.lock")  # beginnings of the nam
 
 @dataclass
 class EmbeddingSummary:
-    """What is in a folder of embeddings.
+    """Content of a folder of embeddings.
 
     Args:
         dim: E.
@@ -186,9 +186,8 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _write_shard(table: pa.Table, file: Path) -> None:
-    temporary = file.with_suffix(".tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    temporary.replace(file)
+    with staged_file(file) as staged:
+        pq.write_table(table, staged, compression="zstd")
 
 
 def _unify(folder: Path, layout: pa.Schema) -> None:

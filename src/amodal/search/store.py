@@ -48,7 +48,7 @@ class Hit:
     thumbnail: bytes | None = field(default=None, repr=False)  # JPEG
 
     def as_dict(self) -> dict[str, Any]:
-        """What can be written as JSON: everything but the thumbnail."""
+        """The values that can be written as JSON: all but the thumbnail."""
         names = ("score", "id", "input", "row", "text", "path", "origin", "metadata")
         return {name: getattr(self, name) for name in names}
 
@@ -427,7 +427,7 @@ class VectorStore:
             yield
 
     def _read(self, read: Callable[[_Snapshot], T]) -> T:
-        """What `read` gives for the newest version, again where its files were merged meanwhile."""
+        """The result of `read` on the newest version; again where files were merged meanwhile."""
         for _ in range(3):
             try:
                 return read(self._snapshot())

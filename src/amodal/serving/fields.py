@@ -18,7 +18,7 @@ Field = str | bytes
 
 
 def form_fields(types: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What a page has to offer for each input: its name, its type, and how a value is given."""
+    """Form fields of a page, one per input: its name, its type, and how a value is given."""
     found = []
     for name, type_ in types.items():
         kind = modality(type_)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -18,6 +19,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",  # the page changes with the package
 }
+CHARSETS = ("utf-8", "utf8", "us-ascii")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 MAX_ARRIVING = 64  # requests whose body is being read; a body lies in memory or in a temporary file
 MAX_WAITING = 16  # requests that wait for the model, the one at work included
@@ -27,8 +29,10 @@ RETRY_AFTER_S = 5
 class SecurityMiddleware:
     """Limits request bodies, refuses pages of other sites, restricts the page to its own origin.
 
-    Bodies without a Content-Length header are counted as they arrive. Any page that a user has
-    open may send forms to a server on the same machine, and could keep its model at work.
+    Forms are read as UTF-8 alone: Python has encodings that fail in ways of their own, or give
+    halves of surrogate pairs, which nothing can encode again. Bodies without a Content-Length
+    header are counted as they arrive. Any page that a user has open may send forms to a server on
+    the same machine, and could keep its model at work.
 
     Args:
         app: the ASGI application.
@@ -63,11 +67,22 @@ class SecurityMiddleware:
         if length.isdigit() and (len(length) > 18 or int(length) > self.limit):
             await JSONResponse({"detail": message}, 413)(scope, receive, with_headers)
             return
+        charset = _charset(headers)
+        if charset not in CHARSETS:
+            refused = f"the form is encoded as {charset}; send it as utf-8"
+            await JSONResponse({"detail": refused}, 415)(scope, receive, with_headers)
+            return
         if scope["method"] not in SAFE_METHODS and is_cross_site(headers):
             refused = "pages of other sites cannot use this server; open its own page"
             await JSONResponse({"detail": refused}, 403)(scope, receive, with_headers)
             return
         await self.app(scope, counted, with_headers)
+
+
+def _charset(headers: Headers) -> str:
+    """The encoding that a request claims for the fields of its form."""
+    _, options = parse_options_header(headers.get("content-type"))
+    return options.get(b"charset", b"utf-8").decode("latin-1").lower()
 
 
 def is_cross_site(headers: Headers) -> bool:

@@ -12,6 +12,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 REQUEST_TIMEOUT_S = 20.0  # for a request to arrive, headers and body
 RESPONSE_TIMEOUT_S = 30.0  # between looks at whether a response is being read
+MAX_CONNECTIONS = (
+    256  # open at a time; each takes a file descriptor, of which there are often 1,024
+)
 MIN_RATE = 10_000  # bytes per second; large requests and responses have as much longer
 
 
@@ -26,8 +29,10 @@ def http_server(app: ASGIApp) -> uvicorn.Server:
 class TimedProtocol(H11Protocol):
     """HTTP/1.1 that closes connections whose requests stay half-sent or responses stay unread.
 
-    A request has `REQUEST_TIMEOUT_S`, and a second more for every `MIN_RATE` bytes that came.
-    Uvicorn itself closes connections that are idle after a response.
+    At most `MAX_CONNECTIONS` are open: another one takes the place of the one that has been idle
+    for longest, or is refused where all are at work. A request has `REQUEST_TIMEOUT_S`, and a
+    second more for every `MIN_RATE` bytes that came. Uvicorn itself closes connections that are
+    idle after a response.
     """
 
     _timer: asyncio.TimerHandle | None = None  # of the request
@@ -38,7 +43,26 @@ class TimedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._began = self.loop.time()
-        self._watch_request()
+        if self._make_room():
+            self._watch_request()
+        else:
+            detail = f"{MAX_CONNECTIONS} connections are open; try again in a few seconds"
+            self._refuse("503 Service Unavailable", detail)
+
+    def _make_room(self) -> bool:
+        """Whether the connections are few enough, now that the longest idle one may be closed."""
+        others = [c for c in self.connections if c is not self and not c.transport.is_closing()]
+        if len(others) < MAX_CONNECTIONS:
+            return True
+        idle = [c for c in others if isinstance(c, TimedProtocol) and c._is_idle()]
+        if idle:
+            min(idle, key=lambda c: c._began).transport.close()
+        return bool(idle)
+
+    def _is_idle(self) -> bool:
+        """Whether it has neither a request, not even a part of one, nor a response."""
+        done = self.cycle is None or self.cycle.response_complete
+        return done and self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -83,7 +107,22 @@ class TimedProtocol(H11Protocol):
         begun = self.conn.their_state is h11.SEND_BODY or self.conn.trailing_data[0]
         between = self.cycle is None or self.cycle.response_complete
         if begun and (between or not self.cycle.response_started):
-            self.transport.write(_too_late())
+            seconds = f"{REQUEST_TIMEOUT_S:.0f} seconds"
+            detail = f"the request was not complete after {seconds}; send it again"
+            self._refuse("408 Request Timeout", detail)
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: str, detail: str) -> None:
+        """Answer without the application, and close."""
+        body = json.dumps({"detail": detail}).encode()
+        lines = (
+            f"HTTP/1.1 {status}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+            "connection: close",
+        )
+        self.transport.write("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
         self.transport.close()
 
     def pause_writing(self) -> None:
@@ -111,15 +150,3 @@ class TimedProtocol(H11Protocol):
             self.transport.abort()
         elif unread:
             self._watch_response(unread)
-
-
-def _too_late() -> bytes:
-    detail = f"the request was not complete after {REQUEST_TIMEOUT_S:.0f} seconds; send it again"
-    body = json.dumps({"detail": detail}).encode()
-    lines = (
-        "HTTP/1.1 408 Request Timeout",
-        "content-type: application/json",
-        f"content-length: {len(body)}",
-        "connection: close",
-    )
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body

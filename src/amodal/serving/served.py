@@ -15,7 +15,7 @@ from torch import Tensor
 
 from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig
-from amodal.data.yaml_document import YamlError, parse_yaml
+from amodal.data.yaml_document import YamlError, read_yaml
 from amodal.evaluators.inputs import text_inputs
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer.image_generation import GUIDANCE, TEMPERATURE
@@ -251,29 +251,42 @@ def _on_device(model: Any) -> Any:
 
 def _text_capabilities(run: Path) -> tuple[Capability, ...]:
     """Capabilities that the recipe trained; all of them where there is no recipe."""
-    try:
-        recipe = parse_yaml((run / "recipe.yaml").read_text(encoding="utf-8"))
-        tasks = set(recipe["model"]["tasks"])
-    except FileNotFoundError:
-        return tuple(dict.fromkeys(TEXT_CAPABILITIES.values()))
-    except (OSError, UnicodeDecodeError, YamlError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{run / 'recipe.yaml'}: has no model.tasks that can be read: {error}"
-        ) from None
+    tasks = _recipe_value(run, "model", "tasks")
     return tuple(
-        dict.fromkeys(capability for task, capability in TEXT_CAPABILITIES.items() if task in tasks)
+        dict.fromkeys(
+            capability
+            for task, capability in TEXT_CAPABILITIES.items()
+            if tasks is None or task in tasks
+        )
     )
 
 
 def _example_prompts(run: Path) -> tuple[str, ...]:
     """Captions like those of the training scenes; none where the run was trained on other data."""
     try:
-        recipe = parse_yaml((run / "recipe.yaml").read_text(encoding="utf-8"))
-        config = ScenesConfig.model_validate({**recipe["data"]["train"], "split": "validation"})
-    except (OSError, UnicodeDecodeError, YamlError, KeyError, TypeError, ValueError):
+        trained = _recipe_value(run, "data", "train")
+        if trained is None:
+            return ()
+        config = ScenesConfig.model_validate({**trained, "split": "validation"})
+    except (ValueError, TypeError):
         return ()
     source = config.model_copy(update={"size": EXAMPLE_PROMPTS}).open()
     return tuple(str(source[i]["text"][0]) for i in range(EXAMPLE_PROMPTS))
+
+
+def _recipe_value(run: Path, part: str, key: str) -> Any:
+    """A value of the recipe of a run; None where there is no recipe.
+
+    Raises:
+        DataError: the recipe lacks it, or cannot be read.
+    """
+    file = run / "recipe.yaml"
+    if not file.is_file():
+        return None
+    try:
+        return read_yaml(file)[part][key]
+    except (YamlError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: has no {part}.{key} that can be read: {error}") from None
 
 
 def _metrics(run: Path) -> dict[str, float]:

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Protocol
 
 import numpy as np
 import torch
 
+from amodal.signals import on_interrupt
+
 SAME_PRESS = 0.5  # seconds; torchrun passes on a signal that the terminal has sent as well
 
 
 class Interruptible(Protocol):
-    """What `graceful_interrupt` needs of a trainer.
+    """Trainer as `graceful_interrupt` sees it.
 
     Args:
         interrupted: set by the first signal; a checkpoint is then written after the step.
@@ -41,18 +40,10 @@ def graceful_interrupt(trainer: Interruptible, warn: Callable[[str], None]) -> I
         KeyboardInterrupt: during an evaluation, before which a checkpoint was written; or at the
             third signal.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # the main thread alone can handle signals
-        return
-    owner = os.getpid()
     presses, pressed_at = 0, float("-inf")
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def stop(number: int) -> None:
         nonlocal presses, pressed_at
-        if os.getpid() != owner:  # a forked worker, which its parent ends
-            if number == signal.SIGTERM:
-                os._exit(128 + number)
-            return
         now = time.monotonic()
         again, pressed_at = now - pressed_at < SAME_PRESS, now
         if again:
@@ -64,7 +55,7 @@ def graceful_interrupt(trainer: Interruptible, warn: Callable[[str], None]) -> I
         if presses >= 3 or (presses == 1 and trainer.evaluating):
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = on_interrupt(stop)
     try:
         yield
     finally:

@@ -38,7 +38,7 @@ class _AnotherFailedError(RuntimeError):
 
 
 class _Group:
-    """What the processes tell each other outside of collective operations.
+    """Messages between the processes outside of collective operations.
 
     Args:
         store: of keys and values, seen by all processes.

@@ -1,5 +1,8 @@
 """Data sets of Hugging Face, whole and streamed, without a network."""
 
+import gzip
+import json
+
 import datasets
 import pytest
 
@@ -122,3 +125,45 @@ def test_what_cannot_be_loaded_is_one_clear_error(tmp_path):
     assert not (tmp_path / "sprung").exists()
     with pytest.raises(ValueError, match="group_by"):
         HuggingFaceConfig(path="x", streaming=True, group_by="y")
+
+
+AS_WRITTEN = [
+    {"id": "2024-05-01", "caption": "2024-05-01T10:00:00Z"},
+    {"id": "007", "caption": "12"},
+]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv"])
+def test_texts_of_local_files_that_look_like_dates_and_numbers_stay_texts(
+    tmp_path, suffix, streaming
+):
+    folder = tmp_path / "local"
+    folder.mkdir()
+    if suffix in ("csv", "tsv"):
+        rows = [["id", "caption"], *([row["id"], row["caption"]] for row in AS_WRITTEN)]
+        text = "\n".join(("," if suffix == "csv" else "\t").join(row) for row in rows)
+    else:
+        lines = list(map(json.dumps, AS_WRITTEN))
+        text = "\n".join(lines) if suffix == "jsonl" else f"[{', '.join(lines)}]"
+    for split in ("train", "test"):
+        (folder / f"{split}.{suffix}").write_text(text + "\n")
+    columns = Columns(image=None, id="id")
+    source = HuggingFaceConfig(
+        path=str(folder), split="test", columns=columns, streaming=streaming
+    ).open()
+    found = [{"id": source[i]["id"], "caption": source[i]["text"]} for i in range(len(source))]
+    assert found == [{"id": row["id"], "caption": [row["caption"]]} for row in AS_WRITTEN]
+    assert source[0]["origin"].startswith(str(folder)) or "test" in source[0]["origin"]
+
+
+def test_local_text_files_that_the_table_reader_does_not_take_are_refused(tmp_path):
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "train.jsonl").write_text(json.dumps(AS_WRITTEN[0]) + "\n")
+    with pytest.raises(DataError, match=r"expected a split of train, got 'train\[:10%\]'"):
+        HuggingFaceConfig(path=str(tmp_path / "local"), split="train[:10%]").open()
+    (tmp_path / "packed").mkdir()
+    with gzip.open(tmp_path / "packed" / "train.jsonl.gz", "wt") as file:
+        file.write(json.dumps(AS_WRITTEN[0]) + "\n")
+    with pytest.raises(DataError, match=r"train\.jsonl\.gz: expected .*decompress it"):
+        HuggingFaceConfig(path=str(tmp_path / "packed")).open()

@@ -1,6 +1,7 @@
 """Word vectors from co-occurrence."""
 
 import numpy as np
+import pytest
 import torch
 
 from amodal.encoders.text.word_vectors import SMOOTHING, cooccurrence_vectors
@@ -44,7 +45,28 @@ def test_unknown_and_special_tokens_are_zero_and_the_width_may_exceed_the_vocabu
     assert torch.equal(cooccurrence_vectors([], 4, 2), torch.zeros(4, 2))
 
 
-def test_the_same_documents_give_the_same_vectors():
-    documents = [[i % 7, i % 5, i % 3] for i in range(60)]
-    first, second = (cooccurrence_vectors(documents, 8, 4) for _ in range(2))
+@pytest.mark.parametrize("dim", [2, 8, 15, 22, 23, 24, 30])
+def test_the_same_documents_give_the_same_vectors(dim):
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        documents = [rng.integers(0, rng.integers(2, 24), 2).tolist() for _ in range(10)]
+        first, *others = (cooccurrence_vectors(documents, 24, dim) for _ in range(3))
+        assert all(torch.equal(first, other) for other in others)
+
+
+def test_a_large_vocabulary_gives_the_same_vectors_each_time():
+    rng = np.random.default_rng(0)
+    documents = [rng.zipf(1.5, 12).clip(max=1999).tolist() for _ in range(3000)]
+    first, second = (cooccurrence_vectors(documents, 2000, 16) for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("dim", [39, 40, 60])
+def test_a_width_of_the_whole_vocabulary_keeps_all_information(dim):
+    rng = np.random.default_rng(0)
+    documents = [rng.integers(0, 40, 6).tolist() for _ in range(300)]
+    z = cooccurrence_vectors(documents, 40, dim)
+    assert torch.equal(z, cooccurrence_vectors(documents, 40, dim))
+    whole = cooccurrence_vectors(documents, 40, 60)
+    atol = 0.1 if dim < 40 else 1e-5  # without the least of the singular values
+    torch.testing.assert_close(z @ z.T, whole @ whole.T, atol=atol, rtol=0)

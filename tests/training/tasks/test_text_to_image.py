@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import amodal
-from amodal.cli.main import app
+from amodal.cli.commands import app
 from amodal.data.scenes.source import ScenesConfig
 from amodal.evaluators.text_to_image import (
     TextToImageResult,

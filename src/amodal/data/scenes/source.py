@@ -11,6 +11,7 @@ from typing import Literal
 from PIL import Image
 from pydantic import Field, model_validator
 
+from amodal.data.atomic import write_text
 from amodal.data.record import Record
 from amodal.data.scenes.captions import CaptionStyle, Language, write_captions
 from amodal.data.scenes.dialogues import write_dialogue
@@ -269,7 +270,7 @@ def write_dataset(
             documents |= dialogues.documents()
         for file, document in documents.items():
             text = json.dumps(document, ensure_ascii=False)
-            (folder / file).write_text(text, encoding="utf-8")
+            write_text(folder / file, text)
     return folder
 
 

@@ -30,7 +30,7 @@ STYLES: dict[str, Style] = {"image": "media", "text": "texts", "audio": "media"}
 
 @dataclass(frozen=True)
 class Reading:
-    """What a model reads of rows.
+    """Columns of a row that a model reads.
 
     Args:
         styles: input -> how its cells are read.

@@ -197,7 +197,7 @@ def _hidden(path: str) -> bool:
 
 
 def _instead(paths: list[str], notes: Notes) -> str:
-    """What is there in the place of images."""
+    """The files that are there in the place of images."""
     for path in paths:
         notes.add(UNREAD, path, kind=f".{_suffix(path)}" if _suffix(path) else "no suffix")
     found = notes.found()

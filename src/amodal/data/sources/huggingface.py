@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +17,17 @@ from amodal.data.sources.places import Places
 from amodal.data.sources.row_record import row_record
 from amodal.data.sources.row_types import check_text_columns, label_names, undecoded
 from amodal.data.sources.rows import RowSource
+from amodal.data.sources.table import SUFFIXES, TableConfig
 
+TEXT_FORMATS = ("csv", "json")  # builders of `datasets` that guess the types of columns
 SAVED = ("state.json", "dataset_dict.json")  # one of them marks a folder of `save_to_disk`
 
 
 class HuggingFaceConfig(StrictModel):
-    """What `datasets.load_dataset` or `load_from_disk` opens. Code of a data set is never run.
+    """A data set that `datasets.load_dataset` or `load_from_disk` opens; its code is never run.
+
+    Local CSV and JSON files without declared features are read as by `table`: `datasets` would
+    guess their types, and turn texts such as 2024-05-01 into dates and 007 into 7.
 
     Args:
         path: name on the hub, or a local folder.
@@ -76,6 +82,9 @@ class HuggingFaceConfig(StrictModel):
                 raise DataError(f"{self.path}: written by `save_to_disk`, which needs no streaming")
             dataset = self._saved()
         else:
+            tables = self._text_tables()
+            if tables is not None:
+                return tables.open()
             dataset = self._loaded()
         if isinstance(dataset, datasets.IterableDataset):
             return StreamSource(name, dataset, self.columns, self._root())
@@ -85,8 +94,40 @@ class HuggingFaceConfig(StrictModel):
     def _root(self) -> Path | None:
         return None if self.root is None else Path(self.root)
 
+    def _text_tables(self) -> TableConfig | None:
+        """The local CSV or JSON files of the split; None where `datasets` has not to guess types.
+
+        Raises:
+            DataError: no such split, or files that the table reader does not take.
+        """
+        if not Path(self.path).is_dir():
+            return None
+        with self._loading():
+            builder = datasets.load_dataset_builder(self.path, name=self.config)
+        if builder.name not in TEXT_FORMATS or builder.info.features is not None:
+            return None
+        splits = builder.config.data_files or {}
+        if self.split not in splits:
+            there = ", ".join(map(str, splits))
+            raise DataError(f"{self.path}: expected a split of {there}, got {self.split!r}")
+        files = [Path(file) for file in splits[self.split]]
+        for file in files:
+            if file.suffix.lower() not in SUFFIXES:
+                raise DataError(
+                    f"{file}: expected a file that ends in {', '.join(SUFFIXES)}; decompress it, "
+                    "or save the data set with `save_to_disk`"
+                )
+        separator = getattr(builder.config, "sep", None)
+        return TableConfig(
+            path=tuple(map(str, files)),
+            columns=self.columns,
+            group_by=self.group_by,
+            root=self.root,
+            delimiter=separator if separator not in (",", "\t") else None,
+        )
+
     def _loaded(self) -> Any:
-        try:
+        with self._loading():
             return datasets.load_dataset(
                 self.path,
                 name=self.config,
@@ -94,6 +135,11 @@ class HuggingFaceConfig(StrictModel):
                 revision=self.revision,
                 streaming=self.streaming,
             )
+
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # connections, builders and file formats fail in many ways
             raise DataError(
                 f"{self.path} (split {self.split}) cannot be loaded: {error}"

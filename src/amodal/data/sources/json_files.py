@@ -10,7 +10,7 @@ from amodal.data.record import DataError
 
 
 def near(file: Path, name: str) -> Path | None:
-    """What is called `name` beside the file or one level up; None where there is nothing."""
+    """The path `name` beside the file or one level up; None where neither exists."""
     for folder in (file.parent, file.parent.parent):
         if (folder / name).exists():
             return folder / name

@@ -164,7 +164,7 @@ def record_of(
 
 
 def _metadata(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What is left of the json, under names that are free."""
+    """The other values of the json, under names that are free."""
     for key, value in data.items():
         name = key
         while name in RESERVED or (name != key and name in data):

@@ -13,6 +13,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
+from amodal.data.atomic import full_disk_as_data_error
 from amodal.data.notes import LISTED
 from amodal.data.sources.arrow_types import widened, wider_schema
 
@@ -21,7 +22,7 @@ VERSION = 1  # of what is written; a change of the readers needs another one
 
 @dataclass
 class FileFacts:
-    """What reading a file found beside its rows.
+    """Findings of reading a file, beside its rows.
 
     Args:
         unreadable: row -> what is wrong with it; its cells are empty.
@@ -73,9 +74,12 @@ def cached_table(
         facts = _facts(json.loads(facts_file.read_text("utf-8")))
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        facts = _write(rows, read)
-        # The facts come last and each file at once: several processes may do this at a time.
-        _replace(facts_file, lambda partial: partial.write_text(json.dumps(asdict(facts)), "utf-8"))
+        text = "free some space, or name another folder in HF_DATASETS_CACHE"
+        with full_disk_as_data_error(folder, text):
+            facts = _write(rows, read)
+            # The facts come last and each file at once: several processes may do this at a time.
+            content = json.dumps(asdict(facts))
+            _replace(facts_file, lambda partial: partial.write_text(content, "utf-8"))
     return datasets.Dataset.from_file(str(rows)), facts
 
 

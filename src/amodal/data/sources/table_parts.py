@@ -85,7 +85,7 @@ def _schema(part: datasets.Dataset) -> pa.Schema:
 def _feature(
     name: str, plain: object, files: Sequence[Path], parts: Sequence[datasets.Dataset]
 ) -> object:
-    """What a column is, as far as all parts say so: an image, a class, or its plain type.
+    """The type of a column, as far as all parts say so: an image, a class, or its plain type.
 
     Raises:
         DataError: two parts number their classes differently.

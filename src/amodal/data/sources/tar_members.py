@@ -276,7 +276,7 @@ def _plain(name: str) -> str:
 
 
 def _attributes(stream: TarStream, info: tarfile.TarInfo) -> dict[str, bytes]:
-    """What stands before the header that it is about: a long name, or a list of key=value."""
+    """Extension of the next header: a long name, or a list of key=value."""
     place = stream.position
     if info.size > MAX_HEADER_BYTES:
         raise DamagedTarError(

@@ -75,7 +75,7 @@ class WebDatasetSource:
 
     @property
     def notes(self) -> tuple[Note, ...]:
-        """What the last reading left out or joined, as far as it has come."""
+        """Members that the last reading left out or joined, as far as it has come."""
         return self._notes.found()
 
     def __iter__(self) -> Iterator[Record | BrokenRecordError]:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 SMOOTHING = 0.75  # exponent on the counts of contexts, so that rare ones do not dominate
 
+SMALLEST_SPACE = 20  # dimensions of a Krylov space of `svds`, at least
+
 
 def cooccurrence_vectors(
     documents: Iterable[Iterable[int]],
@@ -70,10 +72,15 @@ def cooccurrence_vectors(
     matrix = sparse.csr_array(
         (information.clip(min=0), (row, column)), shape=(vocab_size, vocab_size)
     )
-    kept = min(dim, vocab_size - 1)
-    # A fixed start, and fixed restarts where the Krylov space is used up, give the same vectors
-    # each time.
-    left, singular, _ = svds(matrix, k=kept, v0=np.ones(vocab_size), rng=np.random.default_rng(0))
+    kept = min(dim, vocab_size)
+    krylov = max(2 * kept + 1, SMALLEST_SPACE)  # dimensions of the space that `svds` searches
+    if 2 * krylov >= (matrix.sum(axis=1) > 0).sum():
+        # It could be used up, and `svds` would go on in directions that it draws anew each time.
+        left, singular, _ = np.linalg.svd(matrix.toarray())
+        left, singular = left[:, :kept], singular[:kept]
+    else:
+        # From a fixed start, so that the vectors are the same each time.
+        left, singular, _ = svds(matrix, k=kept, v0=np.ones(vocab_size))
     found = torch.from_numpy((left * np.sqrt(singular)).astype(np.float32))
     norm = found.norm(dim=1, keepdim=True)
     known = norm > 1e-6 * norm.max()

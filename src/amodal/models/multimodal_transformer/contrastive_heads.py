@@ -39,12 +39,12 @@ class ContrastiveHeads(nn.Module):
         self.image, self.text = projection.build(width), projection.build(width)
 
     def embed_images(self, memory: Memory) -> Tensor:
-        """(B, N, D) encoder tokens → (B, E) unit rows."""
+        """(B, N, D) encoder tokens → (B, E) unit-norm rows."""
         z: Tensor = self.image(self.pooling(memory.tokens, memory.keep))
         return z
 
     def embed_captions(self, ends: Tensor) -> Tensor:
-        """(P, D) states of the end tokens after the unimodal layers → (P, E) unit rows."""
+        """(P, D) states of the end tokens after the unimodal layers → (P, E) unit-norm rows."""
         z: Tensor = self.text(self.norm(ends))
         return z
 

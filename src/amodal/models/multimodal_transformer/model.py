@@ -82,7 +82,7 @@ class MultimodalTransformer(TransformerNetwork):
             values: exactly one of `image=`, as of `caption`, and `text=`.
 
         Returns:
-            (N, E) float32 unit rows.
+            (N, E) float32 unit-norm rows.
 
         Raises:
             ValueError: the model has no contrastive heads, or not exactly one list was given.
@@ -111,14 +111,14 @@ class MultimodalTransformer(TransformerNetwork):
         return whole.numpy() if output == "numpy" else whole
 
     def _embed_images(self, images: Sequence[Any]) -> Tensor:
-        """(B, E) unit rows."""
+        """(B, E) unit-norm rows."""
         assert self.contrast is not None
         memory = self.fuse(self.encode_inputs(self._images(images)), None)
         assert memory is not None
         return self.contrast.embed_images(memory)
 
     def _embed_captions(self, texts: Sequence[Any]) -> Tensor:
-        """(B, E) unit rows."""
+        """(B, E) unit-norm rows."""
         assert self.contrast is not None
         named = self.chat_template([[(Turn("caption", str(text), True),)] for text in texts])
         segment = named["segment"].to(self.device)

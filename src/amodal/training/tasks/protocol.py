@@ -47,7 +47,7 @@ class Step:
 
 
 class Task(Protocol):
-    """What a run learns: the gradient of one batch, and the score of some weights."""
+    """Training task: the gradient of one batch, and the score of some weights."""
 
     score_name: str  # of the metric that picks the best weights; more is better
     has_validation: bool
