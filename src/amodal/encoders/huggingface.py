@@ -116,10 +116,16 @@ class HuggingFaceImageConfig(HuggingFaceConfig):
 
 
 class HuggingFaceTextConfig(HuggingFaceConfig):
-    """A text model: BERT, RoBERTa, DistilBERT, XLM-R, T5, GPT-like, …"""
+    """A text model: BERT, RoBERTa, DistilBERT, XLM-R, T5, GPT-like, …
+
+    Args:
+        last_layers: the hidden states of the last so many layers are joined, as Devlin et al. 2018,
+            arXiv:1810.04805, section 5.3, do for a frozen BERT.
+    """
 
     type: Literal["text"] = "text"
     max_length: int = Field(64, ge=4)  # tokens, special ones included
+    last_layers: int = Field(1, ge=1)
     tokenizer: TokenizerConfig | None = None  # None: the model's own, or one trained on the texts
     vocab_size: int | None = None  # filled in from a trained tokenizer
 
@@ -213,6 +219,9 @@ class HuggingFaceEncoder(nn.Module):
         model = build_model(config.name, config.architecture is not None, model_config, pretrained)
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
+        layers = getattr(model.config, "num_hidden_layers", None)
+        if self.text and layers is not None and config.last_layers > layers:
+            raise ValueError(f"last_layers: {config.last_layers}; the model has {layers}")
         pooler = getattr(model, "pooler", None)
         if pooler is not None and any(True for _ in pooler.parameters()):
             model.pooler = None  # it would never get a gradient
@@ -225,7 +234,8 @@ class HuggingFaceEncoder(nn.Module):
         if isinstance(config, HuggingFaceTextConfig):
             update["tokenizer"] = config.chosen_tokenizer()
         self.config: EncoderConfig = config.model_copy(update=update)
-        self.width = int(_width(model.config))
+        self.last_layers = config.last_layers if isinstance(config, HuggingFaceTextConfig) else 1
+        self.width = int(_width(model.config)) * self.last_layers
         self.pooling: PoolingName = self._default_pooling()
         freeze_unused(self, lambda: self(**self._smallest(config))[0])
 
@@ -249,7 +259,11 @@ class HuggingFaceEncoder(nn.Module):
 
     def forward(self, **tensors: Tensor) -> tuple[Tensor, Tensor | None]:
         """The encoder's tensors → tokens (B, N, D), keep (B, N) bool for texts."""
-        hidden = self.model(**tensors).last_hidden_state
+        if self.last_layers > 1:
+            states = self.model(**tensors, output_hidden_states=True).hidden_states
+            hidden = torch.cat(states[-self.last_layers :], dim=-1)
+        else:
+            hidden = self.model(**tensors).last_hidden_state
         if self.text:
             return hidden, tensors["attention_mask"].bool()
         return (hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden), None

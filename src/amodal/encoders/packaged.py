@@ -148,6 +148,7 @@ class PackagedImageConfig(EncoderConfig):
     Args:
         name: which.
         size: pixels of the square that it sees; None: what it was made for (224, 240, 260).
+        last_stages: as for `kind: timm`.
 
     Examples:
         >>> import torch
@@ -161,6 +162,7 @@ class PackagedImageConfig(EncoderConfig):
     kind: Literal["packaged"] = "packaged"
     name: ImageName = "efficientnet-lite2"
     size: int | None = Field(None, ge=16)
+    last_stages: int = Field(0, ge=0)
 
     def build(self, pretrained: bool = True) -> TimmEncoder:
         """The encoder; `pretrained=False` leaves its weights random and needs no package.
@@ -204,6 +206,7 @@ class PackagedTextConfig(EncoderConfig):
     Args:
         name: which.
         max_length: tokens, special ones included.
+        last_layers: as for `kind: huggingface`.
 
     Examples:
         >>> import torch
@@ -218,6 +221,7 @@ class PackagedTextConfig(EncoderConfig):
     kind: Literal["packaged"] = "packaged"
     name: TextName = "all-minilm-l6-v2"
     max_length: int = Field(64, ge=4)
+    last_layers: int = Field(1, ge=1)
 
     def build(self, pretrained: bool = True) -> HuggingFaceEncoder:
         """The encoder; `pretrained=False` leaves its weights random and needs no package.

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 from amodal.encoders.fine_tuning import freeze_unused
@@ -15,13 +16,20 @@ from amodal.encoders.image.preprocessing import ImagePreprocessor
 
 
 class TimmConfig(EncoderConfig):
-    """Which model, with which weights."""
+    """Which model, with which weights.
+
+    Args:
+        last_stages: the outputs of the last so many stages, averaged to the grid of the final
+            feature map, are joined to it: features of several scales, as in the hypercolumns of
+            Hariharan et al. 2015, arXiv:1411.5752. For frozen networks of feature maps.
+    """
 
     type: Literal["image"] = "image"
     kind: Literal["timm"] = "timm"
     name: str
     weights: bool | str = True  # true: timm's own; false: random; or a .safetensors file
     size: int | None = Field(None, ge=16)  # pixels; None means what the model was made for
+    last_stages: int = Field(0, ge=0)
     arguments: dict[str, Any] = Field(
         default_factory=dict
     )  # of the model's constructor, such as drop_path_rate
@@ -67,7 +75,8 @@ class TimmEncoder(nn.Module):
         if config.gradient_checkpointing:
             model.set_grad_checkpointing(True)
         self.model = model
-        self.width = int(model.num_features)
+        self.last_stages = config.last_stages
+        self.width = int(model.num_features) + sum(_stage_widths(model, config))
         self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
         self.prefix = int(getattr(model, "num_prefix_tokens", 0))
         first = getattr(model, "global_pool", "") == "token"
@@ -100,7 +109,12 @@ class TimmEncoder(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, None]:
         """(B, 3, S, S) → tokens (B, N, D); prefix tokens only where they are pooled."""
-        x = self.model.forward_features(pixel_values.contiguous(memory_format=torch.channels_last))
+        pixels = pixel_values.contiguous(memory_format=torch.channels_last)
+        if self.last_stages:
+            x, maps = self.model.forward_intermediates(pixels, indices=self.last_stages)
+            x = torch.cat([x, *(adaptive_avg_pool2d(m, x.shape[-2:]) for m in maps)], dim=1)
+            return x.flatten(2).transpose(1, 2), None
+        x = self.model.forward_features(pixels)
         if x.ndim == 4:
             return (x.flatten(1, 2) if self.channels_last else x.flatten(2).transpose(1, 2)), None
         return (x if self.pooling == "cls" else x[:, self.prefix :]), None
@@ -123,6 +137,22 @@ class TimmEncoder(nn.Module):
                     owners[name] = getattr(modules[owner], leaf)
             groups.append(list(owners.values()))
         return groups
+
+
+def _stage_widths(model: Any, config: TimmConfig) -> list[int]:
+    """Channels of the last stages that are joined to the final feature map.
+
+    Raises:
+        ValueError: the model has fewer stages, or tokens instead of feature maps.
+    """
+    if not config.last_stages:
+        return []
+    widths = [stage["num_chs"] for stage in getattr(model, "feature_info", [])]
+    tokens = getattr(model, "output_fmt", "NCHW") == "NHWC" or hasattr(model, "pos_embed")
+    if tokens or len(widths) < config.last_stages:
+        has = "tokens instead of feature maps" if tokens else f"{len(widths)} stages"
+        raise ValueError(f"last_stages: {config.last_stages}; {config.name} has {has}")
+    return widths[-config.last_stages :]
 
 
 def _known(name: str) -> Any:
