@@ -2,12 +2,17 @@
 
     python benchmarks/processes.py                     # about five minutes on two cores
     python benchmarks/processes.py --only batch_norm   # one case
+    python benchmarks/processes.py --rounding          # differences by step, in 32 and 64 bits
 
 Small runs of every kind of model, chosen for what can differ between processes: batches that do
 not divide, modalities that a process lacks, unreadable files, micro-batches, batch normalization, a
 queue of negatives, a momentum encoder, averaged weights. Each run is trained on one process and on
 groups of two and three that meet as `torchrun` lets them; the largest difference of a loss at any
 step is printed as a Markdown table and written to benchmarks/results/processes.json.
+
+`--rounding` trains a run that amplifies rounding, batch normalization with a high learning rate,
+in float32 and in float64, and prints the difference of the loss at each step. What an error in
+the gradient or the statistics would leave in both vanishes in float64.
 """
 
 from __future__ import annotations
@@ -33,6 +38,7 @@ from PIL import Image
 RESULT = Path(__file__).parent / "results" / "processes.json"
 GROUPS = (2, 3)
 ROWS, HELD_OUT = 70, 14
+DTYPES = {"float32": torch.float32, "float64": torch.float64}  # runs of `--rounding`
 COLOURS = {"red": (220, 30, 30), "blue": (30, 30, 220), "green": (20, 160, 40)}
 
 Case = dict[str, Any]  # a recipe
@@ -225,13 +231,30 @@ def cases(folder: Path) -> dict[str, Case]:
     }
 
 
+def amplifying(folder: Path) -> Case:
+    """A run whose steps amplify rounding: batch normalization and a high learning rate."""
+    found = cases(folder)["uneven_batches"]
+    found["model"]["encoders"]["image"] = {
+        "kind": "small_cnn",
+        "size": 32,
+        "widths": [8, 16],
+        "norm": "batch",
+    }
+    found["model"]["encoders"]["text"] |= {"width": 32, "max_length": 48}
+    found["model"]["projection"]["dim"] = 32
+    found["train"] |= {"learning_rate": 1e-2, "batch_size": 16, "epochs": 2}
+    return found
+
+
 def run_cases(names: Iterable[str], folder: Path, group: str) -> None:
     """Train the cases in this process, which may be one of several."""
     from amodal.training.recipe import parse_recipe
     from amodal.training.run import train_run
 
-    recipes = cases(folder)
+    recipes = cases(folder) | dict.fromkeys(DTYPES, amplifying(folder))
     for name in names:
+        # Weights and statistics of a new model have the default type, and so has all that follows.
+        torch.set_default_dtype(DTYPES.get(name, torch.float32))
         train_run(parse_recipe(recipes[name], name), folder / group / name)
 
 
@@ -302,6 +325,31 @@ def measure(names: Sequence[str], folder: Path) -> dict[str, dict[str, float]]:
     return found
 
 
+def rounding(folder: Path) -> list[dict[str, float]]:
+    """Step -> difference of the loss from one process, by type and size of the group."""
+    make_data(folder)
+    for size in (1, *GROUPS):
+        train_on(size, list(DTYPES), folder)
+    found: list[dict[str, float]] = []
+    for name in DTYPES:
+        alone = losses(folder / "1" / name)
+        for size in GROUPS:
+            several = losses(folder / str(size) / name)
+            for step, (one, other) in enumerate(zip(alone, several, strict=True)):
+                if step == len(found):
+                    found.append({})
+                found[step][f"{name}, {size} processes"] = abs(one["loss"] - other["loss"])
+    return found
+
+
+def rounding_table(found: list[dict[str, float]]) -> str:
+    """The differences as a Markdown table."""
+    lines = [f"| step | {' | '.join(found[0])} |", f"|---|{'---|' * len(found[0])}"]
+    for step, row in enumerate(found, start=1):
+        lines.append(f"| {step} | {' | '.join(f'{gap:.0e}' for gap in row.values())} |")
+    return "\n".join(lines)
+
+
 def table(found: dict[str, dict[str, float]]) -> str:
     """The result as a Markdown table."""
     lines = [
@@ -319,6 +367,7 @@ def table(found: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--only", nargs="*", help="names of cases")
+    parser.add_argument("--rounding", action="store_true", help="differences in 32 and 64 bits")
     parser.add_argument("--keep", type=Path, help="a folder for the runs")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -327,6 +376,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        if options.rounding:
+            print(rounding_table(rounding(folder)))
+            return
         found = measure(names, folder)
     print(table(found))
     print(f"{time.perf_counter() - begin:.0f} s on {platform.processor() or platform.machine()}")

@@ -1,30 +1,18 @@
 """`amodal data` as it is typed: exit codes, what is printed, and never a traceback."""
 
 import json
-import sys
 
 import datasets
 import pytest
 from PIL import Image
 
-from amodal.cli import main as cli
-
 
 @pytest.fixture
-def amodal(tmp_path, monkeypatch, capsys):
+def amodal(tmp_path, monkeypatch, run_command):
     """Runs the command; returns exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["amodal", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return ended.value.code or 0, out, err
-
-    return run
+    return run_command
 
 
 def test_made_scenes_are_inspected_and_packed(amodal, tmp_path):

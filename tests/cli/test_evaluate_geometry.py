@@ -1,49 +1,27 @@
 """`amodal evaluate --task geometry` as it is typed: what is printed, written and drawn."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from amodal.cli import main as cli
-
-RECIPE = {
-    "data": {
-        "train": "scenes:split=train,size=40,image_size=32",
-        "validation": "scenes:split=validation,size=12,image_size=32,captions_per_scene=2",
-    },
-    "model": {
-        "encoders": {
-            "image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]},
-            "text": {"kind": "small_transformer", "width": 16, "layers": 1, "heads": 2},
-        },
-        "projection": {"kind": "linear", "dim": 8},
-    },
-    "train": {"epochs": 1, "batch_size": 10, "precision": "fp32"},
+DATA = {
+    "train": "scenes:split=train,size=40,image_size=32",
+    "validation": "scenes:split=validation,size=12,image_size=32,captions_per_scene=2",
 }
 
 
 @pytest.fixture
-def amodal(tmp_path, monkeypatch, capsys):
+def amodal(tmp_path, monkeypatch, run_command):
     """Runs the command in an empty folder; returns exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "160")
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["amodal", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return ended.value.code or 0, out, err
-
-    return run
+    return run_command
 
 
-def test_geometry_of_the_validation_data_or_of_any_source(amodal):
-    Path("recipe.yaml").write_text(yaml.safe_dump(RECIPE))
+def test_geometry_of_the_validation_data_or_of_any_source(amodal, small_recipe):
+    Path("recipe.yaml").write_text(yaml.safe_dump({**small_recipe, "data": DATA}))
     assert amodal("train", "recipe.yaml", "--out", "run")[0] == 0
     code, out, _ = amodal("evaluate", "run", "--task", "geometry")
     assert code == 0
@@ -78,8 +56,8 @@ def test_geometry_of_the_validation_data_or_of_any_source(amodal):
     assert "5 folds need at least as many items, got 3" in err
 
 
-def test_a_recipe_without_validation_data_asks_for_a_source(amodal):
-    values = {**RECIPE, "data": {"train": RECIPE["data"]["train"], "holdout": 0}}
+def test_a_recipe_without_validation_data_asks_for_a_source(amodal, small_recipe):
+    values = {**small_recipe, "data": {"train": DATA["train"], "holdout": 0}}
     Path("recipe.yaml").write_text(yaml.safe_dump(values))
     assert amodal("train", "recipe.yaml", "--out", "run")[0] == 0
     code, _, err = amodal("evaluate", "run", "--task", "geometry")

@@ -2,14 +2,11 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-
-from amodal.cli import main as cli
 
 RECIPE = {
     "data": {"train": "train.csv", "validation": "test.csv"},
@@ -51,18 +48,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture
-def amodal(folder, monkeypatch, capsys):
+def amodal(folder, monkeypatch, run_command):
     monkeypatch.chdir(folder)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["amodal", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return ended.value.code or 0, out, err
-
-    return run
+    return run_command
 
 
 def test_a_fusion_is_trained_evaluated_and_used(amodal):

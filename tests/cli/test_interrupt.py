@@ -13,27 +13,6 @@ import yaml
 from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run
 
-RECIPE = {
-    "data": {
-        "train": "scenes:split=train,size=120,image_size=32",
-        "validation": "scenes:split=validation,size=10,image_size=32",
-    },
-    "model": {
-        "encoders": {
-            "image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]},
-            "text": {"kind": "small_transformer", "width": 16, "layers": 1, "heads": 2},
-        },
-        "projection": {"kind": "linear", "dim": 8},
-    },
-    "train": {
-        "epochs": 4,
-        "batch_size": 6,
-        "precision": "fp32",
-        "log_every": 1,
-        "evaluate_every": 2,
-        "save_every": 2,
-    },
-}
 pytestmark = pytest.mark.slow
 
 
@@ -59,9 +38,17 @@ def losses(folder):
     return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
 
-def test_a_terminated_training_resumes_as_if_it_had_not_been(tmp_path):
+def test_a_terminated_training_resumes_as_if_it_had_not_been(tmp_path, small_recipe):
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(RECIPE))
+    small_recipe["data"]["train"] = "scenes:split=train,size=120,image_size=32"
+    small_recipe["train"] |= {
+        "epochs": 4,
+        "batch_size": 6,
+        "log_every": 1,
+        "evaluate_every": 2,
+        "save_every": 2,
+    }
+    recipe.write_text(yaml.safe_dump(small_recipe))
     run, log = tmp_path / "run", tmp_path / "run" / "train_log.jsonl"
     process = start("train", recipe, "--out", run)
     wait_until(lambda: log.is_file() and len(log.read_text().splitlines()) > 5, process)
@@ -121,7 +108,7 @@ def test_a_command_stopped_at_any_moment_ends_with_one_code_and_one_line(sent, h
     seconds = time.monotonic() - begin
     rng = random.Random(int(sent))
     codes = []
-    for _ in range(8):
+    for _ in range(6):
         process = start(*words)
         wait_until(lambda: handles_signals(process), process)  # noqa: B023
         time.sleep(rng.uniform(0, seconds))

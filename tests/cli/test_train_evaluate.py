@@ -1,7 +1,6 @@
 """`amodal train` and `amodal evaluate` as they are typed: what is written, and what errors say."""
 
 import json
-import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -10,39 +9,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from amodal.cli import main as cli
-
-RECIPE = {
-    "data": {
-        "train": "scenes:split=train,size=40,image_size=32",
-        "validation": "scenes:split=validation,size=10,image_size=32",
-    },
-    "model": {
-        "encoders": {
-            "image": {"kind": "small_cnn", "size": 32, "widths": [8, 16]},
-            "text": {"kind": "small_transformer", "width": 16, "layers": 1, "heads": 2},
-        },
-        "projection": {"kind": "linear", "dim": 8},
-    },
-    "train": {"epochs": 1, "batch_size": 10, "precision": "fp32"},
-}
-
 
 @pytest.fixture
-def amodal(tmp_path, monkeypatch, capsys):
+def amodal(tmp_path, monkeypatch, run_command, small_recipe):
     """Runs the command in an empty folder; returns exit code, output and errors."""
     monkeypatch.chdir(tmp_path)
-    Path("recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["amodal", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return ended.value.code or 0, out, err
-
-    return run
+    Path("recipe.yaml").write_text(yaml.safe_dump(small_recipe))
+    return run_command
 
 
 def test_a_run_is_trained_evaluated_and_described(amodal):

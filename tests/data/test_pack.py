@@ -5,13 +5,12 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked_commands import start
 
 from amodal.data.decode import decode_image
 from amodal.data.pack import pack
@@ -254,24 +253,29 @@ def test_what_the_source_left_out_is_in_the_index(tmp_path, write_image):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM])
-def test_a_pack_killed_at_random_moments_ends_as_one_that_was_not(tmp_path, sent, handles_signals):
-    command = [sys.executable, "-m", "amodal", "data", "pack", "scenes:size=600,image_size=96"]
+def test_a_pack_killed_at_random_moments_ends_as_one_that_was_not(tmp_path, sent):
+    words = ["data", "pack", "scenes:size=600,image_size=96"]
     options = ["--records-per-shard", "50", "--workers", "2"]
 
     def begun(folder):
-        process = subprocess.Popen([*command, str(folder), *options])
-        while not (handles_signals(process) and (folder / ".pack.json").exists()):
-            if process.poll() is not None:
-                break
-            time.sleep(0.005)
+        """The process of a pack that has said what it packs."""
+        output = folder.with_suffix(".txt")
+        output.write_text("")
+        process = start([*words, str(folder), *options], output)
+        while process.is_alive() and "packing" not in output.read_text():
+            time.sleep(0.002)
         return process
+
+    def ended(process):
+        process.join(120)
+        return process.exitcode
 
     def finished(folder):
         return (folder / "index.json").exists() and not (folder / ".pack.json").exists()
 
     process = begun(tmp_path / "whole")
     since = time.monotonic()
-    assert process.wait() == 0
+    assert ended(process) == 0
     seconds = time.monotonic() - since
     want = files(tmp_path / "whole")
     rng = random.Random(int(sent))
@@ -279,11 +283,11 @@ def test_a_pack_killed_at_random_moments_ends_as_one_that_was_not(tmp_path, sent
         folder = tmp_path / f"cut{number}"
         for _ in range(2):
             process = begun(folder)
-            time.sleep(seconds * 0.5 * rng.random())
-            process.send_signal(sent)
-            assert process.wait() in (0, -signal.SIGKILL if sent == signal.SIGKILL else 130)
+            time.sleep(seconds * 0.6 * rng.random())
+            os.kill(process.pid, sent)
+            assert ended(process) in (0, -signal.SIGKILL if sent == signal.SIGKILL else 130)
             if finished(folder):
                 break
         if not finished(folder):
-            assert begun(folder).wait() == 0
+            assert ended(begun(folder)) == 0
         assert files(folder) == want

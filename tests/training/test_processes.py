@@ -124,7 +124,8 @@ def test_processes_that_read_other_data_are_refused(monkeypatch):
 def groups(tmp_path_factory):
     """A folder with the runs of every case on one, two and three processes."""
     folder = tmp_path_factory.mktemp("processes")
-    command = [sys.executable, benchmark.__file__, "--keep", str(folder), "--only", *CASES]
+    names = [*CASES, "float64"]
+    command = [sys.executable, benchmark.__file__, "--keep", str(folder), "--only", *names]
     subprocess.run(command, check=True, timeout=3000, env={**os.environ, "OMP_NUM_THREADS": "1"})
     return folder
 
@@ -136,6 +137,14 @@ def test_the_losses_of_every_step_are_those_of_one_process(groups, case, size):
     gap, steps = benchmark.difference(groups / "1" / case, groups / str(size) / case)
     assert steps >= 7
     assert gap < CLOSE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", benchmark.GROUPS)
+def test_what_differs_in_a_run_that_amplifies_rounding_vanishes_in_double_precision(groups, size):
+    gap, steps = benchmark.difference(groups / "1/float64", groups / str(size) / "float64")
+    assert steps >= 7
+    assert gap < 1e-12
 
 
 @pytest.mark.slow
@@ -220,7 +229,7 @@ def test_a_process_that_fails_ends_all_with_its_message(data):
 @pytest.mark.slow
 def test_sigterm_of_one_process_ends_all_with_one_checkpoint_from_which_they_go_on(data):
     recipe = benchmark.cases(data)["batch_norm_gaps"]
-    recipe["train"] |= {"epochs": 12, "evaluate_every": 99, "save_every": 99}
+    recipe["train"] |= {"epochs": 5, "evaluate_every": 99, "save_every": 99}
     started = torchrun(data, recipe)
     log = data / "run" / "train_log.jsonl"
     end = time.monotonic() + 200

@@ -252,14 +252,15 @@ def test_an_empty_validation_set_is_refused_before_training(tmp_path):
 
 @pytest.mark.slow
 def test_the_coco_recipe_takes_two_steps_on_a_fixture_with_random_weights(tmp_path):
-    source = coco(tmp_path / "data", 32)
+    source = coco(tmp_path / "data", 16)
     recipe = yaml.safe_load((RECIPES / "coco-resnet50-bert.yaml").read_text())
     recipe["data"] |= {"train": source, "validation": source, "workers": 0}
     recipe["model"]["encoders"]["image"]["weights"] = None
     recipe["model"]["encoders"]["text"]["architecture"] = {
-        "model_type": "bert",  # BERT-base: 12 layers of width 768 are the defaults of its config
+        "model_type": "bert",  # as wide as BERT-base, with 2 of its 12 layers
+        "num_hidden_layers": 2,
     }
-    recipe["train"] |= {"batch_size": 16, "micro_batch_size": 8, "epochs": 1, "precision": "fp32"}
+    recipe["train"] |= {"batch_size": 8, "micro_batch_size": 4, "epochs": 1, "precision": "fp32"}
     result = train_run(parse_recipe(recipe, "coco"), tmp_path / "run")
     assert result.steps == 2
     bert = result.model.encoders["text"]
@@ -268,8 +269,8 @@ def test_the_coco_recipe_takes_two_steps_on_a_fixture_with_random_weights(tmp_pa
     assert np.isfinite([line["loss"] for line in log_of(tmp_path / "run") if "loss" in line]).all()
 
 
-def start(recipe, folder, *more):
-    command = [sys.executable, "-m", "amodal", "train", str(recipe), "--out", str(folder), *more]
+def start(recipe, folder):
+    command = [sys.executable, "-m", "amodal", "train", str(recipe), "--out", str(folder)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
@@ -281,16 +282,22 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.02)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """A recipe, and the folder of its run."""
+    # An epoch has 8 steps and checkpoints come every 3: a resume starts inside an epoch.
+    recipe = values(batch_size=6, epochs=5, save_every=0.375, log_every=1, evaluate_every=2)
+    folder = tmp_path_factory.mktemp("uninterrupted") / "run"
+    train_run(parse_recipe(recipe, "test"), folder)
+    return recipe, folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_a_run_that_was_stopped_resumes_to_the_same_losses(tmp_path, how):
-    # An epoch has 8 steps and checkpoints come every 3: the resume starts inside an epoch.
-    recipe = values(batch_size=6, epochs=5, save_every=0.375, log_every=1, evaluate_every=2)
-    path = tmp_path / "recipe.yaml"
+def test_a_run_that_was_stopped_resumes_to_the_same_losses(uninterrupted, tmp_path, how):
+    recipe, whole = uninterrupted
+    path, cut = tmp_path / "recipe.yaml", tmp_path / "cut"
     path.write_text(yaml.safe_dump(recipe))
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    plain = start(path, whole)
-    assert plain.wait() == 0, plain.stdout.read()
     process = start(path, cut)
     wait_for(lambda: len(complete_checkpoints(cut)) > 0, process)
     os.kill(process.pid, how)
@@ -298,8 +305,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_losses(tmp_path, how):
     assert process.returncode != 0
     before = complete_checkpoints(cut)[-1].name
     assert before != "checkpoint-40"
-    resumed = start(path, cut, "--resume")
-    assert resumed.wait() == 0, resumed.stdout.read()
+    train_run(parse_recipe(recipe, "test"), cut, resume=True)
     want, got = log_of(whole), log_of(cut)
     assert [line["step"] for line in got] == [line["step"] for line in want]
     for a, b in zip(want, got, strict=True):

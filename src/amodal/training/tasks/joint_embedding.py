@@ -219,8 +219,7 @@ class JointEmbeddingTask:
             return None
         with step.autocast():
             parts = batch.split(self.micro_batch_size or len(batch))
-            found = concatenate([encoder.module(part) for part in parts])
-        return {m: rows._replace(z=rows.z.float()) for m, rows in found.items()}
+            return concatenate([encoder.module(part) for part in parts])
 
     def _in_micro_batches(
         self,
@@ -246,8 +245,7 @@ class JointEmbeddingTask:
     ) -> Tensor:
         device = next(iter(embedded.values())).z.device.type
         with torch.autocast(device, enabled=False):
-            rows = {m: found._replace(z=found.z.float()) for m, found in embedded.items()}
-            loss, values = self.objectives(rows, momentum)
+            loss, values = self.objectives(embedded, momentum)
             for name, value in values.items():
                 self.logged.setdefault(f"loss/{name}", []).append(value.detach())
             if len(values) > 1 and step.logged:
