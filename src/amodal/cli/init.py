@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -84,7 +85,9 @@ def recipe_for_data(path: str) -> Path:
 
 def recipe_file(path: str) -> Path:
     """Where the recipe of data is written: in the working directory, named as the data are."""
-    return Path(f"{Path(path).resolve().name.partition('.')[0] or 'recipe'}.yaml")
+    data = Path(path).resolve()
+    name = re.sub(r"[^\w.-]+", "-", data.name if data.is_dir() else data.stem).strip("-.")
+    return Path(f"{name or 'recipe'}.yaml")
 
 
 def _write(

@@ -12,15 +12,20 @@ from scipy.sparse.csgraph import connected_components
 
 SIDE = 32  # pixels of the square whose frequencies are hashed
 FREQUENCIES = 8  # per axis
-MAX_DISTANCE = 4  # bits in which the fingerprints of near-duplicates differ at most
-SHARED = 10  # items; a text that more of them have is a template or a class, no duplicate
+# Bits in which the fingerprints of near-duplicates differ at most: enough for another size,
+# compression or exposure. With more, drawings of few shapes are linked into very large groups.
+MAX_DISTANCE = 4
+# Rows; a text that more of them have is a template or the name of a class, and no duplicate.
+MOST_SHARED = 10
+SHARED_OF = 100  # rows, of which one may have an equal text, but always two
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # brightness of red, green and blue
 BLOCK = 2048  # fingerprints that are compared with all others at once
 
 Fingerprints = Mapping[str, Sequence[int]]  # input -> one 64-bit fingerprint for each value
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
-    """64-bit hash of an image that another size, quality or slight crop hardly changes.
+    """64-bit hash of an image that another size, compression or exposure hardly changes.
 
     One bit for each of the 64 lowest frequencies of the cosine transform of the brightness: whether
     it is above their median.
@@ -34,7 +39,7 @@ def perceptual_hash(pixels: np.ndarray) -> int:
         >>> perceptual_hash(image) == perceptual_hash(image[::2, ::2])
         True
     """
-    brightness = _averaged(pixels.astype(np.float32) @ np.float32([0.299, 0.587, 0.114]))
+    brightness = _averaged(pixels.astype(np.float32) @ LUMA)
     low = dctn(brightness, norm="ortho")[:FREQUENCIES, :FREQUENCIES].ravel()
     # Rounded, so that a frequency that an image does not have is no matter of rounding errors.
     low = np.round(low, 2)
@@ -60,8 +65,8 @@ def near_duplicate_groups(
     Args:
         fingerprints: of the values of each row.
         ids: key of the id of each row.
-        exact: inputs whose values have to be equal, as texts do; one that more than ten rows share
-            links none.
+        exact: inputs whose values have to be equal, as texts do; one that more than ten rows share,
+            or more than one in a hundred, links none.
 
     Returns:
         (rows,) int64, numbered from 0.
@@ -81,7 +86,7 @@ def near_duplicate_groups(
         codes = np.array([code for _, code in pairs], dtype=np.uint64)
         distinct, place, shared = np.unique(codes, return_inverse=True, return_counts=True)
         if name in exact:
-            kept = shared[place] <= SHARED
+            kept = shared[place] <= min(MOST_SHARED, max(2, count // SHARED_OF))
             rows, place = rows[kept], place[kept]
         else:
             links.append(nodes + _near(distinct, MAX_DISTANCE))

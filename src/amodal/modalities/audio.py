@@ -46,10 +46,7 @@ class AudioModality:
         return AudioInput(name, prepare, augmentation)
 
     def values(self, name: str, prepare: AudioPreprocessor, record: Record) -> list[Any]:
-        value = record.get(name)
-        if value is None:
-            return []
-        return list(value) if isinstance(value, list) else [value]
+        return _values(record.get(name))
 
     def decode(self, value: Any, origin: str, prepare: AudioPreprocessor) -> np.ndarray:
         if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == np.float32:
@@ -70,7 +67,7 @@ class AudioModality:
 
     def fingerprints(self, name: str, record: Record) -> list[int]:
         # Equal files alone: a recording is long, and decoding it would take longer than training.
-        files = (v for v in self.values(name, None, record) if isinstance(v, str | Path | bytes))
+        files = (v for v in _values(record.get(name)) if isinstance(v, str | Path | bytes))
         contents = (content_of(file, record["origin"], self.name)[0] for file in files)
         return [content_fingerprint(content) for content in contents]
 
@@ -134,6 +131,13 @@ def waveform_image(waveform: np.ndarray) -> np.ndarray:
         bottom = round((1 - float(part.min())) / 2 * (HEIGHT - 1))
         image[top : bottom + 1, x] = (40, 90, 160)
     return image
+
+
+def _values(value: Any) -> list[Any]:
+    """The recordings of a record: several ones stand in a list; a tuple is a waveform."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
 
 
 def _digest(samples: np.ndarray) -> str:

@@ -34,15 +34,20 @@ class Column:
         name: of the column, or key of the records.
         values: those that are not empty.
         empty: rows without a value.
+        declared: the modality type of media that a source gives under a key; None: it is judged by
+            the values.
     """
 
     name: str
     values: Sequence[Any]
     empty: int
+    declared: str | None = None
 
     @cached_property
     def media(self) -> str | None:
         """The modality type of the files that most of its cells name or hold."""
+        if self.declared is not None:
+            return self.declared
         types = [media_type(value) for value in self.values]
         found = {kind: types.count(kind) for kind in types if kind is not None}
         most = max(found, key=lambda kind: found[kind], default=None)
@@ -104,9 +109,7 @@ def columns_of_records(records: Iterable[Record]) -> list[Column]:
     """The keys of records as columns; a list of values counts as one cell for each."""
     read = list(records)
     keys = dict.fromkeys(key for record in read for key in record if key != "origin")
-    return [
-        _column(key, [v for record in read for v in _several(record.get(key))]) for key in keys
-    ]
+    return [_column(key, [v for record in read for v in _several(record.get(key))]) for key in keys]
 
 
 def sampled(length: int) -> list[int]:
@@ -146,7 +149,9 @@ def _several(value: Any) -> Sequence[Any]:
 
 
 def _is_empty(value: Any) -> bool:
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+    if isinstance(value, float):
+        return value != value
+    return value is None or (isinstance(value, str) and not value.strip())
 
 
 def _is_number(value: Any) -> bool:

@@ -83,7 +83,8 @@ def measure(encoders: Mapping[str, Any], source: Source, found: Inspection) -> C
         count = _encoded(kind, name, prepared[name], encoder, source, TIMED)
         seconds = (time.perf_counter() - start) / max(count, 1)
         values = found.rows.get(name, found.items)
-        encodings.append(Encoding(name, frozen, seconds, values, 4 * values * encoder.width))
+        width = int(encoder.width)  # type: ignore[arg-type]
+        encodings.append(Encoding(name, frozen, seconds, values, 4 * values * width))
     return Cost(tuple(encodings), device.type, _peak_memory())
 
 
@@ -105,7 +106,7 @@ def _encoded(
             tokens = encoder(**tensors)[0]
             if trained:
                 tokens.float().sum().backward()
-        float(tokens.flatten()[0])  # waits for the device
+        float(tokens.detach().flatten()[0])  # waits for the device
     return len(values)
 
 

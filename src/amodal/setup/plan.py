@@ -79,7 +79,10 @@ def source_values(data: Data, roles: Roles) -> dict[str, Any]:
         config = config.model_copy(update={"columns": _columns(config, roles)})
     if isinstance(config, VqaConfig):  # an image is encoded once for several questions
         config = config.model_copy(update={"group_by": "image"})
-    return {"kind": config.kind, **config.model_dump(mode="json", exclude_defaults=True)}
+    values = {"kind": config.kind, **config.model_dump(mode="json", exclude_defaults=True)}
+    if data.chooses_columns:  # the usual names are said as well
+        values["columns"] = config.columns.model_dump(mode="json")
+    return values
 
 
 def _columns(config: Any, roles: Roles) -> Any:

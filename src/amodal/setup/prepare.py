@@ -84,7 +84,7 @@ def prepare(
     default = DEFAULTS[roles.task]
     example, question = _example(source)
     commands = next_commands(default.commands, file, source_word(path, recipe), example, question)
-    told, chosen = _found(data, found, len(source)), _chosen(roles, recipe, pretrained)
+    told, chosen = _found(data, found, len(source)), _chosen(roles, recipe)
     estimate = _estimate(cost, recipe, len(source))
     warnings = [] if pretrained else [NOT_INSTALLED]
     if len(source) < FEW:
@@ -119,18 +119,24 @@ def _found(data: Data, found: Inspection, items: int) -> list[str]:
     return [*lines, *map(str, found.notes)]
 
 
-def _chosen(roles: Roles, recipe: Recipe, pretrained: bool) -> list[str]:
+def _chosen(roles: Roles, recipe: Recipe) -> list[str]:
     encoders = recipe.model.encoders
-    names = (f"{n}: {getattr(c, 'name', c.kind)}" for n, c in encoders.items())
-    how = "frozen, as few items cannot improve them" if pretrained else "from random weights"
+    names = (
+        f"{name}: {getattr(config, 'name', config.kind)} ({_tuning(config)})"
+        for name, config in encoders.items()
+    )
     return [
         f"task: {roles.task} (another one: --task)",
         *roles.reasons,
-        f"encoders: {', '.join(names)}; {how}",
+        f"encoders: {', '.join(names)}",
         f"held out: {recipe.data.holdout:.0%} of the items, near-duplicates on one side",
         f"batch of {recipe.train.batch_size} items, {recipe.train.epochs:g} epochs, the best "
         f"checkpoint is kept",
     ]
+
+
+def _tuning(config: Any) -> str:
+    return "pretrained and frozen" if config.freeze == "all" else "trained from random weights"
 
 
 def _estimate(cost: Cost, recipe: Recipe, items: int) -> str:

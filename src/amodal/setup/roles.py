@@ -112,11 +112,10 @@ def _task(columns: Sequence[Column]) -> Task:
     if numbers:
         return "prediction"
     if media:
-        there = ", ".join(f"{name} {column}" for name, (column, *_) in media.items())
         raise DataError(
-            f"there is nothing to train {there} with: no caption, and no column to predict. Write "
-            "captions as a.txt beside a.jpg, or as a table captions.csv with the columns image and "
-            f"caption; the columns are {_listed(columns)}"
+            f"there are {' and '.join(media)} files without captions and without a column to "
+            "predict. Write captions as a.txt beside a.jpg, or as a table captions.csv with the "
+            f"columns image and caption; the columns are {_listed(columns)}"
         )
     raise DataError(
         "no column names image or audio files, and none holds captions or a value to predict; "

@@ -16,7 +16,7 @@ from amodal.data.sources.specification import parse_source
 from amodal.training.recipe import Recipe
 
 WIDTH = 100
-MADE_BY = "made by     amodal init "
+ORDER = ("data", "model", "objectives", "augment", "train")  # of the parts in the file
 
 
 def recipe_text(
@@ -37,8 +37,9 @@ def recipe_text(
     for key, told in facts.items():
         for i, line in enumerate(line for text in told for line in textwrap.wrap(text, WIDTH - 15)):
             lines.append(f"#   {key if i == 0 else '':11}{line}")
-    for part, value in values.items():
-        if value in ({}, [], ()):
+    for part in ORDER:
+        value = values.get(part)
+        if not value:
             continue
         for text in comments.get(part, ()):
             lines += textwrap.wrap(text, WIDTH, initial_indent="# ", subsequent_indent="# ")
@@ -57,7 +58,7 @@ def source_word(path: str, recipe: Recipe) -> str:
     trained: Any = recipe.data.train
     keys = ("path", "annotations", "questions", "dialogs")
     named = [path, *(v for key in keys if isinstance(v := getattr(trained, key, None), str))]
-    for word in named:
+    for word in dict.fromkeys(named):
         try:
             config: Any = parse_source(word)
         except DataError:

@@ -76,9 +76,18 @@ class TableConfig(StrictModel):
 
     def read_like(self, other: TableConfig) -> TableConfig:
         """The same source read as another of its kind, where it does not say otherwise."""
+        same_table = ("root",) if self.path == other.path else ()
         update = {
             key: getattr(other, key)
-            for key in ("columns", "group_by", "encoding", "delimiter", "quotes", "sheet")
+            for key in (
+                "columns",
+                "group_by",
+                "encoding",
+                "delimiter",
+                "quotes",
+                "sheet",
+                *same_table,
+            )
             if key not in self.model_fields_set
         }
         if "columns" in update:
