@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any, Literal
@@ -105,11 +105,24 @@ def columns_of_table(table: datasets.Dataset) -> list[Column]:
     return [_column(name, read[name]) for name in table.column_names]
 
 
-def columns_of_records(records: Iterable[Record]) -> list[Column]:
-    """The keys of records as columns; a list of values counts as one cell for each."""
+def columns_of_records(records: Iterable[Record], inputs: Collection[str]) -> list[Column]:
+    """The keys of records as columns; a list of values counts as one cell for each.
+
+    Args:
+        records: of a source.
+        inputs: keys of them that feed inputs; other keys with paths name the files once more, and
+            are left out.
+    """
     read = list(records)
-    keys = dict.fromkeys(key for record in read for key in record if key != "origin")
-    return [_column(key, [v for record in read for v in _several(record.get(key))]) for key in keys]
+    media = {name for name, kind in known_modalities().items() if kind.file_suffixes}
+    found = []
+    for key in dict.fromkeys(key for record in read for key in record):
+        column = _column(key, [v for record in read for v in _several(record.get(key))])
+        if key in inputs and key in media:
+            found.append(replace(column, declared=key))
+        elif key in inputs or (key not in ("id", "origin") and column.media is None):
+            found.append(column)
+    return found
 
 
 def sampled(length: int) -> list[int]:

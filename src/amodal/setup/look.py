@@ -72,7 +72,7 @@ def _opened(path: str, config: Any) -> Data:
     layout = LAYOUTS.get(config.kind, config.kind)
     named = config.path if isinstance(config, TABULAR) else path
     remarks = [f"{path}: {layout}" + (f", {named}" if named != path else "")]
-    if not isinstance(config, TABULAR):
+    if not isinstance(config, TABULAR) or config.columns.model_fields_set:
         columns = _keys(open_random_access(config, path))
         return Data(path, config, columns, chooses_columns=False, remarks=remarks)
     columns = _columns(config)
@@ -86,9 +86,7 @@ def _keys(source: Source) -> list[Column]:
     for index in sampled(len(source)):
         with suppress(BrokenRecordError):  # counted where every record is read
             records.append(source[index])
-    found = columns_of_records(records)
-    # Paths that name the item, such as `id` and `file_name`, are those of its input once more.
-    return [c for c in found if c.name in source.inputs or (c.media is None and c.name != "id")]
+    return columns_of_records(records, source.inputs)
 
 
 def _columns(config: Any) -> list[Column]:

@@ -67,7 +67,7 @@ def measure(encoders: Mapping[str, Any], source: Source, found: Inspection) -> C
     Args:
         encoders: input -> configuration of its encoder.
         source: with random access.
-        found: its description.
+        found: its description, perhaps of its first items alone.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     prepared = fit_preprocessors(encoders, lambda: readable_records(source))
@@ -82,7 +82,7 @@ def measure(encoders: Mapping[str, Any], source: Source, found: Inspection) -> C
         start = time.perf_counter()
         count = _encoded(kind, name, prepared[name], encoder, source, TIMED)
         seconds = (time.perf_counter() - start) / max(count, 1)
-        values = found.rows.get(name, found.items)
+        values = round(found.rows.get(name, found.items) * len(source) / max(found.items, 1))
         width = int(encoder.width)  # type: ignore[arg-type]
         encodings.append(Encoding(name, frozen, seconds, values, 4 * values * width))
     return Cost(tuple(encodings), device.type, _peak_memory())

@@ -26,6 +26,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 TEXT = "text"  # the input that captions fill
 SHOWN = 8  # columns that a message names
+COLUMNS = "PATH written as 'table:path=PATH,columns={{{input}: COLUMN, …}}'"  # for a message
 NUMBERED = re.compile(r"(.*?)[ _-]?\d+")
 FEW_NUMBERS = 10  # different whole numbers that are classes rather than quantities
 
@@ -149,7 +150,9 @@ def _questions(found: Roles, columns: Sequence[Column], choose: Choose) -> None:
         options = [c.name for c in columns if c.kind in ("sentences", "names", "categories")]
         guess = named.name if named is not None else None
         if guess is None:
-            guess = choose(f"Which column holds the {role}s?", options, None, f"--task {role}s")
+            guess = choose(
+                f"Which column holds the {role}s?", options, None, COLUMNS.format(input=role)
+            )
         setattr(found, role, guess)
         found.reasons.append(f"{role}: column {guess!r}")
 
@@ -193,7 +196,9 @@ def _take_media(found: Roles, columns: Sequence[Column], choose: Choose) -> None
         name = candidates[0].name
         if len(candidates) > 1:
             options = [column.name for column in candidates]
-            name = choose(f"Which column holds the {kind} files?", options, name, "--columns")
+            name = choose(
+                f"Which column holds the {kind} files?", options, name, COLUMNS.format(input=kind)
+            )
         column = next(column for column in candidates if column.name == name)
         found.inputs[kind] = name
         found.reasons.append(f"{kind}: column {name!r} ({column})")
@@ -211,7 +216,8 @@ def _take_captions(found: Roles, columns: Sequence[Column], choose: Choose) -> N
     name = first.name
     if len(candidates) > 1:
         options = [column.name for column in candidates]
-        name = choose("Which column holds the captions?", options, name, "--columns")
+        question = "Which column holds the captions?"
+        name = choose(question, options, name, COLUMNS.format(input=TEXT))
     column = next(column for column in candidates if column.name == name)
     others = [other.name for other in candidates if other.name != name]
     passed_over = f"; not read: {', '.join(others)}" if others else ""
