@@ -9,12 +9,14 @@ import yaml
 
 from amodal.data.record import DataError
 from amodal.encoders import packaged
+from amodal.setup import defaults
 from amodal.setup import prepare as preparation
 from amodal.setup.prepare import prepare
 from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run
 from amodal.training.sources import open_sources, source_for_run
 
+PRETRAINED = defaults.PRETRAINED  # before a fixture has put small ones in their place
 STEP = ["train.epochs=1", "train.batch_size=16", "train.precision=fp32"]
 
 
@@ -239,3 +241,13 @@ def words_alone():
 def test_data_that_cannot_be_used_are_refused(layout, options, message):
     with pytest.raises(DataError, match=message):
         made(layout(), **options)
+
+
+@pytest.mark.slow
+def test_pretrained_encoders_are_chosen_where_they_are_installed(monkeypatch):
+    monkeypatch.setattr(defaults, "PRETRAINED", PRETRAINED)
+    file, prepared = made(own_data.captions_csv())
+    encoders = load_recipe(file).model.encoders
+    assert [encoder.kind for encoder in encoders.values()] == ["packaged", "packaged"]
+    assert all(encoder.freeze == "all" for encoder in encoders.values())
+    assert "all-minilm-l6-v2 (pretrained and frozen)" in words(prepared)
