@@ -38,4 +38,3 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
         assert not ended.value.code, words
     assert Path("predictions.csv").is_file()
     assert Path("runs/photos/report.html").is_file()
-

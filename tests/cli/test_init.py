@@ -80,6 +80,15 @@ def test_data_are_trained_without_a_recipe_and_again_with_the_one_that_was_made(
     assert Path("list.yaml").read_text() == made
 
 
+def test_a_long_name_with_spaces_and_a_slash_is_known_again(amodal):
+    folder = f"my holiday photos {'of-a-long summer ' * 6}end"
+    Path(own_data.captions_csv()).rename(folder)
+    assert amodal("init", folder, "--yes")[0] == 0
+    code, _, err = amodal("train", f"{folder}/", *TINY)
+    assert code == 0
+    assert "is used, which" in err
+
+
 def test_a_recipe_of_other_data_is_not_used(amodal):
     Path("list.yaml").write_text("data: {}\n")
     code, _, err = amodal("train", own_data.excel())

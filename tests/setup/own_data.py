@@ -4,9 +4,12 @@ Every function writes into the working directory and returns the path to begin w
 """
 
 import csv
+import io
 import json
+import tarfile
 from pathlib import Path
 
+import datasets
 import numpy as np
 import openpyxl
 import pyarrow as pa
@@ -101,6 +104,24 @@ def parquet_of_bytes():
     return "rows.parquet"
 
 
+def saved_data_set():
+    files = [f"photos/{name}" for name in images("photos")]
+    rows = {"image": files, "caption": CAPTIONS}
+    datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image()).save_to_disk("saved")
+    return "saved"
+
+
+def shards():
+    Path("shards").mkdir()
+    with tarfile.open("shards/0.tar", "w") as tar:
+        for name, caption in zip(images("photos"), CAPTIONS, strict=True):
+            tar.add(f"photos/{name}", name)
+            text = tarfile.TarInfo(f"{Path(name).stem}.txt")
+            text.size = len(caption)
+            tar.addfile(text, io.BytesIO(caption.encode()))
+    return "shards"
+
+
 def class_folders():
     for i in range(40):
         write_image(f"animals/{THINGS[i % 4]}/{i}.jpg", i)
@@ -116,6 +137,8 @@ SEARCH_LAYOUTS = (
     excel,
     json_lines,
     parquet_of_bytes,
+    saved_data_set,
+    shards,
     class_folders,
 )
 

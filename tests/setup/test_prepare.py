@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from amodal.data.record import DataError
+from amodal.data.sources.specification import open_random_access
 from amodal.encoders import packaged
 from amodal.setup import defaults
 from amodal.setup import prepare as preparation
@@ -71,7 +72,7 @@ def test_the_word_in_the_commands_names_the_same_items(layout):
         (run / name).write_text("{}")
     (run / "recipe.yaml").write_text(load_recipe(file).to_yaml())
     word = prepared.commands[1].partition("runs/made ")[2].partition(" --out")[0].strip("'")
-    source = source_for_run(run, word).open()
+    source = open_random_access(source_for_run(run, word), word)
     assert len(source) == 40
     assert {"image", "text"} <= set(source[0])
 
@@ -157,7 +158,7 @@ def test_broken_rows_are_counted_with_their_reason():
     Path("photos/1.jpg").write_bytes(b"\xff\xd8\xff no image")
     _, prepared = made(path)
     told = words(prepared)
-    assert "1 rows are skipped: no such image file" in told
+    assert "1 rows are skipped, such as: no such image file" in told
     assert "photos/captions.csv row 2" in told
 
 
@@ -168,6 +169,21 @@ def test_several_tables_in_a_folder_are_a_question():
     question, options, guess = asked[0]
     assert question == "Which table describes the files?"
     assert (options, guess) == (["photos/captions.csv", "photos/other.csv"], "photos/captions.csv")
+
+
+def test_captions_beside_the_images_come_before_a_table_of_their_sizes():
+    path = own_data.txt_beside()
+    own_data.write_csv("photos/sizes.csv", ("file", "width"), [(f"{i}.jpg", i) for i in range(40)])
+    file, _ = made(path)
+    assert load_recipe(file).data.train.kind == "folder"
+
+
+def test_columns_that_are_said_are_not_guessed():
+    own_data.semicolons()
+    word = "table:path=photos.csv,root=pictures,columns={image: File, text: Description}"
+    file, _ = made(word)
+    columns = load_recipe(file).data.train.columns
+    assert (columns.image, columns.text) == ("File", "Description")
 
 
 def test_the_recipe_is_short_and_says_what_was_seen():
@@ -219,6 +235,13 @@ def captions_of_nothing():
     return "photos"
 
 
+def damaged_images():
+    for name in own_data.images("photos"):
+        Path("photos", name).write_bytes(b"no image")
+        Path("photos", name).with_suffix(".txt").write_text("a text of some words")
+    return "photos"
+
+
 def words_alone():
     own_data.write_csv("words.csv", ("a", "b"), [(f"x{i}", f"y{i}") for i in range(40)])
     return "words.csv"
@@ -230,6 +253,7 @@ def words_alone():
         (empty_folder, {}, "holds no known data set"),
         (bare_images, {}, r"image files without captions.*captions as a\.txt beside a\.jpg"),
         (captions_of_nothing, {}, r"captions\.csv: none of the files.*'gone/0\.jpg'.*root=FOLDER"),
+        (damaged_images, {}, "photos: no item can be used: .*image"),
         (words_alone, {}, r"no column names image or audio files.*a \(40 different names\)"),
         (own_data.houses, {"target": "prise"}, "no column 'prise', did you mean 'price'"),
         (own_data.houses, {"target": "price", "task": "search"}, "no part of --task search"),

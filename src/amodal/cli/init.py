@@ -18,8 +18,6 @@ from amodal.training.recipes.packaged import SUFFIXES, packaged_recipes
 if TYPE_CHECKING:
     from amodal.setup.prepare import Prepared
 
-OF = "#   data       {path}: "  # begins the line of a recipe that names the data it was made for
-
 
 class TaskName(StrEnum):
     """What a recipe is for."""
@@ -48,6 +46,7 @@ def init(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
 ) -> None:
     """Look at your data and write a recipe for it."""
+    path = _as_written(path)
     file = out or recipe_file(path)
     if file.exists() and not overwrite:
         raise RecipeError(f"{file}: already exists; choose another --out, or add --overwrite")
@@ -69,12 +68,13 @@ def recipe_for_data(path: str) -> Path:
     Raises:
         RecipeError: a recipe of that name is there, which was not made for this data.
     """
+    path = _as_written(path)
     file = recipe_file(path)
     if not file.exists():
         note(f"{path} is no recipe: one is made as with `amodal init {path} --yes`")
         _write(path, file, task=None, target=None, yes=True)
         return file
-    if OF.format(path=path) not in file.read_text(encoding="utf-8", errors="replace"):
+    if not _was_made_for(file, path):
         raise RecipeError(
             f"{file}: already exists, and `amodal init {path}` has not made it; train it with "
             f"`amodal train {file}`, or make another: `amodal init {path} --out OTHER.yaml`"
@@ -88,6 +88,18 @@ def recipe_file(path: str) -> Path:
     data = Path(path).resolve()
     name = re.sub(r"[^\w.-]+", "-", data.name if data.is_dir() else data.stem).strip("-.")
     return Path(f"{name or 'recipe'}.yaml")
+
+
+def _was_made_for(file: Path, path: str) -> bool:
+    """Whether the header of a recipe names this data."""
+    text = file.read_text(encoding="utf-8", errors="replace")
+    header = (line[1:] for line in text.splitlines() if line.startswith("#"))
+    return " ".join(f"data {path}: ".split()) in " ".join(" ".join(header).split())
+
+
+def _as_written(path: str) -> str:
+    """A path without a slash at its end; another word for a source as it is."""
+    return str(Path(path)) if Path(path).exists() else path
 
 
 def _write(

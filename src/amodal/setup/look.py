@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ LAYOUTS = {  # kind of source -> layout in words
 }
 TABULAR = (TableConfig, HuggingFaceConfig)  # sources with columns of the user's choosing
 NEUTRAL = Columns(image=None, text=None)  # every column is metadata
+TRIED = 20  # tables of a folder that are opened
 TEMPLATE = "a photo of a {label}"
 
 
@@ -39,18 +40,23 @@ class Data:
     """What a path holds.
 
     Args:
-        path: as it was given.
+        file: what is read: the path as it was given, or a table in that folder.
         config: the source, whose columns are not chosen yet where it is a table.
         columns: of the table, or keys of the records.
         chooses_columns: a recipe has to say which column is what.
         remarks: lines about what was found.
     """
 
-    path: str
+    file: str
     config: Any
     columns: Sequence[Column]
     chooses_columns: bool
-    remarks: list[str] = field(default_factory=list)
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether there are captions, or other texts."""
+        return any(c.kind == "sentences" or c.name == TEXT for c in self.columns)
 
 
 def look(path: str, choose: Choose) -> Data:
@@ -63,21 +69,24 @@ def look(path: str, choose: Choose) -> Data:
     Raises:
         DataError: it holds nothing that can be trained on; says what was expected.
     """
-    config = _of_folder(Path(path), choose) if Path(path).is_dir() else parse_source(path)
-    return _with_class_captions(_opened(path, config))
+    if Path(path).is_dir():
+        found = _of_folder(Path(path), choose)
+    else:
+        found = _opened(path, parse_source(path))
+    remark = f"{path}: {LAYOUTS.get(found.config.kind, found.config.kind)}"
+    if found.file != path:
+        remark += f", {found.file}"
+    return replace(found, remarks=(remark, *found.remarks))
 
 
-def _opened(path: str, config: Any) -> Data:
+def _opened(file: str, config: Any) -> Data:
     """The columns of a source; of a table, and where the files that they name lie."""
-    layout = LAYOUTS.get(config.kind, config.kind)
-    named = config.path if isinstance(config, TABULAR) else path
-    remarks = [f"{path}: {layout}" + (f", {named}" if named != path else "")]
-    if not isinstance(config, TABULAR) or config.columns.model_fields_set:
-        columns = _keys(open_random_access(config, path))
-        return Data(path, config, columns, chooses_columns=False, remarks=remarks)
-    columns = _columns(config)
-    config, remark = _with_root(config, columns)
-    return Data(path, config, columns, True, [*remarks, *([remark] if remark else [])])
+    if isinstance(config, TABULAR) and not config.columns.model_fields_set:
+        columns = _columns(config)
+        config, remarks = _with_root(config, columns)
+        return Data(file, config, columns, chooses_columns=True, remarks=remarks)
+    found = Data(file, config, _keys(open_random_access(config, file)), chooses_columns=False)
+    return _with_class_captions(found) if isinstance(config, FolderConfig) else found
 
 
 def _keys(source: Source) -> list[Column]:
@@ -96,7 +105,7 @@ def _columns(config: Any) -> list[Column]:
     return columns_of_table(opened.rows)
 
 
-def _with_root(config: Any, columns: Sequence[Column]) -> tuple[Any, str]:
+def _with_root(config: Any, columns: Sequence[Column]) -> tuple[Any, tuple[str, ...]]:
     """The source with the folder in which the named files lie, and what was found of them.
 
     Raises:
@@ -104,7 +113,7 @@ def _with_root(config: Any, columns: Sequence[Column]) -> tuple[Any, str]:
     """
     media = [column for column in columns if column.media is not None]
     if not media or config.root is not None:
-        return config, ""
+        return config, ()
     beside = Path(config.path).parent if isinstance(config.path, str) else Path()
     places = [beside, *_folders(beside), *([beside.parent] if beside != Path() else [])]
     shares = {place: max(column.share_of_files(place) for column in media) for place in places}
@@ -117,77 +126,76 @@ def _with_root(config: Any, columns: Sequence[Column]) -> tuple[Any, str]:
             f"or name their folder: table:path={config.path},root=FOLDER"
         )
     if best == beside:
-        return config, ""
-    return config.model_copy(update={"root": str(best)}), f"its files lie in {best}"
+        return config, ()
+    return config.model_copy(update={"root": str(best)}), (f"its files lie in {best}",)
 
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
-def _of_folder(folder: Path, choose: Choose) -> Any:
+def _of_folder(folder: Path, choose: Choose) -> Data:
     """The source of a folder: a layout of its own, a table of its files, or the files."""
+    files: Data | None = None
+    refusals: list[str] = []
     try:
         config: Any = parse_source(str(folder))
+        files = _opened(str(folder), config)
+        if not isinstance(config, FolderConfig):
+            return files
     except DataError as error:
-        config, wrong = None, error
-    if config is not None and not isinstance(config, FolderConfig):
-        return config
-    tables, errors = _tables(folder)
-    if tables:
-        names = [
-            str(table.path if hasattr(table, "path") else table.annotations) for table in tables
-        ]
-        name = names[0]
-        if len(names) > 1:
-            name = choose("Which table describes the files?", names, name, "PATH")
-        return tables[names.index(name)]
-    if config is None:
-        raise DataError("; ".join([str(wrong), *errors]))
-    if errors and not _has_captions(config):
-        raise DataError("; ".join(errors))
-    return config
+        refusals.append(str(error))
+    tables = _tables(folder, refusals)
+    bare = [files] if files is not None else []
+    for candidates in (
+        [table for table in tables if table.has_texts],
+        [data for data in bare if data.has_texts],
+        tables,
+        bare if not refusals else [],
+    ):
+        if candidates:
+            return _one_of(candidates, choose)
+    raise DataError("; ".join(refusals))
 
 
-def _tables(folder: Path) -> tuple[list[Any], list[str]]:
-    """Sources of the tables and annotations in a folder that name files, and what is wrong with
-    those that name none which is there."""
-    found: list[tuple[float, Any]] = []
-    errors: list[str] = []
-    for file in sorted(folder.iterdir()):
-        if file.suffix.lower() not in TABLES or file.name.startswith("."):
-            continue
+def _one_of(tables: Sequence[Data], choose: Choose) -> Data:
+    names = [table.file for table in tables]
+    name = names[0]
+    if len(names) > 1:
+        name = choose("Which table describes the files?", names, name, "PATH")
+    return tables[names.index(name)]
+
+
+def _tables(folder: Path, refusals: list[str]) -> list[Data]:
+    """Tables and annotations in a folder that name files which are there.
+
+    Args:
+        folder: whose files are read, but not those of folders in it.
+        refusals: what is wrong with the others is added here.
+    """
+    candidates = [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in TABLES and not file.name.startswith(".")
+    ]
+    found: list[Data] = []
+    for file in candidates if len(candidates) <= TRIED else ():  # more are one beside each image
         try:
-            config: Any = parse_source(str(file))
-            if not isinstance(config, TABULAR):
-                found.append((1.0, config))
-                continue
-            columns = _columns(config)
-            media = [column for column in columns if column.media is not None]
-            if media:
-                config, _ = _with_root(config, columns)
-                texts = any(column.kind == "sentences" for column in columns)
-                found.append((texts, config))
+            data = _opened(str(file), parse_source(str(file)))
         except DataError as error:
-            errors.append(str(error))
-    # A table with captions comes before one of names alone.
-    return [config for _, config in sorted(found, key=lambda one: -one[0])], errors
-
-
-def _has_captions(config: Any) -> bool:
-    source = config.open()
-    return TEXT in source.inputs
+            refusals.append(str(error))
+            continue
+        if any(column.media is not None for column in data.columns):
+            found.append(data)
+    return found
 
 
 def _with_class_captions(data: Data) -> Data:
     """Files in class folders without captions get one that names their class."""
-    if not isinstance(data.config, FolderConfig) or data.config.caption_template is not None:
-        return data
-    by_name = {column.name: column for column in data.columns}
-    label = by_name.get("label")
-    if TEXT in by_name or label is None or label.different < 2:
+    label = next((column for column in data.columns if column.name == "label"), None)
+    if data.has_texts or label is None or label.different < 2:
         return data
     config = data.config.model_copy(update={"caption_template": TEMPLATE})
     remark = f"{label.different} class folders and no captions: each file gets {TEMPLATE!r}"
-    found = _opened(data.path, config)
-    return Data(data.path, config, found.columns, False, [*data.remarks, remark])
+    columns = _keys(open_random_access(config, data.file))
+    return replace(data, config=config, columns=columns, remarks=(*data.remarks, remark))

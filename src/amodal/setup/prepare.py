@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from amodal.data.inspection import Inspection, inspect
-from amodal.data.record import Record, Source, readable_records
+from amodal.data.record import DataError, Record, Source, readable_records
 from amodal.setup.columns import media_type
 from amodal.setup.defaults import DEFAULTS, has_pretrained
 from amodal.setup.look import Data, look
@@ -77,6 +77,10 @@ def prepare(
     source = open_training_source(parse_recipe(values, path))
     callbacks.stage("reading items", min(len(source), INSPECTED))
     found = inspect(source, limit=INSPECTED, progress=callbacks.advance)
+    if found.items + found.broken < min(len(source), INSPECTED):
+        raise KeyboardInterrupt  # which ends the inspection with what was read
+    if not found.items:
+        raise DataError(f"{path}: no item can be used: {found.broken_rows[0].reason}")
     values = fitted_to_items(values, len(source), found.captions_per_item)
     recipe = parse_recipe(values, path)
     callbacks.stage("timing the encoders", None)
@@ -108,8 +112,9 @@ def _found(data: Data, found: Inspection, items: int) -> list[str]:
         each = ", ".join(f"{n} in {k:,} items" for n, k in found.captions_per_item.items())
         lines.append(f"captions per item: {each}; {found.caption_words.mean:.0f} words on average")
     for reason, count in found.broken_by_reason.items():
-        example = next(b for b in found.broken_rows if b.reason.startswith(reason))
-        lines.append(f"{count:,} rows are skipped: {example.reason} ({example.origin})")
+        listed = [row for row in found.broken_rows if row.reason.startswith(reason)]
+        example = f"{listed[0].reason} ({listed[0].origin})" if listed else reason
+        lines.append(f"{count:,} rows are skipped, such as: {example}")
     for what, repeated in {
         "images": found.duplicate_images,
         "captions": found.duplicate_captions,

@@ -35,19 +35,23 @@ def recipe_text(
     """
     lines = [f"# {title}."]
     for key, told in facts.items():
-        for i, line in enumerate(line for text in told for line in textwrap.wrap(text, WIDTH - 15)):
+        for i, line in enumerate(line for text in told for line in _wrapped(text, WIDTH - 15)):
             lines.append(f"#   {key if i == 0 else '':11}{line}")
     for part in ORDER:
         value = values.get(part)
         if not value:
             continue
         for text in comments.get(part, ()):
-            lines += textwrap.wrap(text, WIDTH, initial_indent="# ", subsequent_indent="# ")
+            lines += (f"# {line}" for line in _wrapped(text, WIDTH - 2))
         dumped = yaml.safe_dump(
             {part: value}, sort_keys=False, allow_unicode=True, width=WIDTH, default_flow_style=None
         )
         lines += dumped.splitlines()
     return "\n".join(lines) + "\n"
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def source_word(path: str, recipe: Recipe) -> str:
