@@ -90,7 +90,8 @@ def hold_out(
         >>> train, held_out, *_ = hold_out(Numbers(), 0.1)
         >>> len(train), len(held_out)
         (90, 10)
-        >>> split = hold_out(Numbers(), 0.1, lambda record: {"half": [int(record["id"]) // 2]})
+        >>> halves = lambda record: {"half": [int(record["id"]) // 2]}
+        >>> split = hold_out(Numbers(), 0.1, halves, exact=["half"])
         >>> split.groups, split.grouped, len(split.held_out)
         (50, 100, 10)
     """

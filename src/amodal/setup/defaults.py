@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from amodal.data.yaml_document import read_yaml
@@ -12,8 +12,8 @@ from amodal.encoders.packaged import IMAGE_PACKAGES, TEXT_PACKAGES
 from amodal.setup.roles import Task
 from amodal.training.recipes.packaged import packaged_recipes
 
-# Modality type -> encoder with pretrained weights that stays frozen; the first of a machine without
-# a GPU. Types that are not here have no packaged encoder, and take the one of `FROM_SCRATCH`.
+# Modality type -> encoder with pretrained weights, which stays frozen. A type that is not here has
+# no packaged encoder, and takes the one of `FROM_SCRATCH`.
 PRETRAINED: Mapping[str, dict[str, Any]] = {
     "image": {"kind": "packaged", "name": "efficientnet-lite2", "freeze": "all"},
     "text": {"kind": "packaged", "name": "all-minilm-l6-v2", "freeze": "all"},
@@ -39,7 +39,6 @@ class Default:
         train: but for the batch size.
         batch_size: items; less where there are few.
         captions_per_item: at most; less where most items have fewer.
-        data: further options of the data part.
         objectives: empty: the default of the model.
         augment: steps by input.
         from_scratch: recipe of the package whose settings count where no pretrained encoder is
@@ -54,9 +53,8 @@ class Default:
     from_scratch: str
     commands: tuple[str, ...]
     captions_per_item: int = 1
-    data: Mapping[str, Any] = ()  # type: ignore[assignment]
     objectives: tuple[dict[str, Any], ...] = ()
-    augment: Mapping[str, Any] = ()  # type: ignore[assignment]
+    augment: Mapping[str, Any] = field(default_factory=dict)
 
 
 TRANSFORMER = {

@@ -34,7 +34,7 @@ def recipe_values(data: Data, roles: Roles, *, pretrained: bool) -> dict[str, An
     if not pretrained:
         return _from_scratch(roles, train)
     values: dict[str, Any] = {
-        "data": {"train": train, "near_duplicates": "together", **dict(default.data)},
+        "data": {"train": train, "near_duplicates": "together"},
         "model": {**deepcopy(default.model), **_model_inputs(roles, {}, pretrained=True)},
         "train": {**default.train, "batch_size": default.batch_size},
     }
