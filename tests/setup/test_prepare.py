@@ -50,7 +50,7 @@ def test_a_search_is_prepared_for_every_layout(layout):
     file, prepared = made(path)
     recipe = load_recipe(file)
     assert recipe.model.types == {"image": "image", "text": "text"}
-    assert recipe.data.near_duplicates == "together"
+    assert recipe.data.near_duplicates == "auto"
     train, held_out = open_sources(recipe)
     assert (len(train), len(held_out)) == (36, 4)
     assert all(train[i]["text"] for i in range(36))

@@ -34,7 +34,7 @@ def recipe_values(data: Data, roles: Roles, *, pretrained: bool) -> dict[str, An
     if not pretrained:
         return _from_scratch(roles, train)
     values: dict[str, Any] = {
-        "data": {"train": train, "near_duplicates": "together"},
+        "data": {"train": train},
         "model": {**deepcopy(default.model), **_model_inputs(roles, {}, pretrained=True)},
         "train": {**default.train, "batch_size": default.batch_size},
     }
@@ -58,14 +58,15 @@ def fitted_to_items(
     Args:
         values: of a recipe.
         items: of the source, the held-out ones among them.
-        captions_per_item: number of captions -> items that have as many.
+        captions_per_item: number of captions -> items that have as many, of those that were read.
     """
     fitted = deepcopy(dict(values))
+    counted = sum(captions_per_item.values())
     largest = max(SMALLEST_BATCH, int(items * (1 - HELD_OUT)) // 4)
     batch = min(int(fitted["train"]["batch_size"]), largest)
     fitted["train"]["batch_size"] = 1 << (batch.bit_length() - 1)
     wanted = fitted["data"].get("captions_per_item", 1)
-    while wanted > 1 and 2 * sum(n for k, n in captions_per_item.items() if k >= wanted) < items:
+    while wanted > 1 and 2 * sum(n for k, n in captions_per_item.items() if k >= wanted) < counted:
         wanted -= 1
     if "captions_per_item" in fitted["data"]:
         fitted["data"]["captions_per_item"] = wanted
@@ -152,7 +153,7 @@ def _from_scratch(roles: Roles, train: dict[str, Any]) -> dict[str, Any]:
     known = {*inputs["encoders"], "modality_dropout"}
     return {
         **values,
-        "data": {"train": train, "near_duplicates": "together", **options},
+        "data": {"train": train, **options},
         "model": {**values["model"], **inputs},
         "augment": {name: step for name, step in steps.items() if name in known},
     }

@@ -88,7 +88,13 @@ def prepare(
     default = DEFAULTS[roles.task]
     example, question = _example(source)
     commands = next_commands(default.commands, file, source_word(path, recipe), example, question)
-    told, chosen = _found(data, found, len(source)), _chosen(roles, recipe)
+    together = recipe.data.keeps_together(len(source))
+    held_out = (
+        "near-duplicates on one side"
+        if together
+        else "near-duplicates on both sides, as there are many items: data.near_duplicates"
+    )
+    told, chosen = _found(data, found, len(source)), _chosen(roles, recipe, held_out)
     estimate = _estimate(cost, recipe, len(source))
     warnings = [] if pretrained else [NOT_INSTALLED]
     if len(source) < FEW:
@@ -99,7 +105,7 @@ def prepare(
         "hardware": [estimate],
         "result": ["depends on the data; the report of the run has the figures"],
     }
-    text = recipe_text(values, default.title, facts, _comments(roles, pretrained))
+    text = recipe_text(values, default.title, facts, _comments(roles, held_out, pretrained))
     return Prepared(text, told, [*chosen, estimate], warnings, commands)
 
 
@@ -124,7 +130,7 @@ def _found(data: Data, found: Inspection, items: int) -> list[str]:
     return [*lines, *map(str, found.notes)]
 
 
-def _chosen(roles: Roles, recipe: Recipe) -> list[str]:
+def _chosen(roles: Roles, recipe: Recipe, held_out: str) -> list[str]:
     encoders = recipe.model.encoders
     names = (
         f"{name}: {getattr(config, 'name', config.kind)} ({_tuning(config)})"
@@ -134,7 +140,7 @@ def _chosen(roles: Roles, recipe: Recipe) -> list[str]:
         f"task: {roles.task} (another one: --task)",
         *roles.reasons,
         f"encoders: {', '.join(names)}",
-        f"held out: {recipe.data.holdout:.0%} of the items, near-duplicates on one side",
+        f"held out: {recipe.data.holdout:.0%} of the items, {held_out}",
         f"batch of {recipe.train.batch_size} items, {recipe.train.epochs:g} epochs, the best "
         f"checkpoint is kept",
     ]
@@ -157,11 +163,11 @@ def _estimate(cost: Cost, recipe: Recipe, items: int) -> str:
     )
 
 
-def _comments(roles: Roles, pretrained: bool) -> dict[str, Sequence[str]]:
+def _comments(roles: Roles, held_out: str, pretrained: bool) -> dict[str, Sequence[str]]:
     data = [
-        "A tenth of the items is held out (`holdout`), near-duplicates on one side. For another "
-        "set of your own: validation: {kind: table, path: held-out.csv, columns: …}",
-        *(f"{reason}" for reason in roles.reasons),
+        f"A tenth of the items is held out (`holdout`), {held_out}. For another set of your own: "
+        "validation: {kind: table, path: held-out.csv, columns: …}",
+        *roles.reasons,
     ]
     model = (
         ["Frozen encoders with pretrained weights: what is trained is small and needs few items."]
