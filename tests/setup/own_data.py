@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import tarfile
+import wave
 from pathlib import Path
 
 import datasets
@@ -34,6 +35,17 @@ def write_image(path, seed):
 def write_csv(path, header, rows, delimiter=","):
     with Path(path).open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, delimiter=delimiter).writerows([header, *rows])
+
+
+def write_sound(path, seed):
+    """A tenth of a second of noise."""
+    samples = np.random.default_rng(seed).integers(-9000, 9000, 1600, np.int16)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(samples.tobytes())
 
 
 def images(place):
@@ -154,6 +166,15 @@ def houses():
     header = ("id", "photo", "text", "rooms", "area", "town", "price")
     write_csv("houses.csv", header, rows)
     return "houses.csv"
+
+
+def recordings():
+    """A table of recordings and their captions."""
+    for i in range(len(CAPTIONS)):
+        write_sound(f"sounds/{i}.wav", i)
+    rows = [(f"sounds/{i}.wav", caption) for i, caption in enumerate(CAPTIONS)]
+    write_csv("recordings.csv", ("recording", "caption"), rows)
+    return "recordings.csv"
 
 
 def questions():

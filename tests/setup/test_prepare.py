@@ -112,6 +112,22 @@ def test_a_prediction_from_columns_alone_has_two_inputs():
     assert list(load_recipe(file).model.encoders) == ["columns_1", "columns_2"]
 
 
+@pytest.mark.parametrize(
+    ("cells", "task"),
+    [
+        (lambda i: ("red", "green", "red|green")[i % 3], "multi_label"),
+        (lambda i: ("red", "green")[i % 2], "classification"),
+        (lambda i: i % 3, "classification"),
+        (lambda i: i / 7, "regression"),
+    ],
+)
+def test_the_target_says_how_it_is_predicted(cells, task):
+    rows = [(i % 5, ("Bern", "Ulm")[i % 2], cells(i)) for i in range(60)]
+    own_data.write_csv("rooms.csv", ("rooms", "town", "value"), rows)
+    file, _ = made("rooms.csv", target="value")
+    assert load_recipe(file).model.target.task == task
+
+
 def test_questions_and_answers_of_a_table():
     file, prepared = made(own_data.questions())
     recipe = load_recipe(file)
@@ -119,6 +135,26 @@ def test_questions_and_answers_of_a_table():
     assert "what is it, number 0?" in prepared.commands[1]
     result = train_run(load_recipe(file, [*STEP, "model.width=16", "model.heads=2"]), Path("run"))
     assert "vqa/exact_match" in result.metrics
+
+
+def test_recordings_are_searched_by_text():
+    pytest.importorskip("soundfile")
+    file, prepared = made(own_data.recordings())
+    recipe = load_recipe(file)
+    assert recipe.model.types == {"audio": "audio", "text": "text"}
+    assert recipe.data.train.columns.audio == "recording"
+    assert "audio: small_audio_cnn (trained from random weights)" in words(prepared)
+    train, held_out = open_sources(recipe)
+    assert (len(train), len(held_out)) == (36, 4)
+
+
+def test_a_column_of_files_that_are_not_there_is_left_out():
+    own_data.recordings()
+    rows = [(f"sounds/{i}.wav", f"gone/{i}.jpg", c) for i, c in enumerate(own_data.CAPTIONS)]
+    own_data.write_csv("recordings.csv", ("recording", "image", "caption"), rows)
+    file, prepared = made("recordings.csv")
+    assert list(load_recipe(file).model.types) == ["audio", "text"]
+    assert "column 'image' is not read, as its files are not there" in words(prepared)
 
 
 def test_captions_are_generated_where_asked():
@@ -254,6 +290,7 @@ def words_alone():
         (bare_images, {}, r"image files without captions.*captions as a\.txt beside a\.jpg"),
         (captions_of_nothing, {}, r"captions\.csv: none of the files.*'gone/0\.jpg'.*root=FOLDER"),
         (damaged_images, {}, "photos: no item can be used: .*image"),
+        (own_data.class_folders, {"target": "label"}, r"got image beside the target 'label'"),
         (words_alone, {}, r"no column names image or audio files.*a \(40 different names\)"),
         (own_data.houses, {"target": "prise"}, "no column 'prise', did you mean 'price'"),
         (own_data.houses, {"target": "price", "task": "search"}, "no part of --task search"),

@@ -59,12 +59,13 @@ class Data:
         return any(c.kind == "sentences" or c.name == TEXT for c in self.columns)
 
 
-def look(path: str, choose: Choose) -> Data:
+def look(path: str, choose: Choose, *, caption_classes: bool = True) -> Data:
     """What a path holds.
 
     Args:
         path: a folder, table, shards, annotations, or another word for a source.
         choose: asks where several tables describe the files of a folder.
+        caption_classes: give files in class folders captions that name their class.
 
     Raises:
         DataError: it holds nothing that can be trained on; says what was expected.
@@ -73,6 +74,8 @@ def look(path: str, choose: Choose) -> Data:
         found = _of_folder(Path(path), choose)
     else:
         found = _opened(path, parse_source(path))
+    if caption_classes and isinstance(found.config, FolderConfig):
+        found = _with_class_captions(found)
     remark = f"{path}: {LAYOUTS.get(found.config.kind, found.config.kind)}"
     if found.file != path:
         remark += f", {found.file}"
@@ -82,11 +85,8 @@ def look(path: str, choose: Choose) -> Data:
 def _opened(file: str, config: Any) -> Data:
     """The columns of a source; of a table, and where the files that they name lie."""
     if isinstance(config, TABULAR) and not config.columns.model_fields_set:
-        columns = _columns(config)
-        config, remarks = _with_root(config, columns)
-        return Data(file, config, columns, chooses_columns=True, remarks=remarks)
-    found = Data(file, config, _keys(open_random_access(config, file)), chooses_columns=False)
-    return _with_class_captions(found) if isinstance(config, FolderConfig) else found
+        return _with_root(Data(file, config, _columns(config), chooses_columns=True))
+    return Data(file, config, _keys(open_random_access(config, file)), chooses_columns=False)
 
 
 def _keys(source: Source) -> list[Column]:
@@ -105,15 +105,17 @@ def _columns(config: Any) -> list[Column]:
     return columns_of_table(opened.rows)
 
 
-def _with_root(config: Any, columns: Sequence[Column]) -> tuple[Any, tuple[str, ...]]:
-    """The source with the folder in which the named files lie, and what was found of them.
+def _with_root(data: Data) -> Data:
+    """A table with the folder of the files that it names, without columns of files that are not
+    there.
 
     Raises:
         DataError: none of the files is there.
     """
-    media = [column for column in columns if column.media is not None]
+    config = data.config
+    media = [column for column in data.columns if column.media is not None]
     if not media or config.root is not None:
-        return config, ()
+        return data
     beside = Path(config.path).parent if isinstance(config.path, str) else Path()
     places = [beside, *_folders(beside), *([beside.parent] if beside != Path() else [])]
     shares = {place: max(column.share_of_files(place) for column in media) for place in places}
@@ -125,9 +127,13 @@ def _with_root(config: Any, columns: Sequence[Column]) -> tuple[Any, tuple[str, 
             f"{str(column.values[0])!r:.80}; looked below {where}. Put the table beside its files, "
             f"or name their folder: table:path={config.path},root=FOLDER"
         )
-    if best == beside:
-        return config, ()
-    return config.model_copy(update={"root": str(best)}), (f"its files lie in {best}",)
+    absent = [column.name for column in media if not column.share_of_files(best)]
+    remarks = [f"column {name!r} is not read, as its files are not there" for name in absent]
+    if best != beside:
+        config = config.model_copy(update={"root": str(best)})
+        remarks.insert(0, f"its files lie in {best}")
+    columns = [column for column in data.columns if column.name not in absent]
+    return replace(data, config=config, columns=columns, remarks=tuple(remarks))
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -118,7 +118,8 @@ def _model_inputs(roles: Roles, encoders: Mapping[str, Any], *, pretrained: bool
     if len(found) < 2:
         raise DataError(
             f"a prediction fuses two inputs or more, got {' and '.join(found)} beside the target "
-            f"{roles.target!r}; add a column of images, texts, numbers or categories"
+            f"{roles.target!r}; add a column of images, texts, numbers or categories, or "
+            "search for classes by their names: --task search"
         )
     return {"encoders": found, "target": {"task": roles.target_task, "column": roles.target}}
 

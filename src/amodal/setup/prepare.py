@@ -70,7 +70,9 @@ def prepare(
         DataError: the data cannot be used; says what was expected.
     """
     callbacks = callbacks or ProgressCallbacks()
-    data = look(path, choose)
+    # Captions that name the class would give away what is to be predicted.
+    predicts = target is not None or task == "prediction"
+    data = look(path, choose, caption_classes=not predicts)
     roles = roles_of(data.columns, choose, task, target)
     pretrained = has_pretrained()
     values = recipe_values(data, roles, pretrained=pretrained)

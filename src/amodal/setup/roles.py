@@ -28,6 +28,7 @@ TEXT = "text"  # the input that captions fill
 SHOWN = 8  # columns that a message names
 COLUMNS = "PATH written as 'table:path=PATH,columns={{{input}: COLUMN, …}}'"  # for a message
 NUMBERED = re.compile(r"(.*?)[ _-]?\d+")
+SEVERAL = 0.1  # share of the cells with "|" from which on they hold several classes
 FEW_NUMBERS = 10  # different whole numbers that are classes rather than quantities
 
 
@@ -125,20 +126,15 @@ def _task(columns: Sequence[Column]) -> Task:
 
 
 def _search(found: Roles, columns: Sequence[Column], choose: Choose) -> None:
-    """Inputs that are trained on each other: files, and their captions."""
+    """Files, and their captions."""
     _take_media(found, columns, choose)
     _take_captions(found, columns, choose)
     if len(found.inputs) < 2:
         have = ", ".join(found.inputs) or "neither"
         raise DataError(
-            f"a search needs two inputs, such as images and captions, got {have}; the columns are "
-            f"{_listed(columns)}"
+            f"expected files and their captions, or two columns of files, got {have}; the columns "
+            f"are {_listed(columns)}"
         )
-
-
-def _captioning(found: Roles, columns: Sequence[Column], choose: Choose) -> None:
-    """Files, and the captions that are generated."""
-    _search(found, columns, choose)
 
 
 def _questions(found: Roles, columns: Sequence[Column], choose: Choose) -> None:
@@ -187,7 +183,7 @@ ROLES: Mapping[Task, Callable[[Roles, Sequence[Column], Choose], None]] = {
     "search": _search,
     "prediction": _prediction,
     "questions": _questions,
-    "captions": _captioning,
+    "captions": _search,
 }
 
 
@@ -285,7 +281,7 @@ def _target_task(column: Column) -> str:
         whole = all(float(value).is_integer() for value in column.values)
         return "classification" if whole and column.different <= FEW_NUMBERS else "regression"
     several = sum("|" in str(value) for value in column.values)
-    return "multi_label" if several else "classification"
+    return "multi_label" if several > SEVERAL * len(column.values) else "classification"
 
 
 def _listed(columns: Sequence[Column]) -> str:
