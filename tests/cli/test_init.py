@@ -96,6 +96,14 @@ def test_a_recipe_of_other_data_is_not_used(amodal):
     assert "list.yaml: already exists, and `amodal init list.xlsx` has not made it" in err
 
 
+def test_several_processes_make_no_recipe(amodal, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = amodal("train", own_data.captions_csv())
+    assert code == 1
+    assert "run `amodal init photos` first" in err
+    assert not Path("photos.yaml").exists()
+
+
 def test_a_file_is_replaced_only_when_asked(amodal):
     path = own_data.captions_csv()
     assert amodal("init", path, "--yes", "--out", "a/mine.yaml")[0] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -66,11 +67,16 @@ def recipe_for_data(path: str) -> Path:
     """The recipe of data: one that `amodal init` has written for it, or a new one.
 
     Raises:
-        RecipeError: a recipe of that name is there, which was not made for this data.
+        RecipeError: a recipe of that name is there, which was not made for this data; or there is
+            none, and this is one of several processes.
     """
     path = _as_written(path)
     file = recipe_file(path)
     if not file.exists():
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise RecipeError(
+                f"{path}: of several processes none makes a recipe; run `amodal init {path}` first"
+            )
         note(f"{path} is no recipe: one is made as with `amodal init {path} --yes`")
         _write(path, file, task=None, target=None, yes=True)
         return file

