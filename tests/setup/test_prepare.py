@@ -278,6 +278,12 @@ def damaged_images():
     return "photos"
 
 
+def no_header():
+    rows = zip(own_data.images("photos"), own_data.CAPTIONS, strict=True)
+    own_data.write_csv("photos/list.csv", ("first.jpg", "a dog on the roof"), rows)
+    return "photos"
+
+
 def words_alone():
     own_data.write_csv("words.csv", ("a", "b"), [(f"x{i}", f"y{i}") for i in range(40)])
     return "words.csv"
@@ -291,6 +297,11 @@ def words_alone():
         (captions_of_nothing, {}, r"captions\.csv: none of the files.*'gone/0\.jpg'.*root=FOLDER"),
         (damaged_images, {}, "photos: no item can be used: .*image"),
         (own_data.class_folders, {"target": "label"}, r"got image beside the target 'label'"),
+        (
+            no_header,
+            {},
+            r"list\.csv: the column name 'first\.jpg' looks like a cell; is the header",
+        ),
         (words_alone, {}, r"no column names image or audio files.*a \(40 different names\)"),
         (own_data.houses, {"target": "prise"}, "no column 'prise', did you mean 'price'"),
         (own_data.houses, {"target": "price", "task": "search"}, "no part of --task search"),

@@ -16,7 +16,7 @@ from amodal.data.sources.rows import RowSource
 from amodal.data.sources.specification import open_random_access, parse_source
 from amodal.data.sources.table import SUFFIXES as TABLES
 from amodal.data.sources.table import TableConfig
-from amodal.setup.columns import Column, columns_of_records, columns_of_table, sampled
+from amodal.setup.columns import Column, columns_of_records, columns_of_table, media_type, sampled
 from amodal.setup.roles import TEXT, Choose
 
 LAYOUTS = {  # kind of source -> layout in words
@@ -102,6 +102,12 @@ def _columns(config: Any) -> list[Column]:
     opened = config.model_copy(update={"columns": NEUTRAL, "group_by": None}).open()
     if not isinstance(opened, RowSource):
         raise DataError(f"{config.path}: can only be read in order; store it as a table or shards")
+    cell = next((name for name in opened.rows.column_names if media_type(name)), None)
+    if cell is not None:
+        raise DataError(
+            f"{config.path}: the column name {cell!r:.60} looks like a cell; is the header "
+            "missing? Write one as the first line, such as image,caption"
+        )
     return columns_of_table(opened.rows)
 
 
@@ -173,7 +179,7 @@ def _one_of(tables: Sequence[Data], choose: Choose) -> Data:
 
 
 def _tables(folder: Path, refusals: list[str]) -> list[Data]:
-    """Tables and annotations in a folder that name files which are there.
+    """Tables and annotations in a folder that name files which are there, the largest first.
 
     Args:
         folder: whose files are read, but not those of folders in it.
@@ -182,8 +188,9 @@ def _tables(folder: Path, refusals: list[str]) -> list[Data]:
     candidates = [
         file
         for file in sorted(folder.iterdir())
-        if file.suffix.lower() in TABLES and not file.name.startswith(".")
+        if file.suffix.lower() in TABLES and not file.name.startswith(".") and file.is_file()
     ]
+    candidates.sort(key=lambda file: -file.stat().st_size)
     found: list[Data] = []
     for file in candidates if len(candidates) <= TRIED else ():  # more are one beside each image
         try:
