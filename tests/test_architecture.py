@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
         "metrics",
         "evaluators",
     },
+    "setup": {"data", "modalities", "encoders", "models", "training"},
     "reports": {"data", "modalities", "models", "metrics", "evaluators", "training"},
     "serving": {"data", "modalities", "models", "search", "evaluators", "training"},
     "cli": {
@@ -59,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
         "metrics",
         "evaluators",
         "training",
+        "setup",
         "reports",
         "search",
         "serving",

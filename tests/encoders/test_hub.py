@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from amodal.encoders.hub import load_named
 from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextConfig
 from amodal.encoders.text.chat_template import ChatTemplate
 from amodal.encoders.text.preprocessing import TextPreprocessor
@@ -171,3 +172,11 @@ np.load(file, allow_pickle=False)
 pickle.loads(text)
 """
     assert [line for line, _ in unsafe_loads(ast.parse(code))] == [2, 3, 4, 7, 8, 9, 10, 12]
+
+
+def test_without_a_network_the_message_names_the_packaged_encoders():
+    def unreachable(name):
+        raise OSError("We couldn't connect to 'https://huggingface.co'")
+
+    with pytest.raises(ValueError, match=r"couldn't connect.*`kind: packaged`.*amodal\[pretrained"):
+        load_named(unreachable, "bert-base-uncased")

@@ -128,6 +128,9 @@ class PointSetModality:
     def content_key(self, value):
         return blake2b(repr(value).encode(), digest_size=8).hexdigest()
 
+    def fingerprints(self, name, record):
+        return []
+
     def preview(self, value, decoded=None):
         if decoded is None:
             return Preview()

@@ -3,13 +3,17 @@
 from types import SimpleNamespace
 
 import datasets
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from amodal.data.record import DataError
 from amodal.encoders.tabular import TabularPreprocessor
 from amodal.models.target import TargetConfig
-from amodal.training.recipe import load_recipe
+from amodal.training.progress import ProgressCallbacks
+from amodal.training.recipe import load_recipe, parse_recipe
+from amodal.training.recipes.data import DataRecipe
 from amodal.training.sources import open_for_run, open_sources, stream_for_run
 
 ROWS = ["photo,words,rooms,zip,price", "a.png,flat,2,8001,10", "a.png,,3,,20", ",hut,1,8002,5"]
@@ -90,3 +94,47 @@ def test_rows_of_a_fusion_stay_apart_in_training(run):
     train, validation = open_sources(load_recipe(run / "recipe.yaml"))
     assert (len(train), len(validation)) == (3, 3)
     assert train[0]["zip"] == "8001"
+
+
+def test_near_duplicates_are_held_out_together_and_told(tmp_path):
+    rows = ["image,caption"]
+    for i in range(40):
+        low = np.random.default_rng(i // 2).integers(0, 255, (6, 6, 3), np.uint8)
+        side = 64 * (1 + i % 2)  # the same image in two sizes
+        image = Image.fromarray(low).resize((64, 64)).resize((side, side), Image.Resampling.NEAREST)
+        image.save(tmp_path / f"{i}.png")
+        rows.append(f"{i}.png,photo number {i}")
+    (tmp_path / "photos.csv").write_text("\n".join(rows))
+    values = {
+        "data": {"train": str(tmp_path / "photos.csv"), "holdout": 0.2},
+        "model": {
+            "encoders": {"image": {"kind": "small_cnn"}, "text": {"kind": "small_transformer"}}
+        },
+    }
+
+    def sides(near_duplicates):
+        told = []
+        recipe = parse_recipe(values, "test")
+        data = recipe.data.model_copy(update={"near_duplicates": near_duplicates})
+        recipe = recipe.model_copy(update={"data": data})
+        parts = open_sources(recipe, ProgressCallbacks(warn=told.append))
+        ids = [[part[i]["id"] for i in range(len(part))] for part in parts]
+        return [{int(name.removesuffix(".png")) // 2 for name in one} for one in ids], told
+
+    for choice in ("auto", "together"):
+        (train, held_out), told = sides(choice)
+        assert not train & held_out
+        assert len(held_out) == 4
+        assert "20 groups of near-duplicates (40 items) stay on one side" in told[0]
+    (train, held_out), told = sides("ignore")
+    assert train & held_out
+    assert "near-duplicates" not in told[0]
+
+
+@pytest.mark.parametrize(
+    ("choice", "items", "expected"),
+    [("auto", 20_000, True), ("auto", 20_001, False), ("together", 10**6, True),
+     ("ignore", 10, False)],
+)  # fmt: skip
+def test_near_duplicates_of_many_items_are_found_only_when_asked(choice, items, expected):
+    assert DataRecipe(train="scenes", near_duplicates=choice).keeps_together(items) is expected

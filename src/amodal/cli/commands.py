@@ -21,6 +21,7 @@ COMMANDS = {
         "amodal.cli.quickstart:quickstart",
         "Train, evaluate, index and search on synthetic scenes.",
     ),
+    "init": ("amodal.cli.init:init", "Look at your data and write a recipe for it."),
     "recipes": ("amodal.cli.recipes:app", "List, show and copy the recipes of the package."),
     "data": ("amodal.cli.data:app", "Make, inspect and pack data sets."),
     "train": ("amodal.cli.train:train", "Train a model from a recipe."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amodal.cli.console import console, progress_callbacks
+from amodal.cli.init import is_data, recipe_for_data
 from amodal.training.kinds import kind_of_recipe
 
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A recipe: a file, or a name such as quickstart.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe: a file, or a name such as quickstart; or data, as for `amodal init`."
+        ),
+    ],
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="A.B=C", help="Change one value of the recipe."),
@@ -32,8 +38,9 @@ def train(
     from amodal.training.recipe import load_recipe
     from amodal.training.run import train_run
 
-    loaded = load_recipe(Path(recipe), set_)
-    title = Path(recipe).stem
+    file = recipe_for_data(recipe) if is_data(recipe) else Path(recipe)
+    loaded = load_recipe(file, set_)
+    title = file.stem
     folder = out or Path("runs") / title
 
     def finish(result: RunResult) -> dict[str, float]:

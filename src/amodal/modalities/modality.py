@@ -112,6 +112,16 @@ class Modality(Protocol):
         """A key that equal values share."""
         ...
 
+    def fingerprints(self, name: str, record: Record) -> list[int]:
+        """64 bits for each value of a record; those of near-duplicates differ in few bits.
+
+        Where `is_text` is true, equal values alone count. Empty: values are not compared.
+
+        Raises:
+            BrokenRecordError: a value cannot be decoded.
+        """
+        ...
+
     def preview(self, value: Any, decoded: Any | None = None) -> Preview:
         """Preview of a value; `decoded` is None where no image is wanted."""
         ...

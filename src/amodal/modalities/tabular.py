@@ -56,6 +56,9 @@ class TabularModality:
     def content_key(self, value: Any) -> str:
         return repr(sorted(value.items())) if isinstance(value, dict) else repr(value)
 
+    def fingerprints(self, name: str, record: Record) -> list[int]:
+        return []
+
     def preview(self, value: Any, decoded: Any | None = None) -> Preview:
         if not isinstance(value, dict):
             return Preview(text=str(value))

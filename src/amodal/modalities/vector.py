@@ -57,6 +57,9 @@ class VectorModality:
         rows = np.asarray(value)
         return f"{rows.shape} {blake2b(rows.tobytes(), digest_size=16).hexdigest()}"
 
+    def fingerprints(self, name: str, record: Record) -> list[int]:
+        return []
+
     def preview(self, value: Any, decoded: Any | None = None) -> Preview:
         if isinstance(value, str | Path):
             return Preview(path=str(value))

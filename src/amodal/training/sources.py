@@ -12,7 +12,8 @@ import numpy as np
 
 from amodal.data.cache import CachedSource, Decoder
 from amodal.data.holdout import hold_out
-from amodal.data.record import BrokenRecordError, DataError, Source, StreamingSource
+from amodal.data.near_duplicates import Fingerprints
+from amodal.data.record import BrokenRecordError, DataError, Record, Source, StreamingSource
 from amodal.data.sources.columns import Reading
 from amodal.data.sources.specification import (
     SourceConfig,
@@ -41,27 +42,69 @@ def open_sources(
         DataError: a source cannot be read, is empty, or only streams.
     """
     callbacks = callbacks or ProgressCallbacks()
-    reading = reading_of(
-        recipe.model.types, recipe.model.encoders, getattr(recipe.model, "target", None)
-    )
-    train = open_random_access(recipe.data.train, "data.train", reading)
+    train = open_training_source(recipe)
     validation: Source | None = None
     if recipe.data.validation is not None:
-        validation = open_random_access(recipe.data.validation, "data.validation", reading)
+        validation = open_random_access(
+            recipe.data.validation, "data.validation", _recipe_reading(recipe)
+        )
         check_columns(recipe.model.encoders, validation)
     else:
-        whole = len(train)
-        train, validation = hold_out(train, recipe.data.holdout)
-        if validation is not None:
-            callbacks.warn(
-                f"no data.validation: {len(validation)} of {whole} items are held out; set "
-                "data.holdout to change the share"
-            )
+        train, validation = _held_out(recipe, train, callbacks)
     if not recipe.data.cache:
         return train, validation
     decoders = _decoders(recipe)
     kept = None if validation is None else _cached(validation, "validation", decoders, callbacks)
     return _cached(train, "train", decoders, callbacks), kept
+
+
+def open_training_source(recipe: Recipe) -> Source:
+    """The training source of a recipe, held-out items among the rest.
+
+    Raises:
+        DataError: it cannot be read, is empty, or only streams.
+    """
+    return open_random_access(recipe.data.train, "data.train", _recipe_reading(recipe))
+
+
+def _recipe_reading(recipe: Recipe) -> Reading:
+    target = getattr(recipe.model, "target", None)
+    return reading_of(recipe.model.types, recipe.model.encoders, target)
+
+
+def _held_out(
+    recipe: Recipe, source: Source, callbacks: ProgressCallbacks
+) -> tuple[Source, Source | None]:
+    """A source without its held-out items, and these."""
+    types = {name: modality(kind) for name, kind in recipe.model.types.items()}
+
+    def fingerprints(record: Record) -> Fingerprints:
+        return {name: kind.fingerprints(name, record) for name, kind in types.items()}
+
+    together = recipe.data.keeps_together(len(source))
+    if together and recipe.data.holdout:
+        callbacks.stage("comparing items", len(source))
+    split = hold_out(
+        source,
+        recipe.data.holdout,
+        fingerprints if together else None,
+        exact=[name for name, kind in types.items() if kind.is_text],
+        progress=callbacks.advance if together else None,
+    )
+    grouped = (
+        f"; {split.groups} groups of near-duplicates ({split.grouped} items) stay on one side, "
+        "see data.near_duplicates"
+        if split.groups
+        else ""
+    )
+    if split.held_out is not None:
+        callbacks.warn(
+            f"no data.validation: {len(split.held_out)} of {len(source)} items are held out; set "
+            f"data.holdout to change the share{grouped}"
+        )
+    elif split.groups:
+        callbacks.warn(f"nothing is held out{grouped}")
+    return split.train, split.held_out
 
 
 def summarize_source(source: Source) -> dict[str, Any]:

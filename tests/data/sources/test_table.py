@@ -235,7 +235,8 @@ def test_a_wrong_byte_far_into_the_file_is_placed_exactly(tmp_path):
         ("rows.csv", "image,caption\n", "a header and no rows"),
         ("rows.jsonl", '{"image": "a.png"\n', r"rows\.jsonl: cannot be read as a table"),
         ("rows.parquet", "not parquet", r"rows\.parquet: not a Parquet file"),
-        ("rows.xlsx", "x", r"rows\.xlsx: expected a file that ends in \.csv"),
+        ("rows.xlsx", "x", r"rows\.xlsx: not an Excel workbook"),
+        ("rows.xls", "x", r"rows\.xls: expected a file that ends in \.csv"),
     ],
 )
 def test_a_malformed_table_is_refused(tmp_path, name, content, message):

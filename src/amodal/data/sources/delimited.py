@@ -104,14 +104,14 @@ def header_of(file: Path, dialect: Dialect) -> list[str]:
         raise DataError(f"{file}: the table has no header")
     if first is None:
         raise DataError(f"{file}: the table has a header and no rows")
-    if len(_fitted(first.fields, len(header))) > len(header):
+    if len(without_spare(first.fields, len(header))) > len(header):
         # Taken for an index, the spare fields would shift every column.
         raise DataError(
             f"{file}: row 1 has {len(first.fields)} fields, the header {len(header)}; a field that "
             f"contains {dialect.delimiter!r} needs quotes"
             + ("" if dialect.quotes else ", and `quotes: true`")
         )
-    return _distinct(header)
+    return distinct_names(header)
 
 
 def read_delimited(
@@ -229,7 +229,7 @@ def _as_quoted(fields: Sequence[str], dialect: Dialect) -> list[str]:
     return next(csv.reader([line], delimiter=dialect.delimiter), list(fields))
 
 
-def _fitted(fields: list[str], width: int) -> list[str]:
+def without_spare(fields: list[str], width: int) -> list[str]:
     """Without empty fields beyond the header."""
     while len(fields) > width and not fields[-1].strip():
         fields = fields[:-1]
@@ -248,7 +248,7 @@ def _tables(
         rows = _rows(stream, dialect)
         next(rows, None)  # the header
         for number, row in enumerate(rows):
-            fields = _fitted(row.fields, width)
+            fields = without_spare(row.fields, width)
             if row.as_letters and len(fields) != width:
                 fields = _as_quoted(row.fields, dialect)
             if len(fields) > width:
@@ -262,16 +262,17 @@ def _tables(
                 letters += sum(map(len, fields))
                 chunk.append([*fields, *[None] * (width - len(fields))])
             if len(chunk) >= CHUNK or letters >= CHUNK_LETTERS:
-                yield _table(chunk, schema, kinds)
+                yield text_table(chunk, schema, kinds)
                 chunk, letters = [], 0
     if chunk:
-        yield _table(chunk, schema, kinds)
+        yield text_table(chunk, schema, kinds)
     facts.kinds = kinds
 
 
-def _table(
+def text_table(
     rows: Sequence[Sequence[str | None]], schema: pa.Schema, kinds: dict[str, list[str]]
 ) -> pa.Table:
+    """Rows of text as a table; kinds that a cell cannot be read as are taken out of `kinds`."""
     columns = [pa.array(cells, pa.string()) for cells in zip(*rows, strict=True)]
     for field, column in zip(schema, columns, strict=True):
         if not kinds[field.name]:
@@ -307,7 +308,7 @@ def _looks_quoted(field: str, short: bool) -> bool:
     return short or (len(field) > 1 and field.endswith('"') and '""' in field[1:-1])
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def distinct_names(names: Sequence[str]) -> list[str]:
     """Names of columns, a repeated one numbered and an empty one named by its place."""
     found: list[str] = []
     for place, name in enumerate(names):

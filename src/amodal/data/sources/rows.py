@@ -80,6 +80,11 @@ class RowSource:
         self._starts = np.concatenate([[0], np.cumsum(np.bincount(item))])
         self.notes = (*places.notes, *self._group_notes(groups, group_by))
 
+    @property
+    def rows(self) -> datasets.Dataset:
+        """The rows as they are stored, files of images and audio left undecoded."""
+        return self._dataset
+
     def __len__(self) -> int:
         return len(self._starts) - 1
 

@@ -61,7 +61,8 @@ ACCEPTED = """\
   captions.json                           COCO captions, with images/ beside it
   questions.json                          VQA v2 or easy-VQA, with images/ beside it or above
   dialogs.json                            VisDial v1.0, with images/ beside it or above
-  *.csv, *.tsv, *.jsonl, *.parquet        a table of paths and captions
+  *.csv, *.tsv, *.xlsx, *.jsonl, *.parquet
+                                          a table of paths and captions
   *.tar, shard-{{000..009}}.tar             WebDataset shards, also s3:// and https://
   source.yaml                             one source as it is written in a recipe"""
 

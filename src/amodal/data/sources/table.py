@@ -1,12 +1,13 @@
-"""Tables of paths (or file contents) and captions: CSV, TSV, JSONL, Parquet."""
+"""Tables of paths (or file contents) and captions: CSV, TSV, XLSX, JSONL, Parquet."""
 
 from __future__ import annotations
 
 import codecs
 import glob
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,12 +27,14 @@ from amodal.data.sources.delimited import (
 )
 from amodal.data.sources.json_lines import read_json_rows
 from amodal.data.sources.rows import RowSource
-from amodal.data.sources.table_cache import FileFacts, cached_table
+from amodal.data.sources.table_cache import FileFacts, Reader, cached_table
 from amodal.data.sources.table_parts import joined, places_of
+from amodal.data.sources.worksheet import read_sheet, sheet_header
 
 JSON = (".jsonl", ".ndjson", ".json")
 PARQUET = (".parquet", ".pq")
-SUFFIXES = (*DELIMITERS, *JSON, *PARQUET)
+WORKBOOK = (".xlsx", ".xlsm")
+SUFFIXES = (*DELIMITERS, *JSON, *PARQUET, *WORKBOOK)
 SHOW_PROGRESS_FROM = 1 << 28  # bytes; smaller tables are read in a moment
 
 
@@ -50,6 +53,7 @@ class TableConfig(StrictModel):
             stands in the header in its place.
         quotes: a field in double quotes may hold delimiters and line breaks; left out, so it is
             unless the delimiter is a tab, where quotes are letters.
+        sheet: of XLSX files; left out, the first one.
     """
 
     kind: Literal["table"] = "table"
@@ -60,6 +64,7 @@ class TableConfig(StrictModel):
     encoding: str = "utf-8"
     delimiter: str | None = None
     quotes: bool | None = None
+    sheet: str | None = None
 
     @field_validator("delimiter")
     @classmethod
@@ -71,9 +76,18 @@ class TableConfig(StrictModel):
 
     def read_like(self, other: TableConfig) -> TableConfig:
         """The same source read as another of its kind, where it does not say otherwise."""
+        same_table = ("root",) if self.path == other.path else ()
         update = {
             key: getattr(other, key)
-            for key in ("columns", "group_by", "encoding", "delimiter", "quotes")
+            for key in (
+                "columns",
+                "group_by",
+                "encoding",
+                "delimiter",
+                "quotes",
+                "sheet",
+                *same_table,
+            )
             if key not in self.model_fields_set
         }
         if "columns" in update:
@@ -130,6 +144,11 @@ def _read_table(file: Path, config: TableConfig) -> tuple[datasets.Dataset, File
     suffix = file.suffix.lower()
     if suffix in PARQUET:
         return _read_parquet(file, config), FileFacts(), None
+    if suffix in WORKBOOK:
+        header = sheet_header(file, config.sheet)
+        sheet = ("worksheet", config.sheet)
+        read = partial(read_sheet, file, config.sheet, header)
+        return (*_read_cells(file, config, header, sheet, read), None)
     _check_encoding(file, config.encoding)
     if suffix in JSON:
         options: tuple[Any, ...] = ("json", config.encoding)
@@ -138,13 +157,19 @@ def _read_table(file: Path, config: TableConfig) -> tuple[datasets.Dataset, File
         return dataset, facts, None
     dialect, note = dialect_of(file, config.encoding, config.delimiter, config.quotes)
     header = header_of(file, dialect)
+    read = partial(read_delimited, file, dialect, header)
+    return (*_read_cells(file, config, header, ("delimited", dialect), read), note)
+
+
+def _read_cells(
+    file: Path, config: TableConfig, header: Sequence[str], options: Sequence[Any], read: Reader
+) -> tuple[datasets.Dataset, FileFacts]:
+    """The rows of a file whose cells are all text, and what was found in it."""
     config.columns.checked(header, str(file), config.group_by)
-    dataset, facts = cached_table(
-        file, ("delimited", dialect), lambda: read_delimited(file, dialect, header)
-    )
+    dataset, facts = cached_table(file, options, read)
     if len(facts.unreadable) == len(dataset):
         raise DataError(f"{file}: no row can be read; row 1: {facts.unreadable[0]}")
-    return dataset, facts, note
+    return dataset, facts
 
 
 def _read_parquet(file: Path, config: TableConfig) -> datasets.Dataset:

@@ -12,6 +12,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 from amodal.encoders.fine_tuning import freeze_unused
+from amodal.encoders.hub import NO_NETWORK
 from amodal.encoders.image.preprocessing import ImagePreprocessor
 
 
@@ -104,7 +105,7 @@ class TimmEncoder(nn.Module):
         except (OSError, RuntimeError) as error:
             raise ValueError(
                 f"timm {config.name}: its weights cannot be loaded ({error}); give "
-                "`weights: FILE.safetensors`, or `weights: false` for random ones"
+                f"`weights: FILE.safetensors`, {NO_NETWORK}, or `weights: false` for random ones"
             ) from None
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, None]:

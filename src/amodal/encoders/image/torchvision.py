@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from amodal.encoders.checkpointing import checkpointed
 from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
+from amodal.encoders.hub import NO_NETWORK
 from amodal.encoders.image.preprocessing import IMAGENET_MEAN, IMAGENET_STD, ImagePreprocessor
 
 
@@ -225,6 +226,6 @@ def _state(config: TorchvisionConfig) -> dict[str, Tensor]:
     except OSError as error:
         raise ValueError(
             f"the weights of {config.name} could not be downloaded from {weights.url} ({error}); "
-            "give its state dict as a local `weights: FILE.safetensors`, or `weights: null` for "
-            "random ones"
+            f"give its state dict as a local `weights: FILE.safetensors`, {NO_NETWORK}, or "
+            "`weights: null` for random ones"
         ) from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from amodal.data.record import StrictModel
 from amodal.data.sources.specification import SourceConfig
+
+CHEAP = 20_000  # items whose near-duplicates are found where a recipe does not say
 
 
 class DataRecipe(StrictModel):
@@ -17,6 +19,9 @@ class DataRecipe(StrictModel):
         train: training source.
         validation: held-out source; left out, a share of the training items is held out.
         holdout: that share; 0 trains on all items, without validation.
+        near_duplicates: items with nearly the same image, or with an equal caption or file, are
+            held out together or not at all; `ignore`: each on its own. `auto`: together, up to
+            20,000 items, as every image is decoded for it.
         captions_per_item: captions per item and step; all are positives of the item.
         questions_per_item: question-answer pairs per item and step.
         views_per_item: augmented images per item and step.
@@ -30,6 +35,7 @@ class DataRecipe(StrictModel):
     train: SourceConfig
     validation: SourceConfig | None = None
     holdout: float = Field(0.1, ge=0, lt=1)
+    near_duplicates: Literal["auto", "together", "ignore"] = "auto"
     captions_per_item: int = Field(1, ge=1)
     questions_per_item: int = Field(8, ge=1)
     views_per_item: int = Field(1, ge=1)
@@ -37,6 +43,12 @@ class DataRecipe(StrictModel):
     feature_cache: bool = True
     workers: int = Field(0, ge=0)
     max_validation_items: int | None = Field(1000, ge=2)
+
+    def keeps_together(self, items: int) -> bool:
+        """Whether near-duplicates among so many items stay on one side."""
+        return self.near_duplicates == "together" or (
+            self.near_duplicates == "auto" and items <= CHEAP
+        )
 
     @property
     def has_validation(self) -> bool:

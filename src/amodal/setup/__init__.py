@@ -1,0 +1,1 @@
+"""From data of one's own to a recipe: what a path holds, what its columns are, what suits it."""
