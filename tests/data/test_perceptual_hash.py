@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from amodal.data.near_duplicates import (
+from amodal.data.decode import decode_image
+from amodal.data.perceptual_hash import (
     MAX_DISTANCE,
-    near_duplicate_groups,
+    color_grid,
     near_duplicate_pairs,
     perceptual_hash,
 )
+from amodal.data.sources.specification import parse_source
 
 
 def photo(seed=0, size=(160, 120)):
@@ -71,19 +73,38 @@ def test_the_pairs_are_those_of_a_comparison_of_all(max_distance):
         for i, j in itertools.combinations(range(len(hashes)), 2)
         if int(hashes[i] ^ hashes[j]).bit_count() <= max_distance
     ]
-    assert near_duplicate_pairs(hashes, max_distance).tolist() == all_pairs
+    assert near_duplicate_pairs(hashes, max_distance=max_distance).tolist() == all_pairs
     assert max_distance == 0 or all_pairs
 
 
-def test_equal_hashes_are_a_chain_and_groups_are_connected_components():
+def test_equal_images_are_a_chain():
     hashes = np.array([12, 3, 12, 0, 12, 0, 1 << 50, 3], np.uint64)
-    assert near_duplicate_pairs(hashes, 0).tolist() == [[0, 2], [1, 7], [2, 4]]
-    assert near_duplicate_groups(hashes, 0).tolist() == [0, 1, 0, 3, 0, 5, 6, 1]
-    chain = np.array([(1 << i) - 1 for i in range(1, 40)], np.uint64)  # each one bit from the next
-    assert near_duplicate_groups(chain, 1).tolist() == [0] * 39
+    pairs = [[0, 2], [1, 7], [2, 4]]
+    assert near_duplicate_pairs(hashes, max_distance=0).tolist() == pairs
+    colors = np.arange(8 * 192).reshape(8, 192).astype(np.uint8)
+    colors[[2, 4]] = colors[0]
+    colors[7] = 255 - colors[1]  # the same brightness and other colours
+    assert near_duplicate_pairs(hashes, colors).tolist() == [[0, 2], [2, 4]]
+
+
+def test_equal_hashes_of_several_colors_are_all_compared():
+    hashes = np.full(4, 77, np.uint64)
+    red, blue = np.tile([250, 0, 0], 64), np.tile([0, 0, 250], 64)
+    red[:3] = blue[:3] = 9
+    colors = np.stack([red, blue, red + 1, blue]).astype(np.uint8)
+    assert near_duplicate_pairs(hashes, colors).tolist() == [[0, 2], [1, 3]]
+
+
+def test_scenes_of_one_layout_in_other_colors_are_no_duplicates():
+    source = parse_source("scenes:size=400").open()
+    images = [decode_image(source[i]["image"], "a scene") for i in range(400)]
+    hashes = np.array([perceptual_hash(image) for image in images], np.uint64)
+    colors = np.stack([color_grid(image) for image in images])
+    assert len(near_duplicate_pairs(hashes)) > 0
+    assert len(near_duplicate_pairs(hashes, colors)) == 0
 
 
 def test_no_hashes_have_no_pairs_and_a_large_distance_is_refused():
     assert near_duplicate_pairs(np.zeros(0, np.uint64)).shape == (0, 2)
     with pytest.raises(ValueError, match="0…15"):
-        near_duplicate_pairs(np.zeros(2, np.uint64), 16)
+        near_duplicate_pairs(np.zeros(2, np.uint64), max_distance=16)
