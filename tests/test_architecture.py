@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
         "evaluators",
     },
     "reports": {"data", "modalities", "models", "metrics", "evaluators", "training"},
+    "doctor": {"data", "modalities", "encoders", "models", "metrics", "evaluators", "training"},
     "serving": {"data", "modalities", "models", "search", "evaluators", "training"},
     "cli": {
         "distributed",
@@ -56,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
         "metrics",
         "evaluators",
         "training",
+        "doctor",
         "reports",
         "search",
         "serving",

@@ -162,6 +162,10 @@ class PackagedImageConfig(EncoderConfig):
     name: ImageName = "efficientnet-lite2"
     size: int | None = Field(None, ge=16)
 
+    @property
+    def is_pretrained(self) -> bool:
+        return True
+
     def build(self, pretrained: bool = True) -> TimmEncoder:
         """The encoder; `pretrained=False` leaves its weights random and needs no package.
 
@@ -218,6 +222,10 @@ class PackagedTextConfig(EncoderConfig):
     kind: Literal["packaged"] = "packaged"
     name: TextName = "all-minilm-l6-v2"
     max_length: int = Field(64, ge=4)
+
+    @property
+    def is_pretrained(self) -> bool:
+        return True
 
     def build(self, pretrained: bool = True) -> HuggingFaceEncoder:
         """The encoder; `pretrained=False` leaves its weights random and needs no package.

@@ -59,7 +59,7 @@ def open_sources(
             )
     if not recipe.data.cache:
         return train, validation
-    decoders = _decoders(recipe)
+    decoders = decoders_of(recipe)
     kept = None if validation is None else _cached(validation, "validation", decoders, callbacks)
     return _cached(train, "train", decoders, callbacks), kept
 
@@ -199,7 +199,7 @@ def _cached(
     return cached
 
 
-def _decoders(recipe: Recipe) -> dict[str, Decoder]:
+def decoders_of(recipe: Recipe) -> dict[str, Decoder]:
     """Input -> decoder of the values that are kept in memory."""
     encoders: Mapping[str, Any] = recipe.model.encoders
     found = {name: modality(config.type).cache_decoder(config) for name, config in encoders.items()}
