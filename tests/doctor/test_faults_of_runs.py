@@ -82,7 +82,7 @@ def test_captions_of_other_images_are_learned_by_heart_alone(vectors, vector_rec
 
 def test_a_low_temperature_from_the_start_keeps_the_modality_gap(vector_recipe, run):
     sharp = {"kind": "info_nce", "temperature": 0.01}
-    values = vector_recipe(objectives=[sharp], train__learning_rate=1e-4, train__epochs=12)
+    values = vector_recipe(objectives=[sharp], train__learning_rate=2e-4, train__epochs=12)
     found = findings(run(values))
     assert list(found) == ["modality_gap"]
     assert found["modality_gap"].settings == {"model.normalization": ["center", "l2"]}

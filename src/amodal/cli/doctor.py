@@ -72,7 +72,7 @@ def show_diagnosis(diagnosis: Diagnosis) -> None:
     count = len(diagnosis.findings)
     read = ", ".join(
         f"{n:,} items of {name}" if n == total else f"{n:,} of {total:,} items of {name}"
-        for name, (n, total) in diagnosis.items.items()
+        for name, n, total in diagnosis.items
     )
     console.print(
         f"{count or 'no'} finding{'' if count == 1 else 's'}; checked {read}: "

@@ -194,27 +194,21 @@ def _placeholders(facts: SourceFacts) -> np.ndarray:
 def _share_with_partner(item: np.ndarray, key: np.ndarray, batch: int) -> float:
     """Expected share of the items of a random batch with a key that another item of it has.
 
-    Each item brings one of its values, drawn at random: with w_k the expected number of items of
-    the source that bring value k out of N, another one of the batch does with probability
-    1 - (1 - w_k / N)^(batch - 1).
+    Each item brings one of its values, drawn at random. Another item is in the batch with
+    probability q = (batch - 1) / (items - 1), and then brings a value with probability p, so that
+    nobody else brings it with probability Π (1 - q p) over the other items, as far as these are
+    drawn independently.
     """
     items = len(np.unique(item))
     if batch < 2 or items < 2:
         return 0.0
-    _, place = np.unique(key, return_inverse=True)
-    brings = 1 / np.bincount(item)[item]  # probability that an item brings this value
-    weight = np.bincount(place, brings)
-    others = np.clip(weight[place] - _own_weight(item, place, brings), 0, None)
-    partner = 1 - (1 - others / (items - 1)) ** (batch - 1)
-    return float((brings * partner).sum() / items)
-
-
-def _own_weight(item: np.ndarray, place: np.ndarray, brings: np.ndarray) -> np.ndarray:
-    """Probability that the item of each row brings the value of that row, by any of its rows."""
-    both = item * (int(place.max()) + 1) + place
-    _, where = np.unique(both, return_inverse=True)
-    own: np.ndarray = np.bincount(where, brings)[where]
-    return own
+    pairs, count = np.unique(np.stack([key, item]), axis=1, return_counts=True)
+    _, value = np.unique(pairs[0], return_inverse=True)
+    brings = count / np.bincount(item)[pairs[1]]
+    drawn = min(1.0, (batch - 1) / (items - 1))
+    absent = np.log1p(-np.minimum(drawn * brings, 1 - 1e-12))
+    nobody = np.exp(np.bincount(value, absent)[value] - absent)
+    return float((brings * (1 - nobody)).sum() / items)
 
 
 def _groups(images: int, pairs: np.ndarray) -> np.ndarray:

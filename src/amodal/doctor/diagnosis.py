@@ -20,7 +20,7 @@ class Diagnosis:
         findings: worst first.
         checked: what was looked at.
         skipped: what was not, with the reason.
-        items: what was read: name of a source -> items of it, and all that it has.
+        items: what was read: name of each source, items that were read, and all that it has.
         swept: learning rate -> loss after a short training, where that was asked for.
         recipe: that the settings of the findings change, or None.
     """
@@ -29,7 +29,7 @@ class Diagnosis:
     findings: tuple[Finding, ...]
     checked: tuple[str, ...]
     skipped: dict[str, str]
-    items: dict[str, tuple[int, int]]
+    items: tuple[tuple[str, int, int], ...]
     swept: dict[float, float]
     recipe: Recipe | None = None
 
@@ -40,7 +40,7 @@ class Diagnosis:
             "findings": [finding.to_dict(self.recipe) for finding in self.findings],
             "checked": list(self.checked),
             "skipped": self.skipped,
-            "items": {name: {"read": n, "all": total} for name, (n, total) in self.items.items()},
+            "items": [{"source": s, "read": n, "all": total} for s, n, total in self.items],
             "learning_rates": [{"rate": r, "loss": loss} for r, loss in self.swept.items()],
         }
 
@@ -81,7 +81,7 @@ def diagnose(subject: Subject, *, sweep: bool = False) -> Diagnosis:
         tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity))),
         tuple(checked),
         skipped,
-        {one.name: (one.items, one.size) for one in facts},
+        tuple((one.name, one.items, one.size) for one in facts),
         subject.swept,
         subject.recipe,
     )

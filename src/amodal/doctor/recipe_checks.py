@@ -84,12 +84,14 @@ def batches(subject: Subject) -> Iterator[Finding]:
             f"has to tell it apart from {sampler.size:,}",
             "raise the batch size; with `micro_batch_size` it takes no more memory, and the loss "
             "stays exact",
-            {"train.batch_size": LARGE_BATCH, "train.micro_batch_size": train.batch_size},
+            {
+                "train.batch_size": min(LARGE_BATCH, _batch_of(sampler.size)),
+                "train.micro_batch_size": train.batch_size,
+            },
         )
     few_a_epoch = sampler.steps_per_epoch < 3 and sampler.size >= 3 * MIN_NEGATIVES_BATCH
     if len(sampler) < MIN_STEPS or few_a_epoch:
-        batch = max(MIN_NEGATIVES_BATCH, 1 << (sampler.size // STEPS_PER_EPOCH).bit_length() - 1)
-        batch = min(batch, sampler.batch_size)
+        batch = min(_batch_of(sampler.size), sampler.batch_size)
         settings: dict[str, Any] = {"train.batch_size": batch}
         epochs = -(-MIN_STEPS * 2 * batch // sampler.size)
         if epochs > train.epochs:
@@ -146,6 +148,11 @@ def _encoders(subject: Subject) -> Iterator[tuple[str, Any]]:
 
 def _is_fine_tuned(config: Any) -> bool:
     return bool(config.is_pretrained and config.freeze != "all" and config.lora is None)
+
+
+def _batch_of(items: int) -> int:
+    """A power of two that gives eight steps an epoch or more, where that is not too small."""
+    return max(MIN_NEGATIVES_BATCH, 1 << (items // STEPS_PER_EPOCH).bit_length() - 1)
 
 
 def path_length(subject: Subject) -> float:

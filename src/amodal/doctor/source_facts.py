@@ -74,6 +74,8 @@ def read_facts(
     source: Source | StreamingSource,
     *,
     limit: int | None = None,
+    first: int | None = None,
+    workers: int = 4,
     callbacks: ProgressCallbacks | None = None,
 ) -> SourceFacts:
     """Read a source once and keep what checks compare.
@@ -81,6 +83,8 @@ def read_facts(
     Args:
         source: of records.
         limit: read so many records, evenly spaced where the source has random access; None: all.
+        first: read the first so many records; None: all, or as `limit` says.
+        workers: threads that decode.
         callbacks: progress.
     """
     callbacks = callbacks or ProgressCallbacks()
@@ -90,9 +94,16 @@ def read_facts(
         assert isinstance(source, Source)
         rows = np.linspace(0, total - 1, limit).astype(int).tolist()
         read = Subset(source, rows, getattr(source, "broken_rows", ()))
-    callbacks.stage(f"reading {source.name}", min(filter(None, (total, limit)), default=None))
+    count = min(filter(None, (total, limit, first)), default=None)
+    callbacks.stage(f"reading {source.name}", count)
     collected = _Collected()
-    found = inspect(read, limit=limit, progress=callbacks.advance, each=collected.add)
+    found = inspect(
+        read,
+        limit=limit if first is None else first,
+        workers=workers,
+        progress=callbacks.advance,
+        each=collected.add,
+    )
     return collected.facts(found, total)
 
 

@@ -38,6 +38,7 @@ class Subject:
         source: where there is no recipe.
         recipe: of a run, or to be trained.
         folder: of the run.
+        facts: of the source, where it was read before.
         max_items: read so many of each source.
         callbacks: progress.
 
@@ -60,11 +61,13 @@ class Subject:
         source: Source | StreamingSource | None = None,
         recipe: Recipe | None = None,
         folder: Path | None = None,
+        facts: SourceFacts | None = None,
         max_items: int | None = MAX_ITEMS,
         callbacks: ProgressCallbacks | None = None,
     ) -> None:
         self.name, self.source, self.recipe, self.folder = name, source, recipe, folder
         self.max_items = max_items
+        self.facts = facts
         self.callbacks = callbacks or ProgressCallbacks()
         self.swept: dict[float, float] = {}  # learning rate -> loss of a short training
         self.parts = {"data"}
@@ -94,6 +97,8 @@ class Subject:
     @cached_property
     def train(self) -> SourceFacts:
         """Facts of the training source, or of the only one."""
+        if self.facts is not None:
+            return self.facts
         return read_facts(self.opened[0], limit=self.max_items, callbacks=self.callbacks)
 
     @cached_property
@@ -107,7 +112,7 @@ class Subject:
     @property
     def sources(self) -> Sequence[SourceFacts]:
         """Facts of all sources."""
-        return [self.train] if self.validation is None else [self.train, self.validation]
+        return [facts for facts in (self.train, self.validation) if facts is not None]
 
     @cached_property
     def train_source(self) -> Source:
