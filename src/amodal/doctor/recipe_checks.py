@@ -7,6 +7,7 @@ from typing import Any
 
 from amodal.doctor.finding import Finding
 from amodal.doctor.subject import Subject, contrastive
+from amodal.encoders.config import EncoderConfig
 
 # Adam moves a weight by about the learning rate per step. Weights are some hundredths wide, so a
 # run whose steps add up to less than this leaves them where they were.
@@ -140,7 +141,8 @@ def _encoders(subject: Subject) -> Iterator[tuple[str, Any]]:
     assert subject.recipe is not None
     model: Any = subject.recipe.model
     for name, config in model.encoders.items():
-        yield f"model.encoders.{name}", config
+        if isinstance(config, EncoderConfig):  # an image tokenizer has one that is part of it
+            yield f"model.encoders.{name}", config
     dual = getattr(model, "dual_encoder", None)
     if dual is not None:
         yield "model.dual_encoder", dual
