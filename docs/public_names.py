@@ -26,6 +26,7 @@ ORDER = [  # of the rooms in the reference: along the data flow
     "metrics",
     "evaluators",
     "training",
+    "doctor",
     "search",
     "reports",
     "serving",

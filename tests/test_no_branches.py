@@ -9,7 +9,10 @@ from amodal.modalities.registry import BUILT_IN
 from amodal.training.kinds import MODEL_KINDS, resolve
 
 PACKAGE = Path(__file__).parents[1] / "src" / "amodal"
-ABOVE = ("models", "evaluators", "training", "setup", "search", "reports", "serving", "cli")
+ABOVE = (
+    *("models", "evaluators", "training", "doctor", "setup"),
+    *("search", "reports", "serving", "cli"),
+)
 TABLES = {"training/kinds.py"}
 NAMES = {kind.name for kind in BUILT_IN} | {"video"} | set(MODEL_KINDS)
 CLASSES = (

@@ -80,7 +80,7 @@ RENAMED: dict[str, str] = {
 # Metrics that are newer than the record.
 NEW_PREFIXES = ("data/unknown_",)
 # Metrics that depend on the speed of the machine.
-TIMINGS = ("train/seconds", "train/items_per_second")
+TIMINGS = ("train/seconds", "train/data_seconds", "train/items_per_second")
 
 
 def train(recipe: Path, overrides: Sequence[str], folder: Path) -> Any:

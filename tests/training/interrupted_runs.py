@@ -8,7 +8,10 @@ import time
 import yaml
 from forked_commands import Interruption, run
 
-TIMINGS = ("seconds", "train/seconds", "train/items_per_second")
+TIMINGS = (
+    *("seconds", "data_seconds", "train/seconds", "train/data_seconds"),
+    "train/items_per_second",
+)
 # The report shows the time of training; transformers notes in the configuration of a tokenizer
 # how it was opened.
 LEFT_OUT = ("README.md", "report.html", "tokenizer_config.json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from amodal.cli.console import LIGHT_GROUP, console, errors, escape, progress_callbacks, size_of
+from amodal.cli.doctor import show_diagnosis
 
 if TYPE_CHECKING:
     from amodal.data.inspection import Duplicates, Inspection, Lengths
@@ -85,18 +87,21 @@ def inspect_(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Describe a data set and list what is wrong with it."""
-    from amodal.data.inspection import inspect
     from amodal.data.sources.specification import parse_source
+    from amodal.doctor.diagnosis import diagnose
+    from amodal.doctor.source_facts import read_facts
+    from amodal.doctor.subject import Subject
 
     opened = parse_source(source).open()
-    size = size_of(opened)
     with progress_callbacks() as callbacks:
-        callbacks.stage(f"reading {opened.name}", min(filter(None, (size, limit)), default=None))
-        found = inspect(opened, limit=limit, workers=workers, progress=callbacks.advance)
+        facts = read_facts(opened, first=limit, workers=workers, callbacks=callbacks)
+    found = facts.inspection
     if json:
         typer.echo(found.model_dump_json(indent=2))
     else:
         _show(found)
+        show_diagnosis(diagnose(Subject(source, source=opened, facts=facts)))
+        console.print(f"next: {_next_command(source, found)}", soft_wrap=True, markup=False)
     if found.stopped:
         raise KeyboardInterrupt
 
@@ -210,6 +215,14 @@ def _show(found: Inspection) -> None:
             console.print(f"{row.origin}: {row.reason}", soft_wrap=True, markup=False)
         if found.broken > len(found.broken_rows):
             console.print(f"... and {found.broken - len(found.broken_rows):,} more")
+
+
+def _next_command(source: str, found: Inspection) -> str:
+    """Check a recipe of images and texts with this source, or choose a recipe."""
+    if found.rows.keys() >= {"image", "text"}:
+        setting = shlex.quote(f"data.train={source}")
+        return f"amodal doctor own-data --set {setting}"
+    return "amodal recipes list"
 
 
 def _repeats(repeated: Duplicates) -> str:

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from amodal.data.batch import key64
-from amodal.data.inspection import in_threads, records_in_order
 from amodal.data.near_duplicates import Fingerprints, near_duplicate_groups
 from amodal.data.notes import notes_of
 from amodal.data.record import BrokenRecordError, Record, Source
+from amodal.data.record_facts import in_threads, records_in_order
 
 FEWEST = 20  # items; of fewer none are held out
 THREADS = 4  # that read records and take the fingerprints of their values

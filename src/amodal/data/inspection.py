@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 from pydantic import BaseModel
 
-from amodal.data.decode import load_image
-from amodal.data.decode_audio import lacks_end_mark, measure_audio
 from amodal.data.notes import Note, Notes, notes_of
-from amodal.data.record import (
-    BrokenRecordError,
-    Record,
-    Source,
-    StreamingSource,
-    captions_of,
-    images_of,
-)
-from amodal.data.surrogates import half_pair
+from amodal.data.record import BrokenRecordError, Source, StreamingSource
+from amodal.data.record_facts import RecordFacts, facts_in_order
 
 LISTED = 20  # broken rows, groups of duplicates, sizes and labels that are listed by name
 NO_END = "Ogg files without the mark of their end: recorded from a stream, or cut off"
@@ -133,6 +123,7 @@ def inspect(
     limit: int | None = None,
     workers: int = 4,
     progress: Callable[[int], None] | None = None,
+    each: Callable[[RecordFacts], None] | None = None,
 ) -> Inspection:
     """Read and decode everything once, and describe it. Ctrl-C ends it with what was read.
 
@@ -141,6 +132,7 @@ def inspect(
         limit: read this many records only.
         workers: threads that decode.
         progress: called with the number of records read so far.
+        each: called with the facts of every record that can be used.
 
     Examples:
         >>> from amodal.data import inspect, parse_source
@@ -153,8 +145,10 @@ def inspect(
         found.add_broken(error)
     try:
         with ThreadPoolExecutor(workers) as pool:
-            for number, facts in enumerate(_facts_in_order(source, limit, pool, workers), start=1):
+            for number, facts in enumerate(facts_in_order(source, limit, pool, workers), start=1):
                 found.add(facts)
+                if each is not None and not isinstance(facts, BrokenRecordError):
+                    each(facts)
                 if progress is not None:
                     progress(number)
         stopped = False
@@ -163,78 +157,6 @@ def inspect(
     length = len(source) if isinstance(source, Source) else None
     cut = limit is not None and (length is None or limit < length)
     return found.described(source.name, notes_of(source), stopped=stopped, cut=cut)
-
-
-class _Facts:
-    """Facts about one record, without its content."""
-
-    def __init__(self, record: Record) -> None:
-        self.origin = str(record["origin"])
-        self.id = str(record["id"])
-        self.captions = captions_of(record)
-        wrong = next(filter(None, map(half_pair, self.captions)), None)
-        if wrong:
-            raise BrokenRecordError(self.origin, f"the caption {wrong}")
-        self.label = record.get("label")
-        self.images: list[tuple[bytes, tuple[int, int]]] = []  # content key, (width, height)
-        for value in images_of(record):
-            pixels, content = load_image(value, self.origin)
-            key = blake2b(content or pixels.tobytes(), digest_size=8).digest()
-            self.images.append((key, (pixels.shape[1], pixels.shape[0])))
-        self.audio: tuple[int, int, int] | None = None  # samples, channels, rate in Hz
-        self.without_end = False
-        if record.get("audio") is not None:
-            self.audio = measure_audio(record["audio"], self.origin)
-            self.without_end = lacks_end_mark(record["audio"], self.origin)
-
-
-def records_in_order(
-    source: Source | StreamingSource, limit: int | None
-) -> Iterator[Callable[[], Record]]:
-    """The records of any source as calls that return or raise, cheap to make."""
-    if isinstance(source, Source):
-        for index in range(len(source) if limit is None else min(limit, len(source))):
-            yield lambda index=index: source[index]  # type: ignore[misc]
-        return
-    for number, record in enumerate(source):
-        if limit is not None and number >= limit:
-            return
-        yield lambda record=record: _whole(record)  # type: ignore[misc]
-
-
-def _whole(record: Record | BrokenRecordError) -> Record:
-    if isinstance(record, BrokenRecordError):
-        raise record
-    return record
-
-
-def _facts_in_order(
-    source: Source | StreamingSource, limit: int | None, pool: ThreadPoolExecutor, workers: int
-) -> Iterator[_Facts | BrokenRecordError]:
-    yield from in_threads(records_in_order(source, limit), _Facts, pool, ahead=8 * workers)
-
-
-def in_threads(
-    records: Iterator[Callable[[], Record]],
-    work: Callable[[Record], Any],
-    pool: ThreadPoolExecutor,
-    ahead: int,
-) -> Iterator[Any]:
-    """`work` of each record, in order, `ahead` of them under way; errors take their place."""
-
-    def one(read: Callable[[], Record]) -> Any:
-        try:
-            return work(read())
-        except BrokenRecordError as error:
-            return error
-
-    waiting: deque[Future[Any]] = deque()
-    for read in records:
-        waiting.append(pool.submit(one, read))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 class _Findings:
@@ -262,18 +184,18 @@ class _Findings:
         if len(self.broken_rows) < LISTED:
             self.broken_rows.append(Broken(origin=error.origin, reason=error.reason))
 
-    def add(self, facts: _Facts | BrokenRecordError) -> None:
+    def add(self, facts: RecordFacts | BrokenRecordError) -> None:
         if isinstance(facts, BrokenRecordError):
             self.add_broken(facts)
             return
         self.items += 1
         key = blake2b(facts.id.encode("utf-8", "backslashreplace"), digest_size=8).digest()
         self.ids.add(key, facts.id, facts.origin)
-        for _, size in facts.images:
+        for image in facts.images:
             self.rows["image"] += 1
-            self.sizes[size] += 1
-        for image in dict.fromkeys(key for key, _ in facts.images):
-            self.images.add(image, "", facts.origin)
+            self.sizes[image.size] += 1
+        for content in dict.fromkeys(image.content for image in facts.images):
+            self.images.add(content, "", facts.origin)
         if facts.without_end:
             self.notes.add(NO_END, facts.origin)
         if facts.audio is not None:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from webdataset import TarWriter
 
 from amodal.data.atomic import full_disk_as_data_error, write_text
-from amodal.data.inspection import Broken, Noted, in_threads, records_in_order
+from amodal.data.inspection import Broken, Noted
 from amodal.data.notes import notes_of
 from amodal.data.packed_item import PackedItem, packed_item
 from amodal.data.record import (
@@ -26,6 +26,7 @@ from amodal.data.record import (
     Source,
     StreamingSource,
 )
+from amodal.data.record_facts import in_threads, records_in_order
 
 INDEX = "index.json"
 PROGRESS = ".pack.json"  # there as long as a pack is not finished

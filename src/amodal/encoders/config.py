@@ -39,6 +39,11 @@ class EncoderConfig(StrictConfig):
     gradient_checkpointing: bool = False
     pooling: PoolingName | None = None  # None means the encoder's own choice
 
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the encoder starts from pretrained weights."""
+        return False
+
     def for_preprocessor(self, prepare: Any) -> Self:
         """The same with what the preprocessor has found out, such as the size of a vocabulary."""
         return self

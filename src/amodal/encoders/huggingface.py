@@ -47,6 +47,10 @@ class HuggingFaceConfig(EncoderConfig):
             raise ValueError("architecture needs `model_type`, such as bert")
         return self
 
+    @property
+    def is_pretrained(self) -> bool:
+        return self.architecture is None
+
     def model_config_of(self) -> PretrainedConfig:
         """The architecture as transformers knows it; reads the hub or folder where needed."""
         return architecture_of(self.name, self.architecture)

@@ -173,6 +173,10 @@ class PackagedImageConfig(EncoderConfig):
     size: int | None = Field(None, ge=16)
     last_stages: int = Field(0, ge=0)
 
+    @property
+    def is_pretrained(self) -> bool:
+        return True
+
     def build(self, pretrained: bool = True) -> TimmEncoder:
         """The encoder; `pretrained=False` leaves its weights random and needs no package.
 
@@ -231,6 +235,10 @@ class PackagedTextConfig(EncoderConfig):
     name: TextName = "all-minilm-l6-v2"
     max_length: int = Field(64, ge=4)
     last_layers: int = Field(1, ge=1)
+
+    @property
+    def is_pretrained(self) -> bool:
+        return True
 
     def build(self, pretrained: bool = True) -> HuggingFaceEncoder:
         """The encoder; `pretrained=False` leaves its weights random and needs no package.

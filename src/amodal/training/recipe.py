@@ -179,34 +179,50 @@ def _set(values: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
         raise RecipeError(f"--set {override}: expected a.b=value")
+    try:
+        value = parse_value(text)
+    except YamlError as error:
+        raise RecipeError(f"--set {override:.80}: {error}") from None
+    set_value(values, dotted, value, f"--set {override}")
+
+
+def set_value(values: dict[str, Any], dotted: str, value: Any, where: str = "") -> None:
+    """Change one value of a recipe in place; mappings on the way are made.
+
+    Args:
+        values: of the recipe.
+        dotted: keys and places in lists, `objectives.0.weight`.
+        value: the new one.
+        where: the override, for the error.
+
+    Raises:
+        RecipeError: a key leads into a value without keys, or a place is not in its list.
+    """
     keys = dotted.split(".")
+    where = where or dotted
     place: Any = values
     for key in keys[:-1]:
         if isinstance(place, list):
-            place = place[_position(place, key, override)]
+            place = place[_position(place, key, where)]
         else:
             if not isinstance(place.get(key), dict | list):
                 place[key] = {}
             place = place[key]
         if not isinstance(place, dict | list):
-            raise RecipeError(f"--set {override}: {key} is {place!r:.60}, which has no keys")
-    try:
-        value = parse_value(text)
-    except YamlError as error:
-        raise RecipeError(f"--set {override:.80}: {error}") from None
+            raise RecipeError(f"{where}: {key} is {place!r:.60}, which has no keys")
     if isinstance(place, list):
-        place[_position(place, keys[-1], override)] = value
+        place[_position(place, keys[-1], where)] = value
     else:
         place[keys[-1]] = value
 
 
-def _position(items: list[Any], key: str, override: str) -> int:
+def _position(items: list[Any], key: str, where: str) -> int:
     # int() also reads digits of other scripts and refuses very long ones.
     if key.isascii() and key.isdigit() and len(key) < 10 and int(key) < len(items):
         return int(key)
     if not items:
-        raise RecipeError(f"--set {override}: the list is empty, so it has no place {key}")
-    raise RecipeError(f"--set {override}: {key} is not one of the places 0…{len(items) - 1}")
+        raise RecipeError(f"{where}: the list is empty, so it has no place {key}")
+    raise RecipeError(f"{where}: {key} is not one of the places 0…{len(items) - 1}")
 
 
 def _explain(issue: Any) -> str:

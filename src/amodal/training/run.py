@@ -235,6 +235,7 @@ def _complete(
         metrics, results = run.evaluate(kept, trainer.autocast, callbacks)
     metrics["train/steps"] = result.steps
     metrics["train/seconds"] = round(trainer.step_seconds, 2)
+    metrics["train/data_seconds"] = round(trainer.data_seconds, 2)
     metrics["train/items_per_second"] = round(trainer.read_items / trainer.step_seconds, 1)
     metrics["data/broken_rows"] = len(trainer.broken)
     for name, count in trainer.truncated.items():

@@ -53,7 +53,7 @@ def open_sources(
         train, validation = _held_out(recipe, train, callbacks)
     if not recipe.data.cache:
         return train, validation
-    decoders = _decoders(recipe)
+    decoders = decoders_of(recipe)
     kept = None if validation is None else _cached(validation, "validation", decoders, callbacks)
     return _cached(train, "train", decoders, callbacks), kept
 
@@ -242,7 +242,7 @@ def _cached(
     return cached
 
 
-def _decoders(recipe: Recipe) -> dict[str, Decoder]:
+def decoders_of(recipe: Recipe) -> dict[str, Decoder]:
     """Input -> decoder of the values that are kept in memory; none where features are kept."""
     encoders: Mapping[str, Any] = recipe.model.encoders
     featured = recipe.cached_inputs()

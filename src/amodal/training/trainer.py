@@ -123,6 +123,7 @@ class RunTrainer(Trainer):
         self.resumed_from: Path | None = None
         self._checkpoint_parent = folder / CHECKPOINTS
         self.step_seconds = 0.0  # in training steps alone: no evaluation, no saving
+        self.data_seconds = 0.0  # between steps, waiting for the next batch
         self._tick = time.perf_counter()
         super().__init__(
             model=trained,
@@ -245,6 +246,13 @@ class RunTrainer(Trainer):
             else:
                 self.optimizer = kind(groups, lr=rate, **options)
         return self.optimizer
+
+    def get_batch_samples(self, *args: Any) -> tuple[list[Any], Any]:
+        """The next batch; how long the run waits for it is counted."""
+        began = time.perf_counter()
+        found: tuple[list[Any], Any] = super().get_batch_samples(*args)
+        self.data_seconds += time.perf_counter() - began
+        return found
 
     def training_step(  # type: ignore[override]
         self, model: nn.Module, inputs: Batch, num_items_in_batch: Any = None
@@ -381,6 +389,7 @@ class RunTrainer(Trainer):
             logs |= mean_over_processes(self.task.log_metrics())
         logs["epoch"] = self.state.global_step / self.sampler.steps_per_epoch
         logs["seconds"] = self.step_seconds
+        logs["data_seconds"] = self.data_seconds
         step = self.state.global_step
         if is_main():
             append_line(self.folder, json.dumps({"step": step, **logs}))
@@ -434,6 +443,7 @@ class RunTrainer(Trainer):
             "values_since_log": values_since_log,
             "steps_without_items": self.steps_without_items,
             "step_seconds": self.step_seconds,
+            "data_seconds": self.data_seconds,
             "read_items": self.read_items,
             "truncated": self.truncated,
             "broken": [[e.origin, e.reason] for e in self.broken.values()],
@@ -447,6 +457,7 @@ class RunTrainer(Trainer):
         self.best = state["best"]
         self.evaluation_due = state["evaluation_due"]
         self.step_seconds = state["step_seconds"]
+        self.data_seconds = state.get("data_seconds", 0.0)  # older runs did not count it
         if is_main():  # they are of all processes
             self.read_items = state["read_items"]
             self.truncated = state["truncated"]

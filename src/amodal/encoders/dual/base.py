@@ -51,6 +51,10 @@ class DualConfig(EncoderConfig):
             )
         return self
 
+    @property
+    def is_pretrained(self) -> bool:
+        return self.architecture is None
+
     def has_own_vocabulary(self) -> bool:
         """Whether the tokenizer is trained on the user's captions."""
         if self.tokenizer is None:

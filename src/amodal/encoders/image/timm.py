@@ -35,6 +35,10 @@ class TimmConfig(EncoderConfig):
         default_factory=dict
     )  # of the model's constructor, such as drop_path_rate
 
+    @property
+    def is_pretrained(self) -> bool:
+        return self.weights is not False
+
     def build(self, pretrained: bool = True) -> TimmEncoder:
         """The encoder; `pretrained=False` touches neither network nor files.
 

@@ -34,6 +34,10 @@ class TorchvisionConfig(EncoderConfig):
             raise ValueError(f"torchvision has no classifier {name!r}")
         return name
 
+    @property
+    def is_pretrained(self) -> bool:
+        return self.weights is not None
+
     def build(self, pretrained: bool = True) -> TorchvisionEncoder:
         """The encoder.
 
