@@ -33,7 +33,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="Source to evaluate on; by default the run's validation data, except for "
-            "retrieval, zero-shot and probe."
+            "zero-shot and probe."
         ),
     ] = None,
     task: Annotated[
@@ -90,6 +90,7 @@ def evaluate(
     if reranker is not None:
         kind_of_run(reranker)
     from amodal.data.notes import notes_of
+    from amodal.evaluators.interpretation import interpret
     from amodal.evaluators.vocabulary import (
         collator_of_task,
         unknown_token_notes,
@@ -147,8 +148,15 @@ def evaluate(
     present = resolve(evaluator.presentation)
     for table in present(result, metrics, title, file.with_suffix("")):
         console.print(table)
+    for sentence in interpret(metrics):
+        console.print(sentence, soft_wrap=True, highlight=False)
     for error in result.broken[:SHOWN_BROKEN]:
         console.print(f"[yellow]skipped[/] {error}", soft_wrap=True)
+    if evaluator.calibration and limit is None:
+        calibrate = resolve(evaluator.calibration)
+        done = calibrate(result, model, source.name, results_folder(run))
+        if done:
+            note(done)
     _write(file, {"on": where, "task": chosen, **metrics})
 
 

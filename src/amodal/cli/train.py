@@ -63,13 +63,17 @@ def stopped(result: RunResult) -> typer.Exit:
 
 
 def show_result(result: RunResult, recipe: Recipe) -> None:
-    """Print the headline metrics of a run and its folder."""
+    """Print the headline metrics of a run, what they mean, and its folder."""
+    from amodal.evaluators.interpretation import interpret
+
     headlines = kind_of_recipe(recipe).headlines
     for name, value in result.metrics.items():
         shown = any(fnmatchcase(name, pattern) for pattern in headlines)
         if shown and not name.endswith(("low", "high")):
             plain = name.removeprefix("retrieval/").removeprefix("prediction/")
             console.print(f"{plain:32} {value:.3f}")
+    for sentence in interpret(result.metrics):
+        console.print(sentence, soft_wrap=True, highlight=False)
     console.print(
         f"{result.steps} steps in {result.train_seconds:.0f} s of training; "
         f"the run is in {result.folder}",

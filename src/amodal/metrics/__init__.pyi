@@ -19,6 +19,9 @@ from amodal.metrics.hubness import hubness_metrics as hubness_metrics
 from amodal.metrics.hubness import k_occurrence as k_occurrence
 from amodal.metrics.hubness import mixed_gallery as mixed_gallery
 from amodal.metrics.image_distance import nearest_distance as nearest_distance
+from amodal.metrics.match_threshold import MatchCurve as MatchCurve
+from amodal.metrics.match_threshold import fit_match_curve as fit_match_curve
+from amodal.metrics.match_threshold import score_pairs as score_pairs
 from amodal.metrics.modality_gap import EnergyTest as EnergyTest
 from amodal.metrics.modality_gap import centroid_gap as centroid_gap
 from amodal.metrics.modality_gap import energy_test as energy_test
@@ -67,6 +70,7 @@ __all__ = [
     "GeometryOptions",
     "GeometryResult",
     "Hubness",
+    "MatchCurve",
     "PermutationTest",
     "PointingGameResult",
     "RetrievalResult",
@@ -86,6 +90,7 @@ __all__ = [
     "cross_modal_retrieval",
     "effective_rank",
     "energy_test",
+    "fit_match_curve",
     "geometry_metrics",
     "hubness_metrics",
     "image_text_retrieval",
@@ -107,6 +112,7 @@ __all__ = [
     "rsa",
     "scene_graph_f1",
     "scene_graph_scores",
+    "score_pairs",
     "top_k_accuracy",
     "uniformity",
     "vqa_accuracy",

@@ -51,6 +51,9 @@ class Evaluator:
         available: whether a model of the kind can be evaluated like this.
         presentation: `present(result, metrics, title, folder)` with the tables to print; it may
             write plots into the folder.
+        calibration: `calibrate(result, model, source, folder)` fits what needs held-out data, such
+            as the match threshold, into a run folder that lacks it, and returns a sentence on it,
+            None where there was nothing to do; empty: nothing is fitted.
     """
 
     function: Reference
@@ -60,6 +63,7 @@ class Evaluator:
     training_source: Literal["", "run", "given"] = ""
     available: Callable[[Any], bool] = lambda model: True
     presentation: Reference = "amodal.reports.tables:present_metrics"
+    calibration: Reference = ""
 
 
 @dataclass(frozen=True)
@@ -147,8 +151,9 @@ JOINT_EMBEDDING = ModelKind(
     evaluators={
         "retrieval": Evaluator(
             "amodal.evaluators.retrieval:evaluate_retrieval",
-            needs_source=True,
             options=("captions", "folds"),
+            arguments={"keyword_search": True},
+            calibration="amodal.evaluators.match_threshold:keep_match_calibration",
         ),
         "zero-shot": Evaluator(
             "amodal.evaluators.zero_shot:evaluate_zero_shot",
