@@ -128,8 +128,8 @@ def calibrate():
         **rows,
         wrong_low=[0.9, 0.01],
         wrong_high=[1.1, 0.1],
-        intercept=-90,
-        slope=100,
+        odds_score=[0, 1],
+        log_odds=[-90, 10],
         no_match_score=0.8,
         no_match_growth=0,
     )

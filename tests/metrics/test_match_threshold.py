@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
 
 from amodal.metrics.match_threshold import (
     FALSE_ALARMS,
@@ -15,6 +14,7 @@ from amodal.metrics.match_threshold import (
     SHARE_WITH_MATCH,
     WEAK,
     MatchCurve,
+    PairsAbove,
     ScoredPairs,
     fit_match_curve,
     score_pairs,
@@ -30,6 +30,7 @@ def normal_pairs(queries=400, wrong_rows=1000, distance=4.0, seed=0, kept=100):
         torch.from_numpy(rng.normal(distance, size=queries)),
         torch.from_numpy(wrong),
         torch.arange(queries),
+        torch.from_numpy(rng.integers(queries, size=wrong.shape)),
         float(wrong_rows),
     )
 
@@ -50,7 +51,9 @@ def test_scored_pairs_equal_brute_force_in_chunks(kept, monkeypatch):
     query, gallery = unit(30, 6, 0), unit(40, 6, 1)
     query_item, gallery_item = torch.arange(30) % 25, torch.arange(40) % 22
     match = query_item[:, None] == gallery_item
-    found = score_pairs(query, gallery, query_item, lambda part: match[part], kept=kept)
+    found = score_pairs(
+        query, gallery, query_item, gallery_item, lambda part: match[part], kept=kept
+    )
     rows = [i for i in range(30) if match[i].any()]
     assert 20 < len(rows) < 30  # some queries have no match and are left out
     scores = query @ gallery.T
@@ -60,6 +63,8 @@ def test_scored_pairs_equal_brute_force_in_chunks(kept, monkeypatch):
         matching = found.score[found.query == place]
         np.testing.assert_allclose(sorted(matching), sorted(scores[i][match[i]]), atol=1e-12)
         assert found.item[place] == query_item[i]
+        best = np.where(match[i], -2, scores[i]).argmax()
+        assert found.wrong_item[place, 0] == gallery_item[best]
     assert found.wrong_rows == pytest.approx((~match[rows]).sum() / len(rows))
 
 
@@ -110,7 +115,7 @@ def test_the_interval_covers_in_nineteen_of_twenty_fits():
     normal = torch.distributions.Normal(0.0, 1.0)
     covered = 0
     for seed in range(100):
-        curve = fit_match_curve(normal_pairs(queries=200, seed=seed), resamples=200)
+        curve = fit_match_curve(normal_pairs(queries=200, seed=seed, kept=30), resamples=100)
         at = len(curve.score) // 3
         score = torch.tensor(curve.score[at])
         true = (1000 * (1 - normal.cdf(score)) / (1 - normal.cdf(score - 4))).item()
@@ -118,18 +123,28 @@ def test_the_interval_covers_in_nineteen_of_twenty_fits():
     assert covered >= 88  # four standard deviations below 95
 
 
-def test_the_probability_is_the_logistic_regression_of_the_shown_pairs():
-    pairs = normal_pairs()
+def test_the_log_odds_are_isotonic_and_near_the_closed_form():
+    """Of two normal distributions the log odds rise by their distance for each unit of score."""
+    pairs = normal_pairs(queries=4000)
+    curve = fit_match_curve(pairs, resamples=0)
+    assert curve.odds_score == sorted(curve.odds_score)
+    assert curve.log_odds == sorted(curve.log_odds)
+    for score in (2.5, 3.0, 3.5):
+        true = 4 * score - 8 + math.log(SHARE_WITH_MATCH / 1000)
+        p = curve.probability(score, 1000)
+        assert math.log(p / (1 - p)) == pytest.approx(true, abs=0.4)
+
+
+def test_the_highest_bin_counts_by_hand():
+    pairs = normal_pairs(queries=60)  # 3 bins of 20 matches
     curve = fit_match_curve(pairs, resamples=0)
     shown = pairs.wrong[:, :10]
     matching = pairs.score[pairs.score >= shown[:, -1]]
-    score = torch.cat([matching, shown.flatten()]).numpy()[:, None]
-    label = np.r_[np.ones(len(matching)), np.zeros(shown.numel())]
-    weight = np.where(label > 0, SHARE_WITH_MATCH, 1.0)
-    reference = LogisticRegression(C=1e9, tol=1e-10).fit(score, label, weight)
-    # Platt's targets are not quite 0 and 1, so that a perfect separation stays finite.
-    assert curve.slope == pytest.approx(reference.coef_[0, 0], rel=0.03)
-    assert curve.intercept == pytest.approx(reference.intercept_[0], rel=0.03)
+    count = len(matching) // MIN_MATCHES
+    edge = torch.quantile(matching, (count - 1) / count)
+    right, wrong = int((matching >= edge).sum()), int((shown >= edge).sum())
+    want = math.log((0.5 * right + 0.25) / (wrong + 0.5))
+    assert curve.log_odds[-1] == pytest.approx(want)
 
 
 def test_the_probability_of_a_perfect_separation_is_finite_and_rises_with_the_score():
@@ -137,13 +152,19 @@ def test_the_probability_of_a_perfect_separation_is_finite_and_rises_with_the_sc
     curve = fit_match_curve(pairs)
     values = [curve.probability(s, 1000) for s in (-1000.0, 0.0, 10.0, 20.0, 40.0, 1000.0)]
     assert values == sorted(values)
-    assert values[0] == pytest.approx(0, abs=1e-6)
-    assert values[-1] == pytest.approx(1)
+    assert values[0] < 0.01
+    assert 0.9 < values[-1] < 1  # 20 matches in a bin do not make it certain
+
+
+def test_a_match_that_no_score_makes_likely_is_never_called_so():
+    curve = fit_match_curve(normal_pairs(distance=1.0))
+    assert curve.likely_score(1000) == math.inf
+    assert curve.match(100.0, 1000).label != LIKELY_MATCH
 
 
 def test_probabilities_hold_on_new_data():
-    curve = fit_match_curve(normal_pairs(queries=2000, seed=3))
-    fresh = normal_pairs(queries=5000, seed=4)
+    curve = fit_match_curve(normal_pairs(queries=2000, seed=3), resamples=0)
+    fresh = normal_pairs(queries=3000, seed=4, kept=10)
     wrong = fresh.wrong[:, :10].flatten()
     for low, high in ((0.1, 0.3), (0.3, 0.7), (0.7, 0.95)):
         inside = [
@@ -163,7 +184,7 @@ def test_odds_fall_in_proportion_to_the_gallery():
 
 @pytest.mark.parametrize("rows", [250, 1000, 8000])
 def test_nine_of_ten_queries_without_a_match_are_called_so(rows):
-    curve = fit_match_curve(normal_pairs(queries=2000, seed=5))
+    curve = fit_match_curve(normal_pairs(queries=2000, seed=5), resamples=0)
     fresh = normal_pairs(queries=1000, wrong_rows=rows, seed=rows + 1, kept=10)
     score = curve.no_match_score + curve.no_match_growth * math.log(rows / 1000)
     called = (fresh.wrong[:, 0] < score).double().mean().item()
@@ -183,29 +204,52 @@ def test_labels_follow_the_probability():
 
 def test_queries_of_one_item_widen_the_interval():
     pairs = normal_pairs()
-    together = pairs._replace(item=pairs.item // 20)
     # The same scores again for all queries of an item: twenty copies tell no more than one.
-    copies = ScoredPairs(
-        torch.arange(400),
-        pairs.score[:20].repeat_interleave(20),
-        pairs.wrong[:20].repeat_interleave(20, dim=0),
-        together.item,
-        pairs.wrong_rows,
+    copies = pairs._replace(
+        score=pairs.score[:20].repeat_interleave(20),
+        wrong=pairs.wrong[:20].repeat_interleave(20, dim=0),
     )
-    alone = fit_match_curve(copies._replace(item=pairs.item))
-    clustered = fit_match_curve(copies)
-    at = len(alone.score) // 2
-    width = [math.log(c.wrong_high[at] / c.wrong_low[at]) for c in (alone, clustered)]
-    assert width[1] > 2 * width[0]
+    clustered = fit_match_curve(copies._replace(item=pairs.item // 20))
+    assert relative_width(clustered) > 1.5 * relative_width(fit_match_curve(copies))
 
 
-def test_too_little_data_and_reversed_scores_are_refused():
-    few = normal_pairs(queries=MIN_MATCHES - 1)
-    with pytest.raises(ValueError, match="19 matching pairs"):
-        fit_match_curve(few)
+def test_a_row_that_is_wrong_for_many_queries_widens_the_interval():
     pairs = normal_pairs()
-    with pytest.raises(ValueError, match="do not have higher scores"):
-        fit_match_curve(pairs._replace(score=pairs.wrong[:, 5] - 0.1 * torch.rand(400)))
+    hub = pairs._replace(wrong_item=torch.full_like(pairs.wrong_item, 7))
+    assert relative_width(fit_match_curve(hub)) > 1.5 * relative_width(fit_match_curve(pairs))
+
+
+def test_the_bootstrap_weighs_pairs_by_both_of_their_items():
+    pairs = normal_pairs(queries=30, wrong_rows=50, kept=50)
+    knots = pairs.score.sort().values[:5].unique()
+    keys = torch.cat([pairs.item, pairs.wrong_item.flatten()])
+    times = torch.arange(30, dtype=torch.float64) % 3
+    matching, wrong = PairsAbove(pairs, knots, keys).counts(times)
+    for t, knot in enumerate(knots):
+        right = sum(times[i] for i in range(30) if pairs.score[i] >= knot)
+        other = sum(
+            times[i] * times[int(pairs.wrong_item[i, j])]
+            for i in range(30)
+            for j in range(50)
+            if pairs.wrong[i, j] >= knot
+        )
+        assert (matching[t], wrong[t]) == (right, other)
+
+
+def relative_width(curve):
+    return math.log(curve.wrong_high[1] / curve.wrong_low[1])  # of many wrong rows
+
+
+def test_too_little_data_is_refused():
+    with pytest.raises(ValueError, match="19 matching pairs"):
+        fit_match_curve(normal_pairs(queries=MIN_MATCHES - 1))
+
+
+def test_scores_that_say_nothing_make_no_match_likely():
+    curve = fit_match_curve(normal_pairs(distance=0.0))
+    assert curve.likely_score(1000) == math.inf
+    assert all(curve.probability(s, 1000) < 0.05 for s in np.linspace(-5, 5, 50))
+    assert curve.threshold(0.5, 1000) is None
 
 
 def test_a_curve_survives_json():

@@ -44,8 +44,8 @@ def curve(gallery=100):
         wrong=[1.0, 0.2, 0.05],
         wrong_low=[0.9, 0.15, 0.02],
         wrong_high=[1.1, 0.3, 0.4],
-        intercept=-40.0,
-        slope=50.0,
+        odds_score=[0.0, 1.0],
+        log_odds=[-40.0, 10.0],
         no_match_score=0.75,
         no_match_growth=0.05,
     )

@@ -200,8 +200,8 @@ def test_hits_say_whether_they_are_likely_matches(client, everything):
         wrong=[1.0],
         wrong_low=[0.9],
         wrong_high=[1.1],
-        intercept=-60,
-        slope=50,
+        odds_score=[0, 1],
+        log_odds=[-60, -10],
         no_match_score=0.8,
         no_match_growth=0,
     )

@@ -93,6 +93,7 @@ def evaluate(
     from amodal.evaluators.interpretation import interpret
     from amodal.evaluators.vocabulary import (
         collator_of_task,
+        truncated_text_shares,
         unknown_token_notes,
         unknown_token_shares,
     )
@@ -139,8 +140,11 @@ def evaluate(
         "data/broken_rows": len(result.broken),
     }
     where = on if on is not None else "its validation data"
-    unknown = unknown_token_shares(collator_of_task(model, chosen), source)
+    collator = collator_of_task(model, chosen)
+    unknown = unknown_token_shares(collator, source)
+    truncated = truncated_text_shares(collator, source)
     metrics |= {f"data/unknown_{name}_tokens": share for name, share in unknown.items()}
+    metrics |= {f"data/truncated_{name}_share": share for name, share in truncated.items()}
     for message in unknown_token_notes(unknown, where):
         note(message)
     file = results_folder(run) / "evaluation" / f"{name or _file_name(chosen, on)}.json"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,12 +65,9 @@ def show_result(result: RunResult, recipe: Recipe) -> None:
     """Print the headline metrics of a run, what they mean, and its folder."""
     from amodal.evaluators.interpretation import interpret
 
-    headlines = kind_of_recipe(recipe).headlines
-    for name, value in result.metrics.items():
-        shown = any(fnmatchcase(name, pattern) for pattern in headlines)
-        if shown and not name.endswith(("low", "high")):
-            plain = name.removeprefix("retrieval/").removeprefix("prediction/")
-            console.print(f"{plain:32} {value:.3f}")
+    for name in kind_of_recipe(recipe).headline_metrics(result.metrics):
+        plain = name.removeprefix("retrieval/").removeprefix("prediction/")
+        console.print(f"{plain:32} {result.metrics[name]:.3f}")
     for sentence in interpret(result.metrics):
         console.print(sentence, soft_wrap=True, highlight=False)
     console.print(

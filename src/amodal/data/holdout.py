@@ -61,13 +61,7 @@ def hold_out(source: Source, share: float) -> tuple[Source, Source | None]:
         >>> len(train), len(validation)
         (90, 10)
     """
-    keys: dict[int, list[int]] = {}
-    unread: list[int] = []
-    for row in range(len(source)):
-        try:
-            keys.setdefault(key64(f"holdout\0{source[row]['id']}"), []).append(row)
-        except BrokenRecordError:
-            unread.append(row)
+    keys, _ = _rows_by_key(source, "holdout")
     count = round(share * len(keys))
     if not share or len(keys) < FEWEST or count < 2:
         return source, None
@@ -75,3 +69,30 @@ def hold_out(source: Source, share: float) -> tuple[Source, Source | None]:
     chosen = set(held)
     rest = [row for row in range(len(source)) if row not in chosen]
     return Subset(source, rest, getattr(source, "broken_rows", ())), Subset(source, held)
+
+
+def share_of(source: Source, share: float) -> Subset:
+    """A share of the items of a source; a smaller share is a part of a larger one.
+
+    Which items it has depends on their ids alone. Rows that cannot be read stay in it.
+
+    Args:
+        source: with random access.
+        share: of the items, above 0 and up to 1; at least one item is kept.
+    """
+    keys, unread = _rows_by_key(source, "share")
+    count = max(1, round(share * len(keys)))
+    kept = [row for key in sorted(keys)[:count] for row in keys[key]]
+    return Subset(source, sorted([*kept, *unread]), getattr(source, "broken_rows", ()))
+
+
+def _rows_by_key(source: Source, purpose: str) -> tuple[dict[int, list[int]], list[int]]:
+    """Key of an item, in an order of its own for each purpose -> its rows; and unreadable rows."""
+    keys: dict[int, list[int]] = {}
+    unread: list[int] = []
+    for row in range(len(source)):
+        try:
+            keys.setdefault(key64(f"{purpose}\0{source[row]['id']}"), []).append(row)
+        except BrokenRecordError:
+            unread.append(row)
+    return keys, unread

@@ -163,4 +163,4 @@ def _curve(queries: Embeddings, gallery: Embeddings) -> MatchCurve:
         own = content[part] if content is not None else None
         return related(item[part], gallery.item, own, gallery.content, owners)
 
-    return fit_match_curve(score_pairs(queries.z[chosen], gallery.z, item, matches))
+    return fit_match_curve(score_pairs(queries.z[chosen], gallery.z, item, gallery.item, matches))

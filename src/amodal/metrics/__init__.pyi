@@ -19,6 +19,8 @@ from amodal.metrics.hubness import hubness_metrics as hubness_metrics
 from amodal.metrics.hubness import k_occurrence as k_occurrence
 from amodal.metrics.hubness import mixed_gallery as mixed_gallery
 from amodal.metrics.image_distance import nearest_distance as nearest_distance
+from amodal.metrics.learning_curve import PowerLaw as PowerLaw
+from amodal.metrics.learning_curve import fit_power_law as fit_power_law
 from amodal.metrics.match_threshold import MatchCurve as MatchCurve
 from amodal.metrics.match_threshold import fit_match_curve as fit_match_curve
 from amodal.metrics.match_threshold import score_pairs as score_pairs
@@ -73,6 +75,7 @@ __all__ = [
     "MatchCurve",
     "PermutationTest",
     "PointingGameResult",
+    "PowerLaw",
     "RetrievalResult",
     "RobustnessCurve",
     "SceneGraphF1",
@@ -91,6 +94,7 @@ __all__ = [
     "effective_rank",
     "energy_test",
     "fit_match_curve",
+    "fit_power_law",
     "geometry_metrics",
     "hubness_metrics",
     "image_text_retrieval",

@@ -15,11 +15,10 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
-
-from amodal.metrics.bootstrap import resampled
 
 SHARE_WITH_MATCH = 0.5
 FALSE_ALARMS = 0.1  # share of queries without a match whose best hit may pass as a likely match
@@ -41,6 +40,7 @@ class ScoredPairs(NamedTuple):
         score: (M,) float64 scores of the matching pairs.
         wrong: (Q, W) float64 highest scores of wrong rows, falling; -inf where there are fewer.
         item: (Q,) int64 item key of each query.
+        wrong_item: (Q, W) int64 item keys of the wrong rows.
         wrong_rows: mean number of wrong rows per query.
     """
 
@@ -48,6 +48,7 @@ class ScoredPairs(NamedTuple):
     score: Tensor
     wrong: Tensor
     item: Tensor
+    wrong_item: Tensor
     wrong_rows: float
 
 
@@ -86,7 +87,8 @@ class MatchCurve(BaseModel):
         recall: (T,) share of the matching pairs with at least this score.
         wrong: (T,) wrong rows with at least this score for each such matching row.
         wrong_low, wrong_high: (T,) ends of its 95 % interval.
-        intercept, slope: log odds of a match are intercept + slope * score.
+        odds_score, log_odds: (K,) scores, rising, and the log odds of a match at each; between
+            them a line, outside them constant.
         no_match_score: 90 % of the queries without a match have no hit of this score.
         no_match_growth: by which it rises where the gallery is e times as large.
     """
@@ -100,26 +102,32 @@ class MatchCurve(BaseModel):
     wrong: list[float]
     wrong_low: list[float]
     wrong_high: list[float]
-    intercept: float
-    slope: float
+    odds_score: list[float]
+    log_odds: list[float]
     no_match_score: float
     no_match_growth: float
 
     def probability(self, score: float, gallery: float) -> float:
         """Probability that a hit of this score in a gallery of this size is a match."""
-        logit = self.intercept + self.slope * score - self._growth(gallery)
-        return 1 / (1 + math.exp(-max(-700.0, logit)))
+        log_odds = float(np.interp(score, self.odds_score, self.log_odds))
+        return 1 / (1 + math.exp(self._growth(gallery) - log_odds))
 
     def likely_score(self, gallery: float) -> float:
         """Score from which on a hit is a likely match.
 
         Its probability is at least 0.5, and at least 90 % of the queries without a match have no
-        hit of that score.
+        hit of that score. Infinite where no score is enough.
         """
-        even = (
-            self._growth(gallery) + math.log(LIKELY / (1 - LIKELY)) - self.intercept
-        ) / self.slope
-        return max(even, self.no_match_score + self.no_match_growth * self._growth(gallery))
+        growth = self._growth(gallery)
+        needed = growth + math.log(LIKELY / (1 - LIKELY))
+        if self.log_odds[-1] < needed:
+            return math.inf
+        even = -math.inf
+        if self.log_odds[0] < needed:
+            at = next(i for i, value in enumerate(self.log_odds) if value >= needed)
+            ends = slice(at - 1, at + 1)
+            even = float(np.interp(needed, self.log_odds[ends], self.odds_score[ends]))
+        return max(even, self.no_match_score + self.no_match_growth * growth)
 
     def match(self, score: float, gallery: float) -> Match:
         """Label and probability of a hit of this score in a gallery of this size."""
@@ -169,6 +177,7 @@ def score_pairs(
     query: Tensor,
     gallery: Tensor,
     query_item: Tensor,
+    gallery_item: Tensor,
     matches: Callable[[slice], Tensor],
     *,
     kept: int = WRONG_KEPT,
@@ -181,6 +190,7 @@ def score_pairs(
         query: (Q, E) unit-norm embeddings.
         gallery: (G, E) unit-norm embeddings.
         query_item: (Q,) int64 key of the item of each query.
+        gallery_item: (G,) int64.
         matches: slice of the queries -> (q, G) bool, True for the rows that match.
         kept: wrong scores of each query that are kept.
 
@@ -188,12 +198,12 @@ def score_pairs(
         >>> import torch
         >>> from amodal.metrics import score_pairs
         >>> z, item = torch.eye(3), torch.arange(3)
-        >>> pairs = score_pairs(z, z, item, lambda part: item[part, None] == item)
+        >>> pairs = score_pairs(z, z, item, item, lambda part: item[part, None] == item)
         >>> pairs.score.tolist(), pairs.wrong[:, 0].tolist(), pairs.wrong_rows
         ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0], 2.0)
     """
     chunk = max(1, CHUNK_BYTES // (8 * max(1, len(gallery))))
-    rows, scores, wrong, items, wrong_rows, queries = [], [], [], [], 0, 0
+    rows, scores, wrong, items, wrong_items, wrong_rows, queries = [], [], [], [], [], 0, 0
     for start in range(0, len(query), chunk):
         part = slice(start, start + chunk)
         match = matches(part)
@@ -204,7 +214,9 @@ def score_pairs(
         rows.append(row + queries)
         scores.append(similarity[row, column])
         similarity[row, column] = -math.inf
-        wrong.append(similarity.topk(min(kept, similarity.shape[1]), dim=1).values)
+        best = similarity.topk(min(kept, similarity.shape[1]), dim=1)
+        wrong.append(best.values)
+        wrong_items.append(gallery_item[best.indices])
         items.append(item)
         wrong_rows += int((~match).sum())
         queries += len(item)
@@ -213,16 +225,18 @@ def score_pairs(
         torch.cat(scores),
         torch.cat(wrong),
         torch.cat(items),
+        torch.cat(wrong_items),
         wrong_rows / max(1, queries),
     )
 
 
-def fit_match_curve(pairs: ScoredPairs, *, resamples: int = 1000, seed: int = 0) -> MatchCurve:
+def fit_match_curve(pairs: ScoredPairs, *, resamples: int = 400, seed: int = 0) -> MatchCurve:
     """Precision, recall and match probability against the score.
 
     The interval of wrong rows per matching row is the wider one of the percentile bootstrap over
-    items and of Jeffreys' interval of a proportion: the first knows that pairs of one item depend
-    on each other, the second that none among few is not none.
+    items, as queries and as rows of the gallery, and of Jeffreys' interval of a proportion: the
+    first knows that pairs of one item depend on each other, the second that none among few is not
+    none.
 
     Args:
         pairs: of held-out data.
@@ -230,13 +244,15 @@ def fit_match_curve(pairs: ScoredPairs, *, resamples: int = 1000, seed: int = 0)
         seed: of the resamples.
 
     Raises:
-        ValueError: fewer than 20 matching pairs, no wrong ones, or scores that do not grow with
-            matching.
+        ValueError: fewer than 20 matching pairs, or no wrong ones.
 
     References:
-        Platt 1999, "Probabilistic outputs for support vector machines" (probability of a score).
+        Zadrozny & Elkan 2002, "Transforming classifier scores into accurate multiclass probability
+            estimates" (isotonic regression; Platt's logistic curve of 1999 overstated the highest
+            scores of captions that fit many photos).
         Elkan 2001, "The foundations of cost-sensitive learning", theorem 2 (another share of
         matches changes the odds by a factor).
+        Owen 2007, "The pigeonhole bootstrap" (pairs depend on both of their sides).
         Brown, Cai & DasGupta 2001, "Interval estimation for a binomial proportion" (Jeffreys).
         Gumbel 1958, "Statistics of extremes" (the best of N scores grows with log N).
 
@@ -248,7 +264,7 @@ def fit_match_curve(pairs: ScoredPairs, *, resamples: int = 1000, seed: int = 0)
         >>> a = F.normalize(torch.randn(300, 8, generator=generator), dim=1)
         >>> b = F.normalize(a + 0.2 * torch.randn(300, 8, generator=generator), dim=1)
         >>> item = torch.arange(300)
-        >>> pairs = score_pairs(a, b, item, lambda part: item[part, None] == item)
+        >>> pairs = score_pairs(a, b, item, item, lambda part: item[part, None] == item)
         >>> curve = fit_match_curve(pairs)
         >>> small, large = (curve.threshold(0.8, gallery=rows) for rows in (300, 3000))
         >>> small.score < large.score  # among more rows, more of them are as near by chance
@@ -266,45 +282,78 @@ def fit_match_curve(pairs: ScoredPairs, *, resamples: int = 1000, seed: int = 0)
         torch.logspace(math.log10(MIN_MATCHES), math.log10(count), KNOTS).round().long().unique()
     )
     knots = falling[ranks - 1].unique()  # rising
-    matching, wrong = _counts_above(pairs, knots)
-    queries, size = len(pairs.wrong), len(knots)
-    estimate, draws = resampled(
-        torch.cat([matching, wrong], 1),
-        pairs.item,
-        resamples,
-        torch.Generator().manual_seed(seed),
+    queries = len(pairs.wrong)
+    keys, place = torch.unique(
+        torch.cat([pairs.item, pairs.wrong_item.flatten()]), return_inverse=True
     )
-    half = 0.5 / queries  # one half of a pair, so that none among few is not none at all
-    ratio = (estimate[size:] + half) / (estimate[:size] + half)
-    drawn = (draws[:, size:] + half) / (draws[:, :size] + half)
-    low, high = _jeffreys(matching.sum(0), wrong.sum(0))
+    above = PairsAbove(pairs, knots, place)
+    matching, wrong = above.counts(torch.ones(len(keys), dtype=torch.float64))
+    low, high = _jeffreys(matching, wrong)
     if resamples:
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.stack([above.drawn_ratio(len(keys), generator) for _ in range(resamples)])
         ends = torch.quantile(drawn, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)
         low, high = torch.minimum(low, ends[0]), torch.maximum(high, ends[1])
-    intercept, slope = _platt(*_shown(pairs))
+    odds_score, log_odds = _isotonic_log_odds(*_shown(pairs))
     no_match_score, no_match_growth = _best_wrong(pairs)
     return MatchCurve(
         queries=queries,
         gallery=pairs.wrong_rows,
         score=knots.tolist(),
-        recall=(matching.sum(0) / count).tolist(),
-        wrong=ratio.tolist(),
+        recall=(matching / count).tolist(),
+        wrong=_ratio(matching, wrong).tolist(),
         wrong_low=low.tolist(),
         wrong_high=high.tolist(),
-        intercept=intercept,
-        slope=slope,
+        odds_score=odds_score.tolist(),
+        log_odds=log_odds.tolist(),
         no_match_score=no_match_score,
         no_match_growth=no_match_growth,
     )
 
 
-def _counts_above(pairs: ScoredPairs, knots: Tensor) -> tuple[Tensor, Tensor]:
-    """(Q, T) matching and wrong rows of each query with at least the score of each knot."""
-    matching = torch.zeros(len(pairs.wrong), len(knots), dtype=torch.float64)
-    matching.index_add_(0, pairs.query, (pairs.score[:, None] >= knots).double())
-    rising = pairs.wrong.flip(1).contiguous()
-    below = torch.searchsorted(rising, knots.expand(len(rising), -1).contiguous())
-    return matching, (rising.shape[1] - below).double()
+class PairsAbove:
+    """Weighted counts of matching and of wrong pairs from each knot on.
+
+    Args:
+        pairs: the pairs.
+        knots: (T,) scores, rising.
+        place: number of the item of each query, then of each wrong row.
+    """
+
+    def __init__(self, pairs: ScoredPairs, knots: Tensor, place: Tensor) -> None:
+        query, row = place[: len(pairs.item)], place[len(pairs.item) :].view(pairs.wrong.shape)
+        shown = pairs.wrong >= knots[0]  # the others are below every knot
+        self.size = len(knots)
+        self.matching = torch.searchsorted(knots, pairs.score, right=True)  # knots reached
+        self.wrong = torch.searchsorted(knots, pairs.wrong[shown], right=True)
+        self.matching_item = query[pairs.query]
+        self.query_item = query[:, None].expand_as(row)[shown]
+        self.row_item = row[shown]
+
+    def counts(self, times: Tensor) -> tuple[Tensor, Tensor]:
+        """(T,) matching and wrong pairs where item i is there `times[i]` times.
+
+        Every copy of a query matches the copy of its own row.
+        """
+        return (
+            self._from_above(self.matching, times[self.matching_item]),
+            self._from_above(self.wrong, times[self.query_item] * times[self.row_item]),
+        )
+
+    def drawn_ratio(self, items: int, generator: torch.Generator) -> Tensor:
+        """(T,) wrong pairs per matching pair, of as many items drawn with replacement."""
+        drawn = torch.randint(items, (items,), generator=generator)
+        matching, wrong = self.counts(torch.bincount(drawn, minlength=items).double())
+        return _ratio(matching, wrong)
+
+    def _from_above(self, reached: Tensor, weight: Tensor) -> Tensor:
+        counts = torch.bincount(reached, weight, minlength=self.size + 1)
+        return counts.flip(0).cumsum(0).flip(0)[1:]
+
+
+def _ratio(matching: Tensor, wrong: Tensor) -> Tensor:
+    """Wrong pairs per matching pair, with half a pair more of each: none among few is not none."""
+    return (wrong + 0.5) / (matching + 0.5)
 
 
 def _jeffreys(matching: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
@@ -327,26 +376,28 @@ def _shown(pairs: ScoredPairs) -> tuple[Tensor, Tensor, Tensor]:
     return score, label, torch.where(label > 0, SHARE_WITH_MATCH, 1.0)
 
 
-def _platt(score: Tensor, label: Tensor, weight: Tensor) -> tuple[float, float]:
-    """Intercept and slope of the weighted logistic regression of Platt, by Newton's method."""
-    positives = float(label.sum())
-    negatives = len(label) - positives
-    target = torch.where(label > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    centre, scale = score.mean(), score.std().clamp(min=1e-9)
-    design = torch.stack([torch.ones_like(score), (score - centre) / scale], 1)
-    found = torch.zeros(2, dtype=torch.float64)
-    for _ in range(100):
-        p = torch.sigmoid(design @ found)
-        gradient = design.T @ (weight * (target - p))
-        hessian = (design * (weight * p * (1 - p))[:, None]).T @ design
-        step = torch.linalg.solve(hessian + 1e-9 * torch.eye(2, dtype=torch.float64), gradient)
-        found = found + step.clamp(-2, 2)  # far from the optimum a full step overshoots
-        if float(step.abs().max()) < 1e-10:
-            break
-    slope = float(found[1] / scale)
-    if slope <= 0:
-        raise ValueError("matching pairs do not have higher scores than wrong ones")
-    return float(found[0]) - slope * float(centre), slope
+def _isotonic_log_odds(score: Tensor, label: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores in rising order, and the log odds of a match at each, which never fall.
+
+    Bins hold `MIN_MATCHES` matches or more, and half a pair of each kind is added to them, so that
+    a bin of matches alone says no more than its size allows.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    matching = score[label > 0]
+    count = min(KNOTS, max(1, len(matching) // MIN_MATCHES))
+    edges = torch.quantile(matching, torch.linspace(0, 1, count + 1, dtype=torch.float64))[:-1]
+    place = torch.bucketize(score, edges, right=True)  # 0: below every match
+    sums = torch.zeros(count + 1, 3, dtype=torch.float64)
+    sums.index_add_(0, place, torch.stack([weight * label, weight * (1 - label), score], 1))
+    pairs = torch.bincount(place, minlength=count + 1)
+    filled = pairs > 0
+    sums, pairs = sums[filled], pairs[filled].double()
+    odds = ((sums[:, 0] + 0.5 * SHARE_WITH_MATCH) / (sums[:, 1] + 0.5)).log()
+    fitted = IsotonicRegression().fit_transform(
+        torch.arange(len(odds)).numpy(), odds.numpy(), sample_weight=pairs.numpy()
+    )
+    return sums[:, 2] / pairs, torch.from_numpy(fitted)
 
 
 def _best_wrong(pairs: ScoredPairs) -> tuple[float, float]:

@@ -150,7 +150,7 @@ def text_notes(model: EmbeddingModel, values: Mapping[str, Any]) -> list[str]:
     """
     notes = []
     for name, value in values.items():
-        prepare = model.preprocessors.get(name)
+        prepare: Any = model.preprocessors.get(name)
         if hasattr(prepare, "unknown_words"):
             unknown, words = prepare.unknown_words(str(value))
             if unknown:

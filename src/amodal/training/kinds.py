@@ -7,8 +7,9 @@ of the classes that it names; they are imported when they are used.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -108,6 +109,15 @@ class ModelKind:
     def available_evaluators(self, model: Any) -> dict[str, Evaluator]:
         """Task -> evaluator, for the tasks that a model of this kind has."""
         return {n: one for n, one in self.evaluators.items() if one.available(model)}
+
+    def headline_metrics(self, metrics: Iterable[str]) -> list[str]:
+        """The names of metrics that `amodal train` prints."""
+        return [
+            name
+            for name in metrics
+            if any(fnmatchcase(name, pattern) for pattern in self.headlines)
+            and not name.endswith(("/low", "/high"))
+        ]
 
     def next_commands(self, run: Path, tasks: Sequence[str] = ()) -> list[str]:
         """Shell commands to try next with a run; a comment follows " # "."""

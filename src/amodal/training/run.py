@@ -225,6 +225,8 @@ def _complete(
     metrics["train/seconds"] = round(trainer.step_seconds, 2)
     metrics["train/items_per_second"] = round(trainer.read_items / trainer.step_seconds, 1)
     metrics["data/broken_rows"] = len(trainer.broken)
+    if result.train_source is not None:
+        metrics["data/train_items"] = len(result.train_source)
     for name, count in trainer.truncated.items():
         metrics[f"data/truncated_{name}_rows"] = count
     metrics |= result.metrics

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from amodal.data.cache import CachedSource, Decoder
-from amodal.data.holdout import hold_out
+from amodal.data.holdout import hold_out, share_of
 from amodal.data.record import BrokenRecordError, DataError, Source, StreamingSource
 from amodal.data.sources.columns import Reading
 from amodal.data.sources.specification import (
@@ -57,6 +57,8 @@ def open_sources(
                 f"no data.validation: {len(validation)} of {whole} items are held out; set "
                 "data.holdout to change the share"
             )
+    if recipe.data.train_share < 1:
+        train = share_of(train, recipe.data.train_share)
     if not recipe.data.cache:
         return train, validation
     decoders = _decoders(recipe)

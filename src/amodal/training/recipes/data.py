@@ -17,6 +17,8 @@ class DataRecipe(StrictModel):
         train: training source.
         validation: held-out source; left out, a share of the training items is held out.
         holdout: that share; 0 trains on all items, without validation.
+        train_share: share of the training items that is trained on; smaller shares are parts of
+            larger ones.
         captions_per_item: captions per item and step; all are positives of the item.
         questions_per_item: question-answer pairs per item and step.
         views_per_item: augmented images per item and step.
@@ -28,6 +30,7 @@ class DataRecipe(StrictModel):
     train: SourceConfig
     validation: SourceConfig | None = None
     holdout: float = Field(0.1, ge=0, lt=1)
+    train_share: float = Field(1.0, gt=0, le=1)
     captions_per_item: int = Field(1, ge=1)
     questions_per_item: int = Field(8, ge=1)
     views_per_item: int = Field(1, ge=1)
