@@ -36,7 +36,7 @@ COMMANDS = {
     "train": ("amodal.cli.train:train", "Train a model from a recipe."),
     "learning-curve": (
         "amodal.cli.learning_curve:learning_curve",
-        "Train on parts of the data and estimate what more of it would give.",
+        "Estimate what more training data would give.",
     ),
     "evaluate": ("amodal.cli.evaluate:evaluate", "Evaluate a run on a source."),
     "predict": ("amodal.cli.prediction:predict", "Predict every item of a source."),

@@ -261,8 +261,8 @@ def fit_match_curve(pairs: ScoredPairs, *, resamples: int = 400, seed: int = 0) 
         >>> import torch.nn.functional as F
         >>> from amodal.metrics import fit_match_curve, score_pairs
         >>> generator = torch.Generator().manual_seed(0)
-        >>> a = F.normalize(torch.randn(300, 8, generator=generator), dim=1)
-        >>> b = F.normalize(a + 0.2 * torch.randn(300, 8, generator=generator), dim=1)
+        >>> a = F.normalize(torch.randn(300, 16, generator=generator), dim=1)
+        >>> b = F.normalize(a + 0.2 * torch.randn(300, 16, generator=generator), dim=1)
         >>> item = torch.arange(300)
         >>> pairs = score_pairs(a, b, item, item, lambda part: item[part, None] == item)
         >>> curve = fit_match_curve(pairs)
