@@ -29,8 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
         "fusion",
     },
     "metrics": {"alignment"},
-    "search": {"data", "modalities", "models"},
     "evaluators": {"data", "modalities", "encoders", "losses", "models", "metrics"},
+    "search": {"data", "modalities", "models", "metrics", "evaluators"},
     "training": {
         "distributed",
         "plugins",

@@ -1,6 +1,7 @@
 """The commands embed, index and search, from the words typed to the exit code."""
 
 import json
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -11,6 +12,8 @@ from typer.testing import CliRunner
 
 import amodal.cli.search as commands
 from amodal.encoders.image.preprocessing import ImagePreprocessor
+from amodal.evaluators.match_threshold import MatchCalibration
+from amodal.metrics.match_threshold import MatchCurve
 from amodal.search.description import StoreError
 
 COLOURS = {"red": (220, 20, 20), "green": (20, 220, 20), "blue": (20, 20, 220)}
@@ -116,6 +119,46 @@ def test_people_get_a_table(place):
     assert [word in output for word in ("rank", "score", "a green wall", "green.png")] == [True] * 4
 
 
+def calibrate():
+    """Even odds at a score of 0.9 among 3 rows; from 0.95 on 91 % of the hits are matches."""
+    rows = {"score": [0.5, 0.95], "recall": [1.0, 0.4], "wrong": [1.0, 0.05]}
+    curve = MatchCurve(
+        queries=99,
+        gallery=3,
+        **rows,
+        wrong_low=[0.9, 0.01],
+        wrong_high=[1.1, 0.1],
+        odds_score=[0, 1],
+        log_odds=[-90, 10],
+        no_match_score=0.8,
+        no_match_growth=0,
+    )
+    calibration = MatchCalibration(
+        fingerprint="weights-1", source="held-out", curves={"text_to_image": curve}
+    )
+    calibration.write(Path("run"))
+
+
+def test_hits_carry_what_the_calibration_of_the_run_says(place):
+    indexed()
+    plain = amodal("search", "index", "green", "--json")
+    assert json.loads(plain.stdout)["likely_match"] is None
+    assert "the run has no match calibration" in json.loads(plain.stdout)["notes"][0]
+    refused = amodal("search", "index", "green", "--min-precision", "0.9")
+    assert "no match calibration" in str(refused.exception)
+    calibrate()
+    found = json.loads(amodal("search", "index", "green", "--json").stdout)
+    assert found["likely_match"] is True
+    assert [hit["match"]["label"] for hit in found["hits"]] == ["likely match", "weak", "weak"]
+    assert "likely match 1.00" in amodal("search", "index", "green").output
+    cut = amodal("search", "index", "green", "--min-precision", "0.9", "--json")
+    assert [hit["id"] for hit in json.loads(cut.stdout)["hits"]] == ["green.png"]
+    assert json.loads(cut.stdout)["left_out"] == 2
+    other = amodal("search", "index", "grey", "--min-precision", "0.9").output
+    assert "no likely match among 3 rows" in other
+    assert "nothing found: 3 hits were left out" in other
+
+
 def test_wrong_usage_ends_with_2(place):
     indexed()
     for words in (
@@ -124,6 +167,7 @@ def test_wrong_usage_ends_with_2(place):
         ["search", "index", " "],
         ["search", "index", "--image", "missing.png"],
         ["search", "index", "red", "-k", "0"],
+        ["search", "index", "red", "--min-precision", "90"],
         ["search", "index", "red", "-k", "1001"],
         ["index", "run", "table.jsonl"],
     ):

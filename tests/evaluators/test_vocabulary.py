@@ -8,7 +8,11 @@ from amodal.data.record import BrokenRecordError
 from amodal.encoders.text.chat_template import ChatTemplate
 from amodal.encoders.text.preprocessing import TextPreprocessor
 from amodal.encoders.text.tokenizer import TrainedTokenizerConfig, train_tokenizer
-from amodal.evaluators.vocabulary import unknown_token_notes, unknown_token_shares
+from amodal.evaluators.vocabulary import (
+    truncated_text_shares,
+    unknown_token_notes,
+    unknown_token_shares,
+)
 from amodal.modalities.conversation import ConversationInput
 from amodal.modalities.text import TextInput
 
@@ -42,6 +46,13 @@ def test_the_share_is_that_of_all_captions_of_all_items():
         {"text": "red blue"},
     )
     assert unknown_token_shares(collator, source) == {"text": pytest.approx(2 / 7)}
+
+
+def test_the_share_of_truncated_texts_counts_every_caption():
+    prepare = TextPreprocessor(train_tokenizer(["a b"], 60, model="word"), 5)  # three words fit
+    source = Rows({"text": ["a b a", "a b a b"]}, {}, {"text": "a a a a a"})
+    collator = Collator([TextInput("text", prepare)])
+    assert truncated_text_shares(collator, source) == {"text": pytest.approx(2 / 3)}
 
 
 def test_a_padded_or_truncated_text_counts_whole_and_special_tokens_do_not():

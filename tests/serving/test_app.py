@@ -16,6 +16,8 @@ pytest.importorskip("fastapi", reason="needs amodal[serve]")
 from fastapi.testclient import TestClient
 from small_models import WORDS, captioner, embedder, photo, png
 
+from amodal.evaluators.match_threshold import MatchCalibration
+from amodal.metrics.match_threshold import MatchCurve
 from amodal.models.multimodal_transformer.image_generation import (
     GUIDANCE,
     TEMPERATURE,
@@ -181,6 +183,38 @@ def test_texts_and_images_find_rows_with_thumbnails(client, everything):
     assert post(client, "/api/search").json()["hits"][0]["input"] == "text"
     few = post(client, "/api/search", None, text="red", where="size > 3").json()["hits"]
     assert {hit["metadata"]["size"] for hit in few} == {4, 5}
+
+
+def test_hits_say_whether_they_are_likely_matches(client, everything):
+    plain = post(client, "/api/search", None, text="a red thing").json()
+    assert (plain["likely_match"], plain["hits"][0]["match"]) == (None, None)
+    assert "no match calibration" in plain["notes"][0]
+    refused = post(client, "/api/search", None, text="a red thing", min_precision=0.9)
+    assert (refused.status_code, "no precision can be stated" in refused.text) == (422, True)
+    # No score is high enough for this curve.
+    curve = MatchCurve(
+        queries=99,
+        gallery=6,
+        score=[0.5],
+        recall=[1.0],
+        wrong=[1.0],
+        wrong_low=[0.9],
+        wrong_high=[1.1],
+        odds_score=[0, 1],
+        log_odds=[-60, -10],
+        no_match_score=0.8,
+        no_match_growth=0,
+    )
+    calibration = MatchCalibration(
+        fingerprint="", source="held-out", curves={"text_to_image": curve}
+    )
+    calibrated = TestClient(create_app(replace(everything, calibration=calibration), hosts=["*"]))
+    found = post(calibrated, "/api/search", None, text="a red thing").json()
+    assert found["likely_match"] is False
+    assert {hit["match"]["label"] for hit in found["hits"]} == {"weak"}
+    assert found["notes"][-1].startswith("no likely match among 6 rows")
+    none = post(calibrated, "/api/search", None, text="a red thing", min_precision=0.9).json()
+    assert (none["hits"], none["left_out"]) == ([], 6)
 
 
 def test_without_an_index_labels_are_ranked_for_an_image(everything):

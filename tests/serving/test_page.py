@@ -164,6 +164,7 @@ def test_a_search_shows_thumbnails_and_explains_an_invalid_filter(page):
     page.fill("#search-text", "a red thing")
     page.keyboard.press("Enter")
     page.wait_for_selector(".hits img >> nth=5")
+    assert "no match calibration" in page.inner_text("#panel-search .notes")
     page.click("#panel-search summary")
     page.fill("#search-where", "nope = 1")
     page.keyboard.press("Enter")

@@ -25,6 +25,10 @@ COMMANDS = {
     "recipes": ("amodal.cli.recipes:app", "List, show and copy the recipes of the package."),
     "data": ("amodal.cli.data:app", "Make, inspect and pack data sets."),
     "train": ("amodal.cli.train:train", "Train a model from a recipe."),
+    "learning-curve": (
+        "amodal.cli.learning_curve:learning_curve",
+        "Estimate what more training data would give.",
+    ),
     "doctor": ("amodal.cli.doctor:doctor", "Say what is wrong with a run, a recipe or data."),
     "evaluate": ("amodal.cli.evaluate:evaluate", "Evaluate a run on a source."),
     "predict": ("amodal.cli.prediction:predict", "Predict every item of a source."),

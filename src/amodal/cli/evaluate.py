@@ -33,7 +33,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="Source to evaluate on; by default the run's validation data, except for "
-            "retrieval, zero-shot and probe."
+            "zero-shot and probe."
         ),
     ] = None,
     task: Annotated[
@@ -91,8 +91,10 @@ def evaluate(
         kind_of_run(reranker)
     from amodal.data.atomic import full_disk_as_data_error
     from amodal.data.notes import notes_of
+    from amodal.evaluators.interpretation import interpret
     from amodal.evaluators.vocabulary import (
         collator_of_task,
+        truncated_text_shares,
         unknown_token_notes,
         unknown_token_shares,
     )
@@ -139,8 +141,11 @@ def evaluate(
         "data/broken_rows": len(result.broken),
     }
     where = on if on is not None else "its validation data"
-    unknown = unknown_token_shares(collator_of_task(model, chosen), source)
+    collator = collator_of_task(model, chosen)
+    unknown = unknown_token_shares(collator, source)
+    truncated = truncated_text_shares(collator, source)
     metrics |= {f"data/unknown_{name}_tokens": share for name, share in unknown.items()}
+    metrics |= {f"data/truncated_{name}_share": share for name, share in truncated.items()}
     for message in unknown_token_notes(unknown, where):
         note(message)
     file = results_folder(run) / "evaluation" / f"{name or _file_name(chosen, on)}.json"
@@ -149,8 +154,15 @@ def evaluate(
     with full_disk_as_data_error(file.parent, "free some space and evaluate again"):
         for table in present(result, metrics, title, file.with_suffix("")):
             console.print(table)
+        for sentence in interpret(metrics):
+            console.print(sentence, soft_wrap=True, highlight=False)
         for error in result.broken[:SHOWN_BROKEN]:
             console.print(f"[yellow]skipped[/] {error}", soft_wrap=True)
+        if evaluator.calibration and limit is None:
+            calibrate = resolve(evaluator.calibration)
+            done = calibrate(result, model, source.name, results_folder(run))
+            if done:
+                note(done)
         _write(file, {"on": where, "task": chosen, **metrics})
 
 

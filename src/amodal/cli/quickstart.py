@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from amodal.cli.console import console, progress_callbacks
+from amodal.cli.console import console, escape, progress_callbacks
 from amodal.cli.train import print_last_step, show_result
 
 if TYPE_CHECKING:
@@ -17,11 +17,7 @@ if TYPE_CHECKING:
     from amodal.training.recipe import Recipe
     from amodal.training.run import RunResult
 
-EXAMPLES = (
-    "a large red circle in the top left corner",
-    "a small blue star at the centre left and a big green square at the bottom right",
-    "a medium yellow heart with stripes in the middle on a white background",
-)
+WITHOUT_MATCH = "a zebra that plays the xylophone"
 
 
 def quickstart(
@@ -67,10 +63,9 @@ def _finish(result: RunResult, recipe: Recipe) -> dict[str, float]:
 
     assert result.validation_source is not None  # the quickstart recipe names one
     index = build_index(model, result.validation_source, out)
-    for query in EXAMPLES:
-        console.print(f"\n[bold]{query}[/]")
-        for hit in index.search(model.encode(text=[query])[0], 3, input="image"):
-            console.print(f"  {hit.score:.3f}  {hit.text}", soft_wrap=True)
+    described = str(result.validation_source[0]["text"][0])
+    show_search(index, model, f"a caption of a held-out scene: {described}", described)
+    show_search(index, model, f"a caption of no scene: {WITHOUT_MATCH}", WITHOUT_MATCH)
 
     commands = [
         f'amodal search {out}/index "a yellow ring" # search the index',
@@ -81,6 +76,22 @@ def _finish(result: RunResult, recipe: Recipe) -> dict[str, float]:
     ]
     write_run_report(result, recipe, title="amodal quickstart", commands=commands, more=held_out)
     return held_out
+
+
+def show_search(index: VectorStore, model: JointEmbedding, title: str, query: str) -> None:
+    """Print the three best hits of a text, and what their scores say about a match."""
+    from amodal.evaluators.match_threshold import MatchCalibration
+    from amodal.search.match import search_matches
+
+    assert index.model_path is not None  # it was built with a run
+    calibration = MatchCalibration.read(index.model_path, index.fingerprint)
+    found = search_matches(index, model, calibration, {"text": query}, 3, returned="image")
+    console.print(f"\n[bold]{escape(title)}[/]", soft_wrap=True, highlight=False)
+    for note in found.notes:
+        console.print(f"  {escape(note)}", soft_wrap=True, highlight=False)
+    for hit in found.hits:
+        match = f"{hit.match.label} {hit.match.probability:.2f}  " if hit.match else ""
+        console.print(f"  {hit.score:.3f}  {match}{hit.text}", soft_wrap=True, highlight=False)
 
 
 def held_out_pairs(model: JointEmbedding, recipe: Recipe) -> dict[str, float]:

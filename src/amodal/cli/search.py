@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from amodal.cli.console import console, escape, progress_callbacks, size_of
+from amodal.cli.console import console, escape, note, progress_callbacks, size_of
 from amodal.models.run_location import found_folder
 from amodal.search.limits import MAX_K
 from amodal.training.kinds import kind_of_run, open_run
 
 if TYPE_CHECKING:
     from amodal.models.joint_embedding import JointEmbedding
-    from amodal.search.store import Hit
+    from amodal.search.match import SearchResult
 
 SHOWN_BROKEN = 5
 IF_FULL = "what was written is kept: free some space, and the same command continues"
@@ -174,6 +174,14 @@ def search(
             show_default=False,
         ),
     ] = None,
+    min_precision: Annotated[
+        float | None,
+        typer.Option(
+            help="Leave out hits below the score from which on this share of the hits are matches, "
+            "such as 0.9; needs a run that was calibrated on held-out data.",
+            show_default=False,
+        ),
+    ] = None,
     run: Annotated[
         Path | None, typer.Option(help="Run folder, if it has moved since indexing.")
     ] = None,
@@ -183,30 +191,42 @@ def search(
     by_type, by_name = query_parts(
         {"text": text, "image": image, "audio": audio, "video": video}, input_
     )
+    if min_precision is not None and not 0 < min_precision < 1:
+        raise typer.BadParameter(f"--min-precision {min_precision}: expected a share below 1")
     with _without_collecting():
-        hits = _hits(index, by_type, by_name, k=k, where=where, returned=return_, run=run)
+        result = _search(
+            index,
+            by_type,
+            by_name,
+            run,
+            k=k,
+            where=where,
+            returned=return_,
+            min_precision=min_precision,
+        )
     if as_json:
-        _print_json(index, {**by_type, **by_name}, hits)
+        _print_json(index, {**by_type, **by_name}, result)
     else:
-        _print_table(hits)
+        _print_table(result)
 
 
-def _hits(
+def _search(
     index: Path,
     by_type: Mapping[str, Any],
     by_name: Mapping[str, str],
-    *,
-    k: int,
-    where: str | None,
-    returned: str | None,
     run: Path | None,
-) -> list[Hit]:
+    *,
+    where: str | None,
+    **options: Any,
+) -> SearchResult:
     from amodal.search.description import IndexDescription, StoreError
 
     IndexDescription.read(index)  # a mistyped folder is answered before the slow imports
     if run is not None:
         kind_of_run(run)
-    from amodal.search.query import named_values, query_vector, returned_input
+    from amodal.evaluators.match_threshold import MatchCalibration
+    from amodal.search.match import search_matches
+    from amodal.search.query import named_values
     from amodal.search.store import VectorStore
 
     store = VectorStore.open(index)
@@ -217,9 +237,9 @@ def _hits(
         raise StoreError(f"{index} does not record its run; pass --run RUN")
     model = open_model(folder)
     store.check_fingerprint(model.fingerprint())
+    calibration = MatchCalibration.read(folder, store.fingerprint)
     query = named_values(model, by_type, by_name)
-    wanted = returned_input(returned, store.counts(), model.types, query)
-    return store.search(query_vector(model, query), k, where=where, input=wanted)
+    return search_matches(store, model, calibration, query, where=where, **options)
 
 
 @contextmanager
@@ -281,28 +301,34 @@ class _Total:
         self.advance(self.done)
 
 
-def _print_json(index: Path, query: Mapping[str, str | Path], hits: Sequence[Hit]) -> None:
+def _print_json(index: Path, query: Mapping[str, str | Path], result: SearchResult) -> None:
     document = {
         "index": str(index),
         "query": {name: str(value) for name, value in query.items()},
-        "hits": [{"rank": rank, **hit.as_dict()} for rank, hit in enumerate(hits, 1)],
+        **result.as_dict(),
+        "hits": [{"rank": rank, **hit.as_dict()} for rank, hit in enumerate(result.hits, 1)],
     }
     typer.echo(json.dumps(document, ensure_ascii=False, indent=2))
 
 
-def _print_table(hits: Sequence[Hit]) -> None:
+def _print_table(result: SearchResult) -> None:
     from rich.table import Table
 
-    if not hits:
-        console.print("nothing found")
+    for sentence in result.notes:
+        note(sentence)
+    if not result.hits:
+        left_out = f": {result.left_out:,} hits were left out" if result.left_out else ""
+        console.print(f"nothing found{left_out}")
         return
+    calibrated = any(hit.match is not None for hit in result.hits)
     table = Table(box=None, pad_edge=False)
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
-    for name in ("id", "text", "path"):
+    for name in (*(("match",) if calibrated else ()), "id", "text", "path"):
         table.add_column(name, overflow="fold")
-    for rank, hit in enumerate(hits, 1):
-        cells = (hit.id, hit.text or "", hit.path or "")
+    for rank, hit in enumerate(result.hits, 1):
+        match = f"{hit.match.label} {hit.match.probability:.2f}" if hit.match is not None else ""
+        cells = (*((match,) if calibrated else ()), hit.id, hit.text or "", hit.path or "")
         table.add_row(str(rank), f"{hit.score:.3f}", *(escape(cell) for cell in cells))
     console.print(table)
 

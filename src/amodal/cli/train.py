@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,13 +69,14 @@ def print_last_step(result: RunResult) -> None:
 
 
 def show_result(result: RunResult, recipe: Recipe) -> None:
-    """Print the headline metrics of a run and its folder."""
-    headlines = kind_of_recipe(recipe).headlines
-    for name, value in result.metrics.items():
-        shown = any(fnmatchcase(name, pattern) for pattern in headlines)
-        if shown and not name.endswith(("low", "high")):
-            plain = name.removeprefix("retrieval/").removeprefix("prediction/")
-            console.print(f"{plain:32} {value:.3f}")
+    """Print the headline metrics of a run, what they mean, and its folder."""
+    from amodal.evaluators.interpretation import interpret
+
+    for name in kind_of_recipe(recipe).headline_metrics(result.metrics):
+        plain = name.removeprefix("retrieval/").removeprefix("prediction/")
+        console.print(f"{plain:32} {result.metrics[name]:.3f}")
+    for sentence in interpret(result.metrics):
+        console.print(sentence, soft_wrap=True, highlight=False)
     console.print(
         f"{result.steps} steps in {result.train_seconds:.0f} s of training; "
         f"the run is in {result.folder}",

@@ -143,3 +143,24 @@ def _chosen(groups: dict[int, set[int]], count: int) -> set[int]:
             chosen.add(group)
             count -= len(groups[group])
     return chosen
+
+
+def share_of(source: Source, share: float) -> Subset:
+    """A share of the items of a source; a smaller share is a part of a larger one.
+
+    Which items it has depends on their ids alone. Rows that cannot be read stay in it.
+
+    Args:
+        source: with random access.
+        share: of the items, above 0 and up to 1; at least one item is kept.
+    """
+    keys: dict[int, list[int]] = {}
+    unread: list[int] = []
+    for row in range(len(source)):
+        try:
+            keys.setdefault(key64(f"share\0{source[row]['id']}"), []).append(row)
+        except BrokenRecordError:
+            unread.append(row)
+    count = max(1, round(share * len(keys)))
+    kept = [row for key in sorted(keys)[:count] for row in keys[key]]
+    return Subset(source, sorted([*kept, *unread]), getattr(source, "broken_rows", ()))

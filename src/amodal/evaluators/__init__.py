@@ -9,6 +9,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "embedding": "EmbeddedSource embed_items",
         "generation": "evaluate_generation generate_texts",
         "geometry": "evaluate_geometry",
+        "interpretation": "interpret",
+        "match_threshold": "MatchCalibration calibrate_matches",
         "prediction": "PredictionResult evaluate_prediction",
         "probe": "evaluate_probe",
         "reconstruction": "evaluate_reconstruction",

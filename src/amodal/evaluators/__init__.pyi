@@ -5,6 +5,9 @@ from amodal.evaluators.embedding import embed_items as embed_items
 from amodal.evaluators.generation import evaluate_generation as evaluate_generation
 from amodal.evaluators.generation import generate_texts as generate_texts
 from amodal.evaluators.geometry import evaluate_geometry as evaluate_geometry
+from amodal.evaluators.interpretation import interpret as interpret
+from amodal.evaluators.match_threshold import MatchCalibration as MatchCalibration
+from amodal.evaluators.match_threshold import calibrate_matches as calibrate_matches
 from amodal.evaluators.prediction import PredictionResult as PredictionResult
 from amodal.evaluators.prediction import evaluate_prediction as evaluate_prediction
 from amodal.evaluators.probe import evaluate_probe as evaluate_probe
@@ -18,7 +21,9 @@ from amodal.evaluators.zero_shot import evaluate_zero_shot as evaluate_zero_shot
 
 __all__ = [
     "EmbeddedSource",
+    "MatchCalibration",
     "PredictionResult",
+    "calibrate_matches",
     "embed_items",
     "evaluate_captioner_retrieval",
     "evaluate_generation",
@@ -32,5 +37,6 @@ __all__ = [
     "evaluate_text_to_image",
     "evaluate_zero_shot",
     "generate_texts",
+    "interpret",
     "rank_candidates",
 ]

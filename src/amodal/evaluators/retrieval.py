@@ -13,6 +13,8 @@ from amodal.evaluators.embedding import (
     embed_captioned,
     embed_items,
 )
+from amodal.evaluators.inputs import text_inputs
+from amodal.evaluators.keyword_search import keyword_search_metrics
 from amodal.evaluators.loop import Autocast, Tick
 from amodal.metrics.retrieval import retrieval_metrics as rank_metrics
 from amodal.models.joint_embedding import Embeddings, JointEmbedding
@@ -42,6 +44,7 @@ def evaluate_retrieval(
     folds: int = 1,
     bootstrap: int = 1000,
     seed: int = 0,
+    keyword_search: bool = False,
     autocast: Autocast = nullcontext,
     tick: Tick | None = None,
 ) -> RetrievalResult:
@@ -52,6 +55,7 @@ def evaluate_retrieval(
         captions: the first so many captions of each item; None means all.
         folds: mean over so many parts of the gallery; 5 is COCO's 1K protocol.
         bootstrap: resamples of the 95 % intervals; 0 leaves them out.
+        keyword_search: add the recall of a keyword search, see `keyword_search_metrics`.
         tick: called with the number of items done, for a progress bar.
 
     Raises:
@@ -75,7 +79,11 @@ def evaluate_retrieval(
     embedded = embed_items(
         model, source, items=items, captions=captions, autocast=autocast, tick=tick
     )
-    return _result(embedded, source, bootstrap=bootstrap, folds=folds, seed=seed)
+    result = _result(embedded, source, bootstrap=bootstrap, folds=folds, seed=seed)
+    if keyword_search:
+        rows = items if items is not None else range(len(source))
+        result.metrics.update(keyword_search_metrics(source, text_inputs(model), rows, seed=seed))
+    return result
 
 
 def evaluate_captioner_retrieval(

@@ -26,10 +26,20 @@ def unknown_token_shares(
         source: of the texts.
         items: most items that are read; no media is decoded.
     """
+    return _shares(collator, source, "count_unknown", items)
+
+
+def truncated_text_shares(
+    collator: Collator, source: Source, items: int = MAX_ITEMS
+) -> dict[str, float]:
+    """Input -> share of its texts that are cut to the maximum length of the encoder."""
+    return _shares(collator, source, "count_truncated", items)
+
+
+def _shares(collator: Collator, source: Source, method: str, items: int) -> dict[str, float]:
+    """Input -> first count over second count of the inputs that have a counting method."""
     counters = {
-        name: one.count_unknown
-        for name, one in collator.inputs.items()
-        if hasattr(one, "count_unknown")
+        name: getattr(one, method) for name, one in collator.inputs.items() if hasattr(one, method)
     }
     counts = dict.fromkeys(counters, (0, 0))
     size = len(source)
@@ -40,9 +50,9 @@ def unknown_token_shares(
             found = {name: count(record) for name, count in counters.items()}
         except (BrokenRecordError, ValueError):
             continue  # listed by what reads the whole source
-        for name, (unknown, tokens) in found.items():
-            counts[name] = (counts[name][0] + unknown, counts[name][1] + tokens)
-    return {name: unknown / tokens for name, (unknown, tokens) in counts.items() if tokens}
+        for name, (some, all_) in found.items():
+            counts[name] = (counts[name][0] + some, counts[name][1] + all_)
+    return {name: some / all_ for name, (some, all_) in counts.items() if all_}
 
 
 def unknown_token_notes(shares: dict[str, float], where: str) -> list[str]:

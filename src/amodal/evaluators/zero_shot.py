@@ -91,6 +91,7 @@ def evaluate_zero_shot(
         seed=seed,
     )
     metrics = {f"zero_shot/{name}": value for name, value in result.to_dict().items()}
+    metrics["zero_shot/classes"] = len(classes)
     return ClassificationOfSource(embedded, tuple(classes), metrics)
 
 

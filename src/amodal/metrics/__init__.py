@@ -13,6 +13,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         " uniformity",
         "hubness": "Hubness hubness_metrics k_occurrence mixed_gallery",
         "image_distance": "nearest_distance",
+        "learning_curve": "PowerLaw fit_power_law",
+        "match_threshold": "MatchCurve fit_match_curve score_pairs",
         "modality_gap": "EnergyTest centroid_gap energy_test modality_probe",
         "pointing": "PointingGameResult pointing_game",
         "prediction": "average_precision classification_metrics multi_label_metrics"

@@ -19,6 +19,11 @@ from amodal.metrics.hubness import hubness_metrics as hubness_metrics
 from amodal.metrics.hubness import k_occurrence as k_occurrence
 from amodal.metrics.hubness import mixed_gallery as mixed_gallery
 from amodal.metrics.image_distance import nearest_distance as nearest_distance
+from amodal.metrics.learning_curve import PowerLaw as PowerLaw
+from amodal.metrics.learning_curve import fit_power_law as fit_power_law
+from amodal.metrics.match_threshold import MatchCurve as MatchCurve
+from amodal.metrics.match_threshold import fit_match_curve as fit_match_curve
+from amodal.metrics.match_threshold import score_pairs as score_pairs
 from amodal.metrics.modality_gap import EnergyTest as EnergyTest
 from amodal.metrics.modality_gap import centroid_gap as centroid_gap
 from amodal.metrics.modality_gap import energy_test as energy_test
@@ -67,8 +72,10 @@ __all__ = [
     "GeometryOptions",
     "GeometryResult",
     "Hubness",
+    "MatchCurve",
     "PermutationTest",
     "PointingGameResult",
+    "PowerLaw",
     "RetrievalResult",
     "RobustnessCurve",
     "SceneGraphF1",
@@ -86,6 +93,8 @@ __all__ = [
     "cross_modal_retrieval",
     "effective_rank",
     "energy_test",
+    "fit_match_curve",
+    "fit_power_law",
     "geometry_metrics",
     "hubness_metrics",
     "image_text_retrieval",
@@ -107,6 +116,7 @@ __all__ = [
     "rsa",
     "scene_graph_f1",
     "scene_graph_scores",
+    "score_pairs",
     "top_k_accuracy",
     "uniformity",
     "vqa_accuracy",

@@ -116,6 +116,11 @@ class TextInput:
         """Tokens of the texts of a record that are out of vocabulary, and all their tokens."""
         return self.prepare.count_unknown(texts_of(record, self.name))
 
+    def count_truncated(self, record: Record) -> tuple[int, int]:
+        """Texts of a record that are longer than the encoder reads, and all its texts."""
+        texts = texts_of(record, self.name)
+        return self.prepare.count_truncated(texts), len(texts)
+
     def batch(self, values: Sequence[list[str] | None], context: BatchContext) -> InputRows:
         """(B * V, T) token ids of V texts per item, true of the item as it was augmented."""
         most = self.captions or max((len(texts or ()) for texts in values), default=1)

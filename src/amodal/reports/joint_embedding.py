@@ -11,6 +11,7 @@ import torch
 
 from amodal.data.record import Source
 from amodal.evaluators.inputs import query_and_gallery
+from amodal.evaluators.interpretation import recall_by_chance
 from amodal.evaluators.retrieval import RetrievalResult
 from amodal.models.joint_embedding import Embeddings, JointEmbedding
 from amodal.reports.plots import JointMap, joint_map
@@ -155,16 +156,8 @@ def _metrics(values: Mapping[str, float], names: tuple[str, str] | None) -> dict
 
 
 def _chance(name: str, values: Mapping[str, float]) -> float | None:
-    """Recall of a random order, for queries that have equally many positives."""
     direction, _, cutoff = name.partition("/recall@")
-    queries, gallery = values.get(f"{direction}/queries"), values.get(f"{direction}/gallery")
-    if not cutoff.isdigit() or not queries or not gallery:
-        return None
-    positives = max(1.0, gallery / queries)  # 5 captions per image, one image per caption
-    missed = 1.0
-    for drawn in range(int(cutoff)):
-        missed *= max(0.0, 1 - positives / (gallery - drawn)) if gallery > drawn else 0.0
-    return 1 - missed
+    return recall_by_chance(direction, int(cutoff), values) if cutoff.isdigit() else None
 
 
 def _summary(result: RunResult, model: JointEmbedding, found: RetrievalResult | None) -> str:

@@ -131,6 +131,7 @@ class Report:
         summary: one paragraph.
         metrics: name ("retrieval/text_to_image/recall@1") -> result; the first four are shown
             large.
+        meaning: sentences on what they mean.
         log: lines of `train_log.jsonl`: step, loss, `eval/…`.
         searches: examples.
         heatmap: similarities of a few pairs.
@@ -146,6 +147,7 @@ class Report:
     title: str
     summary: str
     metrics: Mapping[str, Metric | float] = field(default_factory=dict)
+    meaning: Sequence[str] = ()
     log: Sequence[Mapping[str, Any]] = ()
     searches: Sequence[SearchExample] = ()
     heatmap: Heatmap | None = None
@@ -293,7 +295,8 @@ def _metric_row(name: str, metric: Metric | float) -> _MetricRow:
         if metric.chance is not None:
             bar["chance"] = 100 * metric.chance
     times = ""
-    if percent and metric.chance and metric.value >= 2 * metric.chance:
+    least = metric.value if metric.low is None else metric.low  # a factor needs to be certain
+    if percent and metric.chance and least > metric.chance and metric.value >= 2 * metric.chance:
         times = (
             f"{metric.value / metric.chance:,.{0 if metric.value >= 10 * metric.chance else 1}f}"
         )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from amodal.evaluators.interpretation import interpret
 from amodal.reports.report import Metric, Report, write_report
 from amodal.training.folder import LOG
 from amodal.training.kinds import kind_of_recipe, resolve
@@ -71,6 +72,7 @@ def run_report(
     return Report(
         title=title,
         summary=summary,
+        meaning=interpret(result.metrics),
         metrics=metrics,
         log=read_log(result.folder),
         recipe=recipe.to_yaml(),

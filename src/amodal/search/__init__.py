@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "description": "IndexDescription StoreError",
         "embed": "EmbeddingModel embed_source",
         "indexing": "IndexSummary add_to_index",
+        "match": "SearchResult search_matches",
         "parquet": "EmbeddingSummary write_parquet",
         "query": "named_values query_vector",
         "store": "Hit VectorStore",

@@ -6,6 +6,8 @@ from amodal.search.embed import EmbeddingModel as EmbeddingModel
 from amodal.search.embed import embed_source as embed_source
 from amodal.search.indexing import IndexSummary as IndexSummary
 from amodal.search.indexing import add_to_index as add_to_index
+from amodal.search.match import SearchResult as SearchResult
+from amodal.search.match import search_matches as search_matches
 from amodal.search.parquet import EmbeddingSummary as EmbeddingSummary
 from amodal.search.parquet import write_parquet as write_parquet
 from amodal.search.query import named_values as named_values
@@ -20,11 +22,13 @@ __all__ = [
     "Hit",
     "IndexDescription",
     "IndexSummary",
+    "SearchResult",
     "StoreError",
     "VectorStore",
     "add_to_index",
     "embed_source",
     "named_values",
     "query_vector",
+    "search_matches",
     "write_parquet",
 ]

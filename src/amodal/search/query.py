@@ -141,6 +141,30 @@ def _has_alias(text: str) -> bool:
         return False  # it will not be read, or is no YAML but a path
 
 
+def text_notes(model: EmbeddingModel, values: Mapping[str, Any]) -> list[str]:
+    """Sentences on the words of a query that the model does not know, and on what it cuts off.
+
+    Args:
+        model: that embeds the query.
+        values: input -> the one value of it.
+    """
+    notes = []
+    for name, value in values.items():
+        prepare: Any = model.preprocessors.get(name)
+        if hasattr(prepare, "unknown_words"):
+            unknown, words = prepare.unknown_words(str(value))
+            if unknown:
+                notes.append(
+                    f"{len(unknown)} of {words} words of the {name} are not in the vocabulary of "
+                    f"the run: {', '.join(unknown)}"
+                )
+            if prepare.count_truncated([str(value)]):
+                notes.append(
+                    f"the {name} is truncated: the run reads {prepare.max_length} tokens of a text"
+                )
+    return notes
+
+
 def returned_input(
     asked: str | None, counts: Mapping[str, int], types: Mapping[str, str], query: Mapping[str, Any]
 ) -> str | None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -25,6 +25,9 @@ from amodal.search.ranking import Ranked, nearest, nearest_filtered
 from amodal.search.rows import FIXED, Key, Row, schema, to_table
 from amodal.search.table import drop_duplicates, finish, unfinished, with_columns
 
+if TYPE_CHECKING:
+    from amodal.metrics.match_threshold import Match
+
 TABLE = "rows"
 LOCK = "writer.lock"
 OWN_FILES = ("lancedb", LOCK, FILE)  # beginnings of names in a folder of an index
@@ -35,7 +38,12 @@ HIDDEN = frozenset({"embedding", "thumbnail"})  # columns that no filter uses
 
 @dataclass(frozen=True)
 class Hit:
-    """One row that a search found; `score` is its cosine similarity to the query."""
+    """One row that a search found.
+
+    Args:
+        score: its cosine similarity to the query.
+        match: what the score says about a match; None where the run is not calibrated.
+    """
 
     score: float
     id: str
@@ -46,11 +54,13 @@ class Hit:
     origin: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
     thumbnail: bytes | None = field(default=None, repr=False)  # JPEG
+    match: Match | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The values that can be written as JSON: all but the thumbnail."""
         names = ("score", "id", "input", "row", "text", "path", "origin", "metadata")
-        return {name: getattr(self, name) for name in names}
+        match = None if self.match is None else self.match._asdict()
+        return {**{name: getattr(self, name) for name in names}, "match": match}
 
 
 @dataclass

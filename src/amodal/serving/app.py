@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from amodal.data.decode import decode_image
 from amodal.data.record import BrokenRecordError
 from amodal.evaluators.inputs import query_and_gallery
+from amodal.evaluators.match_threshold import MatchCalibration
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer.image_generation import (
     GUIDANCE,
@@ -24,7 +25,7 @@ from amodal.models.multimodal_transformer.image_generation import (
 from amodal.search.description import StoreError
 from amodal.search.embed import EmbeddingModel
 from amodal.search.limits import MAX_FILTER, MAX_K
-from amodal.search.query import query_vector, returned_input
+from amodal.search.match import search_matches
 from amodal.search.store import Hit, VectorStore
 from amodal.serving.images import data_url, examples, png_url
 from amodal.serving.served import ImageGenerator, ServedModels, TextGenerator, Tokenization
@@ -129,7 +130,7 @@ def create_app(served: ServedModels, *, hosts: Sequence[str] = LOCAL) -> FastAPI
         return await asyncio.to_thread(examples)
 
     if served.embedding_model is not None and served.store is not None:
-        _add_search(app, work, served.embedding_model, served.store)
+        _add_search(app, work, served.embedding_model, served.store, served.calibration)
     elif served.embedding_model is not None:
         compared = query_and_gallery(served.embedding_model)
         assert compared is not None  # checked when the run was opened
@@ -152,7 +153,13 @@ def create_app(served: ServedModels, *, hosts: Sequence[str] = LOCAL) -> FastAPI
     return app
 
 
-def _add_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: VectorStore) -> None:
+def _add_search(
+    app: FastAPI,
+    work: Worker,
+    model: EmbeddingModel,
+    store: VectorStore,
+    calibration: MatchCalibration | None,
+) -> None:
     @app.post("/api/search")
     async def search(
         request: Request,
@@ -163,8 +170,16 @@ def _add_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: Vector
             str | None, Form(description="Filter, such as label = 'dog' AND width > 200.")
         ] = None,
         input: Annotated[MaybeText, Form(description="Input to return, or all.")] = None,
+        min_precision: Annotated[
+            float | None,
+            Form(gt=0, lt=1, description="Leave out hits below the score of this precision."),
+        ] = None,
     ) -> JSONResponse:
         """Nearest rows of the index to the values of one or more inputs of the model.
+
+        Each hit has a `match` with its label and probability where the run was calibrated on
+        held-out data; `likely_match` says whether there is a likely match among them, and
+        `notes` has what is to be said about the query and its hits.
 
         `text` and `image` stand for the input of that type; every input may also be given under
         its own name: files are uploaded, other values are written as on the command line.
@@ -175,11 +190,18 @@ def _add_search(app: FastAPI, work: Worker, model: EmbeddingModel, store: Vector
 
         def find() -> JSONResponse:  # written here, since a thousand thumbnails take a while
             values = read_values(model, fields)
-            returned = returned_input(input or None, store.counts(), model.types, values)
-            vector = query_vector(model, values)
-            hits = store.search(vector, k, where=where or None, input=returned)
-            found = [_hit_fields(rank, hit) for rank, hit in enumerate(hits, start=1)]
-            return JSONResponse({"hits": found})
+            result = search_matches(
+                store,
+                model,
+                calibration,
+                values,
+                k,
+                where=where or None,
+                returned=input or None,
+                min_precision=min_precision,
+            )
+            found = [_hit_fields(rank, hit) for rank, hit in enumerate(result.hits, start=1)]
+            return JSONResponse({**result.as_dict(), "hits": found})
 
         return await work(find)
 

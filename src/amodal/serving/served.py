@@ -17,6 +17,7 @@ from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.yaml_document import YamlError, read_yaml
 from amodal.evaluators.inputs import text_inputs
+from amodal.evaluators.match_threshold import MatchCalibration
 from amodal.models.joint_embedding import JointEmbedding
 from amodal.models.multimodal_transformer.image_generation import GUIDANCE, TEMPERATURE
 from amodal.models.multimodal_transformer.model import MultimodalTransformer
@@ -86,6 +87,7 @@ class ServedModels:
         kind: the content of the folder in words.
         embedding_model: for search and zero-shot classification.
         store: the index to search.
+        calibration: what the scores of its hits say about a match.
         text_generator: for questions, captions and conversations.
         text_tasks: which of these the model was trained for.
         image_generator: for images.
@@ -99,6 +101,7 @@ class ServedModels:
     kind: str
     embedding_model: EmbeddingModel | None = None
     store: VectorStore | None = None
+    calibration: MatchCalibration | None = None
     text_generator: TextGenerator | None = None
     text_tasks: tuple[Capability, ...] = ()
     image_generator: ImageGenerator | None = None
@@ -197,6 +200,7 @@ def _index(folder: Path, run: Path | None) -> dict[str, Any]:
     return {
         "kind": "search index",
         "store": store,
+        "calibration": MatchCalibration.read(where, store.fingerprint),
         "embedding_model": _on_device(model),
         "metrics": _metrics(where),
     }

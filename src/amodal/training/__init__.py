@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "errors": "RunError TrainingError",
         "kinds": "MODEL_KINDS ModelKind open_run",
+        "learning_curve": "LearningCurve trace_learning_curve",
         "objectives": "Objectives",
         "progress": "ProgressCallbacks",
         "recipe": "Recipe load_recipe parse_recipe",

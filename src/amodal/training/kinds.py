@@ -7,8 +7,9 @@ of the classes that it names; they are imported when they are used.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -51,6 +52,9 @@ class Evaluator:
         available: whether a model of the kind can be evaluated like this.
         presentation: `present(result, metrics, title, folder)` with the tables to print; it may
             write plots into the folder.
+        calibration: `calibrate(result, model, source, folder)` fits what needs held-out data, such
+            as the match threshold, into a run folder that lacks it, and returns a sentence on it,
+            None where there was nothing to do; empty: nothing is fitted.
     """
 
     function: Reference
@@ -60,6 +64,7 @@ class Evaluator:
     training_source: Literal["", "run", "given"] = ""
     available: Callable[[Any], bool] = lambda model: True
     presentation: Reference = "amodal.reports.tables:present_metrics"
+    calibration: Reference = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +110,15 @@ class ModelKind:
         """Task -> evaluator, for the tasks that a model of this kind has."""
         return {n: one for n, one in self.evaluators.items() if one.available(model)}
 
+    def headline_metrics(self, metrics: Iterable[str]) -> list[str]:
+        """The names of metrics that `amodal train` prints."""
+        return [
+            name
+            for name in metrics
+            if any(fnmatchcase(name, pattern) for pattern in self.headlines)
+            and not name.endswith(("/low", "/high"))
+        ]
+
     def next_commands(self, run: Path, tasks: Sequence[str] = ()) -> list[str]:
         """Shell commands to try next with a run; a comment follows " # "."""
         found = [line for task in tasks or ("",) for line in self.commands.get(task, ())]
@@ -147,8 +161,9 @@ JOINT_EMBEDDING = ModelKind(
     evaluators={
         "retrieval": Evaluator(
             "amodal.evaluators.retrieval:evaluate_retrieval",
-            needs_source=True,
             options=("captions", "folds"),
+            arguments={"keyword_search": True},
+            calibration="amodal.evaluators.match_threshold:keep_match_calibration",
         ),
         "zero-shot": Evaluator(
             "amodal.evaluators.zero_shot:evaluate_zero_shot",

@@ -35,7 +35,7 @@ from amodal.training.folder import (
     prepare_folder,
 )
 from amodal.training.interruption import graceful_interrupt
-from amodal.training.kinds import kind_of_recipe, open_run, run_class
+from amodal.training.kinds import kind_of_recipe, open_run, resolve, run_class
 from amodal.training.processes import check_same_data, together, wait_for_all
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.progressive import check_progressive_resizing
@@ -238,6 +238,8 @@ def _complete(
     metrics["train/data_seconds"] = round(trainer.data_seconds, 2)
     metrics["train/items_per_second"] = round(trainer.read_items / trainer.step_seconds, 1)
     metrics["data/broken_rows"] = len(trainer.broken)
+    if result.train_source is not None:
+        metrics["data/train_items"] = len(result.train_source)
     for name, count in trainer.truncated.items():
         metrics[f"data/truncated_{name}_rows"] = count
     metrics |= result.metrics
@@ -246,10 +248,24 @@ def _complete(
         broken = [{"origin": e.origin, "reason": e.reason} for e in result.broken]
         write_text(folder / BROKEN, json.dumps(broken, indent=1, ensure_ascii=False))
         write_text(folder / "README.md", model_card(run, metrics))
+        _calibrate(recipe, result, callbacks)
         more = finish(result)
         write_text(folder / METRICS, json.dumps({**metrics, **more}, indent=1))
         clean_up(folder)
     return result
+
+
+def _calibrate(recipe: Recipe, result: RunResult, callbacks: ProgressCallbacks) -> None:
+    """Fit what needs held-out data into the run folder, such as the match threshold of search."""
+    if result.validation_source is None:
+        return
+    evaluators = kind_of_recipe(recipe).evaluators
+    for task, found in result.results.items():
+        if task in evaluators and evaluators[task].calibration:
+            calibrate = resolve(evaluators[task].calibration)
+            done = calibrate(found, result.model, result.validation_source.name, result.folder)
+            if done:
+                callbacks.warn(done)
 
 
 def _finished(folder: Path) -> RunResult:

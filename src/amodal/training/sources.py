@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from amodal.data.cache import CachedSource, Decoder
-from amodal.data.holdout import hold_out
+from amodal.data.holdout import hold_out, share_of
 from amodal.data.near_duplicates import Fingerprints
 from amodal.data.record import BrokenRecordError, DataError, Record, Source, StreamingSource
 from amodal.data.sources.columns import Reading
@@ -51,6 +51,8 @@ def open_sources(
         check_columns(recipe.model.encoders, validation)
     else:
         train, validation = _held_out(recipe, train, callbacks)
+    if recipe.data.train_share < 1:
+        train = share_of(train, recipe.data.train_share)
     if not recipe.data.cache:
         return train, validation
     decoders = decoders_of(recipe)

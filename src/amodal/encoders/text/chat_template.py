@@ -17,6 +17,7 @@ from amodal.encoders.text.tokenizer import (
     TokenizerConfig,
     build_tokenizer,
     count_unknown,
+    unknown_words,
 )
 
 ROLES = {
@@ -104,14 +105,7 @@ class ChatTemplate:
 
     def unknown(self, text: str) -> list[str]:
         """Out-of-vocabulary words of a text, as written, each once."""
-        tokenizer = self.tokenizer
-        if tokenizer.unk_token_id is None or not tokenizer.is_fast:
-            return []
-        encoded = tokenizer(
-            text, add_special_tokens=False, verbose=False, return_offsets_mapping=True
-        )
-        spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-        return list(dict.fromkeys(text[a:b] for i, (a, b) in spans if i == tokenizer.unk_token_id))
+        return unknown_words(self.tokenizer, text)[0]
 
     def count_unknown(self, texts: list[str]) -> tuple[int, int]:
         """Tokens of the texts that are out of vocabulary, and all their tokens."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from amodal.encoders.hub import load_pretrained
-from amodal.encoders.text.tokenizer import count_unknown
+from amodal.encoders.text.tokenizer import count_unknown, unknown_words
 
 KNOWN = 1 << 17  # texts whose ids are kept, about 30 MB
 # How a tokenizer was loaded: not part of it, and equal tokenizers have equal files.
@@ -123,6 +123,10 @@ class TextPreprocessor:
     def count_unknown(self, texts: list[str]) -> tuple[int, int]:
         """Tokens of the texts that are out of vocabulary, and all their tokens."""
         return count_unknown(self.tokenizer, texts)
+
+    def unknown_words(self, text: str) -> tuple[list[str], int]:
+        """Out-of-vocabulary words of a text, each once, and the number of its words."""
+        return unknown_words(self.tokenizer, text)
 
     def save(self, folder: str | Path) -> None:
         """Write the tokenizer's files and the maximum length."""

@@ -204,3 +204,35 @@ def count_unknown(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> tuple
     rows = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
     ids = [i for row in rows["input_ids"] for i in row]
     return sum(i == tokenizer.unk_token_id for i in ids), len(ids)
+
+
+def unknown_words(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[list[str], int]:
+    """Out-of-vocabulary words of a text, as written, each once; and the number of its words.
+
+    Words are what the tokenizer splits a text into before it looks for tokens, punctuation left
+    out.
+
+    Examples:
+        >>> from amodal.encoders import train_tokenizer
+        >>> from amodal.encoders.text.tokenizer import unknown_words
+        >>> tokenizer = train_tokenizer(["a red circle", "a blue square"], 60, model="word")
+        >>> unknown_words(tokenizer, "a red Zebra, a xylophon")
+        (['Zebra', 'xylophon'], 5)
+    """
+    if not tokenizer.is_fast:
+        return [], len(text.split())
+    encoded = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    spans: dict[int, tuple[int, int]] = {}  # word -> where it is in the text
+    unknown: set[int] = set()
+    for word, i, (start, end) in zip(
+        encoded.word_ids(), encoded["input_ids"], encoded["offset_mapping"], strict=True
+    ):
+        if word is None:
+            continue
+        before = spans.get(word, (start, end))
+        spans[word] = (min(before[0], start), max(before[1], end))
+        if i == tokenizer.unk_token_id:
+            unknown.add(word)
+    written = {word: text[start:end].strip() for word, (start, end) in spans.items()}
+    words = {word: part for word, part in written.items() if any(map(str.isalnum, part))}
+    return list(dict.fromkeys(words[word] for word in words if word in unknown)), len(words)

@@ -48,9 +48,10 @@ export function startSearch(panel, about) {
     if (imageInput) fields[imageInput.name] = upload.file;
     const given = about.inputs.some(({ name }) => isGiven(fields[name]));
     if (!given) throw new Error(`provide ${about.inputs.map((one) => one.name).join(" or ")}`);
-    const { hits } = await request("api/search", fields);
+    const { hits, notes, left_out } = await request("api/search", fields);
+    panel.querySelector(".notes").replaceChildren(...notes.map((note) => create("li", "", note)));
     panel.querySelector(".hits").replaceChildren(...hits.map(hitItem));
-    return hits.length ? "" : "no hits";
+    return hits.length ? "" : left_out ? `no hits, ${left_out} left out` : "no hits";
   });
 }
 
@@ -65,6 +66,10 @@ function hitItem(hit) {
   const metadata = Object.entries(hit.metadata).map(([name, value]) => `${name} ${value}`);
   item.title = [hit.text ?? "", ...metadata.slice(0, 12)].join("\n");
   item.append(create("div", "rank", `${hit.rank}. ${hit.score.toFixed(3)}`));
+  if (hit.match) {
+    const { label, probability } = hit.match;
+    item.append(create("div", `match ${label.split(" ")[0]}`, `${label} ${probability.toFixed(2)}`));
+  }
   if (hit.text) item.append(create("div", "text", hit.text));
   item.append(create("div", "file", hit.path ?? hit.id));
   return item;

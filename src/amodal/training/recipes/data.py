@@ -22,6 +22,8 @@ class DataRecipe(StrictModel):
         near_duplicates: items with nearly the same image, or with an equal caption or file, are
             held out together or not at all; `ignore`: each on its own. `auto`: together, up to
             20,000 items, as every image is decoded for it.
+        train_share: share of the training items that is trained on; smaller shares are parts of
+            larger ones.
         captions_per_item: captions per item and step; all are positives of the item.
         questions_per_item: question-answer pairs per item and step.
         views_per_item: augmented images per item and step.
@@ -36,6 +38,7 @@ class DataRecipe(StrictModel):
     validation: SourceConfig | None = None
     holdout: float = Field(0.1, ge=0, lt=1)
     near_duplicates: Literal["auto", "together", "ignore"] = "auto"
+    train_share: float = Field(1.0, gt=0, le=1)
     captions_per_item: int = Field(1, ge=1)
     questions_per_item: int = Field(8, ge=1)
     views_per_item: int = Field(1, ge=1)

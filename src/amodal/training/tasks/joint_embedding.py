@@ -17,6 +17,7 @@ from amodal.data.atomic import staged_files
 from amodal.data.batch import Batch
 from amodal.data.record import DataError, Source, readable_records
 from amodal.evaluators.embedding import embed_items
+from amodal.evaluators.interpretation import START
 from amodal.evaluators.loop import Autocast
 from amodal.evaluators.result import EvaluationResult
 from amodal.evaluators.retrieval import evaluate_retrieval, mean_recall
@@ -135,10 +136,26 @@ class JointEmbeddingRun:
             model,
             self.validation,
             seed=self.recipe.train.seed,
+            keyword_search=True,
             autocast=autocast,
             tick=callbacks.advance,
         )
-        return dict(result.metrics), {"retrieval": result}
+        start = self._start_metrics(model, autocast, callbacks)
+        return {**result.metrics, **start}, {"retrieval": result}
+
+    def _start_metrics(
+        self, model: JointEmbedding, autocast: Autocast, callbacks: ProgressCallbacks
+    ) -> dict[str, float]:
+        """Retrieval by the pretrained weights of a dual encoder; others start at chance."""
+        if self.options.dual_encoder is None or self.validation is None:
+            return {}
+        callbacks.stage("zero-shot evaluation", len(self.validation))
+        start = JointEmbedding(model.config, model.preprocessors, pretrained=True)
+        start.to(model.device)  # type: ignore[arg-type]
+        found = evaluate_retrieval(
+            start, self.validation, bootstrap=0, autocast=autocast, tick=callbacks.advance
+        )
+        return {f"{START}/{name}": value for name, value in found.metrics.items()}
 
     def card(self, metrics: dict[str, float]) -> ModelCard:
         return ModelCard(

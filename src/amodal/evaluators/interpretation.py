@@ -1,0 +1,113 @@
+"""What metrics mean: sentences that set them beside chance, the start and a keyword search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+START = "start"  # prefix of the metrics of pretrained weights before any training
+KEYWORDS = "keyword_search"  # prefix of the metrics of a search in other captions of the items
+MAX_DIRECTIONS = 2  # of a model with many inputs; the table has all of them
+
+
+def interpret(metrics: Mapping[str, float]) -> list[str]:
+    """Sentences on flat metrics; none where there is nothing to compare them with.
+
+    A factor over chance is named only where the 95 % interval lies above chance.
+
+    Args:
+        metrics: flat values with their intervals, as an evaluation writes them.
+
+    Examples:
+        >>> from amodal.evaluators import interpret
+        >>> values = {"recall@1": 0.2, "recall@1/low": 0.18, "recall@1/high": 0.22}
+        >>> values |= {"recall@10": 0.6, "queries": 1000, "gallery": 1000}
+        >>> text = interpret({f"retrieval/text_to_image/{n}": v for n, v in values.items()})[0]
+        >>> "the best of 1,000 rows is correct for 20.0 % (95 % interval 18.0 … 22.0 %)" in text
+        True
+        >>> "200 times chance (0.1 %)" in text
+        True
+    """
+    names = [n for n in metrics if n.startswith("retrieval/") and n.endswith("/recall@1")]
+    found = [_retrieval(name, metrics) for name in names[:MAX_DIRECTIONS]]
+    if "zero_shot/top1" in metrics and metrics.get("zero_shot/classes"):
+        classes = metrics["zero_shot/classes"]
+        found.append(
+            f"the best of {classes:,.0f} classes is correct for "
+            f"{_with_interval('zero_shot/top1', metrics)} of the items"
+            f"{_beside_chance('zero_shot/top1', 1 / classes, metrics)}."
+        )
+    return found
+
+
+def recall_by_chance(direction: str, k: int, metrics: Mapping[str, float]) -> float | None:
+    """Recall@k of a random order, for queries that have equally many positives.
+
+    Args:
+        direction: prefix of the metrics, such as `retrieval/text_to_image`.
+        k: rank up to which a positive counts.
+        metrics: flat values, with the numbers of queries and of gallery rows.
+    """
+    queries, gallery = metrics.get(f"{direction}/queries"), metrics.get(f"{direction}/gallery")
+    if not queries or not gallery:
+        return None
+    positives = max(1.0, gallery / queries)  # 5 captions per image, one image per caption
+    missed = 1.0
+    for drawn in range(k):
+        missed *= max(0.0, 1 - positives / (gallery - drawn)) if gallery > drawn else 0.0
+    return 1 - missed
+
+
+def _retrieval(name: str, metrics: Mapping[str, float]) -> str:
+    direction = name.rpartition("/")[0]
+    readable = direction.removeprefix("retrieval/").replace("_to_", " to ").replace("_", " ")
+    rows = f"{metrics.get(f'{direction}/gallery', 0):,.0f} rows"
+    parts = [
+        f"{readable}: the best of {rows} is correct for {_with_interval(name, metrics)} of the "
+        f"queries{_beside_chance(name, recall_by_chance(direction, 1, metrics), metrics)}"
+    ]
+    if f"{direction}/recall@10" in metrics:
+        share = _percent(metrics[f"{direction}/recall@10"])
+        parts.append(f"one of the best 10 is correct for {share}")
+    query = direction.removeprefix("retrieval/").partition("_to_")[0]
+    references = (
+        (f"{START}/{name}", "the pretrained weights before training"),
+        (f"{KEYWORDS}/{query}/recall@1", "a keyword search in another caption of each item"),
+    )
+    for reference, phrase in references:
+        if reference in metrics:
+            value = metrics[reference]
+            parts.append(f"{_comparison(name, value, metrics)} {phrase} ({_percent(value)})")
+    return "; ".join(parts) + "."
+
+
+def _beside_chance(name: str, chance: float | None, metrics: Mapping[str, float]) -> str:
+    if not chance:
+        return ""
+    share = _percent(chance)
+    low, value = metrics.get(f"{name}/low"), metrics[name]
+    if low is None:
+        return f"; by chance it would be {share}"
+    if low <= chance:
+        return f", which is not distinguishable from chance ({share})"
+    return f", {value / chance:.{0 if value > 10 * chance else 1}f} times chance ({share})"
+
+
+def _comparison(name: str, reference: float, metrics: Mapping[str, float]) -> str:
+    low, high = metrics.get(f"{name}/low"), metrics.get(f"{name}/high")
+    if low is None or high is None:
+        return "compare with"
+    if low > reference:
+        return "that is better than"
+    return "that is worse than" if high < reference else "that is not distinguishable from"
+
+
+def _with_interval(name: str, metrics: Mapping[str, float]) -> str:
+    text = _percent(metrics[name])
+    low, high = metrics.get(f"{name}/low"), metrics.get(f"{name}/high")
+    if low is None or high is None:
+        return text
+    return f"{text} (95 % interval {100 * low:.1f} … {_percent(high)})"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.0005 or share == 0 else f"{100 * share:.2g} %"
