@@ -54,8 +54,8 @@ def learning_curve(
             loaded, folder, shares=share or SHARES, metric=metric, callbacks=callbacks
         )
     if curve is None:
-        console.print("stopped: the same command continues")
-        raise typer.Exit(1)
+        console.print("the same command continues")
+        raise KeyboardInterrupt
     table = Table("training items", curve.metric, "95 % interval", box=None, pad_edge=False)
     for items, score in zip(curve.items, curve.scores, strict=True):
         table.add_row(f"{items:,}", f"{score.value:.3f}", f"{score.low:.3f} … {score.high:.3f}")

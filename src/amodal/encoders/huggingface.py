@@ -223,9 +223,10 @@ class HuggingFaceEncoder(nn.Module):
         model = build_model(config.name, config.architecture is not None, model_config, pretrained)
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
-        layers = getattr(model.config, "num_hidden_layers", None)
-        if self.text and layers is not None and config.last_layers > layers:
-            raise ValueError(f"last_layers: {config.last_layers}; the model has {layers}")
+        self.last_layers = config.last_layers if isinstance(config, HuggingFaceTextConfig) else 1
+        layers = getattr(model.config, "num_hidden_layers", self.last_layers)
+        if self.last_layers > layers:
+            raise ValueError(f"last_layers: {self.last_layers}; the model has {layers}")
         pooler = getattr(model, "pooler", None)
         if pooler is not None and any(True for _ in pooler.parameters()):
             model.pooler = None  # it would never get a gradient
@@ -238,7 +239,6 @@ class HuggingFaceEncoder(nn.Module):
         if isinstance(config, HuggingFaceTextConfig):
             update["tokenizer"] = config.chosen_tokenizer()
         self.config: EncoderConfig = config.model_copy(update=update)
-        self.last_layers = config.last_layers if isinstance(config, HuggingFaceTextConfig) else 1
         self.width = int(_width(model.config)) * self.last_layers
         self.pooling: PoolingName = self._default_pooling()
         freeze_unused(self, lambda: self(**self._smallest(config))[0])
