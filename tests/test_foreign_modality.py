@@ -66,25 +66,52 @@ def environment():
     return {**os.environ, "PYTHONPATH": os.pathsep.join([str(PLUGIN), *sys.path])}
 
 
-def amodal(folder, *arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "amodal", *map(str, arguments)],
-        cwd=folder, env=environment(), capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+# Runs the commands that it reads as JSON lines; prints for each its exit code and what it said.
+DRIVER = """
+import contextlib, io, json, sys
+from amodal.cli import main as cli
+
+for line in sys.stdin:
+    sys.argv, said = ["amodal", *json.loads(line)], io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, said.getvalue()]), flush=True)
+"""
 
 
 @pytest.fixture(scope="module")
-def run(folder):
-    said = amodal(folder, "train", "recipe.yaml", "--out", "run")
+def amodal(folder):
+    """Runs commands one after the other in a process that has the plugin; returns what is said."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER],
+        cwd=folder, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+    def run(*words, code=0):
+        process.stdin.write(json.dumps(list(map(str, words))) + "\n")
+        process.stdin.flush()
+        found, said = json.loads(process.stdout.readline())
+        assert found == code, said
+        return said
+
+    yield run
+    process.stdin.close()
+    assert process.wait(timeout=60) == 0
+
+
+@pytest.fixture(scope="module")
+def run(folder, amodal):
+    said = amodal("train", "recipe.yaml", "--out", "run")
     assert "1 broken rows" in said
     return folder / "run"
 
 
 @pytest.fixture(scope="module")
-def index(folder, run):
-    said = amodal(folder, "index", "run", "validation.csv", "--out", "index")
+def index(folder, run, amodal):
+    said = amodal("index", "run", "validation.csv", "--out", "index")
     assert "expected points (N, 2)" in said
     return folder / "index"
 
@@ -101,20 +128,18 @@ def test_a_trained_run_has_the_type_in_its_folder_and_its_report(folder, run):
     assert metrics["retrieval/text_to_cloud/recall@10"] > 0.9
 
 
-def test_it_is_evaluated_embedded_and_searched(folder, run, index):
-    said = amodal(folder, "evaluate", "run", "--on", "validation.csv")
+def test_it_is_evaluated_embedded_and_searched(run, index, amodal):
+    said = amodal("evaluate", "run", "--on", "validation.csv")
     assert "retrieval/cloud_to_text" in said
-    said = amodal(folder, "embed", "run", "validation.csv", "--out", "rows")
+    said = amodal("embed", "run", "validation.csv", "--out", "rows")
     assert "24 cloud" in said
-    hits = json.loads(amodal(folder, "search", "index", "a circle on the left", "--json", "-k", 4))
+    hits = json.loads(amodal("search", "index", "a circle on the left", "--json", "-k", 4))
     assert [hit["input"] for hit in hits["hits"]] == ["cloud"] * 4
     assert all("circle on the left" in hit["text"] for hit in hits["hits"])
     points = json.dumps(points_of("cross", "right", np.random.default_rng(7)).tolist())
-    found = json.loads(
-        amodal(folder, "search", "index", "--input", f"cloud={points}", "--json", "-k", 1)
-    )
+    found = json.loads(amodal("search", "index", "--input", f"cloud={points}", "--json", "-k", 1))
     assert found["hits"][0]["text"] == "a cross on the right"
-    said = amodal(folder, "search", "index", "--input", "cloud=[[1, 2, 3]]", code=1)
+    said = amodal("search", "index", "--input", "cloud=[[1, 2, 3]]", code=1)
     assert "expected points (N, 2)" in said
 
 

@@ -26,8 +26,8 @@ from amodal.training.sources import open_for_run
 
 INPUTS = ("scene", "outline", "caption")
 ENCODERS = {
-    "scene": {"type": "image", "kind": "small_cnn", "size": 32, "widths": [16, 32, 64]},
-    "outline": {"type": "image", "kind": "small_cnn", "size": 32, "widths": [16, 32, 64]},
+    "scene": {"type": "image", "kind": "small_cnn", "size": 32, "widths": [8, 16, 32]},
+    "outline": {"type": "image", "kind": "small_cnn", "size": 32, "widths": [8, 16, 32]},
     "caption": {"type": "text", "kind": "small_transformer", "width": 48, "heads": 2, "layers": 1,
                 "max_length": 32},
 }  # fmt: skip
@@ -129,7 +129,7 @@ def write_table(path, count, seed, **options):
 
 @pytest.mark.slow
 def test_each_input_finds_each_other_after_training(tmp_path):
-    write_table(tmp_path / "train.csv", 1200, 0)
+    write_table(tmp_path / "train.csv", 1000, 0)
     write_table(tmp_path / "held.csv", 60, 1, missing=0)
     columns = {"id": "id", "scene": "picture_of_scene", "caption": "words"}
     recipe = parse_recipe(
@@ -137,7 +137,7 @@ def test_each_input_finds_each_other_after_training(tmp_path):
             "data": {"train": {"kind": "table", "path": str(tmp_path / "train.csv"),
                                "columns": columns}, "cache": True},
             "model": {"encoders": ENCODERS, "projection": {"kind": "linear", "dim": 64}},
-            "train": {"epochs": 30, "batch_size": 64, "learning_rate": 2e-3, "precision": "fp32",
+            "train": {"epochs": 30, "batch_size": 48, "learning_rate": 3e-3, "precision": "fp32",
                       "evaluate_every": 30, "save_every": 30},
         },
         "test",

@@ -19,7 +19,7 @@ from amodal.data.record import BrokenRecordError, DataError
 MAX_PIXELS = 178_956_970
 MAX_SIDE = 65_535  # pixels, as in JPEG; each row and column of an image costs time of its own
 MEMORY_VARIABLE = "AMODAL_IMAGE_MEMORY"
-DEFAULT_MEMORY = 480_000_000  # bytes that one image may take while it is decoded
+DEFAULT_MEMORY = 400_000_000  # bytes that one image may take while it is decoded
 MAX_PARTS = 50_000  # chunks, segments or blocks of one file
 MAX_TIFF_VALUES = 1 << 17  # of one tag that is no byte string: strips, tiles, colours
 MAX_SCANS = 500  # of a progressive JPEG; usual are ten
