@@ -165,3 +165,6 @@ def test_what_is_data_and_what_is_a_recipe(amodal):
         "scenes:size=4": "scenes-size-4",
     }
     assert {path: recipe_file(path).stem for path in written} == written
+    Path("linked").symlink_to("photos")
+    assert recipe_file("linked") == Path("linked.yaml")
+    assert recipe_file(".").stem == Path.cwd().name

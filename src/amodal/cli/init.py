@@ -91,7 +91,7 @@ def recipe_for_data(path: str) -> Path:
 
 def recipe_file(path: str) -> Path:
     """Where the recipe of data is written: in the working directory, named as the data are."""
-    data = Path(path).resolve()
+    data = Path(os.path.abspath(path))  # a link keeps its own name
     name = re.sub(r"[^\w.-]+", "-", data.name if data.is_dir() else data.stem).strip("-.")
     return Path(f"{name or 'recipe'}.yaml")
 
