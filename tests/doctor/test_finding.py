@@ -1,6 +1,8 @@
 """Findings as options of the command line and as YAML, and the counts behind them."""
 
+import re
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -76,3 +78,16 @@ def test_what_is_no_subject_is_refused(text):
 def test_a_source_takes_no_settings():
     with pytest.raises(DataError, match="--set changes a recipe"):
         open_subject("scenes:size=8", overrides=["train.epochs=2"])
+
+
+def test_every_finding_is_documented_and_every_documented_one_exists():
+    root = Path(__file__).parents[2]
+    code = "".join(file.read_text() for file in (root / "src/amodal/doctor").glob("*.py"))
+    names = set(re.findall(r'Finding\(\s*"(\w+)"', code))
+    page = (root / "docs" / "doctor.md").read_text()
+    tables = "".join(line.split("|")[2] for line in page.splitlines() if line.startswith("|"))
+    documented = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", tables)) | {"overfitting"}
+    assert len(names) > 25
+    assert names - {"learning_rate_sweep"} == documented & names
+    assert documented <= names
+    assert "learning_rate_sweep" in page

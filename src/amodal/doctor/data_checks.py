@@ -53,7 +53,7 @@ def broken_rows(subject: Subject) -> Iterator[Finding]:
 def blank_images(subject: Subject) -> Iterator[Finding]:
     """Images of one colour, and one image in the place of many."""
     for facts in subject.sources:
-        flat = np.flatnonzero(facts.hashes == 0)
+        flat = np.flatnonzero(facts.flat)
         if len(flat) > MAX_BLANK * len(facts.hashes):
             yield Finding(
                 "blank_images",
@@ -151,7 +151,7 @@ def overlap(subject: Subject) -> Iterator[Finding]:
     if held_out is None or not len(held_out.contents) or not len(train.contents):
         return
     split = len(train.hashes)
-    exact = np.isin(held_out.contents, train.contents) & (held_out.hashes != 0)
+    exact = np.isin(held_out.contents, train.contents) & ~held_out.flat
     hashes = np.concatenate([train.hashes, held_out.hashes])
     pairs = near_duplicate_pairs(hashes, np.concatenate([train.colors, held_out.colors]))
     group = _groups(len(hashes), pairs)
@@ -187,7 +187,7 @@ def overlap(subject: Subject) -> Iterator[Finding]:
 def _placeholders(facts: SourceFacts) -> np.ndarray:
     """(M,) bool, the images that many items have byte for byte."""
     _, place, count = np.unique(facts.contents, return_inverse=True, return_counts=True)
-    found: np.ndarray = (count[place] >= PLACEHOLDER) & (facts.hashes != 0)
+    found: np.ndarray = (count[place] >= PLACEHOLDER) & ~facts.flat
     return found
 
 

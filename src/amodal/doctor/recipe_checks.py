@@ -93,8 +93,10 @@ def batches(subject: Subject) -> Iterator[Finding]:
     few_a_epoch = sampler.steps_per_epoch < 3 and sampler.size >= 3 * MIN_NEGATIVES_BATCH
     if len(sampler) < MIN_STEPS or few_a_epoch:
         batch = min(_batch_of(sampler.size), sampler.batch_size)
-        settings: dict[str, Any] = {"train.batch_size": batch}
-        epochs = -(-MIN_STEPS * 2 * batch // sampler.size)
+        epochs = -(-2 * MIN_STEPS * batch // sampler.size)
+        settings: dict[str, Any] = {}
+        if batch < sampler.batch_size:
+            settings["train.batch_size"] = batch
         if epochs > train.epochs:
             settings["train.epochs"] = epochs
         yield Finding(
@@ -137,15 +139,27 @@ def encoders(subject: Subject) -> Iterator[Finding]:
 
 
 def _encoders(subject: Subject) -> Iterator[tuple[str, Any]]:
-    """Key of the recipe and configuration of every encoder, a dual encoder among them."""
+    """Key of the recipe and configuration of every encoder; a dual encoder is one."""
     assert subject.recipe is not None
-    model: Any = subject.recipe.model
-    for name, config in model.encoders.items():
+    found = {
+        place_of(subject, name): config_of(subject, name) for name in subject.recipe.model.types
+    }
+    for place, config in found.items():
         if isinstance(config, EncoderConfig):  # an image tokenizer has one that is part of it
-            yield f"model.encoders.{name}", config
-    dual = getattr(model, "dual_encoder", None)
-    if dual is not None:
-        yield "model.dual_encoder", dual
+            yield place, config
+
+
+def place_of(subject: Subject, name: str) -> str:
+    """Key of the recipe where the encoder of an input stands."""
+    assert subject.recipe is not None
+    inside = name in subject.recipe.model.encoders
+    return f"model.encoders.{name}" if inside else "model.dual_encoder"
+
+
+def config_of(subject: Subject, name: str) -> Any:
+    """Configuration of the encoder of an input."""
+    model: Any = subject.recipe.model if subject.recipe is not None else None
+    return model.encoders.get(name, getattr(model, "dual_encoder", None))
 
 
 def _is_fine_tuned(config: Any) -> bool:

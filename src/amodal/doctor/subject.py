@@ -28,6 +28,7 @@ from amodal.training.sources import open_sources
 
 MAX_ITEMS = 5000  # of each source that are read, evenly spaced
 EMBEDDED_ITEMS = 1000  # of the validation source
+EMBEDDED_BY = "geometry"  # evaluator that models with embeddings of every input have
 
 
 class Subject:
@@ -43,7 +44,8 @@ class Subject:
         callbacks: progress.
 
     Attributes:
-        parts: what there is: `data`, `recipe`, `log`, `embeddings`.
+        parts: what there is: `data`, `recipe`, `log`, `model`, `embeddings`.
+        swept: learning rate -> loss of a short training, once that was asked for.
 
     Examples:
         >>> from amodal.doctor import Subject, diagnose
@@ -69,15 +71,16 @@ class Subject:
         self.max_items = max_items
         self.facts = facts
         self.callbacks = callbacks or ProgressCallbacks()
-        self.swept: dict[float, float] = {}  # learning rate -> loss of a short training
+        self.swept: dict[float, float] = {}
         self.parts = {"data"}
         if recipe is not None:
             self.parts.add("recipe")
         if folder is not None and self.log:
             self.parts.add("log")
-        finished = folder is not None and (folder / WEIGHTS).is_file()
-        if finished and "geometry" in kind_of_run(str(folder)).evaluators:
-            self.parts.add("embeddings")
+        if folder is not None and (folder / WEIGHTS).is_file():
+            self.parts.add("model")
+            if EMBEDDED_BY in kind_of_run(folder).evaluators:
+                self.parts.add("embeddings")
 
     @cached_property
     def opened(self) -> tuple[Source | StreamingSource, Source | None]:
@@ -156,11 +159,14 @@ class Subject:
         """The inputs of the model: `types` and fitted `preprocessors`.
 
         Raises:
-            DataError: a preprocessor cannot be fitted, such as one from a hub without a network.
+            DataError: a preprocessor cannot be fitted, such as one from a hub without a network, or
+                would have to be loaded with the weights.
         """
         assert self.recipe is not None
-        if "embeddings" in self.parts:
+        if "model" in self.parts:
             return self.model
+        if getattr(self.recipe.model, "dual_encoder", None) is not None:
+            raise DataError("the tokenizer of a dual encoder is looked at once there is a run")
         records = partial(readable_records, self.train_source)
         encoders = self.recipe.model.encoders
         return SimpleNamespace(
