@@ -14,6 +14,7 @@ from amodal.doctor.data_checks import _share_with_partner
 from amodal.doctor.source_facts import plain
 from amodal.training.recipe import load_recipe
 
+ENCODERS = {"image": "small_cnn", "text": "small_transformer"}
 SETTINGS = {
     "train.learning_rate": 3e-5,
     "objectives.0.label_smoothing": 0.05,
@@ -61,6 +62,30 @@ def test_the_share_of_items_with_a_partner_is_that_of_random_batches(batch):
         keys = [rng.choice(key[item == one]) for one in drawn]
         counted.append(np.mean([keys.count(one) > 1 for one in keys]))
     assert _share_with_partner(item, key, batch) == pytest.approx(np.mean(counted), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("objectives", "settings"),
+    [
+        (None, {"objectives": [{"kind": "info_nce", "label_smoothing": 0.1}]}),
+        ([{"kind": "cmd"}, {"kind": "info_nce"}], {"objectives.1.label_smoothing": 0.1}),
+    ],
+    ids=["default", "named"],
+)
+def test_an_objective_is_changed_where_the_recipe_names_it(objectives, settings, tmp_path):
+    values = {
+        "data": {"train": "scenes:size=40"},
+        "model": {"encoders": {n: {"kind": k} for n, k in ENCODERS.items()}},
+        **({"objectives": objectives} if objectives else {}),
+    }
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(values))
+    subject = open_subject(str(file))
+    (place,) = [p for p, o in subject.objectives.items() if o.kind == "info_nce"]
+    found = finding(subject.smoothed(place))
+    assert found.settings == settings
+    changed = load_recipe(file, shlex.split(found.options())[1::2])
+    assert changed.objectives[place].label_smoothing == 0.1
 
 
 def test_captions_are_compared_without_case_and_punctuation():

@@ -47,6 +47,7 @@ CHECKS: tuple[Check, ...] = (
     Check("truncated texts", RECIPE, text_checks.truncated),
     Check("words outside of the vocabulary", RECIPE, text_checks.unknown_tokens),
     Check("learning rate", RECIPE, recipe_checks.learning_rate),
+    Check("learning rates of pretrained encoders", RECIPE, recipe_checks.pretrained_learning_rates),
     Check("batch size and steps", RECIPE, recipe_checks.batches),
     Check("encoders", RECIPE, recipe_checks.encoders),
     Check("loss at chance", LOG, log_checks.loss_at_chance),

@@ -81,7 +81,7 @@ def blank_images(subject: Subject) -> Iterator[Finding]:
 
 def shared_captions(subject: Subject) -> Iterator[Finding]:
     """Captions that several items have, word for word: they name classes rather than items."""
-    if any(getattr(o, "positives", "item") == "label" for o in subject.objectives):
+    if any(objective.positives == "label" for objective in subject.objectives.values()):
         return
     facts = subject.train
     batch = min(subject.batch_size or REFERENCE_BATCH, facts.items)
@@ -91,8 +91,8 @@ def shared_captions(subject: Subject) -> Iterator[Finding]:
     _, place, count = np.unique(facts.caption_keys, return_inverse=True, return_counts=True)
     most = facts.captions[int(np.flatnonzero(place == count.argmax())[0])]
     settings: dict[str, Any] = {}
-    if subject.objectives:
-        settings["objectives.0.positives"] = "label"
+    for objective in subject.objectives:
+        settings |= subject.changed_objective(objective, "positives", "label")
     column = getattr(subject.columns, "text", None)
     if column is not None and all(label is None for label in facts.labels):
         settings["data.train.columns.label"] = column
@@ -129,7 +129,7 @@ def false_negatives(subject: Subject) -> Iterator[Finding]:
             "and punctuation; the loss pushes them apart",
             "write equal captions alike: then they count as positives of each other. Label "
             "smoothing lessens the harm until then",
-            {"objectives.0.label_smoothing": 0.1},
+            subject.smoothed(min(subject.objectives)) if subject.objectives else {},
         )
     if twins > MAX_FALSE_NEGATIVES:
         column = getattr(subject.columns, "image", None)

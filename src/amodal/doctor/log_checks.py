@@ -11,8 +11,10 @@ from amodal.data.record import readable_records
 from amodal.doctor.embedding_checks import chance_recall
 from amodal.doctor.finding import Finding
 from amodal.doctor.recipe_checks import path_length, round_rate
-from amodal.doctor.subject import Subject, contrastive
+from amodal.doctor.subject import Subject
+from amodal.losses.info_nce import InfoNCEConfig
 from amodal.training.folder import LOG
+from amodal.training.objectives import objective_names
 from amodal.training.sources import decoders_of
 
 NEAR_CHANCE = 0.03  # share of ln(batch) within which a loss is at chance
@@ -26,7 +28,9 @@ SHARPEST = 0.01  # temperature that CLIP and its successors allow
 RISE = 1.2  # final loss over the lowest one, from which on training diverged
 EARLY = 0.6  # share of the run before which the best score of an overfitted run lies
 DECLINE = 0.1  # share of the best score that is lost by the end
-STANDARD_ERRORS = 2.0  # that the decline of a score has to exceed
+STANDARD_ERRORS = 2.5  # by which scores have to differ
+LEARNED = 0.8  # of the loss at chance, below which pairs were told apart
+MIN_VALIDATION = 40  # items; of fewer recall says little
 FALL = 0.8  # of the training loss, from the best score to the end of an overfitted run
 MAX_WAIT = 0.5  # share of the time in which steps wait for data
 MIN_WAIT_S = 10.0  # of waiting, below which there is nothing to save
@@ -36,17 +40,15 @@ CACHE_BYTES = 4 << 30  # of decoded images that are kept in memory without askin
 
 def loss_at_chance(subject: Subject) -> Iterator[Finding]:
     """A contrastive loss that ends where it would be with random embeddings."""
-    recipe, losses = subject.recipe, _losses(subject)
-    assert recipe is not None
-    names = [n for n in _contrastive_names(recipe) if n in losses]
-    if not names or len(losses[names[0]]) < 2 or _last_step(subject) < MIN_STEPS:
+    assert subject.recipe is not None
+    values = _info_nce(subject)
+    if len(values) < 2 or _last_step(subject) < MIN_STEPS:
         return
-    values = losses[names[0]]
     chance = math.log(subject.sampler.batch_size)
     first, last = values[0][1], _final(values)
     if last < (1 - NEAR_CHANCE) * chance:
         return
-    rate = recipe.train.learning_rate
+    rate = subject.recipe.train.learning_rate
     high = path_length(subject) > LONG_PATH
     yield Finding(
         "loss_at_chance",
@@ -85,10 +87,10 @@ def loss_rises(subject: Subject) -> Iterator[Finding]:
 def temperature(subject: Subject) -> Iterator[Finding]:
     """A learned temperature that has reached its bound."""
     assert subject.recipe is not None
-    objectives = list(subject.recipe.objectives)
-    for place, objective in enumerate(objectives):
-        bound = getattr(objective, "min_temperature", None)
-        name = f"temperature/{objective.kind}_{place}" if place else f"temperature/{objective.kind}"
+    names = objective_names(subject.recipe.objectives)
+    for place, objective in subject.objectives.items():
+        bound: float | None = getattr(objective, "min_temperature", None)
+        name = f"temperature/{names[place]}"
         values = _losses(subject).get(name)
         if bound is None or not values or _last_step(subject) < MIN_STEPS:
             continue
@@ -98,17 +100,16 @@ def temperature(subject: Subject) -> Iterator[Finding]:
             continue  # as pretrained dual encoders do
         if values[-1][0] not in reached:
             continue
-        key = f"objectives.{place}"
         if bound > SHARPEST:
             advice = "lower the bound: the softmax cannot become as sharp as the data allow"
-            settings: dict[str, Any] = {f"{key}.min_temperature": SHARPEST}
+            settings = subject.changed_objective(place, "min_temperature", SHARPEST)
         else:
             advice = (
                 "0.01 is as sharp as CLIP allows: the training pairs are told apart with "
                 "certainty, which mostly means that they are known by heart; smooth the labels, "
                 "or stop earlier"
             )
-            settings = {f"{key}.label_smoothing": 0.1}
+            settings = subject.smoothed(place)
         yield Finding(
             "temperature_at_bound",
             "warning",
@@ -188,30 +189,27 @@ def waiting_for_data(subject: Subject) -> Iterator[Finding]:
 
 def validation_at_chance(subject: Subject) -> Iterator[Finding]:
     """Recall on validation data that is chance, though the training loss has fallen."""
-    losses = _losses(subject)
-    recipe = subject.recipe
-    assert recipe is not None
-    names = [n for n in _contrastive_names(recipe) if n in losses]
-    scores = losses.get("eval/mean_recall", [])
-    if not names or not scores or _last_step(subject) < MIN_STEPS:
+    assert subject.recipe is not None
+    losses, scores = _info_nce(subject), _losses(subject).get("eval/mean_recall", [])
+    if not losses or not scores or _last_step(subject) < MIN_STEPS:
         return
     chance = math.log(subject.sampler.batch_size)
-    if _final(losses[names[0]]) > 0.8 * chance:
+    if _final(losses) > LEARNED * chance:
         return  # nothing was learned, which is another finding
     held_out = subject.opened[1]
-    items = min(len(held_out or ()), recipe.data.max_validation_items or 1 << 62)
-    if items < 40:
+    items = min(len(held_out or ()), subject.recipe.data.max_validation_items or 1 << 62)
+    if items < MIN_VALIDATION:
         return
     by_chance = chance_recall(items)
     best = max(value for _, value in scores)
     noise = math.sqrt(by_chance / items)
-    if best > by_chance + 3 * noise:
+    if best > by_chance + STANDARD_ERRORS * noise:
         return
     yield Finding(
         "validation_at_chance",
         "error",
         f"{LOG}, steps 1 to {_last_step(subject)}",
-        f"the training loss fell to {_final(losses[names[0]]):.2f} of {chance:.2f}, and the best "
+        f"the training loss fell to {_final(losses):.2f} of {chance:.2f}, and the best "
         f"mean recall on {items} validation items is {best:.3f}; chance is {by_chance:.3f}",
         "what is learned holds for the training pairs alone: look whether its captions belong to "
         "its images (a shifted column, a sorted list), with `amodal data inspect`, and whether "
@@ -229,14 +227,17 @@ def _losses(subject: Subject) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def _contrastive_names(recipe: Any) -> list[str]:
-    """Names in the log of the losses whose chance level is ln(batch)."""
-    compared = contrastive(recipe)
-    return [
-        f"loss/{o.kind}_{i}" if i else f"loss/{o.kind}"
-        for i, o in enumerate(recipe.objectives)
-        if o in compared and hasattr(o, "min_temperature") and hasattr(o, "multi_positive")
+def _info_nce(subject: Subject) -> list[tuple[int, float]]:
+    """Steps and values of the first loss whose chance level is ln(batch); empty without one."""
+    assert subject.recipe is not None
+    names = objective_names(subject.recipe.objectives)
+    losses = _losses(subject)
+    found = [
+        losses.get(f"loss/{names[place]}", [])
+        for place, objective in subject.objectives.items()
+        if isinstance(objective, InfoNCEConfig)
     ]
+    return found[0] if found else []
 
 
 def _final(values: list[tuple[int, float]]) -> float:

@@ -16,6 +16,7 @@ from amodal.data.sources.specification import parse_source
 from amodal.data.yaml_document import YamlError, read_yaml
 from amodal.doctor.source_facts import SourceFacts, read_facts
 from amodal.evaluators.embedding import EmbeddedSource, embed_items
+from amodal.losses.config import ContrastiveConfig
 from amodal.models.inputs import fit_preprocessors
 from amodal.models.run_location import CONFIG, WEIGHTS
 from amodal.training.checkpoints import STATE, complete_checkpoints
@@ -28,6 +29,7 @@ from amodal.training.sources import open_sources
 
 MAX_ITEMS = 5000  # of each source that are read, evenly spaced
 EMBEDDED_ITEMS = 1000  # of the validation source
+SMOOTHING = 0.1  # of labels, where that is advised
 EMBEDDED_BY = "geometry"  # evaluator that models with embeddings of every input have
 
 
@@ -144,9 +146,25 @@ class Subject:
         return self.sampler.batch_size
 
     @property
-    def objectives(self) -> list[Any]:
-        """The contrastive objectives of the recipe."""
-        return contrastive(self.recipe) if self.recipe is not None else []
+    def objectives(self) -> dict[int, Any]:
+        """The contrastive objectives of the recipe, by their place."""
+        found = enumerate(self.recipe.objectives) if self.recipe is not None else ()
+        return {place: one for place, one in found if isinstance(one, ContrastiveConfig)}
+
+    def changed_objective(self, place: int, key: str, value: Any) -> dict[str, Any]:
+        """The setting that changes one value of an objective."""
+        assert self.recipe is not None
+        objective: Any = self.recipe.objectives[place]
+        if objective.model_fields_set:
+            return {f"objectives.{place}.{key}": value}
+        return {"objectives": [{"kind": objective.kind, key: value}]}  # the recipe names none
+
+    def smoothed(self, place: int) -> dict[str, Any]:
+        """The setting that smooths the labels of an objective; none where it cannot."""
+        assert self.recipe is not None
+        if not hasattr(self.recipe.objectives[place], "label_smoothing"):
+            return {}
+        return self.changed_objective(place, "label_smoothing", SMOOTHING)
 
     @property
     def columns(self) -> Any:
@@ -219,11 +237,6 @@ class Subject:
             if names:
                 return names[0]
         return None
-
-
-def contrastive(recipe: Recipe) -> list[Any]:
-    """The objectives of a recipe that compare the items of a batch with each other."""
-    return [o for o in recipe.objectives if hasattr(o, "positives")]
 
 
 def open_subject(
