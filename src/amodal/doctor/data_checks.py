@@ -18,10 +18,10 @@ from amodal.doctor.subject import Subject
 SHOWN = 3  # examples of each
 REFERENCE_BATCH = 256  # items, where there is no recipe
 # Equal captions are positives of each other and teach nothing wrong, but as many items cannot be
-# told apart by their captions. Flickr8k and the built-in scenes stay below 1 %.
+# told apart by their captions. In batches of 256, Flickr8k and the built-in scenes have 0.01 %.
 MAX_SHARED = 0.1  # of the items of a batch
-# Pairs that belong together and are trained apart. Flickr8k has 0.3 % in batches of 256; CLIP-like
-# training tolerates some, and 3 % of the items of every batch is more than noise.
+# Pairs that belong together and are trained apart. In batches of 256, Flickr8k and the built-in
+# scenes have 0.01 %; 3 % is one item of a batch of 32.
 MAX_FALSE_NEGATIVES = 0.03  # of the items of a batch
 # Even one held-out image that was trained on is wrong in the metrics; one in 200 moves recall by
 # at most half a point, less than its sampling error.

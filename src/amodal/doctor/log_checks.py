@@ -11,7 +11,7 @@ from amodal.data.record import readable_records
 from amodal.doctor.embedding_checks import chance_recall
 from amodal.doctor.finding import Finding
 from amodal.doctor.recipe_checks import path_length, round_rate
-from amodal.doctor.subject import Subject
+from amodal.doctor.subject import Curve, Subject
 from amodal.losses.info_nce import InfoNCEConfig
 from amodal.training.folder import LOG
 from amodal.training.objectives import objective_names
@@ -41,10 +41,9 @@ CACHE_BYTES = 4 << 30  # of decoded images that are kept in memory without askin
 def loss_at_chance(subject: Subject) -> Iterator[Finding]:
     """A contrastive loss that ends where it would be with random embeddings."""
     assert subject.recipe is not None
-    values = _info_nce(subject)
+    values, chance = _info_nce(subject)
     if len(values) < 2 or _last_step(subject) < MIN_STEPS:
         return
-    chance = math.log(subject.sampler.batch_size)
     first, last = values[0][1], _final(values)
     if last < (1 - NEAR_CHANCE) * chance:
         return
@@ -55,7 +54,8 @@ def loss_at_chance(subject: Subject) -> Iterator[Finding]:
         "error",
         f"{LOG}, steps {values[0][0]} to {values[-1][0]}",
         f"the loss is {last:.3f} at the end and {first:.3f} at the beginning; embeddings that say "
-        f"nothing have ln({subject.sampler.batch_size}) = {chance:.3f}",
+        f"nothing have {chance:.3f} in batches of {subject.sampler.batch_size}, ln of the number "
+        "of candidates",
         f"{'lower' if high else 'raise'} the learning rate first, now {rate:g} (`amodal doctor "
         "RECIPE --sweep` finds one); then make sure that captions and images belong together and "
         "that the encoders are trained or pretrained",
@@ -66,7 +66,11 @@ def loss_at_chance(subject: Subject) -> Iterator[Finding]:
 def loss_rises(subject: Subject) -> Iterator[Finding]:
     """A training loss that ends far above its lowest value."""
     assert subject.recipe is not None
-    values = _losses(subject).get("loss", [])
+    values = subject.logged.get("loss", [])
+    # A queue that begins to be used, or an adversary that learns, may raise a loss.
+    queued = any(getattr(o, "queue_size", 0) for o in subject.recipe.objectives)
+    if queued or len(subject.recipe.objectives) > 1:
+        return
     if len(values) < 5 or _last_step(subject) < MIN_STEPS:
         return
     smooth = [sum(v for _, v in values[i : i + 3]) / 3 for i in range(len(values) - 2)]
@@ -91,7 +95,7 @@ def temperature(subject: Subject) -> Iterator[Finding]:
     for place, objective in subject.objectives.items():
         bound: float | None = getattr(objective, "min_temperature", None)
         name = f"temperature/{names[place]}"
-        values = _losses(subject).get(name)
+        values = subject.logged.get(name)
         if bound is None or not values or _last_step(subject) < MIN_STEPS:
             continue
         reached = [step for step, value in values if value <= AT_BOUND * bound]
@@ -125,8 +129,8 @@ def overfitting(subject: Subject) -> Iterator[Finding]:
     """A validation score that declines while the training loss goes on falling."""
     assert subject.recipe is not None
     name = subject.score_name
-    scores = _losses(subject).get(f"eval/{name}", [])
-    losses = _losses(subject).get("loss", [])
+    scores = subject.logged.get(f"eval/{name}", [])
+    losses = subject.logged.get("loss", [])
     if len(scores) < 3 or not losses:
         return
     best_step, best = max(scores, key=lambda pair: pair[1])
@@ -190,10 +194,10 @@ def waiting_for_data(subject: Subject) -> Iterator[Finding]:
 def validation_at_chance(subject: Subject) -> Iterator[Finding]:
     """Recall on validation data that is chance, though the training loss has fallen."""
     assert subject.recipe is not None
-    losses, scores = _info_nce(subject), _losses(subject).get("eval/mean_recall", [])
+    losses, chance = _info_nce(subject)
+    scores = subject.logged.get("eval/mean_recall", [])
     if not losses or not scores or _last_step(subject) < MIN_STEPS:
         return
-    chance = math.log(subject.sampler.batch_size)
     if _final(losses) > LEARNED * chance:
         return  # nothing was learned, which is another finding
     held_out = subject.opened[1]
@@ -217,30 +221,25 @@ def validation_at_chance(subject: Subject) -> Iterator[Finding]:
     )
 
 
-def _losses(subject: Subject) -> dict[str, list[tuple[int, float]]]:
-    """Name -> (step, value) of every logged number."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for line in subject.log:
-        for name, value in line.items():
-            if isinstance(value, int | float) and name != "step":
-                found.setdefault(name, []).append((line["step"], float(value)))
-    return found
+def _info_nce(subject: Subject) -> tuple[Curve, float]:
+    """The logged values of the first InfoNCE, and its value for embeddings that say nothing.
 
-
-def _info_nce(subject: Subject) -> list[tuple[int, float]]:
-    """Steps and values of the first loss whose chance level is ln(batch); empty without one."""
+    That is the logarithm of the number of candidates: B with one caption per item, and the queue
+    with them; among C captions per item a caption competes with those of all other items.
+    """
     assert subject.recipe is not None
     names = objective_names(subject.recipe.objectives)
-    losses = _losses(subject)
-    found = [
-        losses.get(f"loss/{names[place]}", [])
-        for place, objective in subject.objectives.items()
-        if isinstance(objective, InfoNCEConfig)
-    ]
-    return found[0] if found else []
+    for place, objective in subject.objectives.items():
+        if isinstance(objective, InfoNCEConfig):
+            items, captions = subject.sampler.batch_size, subject.recipe.data.captions_per_item
+            queued = objective.queue_size
+            images, texts = items + queued, (items - 1) * captions + 1 + queued
+            chance = (math.log(images) + math.log(texts)) / 2
+            return subject.logged.get(f"loss/{names[place]}", []), chance
+    return [], 0.0
 
 
-def _final(values: list[tuple[int, float]]) -> float:
+def _final(values: Curve) -> float:
     """Mean of the last values."""
     count = max(1, round(LAST * len(values)))
     return sum(value for _, value in values[-count:]) / count

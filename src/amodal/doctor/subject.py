@@ -20,7 +20,7 @@ from amodal.losses.config import ContrastiveConfig
 from amodal.models.inputs import fit_preprocessors
 from amodal.models.run_location import CONFIG, WEIGHTS
 from amodal.training.checkpoints import STATE, complete_checkpoints
-from amodal.training.folder import LOG, METRICS, RECIPE
+from amodal.training.folder import LOG, RECIPE
 from amodal.training.kinds import kind_of_run, open_run
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import Recipe, load_recipe
@@ -29,6 +29,7 @@ from amodal.training.sources import open_sources
 
 MAX_ITEMS = 5000  # of each source that are read, evenly spaced
 EMBEDDED_ITEMS = 1000  # of the validation source
+Curve = list[tuple[int, float]]  # steps and values
 SMOOTHING = 0.1  # of labels, where that is advised
 EMBEDDED_BY = "geometry"  # evaluator that models with embeddings of every input have
 
@@ -220,11 +221,13 @@ class Subject:
         return found
 
     @cached_property
-    def metrics(self) -> dict[str, float]:
-        """metrics.json of the run; empty where it is not finished."""
-        if self.folder is None or not (self.folder / METRICS).is_file():
-            return {}
-        found: dict[str, float] = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
+    def logged(self) -> dict[str, Curve]:
+        """Name -> steps and values of every logged number."""
+        found: dict[str, Curve] = {}
+        for line in self.log:
+            for name, value in line.items():
+                if isinstance(value, int | float) and name != "step":
+                    found.setdefault(name, []).append((line["step"], float(value)))
         return found
 
     @cached_property
