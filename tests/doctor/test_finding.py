@@ -94,9 +94,16 @@ def test_captions_are_compared_without_case_and_punctuation():
     assert plain("犬。") == plain("犬")
 
 
-@pytest.mark.parametrize("text", ["no-such-thing", "quickstrat", "nowhere/recipe.yaml"])
-def test_what_is_no_subject_is_refused(text):
-    with pytest.raises(DataError):
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("no-such-thing", "neither a run folder nor a recipe, and no-such-thing: not a source"),
+        ("quickstrat", "did you mean quickstart"),
+        ("nowhere/mine.yaml", "no such file"),
+    ],
+)
+def test_what_is_no_subject_is_refused(text, hint):
+    with pytest.raises(DataError, match=hint):
         open_subject(text)
 
 

@@ -90,7 +90,7 @@ def test_a_run_folder_is_complete(finished):
     assert 0 <= metrics["retrieval/text_to_image/recall@1"] <= 1
     waited = [line["data_seconds"] for line in log_of(folder)]
     assert waited == sorted(waited)
-    assert 0 < waited[0]
+    assert waited[0] > 0
     assert metrics["train/data_seconds"] == pytest.approx(waited[-1], abs=0.01)
     assert metrics["train/steps"] == result.steps == 12
 

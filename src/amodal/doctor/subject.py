@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -98,7 +99,8 @@ class Subject:
         data = self.recipe.data.model_copy(update={"cache": False})
         types: dict[str, str] = self.recipe.model.types
         train, held_out = open_sources(self.recipe.model_copy(update={"data": data}))
-        return TypedSource(train, types), held_out and TypedSource(held_out, types)
+        held_out = None if held_out is None else TypedSource(held_out, types)
+        return TypedSource(train, types), held_out
 
     @cached_property
     def train(self) -> SourceFacts:
@@ -278,7 +280,13 @@ def open_subject(
         return Subject(text, recipe=load_recipe(text, list(overrides)), **options)
     if overrides:
         raise DataError(f"{text}: --set changes a recipe, and this is a source")
-    return Subject(text, source=parse_source(text).open(), **options)
+    try:
+        config = parse_source(text)
+    except DataError as error:
+        near = difflib.get_close_matches(Path(text).stem, packaged_recipes(), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise DataError(f"{text}: neither a run folder nor a recipe{hint}, and {error}") from None
+    return Subject(text, source=config.open(), **options)
 
 
 def _is_recipe(text: str) -> bool:
