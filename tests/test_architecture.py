@@ -49,7 +49,16 @@ MAY_IMPORT: dict[str, set[str]] = {  # the whole architecture, on one screen
     },
     "setup": {"data", "modalities", "encoders", "models", "training"},
     "reports": {"data", "modalities", "models", "metrics", "evaluators", "training"},
-    "doctor": {"data", "modalities", "encoders", "models", "metrics", "evaluators", "training"},
+    "doctor": {
+        "data",
+        "modalities",
+        "encoders",
+        "losses",
+        "models",
+        "metrics",
+        "evaluators",
+        "training",
+    },
     "serving": {"data", "modalities", "models", "search", "evaluators", "training"},
     "cli": {
         "distributed",

@@ -11,6 +11,7 @@ from amodal.data.decode import decode_image
 from amodal.data.perceptual_hash import (
     MAX_DISTANCE,
     color_grid,
+    is_flat,
     near_duplicate_pairs,
     perceptual_hash,
 )
@@ -56,6 +57,14 @@ def test_flat_images_are_duplicates_of_nothing():
     flat = [perceptual_hash(np.full((20, 30, 3), v, np.uint8)) for v in (0, 0, 128)]
     assert flat == [0, 0, 0]
     assert near_duplicate_pairs(np.array(flat, np.uint64)).shape == (0, 2)
+
+
+def test_small_objects_on_plain_ground_are_duplicates_of_nothing():
+    page = np.full((64, 64, 3), 240, np.uint8)
+    page[20:28, 30:38] = (200, 30, 30)
+    assert perceptual_hash(page) == 0
+    assert not is_flat(page)
+    assert is_flat(page[:10])
 
 
 @pytest.mark.parametrize("max_distance", [0, 1, 4, 7])

@@ -155,6 +155,10 @@ FAULTS = {
         lambda photos, make: make(model__encoders__image=PACKAGED),
         "model.encoders.image.learning_rate_scale",
     ),
+    "pretrained_learning_rate_too_low": (
+        lambda photos, make: make(model__encoders__image={**PACKAGED, "learning_rate_scale": 1e-4}),
+        "model.encoders.image.learning_rate_scale",
+    ),
     "small_batch": (
         lambda photos, make: make(train__batch_size=4),
         "train.batch_size",

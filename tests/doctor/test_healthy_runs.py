@@ -30,7 +30,7 @@ def test_the_quickstart_scaled_down_has_no_finding(tmp_path):
         "train.epochs=9",
     ]
     train_run(load_recipe("quickstart", smaller), tmp_path / "run")
-    assert_no_finding(tmp_path / "run", {"data", "recipe", "log", "embeddings"})
+    assert_no_finding(tmp_path / "run", {"data", "recipe", "log", "model", "embeddings"})
 
 
 def test_frozen_packaged_encoders_of_photos_have_no_finding(photos, recipe, run):
@@ -45,7 +45,7 @@ def test_frozen_packaged_encoders_of_photos_have_no_finding(photos, recipe, run)
         train__batch_size=20,
         train__epochs=5,
     )
-    assert_no_finding(run(values), {"data", "recipe", "log", "embeddings"})
+    assert_no_finding(run(values), {"data", "recipe", "log", "model", "embeddings"})
 
 
 def test_a_small_fusion_of_photos_and_captions_has_no_finding(photos, recipe, run):
@@ -63,4 +63,4 @@ def test_a_small_fusion_of_photos_and_captions_has_no_finding(photos, recipe, ru
         },
         objectives=[{"kind": "prediction", "unimodal_weight": 0.3}],
     )
-    assert_no_finding(run(values), {"data", "recipe", "log"})
+    assert_no_finding(run(values), {"data", "recipe", "log", "model"})

@@ -56,13 +56,20 @@ def test_a_run_of_a_few_steps_says_nothing(run):
 def test_a_loss_that_stays_at_ln_of_the_batch_is_at_chance(run):
     found = run(losses([4.2] * 5 + [4.159] * 25))
     assert list(found) == ["loss_at_chance"]
-    assert "ln(64) = 4.159" in found["loss_at_chance"].evidence
+    assert "4.159 in batches of 64" in found["loss_at_chance"].evidence
     assert found["loss_at_chance"].settings == {"train.learning_rate": 2e-4}  # a tenth
 
 
 def test_a_loss_that_stays_at_chance_with_tiny_steps_gets_larger_ones(run):
     found = run(losses([4.2] * 30), **{"train.learning_rate": 2e-5})
     assert found["loss_at_chance"].settings["train.learning_rate"] == 2e-4
+
+
+def test_chance_counts_the_captions_of_an_item_and_the_queue(run):
+    # (ln 64 + ln 316) / 2 = 4.96 with five captions, ln 1064 = 6.97 with a queue of 1,000
+    assert run(losses([4.2] * 30), **{"data.captions_per_item": 5}) == {}
+    assert list(run(losses([4.95] * 30), **{"data.captions_per_item": 5})) == ["loss_at_chance"]
+    assert run(losses([4.2] * 30), **{"objectives.0.queue_size": 1000}) == {}
 
 
 def test_a_loss_that_rises_again_diverges(run):

@@ -88,6 +88,10 @@ def test_a_run_folder_is_complete(finished):
     assert load_recipe(folder / "recipe.yaml") == recipe
     metrics = json.loads((folder / "metrics.json").read_text())
     assert 0 <= metrics["retrieval/text_to_image/recall@1"] <= 1
+    waited = [line["data_seconds"] for line in log_of(folder)]
+    assert waited == sorted(waited)
+    assert waited[0] > 0
+    assert metrics["train/data_seconds"] == pytest.approx(waited[-1], abs=0.01)
     assert metrics["train/steps"] == result.steps == 12
 
 

@@ -19,8 +19,11 @@ MAX_DISTANCE = 6
 # Correlation of the colours of two near-duplicates. The same 500 copies have 0.979 or more; drawn
 # scenes of one layout in other colours, whose hashes are equal, stay below 0.961.
 MIN_CORRELATION = 0.97
-# The hash of an image of one colour would be noise: it is a duplicate of nothing.
-FLAT = 1e-3  # largest standard deviation of a flat image, of pixels scaled to 0…1
+# An image that is nearly all background has few frequencies that are not noise, in which small
+# objects look alike: it is a duplicate of nothing. No photo of Flickr8k is one.
+PLAIN = 0.95  # share of the reduced image that is background
+BACKGROUND = 0.03  # from the median brightness, of 0…1
+FLAT = 2  # values of 0…255 between the darkest and the lightest pixel of an image of one colour
 CHUNK = 1 << 17  # candidate pairs that are compared at once
 
 
@@ -42,7 +45,7 @@ def perceptual_hash(pixels: np.ndarray) -> int:
         pixels: (H, W, 3) uint8.
 
     Returns:
-        An unsigned 64-bit number; 0 for an image of one colour.
+        An unsigned 64-bit number; 0 for an image that is nearly all background.
 
     References:
         Zauner 2010, "Implementation and benchmarking of perceptual image hash functions".
@@ -59,11 +62,26 @@ def perceptual_hash(pixels: np.ndarray) -> int:
     """
     grey = _reduced(pixels, 4 * SIDE).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     values = np.asarray(grey, np.float64) / 255
-    if values.std() < FLAT:
+    if (abs(values - np.median(values)) <= BACKGROUND).mean() >= PLAIN:
         return 0
     low = (COSINES @ values @ COSINES.T).ravel()
     bits = np.packbits(low > np.median(low))
     return int.from_bytes(bits.tobytes(), "big")
+
+
+def is_flat(pixels: np.ndarray) -> bool:
+    """Whether an image has one colour.
+
+    Args:
+        pixels: (H, W, 3) uint8.
+
+    Examples:
+        >>> import numpy as np
+        >>> from amodal.data.perceptual_hash import is_flat
+        >>> is_flat(np.full((9, 9, 3), (0, 90, 200), np.uint8)), is_flat(np.eye(9)[..., None] * 9)
+        (True, False)
+    """
+    return bool((np.ptp(pixels, axis=(0, 1)) <= FLAT).all())
 
 
 def color_grid(pixels: np.ndarray) -> np.ndarray:
@@ -95,7 +113,7 @@ def near_duplicate_pairs(
     next one alone: a thousand copies of one image are 999 pairs, not half a million.
 
     Args:
-        hashes: (N,) uint64; 0 is the hash of no image, or of a flat one, and pairs with none.
+        hashes: (N,) uint64; 0, of an image that is nearly all background, pairs with none.
         colors: (N, 192) grids of their colours; None: hashes alone are compared, which takes
             drawings of one layout in several colours for the same.
         max_distance: of the hashes of a pair, in bits.

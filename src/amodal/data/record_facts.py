@@ -13,7 +13,7 @@ import numpy as np
 from amodal.data.decode import load_image
 from amodal.data.decode_audio import lacks_end_mark, measure_audio
 from amodal.data.notes import notes_of
-from amodal.data.perceptual_hash import color_grid, perceptual_hash
+from amodal.data.perceptual_hash import color_grid, is_flat, perceptual_hash
 from amodal.data.record import (
     BrokenRecordError,
     Record,
@@ -36,12 +36,14 @@ class ImageFacts(NamedTuple):
         size: (width, height) in pixels.
         hash: see `perceptual_hash`.
         colors: (192,) uint8, see `color_grid`.
+        flat: whether it has one colour.
     """
 
     content: bytes
     size: tuple[int, int]
     hash: int
     colors: np.ndarray
+    flat: bool
 
 
 class RecordFacts:
@@ -65,9 +67,15 @@ class RecordFacts:
         self.images: list[ImageFacts] = []
         for value in images_of(record):
             pixels, content = load_image(value, self.origin)
-            key = blake2b(content or pixels.tobytes(), digest_size=8).digest()
-            size = (pixels.shape[1], pixels.shape[0])
-            self.images.append(ImageFacts(key, size, perceptual_hash(pixels), color_grid(pixels)))
+            self.images.append(
+                ImageFacts(
+                    content=blake2b(content or pixels.tobytes(), digest_size=8).digest(),
+                    size=(pixels.shape[1], pixels.shape[0]),
+                    hash=perceptual_hash(pixels),
+                    colors=color_grid(pixels),
+                    flat=is_flat(pixels),
+                )
+            )
         self.audio: tuple[int, int, int] | None = None  # samples, channels, rate in Hz
         self.without_end = False
         if record.get("audio") is not None:

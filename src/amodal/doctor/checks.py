@@ -35,6 +35,7 @@ class Check(NamedTuple):
 DATA = frozenset({"data"})
 RECIPE = frozenset({"data", "recipe"})
 LOG = frozenset({"recipe", "log"})
+MODEL = frozenset({"recipe", "model"})
 EMBEDDINGS = frozenset({"recipe", "embeddings"})
 CHECKS: tuple[Check, ...] = (
     Check("rows that cannot be read", DATA, data_checks.broken_rows),
@@ -46,6 +47,7 @@ CHECKS: tuple[Check, ...] = (
     Check("truncated texts", RECIPE, text_checks.truncated),
     Check("words outside of the vocabulary", RECIPE, text_checks.unknown_tokens),
     Check("learning rate", RECIPE, recipe_checks.learning_rate),
+    Check("learning rates of pretrained encoders", RECIPE, recipe_checks.pretrained_learning_rates),
     Check("batch size and steps", RECIPE, recipe_checks.batches),
     Check("encoders", RECIPE, recipe_checks.encoders),
     Check("loss at chance", LOG, log_checks.loss_at_chance),
@@ -56,7 +58,7 @@ CHECKS: tuple[Check, ...] = (
     Check("waiting for data", LOG, log_checks.waiting_for_data),
     Check("collapse", EMBEDDINGS, embedding_checks.collapse),
     Check("modality gap", EMBEDDINGS, embedding_checks.modality_gap),
-    Check("normalisation of pixels", EMBEDDINGS, embedding_checks.normalization),
+    Check("normalisation of pixels", MODEL, embedding_checks.normalization),
 )
 # Takes as long as some hundred steps of training, so it is done only where it is asked for.
 SWEEP = Check("learning rates in short trainings", RECIPE, learning_rate_sweep.sweep)

@@ -11,8 +11,10 @@ from amodal.data.record import readable_records
 from amodal.doctor.embedding_checks import chance_recall
 from amodal.doctor.finding import Finding
 from amodal.doctor.recipe_checks import path_length, round_rate
-from amodal.doctor.subject import Subject, contrastive
+from amodal.doctor.subject import Curve, Subject
+from amodal.losses.info_nce import InfoNCEConfig
 from amodal.training.folder import LOG
+from amodal.training.objectives import objective_names
 from amodal.training.sources import decoders_of
 
 NEAR_CHANCE = 0.03  # share of ln(batch) within which a loss is at chance
@@ -26,7 +28,9 @@ SHARPEST = 0.01  # temperature that CLIP and its successors allow
 RISE = 1.2  # final loss over the lowest one, from which on training diverged
 EARLY = 0.6  # share of the run before which the best score of an overfitted run lies
 DECLINE = 0.1  # share of the best score that is lost by the end
-STANDARD_ERRORS = 2.0  # that the decline of a score has to exceed
+STANDARD_ERRORS = 2.5  # by which scores have to differ
+LEARNED = 0.8  # of the loss at chance, below which pairs were told apart
+MIN_VALIDATION = 40  # items; of fewer recall says little
 FALL = 0.8  # of the training loss, from the best score to the end of an overfitted run
 MAX_WAIT = 0.5  # share of the time in which steps wait for data
 MIN_WAIT_S = 10.0  # of waiting, below which there is nothing to save
@@ -36,24 +40,22 @@ CACHE_BYTES = 4 << 30  # of decoded images that are kept in memory without askin
 
 def loss_at_chance(subject: Subject) -> Iterator[Finding]:
     """A contrastive loss that ends where it would be with random embeddings."""
-    recipe, losses = subject.recipe, _losses(subject)
-    assert recipe is not None
-    names = [n for n in _contrastive_names(recipe) if n in losses]
-    if not names or len(losses[names[0]]) < 2 or _last_step(subject) < MIN_STEPS:
+    assert subject.recipe is not None
+    values, chance = _info_nce(subject)
+    if len(values) < 2 or _last_step(subject) < MIN_STEPS:
         return
-    values = losses[names[0]]
-    chance = math.log(subject.sampler.batch_size)
     first, last = values[0][1], _final(values)
     if last < (1 - NEAR_CHANCE) * chance:
         return
-    rate = recipe.train.learning_rate
+    rate = subject.recipe.train.learning_rate
     high = path_length(subject) > LONG_PATH
     yield Finding(
         "loss_at_chance",
         "error",
         f"{LOG}, steps {values[0][0]} to {values[-1][0]}",
         f"the loss is {last:.3f} at the end and {first:.3f} at the beginning; embeddings that say "
-        f"nothing have ln({subject.sampler.batch_size}) = {chance:.3f}",
+        f"nothing have {chance:.3f} in batches of {subject.sampler.batch_size}, ln of the number "
+        "of candidates",
         f"{'lower' if high else 'raise'} the learning rate first, now {rate:g} (`amodal doctor "
         "RECIPE --sweep` finds one); then make sure that captions and images belong together and "
         "that the encoders are trained or pretrained",
@@ -64,7 +66,11 @@ def loss_at_chance(subject: Subject) -> Iterator[Finding]:
 def loss_rises(subject: Subject) -> Iterator[Finding]:
     """A training loss that ends far above its lowest value."""
     assert subject.recipe is not None
-    values = _losses(subject).get("loss", [])
+    values = subject.logged.get("loss", [])
+    # A queue that begins to be used, or an adversary that learns, may raise a loss.
+    queued = any(getattr(o, "queue_size", 0) for o in subject.recipe.objectives)
+    if queued or len(subject.recipe.objectives) > 1:
+        return
     if len(values) < 5 or _last_step(subject) < MIN_STEPS:
         return
     smooth = [sum(v for _, v in values[i : i + 3]) / 3 for i in range(len(values) - 2)]
@@ -85,11 +91,11 @@ def loss_rises(subject: Subject) -> Iterator[Finding]:
 def temperature(subject: Subject) -> Iterator[Finding]:
     """A learned temperature that has reached its bound."""
     assert subject.recipe is not None
-    objectives = list(subject.recipe.objectives)
-    for place, objective in enumerate(objectives):
-        bound = getattr(objective, "min_temperature", None)
-        name = f"temperature/{objective.kind}_{place}" if place else f"temperature/{objective.kind}"
-        values = _losses(subject).get(name)
+    names = objective_names(subject.recipe.objectives)
+    for place, objective in subject.objectives.items():
+        bound: float | None = getattr(objective, "min_temperature", None)
+        name = f"temperature/{names[place]}"
+        values = subject.logged.get(name)
         if bound is None or not values or _last_step(subject) < MIN_STEPS:
             continue
         reached = [step for step, value in values if value <= AT_BOUND * bound]
@@ -98,17 +104,16 @@ def temperature(subject: Subject) -> Iterator[Finding]:
             continue  # as pretrained dual encoders do
         if values[-1][0] not in reached:
             continue
-        key = f"objectives.{place}"
         if bound > SHARPEST:
             advice = "lower the bound: the softmax cannot become as sharp as the data allow"
-            settings: dict[str, Any] = {f"{key}.min_temperature": SHARPEST}
+            settings = subject.changed_objective(place, "min_temperature", SHARPEST)
         else:
             advice = (
                 "0.01 is as sharp as CLIP allows: the training pairs are told apart with "
                 "certainty, which mostly means that they are known by heart; smooth the labels, "
                 "or stop earlier"
             )
-            settings = {f"{key}.label_smoothing": 0.1}
+            settings = subject.smoothed(place)
         yield Finding(
             "temperature_at_bound",
             "warning",
@@ -124,8 +129,8 @@ def overfitting(subject: Subject) -> Iterator[Finding]:
     """A validation score that declines while the training loss goes on falling."""
     assert subject.recipe is not None
     name = subject.score_name
-    scores = _losses(subject).get(f"eval/{name}", [])
-    losses = _losses(subject).get("loss", [])
+    scores = subject.logged.get(f"eval/{name}", [])
+    losses = subject.logged.get("loss", [])
     if len(scores) < 3 or not losses:
         return
     best_step, best = max(scores, key=lambda pair: pair[1])
@@ -188,30 +193,27 @@ def waiting_for_data(subject: Subject) -> Iterator[Finding]:
 
 def validation_at_chance(subject: Subject) -> Iterator[Finding]:
     """Recall on validation data that is chance, though the training loss has fallen."""
-    losses = _losses(subject)
-    recipe = subject.recipe
-    assert recipe is not None
-    names = [n for n in _contrastive_names(recipe) if n in losses]
-    scores = losses.get("eval/mean_recall", [])
-    if not names or not scores or _last_step(subject) < MIN_STEPS:
+    assert subject.recipe is not None
+    losses, chance = _info_nce(subject)
+    scores = subject.logged.get("eval/mean_recall", [])
+    if not losses or not scores or _last_step(subject) < MIN_STEPS:
         return
-    chance = math.log(subject.sampler.batch_size)
-    if _final(losses[names[0]]) > 0.8 * chance:
+    if _final(losses) > LEARNED * chance:
         return  # nothing was learned, which is another finding
     held_out = subject.opened[1]
-    items = min(len(held_out or ()), recipe.data.max_validation_items or 1 << 62)
-    if items < 40:
+    items = min(len(held_out or ()), subject.recipe.data.max_validation_items or 1 << 62)
+    if items < MIN_VALIDATION:
         return
     by_chance = chance_recall(items)
     best = max(value for _, value in scores)
     noise = math.sqrt(by_chance / items)
-    if best > by_chance + 3 * noise:
+    if best > by_chance + STANDARD_ERRORS * noise:
         return
     yield Finding(
         "validation_at_chance",
         "error",
         f"{LOG}, steps 1 to {_last_step(subject)}",
-        f"the training loss fell to {_final(losses[names[0]]):.2f} of {chance:.2f}, and the best "
+        f"the training loss fell to {_final(losses):.2f} of {chance:.2f}, and the best "
         f"mean recall on {items} validation items is {best:.3f}; chance is {by_chance:.3f}",
         "what is learned holds for the training pairs alone: look whether its captions belong to "
         "its images (a shifted column, a sorted list), with `amodal data inspect`, and whether "
@@ -219,27 +221,25 @@ def validation_at_chance(subject: Subject) -> Iterator[Finding]:
     )
 
 
-def _losses(subject: Subject) -> dict[str, list[tuple[int, float]]]:
-    """Name -> (step, value) of every logged number."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for line in subject.log:
-        for name, value in line.items():
-            if isinstance(value, int | float) and name != "step":
-                found.setdefault(name, []).append((line["step"], float(value)))
-    return found
+def _info_nce(subject: Subject) -> tuple[Curve, float]:
+    """The logged values of the first InfoNCE, and its value for embeddings that say nothing.
+
+    That is the logarithm of the number of candidates: B with one caption per item, and the queue
+    with them; among C captions per item a caption competes with those of all other items.
+    """
+    assert subject.recipe is not None
+    names = objective_names(subject.recipe.objectives)
+    for place, objective in subject.objectives.items():
+        if isinstance(objective, InfoNCEConfig):
+            items, captions = subject.sampler.batch_size, subject.recipe.data.captions_per_item
+            queued = objective.queue_size
+            images, texts = items + queued, (items - 1) * captions + 1 + queued
+            chance = (math.log(images) + math.log(texts)) / 2
+            return subject.logged.get(f"loss/{names[place]}", []), chance
+    return [], 0.0
 
 
-def _contrastive_names(recipe: Any) -> list[str]:
-    """Names in the log of the losses whose chance level is ln(batch)."""
-    compared = contrastive(recipe)
-    return [
-        f"loss/{o.kind}_{i}" if i else f"loss/{o.kind}"
-        for i, o in enumerate(recipe.objectives)
-        if o in compared and hasattr(o, "min_temperature") and hasattr(o, "multi_positive")
-    ]
-
-
-def _final(values: list[tuple[int, float]]) -> float:
+def _final(values: Curve) -> float:
     """Mean of the last values."""
     count = max(1, round(LAST * len(values)))
     return sum(value for _, value in values[-count:]) / count

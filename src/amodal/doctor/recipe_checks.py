@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from amodal.doctor.finding import Finding
-from amodal.doctor.subject import Subject, contrastive
+from amodal.doctor.subject import Subject
 from amodal.encoders.config import EncoderConfig
 
 # Adam moves a weight by about the learning rate per step. Weights are some hundredths wide, so a
 # run whose steps add up to less than this leaves them where they were.
 MIN_PATH = 1e-3
+MIN_PRETRAINED_PATH = 1e-4  # fine-tuning changes weights by a few thousandths
 MEAN_OF_SCHEDULE = 0.5  # of cosine and linear decay
 # Full fine-tuning of pretrained encoders is done at 1e-6 to 1e-4 with Adam (CLIP: 1e-5, BERT:
 # 5e-5); above 3e-4 what they know is lost within the first hundred steps.
@@ -26,7 +27,7 @@ MIN_SIZE_SHARE = 0.5  # of the side that pretrained weights were made for
 
 
 def learning_rate(subject: Subject) -> Iterator[Finding]:
-    """Learning rates that leave weights where they are, or destroy what is pretrained."""
+    """Learning rates that leave weights where they are, or make steps as wide as they are."""
     assert subject.recipe is not None
     train = subject.recipe.train
     if train.optimizer != "adamw":  # what follows is about the steps of Adam
@@ -54,9 +55,21 @@ def learning_rate(subject: Subject) -> Iterator[Finding]:
             "lower the learning rate; `amodal doctor RECIPE --sweep` tries several",
             {"train.learning_rate": 1e-3},
         )
+
+
+def pretrained_learning_rates(subject: Subject) -> Iterator[Finding]:
+    """Learning rates of pretrained encoders that destroy what they know, or do not move them."""
+    assert subject.recipe is not None
+    rate = subject.recipe.train.learning_rate
+    if subject.recipe.train.optimizer != "adamw":
+        return
     for place, config in _encoders(subject):
         own = rate * config.learning_rate_scale
-        if _is_fine_tuned(config) and own > MAX_PRETRAINED_RATE:
+        path = path_length(subject) * config.learning_rate_scale
+        if not config.is_pretrained or config.freeze == "all" or config.lora is not None:
+            continue
+        better = {f"{place}.learning_rate_scale": round_rate(PRETRAINED_RATE / rate)}
+        if own > MAX_PRETRAINED_RATE:
             yield Finding(
                 "pretrained_learning_rate_too_high",
                 "error" if own > 10 * MAX_PRETRAINED_RATE else "warning",
@@ -65,7 +78,17 @@ def learning_rate(subject: Subject) -> Iterator[Finding]:
                 "1e-6 to 1e-4, and above 3e-4 what they know is lost within some hundred steps",
                 "give the encoder a smaller factor, and keep the learning rate for the layers "
                 "that begin at random; or freeze it, or train low-rank adapters (`lora`)",
-                {f"{place}.learning_rate_scale": round_rate(PRETRAINED_RATE / rate)},
+                better,
+            )
+        elif path < MIN_PRETRAINED_PATH and path_length(subject) >= MIN_PATH:
+            yield Finding(
+                "pretrained_learning_rate_too_low",
+                "warning",
+                place,
+                f"{len(subject.sampler):,} steps at {own:g} move a pretrained weight by {path:.1g} "
+                "at most: the encoder is as good as frozen, at the cost of training it",
+                "raise its factor; or set `freeze: all`, which is faster",
+                better,
             )
 
 
@@ -73,7 +96,7 @@ def batches(subject: Subject) -> Iterator[Finding]:
     """Batches that are too small to contrast items, or so large that there are few steps."""
     assert subject.recipe is not None
     train, sampler = subject.recipe.train, subject.sampler
-    compared = contrastive(subject.recipe)
+    compared = subject.objectives.values()
     queued = any(getattr(objective, "queue_size", 0) for objective in compared)
     small = sampler.batch_size < MIN_NEGATIVES_BATCH
     if compared and not queued and small and sampler.size >= 4 * LARGE_BATCH:
@@ -93,8 +116,10 @@ def batches(subject: Subject) -> Iterator[Finding]:
     few_a_epoch = sampler.steps_per_epoch < 3 and sampler.size >= 3 * MIN_NEGATIVES_BATCH
     if len(sampler) < MIN_STEPS or few_a_epoch:
         batch = min(_batch_of(sampler.size), sampler.batch_size)
-        settings: dict[str, Any] = {"train.batch_size": batch}
-        epochs = -(-MIN_STEPS * 2 * batch // sampler.size)
+        epochs = -(-2 * MIN_STEPS * batch // sampler.size)
+        settings: dict[str, Any] = {}
+        if batch < sampler.batch_size:
+            settings["train.batch_size"] = batch
         if epochs > train.epochs:
             settings["train.epochs"] = epochs
         yield Finding(
@@ -137,19 +162,27 @@ def encoders(subject: Subject) -> Iterator[Finding]:
 
 
 def _encoders(subject: Subject) -> Iterator[tuple[str, Any]]:
-    """Key of the recipe and configuration of every encoder, a dual encoder among them."""
+    """Key of the recipe and configuration of every encoder; a dual encoder is one."""
     assert subject.recipe is not None
-    model: Any = subject.recipe.model
-    for name, config in model.encoders.items():
+    found = {
+        place_of(subject, name): config_of(subject, name) for name in subject.recipe.model.types
+    }
+    for place, config in found.items():
         if isinstance(config, EncoderConfig):  # an image tokenizer has one that is part of it
-            yield f"model.encoders.{name}", config
-    dual = getattr(model, "dual_encoder", None)
-    if dual is not None:
-        yield "model.dual_encoder", dual
+            yield place, config
 
 
-def _is_fine_tuned(config: Any) -> bool:
-    return bool(config.is_pretrained and config.freeze != "all" and config.lora is None)
+def place_of(subject: Subject, name: str) -> str:
+    """Key of the recipe where the encoder of an input stands."""
+    assert subject.recipe is not None
+    inside = name in subject.recipe.model.encoders
+    return f"model.encoders.{name}" if inside else "model.dual_encoder"
+
+
+def config_of(subject: Subject, name: str) -> Any:
+    """Configuration of the encoder of an input."""
+    model: Any = subject.recipe.model if subject.recipe is not None else None
+    return model.encoders.get(name, getattr(model, "dual_encoder", None))
 
 
 def _batch_of(items: int) -> int:

@@ -30,8 +30,9 @@ class SourceFacts:
         labels: of the items, or None.
         image_item: (M,) item of each image.
         contents: (M,) int64 key of the file of each image.
-        hashes: (M,) uint64 perceptual hashes; 0 for an image of one colour.
+        hashes: (M,) uint64 perceptual hashes.
         colors: (M, 192) uint8 grids of colours.
+        flat: (M,) bool, images of one colour.
         caption_item: (C,) item of each caption.
         caption_keys: (C,) int64 key of each caption as it is written.
         plain_keys: (C,) int64 the same without case, punctuation and spaces.
@@ -46,6 +47,7 @@ class SourceFacts:
     contents: np.ndarray
     hashes: np.ndarray
     colors: np.ndarray
+    flat: np.ndarray
     caption_item: np.ndarray
     caption_keys: np.ndarray
     plain_keys: np.ndarray
@@ -115,6 +117,7 @@ class _Collected:
         self.labels: list[Any] = []
         self.images: list[tuple[int, int, int]] = []  # item, content, hash
         self.colors: list[np.ndarray] = []
+        self.flat: list[bool] = []
         self.captions: list[tuple[int, int, int]] = []  # item, key, plain key
         self.texts: list[str] = []
 
@@ -126,6 +129,7 @@ class _Collected:
             content = int.from_bytes(image.content, "big", signed=True)
             self.images.append((item, content, image.hash))
             self.colors.append(image.colors)
+            self.flat.append(image.flat)
         for caption in facts.captions:
             self.texts.append(caption)
             self.captions.append((item, key64(caption), key64(plain(caption))))
@@ -143,6 +147,7 @@ class _Collected:
             contents=column(self.images, 1, np.int64),
             hashes=column(self.images, 2, np.uint64),
             colors=np.stack(self.colors) if self.colors else np.zeros((0, 192), np.uint8),
+            flat=np.array(self.flat, bool),
             caption_item=column(self.captions, 0, np.int64),
             caption_keys=column(self.captions, 1, np.int64),
             plain_keys=column(self.captions, 2, np.int64),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Sequence
 from functools import cached_property, partial
@@ -16,10 +17,11 @@ from amodal.data.sources.specification import parse_source
 from amodal.data.yaml_document import YamlError, read_yaml
 from amodal.doctor.source_facts import SourceFacts, read_facts
 from amodal.evaluators.embedding import EmbeddedSource, embed_items
+from amodal.losses.config import ContrastiveConfig
 from amodal.models.inputs import fit_preprocessors
 from amodal.models.run_location import CONFIG, WEIGHTS
 from amodal.training.checkpoints import STATE, complete_checkpoints
-from amodal.training.folder import LOG, METRICS, RECIPE
+from amodal.training.folder import LOG, RECIPE
 from amodal.training.kinds import kind_of_run, open_run
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import Recipe, load_recipe
@@ -28,6 +30,9 @@ from amodal.training.sources import open_sources
 
 MAX_ITEMS = 5000  # of each source that are read, evenly spaced
 EMBEDDED_ITEMS = 1000  # of the validation source
+Curve = list[tuple[int, float]]  # steps and values
+SMOOTHING = 0.1  # of labels, where that is advised
+EMBEDDED_BY = "geometry"  # evaluator that models with embeddings of every input have
 
 
 class Subject:
@@ -43,7 +48,8 @@ class Subject:
         callbacks: progress.
 
     Attributes:
-        parts: what there is: `data`, `recipe`, `log`, `embeddings`.
+        parts: what there is: `data`, `recipe`, `log`, `model`, `embeddings`.
+        swept: learning rate -> loss of a short training, once that was asked for.
 
     Examples:
         >>> from amodal.doctor import Subject, diagnose
@@ -69,15 +75,16 @@ class Subject:
         self.max_items = max_items
         self.facts = facts
         self.callbacks = callbacks or ProgressCallbacks()
-        self.swept: dict[float, float] = {}  # learning rate -> loss of a short training
+        self.swept: dict[float, float] = {}
         self.parts = {"data"}
         if recipe is not None:
             self.parts.add("recipe")
         if folder is not None and self.log:
             self.parts.add("log")
-        finished = folder is not None and (folder / WEIGHTS).is_file()
-        if finished and "geometry" in kind_of_run(str(folder)).evaluators:
-            self.parts.add("embeddings")
+        if folder is not None and (folder / WEIGHTS).is_file():
+            self.parts.add("model")
+            if EMBEDDED_BY in kind_of_run(folder).evaluators:
+                self.parts.add("embeddings")
 
     @cached_property
     def opened(self) -> tuple[Source | StreamingSource, Source | None]:
@@ -92,7 +99,8 @@ class Subject:
         data = self.recipe.data.model_copy(update={"cache": False})
         types: dict[str, str] = self.recipe.model.types
         train, held_out = open_sources(self.recipe.model_copy(update={"data": data}))
-        return TypedSource(train, types), held_out and TypedSource(held_out, types)
+        held_out = None if held_out is None else TypedSource(held_out, types)
+        return TypedSource(train, types), held_out
 
     @cached_property
     def train(self) -> SourceFacts:
@@ -141,9 +149,25 @@ class Subject:
         return self.sampler.batch_size
 
     @property
-    def objectives(self) -> list[Any]:
-        """The contrastive objectives of the recipe."""
-        return contrastive(self.recipe) if self.recipe is not None else []
+    def objectives(self) -> dict[int, Any]:
+        """The contrastive objectives of the recipe, by their place."""
+        found = enumerate(self.recipe.objectives) if self.recipe is not None else ()
+        return {place: one for place, one in found if isinstance(one, ContrastiveConfig)}
+
+    def changed_objective(self, place: int, key: str, value: Any) -> dict[str, Any]:
+        """The setting that changes one value of an objective."""
+        assert self.recipe is not None
+        objective: Any = self.recipe.objectives[place]
+        if objective.model_fields_set:
+            return {f"objectives.{place}.{key}": value}
+        return {"objectives": [{"kind": objective.kind, key: value}]}  # the recipe names none
+
+    def smoothed(self, place: int) -> dict[str, Any]:
+        """The setting that smooths the labels of an objective; none where it cannot."""
+        assert self.recipe is not None
+        if not hasattr(self.recipe.objectives[place], "label_smoothing"):
+            return {}
+        return self.changed_objective(place, "label_smoothing", SMOOTHING)
 
     @property
     def columns(self) -> Any:
@@ -156,11 +180,14 @@ class Subject:
         """The inputs of the model: `types` and fitted `preprocessors`.
 
         Raises:
-            DataError: a preprocessor cannot be fitted, such as one from a hub without a network.
+            DataError: a preprocessor cannot be fitted, such as one from a hub without a network, or
+                would have to be loaded with the weights.
         """
         assert self.recipe is not None
-        if "embeddings" in self.parts:
+        if "model" in self.parts:
             return self.model
+        if getattr(self.recipe.model, "dual_encoder", None) is not None:
+            raise DataError("the tokenizer of a dual encoder is looked at once there is a run")
         records = partial(readable_records, self.train_source)
         encoders = self.recipe.model.encoders
         return SimpleNamespace(
@@ -196,11 +223,13 @@ class Subject:
         return found
 
     @cached_property
-    def metrics(self) -> dict[str, float]:
-        """metrics.json of the run; empty where it is not finished."""
-        if self.folder is None or not (self.folder / METRICS).is_file():
-            return {}
-        found: dict[str, float] = json.loads((self.folder / METRICS).read_text(encoding="utf-8"))
+    def logged(self) -> dict[str, Curve]:
+        """Name -> steps and values of every logged number."""
+        found: dict[str, Curve] = {}
+        for line in self.log:
+            for name, value in line.items():
+                if isinstance(value, int | float) and name != "step":
+                    found.setdefault(name, []).append((line["step"], float(value)))
         return found
 
     @cached_property
@@ -213,11 +242,6 @@ class Subject:
             if names:
                 return names[0]
         return None
-
-
-def contrastive(recipe: Recipe) -> list[Any]:
-    """The objectives of a recipe that compare the items of a batch with each other."""
-    return [o for o in recipe.objectives if hasattr(o, "positives")]
 
 
 def open_subject(
@@ -256,7 +280,13 @@ def open_subject(
         return Subject(text, recipe=load_recipe(text, list(overrides)), **options)
     if overrides:
         raise DataError(f"{text}: --set changes a recipe, and this is a source")
-    return Subject(text, source=parse_source(text).open(), **options)
+    try:
+        config = parse_source(text)
+    except DataError as error:
+        near = difflib.get_close_matches(Path(text).stem, packaged_recipes(), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise DataError(f"{text}: neither a run folder nor a recipe{hint}, and {error}") from None
+    return Subject(text, source=config.open(), **options)
 
 
 def _is_recipe(text: str) -> bool:

@@ -141,9 +141,7 @@ class Objectives(nn.Module):
         self.compared: set[str] = set()  # objectives that found rows to compare in some batch
         self.last_rows: list[Tensor] = []
         self.losses = nn.ModuleList(config.build(dim) for config in configs)
-        self.names = [
-            f"{config.kind}_{i}" if i else config.kind for i, config in enumerate(configs)
-        ]
+        self.names = objective_names(configs)
         if initial_log_scale is not None:
             for _, scale in self._scales():
                 scale.data.fill_(initial_log_scale)
@@ -239,6 +237,11 @@ class Objectives(nn.Module):
             if isinstance(scale, nn.Parameter):
                 found.append((name, scale))
         return found
+
+
+def objective_names(configs: Sequence[Any]) -> list[str]:
+    """The name of each objective in logs; those after the first carry their place."""
+    return [f"{config.kind}_{i}" if i else config.kind for i, config in enumerate(configs)]
 
 
 def compares_inputs(config: Any) -> bool:
