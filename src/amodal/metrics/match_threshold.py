@@ -6,7 +6,7 @@ gallery, while the number of wrong rows above any score grows in proportion to i
 everything here is a statement about pairs of a query and a gallery row, and is carried over to a
 gallery of another size by one factor. It holds for queries of which one in two has its match in
 the gallery, `SHARE_WITH_MATCH`: each held-out query counts once with its matching rows and once
-without them.
+without them. Wrong rows beyond the 100 best of a query are not counted; few searches show more.
 """
 
 from __future__ import annotations
@@ -139,8 +139,10 @@ class MatchCurve(BaseModel):
     def precision(self, gallery: float) -> list[tuple[float, float, float]]:
         """(precision, low, high) of the hits from each of `score` on."""
         times = math.exp(self._growth(gallery)) / SHARE_WITH_MATCH
-        bounds = zip(self.wrong, self.wrong_high, self.wrong_low, strict=True)
-        return [tuple(1 / (1 + times * ratio) for ratio in ratios) for ratios in bounds]  # type: ignore[misc]
+        return [
+            (1 / (1 + times * ratio), 1 / (1 + times * high), 1 / (1 + times * low))
+            for ratio, high, low in zip(self.wrong, self.wrong_high, self.wrong_low, strict=True)
+        ]
 
     def threshold(self, min_precision: float, gallery: float) -> Threshold | None:
         """The lowest score at which hits reach a precision; None where none does.
