@@ -18,6 +18,48 @@ def amodal(tmp_path, monkeypatch, run_command, small_recipe):
     return run_command
 
 
+def test_a_run_without_a_calibration_gets_one_from_held_out_items(amodal):
+    assert amodal("train", "recipe.yaml", "--out", "run")[0] == 0
+    file = Path("run/match_threshold.json")
+    file.unlink(missing_ok=True)
+    _, _, err = amodal("evaluate", "run", "--on", "scenes:split=test,size=8")
+    assert "8 items have a match" in err  # too few, which a larger source makes up for
+    _, out, err = amodal("evaluate", "run", "--on", "scenes:split=test,size=40")
+    assert "the best of 40 rows is correct for" in out.replace("\n", " ")
+    assert "are in match_threshold.json" in err
+    before = json.loads(file.read_text())
+    assert before["source"] == "scenes/iid/test"
+    _, _, err = amodal("evaluate", "run", "--on", "scenes:split=test,size=50")
+    assert "match_threshold" not in err
+    assert json.loads(file.read_text()) == before
+
+
+def test_a_run_with_validation_data_is_calibrated_and_evaluated_on_it(amodal):
+    validation = "data.validation={kind: scenes, size: 40, split: validation}"
+    code, out, err = amodal("train", "recipe.yaml", "--out", "run", "--set", validation)
+    assert (code, "are in match_threshold.json" in err) == (0, True)
+    assert "the best of 40 rows is correct for" in out.replace("\n", " ")
+    assert "is correct for" in Path("run/report.html").read_text()
+    curves = json.loads(Path("run/match_threshold.json").read_text())["curves"]
+    assert curves["image_to_text"]["queries"] == 40
+    assert amodal("evaluate", "run")[0] == 0
+    figures = json.loads(Path("run/evaluation/retrieval.json").read_text())
+    assert figures["data/items"] == 40
+    assert figures["data/truncated_text_share"] == 0
+    assert 0 <= figures["keyword_search/text/recall@1"] <= 1
+
+
+def test_a_learning_curve_is_printed_with_what_more_data_would_give(amodal):
+    options = ["--set", "data.validation={kind: scenes, size: 20, split: validation}"]
+    code, out, _ = amodal(
+        "learning-curve", "recipe.yaml", *options, "--share", "0.5", "--share", "1"
+    )
+    assert code == 0
+    assert "training items" in out
+    assert Path("runs/recipe-curve/learning_curve.json").is_file()
+    assert amodal("learning-curve", "recipe.yaml", *options, "--share", "0.5")[0] == 2
+
+
 def test_a_run_is_trained_evaluated_and_described(amodal):
     code, out, _ = amodal("train", "recipe.yaml", "--out", "run")
     assert code == 0

@@ -59,7 +59,7 @@ def test_a_direction_that_cannot_be_calibrated_says_why():
     found = rows(items=12)
     calibration = calibrate_matches(found, "weights-1", "held-out")
     assert calibration.curves == {}
-    assert "12 matching pairs" in calibration.uncalibrated["text_to_image"]
+    assert "12 items have a match" in calibration.uncalibrated["text_to_image"]
 
 
 def test_a_run_keeps_its_calibration_and_one_of_other_weights_does_not_count(tmp_path):

@@ -241,7 +241,7 @@ def relative_width(curve):
 
 
 def test_too_little_data_is_refused():
-    with pytest.raises(ValueError, match="19 matching pairs"):
+    with pytest.raises(ValueError, match="19 items have a match"):
         fit_match_curve(normal_pairs(queries=MIN_MATCHES - 1))
 
 

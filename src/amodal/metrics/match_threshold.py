@@ -6,7 +6,7 @@ gallery, while the number of wrong rows above any score grows in proportion to i
 everything here is a statement about pairs of a query and a gallery row, and is carried over to a
 gallery of another size by one factor. It holds for queries of which one in two has its match in
 the gallery, `SHARE_WITH_MATCH`: each held-out query counts once with its matching rows and once
-without them.
+without them. Wrong rows beyond the 100 best of a query are not counted; few searches show more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SHARE_WITH_MATCH = 0.5
 FALSE_ALARMS = 0.1  # share of queries without a match whose best hit may pass as a likely match
 WRONG_KEPT = 100  # highest wrong scores of each query
 SHOWN = 10  # hits of a query among which the probability is fitted
-MIN_MATCHES = 20  # matching pairs on which any statement rests
+MIN_MATCHES = 20  # matching pairs, of as many items, on which any statement rests
 KNOTS = 64
 HALVINGS = 4  # of the gallery, for the growth of the best wrong score with its size
 CHUNK_BYTES = 24 << 20
@@ -139,8 +139,10 @@ class MatchCurve(BaseModel):
     def precision(self, gallery: float) -> list[tuple[float, float, float]]:
         """(precision, low, high) of the hits from each of `score` on."""
         times = math.exp(self._growth(gallery)) / SHARE_WITH_MATCH
-        bounds = zip(self.wrong, self.wrong_high, self.wrong_low, strict=True)
-        return [tuple(1 / (1 + times * ratio) for ratio in ratios) for ratios in bounds]  # type: ignore[misc]
+        return [
+            (1 / (1 + times * ratio), 1 / (1 + times * high), 1 / (1 + times * low))
+            for ratio, high, low in zip(self.wrong, self.wrong_high, self.wrong_low, strict=True)
+        ]
 
     def threshold(self, min_precision: float, gallery: float) -> Threshold | None:
         """The lowest score at which hits reach a precision; None where none does.
@@ -244,7 +246,7 @@ def fit_match_curve(pairs: ScoredPairs, *, resamples: int = 400, seed: int = 0) 
         seed: of the resamples.
 
     Raises:
-        ValueError: fewer than 20 matching pairs, or no wrong ones.
+        ValueError: fewer than 20 items with a match, or no wrong rows.
 
     References:
         Zadrozny & Elkan 2002, "Transforming classifier scores into accurate multiclass probability
@@ -270,11 +272,11 @@ def fit_match_curve(pairs: ScoredPairs, *, resamples: int = 400, seed: int = 0) 
         >>> small.score < large.score  # among more rows, more of them are as near by chance
         True
     """
-    count = len(pairs.score)
-    if count < MIN_MATCHES or pairs.wrong_rows < 1:
+    items, count = len(pairs.item.unique()), len(pairs.score)
+    if items < MIN_MATCHES or pairs.wrong_rows < 1:
         raise ValueError(
-            f"{count} matching pairs and {pairs.wrong_rows:.0f} wrong rows per query; a match "
-            f"threshold needs at least {MIN_MATCHES} matching pairs and a wrong row"
+            f"{items} items have a match, among {pairs.wrong_rows:.0f} wrong rows each; a match "
+            f"threshold needs at least {MIN_MATCHES} items and a wrong row"
         )
     falling = pairs.score.sort(descending=True).values
     # Ranks in geometric order, since what matters happens among the highest scores.

@@ -144,7 +144,7 @@ def _least_score(curve: MatchCurve, min_precision: float, rows: int, notes: list
     if found is None:
         best = max(value for value, _, _ in curve.precision(rows))
         notes.append(
-            f"no score gives a precision of {wanted} among {rows:,} rows: the highest measured is "
+            f"no score gives a precision of {wanted} among {rows:,} rows: the highest is "
             f"{100 * best:.0f} %, so every hit is left out"
         )
         return float("inf")

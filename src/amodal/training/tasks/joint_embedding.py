@@ -28,6 +28,7 @@ from amodal.models.joint_embedding import (
     Architecture,
     Embeddings,
     JointEmbedding,
+    JointEmbeddingConfig,
     build_joint_embedding,
     concatenate,
 )
@@ -57,7 +58,7 @@ class JointEmbeddingRun:
         options = cast(JointEmbeddingRecipe, recipe.model)
         self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
         check_source(options.types, options.encoders, train)
-        architecture = Architecture(
+        self.architecture = Architecture(
             encoders=options.encoders,
             dual_encoder=options.dual_encoder,
             projection=options.projection,
@@ -66,7 +67,7 @@ class JointEmbeddingRun:
             self.model = read_definition(JointEmbedding, saved)
         else:
             records = partial(readable_records, train)
-            self.model = build_joint_embedding(architecture, records)
+            self.model = build_joint_embedding(self.architecture, records)
             for name, encoder in self.model.encoders.items():
                 kind = modality(self.model.types[name])
                 kind.initialise(encoder, self.model.preprocessors[name], name, records)
@@ -147,10 +148,13 @@ class JointEmbeddingRun:
         self, model: JointEmbedding, autocast: Autocast, callbacks: ProgressCallbacks
     ) -> dict[str, float]:
         """Retrieval by the pretrained weights of a dual encoder; others start at chance."""
-        if self.options.dual_encoder is None or self.validation is None:
+        dual = self.architecture.dual_encoder
+        if dual is None or dual.architecture is not None or self.validation is None:
             return {}
         callbacks.stage("zero-shot evaluation", len(self.validation))
-        start = JointEmbedding(model.config, model.preprocessors, pretrained=True)
+        # The architecture of the recipe: that of the model says how to build it without weights.
+        config = JointEmbeddingConfig(self.architecture.model_dump(mode="json"))
+        start = JointEmbedding(config, model.preprocessors, pretrained=True)
         start.to(model.device)  # type: ignore[arg-type]
         found = evaluate_retrieval(
             start, self.validation, bootstrap=0, autocast=autocast, tick=callbacks.advance
