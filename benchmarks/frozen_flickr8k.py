@@ -6,7 +6,7 @@ Trains recipes/flickr8k-frozen.yaml twice in processes of their own with an empt
 first run computes the features, the second finds them. Then two peers train on these features:
 
 - open_clip: its loss (`ClipLoss`) and its MLP head for each side, every caption a pair of its own.
-- sentence-transformers: `MultipleNegativesSymmetricRankingLoss` with `Dense` heads, its scale of
+- sentence-transformers: `MultipleNegativesRankingLoss` in both directions with `Dense` heads, its scale of
   20, every caption a pair of its own and none twice in a batch.
 
 Each peer has a grid of learning rates and numbers of epochs, and its best result on the dev split
@@ -30,9 +30,7 @@ from typing import Any
 
 import torch
 from open_clip.loss import ClipLoss
-from sentence_transformers.sentence_transformer.losses import (
-    MultipleNegativesSymmetricRankingLoss,
-)
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Dense
 from torch import Tensor, nn
 
@@ -98,18 +96,18 @@ def features(recipe: Recipe) -> list[dict[str, Tensor]]:
 
 
 def pairs(photos: int, epochs: int, seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """(photo, caption) rows of each batch: every caption once an epoch, no photo twice in a batch."""
+    """(photo, caption) rows of each batch: every caption once an epoch, no photo twice at once."""
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
-        order = torch.stack(
-            [torch.randperm(CAPTIONS, generator=generator) for _ in range(photos)]
-        )
+        order = torch.stack([torch.randperm(CAPTIONS, generator=generator) for _ in range(photos)])
         for turn in range(CAPTIONS):
             for photo in torch.randperm(photos, generator=generator).split(BATCH):
                 yield photo, photo * CAPTIONS + order[photo, turn]
 
 
-def train(heads: nn.ModuleList, loss: Loss, data: dict[str, Tensor], rate: float, epochs: int) -> None:
+def train(
+    heads: nn.ModuleList, loss: Loss, data: dict[str, Tensor], rate: float, epochs: int
+) -> None:
     """Train the heads of a peer with its loss: AdamW, cosine schedule with warm-up."""
     parameters = [*heads.parameters(), *getattr(loss, "parameters", list)()]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.1)
@@ -188,8 +186,12 @@ class DenseHead(nn.Module):
 
 
 def sentence_transformers_loss() -> Loss:
-    """Its symmetric ranking loss on embeddings."""
-    of_library = MultipleNegativesSymmetricRankingLoss(nn.Identity())
+    """Its ranking loss in both directions, on embeddings."""
+    of_library = MultipleNegativesRankingLoss(
+        nn.Identity(),  # type: ignore[arg-type]
+        directions=("query_to_doc", "doc_to_query"),
+        partition_mode="per_direction",
+    )
 
     def loss(image: Tensor, text: Tensor) -> Tensor:
         found: Tensor = of_library.compute_loss_from_embeddings([image, text], None)
