@@ -6,8 +6,8 @@ Trains recipes/flickr8k-frozen.yaml twice in processes of their own with an empt
 first run computes the features, the second finds them. Then two peers train on these features:
 
 - open_clip: its loss (`ClipLoss`) and its MLP head for each side, every caption a pair of its own.
-- sentence-transformers: `MultipleNegativesRankingLoss` in both directions with `Dense` heads, its scale of
-  20, every caption a pair of its own and none twice in a batch.
+- sentence-transformers: `MultipleNegativesRankingLoss` in both directions with its scale of 20,
+  and `Dense` heads, every caption a pair of its own.
 
 Each peer has a grid of learning rates and numbers of epochs, and its best result on the dev split
 counts. Reported is the mean of recall@1, 5 and 10 in both directions on the dev split, 1,000 photos
