@@ -61,8 +61,7 @@ def blank_images(subject: Subject) -> Iterator[Finding]:
                 facts.name,
                 f"{len(flat):,} of {len(facts.hashes):,} images have one colour only, such as that "
                 f"of {facts.image_origin(flat[0])}",
-                "leave these rows out, or read the images from where they are whole; images of "
-                "16 bits have to be scaled to 0…255 first",
+                "leave these rows out, or read the images from where they are whole",
             )
         repeated = _placeholders(facts)
         if repeated.sum() > MAX_BLANK * len(facts.hashes):
@@ -81,7 +80,8 @@ def blank_images(subject: Subject) -> Iterator[Finding]:
 
 def shared_captions(subject: Subject) -> Iterator[Finding]:
     """Captions that several items have, word for word: they name classes rather than items."""
-    if any(objective.positives == "label" for objective in subject.objectives.values()):
+    labelled = any(one.positives == "label" for one in subject.objectives.values())
+    if labelled or not _compares_items(subject):
         return
     facts = subject.train
     batch = min(subject.batch_size or REFERENCE_BATCH, facts.items)
@@ -111,7 +111,7 @@ def shared_captions(subject: Subject) -> Iterator[Finding]:
 
 def false_negatives(subject: Subject) -> Iterator[Finding]:
     """Items of a batch that belong together, and are trained as negatives of each other."""
-    if subject.recipe is not None and not subject.objectives:
+    if not _compares_items(subject):
         return
     facts = subject.train
     batch = min(subject.batch_size or REFERENCE_BATCH, facts.items)
@@ -182,6 +182,11 @@ def overlap(subject: Subject) -> Iterator[Finding]:
             advice,
             settings,
         )
+
+
+def _compares_items(subject: Subject) -> bool:
+    """Whether items are contrasted with each other, as far as there is a recipe that says so."""
+    return subject.recipe is None or bool(subject.objectives)
 
 
 def _placeholders(facts: SourceFacts) -> np.ndarray:

@@ -13,6 +13,7 @@ from transformers import set_seed
 
 from amodal.data.reader import BatchReader
 from amodal.doctor.finding import Finding
+from amodal.doctor.recipe_checks import round_rate
 from amodal.doctor.subject import Subject
 from amodal.training.kinds import kind_of_recipe, run_class
 from amodal.training.optim.groups import parameter_groups
@@ -41,15 +42,19 @@ def sweep(subject: Subject) -> Iterator[Finding]:
     close = [rate for rate, loss in finite.items() if loss <= best + CLOSE * (start - best)]
     if own in close or not close:
         return
+    chosen = min(close)
+    further = (
+        "; it is the largest that was tried: sweep again from it" if chosen == max(losses) else ""
+    )
     tried = ", ".join(f"{rate:.1g}: {loss:.3f}" for rate, loss in losses.items())
     yield Finding(
         "learning_rate_sweep",
         "warning",
         "train.learning_rate",
         f"loss after {STEPS} steps from {start:.3f}, by learning rate: {tried}",
-        f"{min(close):.1g} is the smallest rate that does about as well as the best one, and the "
-        f"recipe has {own:g}",
-        {"train.learning_rate": float(f"{min(close):.1g}")},
+        f"{chosen:.1g} is the smallest rate that does about as well as the best one, and the "
+        f"recipe has {own:g}{further}",
+        {"train.learning_rate": round_rate(chosen)},
     )
 
 
