@@ -19,7 +19,9 @@ from amodal.data.record import BrokenRecordError, DataError
 MAX_PIXELS = 178_956_970
 MAX_SIDE = 65_535  # pixels, as in JPEG; each row and column of an image costs time of its own
 MEMORY_VARIABLE = "AMODAL_IMAGE_MEMORY"
-DEFAULT_MEMORY = 400_000_000  # bytes that one image may take while it is decoded
+# Bytes that one image may take while it is decoded: about two seconds of work for the slowest
+# format, PNG with transparency, and a JPEG of 108 megapixels, as phones take them, fits.
+DEFAULT_MEMORY = 330_000_000
 MAX_PARTS = 50_000  # chunks, segments or blocks of one file
 MAX_TIFF_VALUES = 1 << 17  # of one tag that is no byte string: strips, tiles, colours
 MAX_SCANS = 500  # of a progressive JPEG; usual are ten
