@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 IF_FULL = "what is there is incomplete: free some space and make it again"
 app = typer.Typer(help="Make, inspect and pack data sets.", no_args_is_help=True, **LIGHT_GROUP)
 
+OWN_DATA = "own-data"  # the recipe that `inspect` suggests
 SourceText = Annotated[
     str, typer.Argument(help="A folder, a file, scenes:size=500, or a source.yaml.")
 ]
@@ -218,10 +219,11 @@ def _show(found: Inspection) -> None:
 
 
 def _next_command(source: str, found: Inspection) -> str:
-    """Check a recipe of images and texts with this source, or choose a recipe."""
-    if found.rows.keys() >= {"image", "text"}:
-        setting = shlex.quote(f"data.train={source}")
-        return f"amodal doctor own-data --set {setting}"
+    """Check the recipe for own data with this source where it has its inputs, or choose another."""
+    from amodal.training.recipe import load_recipe
+
+    if set(load_recipe(OWN_DATA).model.types.values()) <= found.rows.keys():
+        return f"amodal doctor {OWN_DATA} --set {shlex.quote(f'data.train={source}')}"
     return "amodal recipes list"
 
 
