@@ -72,7 +72,7 @@ OWN_DATA = sets(
     **SMALL_TEXT,
 )
 SMALL = {  # leading words of a command -> appended options
-    "amodal train own-data ": OWN_DATA,
+    "amodal train photos.yaml": sets(train__epochs=2, train__precision="fp32"),
     "amodal train own-data.yaml ": OWN_DATA,
     "amodal train own-table-fusion ": sets(
         model__encoders__image__size=32,

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import warnings
+from collections import namedtuple
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -45,8 +46,8 @@ def main() -> None:
     with suppress(OSError):  # nobody reads the output any more
         sys.stdout.flush()
     # Python ends itself with SIGINT, whatever the code, if a KeyboardInterrupt has passed through
-    # code made from a string, as that of dataclasses is; running such code again forgets that.
-    exec("")
+    # code made from a string, as that of dataclasses is; another such class forgets that.
+    namedtuple("Nothing", ())
     sys.exit(code)
 
 

@@ -112,7 +112,9 @@ class Recipe(StrictModel):
         return tuple(
             name
             for name, config in configs.items()
-            if config.freeze == "all" and config.lora is None and not steps.get(name)
+            if getattr(config, "freeze", "none") == "all"  # an image tokenizer has no such option
+            and config.lora is None
+            and not steps.get(name)
         )
 
     def to_yaml(self) -> str:
