@@ -3,6 +3,7 @@
 import pytest
 
 from amodal.data.holdout import hold_out
+from amodal.data.near_duplicates import content_fingerprint
 from amodal.data.record import BrokenRecordError
 
 
@@ -27,13 +28,12 @@ def ids(source):
     return [record["id"] for record in map(source.__getitem__, range(len(source)))]
 
 
-def far(number):
-    """64 bits that differ in about half from those of any other number."""
-    return {"image": [number * 0x9E3779B97F4A7C15 % (1 << 64)]}
+def marked(number):
+    return {"image": [content_fingerprint(str(number).encode())]}
 
 
 def thirds(record):
-    return far(int(record["id"]) // 3)
+    return marked(int(record["id"]) // 3)
 
 
 def test_groups_stay_on_one_side_and_are_counted():
@@ -60,7 +60,7 @@ def test_the_split_is_that_of_a_second_call_and_hardly_changes_with_more_rows():
 
 def test_a_group_that_is_too_large_is_trained_on():
     def mostly_one(record):
-        return far(max(int(record["id"]), 60))
+        return marked(max(int(record["id"]), 60))
 
     split = hold_out(Numbered(100), 0.2, mostly_one)
     assert len(split.held_out) == 20
@@ -68,7 +68,7 @@ def test_a_group_that_is_too_large_is_trained_on():
 
 
 def test_nothing_is_held_out_of_one_group():
-    split = hold_out(Numbered(100), 0.1, lambda record: {"image": [7]})
+    split = hold_out(Numbered(100), 0.1, lambda record: marked(7))
     assert split.held_out is None
     assert split.groups == 1
 

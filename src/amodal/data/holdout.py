@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -63,7 +63,6 @@ def hold_out(
     share: float,
     fingerprints: Callable[[Record], Fingerprints] | None = None,
     *,
-    exact: Collection[str] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Split:
     """The source without some items, and these items.
@@ -77,10 +76,10 @@ def hold_out(
         share: of the items, 0 … 1.
         fingerprints: of the values of a record; items linked by them stay on one side. None: only
             rows of one id do.
-        exact: inputs whose values count as near-duplicates where they are equal alone.
         progress: called with the number of records read so far.
 
     Examples:
+        >>> from amodal.data.near_duplicates import content_fingerprint
         >>> class Numbers:
         ...     name, inputs = "numbers", frozenset({"text"})
         ...     def __len__(self):
@@ -90,8 +89,8 @@ def hold_out(
         >>> train, held_out, *_ = hold_out(Numbers(), 0.1)
         >>> len(train), len(held_out)
         (90, 10)
-        >>> halves = lambda record: {"half": [int(record["id"]) // 2]}
-        >>> split = hold_out(Numbers(), 0.1, halves, exact=["half"])
+        >>> halves = lambda record: {"half": [content_fingerprint(bytes([int(record["id"]) // 2]))]}
+        >>> split = hold_out(Numbers(), 0.1, halves)
         >>> split.groups, split.grouped, len(split.held_out)
         (50, 100, 10)
     """
@@ -120,7 +119,7 @@ def hold_out(
     items = len(set(keys))
     count = round(share * items)
     groups: dict[int, set[int]] = {}
-    group_of = near_duplicate_groups(found, keys, exact).tolist()
+    group_of = near_duplicate_groups(found, keys).tolist()
     for group, key in zip(group_of, keys, strict=True):
         groups.setdefault(group, set()).add(key)
     several = [len(members) for members in groups.values() if len(members) > 1]

@@ -10,7 +10,9 @@ from PIL import Image
 
 BITS = 64
 SIDE = 32  # pixels of the reduced image whose low frequencies are hashed
+MIN_SIDE = 4 * SIDE  # pixels of the shorter side that a hash uses; more are averaged first
 GRID = 8  # cells of the grid of colours, each way
+COLORS = 3 * GRID**2  # red, green and blue of each cell
 # Bits in which the hashes of two near-duplicates differ at most. Of the 24 million pairs of 7,000
 # Flickr8k photos one is as close: the same photo twice. The first pair of other photos differs
 # in 8 bits. Of 500 photos saved again as JPEG of quality 10, halved in size, or made 30 % darker,
@@ -60,7 +62,7 @@ def perceptual_hash(pixels: np.ndarray) -> int:
         >>> perceptual_hash(np.full((9, 9, 3), 255, np.uint8))
         0
     """
-    grey = _reduced(pixels, 4 * SIDE).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    grey = _reduced(pixels, MIN_SIDE).convert("L").resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     values = np.asarray(grey, np.float64) / 255
     if (abs(values - np.median(values)) <= BACKGROUND).mean() >= PLAIN:
         return 0
@@ -144,23 +146,22 @@ def near_duplicate_pairs(
     equal = np.flatnonzero(place[order][1:] == place[order][:-1])
     found = [np.stack([rows[order[equal]], rows[order[equal + 1]]], axis=1)]
     distinct = rows[first]
-    for left, right in _candidates(hashes[distinct], max_distance + 1):
+    for left, right in _close(hashes[distinct], max_distance):
         a, b = distinct[left], distinct[right]
-        near = np.bitwise_count(hashes[a] ^ hashes[b]) <= max_distance
-        a, b = a[near], b[near]
         if colors is not None:
             alike = _correlation(colors[a], colors[b]) >= MIN_CORRELATION
             a, b = a[alike], b[alike]
         found.append(np.stack([a, b], axis=1))
-    return np.unique(np.sort(np.concatenate(found).astype(np.int64), axis=1), axis=0)
+    pairs = np.sort(np.concatenate(found).astype(np.int64), axis=1)
+    return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-def _candidates(hashes: np.ndarray, parts: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Places of pairs of hashes that share one of the parts, a chunk at a time."""
-    edges = np.linspace(0, BITS, parts + 1).astype(int)
-    for low, high in pairwise(edges):
-        mask = np.uint64((1 << int(high - low)) - 1)
-        key = (hashes >> np.uint64(low)) & mask
+def _close(hashes: np.ndarray, max_distance: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Places of pairs of hashes that differ in few bits, each pair once, a chunk at a time."""
+    edges = np.linspace(0, BITS, max_distance + 2).astype(int).tolist()
+    parts = [np.uint64((1 << high) - (1 << low)) for low, high in pairwise(edges)]
+    for i, part in enumerate(parts):
+        key = hashes & part
         order = np.argsort(key, kind="stable")
         ends = np.searchsorted(key[order], key[order], side="right")
         partners = ends - np.arange(len(order)) - 1  # later ones with the same part
@@ -168,14 +169,19 @@ def _candidates(hashes: np.ndarray, parts: int) -> Iterator[tuple[np.ndarray, np
         for start in range(0, int(total[-1]), CHUNK):
             number = np.arange(start, min(start + CHUNK, int(total[-1])))
             at = np.searchsorted(total, number, side="right") - 1
-            yield order[at], order[at + 1 + number - total[at]]
+            left, right = order[at], order[at + 1 + number - total[at]]
+            other = hashes[left] ^ hashes[right]
+            near = np.bitwise_count(other) <= max_distance
+            for earlier in parts[:i]:  # in which the pair has been found
+                near &= (other & earlier) != 0
+            yield left[near], right[near]
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """(P,) correlation of the colours of each pair; 1 for two that are constant."""
     x, y = (v.astype(np.float32) - v.mean(1, keepdims=True, dtype=np.float32) for v in (a, b))
-    lengths = np.sqrt((x * x).sum(1) * (y * y).sum(1))
-    product: np.ndarray = (x * y).sum(1)
+    lengths = np.sqrt(np.vecdot(x, x) * np.vecdot(y, y))
+    product: np.ndarray = np.vecdot(x, y)
     return np.where(lengths > 0, product / np.maximum(lengths, 1e-12), 1.0)
 
 

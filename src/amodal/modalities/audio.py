@@ -17,7 +17,7 @@ from amodal.augment.config import AUDIO_STEPS
 from amodal.data.content import content_of
 from amodal.data.decode_audio import SUFFIXES, decode_audio
 from amodal.data.inputs import BatchContext, InputRows, spread
-from amodal.data.near_duplicates import content_fingerprint
+from amodal.data.near_duplicates import Fingerprint, content_fingerprint
 from amodal.data.record import Record
 from amodal.encoders.audio.preprocessing import AudioPreprocessor
 from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
@@ -65,7 +65,7 @@ class AudioModality:
             return f"{value.shape} {_digest(np.ascontiguousarray(value))}"
         return f"object {id(value)}"
 
-    def fingerprints(self, name: str, record: Record) -> list[int]:
+    def fingerprints(self, name: str, record: Record) -> list[Fingerprint]:
         # Equal files alone: a recording is long, and decoding it would take longer than training.
         files = (v for v in _values(record.get(name)) if isinstance(v, str | Path | bytes))
         contents = (content_of(file, record["origin"], self.name)[0] for file in files)

@@ -12,6 +12,7 @@ import torch
 from amodal.data.answer_vocabulary import AnswerVocabulary
 from amodal.data.conversation import Conversation, Task, conversations
 from amodal.data.inputs import BatchContext, InputRows
+from amodal.data.near_duplicates import Fingerprint
 from amodal.data.record import Record
 from amodal.data.sources.vqa import annotator_answers
 from amodal.encoders.text.chat_template import ChatTemplate
@@ -50,7 +51,7 @@ class ConversationModality:
     def content_key(self, value: Any) -> str:
         return repr(value)
 
-    def fingerprints(self, name: str, record: Record) -> list[int]:
+    def fingerprints(self, name: str, record: Record) -> list[Fingerprint]:
         return []
 
     def preview(self, value: Any, decoded: Any | None = None) -> Preview:

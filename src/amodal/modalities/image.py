@@ -16,7 +16,8 @@ from amodal.augment.config import IMAGE_STEPS
 from amodal.augment.image import ImageAugmentation
 from amodal.data.decode import SUFFIXES, decode_image
 from amodal.data.inputs import BatchContext, InputRows
-from amodal.data.near_duplicates import SIDE, perceptual_hash
+from amodal.data.near_duplicates import Fingerprint, image_fingerprint
+from amodal.data.perceptual_hash import MIN_SIDE
 from amodal.data.record import Record
 from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
@@ -66,12 +67,12 @@ class ImageModality:
             return f"{value.size} {value.mode} {_digest(value.tobytes())}"
         return f"object {id(value)}"
 
-    def fingerprints(self, name: str, record: Record) -> list[int]:
+    def fingerprints(self, name: str, record: Record) -> list[Fingerprint]:
         images = (
-            decode_image(value, record["origin"], min_size=SIDE)
+            decode_image(value, record["origin"], min_size=MIN_SIDE)
             for value in _values(record.get(name))
         )
-        return [perceptual_hash(image) for image in images]
+        return [image_fingerprint(image) for image in images]
 
     def preview(self, value: Any, decoded: np.ndarray | None = None) -> Preview:
         path = str(value) if isinstance(value, str | Path) else None

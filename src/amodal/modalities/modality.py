@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from amodal.data.inputs import Input
+from amodal.data.near_duplicates import Fingerprint
 from amodal.data.record import Record
 from amodal.data.sources.columns import Style
 from amodal.data.surrogates import half_pair
@@ -112,10 +113,8 @@ class Modality(Protocol):
         """A key that equal values share."""
         ...
 
-    def fingerprints(self, name: str, record: Record) -> list[int]:
-        """64 bits for each value of a record; those of near-duplicates differ in few bits.
-
-        Where `is_text` is true, equal values alone count. Empty: values are not compared.
+    def fingerprints(self, name: str, record: Record) -> list[Fingerprint]:
+        """What near-duplicates share, for each value of a record; empty: values are not compared.
 
         Raises:
             BrokenRecordError: a value cannot be decoded.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 
 from amodal.data.inputs import BatchContext, InputRows, spread
+from amodal.data.near_duplicates import Fingerprint
 from amodal.data.record import BrokenRecordError, Record
 from amodal.data.yaml_document import parse_yaml
 from amodal.encoders.tabular import Row, TabularPreprocessor
@@ -56,7 +57,7 @@ class TabularModality:
     def content_key(self, value: Any) -> str:
         return repr(sorted(value.items())) if isinstance(value, dict) else repr(value)
 
-    def fingerprints(self, name: str, record: Record) -> list[int]:
+    def fingerprints(self, name: str, record: Record) -> list[Fingerprint]:
         return []
 
     def preview(self, value: Any, decoded: Any | None = None) -> Preview:

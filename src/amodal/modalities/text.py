@@ -15,7 +15,7 @@ from amodal.augment.config import TEXT_STEPS, TokenDropout, TokenMask
 from amodal.augment.text import swap_left_right, token_dropout, token_mask
 from amodal.data.batch import key64
 from amodal.data.inputs import BatchContext, Effects, InputRows
-from amodal.data.near_duplicates import content_fingerprint
+from amodal.data.near_duplicates import Fingerprint, content_fingerprint
 from amodal.data.record import BrokenRecordError, Record
 from amodal.data.surrogates import half_pair
 from amodal.encoders.text.preprocessing import TextPreprocessor
@@ -62,9 +62,12 @@ class TextModality:
     def content_key(self, value: Any) -> str:
         return str(value)
 
-    def fingerprints(self, name: str, record: Record) -> list[int]:
+    def fingerprints(self, name: str, record: Record) -> list[Fingerprint]:
         texts = (" ".join(text.casefold().split()) for text in texts_of(record, name))
-        return [content_fingerprint(text.encode("utf-8", "surrogatepass")) for text in texts]
+        return [
+            content_fingerprint(text.encode("utf-8", "surrogatepass"), may_be_template=True)
+            for text in texts
+        ]
 
     def preview(self, value: Any, decoded: Any | None = None) -> Preview:
         return Preview(text=str(value))

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from amodal.data.inputs import BatchContext, InputRows, spread
+from amodal.data.near_duplicates import Fingerprint
 from amodal.data.record import BrokenRecordError, Record
 from amodal.data.yaml_document import parse_yaml
 from amodal.encoders.vector import VectorPreprocessor
@@ -57,7 +58,7 @@ class VectorModality:
         rows = np.asarray(value)
         return f"{rows.shape} {blake2b(rows.tobytes(), digest_size=16).hexdigest()}"
 
-    def fingerprints(self, name: str, record: Record) -> list[int]:
+    def fingerprints(self, name: str, record: Record) -> list[Fingerprint]:
         return []
 
     def preview(self, value: Any, decoded: Any | None = None) -> Preview:

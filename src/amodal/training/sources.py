@@ -90,7 +90,6 @@ def _held_out(
         source,
         recipe.data.holdout,
         fingerprints if together else None,
-        exact=[name for name, kind in types.items() if kind.is_text],
         progress=callbacks.advance if together else None,
     )
     grouped = (
