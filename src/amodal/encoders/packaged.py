@@ -193,7 +193,9 @@ class PackagedImageConfig(EncoderConfig):
         return encoder
 
     def preprocessor(self) -> ImagePreprocessor:
-        return self._timm().preprocessor()
+        found = self._timm().preprocessor()
+        # As in the training of the weights: small images are enlarged without losing edges.
+        return ImagePreprocessor(found.size, found.mean, found.std, interpolation="bicubic")
 
     def _timm(self) -> TimmConfig:
         options = self.model_dump(exclude={"type", "kind", "name"})
