@@ -15,7 +15,12 @@ from amodal.training.recipes.packaged import packaged_recipes
 # Modality type -> encoder with pretrained weights, which stays frozen. A type that is not here has
 # no packaged encoder, and takes the one of `FROM_SCRATCH`.
 PRETRAINED: Mapping[str, dict[str, Any]] = {
-    "image": {"kind": "packaged", "name": "efficientnet-lite2", "freeze": "all"},
+    "image": {
+        "kind": "packaged",
+        "name": "efficientnet-lite2",
+        "last_stages": 2,
+        "freeze": "all",
+    },
     "text": {"kind": "packaged", "name": "all-minilm-l6-v2", "freeze": "all"},
 }
 FROM_SCRATCH: Mapping[str, dict[str, Any]] = {
@@ -72,9 +77,16 @@ DEFAULTS: Mapping[Task, Default] = {
         title="Search by text, image or both: a joint embedding",
         model={
             "kind": "joint_embedding",
-            "projection": {"kind": "mlp", "hidden": 1024, "dim": 512, "dropout": 0.4},
+            "projection": {
+                "kind": "mlp",
+                "hidden": 1024,
+                "dim": 512,
+                "dropout": 0.4,
+                "input_norm": "batch",
+                "input_noise": 0.3,
+            },
         },
-        objectives=({"kind": "info_nce", "temperature": 0.07},),
+        objectives=({"kind": "info_nce", "temperature": 0.07, "label_smoothing": 0.1},),
         captions_per_item=3,
         batch_size=512,
         train={"epochs": 40, "learning_rate": 1e-3, "evaluate_every": 4, "save_every": 4},
