@@ -88,7 +88,7 @@ def test_inspect_ends_with_the_findings_and_the_next_command(amodal, tmp_path):
     assert code == 0
     assert "warning: blank images (pages.jsonl)" in out
     assert "30 of 30 images have one colour only" in out
-    assert out.rstrip().endswith("next: amodal doctor own-data --set data.train=pages.jsonl")
+    assert out.rstrip().endswith("next: amodal init pages.jsonl")
     code, out, _ = amodal("doctor", "own-data", "--set", "data.train=pages.jsonl")
     assert code == 0
     assert "blank images" in out

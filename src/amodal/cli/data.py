@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 IF_FULL = "what is there is incomplete: free some space and make it again"
 app = typer.Typer(help="Make, inspect and pack data sets.", no_args_is_help=True, **LIGHT_GROUP)
 
-OWN_DATA = "own-data"  # the recipe that `inspect` suggests
 SourceText = Annotated[
     str, typer.Argument(help="A folder, a file, scenes:size=500, or a source.yaml.")
 ]
@@ -102,7 +101,9 @@ def inspect_(
     else:
         _show(found)
         show_diagnosis(diagnose(Subject(source, source=opened, facts=facts)))
-        console.print(f"next: {_next_command(source, found)}", soft_wrap=True, markup=False)
+        # Of what is no path, such as scenes, there are recipes already.
+        command = f"init {shlex.quote(source)}" if Path(source).exists() else "recipes list"
+        console.print(f"next: amodal {command}", soft_wrap=True, markup=False)
     if found.stopped:
         raise KeyboardInterrupt
 
@@ -216,15 +217,6 @@ def _show(found: Inspection) -> None:
             console.print(f"{row.origin}: {row.reason}", soft_wrap=True, markup=False)
         if found.broken > len(found.broken_rows):
             console.print(f"... and {found.broken - len(found.broken_rows):,} more")
-
-
-def _next_command(source: str, found: Inspection) -> str:
-    """Check the recipe for own data with this source where it has its inputs, or choose another."""
-    from amodal.training.recipe import load_recipe
-
-    if set(load_recipe(OWN_DATA).model.types.values()) <= found.rows.keys():
-        return f"amodal doctor {OWN_DATA} --set {shlex.quote(f'data.train={source}')}"
-    return "amodal recipes list"
 
 
 def _repeats(repeated: Duplicates) -> str:
