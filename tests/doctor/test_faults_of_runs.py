@@ -98,7 +98,7 @@ def test_large_png_files_keep_steps_waiting(photos, recipe, run):
         rows.append({**row, "image": str(file)})
     values = recipe(data__train=photos.table("large", rows), train__batch_size=16)
     found = findings(run(values))
-    assert list(found) == ["waiting_for_data"]
+    assert "waiting_for_data" in found
     assert found["waiting_for_data"].settings == {"data.cache": True}
 
 
