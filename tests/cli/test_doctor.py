@@ -1,29 +1,17 @@
 """`amodal doctor` as it is typed: exit codes, what is printed, JSON."""
 
 import json
-import sys
 
 import pytest
 import yaml
 from PIL import Image
 
-from amodal.cli import main as cli
-
 
 @pytest.fixture
-def amodal(tmp_path, monkeypatch, capsys):
-    """Runs the command; returns exit code, output and errors."""
+def amodal(tmp_path, monkeypatch, run_command):
+    """Runs the command in an empty folder."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["amodal", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return ended.value.code or 0, out, err
-
-    return run
+    return run_command
 
 
 SMALL = (

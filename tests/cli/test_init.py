@@ -3,13 +3,11 @@
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import own_data
 import pytest
 
-from amodal.cli import main as cli
 from amodal.cli.init import is_data, recipe_file
 from amodal.setup import defaults
 from amodal.training.recipe import load_recipe
@@ -18,20 +16,11 @@ TINY = ("--set", "train.epochs=1", "--set", "train.precision=fp32")
 
 
 @pytest.fixture
-def amodal(tmp_path, monkeypatch, capsys):
-    """Runs the command in an empty folder with small encoders; exit code, output and errors."""
+def amodal(tmp_path, monkeypatch, run_command):
+    """Runs the command in an empty folder with small encoders."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(defaults, "PRETRAINED", own_data.SMALL)
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["amodal", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert "Traceback" not in out + err
-        return ended.value.code or 0, out, err
-
-    return run
+    return run_command
 
 
 def printed_commands(out):

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from amodal.data.atomic import sync, write_text
+from amodal.data.atomic import staged_file, write_text
 from amodal.data.features import FeatureTable
 
 DIGEST_BYTES = 16
@@ -107,15 +107,8 @@ class FeatureStore:
             "truncated": torch.tensor([value.truncated for value in values]),
         }
         file = self.folder / f"{uuid.uuid4().hex}{SHARD}"
-        partial = file.with_suffix(".partial")
-        try:
-            save_file(tensors, partial)
-            sync(partial)
-            partial.replace(file)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-        sync(self.folder)
+        with staged_file(file) as staged:
+            save_file(tensors, staged)
         self._take(load_file(file))
 
     def table(self, digests: Sequence[bytes]) -> FeatureTable:
