@@ -172,6 +172,11 @@ def cases(folder: Path) -> dict[str, Case]:
         ),
         "micro_batches_broken": recipe(joint(pair), [info_nce], "broken", micro_batch_size=3),
         "micro_batches_gaps": recipe(joint(pair), [info_nce], "gaps", micro_batch_size=2),
+        "frozen_features": recipe(
+            joint({name: {**config, "freeze": "all"} for name, config in pair.items()}),
+            [info_nce],
+            "broken",
+        ),
         "queue": recipe(
             joint(pair), [{**info_nce, "queue_size": 30, "queue_start_step": 2}], "gaps"
         ),
@@ -251,6 +256,7 @@ def run_cases(names: Iterable[str], folder: Path, group: str) -> None:
     from amodal.training.recipe import parse_recipe
     from amodal.training.run import train_run
 
+    os.environ["AMODAL_CACHE"] = str(folder / group / "cache")  # no group finds another's features
     recipes = cases(folder) | dict.fromkeys(DTYPES, amplifying(folder))
     for name in names:
         # Weights and statistics of a new model have the default type, and so has all that follows.

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from amodal.data.atomic import staged_file, write_text
+from amodal.data.atomic import staged_file
 from amodal.data.features import FeatureTable
 
 DIGEST_BYTES = 16
@@ -85,7 +85,9 @@ class FeatureStore:
         self._place: dict[bytes, tuple[int, int]] = {}  # digest -> shard, value in it
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / ABOUT).is_file():
-            write_text(folder / ABOUT, json.dumps(about, indent=1, ensure_ascii=False))
+            own = folder / f"{uuid.uuid4().hex}.partial"  # other processes may write theirs now
+            own.write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+            own.replace(folder / ABOUT)
         for file in sorted(folder.glob(f"*{SHARD}")):
             try:
                 self._take(load_file(file))  # mapped: read when a value is taken

@@ -161,7 +161,9 @@ class _Features:
 
     def _compute(self, missing: Mapping[bytes, _Place], store: FeatureStore) -> dict[bytes, str]:
         """Compute and keep the features of some values; why others cannot have any."""
-        own = sorted(missing)[rank() :: world_size()]
+        # By the digest, as the processes may find different values missing: the first ones to come
+        # have already added some.
+        own = sorted(digest for digest in missing if digest[0] % world_size() == rank())
         if self.kind.is_text:  # those of similar length need little padding
             own.sort(key=lambda digest: len(self._value(missing[digest])[0]))
         groups = [own[start : start + AT_ONCE] for start in range(0, len(own), AT_ONCE)]
