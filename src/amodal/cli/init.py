@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class TaskName(StrEnum):
-    """What a recipe is for."""
+    """Task of a recipe."""
 
     search = "search"
     prediction = "prediction"
@@ -90,7 +90,7 @@ def recipe_for_data(path: str) -> Path:
 
 
 def recipe_file(path: str) -> Path:
-    """Where the recipe of data is written: in the working directory, named as the data are."""
+    """File of the recipe for some data: in the working directory, named as the data are."""
     data = Path(os.path.abspath(path))  # a link keeps its own name
     name = re.sub(r"[^\w.-]+", "-", data.name if data.is_dir() else data.stem).strip("-.")
     return Path(f"{name or 'recipe'}.yaml")

@@ -80,7 +80,7 @@ class FeatureRows(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureChoice:
-    """How many cached values of an item become rows of a batch: as many as its input would take.
+    """Number of cached values per item in a batch: as many as its input would take.
 
     Args:
         most: values per item; None: all.

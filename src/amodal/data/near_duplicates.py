@@ -19,7 +19,7 @@ SHARED_OF = 100  # rows, of which one may have an equal text, but always two
 
 
 class Fingerprint(NamedTuple):
-    """What near-duplicates of a value share.
+    """Features that near-duplicates of a value share.
 
     Args:
         content: digest, which equal values share.

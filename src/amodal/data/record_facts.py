@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from amodal.data.ahead import work_ahead
 from amodal.data.decode import load_image
 from amodal.data.decode_audio import lacks_end_mark, measure_audio
 from amodal.data.notes import notes_of
@@ -124,13 +124,7 @@ def in_threads(
         except BrokenRecordError as error:
             return error
 
-    waiting: deque[Future[Any]] = deque()
-    for read in records:
-        waiting.append(pool.submit(one, read))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
+    yield from work_ahead(one, records, pool, ahead - 1)
 
 
 class TypedSource:

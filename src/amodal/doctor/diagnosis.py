@@ -34,7 +34,7 @@ class Diagnosis:
     recipe: Recipe | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """What `amodal doctor --json` prints."""
+        """Content of the JSON that `amodal doctor --json` prints."""
         return {
             "name": self.name,
             "findings": [finding.to_dict(self.recipe) for finding in self.findings],

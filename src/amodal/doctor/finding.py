@@ -74,7 +74,7 @@ class Finding:
         return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=100).rstrip()
 
     def to_dict(self, recipe: Recipe | None = None) -> dict[str, Any]:
-        """What `amodal doctor --json` prints of it."""
+        """Part of the JSON that `amodal doctor --json` prints."""
         return {
             "name": self.name,
             "severity": self.severity,

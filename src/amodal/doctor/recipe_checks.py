@@ -191,7 +191,7 @@ def _batch_of(items: int) -> int:
 
 
 def path_length(subject: Subject) -> float:
-    """How far the steps of Adam move a weight at most, over the whole run."""
+    """Largest distance that the steps of Adam move a weight over the whole run."""
     assert subject.recipe is not None
     return subject.recipe.train.learning_rate * len(subject.sampler) * MEAN_OF_SCHEDULE
 

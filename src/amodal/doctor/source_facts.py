@@ -1,4 +1,4 @@
-"""What is known of a source after every record of it was read once."""
+"""Facts about a source, gathered by reading every record once."""
 
 from __future__ import annotations
 

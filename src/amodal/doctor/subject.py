@@ -1,4 +1,4 @@
-"""What is diagnosed: a source, a recipe with its sources, or a run with its log and embeddings."""
+"""Subject of a diagnosis: a source, a recipe with its sources, or a run with its log."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EMBEDDED_BY = "geometry"  # evaluator that models with embeddings of every input
 
 
 class Subject:
-    """What checks look at; every part is read when it is first asked for.
+    """Data of the checks; every part is read when it is first asked for.
 
     Args:
         name: of the source, recipe or run.
@@ -251,7 +251,7 @@ def open_subject(
     max_items: int | None = MAX_ITEMS,
     callbacks: ProgressCallbacks | None = None,
 ) -> Subject:
-    """What a text on the command line means: a run folder, a recipe, or a source.
+    """Subject that a text on the command line names: a run folder, a recipe, or a source.
 
     Args:
         text: a folder, a file, the name of a packaged recipe, or `scenes:size=500`.

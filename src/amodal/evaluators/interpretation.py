@@ -1,4 +1,4 @@
-"""What metrics mean: sentences that set them beside chance, the start and a keyword search."""
+"""Sentences that compare metrics with chance, the start and a keyword search."""
 
 from __future__ import annotations
 

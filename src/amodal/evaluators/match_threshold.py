@@ -112,7 +112,7 @@ def keep_match_calibration(
 def calibrate_matches(
     rows: Mapping[str, Embeddings], fingerprint: str, source: str
 ) -> MatchCalibration:
-    """What a score says about a match, from every input to every other.
+    """Match curves of a joint embedding, from every input to every other.
 
     A pair matches where both rows belong to one item or have equal content, such as equal
     captions; all other pairs count as wrong, so that the stated precision is a lower bound where

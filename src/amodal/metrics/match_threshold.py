@@ -53,7 +53,7 @@ class ScoredPairs(NamedTuple):
 
 
 class Match(NamedTuple):
-    """What the score of a hit says: `likely match`, `possible match` or `weak`."""
+    """Label of a hit and its probability: `likely match`, `possible match` or `weak`."""
 
     label: str
     probability: float

@@ -114,7 +114,7 @@ class Modality(Protocol):
         ...
 
     def fingerprints(self, name: str, record: Record) -> list[Fingerprint]:
-        """What near-duplicates share, for each value of a record; empty: values are not compared.
+        """Fingerprints that near-duplicates share, one per value; empty: values are not compared.
 
         Raises:
             BrokenRecordError: a value cannot be decoded.

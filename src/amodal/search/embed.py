@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from amodal.data.ahead import work_ahead
 from amodal.data.batch import key64
 from amodal.data.record import BrokenRecordError, DataError, Record, Source, StreamingSource
 from amodal.modalities.modality import Modality, texts_of
@@ -235,21 +236,11 @@ def _decoded_ahead(
     thumbnails: bool,
 ) -> Iterator[_Unit | BrokenRecordError]:
     """The same units in the same order with values decoded, a few ahead of the reader."""
-    waiting: deque[Future[_Unit | BrokenRecordError] | _Unit | BrokenRecordError] = deque()
 
-    def first() -> _Unit | BrokenRecordError:
-        done = waiting.popleft()
-        return done.result() if isinstance(done, Future) else done
+    def decoded(unit: _Unit | BrokenRecordError) -> _Unit | BrokenRecordError:
+        return unit if isinstance(unit, BrokenRecordError) else _decode(unit, thumbnails)
 
-    for unit in units:
-        if isinstance(unit, _Unit):
-            waiting.append(pool.submit(_decode, unit, thumbnails))
-        else:
-            waiting.append(unit)
-        if len(waiting) > DECODE_AHEAD:
-            yield first()
-    while waiting:
-        yield first()
+    return work_ahead(decoded, units, pool, DECODE_AHEAD)
 
 
 def _decode(unit: _Unit, thumbnails: bool) -> _Unit | BrokenRecordError:

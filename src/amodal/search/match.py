@@ -33,7 +33,7 @@ class SearchResult:
     left_out: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """What can be written as JSON, the hits left out."""
+        """Content for JSON, without the hits."""
         return {
             "likely_match": self.likely_match,
             "notes": self.notes,

@@ -1,4 +1,4 @@
-"""What each column of a table holds, judged by its values."""
+"""Content of each column of a table, judged by its values."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Column:
 
     @cached_property
     def kind(self) -> Kind:
-        """What its cells are."""
+        """Description of its cells."""
         if not self.values:
             return "nothing"
         if self.media is not None:

@@ -1,4 +1,4 @@
-"""What `amodal init` writes for each task; measured on Flickr8k, see docs/benchmarks.md."""
+"""Defaults of `amodal init` for each task; measured on Flickr8k, see docs/benchmarks.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a path holds: which source reads it, and what its columns are."""
+"""Content of a path: which source reads it, and what its columns are."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TEMPLATE = "a photo of a {label}"
 
 @dataclass(frozen=True)
 class Data:
-    """What a path holds.
+    """Content of a path.
 
     Args:
         file: what is read: the path as it was given, or a table in that folder.
@@ -60,7 +60,7 @@ class Data:
 
 
 def look(path: str, choose: Choose, *, caption_classes: bool = True) -> Data:
-    """What a path holds.
+    """Content of a path.
 
     Args:
         path: a folder, table, shards, annotations, or another word for a source.

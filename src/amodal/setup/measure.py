@@ -1,4 +1,4 @@
-"""What encoding a source takes on this machine: timed on a few of its items."""
+"""Cost of encoding a source on this machine: timed on a few of its items."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEBIBYTE = 1 << 20
 
 @dataclass(frozen=True)
 class Encoding:
-    """What one input takes.
+    """Cost of one input.
 
     Args:
         name: of the input.
@@ -41,7 +41,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Cost:
-    """What encoding a source takes on this machine.
+    """Cost of encoding a source on this machine.
 
     Args:
         encodings: one for each input that has an encoder.

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from amodal.data.ahead import work_ahead
 from amodal.data.batch import key64
 from amodal.data.content import content_of
 from amodal.data.feature_store import DIGEST_BYTES, Computed, FeatureStore, cache_folder
@@ -72,11 +72,16 @@ def compute_features(
 
 
 class _Place(NamedTuple):
-    """Where a value is: source, number of the record, and place among its values of an input."""
+    """Place of a value: source, number of the record, and number among its values of an input.
+
+    Args:
+        size: letters of a text, 0 for another value.
+    """
 
     source: FeatureSource
     record: int
     place: int
+    size: int
 
 
 class _Prepared(NamedTuple):
@@ -138,8 +143,9 @@ class _Features:
                 record = source.source[number]
                 values = self._values(record)
                 digests = [self._digest(value, record["origin"]) for value in values]
-                for place, digest in enumerate(digests):
-                    places.setdefault(digest, _Place(source, number, place))
+                sizes = [len(value) if self.kind.is_text else 0 for value in values]
+                for place, (digest, size) in enumerate(zip(digests, sizes, strict=True)):
+                    places.setdefault(digest, _Place(source, number, place, size))
                 keys = [key64(v) if self.kind.is_text else 0 for v in values]
                 found.append(list(zip(digests, keys, strict=True)))
             except BrokenRecordError as error:
@@ -165,7 +171,7 @@ class _Features:
         # have already added some.
         own = sorted(digest for digest in missing if digest[0] % world_size() == rank())
         if self.kind.is_text:  # those of similar length need little padding
-            own.sort(key=lambda digest: len(self._value(missing[digest])[0]))
+            own.sort(key=lambda digest: missing[digest].size)
         groups = [own[start : start + AT_ONCE] for start in range(0, len(own), AT_ONCE)]
         if own:
             self.callbacks.stage(f"computing {self.name} features", len(own))
@@ -174,16 +180,17 @@ class _Features:
         new: list[Computed] = []
         written, done = time.monotonic(), 0
         try:
-            for found in _ahead(self._prepare, given):
-                unusable |= found.unusable
-                if found.digests:
-                    tokens = self.encoder.features(found.tensors)
-                    new += map(Computed, found.digests, tokens, found.truncated)
-                done += len(found.digests) + len(found.unusable)
-                self.callbacks.advance(done)
-                if len(new) >= FILE_VALUES or time.monotonic() - written > FILE_SECONDS:
-                    store.add(new)
-                    new, written = [], time.monotonic()
+            with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
+                for found in work_ahead(self._prepare, given, pool, AHEAD):
+                    unusable |= found.unusable
+                    if found.digests:
+                        tokens = self.encoder.features(found.tensors)
+                        new += map(Computed, found.digests, tokens, found.truncated)
+                    done += len(found.digests) + len(found.unusable)
+                    self.callbacks.advance(done)
+                    if len(new) >= FILE_VALUES or time.monotonic() - written > FILE_SECONDS:
+                        store.add(new)
+                        new, written = [], time.monotonic()
         finally:
             store.add(new)
         if world_size() == 1:
@@ -232,15 +239,3 @@ class _Features:
             np.array([row_of[digest] for digest, _ in flat], dtype=np.int64),
             np.array([key for _, key in flat], dtype=np.int64) if self.kind.is_text else None,
         )
-
-
-def _ahead(work: Callable[[Any], Any], groups: Iterable[Any]) -> Iterator[Any]:
-    """The results of some work in order, computed in threads a few groups ahead of the reader."""
-    running: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        for group in groups:
-            running.append(pool.submit(work, group))
-            if len(running) > AHEAD:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()

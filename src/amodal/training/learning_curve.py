@@ -37,7 +37,7 @@ class LearningCurve:
     scores: tuple[Estimate, ...]
 
     def sentences(self) -> list[str]:
-        """What more data gave, and what twice as much would give by a power law."""
+        """Gain from more data, and the gain that a power law predicts from twice as much."""
         few, all_ = self.scores[0], self.scores[-1]
         said = [
             f"{self.metric} is {few.value:.3f} with {self.items[0]:,} training items and "
