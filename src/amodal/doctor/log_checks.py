@@ -109,7 +109,7 @@ def temperature(subject: Subject) -> Iterator[Finding]:
             settings = subject.changed_objective(place, "min_temperature", SHARPEST)
         else:
             advice = (
-                "0.01 is as sharp as CLIP allows: the training pairs are told apart with "
+                "0.01 is as sharp as CLIP allows: the training pairs are distinguished with "
                 "certainty, which mostly means that they are known by heart; smooth the labels, "
                 "or stop earlier"
             )

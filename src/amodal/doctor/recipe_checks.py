@@ -104,8 +104,8 @@ def batches(subject: Subject) -> Iterator[Finding]:
             "small_batch",
             "warning",
             "train.batch_size",
-            f"each item is told apart from {sampler.batch_size - 1} others at a time, and a search "
-            f"has to tell it apart from {sampler.size:,}",
+            f"each item is distinguished from {sampler.batch_size - 1} others at a time, and a "
+            f"search has to distinguish it from {sampler.size:,}",
             "raise the batch size; with `micro_batch_size` it takes no more memory, and the loss "
             "stays exact",
             {
