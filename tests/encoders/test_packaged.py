@@ -68,7 +68,14 @@ def test_sentences_have_the_embeddings_of_sentence_transformers():
     np.testing.assert_allclose(ours, peer.encode(texts), atol=1e-6)
 
 
-@pytest.mark.parametrize("config", [PackagedImageConfig(size=64), PackagedTextConfig()])
+@pytest.mark.parametrize(
+    "config",
+    [
+        PackagedImageConfig(size=64),
+        PackagedImageConfig(name=("efficientnet-lite0", "efficientnet-lite2"), size=64),
+        PackagedTextConfig(),
+    ],
+)
 def test_a_run_opens_without_the_package(config, monkeypatch):
     monkeypatch.setattr(packaged.Package, "file", lambda *_: pytest.fail("read the package"))
     encoder = config.build(pretrained=False)
@@ -91,3 +98,25 @@ def test_a_file_that_is_not_the_checked_one_is_refused(monkeypatch):
     monkeypatch.setitem(package.sha256, "tokenizer.json", "0" * 64)
     with pytest.raises(ValueError, match=r"tokenizer.json: SHA-256 be50.*, expected 0000"):
         PackagedTextConfig().preprocessor()
+
+
+def test_several_networks_give_their_features_side_by_side():
+    names = ("efficientnet-lite0", "efficientnet-lite1")
+    torch.manual_seed(0)
+    joined = PackagedImageConfig(name=names, size=64).build(pretrained=False).eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        tokens, _ = joined(pixels)
+        apart = [member(pixels)[0] for member in joined.members]
+    assert tokens.shape == (2, 4, joined.width)
+    assert torch.equal(tokens, torch.cat(apart, dim=2))
+    groups = joined.layer_groups()
+    assert len(groups) == len(joined.members[0].layer_groups())
+    assert {id(module) for module in groups[0]} >= {
+        id(module) for member in joined.members for module in member.layer_groups()[0]
+    }
+
+
+def test_a_network_given_twice_is_refused():
+    with pytest.raises(ValueError, match="names a network twice"):
+        PackagedImageConfig(name=("efficientnet-lite0", "efficientnet-lite0"))

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,12 +130,17 @@ def fusion(kind):
     ids=["joint_embedding", "attention pooling", "fusion", "fusion of tokens"],
 )
 def test_a_run_on_features_learns_what_a_run_on_values_learns(
-    tmp_path, photos, encoded, model, tolerance
+    tmp_path, photos, encoded, model, tolerance, monkeypatch
 ):
+    monkeypatch.chdir(photos)  # the paths decide what is held out: here never the broken image
     results = {}
     for kept in (True, False):
-        captions = {"captions_per_item": 2 if model is None or "kind" not in model else 1}
-        recipe = recipe_of(photos, model=model, data={"feature_cache": kept, **captions})
+        data = {
+            "train": source_of(Path()),
+            "feature_cache": kept,
+            "captions_per_item": 2 if model is None or "kind" not in model else 1,
+        }
+        recipe = recipe_of(photos, model=model, data=data)
         results[kept] = train_run(recipe, tmp_path / str(kept))
     assert sum(encoded) == VALUES
     with_features, without = (losses(tmp_path / str(kept)) for kept in (True, False))

