@@ -80,18 +80,18 @@ def ours(folder: Path) -> dict[str, float]:
 
 def features(recipe: Recipe) -> list[dict[str, Tensor]]:
     """The features of the training and the dev split, as the runs before have left them."""
-    sources = [FeatureSource(s) for s in open_sources(recipe) if s is not None]
+    train, validation = (FeatureSource(s) for s in open_sources(recipe) if s is not None)
     encoders = recipe.model.encoders
     model = build_joint_embedding(
         Architecture(encoders=encoders, projection=recipe.model.projection)
     )
-    compute_features(model, list(encoders), sources, ProgressCallbacks())
+    compute_features(model, list(encoders), train, validation, ProgressCallbacks())
     return [
         {
-            name: one.table.gather(one.rows)["cached_tokens"][:, 0]
+            name: one.table.gather(one.rows[:, 0])["cached_tokens"][:, 0]
             for name, one in source.features.items()
         }
-        for source in sources
+        for source in (train, validation)
     ]
 
 

@@ -143,6 +143,9 @@ class PointSetModality:
     def parse(self, text):
         return json.loads(text)
 
+    def follows(self, value, effects):
+        return False
+
     def initialise(self, encoder, prepare, name, records):
         pass
 

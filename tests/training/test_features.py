@@ -1,13 +1,20 @@
 """Features of frozen encoders are computed once, and change nothing of what a run learns."""
 
-import csv
-import json
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from frozen_runs import (
+    ENCODERS,
+    ROWS,
+    VALUES,
+    attention_pooled,
+    fusion,
+    losses,
+    recipe_of,
+    write_photos,
+)
 from PIL import Image
 
 from amodal.data.feature_store import cache_folder
@@ -15,79 +22,13 @@ from amodal.models.frozen_features import FrozenEncoder
 from amodal.training import features
 from amodal.training.checkpoints import complete_checkpoints
 from amodal.training.progress import ProgressCallbacks
-from amodal.training.recipe import parse_recipe
 from amodal.training.run import train_run
 from amodal.training.trainer import RunTrainer
-
-COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 40, 230), "grey": (90,) * 3}
-ROWS = 40
-VALUES = ROWS - 1 + 2 * ROWS  # images that can be read, and captions
 
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A table of images with two captions each; one image is broken."""
-    folder = tmp_path_factory.mktemp("photos")
-    rng = np.random.default_rng(0)
-    rows = []
-    for i in range(ROWS):
-        name = list(COLORS)[i % len(COLORS)]
-        pixels = np.full((40, 48, 3), COLORS[name]) + rng.integers(-25, 25, (40, 48, 3))
-        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
-        captions = (f"a {name} image number {i}", f"{name} and nothing else in picture {i}")
-        rows += [{"image": f"{i}.png", "caption": c, "label": name} for c in captions]
-    (folder / "3.png").write_bytes(b"no image")
-    with (folder / "photos.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, ["image", "caption", "label"])
-        table.writeheader()
-        table.writerows(rows)
-    return folder
-
-
-def source_of(photos):
-    columns = {"image": "image", "text": "caption"}
-    return {"kind": "table", "path": str(photos / "photos.csv"), "columns": columns}
-
-
-ENCODERS = {
-    "image": {"kind": "small_cnn", "size": 32, "widths": [8, 16], "freeze": "all"},
-    "text": {
-        "kind": "small_transformer",
-        "width": 16,
-        "layers": 1,
-        "heads": 2,
-        "dropout": 0.1,
-        "freeze": "all",
-    },
-}
-
-
-def recipe_of(photos, *, model=None, augment=None, data=None, **train):
-    values = {
-        "data": {
-            "train": source_of(photos),
-            "captions_per_item": 2,
-            "holdout": 0.2,
-            **(data or {}),
-        },
-        "model": model or {"encoders": ENCODERS, "projection": {"kind": "mlp", "dim": 16}},
-        "augment": augment or {},
-        "train": {
-            "epochs": 3,
-            "batch_size": 10,
-            "precision": "fp32",
-            "learning_rate": 1e-2,
-            "log_every": 1,
-            "save_every": 0.34,
-            **train,
-        },
-    }
-    return parse_recipe(values, "test")
-
-
-def losses(folder):
-    lines = map(json.loads, (folder / "train_log.jsonl").read_text().splitlines())
-    return [line["loss"] for line in lines if "loss" in line]
+    return write_photos(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture
@@ -103,20 +44,6 @@ def encoded(monkeypatch):
 
     monkeypatch.setattr(FrozenEncoder, "features", counted)
     return counts
-
-
-def attention_pooled():
-    pooled = {name: {**config, "pooling": "attention"} for name, config in ENCODERS.items()}
-    return {"encoders": pooled, "projection": {"kind": "linear", "dim": 16}}
-
-
-def fusion(kind):
-    return {
-        "kind": "fusion",
-        "encoders": ENCODERS,
-        "fusion": {"kind": kind, "dim": 16},
-        "target": {"task": "classification", "column": "label"},
-    }
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from amodal.cli.console import console, note, progress_callbacks
+from amodal.cli.options import UseFeatureCache
 from amodal.cli.renamed import RENAMED_TASKS
 from amodal.models.run_location import found_folder, results_folder
 from amodal.training.kinds import EVALUATION_TASKS, Evaluator, kind_of_run, open_run, resolve
@@ -77,6 +78,7 @@ def evaluate(
         bool,
         typer.Option("--allow-missing", help="A table column that the model reads may be absent."),
     ] = False,
+    feature_cache: UseFeatureCache = True,
     name: Annotated[str | None, typer.Option(help="Name of the result file.")] = None,
 ) -> None:
     """Evaluate a run on a source; prints a table and writes RUN/evaluation/NAME.json.
@@ -98,9 +100,12 @@ def evaluate(
         unknown_token_notes,
         unknown_token_shares,
     )
+    from amodal.training.features import use_feature_caches
     from amodal.training.sources import open_for_run, training_source, validation_source
 
     model = _on_device(open_run(folder))
+    if feature_cache:
+        use_feature_caches(folder, model, warn=note)
     evaluators = kind.available_evaluators(model)
     chosen = task or _default_task(folder, list(evaluators))
     if chosen not in evaluators:

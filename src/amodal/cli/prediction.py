@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from amodal.cli.console import console, progress_callbacks
+from amodal.cli.console import console, note, progress_callbacks
+from amodal.cli.options import UseFeatureCache
 from amodal.training.kinds import kind_of_run, open_run
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def predict(
         bool,
         typer.Option("--allow-missing", help="A table column that the model reads may be absent."),
     ] = False,
+    feature_cache: UseFeatureCache = True,
 ) -> None:
     """Predict every item of a source; writes its id, the prediction and its probability.
 
@@ -46,12 +48,15 @@ def predict(
     from amodal.data.corruption import only
     from amodal.data.notes import notes_of
     from amodal.evaluators.prediction import predict_items
+    from amodal.training.features import use_feature_caches
     from amodal.training.sources import open_for_run
 
     model = open_run(run, "fusion")
+    if feature_cache:
+        use_feature_caches(run, model, warn=note)
     opened = _SourceWithIds(open_for_run(run, model, source, allow_missing=allow_missing))
-    for note in notes_of(opened.source):
-        console.print(f"note: {note}", soft_wrap=True, markup=False)
+    for told in notes_of(opened.source):
+        console.print(f"note: {told}", soft_wrap=True, markup=False)
     rows = range(min(limit or len(opened), len(opened)))
     with progress_callbacks() as callbacks:
         callbacks.stage("predicting", len(rows))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from amodal.cli.console import console, escape, note, progress_callbacks, size_of
+from amodal.cli.options import UseFeatureCache
 from amodal.models.run_location import found_folder
 from amodal.search.limits import MAX_K
 from amodal.training.kinds import kind_of_run, open_run
@@ -51,15 +52,19 @@ def embed(
     batch_size: BatchSize = 64,
     input_: Inputs = None,
     allow_missing: AllowMissing = False,
+    feature_cache: UseFeatureCache = True,
 ) -> None:
     """Write the embeddings of a source as Parquet; run again to continue."""
     kind_of_run(run)  # a mistyped run is answered before the slow imports
     from amodal.data.atomic import full_disk_as_data_error
     from amodal.search.embed import embed_source
     from amodal.search.parquet import write_parquet, written_keys
+    from amodal.training.features import use_feature_caches
     from amodal.training.sources import stream_for_run
 
     model = open_model(run)
+    if feature_cache:
+        use_feature_caches(run, model, warn=note)
     opened = stream_for_run(run, model, source, allow_missing=allow_missing)
     fingerprint = model.fingerprint()
     done = written_keys(out, fingerprint)
@@ -94,6 +99,7 @@ def index(
         bool, typer.Option("--replace", help="Re-embed rows already in the index.")
     ] = False,
     allow_missing: AllowMissing = False,
+    feature_cache: UseFeatureCache = True,
 ) -> None:
     """Build a search index from a source; run again to continue, or to add to the index."""
     kind_of_run(run)  # a mistyped run is answered before the slow imports
@@ -101,9 +107,12 @@ def index(
     from amodal.search.embed import embed_source
     from amodal.search.indexing import add_to_index
     from amodal.search.store import VectorStore
+    from amodal.training.features import use_feature_caches
     from amodal.training.sources import stream_for_run
 
     model = open_model(run)
+    if feature_cache:
+        use_feature_caches(run, model, keep=True, warn=note)
     opened = stream_for_run(run, model, source, allow_missing=allow_missing)
     with full_disk_as_data_error(out, IF_FULL), progress_callbacks() as callbacks:
         store = VectorStore.create(

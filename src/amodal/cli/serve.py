@@ -57,7 +57,7 @@ def serve(
         from amodal.serving.protocol import http_server
     except ImportError as error:
         raise ImportError(f"serving needs uvicorn: pip install 'amodal[serve]' ({error})") from None
-    served = open_served(folder, run=run, image_generator=generator, reranker=reranker)
+    served = open_served(folder, run=run, image_generator=generator, reranker=reranker, warn=note)
     local = host in LOCAL or _loopback(host)
     if not local:
         note(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +15,7 @@ from amodal.data.inputs import BatchContext, Input, InputRows
 from amodal.data.record import BrokenRecordError, Record
 
 Rngs = Sequence[np.random.Generator]
+FindFeatures = Callable[[Record], FeatureRows | None]  # of a record; None: unknown
 
 
 class DropInputs(Protocol):
@@ -38,6 +39,8 @@ class Collator:
         target: what is to be predicted, or None.
         drop: takes values away in training, presence masks in and out; None keeps all.
         choices: input -> which of the cached features of an item it takes; the first by default.
+        find: input -> what looks up the features of records that do not carry them. A batch in
+            which some are unknown has the values of all its items.
 
     Examples:
         >>> from amodal.data import Collator
@@ -62,8 +65,10 @@ class Collator:
         target: TargetInput | None = None,
         drop: DropInputs | None = None,
         choices: Mapping[str, FeatureChoice] | None = None,
+        find: Mapping[str, FindFeatures] | None = None,
     ) -> None:
         self.inputs = {one.name: one for one in inputs}
+        self.find = dict(find or {})
         self.choices = {name: FeatureChoice() for name in self.inputs} | dict(choices or {})
         self.target = target
         self.drop = drop
@@ -99,6 +104,8 @@ class Collator:
             targets.append(target)
             for name, value in read.items():
                 values[name].append(value)
+        for name in self.find:
+            values[name] = self._alike(name, values[name], kept)
         rows = self._rows(values, kept_rngs)
         present = {name: found.present for name, found in rows.items()}
         if self.drop is not None and kept:
@@ -119,9 +126,20 @@ class Collator:
     def _read(self, name: str, record: Record) -> Any | None:
         """The decoded value of an input, or its cached features."""
         cached: FeatureRows | None = record.get(FEATURES, {}).get(name)
+        if cached is None and name in self.find:
+            cached = self.find[name](record)
         if cached is None:
             return self.inputs[name].read(record)
         return cached if len(cached.rows) else None
+
+    def _alike(
+        self, name: str, values: list[Any | None], records: Sequence[Record]
+    ) -> list[Any | None]:
+        """The values of an input as they are, where the features of some of them are unknown."""
+        known = [isinstance(value, FeatureRows) for value in values if value is not None]
+        if all(known) or not any(known):
+            return values
+        return [self.inputs[name].read(record) for record in records]
 
     def _batch(self, name: str, values: list[Any | None], context: BatchContext) -> InputRows:
         if any(isinstance(value, FeatureRows) for value in values):

@@ -69,7 +69,7 @@ class FeatureRows(NamedTuple):
 
     Args:
         table: that has them.
-        rows: (V,) int64 rows of the table.
+        rows: (V, W) int64 rows of the table: of each value as it is, then of its augmented views.
         content: (V,) int64 keys as in `Batch.content`, or None.
     """
 
@@ -85,7 +85,8 @@ class FeatureChoice:
     Args:
         most: values per item; None: all.
         copies: rows per value.
-        shuffled: take random ones instead of the first.
+        shuffled: take random values instead of the first, and of each a random view instead of
+            the value as it is.
     """
 
     most: int | None = 1
@@ -106,7 +107,10 @@ class FeatureChoice:
             if self.shuffled and len(chosen) > 1:
                 chosen = rng.permutation(len(chosen))
             chosen = np.repeat(chosen[:most], self.copies)
-            place[i, : len(chosen)] = value.rows[chosen]
+            views = value.rows.shape[1]
+            drawn = self.shuffled and views > 1
+            view = rng.integers(views, size=len(chosen)) if drawn else np.zeros_like(chosen)
+            place[i, : len(chosen)] = value.rows[chosen, view]
             if value.content is not None:
                 content[i, : len(chosen)] = value.content[chosen]
         present = place >= 0
@@ -127,7 +131,7 @@ class SourceFeatures:
     Args:
         table: that has them.
         first: (R + 1,) int64: the values of record r have the places first[r] to first[r + 1].
-        rows: (V,) int64 rows of the table.
+        rows: (V, W) int64 as in `FeatureRows`.
         content: (V,) int64 keys as in `Batch.content`, or None.
     """
 
@@ -157,9 +161,9 @@ class FeatureSource:
         >>> source = FeatureSource(parse_source("scenes:size=2").open())
         >>> at = np.array([0, 1])
         >>> table = FeatureTable([torch.ones(2, 4)], 0 * at, at, 0 * at + 1, np.zeros(2, bool))
-        >>> source.features["image"] = SourceFeatures(table, np.array([0, 1, 2]), at)
+        >>> source.features["image"] = SourceFeatures(table, np.array([0, 1, 2]), at[:, None])
         >>> source[1][FEATURES]["image"].rows
-        array([1])
+        array([[1]])
     """
 
     def __init__(self, source: Source) -> None:

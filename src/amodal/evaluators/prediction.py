@@ -157,8 +157,9 @@ def read_batches(
     batch_size: int = BATCH_SIZE,
     tick: Tick | None = None,
 ) -> EvaluationBatches:
-    """Batches of a source with their target, to be predicted several times."""
-    collator = collator_of(model, target=model.target)
+    """Batches of a source with their target, to be changed and predicted several times."""
+    # Noise belongs on values, not on the features of a cache.
+    collator = collator_of(model, target=model.target, cached=False)
     return EvaluationBatches(source, collator, items=items, batch_size=batch_size, tick=tick)
 
 

@@ -16,7 +16,7 @@ from amodal.augment.audio import AudioAugmentation
 from amodal.augment.config import AUDIO_STEPS
 from amodal.data.content import content_of
 from amodal.data.decode_audio import SUFFIXES, decode_audio
-from amodal.data.inputs import BatchContext, InputRows, spread
+from amodal.data.inputs import BatchContext, Effects, InputRows, spread
 from amodal.data.near_duplicates import Fingerprint, content_fingerprint
 from amodal.data.record import Record
 from amodal.encoders.audio.preprocessing import AudioPreprocessor
@@ -77,6 +77,9 @@ class AudioModality:
 
     def parse(self, text: str) -> str:
         return text
+
+    def follows(self, value: Any, effects: Effects) -> bool:
+        return False
 
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
         """Audio encoders start as they were built."""

@@ -11,7 +11,7 @@ import torch
 
 from amodal.data.answer_vocabulary import AnswerVocabulary
 from amodal.data.conversation import Conversation, Task, conversations
-from amodal.data.inputs import BatchContext, InputRows
+from amodal.data.inputs import BatchContext, Effects, InputRows
 from amodal.data.near_duplicates import Fingerprint
 from amodal.data.record import Record
 from amodal.data.sources.vqa import annotator_answers
@@ -59,6 +59,9 @@ class ConversationModality:
 
     def parse(self, text: str) -> str:
         return text
+
+    def follows(self, value: Any, effects: Effects) -> bool:
+        return False  # a conversation is no value of its own
 
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
         """The decoder starts as it was built."""

@@ -15,7 +15,7 @@ from PIL import Image
 from amodal.augment.config import IMAGE_STEPS
 from amodal.augment.image import ImageAugmentation
 from amodal.data.decode import SUFFIXES, decode_image
-from amodal.data.inputs import BatchContext, InputRows
+from amodal.data.inputs import BatchContext, Effects, InputRows
 from amodal.data.near_duplicates import Fingerprint, image_fingerprint
 from amodal.data.perceptual_hash import MIN_SIDE
 from amodal.data.record import Record
@@ -85,6 +85,9 @@ class ImageModality:
 
     def parse(self, text: str) -> str:
         return text
+
+    def follows(self, value: Any, effects: Effects) -> bool:
+        return bool(effects.get(FLIP))
 
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
         """Image encoders start as they were built."""

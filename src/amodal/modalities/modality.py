@@ -10,7 +10,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
-from amodal.data.inputs import Input
+from amodal.data.inputs import Effects, Input
 from amodal.data.near_duplicates import Fingerprint
 from amodal.data.record import Record
 from amodal.data.sources.columns import Style
@@ -127,6 +127,10 @@ class Modality(Protocol):
 
     def parse(self, text: str) -> Any:
         """The value that a text on the command line or in a form stands for."""
+        ...
+
+    def follows(self, value: Any, effects: Effects) -> bool:
+        """Whether a value has to change where these changes are made to the item."""
         ...
 
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:

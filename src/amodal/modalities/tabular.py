@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from amodal.data.inputs import BatchContext, InputRows, spread
+from amodal.data.inputs import BatchContext, Effects, InputRows, spread
 from amodal.data.near_duplicates import Fingerprint
 from amodal.data.record import BrokenRecordError, Record
 from amodal.data.yaml_document import parse_yaml
@@ -70,6 +70,9 @@ class TabularModality:
         if not isinstance(values, dict):
             raise ValueError(f"expected columns such as {{rooms: 3, town: Bern}}, got {text!r:.60}")
         return values
+
+    def follows(self, value: Any, effects: Effects) -> bool:
+        return False
 
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
         """Column encoders start as they were built."""

@@ -75,6 +75,9 @@ class TextModality:
     def parse(self, text: str) -> str:
         return text
 
+    def follows(self, value: Any, effects: Effects) -> bool:
+        return followed(str(value), effects) != value
+
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
         """Token embeddings from co-occurrence counts, where a small Transformer asks for them."""
         if not isinstance(encoder, SmallTransformer):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from amodal.data.inputs import BatchContext, InputRows, spread
+from amodal.data.inputs import BatchContext, Effects, InputRows, spread
 from amodal.data.near_duplicates import Fingerprint
 from amodal.data.record import BrokenRecordError, Record
 from amodal.data.yaml_document import parse_yaml
@@ -68,6 +68,9 @@ class VectorModality:
 
     def parse(self, text: str) -> Any:
         return parse_yaml(text) if text.lstrip().startswith("[") else text
+
+    def follows(self, value: Any, effects: Effects) -> bool:
+        return False
 
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
         """Vector encoders start as they were built."""

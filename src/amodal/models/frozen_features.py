@@ -38,6 +38,12 @@ def tokens_of(encode: Encode, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Te
     return encode(**tensors)
 
 
+def is_frozen(config: Any) -> bool:
+    """Whether nothing of an encoder is trained, by its configuration."""
+    # An image tokenizer has no such options.
+    return getattr(config, "freeze", "none") == "all" and config.lora is None
+
+
 @dataclass(frozen=True)
 class FrozenEncoder:
     """An encoder that is not trained, and the pooling that follows it.
@@ -54,11 +60,6 @@ class FrozenEncoder:
     encode: Encode
     config: Any
     pooling: nn.Module | None = None
-
-    @property
-    def is_frozen(self) -> bool:
-        """Whether nothing of the encoder is trained."""
-        return not any(p.requires_grad for p in self.module.parameters())
 
     @property
     def is_pooled(self) -> bool:

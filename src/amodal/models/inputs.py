@@ -22,6 +22,7 @@ from amodal.encoders.pooling import build_pooling
 from amodal.modalities.conversation import CONVERSATION, ConversationInput
 from amodal.modalities.modality import InputOptions, Records
 from amodal.modalities.registry import modality
+from amodal.models.feature_cache import feature_caches
 
 LOOKED_AT = 10_000  # records whose keys are looked at
 
@@ -90,6 +91,7 @@ def collator_of(
     drop: DropInputs | None = None,
     tasks: Mapping[Task, int | None] | None = None,
     answers: AnswerVocabulary | None = None,
+    cached: bool = True,
 ) -> Collator:
     """The collator of a model's inputs.
 
@@ -102,6 +104,8 @@ def collator_of(
         tasks: of a multimodal Transformer, with the most conversations of each per item and step;
             None leaves out the text of conversations.
         answers: answer vocabulary that answers to questions are classified into, or None.
+        cached: outside training, batches have the features of values instead of their tensors
+            where the model has a cache that knows them, see `models.feature_cache`.
 
     Examples:
         >>> from amodal.data.record import sample_rng
@@ -134,7 +138,9 @@ def collator_of(
         template = model.preprocessors[CONVERSATION]
         training = steps is not None
         inputs.append(ConversationInput(CONVERSATION, template, tasks, answers, training))
-    return Collator(inputs, target=target, drop=drop, choices=choices)
+    caches = feature_caches(model) if cached and steps is None else {}
+    find = {name: cache.find for name, cache in caches.items()}
+    return Collator(inputs, target=target, drop=drop, choices=choices, find=find)
 
 
 def column_styles(types: Mapping[str, str], readers: Mapping[str, Any]) -> dict[str, Style]:

@@ -22,7 +22,8 @@ from amodal.modalities.modality import Records, all_texts
 from amodal.modalities.registry import modality
 from amodal.modalities.specification import DualEncoderConfig, SavedEncoders
 from amodal.models.evaluation_mode import evaluation_mode
-from amodal.models.frozen_features import FrozenEncoder, tokens_of, update_with_weights
+from amodal.models.feature_cache import Keyed, feature_caches
+from amodal.models.frozen_features import Encode, FrozenEncoder, tokens_of, update_with_weights
 from amodal.models.inputs import build_encoder, fit_preprocessors, origin_of
 from amodal.models.run_folder import Preprocessors, read_model, write_model
 from amodal.models.run_location import found_folder
@@ -154,6 +155,7 @@ class JointEmbedding(PreTrainedModel):
             architecture = architecture.model_copy(update={"dual_encoder": dual.config})
             self.dual = dual
             for name in dual.modalities:
+                self.poolings[name] = FirstPooling()  # a value has one token
                 self.projections[name] = architecture.projection.build(dual.width(name))
         resolved: dict[str, Any] = {}
         for name, specification in architecture.encoders.items():
@@ -214,18 +216,17 @@ class JointEmbedding(PreTrainedModel):
         return torch.cat(parts)[order.argsort()]
 
     def encoder_of(self, name: str) -> FrozenEncoder:
-        """The encoder of an input with its pooling; a dual encoder has one token per value."""
-        if self.dual is not None:
-            encode, config = partial(self.dual, name), self.dual.config
-            return FrozenEncoder(self.dual, encode, config, FirstPooling())
-        encoder: Any = self.encoders[name]
-        return FrozenEncoder(encoder, encoder, encoder.config, self.poolings[name])
+        """The encoder of an input with its pooling."""
+        module: Any = self.encoders[name] if self.dual is None else self.dual
+        return FrozenEncoder(module, self._encode_with(name), module.config, self.poolings[name])
+
+    def _encode_with(self, name: str) -> Encode:
+        encode: Any = self.encoders[name] if self.dual is None else partial(self.dual, name)
+        return encode
 
     def _embed(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
-        found = self.encoder_of(name)
-        tokens, keep = tokens_of(found.encode, tensors)  # (R, N, D)
-        assert found.pooling is not None
-        return self.projections[name](found.pooling(tokens, keep))
+        tokens, keep = tokens_of(self._encode_with(name), tensors)  # (R, N, D)
+        return self.projections[name](self.poolings[name](tokens, keep))
 
     def _embed_no_rows(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
         """(0, E); layers whose statistics several processes share run even so."""
@@ -271,7 +272,8 @@ class JointEmbedding(PreTrainedModel):
             progress: show a progress bar.
             output: type of the result; torch tensors are on the CPU.
             values: exactly one input with a list of its values, such as `image=` (paths, bytes,
-                uint8 arrays (H, W, 3) or PIL images) or `text=` (strings).
+                uint8 arrays (H, W, 3) or PIL images) or `text=` (strings). Where features of the
+                input are cached, they may be `Keyed`.
 
         Returns:
             (N, E) float32 unit-norm rows.
@@ -304,13 +306,26 @@ class JointEmbedding(PreTrainedModel):
         return z.numpy() if output == "numpy" else z
 
     def preprocess(self, name: str, items: Sequence[Any]) -> dict[str, Tensor]:
-        """The encoder's tensors of raw values of an input, on the model's device."""
-        prepare, kind = self.preprocessors[name], modality(self.types[name])
-        decoded = [
-            kind.decode(item, origin_of(name, place, item), prepare)
-            for place, item in enumerate(items)
-        ]
-        return {key: tensor.to(self.device) for key, tensor in prepare(decoded).items()}
+        """The encoder's tensors of raw values of an input, or their features, on the device."""
+        cache = feature_caches(self).get(name)
+        if cache is not None:
+            tensors = cache.tensors(
+                [
+                    item
+                    if isinstance(item, Keyed)
+                    else cache.keyed(item, origin_of(name, place, item))
+                    for place, item in enumerate(items)
+                ]
+            )
+        else:
+            prepare, kind = self.preprocessors[name], modality(self.types[name])
+            tensors = prepare(
+                [
+                    kind.decode(item, origin_of(name, place, item), prepare)
+                    for place, item in enumerate(items)
+                ]
+            )
+        return {key: tensor.to(self.device) for key, tensor in tensors.items()}
 
     def fingerprint(self) -> str:
         """A short name of the weights: equal for equal weights, on every machine."""

@@ -17,6 +17,7 @@ from amodal.data.batch import key64
 from amodal.data.record import BrokenRecordError, DataError, Record, Source, StreamingSource
 from amodal.modalities.modality import Modality, texts_of
 from amodal.modalities.registry import modality
+from amodal.models.feature_cache import FeatureCache, Keyed, feature_caches, kept_features
 from amodal.models.inputs import column_styles
 from amodal.search.rows import Key, Row, plain_metadata
 from amodal.search.thumbnail import jpeg_thumbnail
@@ -48,10 +49,12 @@ class _Unit:
 
     Args:
         row: its embedding is still empty.
-        value: as the record has it, then decoded.
+        value: as the record has it, then decoded; None where its features are all that is needed.
         origin: of the record.
         kind: modality type of the input.
         prepare: preprocessor of the input.
+        cache: of the features of the input, or None.
+        digest: of the content of the value, where there is a cache.
     """
 
     row: Row
@@ -59,6 +62,8 @@ class _Unit:
     origin: str
     kind: Modality
     prepare: Any
+    cache: FeatureCache | None
+    digest: bytes | None = None
 
 
 def embed_source(
@@ -107,7 +112,10 @@ def embed_source(
     units = _units(model, source, wanted, skip, progress)
     pending: dict[str, list[_Unit]] = defaultdict(list)
     pending_bytes = 0
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    with (
+        ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool,
+        kept_features(model),
+    ):
         for unit in _decoded_ahead(units, pool, thumbnails):
             if isinstance(unit, BrokenRecordError):
                 yield unit
@@ -167,6 +175,7 @@ def _units(
     progress: Callable[[int], None] | None,
 ) -> Iterator[_Unit | BrokenRecordError]:
     kinds = {name: modality(kind) for name, kind in model.types.items()}
+    caches = feature_caches(model)
     media = MEDIA | set(kinds)
     next_row: dict[int, int] = {}  # keys are hashed: a set of strings would not fit at web scale
     seen: set[int] = set()
@@ -203,7 +212,8 @@ def _units(
                     origin=origin,
                     metadata=metadata,
                 )
-                yield _Unit(row, value, origin, kinds[name], model.preprocessors.get(name))
+                prepare = model.preprocessors.get(name)
+                yield _Unit(row, value, origin, kinds[name], prepare, caches.get(name))
         if not any(values[name] for name in wanted):
             yield BrokenRecordError(origin, f"expected {' or '.join(wanted)}, found none")
 
@@ -245,13 +255,18 @@ def _decoded_ahead(
 
 def _decode(unit: _Unit, thumbnails: bool) -> _Unit | BrokenRecordError:
     try:
-        # Decoded as `model.encode` would: the same file gives the same embedding.
-        decoded = unit.kind.decode(unit.value, unit.origin, unit.prepare)
-        row = unit.row
+        digest, is_cached = None, False
+        if unit.cache is not None:
+            digest = unit.cache.digest(unit.value, unit.origin)
+            is_cached = digest in unit.cache
+        row, decoded = unit.row, None
+        if thumbnails or not is_cached:
+            # Decoded as `model.encode` would: the same file gives the same embedding.
+            decoded = unit.kind.decode(unit.value, unit.origin, unit.prepare)
         if thumbnails:
             image = unit.kind.preview(unit.value, decoded).image
             row = replace(row, thumbnail=jpeg_thumbnail(image) if image is not None else None)
-        return replace(unit, row=row, value=decoded)
+        return replace(unit, row=row, value=decoded, digest=digest)
     except BrokenRecordError as error:
         return error
 
@@ -260,7 +275,10 @@ def _encode(
     model: EmbeddingModel, input: str, units: Sequence[_Unit], batch_size: int
 ) -> Iterator[Row | BrokenRecordError]:
     try:
-        values = [unit.value for unit in units]
+        values = [
+            unit.value if unit.digest is None else Keyed(unit.digest, unit.value, unit.origin)
+            for unit in units
+        ]
         z = model.encode(**{input: values}, batch_size=batch_size)
     except BrokenRecordError as error:
         if len(units) == 1:

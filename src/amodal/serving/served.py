@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -24,6 +24,7 @@ from amodal.models.multimodal_transformer.model import MultimodalTransformer
 from amodal.search.description import FILE, StoreError
 from amodal.search.embed import EmbeddingModel
 from amodal.search.store import VectorStore
+from amodal.training.features import use_feature_caches
 from amodal.training.kinds import kind_of_run, open_run, resolve
 
 Capability = Literal["search", "ask", "caption", "chat", "draw", "zero-shot"]
@@ -130,6 +131,7 @@ def open_served(
     run: Path | None = None,
     image_generator: Path | None = None,
     reranker: Path | None = None,
+    warn: Callable[[str], None] = lambda message: None,
 ) -> ServedModels:
     """Open an index or a run with everything that it needs, on the GPU if there is one.
 
@@ -138,6 +140,7 @@ def open_served(
         run: of the index, where it moved.
         image_generator: a run that generates images, beside what the folder does itself.
         reranker: run of a joint embedding that chooses among the generated images.
+        warn: called with a message that the user should read.
 
     Raises:
         DataError: the folder cannot be served; says why, and what to do with it.
@@ -160,7 +163,8 @@ def open_served(
         ...     open_served(Path(folder)).capabilities
         ('zero-shot',)
     """
-    parts: dict[str, Any] = _index(folder, run) if (folder / FILE).is_file() else _run(folder)
+    is_index = (folder / FILE).is_file()
+    parts: dict[str, Any] = _index(folder, run, warn) if is_index else _run(folder, warn)
     models = [parts.get(name) for name in ("embedding_model", "text_generator", "image_generator")]
     if image_generator is not None:
         generator: Any = open_run(image_generator)
@@ -189,13 +193,14 @@ def open_served(
     return ServedModels(name=folder.resolve().name, parameters=count, **parts)
 
 
-def _index(folder: Path, run: Path | None) -> dict[str, Any]:
+def _index(folder: Path, run: Path | None, warn: Callable[[str], None]) -> dict[str, Any]:
     store = VectorStore.open(folder)
     where = run or store.model_path
     if where is None:
         raise StoreError(f"{folder} does not record its run; pass --run RUN")
     model = open_run(where, "joint_embedding")
     store.check_fingerprint(model.fingerprint())
+    use_feature_caches(where, model, warn=warn)
     store.build_index()
     return {
         "kind": "search index",
@@ -206,13 +211,15 @@ def _index(folder: Path, run: Path | None) -> dict[str, Any]:
     }
 
 
-def _run(folder: Path) -> dict[str, Any]:
+def _run(folder: Path, warn: Callable[[str], None]) -> dict[str, Any]:
     kind = kind_of_run(folder)
     if kind.serve is None:
         raise DataError(
             f"{folder}: holds {kind.phrase}, which is not served; {kind.purpose.format(run=folder)}"
         )
-    parts: dict[str, Any] = resolve(kind.serve)(folder, open_run(folder))
+    model = open_run(folder)
+    use_feature_caches(folder, model, warn=warn)
+    parts: dict[str, Any] = resolve(kind.serve)(folder, model)
     return {"kind": kind.phrase.partition(" ")[2], "metrics": _metrics(folder), **parts}
 
 

@@ -1,54 +1,51 @@
-"""Features of frozen encoders: computed once for each value of the sources of a run."""
+"""Features of frozen encoders: of the sources of a run, and for the model of a finished run."""
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from amodal.data.ahead import work_ahead
 from amodal.data.batch import key64
-from amodal.data.content import content_of
-from amodal.data.feature_store import DIGEST_BYTES, Computed, FeatureStore, cache_folder
 from amodal.data.features import FeatureSource, SourceFeatures
+from amodal.data.inputs import Effects
 from amodal.data.record import BrokenRecordError, Record
 from amodal.distributed import gather_texts, rank, world_size
-from amodal.modalities.modality import Modality
 from amodal.modalities.registry import modality
-from amodal.models.frozen_features import FrozenEncoder
+from amodal.models.feature_cache import (
+    CachedViews,
+    FeatureCache,
+    HasEncoders,
+    Keyed,
+    Wanted,
+    read_feature_caches,
+    warn_of_damage,
+)
+from amodal.models.frozen_features import is_frozen
+from amodal.models.run_location import found_folder
 from amodal.training.processes import wait_for_all
 from amodal.training.progress import ProgressCallbacks
+from amodal.training.recipe import Recipe, load_recipe
 
-AT_ONCE = 64  # values that are encoded together
+AT_ONCE = 64  # values and views that are encoded together
 AHEAD = 4  # groups of values that are decoded while the encoder works
-FILE_VALUES = 4096  # of one file of the store: an interrupted run loses at most these,
-FILE_SECONDS = 60.0  # or what was computed in this time
-
-
-class HasEncoders(Protocol):
-    """A model with named inputs, some of whose encoders may be frozen."""
-
-    @property
-    def types(self) -> Mapping[str, str]: ...
-    @property
-    def preprocessors(self) -> Mapping[str, Any]: ...
-    def encoder_of(self, name: str) -> FrozenEncoder: ...
 
 
 def compute_features(
     model: HasEncoders,
     names: Iterable[str],
-    sources: Sequence[FeatureSource],
+    train: FeatureSource,
+    validation: FeatureSource | None,
     callbacks: ProgressCallbacks,
+    *,
+    views: Mapping[str, CachedViews] | None = None,
 ) -> None:
     """Give the records of the sources the features of their values, each computed once.
 
@@ -58,39 +55,83 @@ def compute_features(
     Args:
         model: with frozen encoders for these inputs.
         names: of the inputs.
-        sources: those of the run.
+        train: training source.
+        validation: held-out source, or None.
         callbacks: progress.
+        views: input -> augmented views of its values in the training source.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     for name in names:
-        encoder = model.encoder_of(name)
-        encoder.module.to(device)
-        features = _Features(
-            name, modality(model.types[name]), model.preprocessors[name], encoder, callbacks
-        )
-        features.compute(sources)
+        model.encoder_of(name).module.to(device)
+        cache = FeatureCache(model, name, views=(views or {}).get(name))
+        warn_of_damage([cache], callbacks.warn)
+        _Features(model, cache, callbacks).compute(train, validation)
 
 
-class _Place(NamedTuple):
-    """Place of a value: source, number of the record, and number among its values of an input.
+def cached_views(recipe: Recipe) -> dict[str, CachedViews]:
+    """Input -> the augmented views of its values that a recipe caches."""
+    count, steps = recipe.data.cached_views, recipe.steps()
+    return {
+        name: CachedViews(count, steps[name], recipe.train.seed)
+        for name in recipe.cached_inputs()
+        if count and steps[name]
+    }
+
+
+def use_feature_caches(
+    run: str | Path, model: Any, *, keep: bool = False, warn: Callable[[str], None]
+) -> None:
+    """Let the model of a run take the features of its frozen encoders from the cache.
+
+    None are taken where the recipe of the run has `data.feature_cache: false`. Tokens are kept in
+    half precision, so that they are taken by a model that was trained on them alone.
 
     Args:
+        run: its folder.
+        model: of the run.
+        keep: keep the features of values that are not in the cache.
+        warn: called with a message where a file of the cache cannot be read.
+    """
+    file = found_folder(run) / "recipe.yaml"
+    recipe = load_recipe(file) if file.is_file() else None
+    if recipe is not None and not recipe.data.feature_cache:
+        return
+    trained_on = recipe.cached_inputs() if recipe is not None else ()
+    has_encoders = hasattr(model, "encoder_of")  # an image tokenizer has none
+    encoders = {name: model.encoder_of(name) for name in model.inputs} if has_encoders else {}
+    names = [
+        name
+        for name, encoder in encoders.items()
+        if is_frozen(encoder.config) and (encoder.is_pooled or name in trained_on)
+    ]
+    read_feature_caches(model, names, keep=keep, warn=warn)
+
+
+class _Value(NamedTuple):
+    """A value of the sources: its features and those of its views, and where it is.
+
+    Args:
+        source: that has it.
+        record: number of the record.
+        place: number among the values of the input in the record.
         size: letters of a text, 0 for another value.
+        views: digests of its views.
+        fixed: effects of the views that are not drawn.
     """
 
     source: FeatureSource
     record: int
     place: int
     size: int
+    views: Sequence[bytes]
+    fixed: Effects
 
 
-class _Prepared(NamedTuple):
-    """The tensors of a group of values, and why some of them have none."""
+class _Found(NamedTuple):
+    """Digests of a value of a record and of its views, and its content key."""
 
-    digests: list[bytes]
-    tensors: dict[str, Tensor]
-    truncated: list[bool]
-    unusable: dict[bytes, str]
+    digests: tuple[bytes, ...]
+    key: int
 
 
 @dataclass(frozen=True)
@@ -98,144 +139,143 @@ class _Features:
     """The features of one input.
 
     Args:
-        name: of the input.
-        kind: its modality.
-        prepare: its preprocessor.
-        encoder: its encoder.
+        model: with the other inputs.
+        cache: of the input.
         callbacks: progress.
     """
 
-    name: str
-    kind: Modality
-    prepare: Any
-    encoder: FrozenEncoder
+    model: HasEncoders
+    cache: FeatureCache
     callbacks: ProgressCallbacks
 
-    def compute(self, sources: Sequence[FeatureSource]) -> None:
+    def compute(self, train: FeatureSource, validation: FeatureSource | None) -> None:
         """Compute what is missing, and attach everything to the sources."""
-        folder = cache_folder() / "features" / self.encoder.fingerprint(self.prepare)
-        store = FeatureStore(folder, self.encoder.about())
-        for file in store.damaged:
-            self.callbacks.warn(f"{file}: cannot be read; its features are computed anew")
-        places: dict[bytes, _Place] = {}
-        digests = [self._look_up(source, places) for source in sources]
-        missing = {digest: place for digest, place in places.items() if digest not in store}
-        unusable = self._compute(missing, store)
+        values: dict[tuple[bytes, ...], _Value] = {}
+        found = {train: self._look_up(train, self.cache.views, values)}
+        if validation is not None:
+            found[validation] = self._look_up(validation, None, values)
+        unusable = self._compute(values)
         if world_size() > 1:
             wait_for_all()
-            store = FeatureStore(folder, self.encoder.about())
-        for source, found in zip(sources, digests, strict=True):
-            self._attach(source, found, store, unusable)
-
-    def _values(self, record: Record) -> list[Any]:
-        """All texts of a record, or the first value of another type, which is what a step takes."""
-        values = self.kind.values(self.name, self.prepare, record)
-        return values if self.kind.is_text else values[:1]
+            self.cache.reload()
+        for source, records in found.items():
+            self._attach(source, records, unusable)
 
     def _look_up(
-        self, source: FeatureSource, places: dict[bytes, _Place]
-    ) -> list[list[tuple[bytes, int]]]:
-        """Digest and content key of the values of each record; `places` says where a value is."""
-        self.callbacks.stage(f"{source.name}: looking up {self.name} features", len(source))
-        found: list[list[tuple[bytes, int]]] = []
+        self,
+        source: FeatureSource,
+        views: CachedViews | None,
+        values: dict[tuple[bytes, ...], _Value],
+    ) -> list[list[_Found]]:
+        """The values of each record of a source; `values` says where each of them is."""
+        name, is_text = self.cache.name, self.cache.kind.is_text
+        self.callbacks.stage(f"{source.name}: looking up {name} features", len(source))
+        found: list[list[_Found]] = []
         for number in range(len(source)):
+            of_record: list[_Found] = []
             try:
                 record = source.source[number]
-                values = self._values(record)
-                digests = [self._digest(value, record["origin"]) for value in values]
-                sizes = [len(value) if self.kind.is_text else 0 for value in values]
-                for place, (digest, size) in enumerate(zip(digests, sizes, strict=True)):
-                    places.setdefault(digest, _Place(source, number, place, size))
-                keys = [key64(v) if self.kind.is_text else 0 for v in values]
-                found.append(list(zip(digests, keys, strict=True)))
+                fixed = self._fixed(record, views) if views is not None else {}
+                for place, value in enumerate(self.cache.values(record)):
+                    digest = self.cache.digest(value, record["origin"])
+                    of_views = views.digests(digest, fixed) if views is not None else []
+                    size, key = (len(value), key64(value)) if is_text else (0, 0)
+                    of_record.append(_Found((digest, *of_views), key))
+                    values.setdefault(
+                        of_record[-1].digests,
+                        _Value(source, number, place, size, of_views, fixed),
+                    )
             except BrokenRecordError as error:
                 source.broken.setdefault(number, error)
-                found.append([])
+                of_record = []
+            found.append(of_record)
             self.callbacks.advance(number + 1)
         return found
 
-    def _digest(self, value: Any, origin: str) -> bytes:
-        """A hash of the content of a value: of the file for a path."""
-        if self.kind.column_style == "media" and isinstance(value, str | Path | bytes):
-            content = content_of(value, origin, self.kind.name)[0]
-        elif isinstance(value, str):
-            content = value.encode("utf-8", "surrogatepass")
-        else:
-            array = np.asarray(self.kind.decode(value, origin, self.prepare))
-            content = f"{array.shape} {array.dtype} ".encode() + array.tobytes()
-        return blake2b(content, digest_size=DIGEST_BYTES).digest()
+    def _fixed(self, record: Record, views: CachedViews) -> Effects:
+        """Effects that the views of a record must not have: another input would have to follow."""
+        if not views.effects:
+            return {}
+        types, preprocessors = self.model.types, self.model.preprocessors
+        others = [
+            (modality(kind), value)
+            for name, kind in types.items()
+            if name != self.cache.name
+            for value in modality(kind).values(name, preprocessors[name], record)
+        ]
+        followed = any(kind.follows(value, views.effects) for kind, value in others)
+        return dict.fromkeys(views.effects, False) if followed else {}
 
-    def _compute(self, missing: Mapping[bytes, _Place], store: FeatureStore) -> dict[bytes, str]:
-        """Compute and keep the features of some values; why others cannot have any."""
-        # By the digest, as the processes may find different values missing: the first ones to come
-        # have already added some.
-        own = sorted(digest for digest in missing if digest[0] % world_size() == rank())
-        if self.kind.is_text:  # those of similar length need little padding
-            own.sort(key=lambda digest: missing[digest].size)
-        groups = [own[start : start + AT_ONCE] for start in range(0, len(own), AT_ONCE)]
-        if own:
-            self.callbacks.stage(f"computing {self.name} features", len(own))
-        given = ({d: self._value(missing[d]) for d in group} for group in groups)
+    def _compute(self, values: Mapping[tuple[bytes, ...], _Value]) -> dict[bytes, str]:
+        """Compute and keep the features that are missing; why some values cannot have any."""
+        wanted: list[tuple[bytes, bool, list[bytes], _Value]] = []
+        asked: set[bytes] = set()
+        for (digest, *_), value in values.items():
+            missing = [d for d in (digest, *value.views) if d not in self.cache and d not in asked]
+            asked.update(missing)
+            # By the digest, as the processes may find different values missing: the first ones to
+            # come have already added some.
+            if missing and digest[0] % world_size() == rank():
+                views = [d for d in missing if d != digest]
+                wanted.append((digest, digest in missing, views, value))
+        # Texts of similar length need little padding.
+        wanted.sort(key=lambda one: (one[3].size, one[0]))
+        width = 1 + (self.cache.views.count if self.cache.views is not None else 0)
+        size = max(1, AT_ONCE // width)
+        groups = [wanted[start : start + size] for start in range(0, len(wanted), size)]
+        if wanted:
+            self.callbacks.stage(f"computing {self.cache.name} features", len(wanted))
+        given = (
+            [
+                Wanted(self._read(digest, value), plain, views, value.fixed)
+                for digest, plain, views, value in group
+            ]
+            for group in groups
+        )
         unusable: dict[bytes, str] = {}
-        new: list[Computed] = []
-        written, done = time.monotonic(), 0
+        store = self.cache.store
         try:
             with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-                for found in work_ahead(self._prepare, given, pool, AHEAD):
-                    unusable |= found.unusable
-                    if found.digests:
-                        tokens = self.encoder.features(found.tensors)
-                        new += map(Computed, found.digests, tokens, found.truncated)
-                    done += len(found.digests) + len(found.unusable)
-                    self.callbacks.advance(done)
-                    if len(new) >= FILE_VALUES or time.monotonic() - written > FILE_SECONDS:
-                        store.add(new)
-                        new, written = [], time.monotonic()
+                for number, prepared in enumerate(
+                    work_ahead(self.cache.prepared, given, pool, AHEAD), 1
+                ):
+                    unusable |= prepared.unusable
+                    store.add(self.cache.computed(prepared))
+                    self.callbacks.advance(min(number * size, len(wanted)))
+                    if store.is_flush_due:
+                        store.flush()
         finally:
-            store.add(new)
+            store.flush()
         if world_size() == 1:
             return unusable
         texts = gather_texts(json.dumps({digest.hex(): why for digest, why in unusable.items()}))
         return {bytes.fromhex(d): why for text in texts for d, why in json.loads(text).items()}
 
-    def _value(self, place: _Place) -> tuple[Any, str]:
-        """A value and its origin."""
-        record = place.source.source[place.record]
-        return self._values(record)[place.place], record["origin"]
-
-    def _prepare(self, values: Mapping[bytes, tuple[Any, str]]) -> _Prepared:
-        decoded: dict[bytes, Any] = {}
-        unusable: dict[bytes, str] = {}
-        for digest, (value, origin) in values.items():
-            try:
-                decoded[digest] = self.kind.decode(value, origin, self.prepare)
-            except BrokenRecordError as error:
-                unusable[digest] = error.reason
-        usable = list(decoded.values())
-        count = getattr(self.prepare, "count_truncated", None)
-        truncated = [count is not None and count([value]) > 0 for value in usable]
-        tensors = self.prepare(usable) if usable else {}
-        return _Prepared(list(decoded), tensors, truncated, unusable)
+    def _read(self, digest: bytes, value: _Value) -> Keyed:
+        """A value as its record has it."""
+        record = value.source.source[value.record]
+        return Keyed(digest, self.cache.values(record)[value.place], record["origin"])
 
     def _attach(
         self,
         source: FeatureSource,
-        records: Sequence[Sequence[tuple[bytes, int]]],
-        store: FeatureStore,
+        records: Sequence[Sequence[_Found]],
         unusable: Mapping[bytes, str],
     ) -> None:
         """Give the records of a source their features; those with an unusable value are broken."""
         for number, values in enumerate(records):
-            reasons = [unusable[digest] for digest, _ in values if digest in unusable]
+            reasons = [unusable[v.digests[0]] for v in values if v.digests[0] in unusable]
             if reasons and number not in source.broken:
                 origin = source.source[number]["origin"]
                 source.broken[number] = BrokenRecordError(origin, reasons[0])
         kept = [[] if number in source.broken else v for number, v in enumerate(records)]
         flat = [value for values in kept for value in values]
-        row_of = {digest: row for row, digest in enumerate(dict.fromkeys(d for d, _ in flat))}
-        source.features[self.name] = SourceFeatures(
-            store.table(list(row_of)),
+        rows = self.cache.store.rows([digest for value in flat for digest in value.digests])
+        width = len(flat[0].digests) if flat else 1
+        keys = np.array([value.key for value in flat], dtype=np.int64)
+        source.features[self.cache.name] = SourceFeatures(
+            self.cache.store.table,
             np.cumsum([0, *map(len, kept)]),
-            np.array([row_of[digest] for digest, _ in flat], dtype=np.int64),
-            np.array([key for _, key in flat], dtype=np.int64) if self.kind.is_text else None,
+            rows.reshape(-1, width),
+            keys if self.cache.kind.is_text else None,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import types
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
@@ -14,6 +15,7 @@ from amodal.augment.config import AugmentConfig
 from amodal.data.record import StrictModel
 from amodal.data.yaml_document import YamlError, parse_value, read_yaml
 from amodal.modalities.registry import modality
+from amodal.models.frozen_features import is_frozen
 from amodal.training.kinds import MODEL_KINDS, resolve
 from amodal.training.objectives import ObjectiveConfig
 from amodal.training.recipes.checks import OF_ONE_KIND
@@ -98,30 +100,30 @@ class Recipe(StrictModel):
         }
 
     def cached_inputs(self) -> tuple[str, ...]:
-        """Inputs with a frozen encoder whose values are the same in every step.
+        """Inputs with a frozen encoder whose features are computed once.
 
-        There are none where an image may be mirrored, as its captions then change too.
+        Their values are the same in every step, or one of `data.cached_views`. There are none
+        where an image may be mirrored anew in every step, as its captions then change too.
         """
-        steps = self.steps()
-        all_steps = [step for of_input in steps.values() for step in of_input]
-        mirrored = any(getattr(step, "changes_other_inputs", False) for step in all_steps)
-        if not self.data.feature_cache or mirrored:
-            return ()
         types, dual = self.model.types, getattr(self.model, "dual_encoder", None)
         configs = self.model.encoders if dual is None else dict.fromkeys(types, dual)
-        return tuple(
-            name
-            for name, config in configs.items()
-            if getattr(config, "freeze", "none") == "all"  # an image tokenizer has no such option
-            and config.lora is None
-            and not steps.get(name)
-        )
+        frozen = [name for name, config in configs.items() if is_frozen(config)]
+        steps = self.steps()
+        drawn = [n for n in steps if steps[n] and not (n in frozen and self.data.cached_views)]
+        if not self.data.feature_cache or changes_other_inputs(s for n in drawn for s in steps[n]):
+            return ()
+        return tuple(name for name in frozen if name not in drawn)
 
     def to_yaml(self) -> str:
         """The recipe with every default written out."""
         return yaml.safe_dump(
             self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
         )
+
+
+def changes_other_inputs(steps: Iterable[Any]) -> bool:
+    """Whether augmentation steps of an input change what other inputs say about the item."""
+    return any(getattr(step, "changes_other_inputs", False) for step in steps)
 
 
 def step_name(step: Any) -> str:

@@ -24,7 +24,7 @@ from amodal.evaluators.vocabulary import count_unknown_tokens
 from amodal.models.run_folder import write_definition
 from amodal.training.checkpoints import complete_checkpoints, load_weights
 from amodal.training.errors import RunError
-from amodal.training.features import compute_features
+from amodal.training.features import cached_views, compute_features
 from amodal.training.folder import (
     BROKEN,
     METRICS,
@@ -143,11 +143,10 @@ def _train(
     set_seed(recipe.train.seed % (1 << 32))
     train, validation = open_sources(recipe, callbacks)
     saved = folder if checkpoints else None
-    cached = recipe.cached_inputs()
     # Only what trains and measures reads features: a report shows the values themselves.
-    featured = [FeatureSource(s) for s in (train, validation) if cached and s is not None]
-    of_run: list[Source | None] = [*featured, None] if featured else [train, validation]
-    run = run_class(kind_of_recipe(recipe))(recipe, of_run[0] or train, of_run[1], saved=saved)
+    learned = FeatureSource(train)
+    measured = FeatureSource(validation) if validation is not None else None
+    run = run_class(kind_of_recipe(recipe))(recipe, learned, measured, saved=saved)
     trained = run.trained()
     check_same_data(len(train), run.model, run.model.preprocessors)  # type: ignore[arg-type]
     if recipe.train.progressive_resizing is not None:
@@ -158,11 +157,13 @@ def _train(
         if not checkpoints:
             preprocessors: Any = run.model.preprocessors
             write_definition(run.model, preprocessors, folder)
+    cached = recipe.cached_inputs()
     if cached:
         if checkpoints:  # the model has its frozen weights from there
             load_weights(trained, checkpoints[-1])
         model: Any = run.model
-        compute_features(model, cached, featured, callbacks)
+        views = cached_views(recipe)
+        compute_features(model, cached, learned, measured, callbacks, views=views)
     trainer = RunTrainer(
         trained,
         run.task,

@@ -30,6 +30,9 @@ class DataRecipe(StrictModel):
         cache: keep decoded values in memory.
         feature_cache: compute the features of frozen encoders once and keep them on the disk, where
             no augmentation changes the values; `docs/features.md` says where.
+        cached_views: augmented views of each value of a frozen encoder whose features are computed
+            once as well; a step takes one of them, or the value as it is. 0: values that are
+            augmented are encoded in every step.
         workers: data-loading worker processes.
         max_validation_items: validation items that are read while training; null: all.
     """
@@ -44,6 +47,7 @@ class DataRecipe(StrictModel):
     views_per_item: int = Field(1, ge=1)
     cache: bool = False
     feature_cache: bool = True
+    cached_views: int = Field(0, ge=0)
     workers: int = Field(0, ge=0)
     max_validation_items: int | None = Field(1000, ge=2)
 
