@@ -38,7 +38,13 @@ def source_of(photos):
 
 
 ENCODERS = {
-    "image": {"kind": "small_cnn", "size": 32, "widths": [8, 16], "freeze": "all"},
+    "image": {
+        "kind": "small_cnn",
+        "size": 32,
+        "widths": [8, 16],
+        "pooling": "mean",
+        "freeze": "all",
+    },
     "text": {
         "kind": "small_transformer",
         "width": 16,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +13,11 @@ from amodal.data.record import Record
 
 # Changes of one item that its other inputs have to follow: {"horizontal_flip": True}.
 Effects = dict[str, bool]
+
+
+def effects_of(steps: Iterable[Any]) -> Effects:
+    """The changes of an item that augmentation steps may make and its other inputs follow."""
+    return {step.kind: True for step in steps if getattr(step, "changes_other_inputs", False)}
 
 
 class InputRows(NamedTuple):

@@ -17,7 +17,7 @@ from amodal.data.batch import key64
 from amodal.data.content import content_of
 from amodal.data.feature_store import DIGEST_BYTES, Computed, FeatureStore, cache_folder
 from amodal.data.features import FeatureRows
-from amodal.data.inputs import BatchContext, Effects
+from amodal.data.inputs import BatchContext, Effects, effects_of
 from amodal.data.record import BrokenRecordError, Record
 from amodal.modalities.modality import InputOptions
 from amodal.modalities.registry import modality
@@ -66,8 +66,8 @@ class CachedViews:
 
     @property
     def effects(self) -> Effects:
-        """Changes of an item that its other inputs have to follow where a step makes them."""
-        return {s.kind: True for s in self.steps if getattr(s, "changes_other_inputs", False)}
+        """Changes that the steps may make and the other inputs of an item follow."""
+        return effects_of(self.steps)
 
     def digests(self, digest: bytes, fixed: Effects) -> list[bytes]:
         """The digests of the views of a value.

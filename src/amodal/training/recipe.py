@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
@@ -12,6 +11,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from amodal.augment.config import AugmentConfig
+from amodal.data.inputs import effects_of
 from amodal.data.record import StrictModel
 from amodal.data.yaml_document import YamlError, parse_value, read_yaml
 from amodal.modalities.registry import modality
@@ -72,6 +72,17 @@ class Recipe(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _views_are_of_something(self) -> Recipe:
+        steps = self.steps()
+        has_views = self.data.feature_cache and any(steps[n] for n in self.frozen_inputs())
+        if self.data.cached_views and not has_views:
+            raise ValueError(
+                "data.cached_views needs an input with `freeze: all` and augmentation steps, and "
+                "data.feature_cache; expected 0 without them"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _steps_fit_their_inputs(self) -> Recipe:
         types = self.model.types
         for name, steps in self.augment.steps.items():
@@ -105,25 +116,23 @@ class Recipe(StrictModel):
         Their values are the same in every step, or one of `data.cached_views`. There are none
         where an image may be mirrored anew in every step, as its captions then change too.
         """
-        types, dual = self.model.types, getattr(self.model, "dual_encoder", None)
-        configs = self.model.encoders if dual is None else dict.fromkeys(types, dual)
-        frozen = [name for name, config in configs.items() if is_frozen(config)]
-        steps = self.steps()
+        frozen, steps = self.frozen_inputs(), self.steps()
         drawn = [n for n in steps if steps[n] and not (n in frozen and self.data.cached_views)]
-        if not self.data.feature_cache or changes_other_inputs(s for n in drawn for s in steps[n]):
+        if not self.data.feature_cache or effects_of(step for n in drawn for step in steps[n]):
             return ()
         return tuple(name for name in frozen if name not in drawn)
+
+    def frozen_inputs(self) -> tuple[str, ...]:
+        """Inputs of whose encoder nothing is trained."""
+        types, dual = self.model.types, getattr(self.model, "dual_encoder", None)
+        configs = self.model.encoders if dual is None else dict.fromkeys(types, dual)
+        return tuple(name for name, config in configs.items() if is_frozen(config))
 
     def to_yaml(self) -> str:
         """The recipe with every default written out."""
         return yaml.safe_dump(
             self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100
         )
-
-
-def changes_other_inputs(steps: Iterable[Any]) -> bool:
-    """Whether augmentation steps of an input change what other inputs say about the item."""
-    return any(getattr(step, "changes_other_inputs", False) for step in steps)
 
 
 def step_name(step: Any) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from amodal.data.inputs import effects_of
 from amodal.data.record import StrictModel
 from amodal.encoders.text.tokenizer import TokenizerConfig, TrainedTokenizerConfig
 from amodal.losses.info_nce import InfoNCEConfig
@@ -79,6 +80,12 @@ class MultimodalTransformerRecipe(StrictModel):
             ValueError: names the key.
         """
         refuse_modality_dropout(recipe)
+        steps = (step for steps in recipe.augment.steps.values() for step in steps)
+        if recipe.data.cached_views and effects_of(steps):
+            raise ValueError(
+                "data.cached_views: a cached view cannot be mirrored, as the text of its "
+                "conversations would have to follow; leave out horizontal_flip or cached_views"
+            )
         contrastive = [o for o in recipe.objectives if isinstance(o, InfoNCEConfig)]
         others = [o for o in recipe.objectives if not isinstance(o, InfoNCEConfig)]
         no_objective_of_another_kind(others, LanguageModelingConfig, alone=True)
