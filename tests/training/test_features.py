@@ -13,6 +13,7 @@ from frozen_runs import (
     fusion,
     losses,
     recipe_of,
+    source_of,
     write_photos,
 )
 from PIL import Image

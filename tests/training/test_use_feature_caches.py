@@ -174,7 +174,7 @@ def test_a_damaged_file_is_told_and_its_features_are_computed(photos, train, enc
     assert all("computed anew" in text for text in told)
     encoded.clear()
     found = rows_of(cached, source)
-    assert sum(encoded) == VALUES
+    assert VALUES <= sum(encoded) <= VALUES + 4  # two images twice, to test the quicker copy
     assert_close(found, rows_of(plain, source))
 
 

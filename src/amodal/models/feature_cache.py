@@ -23,6 +23,8 @@ from amodal.modalities.modality import InputOptions
 from amodal.modalities.registry import modality
 from amodal.models.frozen_features import FrozenEncoder
 
+MANY = 16  # values in a group; for fewer, a quicker copy of the encoder is not worth making
+
 
 class HasEncoders(Protocol):
     """A model with named inputs, some of whose encoders may be frozen."""
@@ -123,6 +125,8 @@ class FeatureCache:
 
     Attributes:
         store: of the features that are known.
+        encoder: that computes the others.
+        is_folded: whether that is a copy with batch normalization folded into convolutions.
     """
 
     def __init__(
@@ -136,7 +140,7 @@ class FeatureCache:
         self.name, self.views, self.keep = name, views, keep
         self.kind = modality(model.types[name])
         self.prepare = model.preprocessors[name]
-        self.encoder = model.encoder_of(name)
+        self.encoder, self.is_folded = model.encoder_of(name), False
         self.folder = cache_folder() / "features" / self.encoder.fingerprint(self.prepare)
         options = InputOptions(captions=1, steps=views.steps if views is not None else None)
         self.augmented = self.kind.input(name, self.prepare, options)
@@ -239,11 +243,13 @@ class FeatureCache:
 
     def computed(self, prepared: Prepared) -> list[Computed]:
         """The features of prepared values and views."""
-        return [
-            Computed(*value)
-            for tensors, digests, truncated in prepared.parts
-            for value in zip(digests, self.encoder.features(tensors), truncated, strict=True)
-        ]
+        found: list[Computed] = []
+        for tensors, digests, truncated in prepared.parts:
+            if len(digests) >= MANY and not self.is_folded:
+                self.encoder, self.is_folded = self.encoder.quicker(tensors), True
+            features = self.encoder.features(tensors)
+            found += map(Computed, digests, features, truncated)
+        return found
 
     def _augmented(
         self, values: Sequence[Any], digests: Sequence[bytes], fixed: Sequence[Effects]
