@@ -17,7 +17,8 @@ from amodal.training.recipes.packaged import packaged_recipes
 PRETRAINED: Mapping[str, dict[str, Any]] = {
     "image": {
         "kind": "packaged",
-        "name": "efficientnet-lite2",
+        "name": ["efficientnet-lite2", "efficientnet-lite1", "efficientnet-lite0"],
+        "size": 240,
         "last_stages": 2,
         "freeze": "all",
     },
@@ -29,7 +30,7 @@ FROM_SCRATCH: Mapping[str, dict[str, Any]] = {
     "audio": {"kind": "small_audio_cnn"},
 }
 PACKAGES = (
-    IMAGE_PACKAGES[PRETRAINED["image"]["name"]],
+    *(IMAGE_PACKAGES[name] for name in PRETRAINED["image"]["name"]),
     TEXT_PACKAGES[PRETRAINED["text"]["name"]],
 )
 
