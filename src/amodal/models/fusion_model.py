@@ -335,13 +335,17 @@ class FusionModel(PreTrainedModel):
 
 
 def build_fusion_model(
-    architecture: FusionArchitecture, records: Callable[[], Iterator[Record]]
+    architecture: FusionArchitecture,
+    records: Callable[[], Iterator[Record]],
+    *,
+    preprocessors: Mapping[str, Any] | None = None,
 ) -> FusionModel:
     """A model ready for training.
 
     Args:
         architecture: encoders, fusion, head and target.
         records: training records, read once for each part that is fitted on them.
+        preprocessors: input -> one that is fitted already.
 
     Raises:
         DataError: no record has the target, or what an encoder reads.
@@ -361,11 +365,11 @@ def build_fusion_model(
         >>> model.architecture.encoders["sensor"].size, model.target.classes  # found in the rows
         (3, ('no', 'yes'))
     """
-    preprocessors = fit_preprocessors(architecture.encoders, records)
+    found = fit_preprocessors(architecture.encoders, records, preprocessors)
     target = architecture.target.fit(records())
     fitted = architecture.model_copy(update={"target": target})
     config = FusionModelConfig(fitted.model_dump(mode="json"))
-    return FusionModel(config, preprocessors, pretrained=True)
+    return FusionModel(config, found, pretrained=True)
 
 
 def _head(config: HeadConfig, width: int, size: int) -> nn.Module:

@@ -41,18 +41,25 @@ class HasInputs(Protocol):
     def preprocessors(self) -> Mapping[str, Any]: ...
 
 
-def fit_preprocessors(encoders: Mapping[str, Any], records: Records | None) -> dict[str, Any]:
+def fit_preprocessors(
+    encoders: Mapping[str, Any],
+    records: Records | None,
+    fitted: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """The preprocessor of every encoder, fitted on training records where it needs that.
 
     Args:
         encoders: input -> configuration of its encoder.
         records: a function that starts reading the training records; None where there are none.
+        fitted: input -> its preprocessor, where it is known already.
 
     Raises:
         DataError: no record has what is fitted; names the input.
     """
-    found = {}
+    found = dict(fitted or {})
     for name, config in encoders.items():
+        if name in found:
+            continue
         try:
             found[name] = modality(config.type).fit(config, name, records)
         except ValueError as error:

@@ -368,7 +368,10 @@ class JointEmbedding(PreTrainedModel):
 
 
 def build_joint_embedding(
-    architecture: Architecture, records: Records | None = None
+    architecture: Architecture,
+    records: Records | None = None,
+    *,
+    preprocessors: Mapping[str, Any] | None = None,
 ) -> JointEmbedding:
     """A model ready for training.
 
@@ -376,6 +379,7 @@ def build_joint_embedding(
         architecture: encoders and projection.
         records: a function that starts reading the training records, for what is fitted on them,
             such as a tokenizer.
+        preprocessors: input -> one that is fitted already.
 
     Examples:
         >>> from amodal.encoders import SmallTransformerConfig, VectorConfig
@@ -389,9 +393,9 @@ def build_joint_embedding(
         >>> model.inputs, model.encode(sensor=[[0.1, 0.9, 0.4]]).shape
         (('text', 'sensor'), (1, 8))
     """
-    preprocessors = fit_preprocessors(architecture.encoders, records)
-    if architecture.dual_encoder is not None:
+    found = fit_preprocessors(architecture.encoders, records, preprocessors)
+    if architecture.dual_encoder is not None and not preprocessors:
         texts = all_texts(records(), "text") if records is not None else None
-        preprocessors.update(architecture.dual_encoder.preprocessors(texts))
+        found.update(architecture.dual_encoder.preprocessors(texts))
     config = JointEmbeddingConfig(architecture.model_dump(mode="json"))
-    return JointEmbedding(config, preprocessors, pretrained=True)
+    return JointEmbedding(config, found, pretrained=True)

@@ -7,9 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
-from transformers import PreTrainedModel
+from safetensors.torch import save_file
 
-from amodal.data.atomic import staged_files, write_text
+from amodal.data.atomic import staged_file, staged_files, write_text
 from amodal.data.record import Source
 from amodal.data.yaml_document import parse_yaml, read_yaml
 from amodal.distributed import is_main
@@ -20,11 +20,13 @@ from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import Recipe
 from amodal.training.recipes.error import RecipeError
 from amodal.training.sources import summarize_source
+from amodal.training.trained import Trained
 
 RECIPE = "recipe.yaml"
 LOG = "train_log.jsonl"
 METRICS = "metrics.json"
 BROKEN = "broken_rows.json"
+OBJECTIVES = "objectives.safetensors"
 BEST = "best"
 BEST_SCORE = "best.json"
 DATA = "data.json"  # in the folder of the checkpoints
@@ -133,10 +135,21 @@ def is_finished(folder: Path) -> bool:
     return (folder / METRICS).is_file() and (folder / WEIGHTS).is_file()
 
 
-def keep_weights(folder: Path, last: PreTrainedModel, *, best: bool) -> None:
+def write_weights(folder: Path, trained: Trained) -> None:
+    """Write the weights to keep as a model, and those of the objectives beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    learned = trained.objective_weights()
+    if learned:
+        tensors = {name: weights.detach().cpu().contiguous() for name, weights in learned.items()}
+        with staged_file(folder / OBJECTIVES) as staged:
+            save_file(tensors, staged)
+    trained.evaluation_weights.save_pretrained(folder)
+
+
+def keep_weights(folder: Path, last: Trained, *, best: bool) -> None:
     """The best weights so far, or the last, as the model of the run."""
     if not best or not (folder / BEST / WEIGHTS).is_file():
-        last.save_pretrained(folder)
+        write_weights(folder, last)
         return
     with staged_files(folder, last=WEIGHTS) as staged:
         shutil.copytree(folder / BEST, staged, dirs_exist_ok=True)

@@ -219,6 +219,14 @@ class Objectives(nn.Module):
         """Current temperature of every objective that has one."""
         return {f"temperature/{n}": float((-s.detach()).exp()) for n, s in self._scales()}
 
+    def weights_by_name(self) -> dict[str, nn.Parameter]:
+        """The weights of every objective, as NAME.PARAMETER."""
+        return {
+            f"{name}.{parameter}": weights
+            for name, loss in zip(self.names, self.losses, strict=True)
+            for parameter, weights in loss.named_parameters()
+        }
+
     def metrics(self) -> dict[str, float]:
         """Further metrics of the last batch, as NAME/METRIC."""
         found: dict[str, float] = {}

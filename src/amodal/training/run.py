@@ -147,6 +147,8 @@ def _train(
     learned = FeatureSource(train)
     measured = FeatureSource(validation) if validation is not None else None
     run = run_class(kind_of_recipe(recipe))(recipe, learned, measured, saved=saved)
+    for told in run.notes:
+        callbacks.warn(told)
     trained = run.trained()
     check_same_data(len(train), run.model, run.model.preprocessors)  # type: ignore[arg-type]
     if recipe.train.progressive_resizing is not None:
@@ -222,9 +224,7 @@ def _complete(
     recipe, folder = run.recipe, result.folder
     set_seed(recipe.train.seed % (1 << 32))  # as well where the last step was in another process
     if is_main():
-        keep_weights(
-            folder, trainer.trained.evaluation_weights, best=recipe.train.checkpoint == "best"
-        )
+        keep_weights(folder, trainer.trained, best=recipe.train.checkpoint == "best")
         run.complete(folder, trainer.autocast, callbacks)
     wait_for_all()
     kept = open_run(folder)

@@ -49,6 +49,12 @@ class Trained(nn.Module):
             return self.network
         return cast(PreTrainedModel, self.average.module)
 
+    def objective_weights(self) -> dict[str, nn.Parameter]:
+        """What the objectives have learned, such as temperatures, as NAME.PARAMETER."""
+        weights = getattr(self.objectives, "weights_by_name", dict)  # most have none
+        found: dict[str, nn.Parameter] = weights()
+        return found
+
     def learning_rate_scales(self) -> dict[str, float]:
         """Prefix of parameter names -> factor on the learning rate."""
         network: Any = self.network

@@ -44,7 +44,14 @@ from amodal.training.checkpoints import (
     new_checkpoint,
 )
 from amodal.training.errors import TrainingError
-from amodal.training.folder import BEST, BEST_SCORE, append_line, cut_log, log_size
+from amodal.training.folder import (
+    BEST,
+    BEST_SCORE,
+    append_line,
+    cut_log,
+    log_size,
+    write_weights,
+)
 from amodal.training.interruption import same_random_state
 from amodal.training.optim.batch_norm import SynchronizedBatchNorm
 from amodal.training.optim.groups import parameter_groups
@@ -371,7 +378,7 @@ class RunTrainer(Trainer):
             return
         best = {"step": self.state.global_step, name: score}
         if is_main():
-            self.trained.evaluation_weights.save_pretrained(self.folder / BEST)
+            write_weights(self.folder / BEST, self.trained)
             write_text(self.folder / BEST / BEST_SCORE, json.dumps(best))
         self.best = best
 

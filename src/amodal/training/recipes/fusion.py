@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 
 
 class FusionRecipe(StrictModel):
-    """Encoders of named inputs, a fusion of their outputs, and a head that predicts a column."""
+    """Encoders of named inputs, a fusion of their outputs, and a head that predicts a column.
+
+    Args:
+        init_from: a finished run with the same encoders, whose weights this one starts with.
+    """
 
     kind: Literal["fusion"] = "fusion"
     encoders: NamedEncoders
     fusion: FusionConfig
     head: HeadConfig = HeadConfig()
     target: TargetConfig = TargetConfig()
+    init_from: str | None = None
 
     @property
     def types(self) -> dict[str, str]:

@@ -31,6 +31,7 @@ class JointEmbeddingRecipe(StrictModel):
             that are never paired directly are aligned through a third one.
         projection: into the shared space.
         normalization: of the embeddings, fitted on the training rows at the end.
+        init_from: a finished run with the same encoders, whose weights this one starts with.
     """
 
     kind: Literal["joint_embedding"] = "joint_embedding"
@@ -39,6 +40,7 @@ class JointEmbeddingRecipe(StrictModel):
     pairs: Literal["all"] | tuple[tuple[str, str], ...] = "all"
     projection: ProjectionConfig = Field(default_factory=MLPConfig)
     normalization: tuple[Step, ...] = ()
+    init_from: str | None = None
 
     @property
     def types(self) -> dict[str, str]:

@@ -38,6 +38,7 @@ from amodal.models.fusion_model import (
 )
 from amodal.models.inputs import check_source, collator_of
 from amodal.models.run_folder import read_definition
+from amodal.training.initial_run import InitialRun
 from amodal.training.prediction_objective import FUSED, PredictionConfig, PredictionObjective
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import Recipe
@@ -59,17 +60,11 @@ class FusionRun:
         options = cast(FusionRecipe, recipe.model)
         self.recipe, self.train, self.validation = recipe, train, validation
         check_source(options.types, options.encoders, train)
-        architecture = FusionArchitecture(
-            encoders=options.encoders,
-            fusion=options.fusion,
-            head=options.head,
-            target=options.target,
-        )
-        self.model = (
-            read_definition(FusionModel, saved)
-            if saved is not None
-            else build_fusion_model(architecture, partial(readable_records, train))
-        )
+        self.notes: tuple[str, ...] = ()
+        if saved is not None:
+            self.model = read_definition(FusionModel, saved)
+        else:
+            self._build(options, train)
         config = cast(PredictionConfig, recipe.objectives[0])
         heads = tuple(self.model.unimodal)
         self.objective = PredictionObjective(config, self.model.target, heads)
@@ -88,6 +83,25 @@ class FusionRun:
             validation=validation,
             max_validation_items=recipe.data.max_validation_items,
         )
+
+    def _build(self, options: FusionRecipe, train: Source) -> None:
+        """A new model, or one with the weights of another run."""
+        initial = None
+        if options.init_from is not None:
+            initial = InitialRun.open(options.init_from, "fusion")
+        architecture = FusionArchitecture(
+            encoders=options.encoders,
+            fusion=options.fusion,
+            head=options.head,
+            target=options.target if initial is None else initial.target(options.target),
+        )
+        self.model = build_fusion_model(
+            architecture,
+            partial(readable_records, train),
+            preprocessors=initial.preprocessors(options.types) if initial is not None else None,
+        )
+        if initial is not None:
+            self.notes = (initial.initialise(self.model, {}),)
 
     def trained(self) -> Trained:
         return Trained(self.model, self.objective, self.recipe.train.ema)

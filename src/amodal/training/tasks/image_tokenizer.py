@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -35,6 +36,8 @@ class ImageTokenizerRun:
     Raises:
         DataError: the training source has no images.
     """
+
+    notes: Sequence[str] = ()
 
     def __init__(
         self, recipe: Recipe, train: Source, validation: Source | None, *, saved: Path | None

@@ -34,6 +34,7 @@ from amodal.models.joint_embedding import (
 )
 from amodal.models.run_folder import read_definition
 from amodal.training.errors import TrainingError
+from amodal.training.initial_run import InitialRun
 from amodal.training.objectives import Objectives
 from amodal.training.optim.grad_cache import backward_in_chunks
 from amodal.training.progress import ProgressCallbacks
@@ -58,15 +59,20 @@ class JointEmbeddingRun:
         options = cast(JointEmbeddingRecipe, recipe.model)
         self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
         check_source(options.types, options.encoders, train)
+        records = partial(readable_records, train)
         self.architecture = Architecture(
             encoders=options.encoders,
             dual_encoder=options.dual_encoder,
             projection=options.projection,
         )
+        initial = None
         if saved is not None:
             self.model = read_definition(JointEmbedding, saved)
+        elif options.init_from is not None:
+            initial = InitialRun.open(options.init_from, "joint_embedding")
+            fitted = initial.preprocessors(options.types)
+            self.model = build_joint_embedding(self.architecture, records, preprocessors=fitted)
         else:
-            records = partial(readable_records, train)
             self.model = build_joint_embedding(self.architecture, records)
             for name, encoder in self.model.encoders.items():
                 kind = modality(self.model.types[name])
@@ -84,6 +90,10 @@ class JointEmbeddingRun:
             pairs=options.trained_pairs,
             initial_log_scale=getattr(dual, "initial_log_scale", None) if dual else None,
         )
+        self.notes: tuple[str, ...] = ()
+        if initial is not None:
+            learned = self.objectives.weights_by_name()
+            self.notes = (initial.initialise(self.model, learned),)
         if any(self.objectives.by_label) and all(r.get("label") is None for r in records()):
             raise DataError(
                 f"{train.name}: positives: label needs records with a label, and none has one"

@@ -69,6 +69,8 @@ class MultimodalTransformerRun:
         DataError: no training record has anything to learn for the tasks.
     """
 
+    notes: Sequence[str] = ()
+
     def __init__(
         self, recipe: Recipe, train: Source, validation: Source | None, *, saved: Path | None
     ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -94,6 +94,9 @@ class ModelCard:
 class Run(Protocol):
     """A run of one kind of model; `training.kinds` names the class of each.
 
+    Attributes:
+        notes: what the user should know as training begins.
+
     Args:
         recipe: with a model of this kind.
         train: training source.
@@ -108,6 +111,7 @@ class Run(Protocol):
     recipe: Recipe
     train: Source
     collator: Collator  # with the augmentation of the recipe
+    notes: Sequence[str]
 
     def __init__(
         self, recipe: Recipe, train: Source, validation: Source | None, *, saved: Path | None
