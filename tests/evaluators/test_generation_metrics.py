@@ -103,3 +103,25 @@ def test_the_most_likely_candidate_counts_by_its_relevance(task):
     assert found[f"{task}/relevance@1/history_dependent"] == pytest.approx(0.25)  # two are equal
     del rounds[0]["relevance"]
     assert f"{task}/relevance@1" not in metrics()
+
+
+def test_the_constant_is_the_most_frequent_answer_for_every_question():
+    records = {
+        row: {"origin": "here", "question": ["what?"], "answer": [answer], "answers": answers}
+        for row, (answer, answers) in enumerate(
+            [("Red", ["red"] * 10), ("red", ["red"] * 9 + ["blue"]), ("blue", ["blue"] * 10)]
+        )
+    }
+    prompt = (Turn("question", "what?", False), Turn("answer", "", True))
+    texts = [GeneratedText(row, 0, prompt, "blue") for row in records]
+    found = generation_metrics(GenerationResult("vqa", texts, records, {}), bootstrap=0)
+    assert found["vqa/exact_match"] == pytest.approx(1 / 3)
+    assert found["constant/vqa/exact_match"] == pytest.approx(2 / 3)
+    assert found["constant/vqa/accuracy"] == pytest.approx(2 / 3)
+
+
+def test_the_constant_caption_is_one_of_the_references():
+    records = {row: {"text": [f"a red star {row}"]} for row in range(3)} | {3: {"text": ["rings"]}}
+    texts = [GeneratedText(row, 0, (), records[row]["text"][0]) for row in records]
+    found = generation_metrics(GenerationResult("caption", texts, records, {}), bootstrap=0)
+    assert found["caption/cider_d"] > found["constant/caption/cider_d"] > 0

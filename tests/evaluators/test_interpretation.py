@@ -57,6 +57,40 @@ def test_zero_shot_accuracy_is_set_beside_one_of_its_classes():
     ]
 
 
+def test_predictions_are_set_beside_a_constant_and_each_input_alone():
+    name = "prediction/accuracy"
+    values = {name: 0.9, f"{name}/low": 0.85, f"{name}/high": 0.95, f"constant/{name}": 0.4}
+    single = {"prediction/image_only/accuracy": 0.7, "prediction/text_only/accuracy": 0.88}
+    assert interpret(values | single) == [
+        "the prediction is correct for 90.0 % (95 % interval 85.0 … 95.0 %) of the items; that is "
+        "better than always predicting the most frequent class (40.0 %) and image alone, where an "
+        "item has it (70.0 %); that is not distinguishable from text alone, where an item has it "
+        "(88.0 %)."
+    ]
+    assert interpret({name: 0.9}) == []  # nothing to compare with
+
+
+@pytest.mark.parametrize(
+    ("constant", "verdict"), [(20.0, "better than"), (5.0, "worse than"), (11.0, "distinguishable")]
+)
+def test_a_smaller_error_is_better(constant, verdict):
+    name = "prediction/mae"
+    values = {name: 10.0, f"{name}/low": 9.0, f"{name}/high": 12.0, f"constant/{name}": constant}
+    (text,) = interpret(values)
+    assert text.startswith("the mean absolute error is 10 (95 % interval 9 … 12)")
+    assert f"{verdict}" in text
+    assert f"always predicting the mean ({constant:.4g})" in text
+
+
+def test_generated_texts_are_set_beside_one_text_for_all():
+    name = "caption/cider_d"
+    values = {name: 0.24, f"{name}/low": 0.22, f"{name}/high": 0.26, f"constant/{name}": 0.14}
+    assert "better than the best caption for all images alike (0.14)" in interpret(values)[0]
+    (text,) = interpret({"vqa/exact_match": 0.5, "constant/vqa/exact_match": 0.3})
+    assert text.endswith("50.0 % of the questions; compare with always giving the most frequent "
+                         "answer (30.0 %).")  # fmt: skip
+
+
 def test_metrics_without_a_reference_have_no_sentence():
     assert interpret({"geometry/uniformity": -2.0}) == []
 

@@ -19,6 +19,7 @@ from amodal.metrics.captioning import (
     bleu,
     caption_scores,
     cider,
+    most_typical,
     rouge_l,
 )
 
@@ -340,3 +341,19 @@ def test_brackets_and_runs_of_marks_stay_as_in_coco_caption():
         "!!",
     ]
     assert tokenize("") == tokenize(" . ") == []
+
+
+def test_the_most_typical_reference_has_the_best_cider_of_all():
+    rng = random.Random(0)
+    words = ["a", "red", "blue", "star", "ring", "on", "white"]
+    references = [
+        [rng.choices(words, k=rng.randint(2, 6)) for _ in range(rng.randint(1, 3))]
+        for _ in range(12)
+    ]
+
+    def as_caption_of_all(text):
+        return float(cider([text] * len(references), references, variant="plain").mean())
+
+    best = max(as_caption_of_all(text) for texts in references for text in texts)
+    assert as_caption_of_all(most_typical(references)) == pytest.approx(best)
+    assert most_typical([[[]], [[]]]) == []  # nothing to choose from

@@ -78,7 +78,7 @@ RENAMED: dict[str, str] = {
 }
 
 # Metrics that are newer than the record.
-NEW_PREFIXES = ("data/unknown_", "data/train_items", "keyword_search/", "start/")
+NEW_PREFIXES = ("data/unknown_", "data/train_items", "keyword_search/", "start/", "constant/")
 # Metrics that depend on the speed of the machine.
 TIMINGS = ("train/seconds", "train/data_seconds", "train/items_per_second")
 

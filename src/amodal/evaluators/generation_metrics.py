@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import torch
 
 from amodal.data.conversation import conversations
@@ -10,32 +13,45 @@ from amodal.data.scenes.reading import read_caption, tuples_expected, tuples_of_
 from amodal.data.scenes.world import Scene
 from amodal.data.sources.vqa import annotator_answers, choices_of
 from amodal.evaluators.generated_text import GeneratedText, GenerationResult
+from amodal.evaluators.interpretation import CONSTANT
 from amodal.metrics.bootstrap import flatten, intervals, resampled
 from amodal.metrics.caption_tokens import tokenize
-from amodal.metrics.captioning import caption_scores
+from amodal.metrics.captioning import caption_scores, cider, most_typical
 from amodal.metrics.dialogue_ranking import dialogue_ranking_metrics
 from amodal.metrics.scene_graph import scene_graph_scores
 from amodal.metrics.vqa import answer_accuracy, vqa_accuracy
+
+# Metrics of the most frequent answer that a sentence compares with.
+COMPARED = ("vqa/accuracy", "vqa/exact_match", "dialogue/exact_match", "single_turn/exact_match")
 
 
 def generation_metrics(
     generated: GenerationResult, *, bootstrap: int = 1000, seed: int = 0
 ) -> dict[str, float]:
-    """Flat `TASK/…` metrics with 95 % intervals."""
+    """Flat `TASK/…` metrics with 95 % intervals, and `constant/TASK/…` of one text for all."""
     if generated.task == "caption":
         return _caption_metrics(generated, bootstrap, seed)
-    found = _exact_match(generated, bootstrap, seed)
+    found = _answer_metrics(generated, bootstrap, seed)
+    answers = Counter(_plain(generated.reference(one)) for one in generated.generations)
+    answer = answers.most_common(1)[0][0]
+    same = [one._replace(text=answer) for one in generated.generations]
+    constant = _answer_metrics(replace(generated, generations=same), 0, seed)
+    found |= {f"{CONSTANT}/{name}": constant[name] for name in COMPARED if name in constant}
     if generated.task == "vqa":
         vocabulary = generated.answer_vocabulary
         if vocabulary:
             outside = [generated.reference(o) not in vocabulary for o in generated.generations]
             found["vqa/out_of_vocabulary_answers"] = sum(outside) / len(outside)
-        return (
-            found
-            | _vqa_accuracy(generated, bootstrap, seed)
-            | _multiple_choice(generated, bootstrap, seed)
-        )
+        return found | _multiple_choice(generated, bootstrap, seed)
     return found | _relevance(generated, bootstrap, seed) | _ranking(generated, bootstrap, seed)
+
+
+def _answer_metrics(generated: GenerationResult, bootstrap: int, seed: int) -> dict[str, float]:
+    """Metrics of answers that depend on their texts alone."""
+    found = _exact_match(generated, bootstrap, seed)
+    if generated.task == "vqa":
+        found |= _vqa_accuracy(generated, bootstrap, seed)
+    return found
 
 
 def _exact_match(generated: GenerationResult, bootstrap: int, seed: int) -> dict[str, float]:
@@ -184,6 +200,8 @@ def _caption_metrics(generated: GenerationResult, bootstrap: int, seed: int) -> 
     ]
     result = caption_scores(captions, references, bootstrap=bootstrap, seed=seed)
     found = {f"caption/{name}": value for name, value in result.to_dict().items()}
+    constant = [most_typical(references)] * len(references)
+    found[f"{CONSTANT}/caption/cider_d"] = float(cider(constant, references).mean())
     if all("objects" in record for record in generated.records.values()):
         predicted, expected = [], []
         for one in generated.generations:

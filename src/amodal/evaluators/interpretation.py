@@ -1,12 +1,64 @@
-"""Sentences that compare metrics with chance, the start and a keyword search."""
+"""Sentences that compare metrics with chance, the start, a constant and single inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 START = "start"  # prefix of the metrics of pretrained weights before any training
 KEYWORDS = "keyword_search"  # prefix of the metrics of a search in other captions of the items
+CONSTANT = "constant"  # prefix of the metrics of the same prediction or text for every item
 MAX_DIRECTIONS = 2  # of a model with many inputs; the table has all of them
+
+AsText = Callable[[float], str]
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %" if share >= 0.0005 or share == 0 else f"{100 * share:.2g} %"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+@dataclass(frozen=True)
+class _Score:
+    """A metric that is compared with a constant prediction, and what is said of it.
+
+    Args:
+        name: of the metric.
+        sentence: with a place for the value.
+        constant: the prediction or text that is the same for every item.
+        as_text: how values are written.
+        is_error: whether less is better.
+    """
+
+    name: str
+    sentence: str
+    constant: str
+    as_text: AsText = _percent
+    is_error: bool = False
+
+
+MEAN, CLASS = "always predicting the mean", "always predicting the most frequent class"
+ANSWER, CAPTION = "always giving the most frequent answer", "the best caption for all images alike"
+SCORES = (
+    _Score("prediction/accuracy", "the prediction is correct for {} of the items", CLASS),
+    _Score(
+        "prediction/mean_average_precision",
+        "the mean average precision is {}",
+        "the same prediction for every item",
+        _number,
+    ),
+    _Score("prediction/mae", "the mean absolute error is {}", MEAN, _number, is_error=True),
+    _Score("vqa/accuracy", "the VQA accuracy is {}", ANSWER),
+    _Score("vqa/exact_match", "the answer equals the reference for {} of the questions", ANSWER),
+    _Score("dialogue/exact_match", "the answer equals the reference in {} of the rounds", ANSWER),
+    _Score(
+        "single_turn/exact_match", "the answer equals the reference for {} of the questions", ANSWER
+    ),
+    _Score("caption/cider_d", "the CIDEr-D of the captions is {}", CAPTION, _number),
+)
 
 
 def interpret(metrics: Mapping[str, float]) -> list[str]:
@@ -36,7 +88,8 @@ def interpret(metrics: Mapping[str, float]) -> list[str]:
             f"{_with_interval('zero_shot/top1', metrics)} of the items"
             f"{_beside_chance('zero_shot/top1', 1 / classes, metrics)}."
         )
-    return found
+    compared = [s for s in SCORES if s.name in metrics and f"{CONSTANT}/{s.name}" in metrics]
+    return found + [_beside_constant(score, metrics) for score in compared]
 
 
 def recall_by_chance(direction: str, k: int, metrics: Mapping[str, float]) -> float | None:
@@ -73,10 +126,21 @@ def _retrieval(name: str, metrics: Mapping[str, float]) -> str:
         (f"{START}/{name}", "the pretrained weights before training"),
         (f"{KEYWORDS}/{query}/recall@1", "a keyword search in another caption of each item"),
     )
-    for reference, phrase in references:
-        if reference in metrics:
-            value = metrics[reference]
-            parts.append(f"{_comparison(name, value, metrics)} {phrase} ({_percent(value)})")
+    return "; ".join([*parts, *_comparisons(name, references, metrics)]) + "."
+
+
+def _beside_constant(score: _Score, metrics: Mapping[str, float]) -> str:
+    task, _, metric = score.name.partition("/")
+    single = {
+        name: f"{name.split('/')[1].removesuffix('_only')} alone, where an item has it"
+        for name in metrics
+        if name.startswith(f"{task}/") and name.endswith(f"_only/{metric}")
+    }
+    references = [(f"{CONSTANT}/{score.name}", score.constant), *single.items()]
+    parts = [
+        score.sentence.format(_with_interval(score.name, metrics, score.as_text)),
+        *_comparisons(score.name, references, metrics, score.as_text, is_error=score.is_error),
+    ]
     return "; ".join(parts) + "."
 
 
@@ -92,22 +156,42 @@ def _beside_chance(name: str, chance: float | None, metrics: Mapping[str, float]
     return f", {value / chance:.{0 if value > 10 * chance else 1}f} times chance ({share})"
 
 
-def _comparison(name: str, reference: float, metrics: Mapping[str, float]) -> str:
+def _comparisons(
+    name: str,
+    references: Iterable[tuple[str, str]],
+    metrics: Mapping[str, float],
+    as_text: AsText = _percent,
+    *,
+    is_error: bool = False,
+) -> list[str]:
+    """What a metric is beside others, given as names and phrases: better, worse or neither."""
+    groups: dict[str, list[str]] = {}
+    for reference, phrase in references:
+        if reference in metrics:
+            value = metrics[reference]
+            verdict = _verdict(name, value, metrics, is_error=is_error)
+            groups.setdefault(verdict, []).append(f"{phrase} ({as_text(value)})")
+    return [f"{verdict} {_listed(phrases)}" for verdict, phrases in groups.items()]
+
+
+def _verdict(name: str, reference: float, metrics: Mapping[str, float], *, is_error: bool) -> str:
     low, high = metrics.get(f"{name}/low"), metrics.get(f"{name}/high")
     if low is None or high is None:
         return "compare with"
-    if low > reference:
-        return "that is better than"
-    return "that is worse than" if high < reference else "that is not distinguishable from"
+    if low <= reference <= high:
+        return "that is not distinguishable from"
+    return "that is better than" if (low > reference) != is_error else "that is worse than"
 
 
-def _with_interval(name: str, metrics: Mapping[str, float]) -> str:
-    text = _percent(metrics[name])
+def _listed(phrases: list[str]) -> str:
+    *first, last = phrases
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _with_interval(name: str, metrics: Mapping[str, float], as_text: AsText = _percent) -> str:
+    text = as_text(metrics[name])
     low, high = metrics.get(f"{name}/low"), metrics.get(f"{name}/high")
     if low is None or high is None:
         return text
-    return f"{text} (95 % interval {100 * low:.1f} … {_percent(high)})"
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if share >= 0.0005 or share == 0 else f"{100 * share:.2g} %"
+    lowest = as_text(low).removesuffix(" %")
+    return f"{text} (95 % interval {lowest} … {as_text(high)})"

@@ -12,6 +12,7 @@ from torch import Tensor
 import amodal.metrics.prediction as head_metrics
 from amodal.data.batch import Batch
 from amodal.data.record import BrokenRecordError, DataError, Record, Source
+from amodal.evaluators.interpretation import CONSTANT
 from amodal.evaluators.loop import Autocast, EvaluationBatches, Tick, evaluation_batches
 from amodal.metrics.bootstrap import flatten
 from amodal.models.evaluation_mode import evaluation_mode
@@ -20,6 +21,12 @@ from amodal.models.inputs import collator_of
 from amodal.models.target import TargetConfig
 
 SCORES = {"classification": "accuracy", "multi_label": "mean_average_precision", "regression": "r2"}
+# The metric of the best constant prediction that a sentence compares with, by task.
+COMPARED = {
+    "classification": "accuracy",
+    "multi_label": "mean_average_precision",
+    "regression": "mae",
+}
 BATCH_SIZE = 128
 
 
@@ -106,7 +113,7 @@ def evaluate_prediction(
     """
     predicted = predict_items(model, source, items=items, autocast=autocast, tick=tick)
     metrics = prediction_metrics(predicted, model.target, bootstrap=bootstrap, seed=seed)
-    return replace(predicted, metrics=metrics)
+    return replace(predicted, metrics=metrics | constant_metrics(predicted.target, model.target))
 
 
 def predict_items(
@@ -237,6 +244,24 @@ def prediction_metrics(
         own = _head_metrics(logits[there], predicted.target[there], target, 0, seed)
         metrics |= {f"prediction/{name}_only/{key}": value for key, value in own.items()}
     return metrics
+
+
+def constant_metrics(values: Tensor, target: TargetConfig) -> dict[str, float]:
+    """Flat `constant/prediction/METRIC` of the most frequent class, or of the mean, for every item.
+
+    Args:
+        values: (N,) or (N, C), as `TargetConfig.encode` gives it; one or more of them known.
+        target: the column that is predicted.
+    """
+    values = values[known(values)]
+    constant = (
+        values.bincount(minlength=len(target.classes)).float()
+        if target.task == "classification"
+        else values.mean(0).reshape(-1)
+    )
+    found = _head_metrics(constant.expand(len(values), -1), values, target, 0, 0)
+    name = COMPARED[target.task]
+    return {f"{CONSTANT}/prediction/{name}": found[name]}
 
 
 def score_name(target: TargetConfig) -> str:

@@ -231,6 +231,36 @@ def cider(
     return plain if variant == "plain" else d
 
 
+def most_typical(references: Sequence[Sequence[Tokens]]) -> list[str]:
+    """The reference that has the best mean CIDEr as the caption of all images alike.
+
+    CIDEr is linear in the references, so every distinct one of them is compared with their sum.
+
+    Args:
+        references: for each image the tokens of its references, at least one.
+
+    Examples:
+        >>> from amodal.metrics.captioning import most_typical
+        >>> most_typical([[["a", "red", "star"]], [["a", "red", "ring"]], [["two", "rings"]]])
+        ['a', 'red', 'star']
+    """
+    frequency = DocumentFrequency.of(references)
+    vectors = {
+        tuple(text): _Vector(text, frequency).normalized() for texts in references for text in texts
+    }
+    sums: dict[Gram, float] = {}
+    for texts in references:
+        for text in texts:
+            for gram, weight in vectors[tuple(text)].items():
+                sums[gram] = sums.get(gram, 0.0) + weight / len(texts)
+
+    def score(text: tuple[str, ...]) -> float:
+        return sum(weight * sums[gram] for gram, weight in vectors[text].items())
+
+    best = max(vectors, key=score)
+    return list(best)
+
+
 def _usable(
     frequency: DocumentFrequency | None, references: Sequence[Sequence[Tokens]]
 ) -> DocumentFrequency:
@@ -283,6 +313,11 @@ class _Vector:
         difference = self.length - reference.length
         penalty = math.exp(-(difference**2) / (2 * SIGMA**2))
         return _mean_ratio(plain, norms), penalty * _mean_ratio(clipped, norms)
+
+    def normalized(self) -> dict[Gram, float]:
+        """Weights that are not 0, over the norm of the n-grams of their length."""
+        weights = self.weights.items()
+        return {gram: weight / self.norms[len(gram) - 1] for gram, weight in weights if weight}
 
 
 def _mean_ratio(products: list[float], norms: list[float]) -> float:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from amodal.data.batch import key64
 from amodal.data.record import BrokenRecordError, Source
+from amodal.evaluators.interpretation import CONSTANT
 from amodal.evaluators.prediction import PredictionResult, known, score_name
 from amodal.models.fusion_model import FusionModel
 from amodal.models.target import TargetConfig
@@ -50,20 +50,11 @@ def fusion_report(
         recipe,
         title=title,
         summary=_summary(result, model, predicted),
-        metrics=_metrics(result.metrics, model.target, predicted),
+        metrics=_metrics(result.metrics, model.target),
         commands=commands,
         plots=_plots(result, model, predicted, read_log(result.folder)),
         examples=_examples(model, predicted, source) if predicted and source is not None else (),
     )
-
-
-def majority_share(predicted: PredictionResult) -> float | None:
-    """Accuracy of always predicting the most frequent class; None where no class is predicted."""
-    target = predicted.target
-    if target.is_floating_point() or not bool((target >= 0).any()):
-        return None
-    counts = target[target >= 0].bincount()
-    return float(counts.max() / counts.sum())
 
 
 def prediction_text(logits: Tensor, target: TargetConfig) -> str:
@@ -90,15 +81,11 @@ def target_text(value: Tensor, target: TargetConfig) -> str:
     return ", ".join(chosen) or "none"
 
 
-def _metrics(
-    values: dict[str, float], target: TargetConfig, predicted: PredictionResult | None
-) -> dict[str, Metric]:
+def _metrics(values: dict[str, float], target: TargetConfig) -> dict[str, Metric]:
     score = score_name(target)
-    first = [n for n in values if n.endswith(f"/{score}")]
-    chance = majority_share(predicted) if predicted is not None else None
-    return with_intervals(
-        values, first, chance=lambda name: chance if name.endswith("/accuracy") else None
-    )
+    first = [n for n in values if n.startswith("prediction/") and n.endswith(f"/{score}")]
+    chance = values.get(f"{CONSTANT}/prediction/accuracy")
+    return with_intervals(values, first, chance=lambda name: chance if name in first else None)
 
 
 def _plots(
@@ -207,11 +194,5 @@ def _summary(result: RunResult, model: FusionModel, predicted: PredictionResult 
     )
     if predicted is not None:
         count = int(known(predicted.target).sum())
-        text += f" Evaluated on {count} held-out items"
-        share = majority_share(predicted)
-        text += (
-            f"; always predicting the most frequent class has an accuracy of {100 * share:.1f} %."
-            if share is not None and torch.isfinite(torch.tensor(share))
-            else "."
-        )
+        text += f" Evaluated on {count} held-out items."
     return text
