@@ -33,11 +33,13 @@ check: install
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/mypy
+	$(BIN)/python docs/recipe_keys.py --check
 	$(if $(SKIP_TESTS),,$(PYTEST) -m "not slow")
 
 docs: install
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python docs/public_names.py
+	$(BIN)/python docs/recipe_keys.py
 	$(BIN)/mkdocs build --strict
 
 clean:

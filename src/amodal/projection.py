@@ -129,7 +129,7 @@ class LinearConfig(_HeadConfig):
     """
 
     kind: Literal["linear"] = "linear"
-    bias: bool = False
+    bias: bool = False  # whether the layer has one
 
     def build(self, width: int) -> Projection:
         return self.head(width, nn.Linear(width, self.dim, bias=self.bias))
@@ -147,8 +147,8 @@ class MLPConfig(_HeadConfig):
     hidden: int | None = Field(None, ge=1)  # None: as wide as the encoder
     # "batch" mixes the rows of a batch, so exact micro-batches refuse it.
     norm: Literal["layer", "batch", "none"] = "layer"
-    dropout: float = Field(0.0, ge=0, lt=1)
-    residual: bool = False
+    dropout: float = Field(0.0, ge=0, lt=1)  # before the last layer
+    residual: bool = False  # adds a linear projection of the features
 
     def build(self, width: int) -> Projection:
         hidden = width if self.hidden is None else self.hidden

@@ -39,14 +39,14 @@ class HorizontalFlip(StrictModel):
 
     changes_other_inputs: ClassVar[bool] = True
     kind: Literal["horizontal_flip"] = "horizontal_flip"
-    probability: Fraction = 0.5
+    probability: Fraction = 0.5  # of a flip
 
 
 class Rotate(StrictModel):
     """Random rotation by up to `degrees` either way."""
 
     kind: Literal["rotate"] = "rotate"
-    degrees: float = Field(10, ge=0, le=180)
+    degrees: float = Field(10, ge=0, le=180)  # at most, either way
 
 
 class ColorJitter(StrictModel):
@@ -54,8 +54,8 @@ class ColorJitter(StrictModel):
 
     kind: Literal["color_jitter"] = "color_jitter"
     brightness: Fraction = 0.3  # factor drawn from 1 - x … 1 + x
-    contrast: Fraction = 0.3
-    saturation: Fraction = 0.3
+    contrast: Fraction = 0.3  # factor, as of brightness
+    saturation: Fraction = 0.3  # factor, as of brightness
     hue: float = Field(0.0, ge=0, le=0.5)  # of a full turn; captions name colours, so 0
 
 
@@ -63,14 +63,14 @@ class Grayscale(StrictModel):
     """Random conversion to grayscale."""
 
     kind: Literal["grayscale"] = "grayscale"
-    probability: Fraction = 0.1
+    probability: Fraction = 0.1  # of the conversion
 
 
 class RandomErasing(StrictModel):
     """Random erasing: a box of the image's mean colour (Zhong et al. 2017, arXiv:1708.04896)."""
 
     kind: Literal["random_erasing"] = "random_erasing"
-    probability: Fraction = 0.25
+    probability: Fraction = 0.25  # of a box
     scale: tuple[float, float] = (0.02, 0.2)  # area of the box, as a fraction
 
     @model_validator(mode="after")
@@ -84,22 +84,22 @@ class TokenMask(StrictModel):
     """Random token masking."""
 
     kind: Literal["token_mask"] = "token_mask"
-    rate: float = Field(0.15, ge=0, lt=1)
+    rate: float = Field(0.15, ge=0, lt=1)  # share of the tokens that are masked
 
 
 class TokenDropout(StrictModel):
     """Random token dropout."""
 
     kind: Literal["token_dropout"] = "token_dropout"
-    rate: float = Field(0.1, ge=0, lt=1)
+    rate: float = Field(0.1, ge=0, lt=1)  # share of the tokens that are left out
 
 
 class SpeedPerturbation(StrictModel):
     """Speed perturbation, which changes the pitch as well."""
 
     kind: Literal["speed_perturbation"] = "speed_perturbation"
-    low: float = Field(0.85, ge=0.5, le=2)
-    high: float = Field(1.15, ge=0.5, le=2)
+    low: float = Field(0.85, ge=0.5, le=2)  # smallest factor
+    high: float = Field(1.15, ge=0.5, le=2)  # largest factor
 
     @model_validator(mode="after")
     def _ordered(self) -> SpeedPerturbation:
@@ -110,8 +110,8 @@ class RandomGain(StrictModel):
     """Random gain."""
 
     kind: Literal["random_gain"] = "random_gain"
-    low_db: float = -10.0
-    high_db: float = 6.0
+    low_db: float = -10.0  # smallest gain
+    high_db: float = 6.0  # largest gain
 
     @model_validator(mode="after")
     def _ordered(self) -> RandomGain:
@@ -122,16 +122,16 @@ class TimeShift(StrictModel):
     """Random time shift by up to a fraction of the length, zero-padded."""
 
     kind: Literal["time_shift"] = "time_shift"
-    fraction: Fraction = 0.1
+    fraction: Fraction = 0.1  # of the length at most, either way
 
 
 class AdditiveNoise(StrictModel):
     """Additive Gaussian noise at a random signal-to-noise ratio."""
 
     kind: Literal["additive_noise"] = "additive_noise"
-    probability: Fraction = 0.5
-    low_snr_db: float = 5.0
-    high_snr_db: float = 30.0
+    probability: Fraction = 0.5  # of noise
+    low_snr_db: float = 5.0  # smallest signal-to-noise ratio
+    high_snr_db: float = 30.0  # largest signal-to-noise ratio
     max_exponent: float = Field(2.0, ge=0, le=2)  # of the spectrum, f^-x with x from 0 … this
 
     @model_validator(mode="after")
@@ -143,7 +143,7 @@ class TimeMask(StrictModel):
     """Time masking: spans of frames (SpecAugment: Park et al. 2019, arXiv:1904.08779)."""
 
     kind: Literal["time_mask"] = "time_mask"
-    num_masks: int = Field(2, ge=1)
+    num_masks: int = Field(2, ge=1)  # spans of frames
     max_width: int = Field(20, ge=1)  # frames at most
     max_fraction: Fraction = 0.15  # of the clip at most, each
 
@@ -152,7 +152,7 @@ class FrequencyMask(StrictModel):
     """Frequency masking: spans of mel bands (SpecAugment: Park et al. 2019, arXiv:1904.08779)."""
 
     kind: Literal["frequency_mask"] = "frequency_mask"
-    num_masks: int = Field(2, ge=1)
+    num_masks: int = Field(2, ge=1)  # spans of mel bands
     max_width: int = Field(12, ge=1)  # bands at most
     max_fraction: Fraction = 0.25  # of the bands at most, each
 

@@ -34,7 +34,7 @@ class HuggingFaceConfig(EncoderConfig):
     """Which model: a hub name or local folder, or an architecture with random weights."""
 
     kind: Literal["huggingface"] = "huggingface"
-    name: str | None = None
+    name: str | None = None  # on the hub, or a local folder
     # The model's config.json as a mapping with `model_type`, or a folder or hub name that has
     # one; where given, weights are random.
     architecture: dict[str, Any] | str | None = None

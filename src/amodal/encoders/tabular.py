@@ -24,12 +24,12 @@ class TabularConfig(EncoderConfig):
 
     type: Literal["columns"] = "columns"
     kind: Literal["columns"] = "columns"
-    numerical: tuple[str, ...] = ()
-    categorical: tuple[str, ...] = ()
-    width: int = Field(64, ge=1)
+    numerical: tuple[str, ...] = ()  # columns of numbers
+    categorical: tuple[str, ...] = ()  # columns of categories
+    width: int = Field(64, ge=1)  # of a token, one for each column
     layers: int = Field(1, ge=0)  # Transformer layers over the tokens
-    heads: int = Field(4, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    heads: int = Field(4, ge=1)  # of attention; they divide the width
+    dropout: float = Field(0.0, ge=0, lt=1)  # of the Transformer layers
     cardinalities: tuple[int, ...] = ()  # values per category column, from the training rows
 
     @model_validator(mode="after")

@@ -24,7 +24,7 @@ class VectorConfig(EncoderConfig):
     kind: Literal["vector"] = "vector"
     # of lists of numbers, arrays, or paths of .npy files; None: the one with the input's name
     column: str | None = None
-    width: int = Field(128, ge=1)
+    width: int = Field(128, ge=1)  # of the token
     standardize: bool = True  # by mean and standard deviation of the training rows
     size: int | None = None  # numbers per vector; found in the training rows
 

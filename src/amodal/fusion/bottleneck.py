@@ -17,10 +17,10 @@ class BottleneckConfig(FusionBase):
     """Transformer layers with a few bottleneck tokens between the modalities."""
 
     kind: Literal["bottleneck"] = "bottleneck"
-    tokens: int = Field(4, ge=1)
-    layers: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    tokens: int = Field(4, ge=1)  # bottleneck tokens
+    layers: int = Field(2, ge=1)  # of the Transformer
+    heads: int = Field(4, ge=1)  # of attention; they divide dim
+    dropout: float = Field(0.0, ge=0, lt=1)  # of the layers
 
     @model_validator(mode="after")
     def _heads_fit(self) -> BottleneckConfig:

@@ -17,7 +17,7 @@ class ConcatConfig(FusionBase):
 
     kind: Literal["concat"] = "concat"
     hidden: int | None = Field(None, ge=1)  # None: one linear layer
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)  # between the layers
 
     def build(self, widths: Widths) -> Concat:
         return Concat(self, widths)

@@ -21,9 +21,9 @@ class CrossAttentionConfig(FusionBase):
     # input tokens of the other. together: in each layer every modality attends to all others,
     # then to itself.
     attention: Literal["directional", "co_attention"] = "co_attention"
-    layers: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    layers: int = Field(2, ge=1)  # of cross-attention
+    heads: int = Field(4, ge=1)  # of attention; they divide dim
+    dropout: float = Field(0.0, ge=0, lt=1)  # of the layers
 
     @model_validator(mode="after")
     def _heads_fit(self) -> CrossAttentionConfig:

@@ -36,8 +36,9 @@ class GatedConfig(FusionBase):
     """
 
     kind: Literal["gated"] = "gated"
+    # one per input, one per unit, or from each input alone
     gate: Literal["modality", "unit", "precision"] = "modality"
-    gate_hidden: int = Field(32, ge=1)  # of "own"
+    gate_hidden: int = Field(32, ge=1)  # of "precision"
 
     def build(self, widths: Widths) -> nn.Module:
         return (PrecisionGated if self.gate == "precision" else Gated)(self, widths)

@@ -50,7 +50,7 @@ class LowRankConfig(FusionBase):
     """`low_rank_product` with learned factors and a bias."""
 
     kind: Literal["low_rank"] = "low_rank"
-    rank: int = Field(4, ge=1)
+    rank: int = Field(4, ge=1)  # of the factors of the weight tensor
 
     def build(self, widths: Widths) -> LowRank:
         return LowRank(self, widths)

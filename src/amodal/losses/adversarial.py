@@ -186,11 +186,12 @@ class AdversarialConfig(Config):
     """Modality discriminator, trained through gradient reversal or in alternating steps."""
 
     kind: Literal["adversarial"] = "adversarial"
+    # of discriminator and embedding: at once, or in turns
     updates: Literal["reversal", "alternating"] = "reversal"
     discriminator_steps: int = Field(1, ge=1)  # before each step of the embedding, alternating
-    modalities: int = Field(2, ge=2)
-    hidden: int = Field(256, ge=1)
-    spectral_norm: bool = True
+    modalities: int = Field(2, ge=2)  # inputs that are told apart
+    hidden: int = Field(256, ge=1)  # width of the discriminator
+    spectral_norm: bool = True  # bounds the discriminator's layers
     gradient_penalty: float = Field(0.0, ge=0)  # weight of it in the discriminator's loss
     strength: float = Field(1.0, ge=0)  # factor on the gradient of the embedding after the ramp
     ramp_steps: int = Field(500, ge=0)  # steps until that factor is almost reached

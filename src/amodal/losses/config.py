@@ -25,7 +25,7 @@ class ContrastiveConfig(Config):
         Yang et al. 2022, arXiv:2204.03610 (labels across modalities).
     """
 
-    positives: Literal["item", "label"] = "item"
+    positives: Literal["item", "label"] = "item"  # rows of one item, or of all items of one label
 
 
 class TemperatureConfig(ContrastiveConfig):

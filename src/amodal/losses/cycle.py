@@ -354,6 +354,7 @@ class CycleConfig(Config):
     """Cycle consistency between two modalities, with all, some or none of the pairs known."""
 
     kind: Literal["cycle"] = "cycle"
+    # learned translators, or nearest neighbours there and back
     form: Literal["translate", "soft_nearest_neighbour"] = "soft_nearest_neighbour"
     hidden: int = Field(0, ge=0)  # of the translators; 0: linear
     temperature: float = Field(0.07, gt=0)  # of the soft nearest neighbour

@@ -127,7 +127,7 @@ class DeepCCAConfig(Config):
 
     kind: Literal["deep_cca"] = "deep_cca"
     ridge: float = Field(1e-3, ge=1e-6)  # share of the mean variance added to each variance
-    variant: Variant = "squared"
+    variant: Variant = "squared"  # sum of the squared correlations, or of the correlations
     momentum: float = Field(0.0, ge=0, lt=1)  # share of the covariance that a step keeps
     views: int = Field(2, ge=2)  # embeddings that `forward` takes
 

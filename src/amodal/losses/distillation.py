@@ -119,9 +119,10 @@ class DistillationConfig(Config):
 
     kind: Literal["distillation"] = "distillation"
     teacher: str  # folder that `amodal embed` has written
+    # similarities of two inputs, or the embeddings themselves
     form: Literal["similarity", "feature"] = "similarity"
     temperature: float = Field(0.05, gt=0)  # of the teacher, and initial one of the student
-    min_temperature: float = Field(0.01, gt=0)
+    min_temperature: float = Field(0.01, gt=0)  # lower bound of the learned temperature
 
     def build(self, dim: int | None = None) -> Distillation:
         return Distillation(

@@ -282,6 +282,7 @@ class InfoNCEConfig(TemperatureConfig):
     """`info_nce_loss` with a learned temperature, and optionally a queue of negatives."""
 
     kind: Literal["info_nce"] = "info_nce"
+    # several positives of a row: each alone, or they compete
     multi_positive: MultiPositive = "exclusive"
     queue_size: int = Field(0, ge=0)  # rows of each modality kept from earlier batches
     # Training steps before queued rows are used. While encoders change fast, queued rows differ

@@ -40,9 +40,9 @@ class MatryoshkaConfig(ContrastiveConfig):
     """One pairwise loss at several prefixes of the embedding; `loss.weight` must stay 1."""
 
     kind: Literal["matryoshka"] = "matryoshka"
-    dims: tuple[int, ...] = Field(min_length=1)
+    dims: tuple[int, ...] = Field(min_length=1)  # lengths of the prefixes
     weights: tuple[float, ...] | None = None  # of each prefix; None: all 1
-    loss: PairwiseConfig = InfoNCEConfig()
+    loss: PairwiseConfig = InfoNCEConfig()  # of each prefix
 
     @model_validator(mode="after")
     def _fits(self) -> MatryoshkaConfig:

@@ -204,7 +204,7 @@ class MMDConfig(Config):
     kind: Literal["mmd"] = "mmd"
     # median: of the distances in the batch; the gradient does not flow through it
     bandwidth: Literal["median"] | float = Field("median")
-    unbiased: bool = True
+    unbiased: bool = True  # leaves out pairs of a row with itself
 
     def build(self, dim: int | None = None) -> MomentMatching:
         def distance(x: Tensor, y: Tensor) -> Tensor:
@@ -229,8 +229,8 @@ class CMDConfig(Config):
     """`cmd` between every two modalities."""
 
     kind: Literal["cmd"] = "cmd"
-    moments: int = Field(5, ge=1)
-    width: float = Field(2.0, gt=0)
+    moments: int = Field(5, ge=1)  # number of moments that are compared
+    width: float = Field(2.0, gt=0)  # of the interval that coordinates lie in; 2 for unit-norm rows
 
     def build(self, dim: int | None = None) -> MomentMatching:
         return MomentMatching(lambda x, y: cmd(x, y, moments=self.moments, width=self.width))

@@ -70,7 +70,9 @@ class NTXentConfig(TemperatureConfig):
     """
 
     kind: Literal["nt_xent"] = "nt_xent"
+    # views of one input at a time, or two inputs together
     mode: Literal["intra_modal", "cross_modal"] = "intra_modal"
+    # several positives of a row: each alone, or they compete
     multi_positive: MultiPositive = "exclusive"
 
     def build(self, dim: int | None = None) -> NTXent:

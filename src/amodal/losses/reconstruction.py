@@ -19,8 +19,9 @@ class ReconstructionConfig(Config):
     """
 
     kind: Literal["reconstruction"] = "reconstruction"
-    l1_weight: float = Field(1.0, ge=0)
-    mse_weight: float = Field(1.0, ge=0)
+    l1_weight: float = Field(1.0, ge=0)  # of the absolute error
+    mse_weight: float = Field(1.0, ge=0)  # of the squared error
+    # of the distance of encoder outputs to their codes
     commitment_weight: float = Field(0.25, ge=0)
 
 

@@ -116,7 +116,9 @@ class TripletConfig(ContrastiveConfig):
     """`triplet_loss`, with harder negatives as training goes on where `mining` is "scheduled"."""
 
     kind: Literal["triplet"] = "triplet"
+    # by which a positive is to be nearer than a negative, as cosine
     margin: float = Field(0.2, gt=0)
+    # which negatives count; scheduled: semi-hard, then hardest
     mining: Literal["all", "semi_hard", "hardest", "scheduled"] = "scheduled"
     semi_hard_steps: int = Field(500, ge=0)  # scheduled: before the hardest negatives
 

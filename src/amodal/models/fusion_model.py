@@ -31,8 +31,8 @@ class HeadConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    hidden: int | None = Field(None, ge=1)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    hidden: int | None = Field(None, ge=1)  # width between two layers; None: one layer
+    dropout: float = Field(0.0, ge=0, lt=1)  # before the last layer
     unimodal_heads: bool = True  # on each modality alone, for auxiliary losses and diagnostics
 
 

@@ -28,7 +28,7 @@ class PredictionConfig(Config):
     kind: Literal["prediction"] = "prediction"
     label_smoothing: float = Field(0.0, ge=0, lt=1)  # of the target, classification only
     unimodal_weight: float = Field(0.0, ge=0)  # weight of the unimodal losses beside the fused one
-    balance: BalanceConfig | None = None
+    balance: BalanceConfig | None = None  # of inputs that learn at different speed
 
 
 class PredictionObjective(nn.Module):

@@ -48,11 +48,12 @@ class Recipe(StrictModel):
         `load_recipe(Path("recipes/quickstart.yaml"), ["train.epochs=2"])`
     """
 
-    data: DataRecipe
-    model: ModelRecipe
+    data: DataRecipe  # what is trained on, and what is held out
+    model: ModelRecipe  # its kind, encoders and sizes
     objectives: tuple[AnyObjective, ...] = ()  # left empty, those that suit the model
+    # random changes of training values
     augment: AugmentConfig = Field(default_factory=AugmentConfig)
-    train: TrainRecipe = TrainRecipe()
+    train: TrainRecipe = TrainRecipe()  # how long, how fast, in what precision
 
     @model_validator(mode="before")
     @classmethod

@@ -47,10 +47,16 @@ class ScenesConfig(RenamingConfig):
 
     Args:
         size: number of scenes.
+        seed: of the scenes; every split draws others.
+        generalization: what test scenes have that training does not.
+        split: train, validation or test.
         image_size: side of the image in pixels.
         min_objects, max_objects: default 1 and 4, or the range of `count`.
         max_overlap: of two objects, as a share of the sum of their radii.
         sizes, textures: that occur, uniformly; all of them where left out.
+        languages: of captions and questions.
+        caption_style: complete: every attribute of every object; brief: its colour and shape;
+            mixed: either.
         captions_per_scene: over all languages, which alternate.
         questions_per_scene: over all languages, see `questions.write_questions`; 0: no questions.
         dialogue: whether records have a dialogue, see `dialogues.write_dialogue`. It is in English

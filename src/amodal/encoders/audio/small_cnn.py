@@ -22,17 +22,18 @@ class SmallAudioCNNConfig(EncoderConfig):
     type: Literal["audio"] = "audio"
     kind: Literal["small_audio_cnn"] = "small_audio_cnn"
     sample_rate: int = Field(16000, ge=1000)  # Hz; files of other rates are resampled
-    n_mels: int = Field(64, ge=8)
-    window_ms: float = Field(25.0, gt=0)
-    hop_ms: float = Field(10.0, gt=0)
+    n_mels: int = Field(64, ge=8)  # mel bands
+    window_ms: float = Field(25.0, gt=0)  # length of a frame
+    hop_ms: float = Field(10.0, gt=0)  # from one frame to the next
     f_min: float = Field(20.0, ge=0)  # Hz
     f_max: float | None = Field(None, gt=0)  # Hz; None: half the sample rate
     max_seconds: float = Field(30.0, gt=0)  # longer clips are truncated
-    normalize: Normalization = "clip"
+    normalize: Normalization = "clip"  # of log-mel values: over the clip, for each band, or not
     widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=2)  # stem, then the stages
     width: int = Field(256, ge=1)  # of a token
     blocks: int = Field(1, ge=1)  # residual blocks per stage
     frames_per_token: int = Field(4, ge=1)  # frames per token, a power of 2
+    # normalization layers; group does not depend on the batch
     norm: Literal["batch", "group"] = "batch"
     dropout: float = Field(0.0, ge=0, lt=1)  # of whole channels, before the tokens are made
 

@@ -34,7 +34,7 @@ END_LAST = ("[PAD]", "[CLS]", "[MASK]", "[UNK]", "[SEP]")
 class DualConfig(EncoderConfig):
     """Which model: a name or folder, or an architecture with random weights."""
 
-    name: str | None = None
+    name: str | None = None  # of the pretrained model
     # A mapping, or the name or folder of one; where given, weights are random.
     architecture: dict[str, Any] | str | None = None
     max_length: int | None = Field(None, ge=4)  # tokens; None means what the model was made for

@@ -36,7 +36,7 @@ class OpenClipDualConfig(DualConfig):
     """
 
     kind: Literal["open_clip"] = "open_clip"
-    weights: str | None = None
+    weights: str | None = None  # pretrained tag or a file
 
     @model_validator(mode="after")
     def _weights_known(self) -> OpenClipDualConfig:

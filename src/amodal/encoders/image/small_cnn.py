@@ -22,6 +22,7 @@ class SmallCNNConfig(EncoderConfig):
     widths: tuple[int, ...] = Field((32, 64, 128, 256), min_length=2)  # stem, then the stages
     blocks: int = Field(1, ge=1)  # residual blocks per stage
     min_grid_size: int = Field(8, ge=1)  # smallest side of the token grid
+    # normalization layers; group does not depend on the batch
     norm: Literal["batch", "group"] = "batch"
 
     def build(self, pretrained: bool = True) -> SmallCNN:

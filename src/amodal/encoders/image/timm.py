@@ -27,7 +27,7 @@ class TimmConfig(EncoderConfig):
 
     type: Literal["image"] = "image"
     kind: Literal["timm"] = "timm"
-    name: str
+    name: str  # of a model of timm
     weights: bool | str = True  # true: timm's own; false: random; or a .safetensors file
     size: int | None = Field(None, ge=16)  # pixels; None means what the model was made for
     last_stages: int = Field(0, ge=0)

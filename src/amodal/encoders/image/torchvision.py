@@ -23,7 +23,7 @@ class TorchvisionConfig(EncoderConfig):
 
     type: Literal["image"] = "image"
     kind: Literal["torchvision"] = "torchvision"
-    name: str = "resnet50"
+    name: str = "resnet50"  # of a classification model of torchvision
     weights: str | None = "DEFAULT"  # a name of torchvision, a .safetensors file, or null: random
     size: int = Field(224, ge=16)  # pixels of the square that it sees
 

@@ -25,14 +25,14 @@ class SmallTransformerConfig(EncoderConfig):
 
     type: Literal["text"] = "text"
     kind: Literal["small_transformer"] = "small_transformer"
-    width: int = Field(256, ge=8)
-    layers: int = Field(2, ge=0)
-    heads: int = Field(4, ge=1)
+    width: int = Field(256, ge=8)  # of a token
+    layers: int = Field(2, ge=0)  # of the Transformer
+    heads: int = Field(4, ge=1)  # of attention; they divide the width
     max_length: int = Field(64, ge=4)  # tokens, special ones included
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)  # of embeddings, attention and feed-forward
     # cooccurrence: token embeddings initialised from the training captions, for small data
     embedding_init: Literal["random", "cooccurrence"] = "random"
-    tokenizer: TokenizerConfig = TrainedTokenizerConfig()
+    tokenizer: TokenizerConfig = TrainedTokenizerConfig()  # texts to token ids
     vocab_size: int | None = None  # filled in from the tokenizer
 
     @model_validator(mode="after")

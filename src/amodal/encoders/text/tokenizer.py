@@ -54,17 +54,17 @@ class TrainedTokenizerConfig(StrictConfig):
     """Tokenizer trained on the texts of the training source; any language, no download."""
 
     kind: Literal["trained"] = "trained"
-    vocab_size: int = Field(8000, ge=16)
+    vocab_size: int = Field(8000, ge=16)  # tokens at most
     # word: the most frequent words, others are [UNK]; `train_tokenizer` says what a word is
     model: Literal["bpe", "word"] = "bpe"
-    lowercase: bool = True
+    lowercase: bool = True  # upper case is read as lower case
 
 
 class PretrainedTokenizerConfig(StrictConfig):
     """Tokenizer of a hub model or a local folder."""
 
     kind: Literal["pretrained"] = "pretrained"
-    name: str
+    name: str  # on the hub, or a local folder
 
 
 TokenizerConfig = Annotated[

@@ -27,10 +27,10 @@ class FusionRecipe(StrictModel):
     """
 
     kind: Literal["fusion"] = "fusion"
-    encoders: NamedEncoders
-    fusion: FusionConfig
-    head: HeadConfig = HeadConfig()
-    target: TargetConfig = TargetConfig()
+    encoders: NamedEncoders  # input -> its encoder
+    fusion: FusionConfig  # of what the encoders give
+    head: HeadConfig = HeadConfig()  # that predicts from the fused values
+    target: TargetConfig = TargetConfig()  # the column that is predicted
     init_from: str | None = None
 
     @property

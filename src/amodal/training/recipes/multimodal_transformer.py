@@ -28,8 +28,9 @@ class InitFromRecipe(StrictModel):
     """A run whose image encoder is taken over, with its weights."""
 
     run: str  # of a joint embedding, a fusion model or a Transformer with an image encoder
+    # as of an encoder
     freeze: Literal["none", "all"] | Annotated[int, Field(ge=0, strict=True)] = "none"
-    learning_rate_scale: float = Field(1.0, ge=0)
+    learning_rate_scale: float = Field(1.0, ge=0)  # factor on train.learning_rate for the encoder
 
 
 class MultimodalTransformerRecipe(StrictModel):
@@ -43,16 +44,17 @@ class MultimodalTransformerRecipe(StrictModel):
     # of images; text is read by the Transformer itself
     encoders: NamedEncoders = Field(default_factory=dict)
     init_from: InitFromRecipe | None = None  # in the place of encoders
+    # of prompt and image, see docs/techniques/multimodal_transformer.md
     fusion: Literal["projection", "concat", "co_attention"] = "projection"
-    width: int = Field(192, ge=8)
-    heads: int = Field(4, ge=1)
-    encoder_layers: int = Field(2, ge=0)
-    decoder_layers: int = Field(3, ge=1)
+    width: int = Field(192, ge=8)  # of a token
+    heads: int = Field(4, ge=1)  # of attention; they divide the width
+    encoder_layers: int = Field(2, ge=0)  # over the image tokens
+    decoder_layers: int = Field(3, ge=1)  # over the text
     unimodal_layers: int = Field(0, ge=0)  # the first of them read the text alone, for info_nce
     projection: ProjectionConfig = LinearConfig(dim=128)  # of what info_nce compares
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(0.0, ge=0, lt=1)  # of every sub-layer
     max_length: int = Field(64, ge=4)  # tokens of one conversation
-    tokenizer: TokenizerConfig = TrainedTokenizerConfig()
+    tokenizer: TokenizerConfig = TrainedTokenizerConfig()  # of the text
     answer_head: AnswersConfig = GeneratedAnswers()  # to the questions of vqa
     image_tokenizer: str | None = None  # run of an image tokenizer; its codes are generated
     caption_dropout: float = Field(0.1, ge=0, lt=1)  # share trained without caption, for guidance
