@@ -75,12 +75,17 @@ def parts() -> list[Part]:
         part.places.append(place)
         if len(part.places) > 1:
             return
-        for name, info in model.model_fields.items():
+        for name, info in keys_of(model).items():
             for end, inner in models_in(info.annotation, nested(place, name, model)):
                 visit(inner, end)
 
     visit(Recipe, "")
     return list(found.values())
+
+
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The keys of a class; fields that a recipe does not write are none."""
+    return {name: info for name, info in model.model_fields.items() if not info.exclude}
 
 
 def nested(place: str, name: str, model: type[BaseModel]) -> str:
@@ -240,7 +245,7 @@ def table(model: type[BaseModel], homes: Mapping[type[BaseModel], str]) -> list[
     """
     tags = [tag for tag in TAGS if f"{tag}:" in heading(model)]
     rows = []
-    for name, info in model.model_fields.items():
+    for name, info in keys_of(model).items():
         if name in tags:
             continue
         shown = type_text(info.annotation, tuple(info.metadata))
@@ -291,7 +296,7 @@ def undescribed() -> list[str]:
     return [
         f"{part.model.__module__}.{part.model.__name__}.{name}"
         for part in parts()
-        for name in part.model.model_fields
+        for name in keys_of(part.model)
         if name not in TAGS and not description(part.model, name)
     ]
 

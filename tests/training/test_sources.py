@@ -83,6 +83,20 @@ def test_a_column_renamed_or_absent_when_predicting_is_refused(run, model, colum
         assert len(reads(run, model, name, allow_missing=True)) == 3
 
 
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_an_input_without_its_column_is_refused_or_missing_in_every_row(run, model, name):
+    header, *rows = (row.split(",") for row in ROWS)
+    column = load_recipe(run / "recipe.yaml").data.train.columns.inputs[name][0]
+    place = header.index(column)
+    lines = [",".join(row[:place] + row[place + 1 :]) for row in (header, *rows)]
+    file = table(run, "new.csv", lines)
+    for reads in (open_for_run, stream_for_run):
+        with pytest.raises(DataError, match=f"no column '{column}'.*--allow-missing"):
+            reads(run, model, file)
+        source = reads(run, model, file, allow_missing=True)
+        assert [record.get(name) for record in source] == [None] * 3
+
+
 def test_a_column_that_validation_lacks_is_refused_before_training(run):
     table(run, "validation.csv", [ROWS[0].replace("zip", "ZIP"), *ROWS[1:]])
     with pytest.raises(DataError, match=r"no record has a column 'zip'.*nearest is 'ZIP'"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from amodal.data.cache import CachedSource, Decoder
 from amodal.data.holdout import hold_out, share_of
 from amodal.data.near_duplicates import Fingerprints
 from amodal.data.record import BrokenRecordError, DataError, Record, Source, StreamingSource
-from amodal.data.sources.columns import Reading
+from amodal.data.sources.columns import RUN_REMEDY, Reading
 from amodal.data.sources.specification import (
     SourceConfig,
     open_random_access,
@@ -27,7 +28,6 @@ from amodal.models.run_location import found_folder
 from amodal.training.progress import ProgressCallbacks
 from amodal.training.recipe import Recipe, load_recipe
 
-REMEDY = "rename it, or take it as missing in every row with --allow-missing"
 SUMMARIZED = 256  # items
 
 
@@ -204,9 +204,10 @@ def open_for_run(run: Path, model: Any, text: str, *, allow_missing: bool = Fals
     Raises:
         DataError: it cannot be read, or only in order, or lacks a column.
     """
-    source = open_random_access(source_for_run(run, text), text, _reading(model))
+    reading = _reading(model, allow_missing=allow_missing)
+    source = open_random_access(source_for_run(run, text), text, reading)
     if not allow_missing:
-        check_columns(model.preprocessors, source, REMEDY)
+        check_columns(model.preprocessors, source, RUN_REMEDY)
     return source
 
 
@@ -218,14 +219,16 @@ def stream_for_run(
     Raises:
         DataError: it cannot be read, or lacks a column.
     """
-    source = open_source(source_for_run(run, text), _reading(model))
+    reading = _reading(model, allow_missing=allow_missing)
+    source = open_source(source_for_run(run, text), reading)
     if not allow_missing:
-        check_columns(model.preprocessors, source, REMEDY)
+        check_columns(model.preprocessors, source, RUN_REMEDY)
     return source
 
 
-def _reading(model: Any) -> Reading:
-    return reading_of(model.types, model.preprocessors, getattr(model, "target", None))
+def _reading(model: Any, *, allow_missing: bool) -> Reading:
+    found = reading_of(model.types, model.preprocessors, getattr(model, "target", None))
+    return replace(found, allow_missing=allow_missing)
 
 
 def _uncached(recipe: Recipe) -> Any:

@@ -24,6 +24,7 @@ RESERVED = ("id", "origin", "image", "text", "audio", "label")
 
 Style = Literal["media", "texts", "value"]
 LISTED = 40  # columns that an error names
+RUN_REMEDY = "rename it, or take it as missing in every row with --allow-missing"
 
 STYLES: dict[str, Style] = {"image": "media", "text": "texts", "audio": "media"}
 
@@ -37,11 +38,13 @@ class Reading:
         as_written: columns of names (categories, classes), which stay as they are written.
         rows_are_items: every row is an item that is predicted, and only `id` says which belong
             together; False: rows of one image are one item with many captions.
+        allow_missing: a table may lack the column of an input, which is then missing in every row.
     """
 
     styles: Mapping[str, Style] = field(default_factory=dict)
     as_written: frozenset[str] = frozenset()
     rows_are_items: bool = False
+    allow_missing: bool = False
 
 
 class Columns(StrictModel):
@@ -61,7 +64,8 @@ class Columns(StrictModel):
         others: further inputs -> their columns.
         reading: what the model reads that the rows are for; None: there is none, and a further
             input is a file where its cell looks like one.
-        label_optional: the label column may be missing, as in rows that are to be predicted.
+        of_run: the columns are those of a run: the label may be missing, as in rows that are to be
+            predicted.
     """
 
     image: str | None = "image"
@@ -72,7 +76,7 @@ class Columns(StrictModel):
     empty_cells: Literal["error", "missing"] = "error"
     others: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
     reading: Reading | None = Field(None, exclude=True)
-    label_optional: bool = Field(False, exclude=True)
+    of_run: bool = Field(False, exclude=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -156,7 +160,9 @@ class Columns(StrictModel):
                 optional = name not in self.model_fields_set and name not in self.reading.styles
                 if optional and getattr(self, name) not in (None, *there):
                     update[name] = None
-        if self.label_optional and self.label not in there:
+            if self.reading.allow_missing:
+                update |= self._without_missing(there)
+        if self.of_run and self.label not in there:
             update["label"] = None
         wanted = self.model_copy(update=update)
         asked: list[tuple[str, str | None]] = [
@@ -166,15 +172,29 @@ class Columns(StrictModel):
             ("group_by", group_by),
         ]
         for option, column in asked:
-            if column is not None and not {column, column.split(".")[0]} & set(there):
+            if column is not None and not _is_among(column, there):
+                remedy = f"choose with `{option}`, or leave it out with null"
+                if self.of_run and option.removeprefix("columns.") in wanted.inputs:
+                    remedy = RUN_REMEDY
                 raise DataError(
-                    f"{where}: no column {column!r}, the columns are "
-                    f"{_listed(there)}{_nearest(column, there)}; choose with "
-                    f"`{option}`, or leave it out with null"
+                    f"{where}: no column {column!r}, the columns are {_listed(there)}"
+                    f"{_nearest(column, there)}; {remedy}"
                 )
         if wanted.label is None and "label" in there and "label" not in wanted.used():
             return wanted.model_copy(update={"label": "label"})
         return wanted
+
+    def _without_missing(self, there: Sequence[str]) -> dict[str, Any]:
+        """The inputs that lose a column of theirs, each with the columns that are left."""
+        left = {
+            name: tuple(column for column in columns if _is_among(column, there))
+            for name, columns in self.inputs.items()
+        }
+        changed = {n: kept or None for n, kept in left.items() if kept != self.inputs[n]}
+        own = {name: kept for name, kept in changed.items() if name in STYLES}
+        others = {n: c for n, c in self.others.items() if n not in changed}
+        others |= {n: kept for n, kept in changed.items() if n not in STYLES and kept}
+        return {**own, "others": others}
 
     def used(self) -> set[str]:
         """Every column that is not metadata."""
@@ -187,6 +207,11 @@ class Columns(StrictModel):
             if self.style(name) == "media" and name != "audio":
                 return columns[0]
         return None
+
+
+def _is_among(column: str, there: Iterable[str]) -> bool:
+    """Whether a table has a column, or the column whose field it is."""
+    return not {column, column.split(".")[0]}.isdisjoint(there)
 
 
 def _listed(names: Sequence[str]) -> str:

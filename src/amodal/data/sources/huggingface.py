@@ -63,7 +63,7 @@ class HuggingFaceConfig(StrictModel):
             if key not in self.model_fields_set
         }
         if "columns" in update:
-            update["columns"] = other.columns.model_copy(update={"label_optional": True})
+            update["columns"] = other.columns.model_copy(update={"of_run": True})
         return self.model_copy(update=update)
 
     def read_as(self, reading: Reading) -> HuggingFaceConfig:
