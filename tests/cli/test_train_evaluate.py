@@ -40,6 +40,7 @@ def test_a_run_with_validation_data_is_calibrated_and_evaluated_on_it(amodal):
     assert (code, "are in match_threshold.json" in err) == (0, True)
     assert "the best of 40 rows is correct for" in out.replace("\n", " ")
     assert "is correct for" in Path("run/report.html").read_text()
+    assert Path("run/plots/match_threshold.png").is_file()
     curves = json.loads(Path("run/match_threshold.json").read_text())["curves"]
     assert curves["image_to_text"]["queries"] == 40
     assert amodal("evaluate", "run")[0] == 0

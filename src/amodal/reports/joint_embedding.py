@@ -12,10 +12,12 @@ import torch
 from amodal.data.record import Source
 from amodal.evaluators.inputs import query_and_gallery
 from amodal.evaluators.interpretation import recall_by_chance
+from amodal.evaluators.match_threshold import MatchCalibration
 from amodal.evaluators.retrieval import RetrievalResult
 from amodal.models.joint_embedding import Embeddings, JointEmbedding
+from amodal.reports.match_plots import match_threshold_plot
 from amodal.reports.plots import JointMap, joint_map
-from amodal.reports.report import Heatmap, Metric, Report, SearchExample, SearchHit, Shown
+from amodal.reports.report import Heatmap, Metric, Plot, Report, SearchExample, SearchHit, Shown
 from amodal.reports.run_report import run_report, size_and_time, with_intervals
 from amodal.reports.show_value import ShownItems
 from amodal.training.recipe import Recipe
@@ -60,6 +62,7 @@ def joint_embedding_report(
     if source is None or found is None or names is None:
         return report
     rows = found.embedded.rows
+    report = replace(report, plots=_plots(result, model, rows, names))
     pairs = _first_pairs(rows[names[0]], rows[names[1]])
     if not pairs:
         return report
@@ -103,6 +106,19 @@ def example_searches(
             )
         )
     return examples
+
+
+def _plots(
+    result: RunResult, model: JointEmbedding, rows: Mapping[str, Embeddings], names: tuple[str, str]
+) -> list[Plot]:
+    """The match threshold of the search that the page shows, where the run has one."""
+    query, gallery = names
+    calibration = MatchCalibration.read(result.folder, model.fingerprint())
+    direction = f"{query}_to_{gallery}"
+    if calibration is None or direction not in calibration.curves:
+        return []
+    curve = calibration.curves[direction]
+    return [match_threshold_plot(direction, curve, len(rows[gallery].z))]
 
 
 def _first_pairs(queries: Embeddings, gallery: Embeddings) -> list[tuple[int, int]]:
