@@ -67,6 +67,10 @@ def test_a_fusion_is_trained_evaluated_and_used(amodal):
     assert code == 0
     held = json.loads(Path("run/evaluation/held.json").read_text())
     assert held["prediction/accuracy"] >= 0.8
+    sentence = "better than always predicting the most frequent class"
+    assert sentence in out
+    assert sentence in page
+    assert "columns alone, where an item has it" in page
     assert held["data/items"] == 40
 
     code, out, _ = amodal("evaluate", "run", "--task", "robustness")
