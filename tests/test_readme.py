@@ -383,7 +383,9 @@ def test_the_chinese_readme_has_the_same_blocks():
     assert [yaml.safe_load(text) for language, text in blocks(README) if language == "yaml"] == [
         yaml.safe_load(text) for language, text in blocks(CHINESE) if language == "yaml"
     ]
-    images = [re.findall(r"!\[.*\]\((\S+)\)", file.read_text("utf-8")) for file in (README, CHINESE)]
+    images = [
+        re.findall(r"!\[.*\]\((\S+)\)", file.read_text("utf-8")) for file in (README, CHINESE)
+    ]
     assert images[0] == images[1]
     assert all((ROOT / image).stat().st_size < 300_000 for image in images[0])
 

@@ -37,6 +37,12 @@ def test_a_factor_over_chance_needs_the_interval_above_chance():
     assert "one of the best 10 is correct for 60.0 %" in sure
 
 
+def test_a_handful_of_queries_is_called_too_few():
+    few = interpret(metrics(1.0, 1.0, 1.0, gallery=3, queries=3))[0]
+    assert few.endswith("; 3 queries are too few to rely on.")
+    assert "too few" not in interpret(metrics(queries=20, gallery=20))[0]
+
+
 def test_the_start_and_the_keyword_search_are_compared_by_the_interval():
     start, words = f"start/{NAME}", "keyword_search/text/recall@1"
     (text,) = interpret(metrics(**{start: 0.1, words: 0.35}))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 START = "start"  # prefix of the metrics of pretrained weights before any training
 KEYWORDS = "keyword_search"  # prefix of the metrics of a search in other captions of the items
 CONSTANT = "constant"  # prefix of the metrics of the same prediction or text for every item
+FEW_QUERIES = 20  # with fewer, bootstrap intervals are too narrow: all right or all wrong is common
 MAX_DIRECTIONS = 2  # of a model with many inputs; the table has all of them
 
 AsText = Callable[[float], str]
@@ -126,7 +127,11 @@ def _retrieval(name: str, metrics: Mapping[str, float]) -> str:
         (f"{START}/{name}", "the pretrained weights before training"),
         (f"{KEYWORDS}/{query}/recall@1", "a keyword search in another caption of each item"),
     )
-    return "; ".join([*parts, *_comparisons(name, references, metrics)]) + "."
+    parts += _comparisons(name, references, metrics)
+    queries = metrics.get(f"{direction}/queries", FEW_QUERIES)
+    if queries < FEW_QUERIES:
+        parts.append(f"{queries:.0f} queries are too few to rely on")
+    return "; ".join(parts) + "."
 
 
 def _beside_constant(score: _Score, metrics: Mapping[str, float]) -> str:
