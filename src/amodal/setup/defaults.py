@@ -19,7 +19,7 @@ PRETRAINED: Mapping[str, dict[str, Any]] = {
         "kind": "packaged",
         "name": ["efficientnet-lite2", "efficientnet-lite1", "efficientnet-lite0"],
         "size": 240,
-        "last_stages": 2,
+        "last_stages": 3,
         "freeze": "all",
     },
     "text": {"kind": "packaged", "name": "all-minilm-l6-v2", "freeze": "all"},
