@@ -55,5 +55,5 @@ def test_the_last_layers_of_a_text_model_are_joined():
     torch.testing.assert_close(tokens[..., :8], states.hidden_states[2])
     torch.testing.assert_close(tokens[..., 8:], states.last_hidden_state)
     assert keep.tolist() == [[True, True, True, False]]
-    with pytest.raises(ValueError, match="last_layers: 4; the model has 3"):
-        HuggingFaceTextConfig(architecture=BERT, last_layers=4, max_length=8).build()
+    with pytest.raises(ValueError, match="last_layers: 5; the model has 4, embeddings included"):
+        HuggingFaceTextConfig(architecture=BERT, last_layers=5, max_length=8).build()

@@ -124,7 +124,8 @@ class HuggingFaceTextConfig(HuggingFaceConfig):
 
     Args:
         last_layers: the hidden states of the last so many layers are joined, as Devlin et al. 2018,
-            arXiv:1810.04805, section 5.3, do for a frozen BERT.
+            arXiv:1810.04805, section 5.3, do for a frozen BERT; the embeddings of the words come
+            before the first layer and count as one.
     """
 
     type: Literal["text"] = "text"
@@ -224,9 +225,11 @@ class HuggingFaceEncoder(nn.Module):
         if getattr(model.config, "is_encoder_decoder", False):
             model = model.get_encoder()
         self.last_layers = config.last_layers if isinstance(config, HuggingFaceTextConfig) else 1
-        layers = getattr(model.config, "num_hidden_layers", self.last_layers)
+        layers = getattr(model.config, "num_hidden_layers", self.last_layers) + 1  # and embeddings
         if self.last_layers > layers:
-            raise ValueError(f"last_layers: {self.last_layers}; the model has {layers}")
+            raise ValueError(
+                f"last_layers: {self.last_layers}; the model has {layers}, embeddings included"
+            )
         pooler = getattr(model, "pooler", None)
         if pooler is not None and any(True for _ in pooler.parameters()):
             model.pooler = None  # it would never get a gradient
