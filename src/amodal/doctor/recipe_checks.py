@@ -8,6 +8,7 @@ from typing import Any
 from amodal.doctor.finding import Finding
 from amodal.doctor.subject import Subject
 from amodal.encoders.config import EncoderConfig
+from amodal.models.frozen_features import is_frozen
 
 # Adam moves a weight by about the learning rate per step. Weights are some hundredths wide, so a
 # run whose steps add up to less than this leaves them where they were.
@@ -135,8 +136,10 @@ def batches(subject: Subject) -> Iterator[Finding]:
 
 def encoders(subject: Subject) -> Iterator[Finding]:
     """Random weights that are never trained, and images far smaller than the weights know."""
+    assert subject.recipe is not None
+    has_weights = getattr(subject.recipe.model, "init_from", None) is not None  # of another run
     for place, config in _encoders(subject):
-        if config.freeze == "all" and config.lora is None and not config.is_pretrained:
+        if is_frozen(config) and not config.is_pretrained and not has_weights:
             yield Finding(
                 "random_encoder_is_frozen",
                 "error",
