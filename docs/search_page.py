@@ -28,8 +28,8 @@ from playwright.sync_api import sync_playwright
 
 PAGE = Path(__file__).parent / "search-page.jpg"
 QUERY = "a cup of coffee"
-HITS = 8
-WIDTH, HEIGHT = 1200, 780  # of the window, in pixels
+HITS = 6
+WIDTH, HEIGHT, MARGIN = 1200, 780, 24  # of the window and below the hits, in pixels
 WHOLE = (0.0, 0.0, 1.0, 1.0)
 
 
@@ -129,7 +129,9 @@ def take_image(address: str, file: Path) -> None:
         page.click("#panel-search button[type=submit]")
         page.wait_for_selector(".hits img")
         page.wait_for_load_state("networkidle")
-        page.screenshot(path=file, type="jpeg", quality=85, full_page=True)
+        bottom = page.locator(".hits").evaluate("list => list.getBoundingClientRect().bottom")
+        clip = {"x": 0, "y": 0, "width": WIDTH, "height": bottom + MARGIN}
+        page.screenshot(path=file, type="jpeg", quality=85, full_page=True, clip=clip)
         browser.close()
 
 

@@ -341,6 +341,15 @@ def test_health_is_answered_while_a_model_works(everything):
         assert waiting.result().json() == {"caption": "done"}
 
 
+def test_examples_of_an_index_are_its_own_images(everything):
+    served = replace(everything, text_generator=None, text_tasks=(), image_generator=None)
+    found = TestClient(create_app(served, hosts=["*"])).get("/api/examples").json()
+    assert 1 < len(found) <= 6
+    assert {example["caption"] for example in found} <= {f"a {word} thing" for word in WORDS}
+    assert all(example["image"].startswith("data:image/jpeg") for example in found)
+    assert len({example["image"] for example in found}) == len(found)
+
+
 def test_examples_are_scenes_with_captions_and_questions(client):
     found = client.get("/api/examples").json()
     assert len(found) == 6

@@ -273,11 +273,10 @@ def fit_match_curve(pairs: ScoredPairs, *, resamples: int = 400, seed: int = 0) 
         True
     """
     items, count = len(pairs.item.unique()), len(pairs.score)
-    if items < MIN_MATCHES or pairs.wrong_rows < 1:
-        raise ValueError(
-            f"{items} items have a match, among {pairs.wrong_rows:.0f} wrong rows each; a match "
-            f"threshold needs at least {MIN_MATCHES} items and a wrong row"
-        )
+    if items < MIN_MATCHES:
+        raise ValueError(f"{items} items have a match, and {MIN_MATCHES} are needed")
+    if pairs.wrong_rows < 1:
+        raise ValueError("every row matches every query, and wrong rows are needed")
     falling = pairs.score.sort(descending=True).values
     # Ranks in geometric order, since what matters happens among the highest scores.
     ranks = (

@@ -130,11 +130,12 @@ def _curve(
         return f"the run has no match calibration, so hits have a score alone; {REMEDY}"
     if len(values) > 1:
         return f"matches of a query of several parts ({', '.join(values)}) are not calibrated"
-    direction = f"{next(iter(values))}_to_{returned}"
+    query = next(iter(values))
+    direction = f"{query}_to_{returned}"
     if direction in calibration.curves:
         return calibration.curves[direction]
     why = calibration.uncalibrated.get(direction, f"{calibration.source} has no such pairs")
-    return f"{direction} is not calibrated: {why}"
+    return f"hits from {query} to {returned} have a score alone, without calibration: {why}"
 
 
 def _least_score(curve: MatchCurve, min_precision: float, rows: int, notes: list[str]) -> float:

@@ -27,7 +27,7 @@ from amodal.search.embed import EmbeddingModel
 from amodal.search.limits import MAX_FILTER, MAX_K
 from amodal.search.match import search_matches
 from amodal.search.store import Hit, VectorStore
-from amodal.serving.images import data_url, examples, png_url
+from amodal.serving.images import data_url, indexed_examples, png_url, scene_examples
 from amodal.serving.served import ImageGenerator, ServedModels, TextGenerator, Tokenization
 from amodal.serving.streaming import stream_answer
 from amodal.serving.work import IndexState, Worker
@@ -126,8 +126,11 @@ def create_app(served: ServedModels, *, hosts: Sequence[str] = LOCAL) -> FastAPI
 
     @app.get("/api/examples")
     async def example_images() -> list[dict[str, Any]]:
-        """Example scenes: image, caption and questions."""
-        return await asyncio.to_thread(examples)
+        """Example images of the index, else built-in scenes: image, caption and questions."""
+        model, store = served.embedding_model, served.store
+        if served.capabilities == ("search",) and model is not None and store is not None:
+            return await work(indexed_examples, model, store)
+        return await asyncio.to_thread(scene_examples)
 
     if served.embedding_model is not None and served.store is not None:
         _add_search(app, work, served.embedding_model, served.store, served.calibration)

@@ -11,6 +11,10 @@ import numpy as np
 from PIL import Image
 
 from amodal.data.scenes.source import ScenesConfig
+from amodal.search.description import StoreError
+from amodal.search.embed import EmbeddingModel
+from amodal.search.query import input_of_type
+from amodal.search.store import VectorStore
 
 EXAMPLES = 6
 SIDE = 192  # pixels: sharp on the page, and a multiple of the input size of small encoders
@@ -38,8 +42,31 @@ def data_url(content: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
+def indexed_examples(model: EmbeddingModel, store: VectorStore) -> list[dict[str, Any]]:
+    """Example images from an index, with their captions; none where it has no images.
+
+    They are the rows nearest to different directions of the space, so that they differ.
+    """
+    try:
+        name = input_of_type(model, "image")
+        found = store.search_many(np.eye(store.dim)[: 2 * EXAMPLES], 1, input=name)
+    except StoreError:  # no input of images, several of them, or no row
+        return []
+    shown = {
+        hit.id: {
+            "image": data_url(hit.thumbnail, "image/jpeg"),
+            "caption": hit.text or hit.id,
+            "questions": [],
+        }
+        for hits in found
+        for hit in hits
+        if hit.thumbnail is not None
+    }
+    return list(shown.values())[:EXAMPLES]
+
+
 @lru_cache(maxsize=1)
-def examples() -> list[dict[str, Any]]:
+def scene_examples() -> list[dict[str, Any]]:
     """Example scenes: image, caption and questions of each."""
     source = ScenesConfig(
         size=EXAMPLES,

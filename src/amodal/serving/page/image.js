@@ -62,7 +62,7 @@ async function showExamples() {
     image.alt = `example ${index + 1}: ${example.caption}`;
     button.append(image);
     button.addEventListener("click", () => {
-      setImage(fileOf(example.image, `example-${index + 1}.png`), example);
+      setImage(fileOf(example.image, `example-${index + 1}`), example);
       for (const other of list.querySelectorAll("button")) {
         other.setAttribute("aria-pressed", String(other === button));
       }
@@ -75,8 +75,10 @@ async function showExamples() {
 }
 
 function fileOf(url, name) {
-  const bytes = Uint8Array.from(atob(url.split(",")[1]), (c) => c.charCodeAt(0));
-  return new File([bytes], name, { type: "image/png" });
+  const [head, content] = url.split(",");
+  const type = head.slice("data:".length, head.indexOf(";"));
+  const bytes = Uint8Array.from(atob(content), (c) => c.charCodeAt(0));
+  return new File([bytes], `${name}.${type.split("/")[1]}`, { type });
 }
 
 function choose(file, limits) {
