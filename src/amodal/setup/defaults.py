@@ -22,7 +22,7 @@ PRETRAINED: Mapping[str, dict[str, Any]] = {
         "last_stages": 3,
         "freeze": "all",
     },
-    "text": {"kind": "packaged", "name": "all-minilm-l6-v2", "freeze": "all"},
+    "text": {"kind": "packaged", "name": "all-minilm-l6-v2", "last_layers": 7, "freeze": "all"},
 }
 FROM_SCRATCH: Mapping[str, dict[str, Any]] = {
     "image": {"kind": "small_cnn", "size": 64},

@@ -134,10 +134,7 @@ def _found(data: Data, found: Inspection, items: int) -> list[str]:
 
 def _chosen(roles: Roles, recipe: Recipe, held_out: str) -> list[str]:
     encoders = recipe.model.encoders
-    names = (
-        f"{name}: {getattr(config, 'name', config.kind)} ({_tuning(config)})"
-        for name, config in encoders.items()
-    )
+    names = (f"{name}: {_named(config)} ({_tuning(config)})" for name, config in encoders.items())
     return [
         f"task: {roles.task} (another one: --task)",
         *roles.reasons,
@@ -146,6 +143,11 @@ def _chosen(roles: Roles, recipe: Recipe, held_out: str) -> list[str]:
         f"batch of {recipe.train.batch_size} items, {recipe.train.epochs:g} epochs, the best "
         f"checkpoint is kept",
     ]
+
+
+def _named(config: Any) -> str:
+    name = getattr(config, "name", config.kind)
+    return name if isinstance(name, str) else " + ".join(name)
 
 
 def _tuning(config: Any) -> str:
