@@ -18,11 +18,13 @@ from amodal.data.content import content_of
 from amodal.data.decode_audio import SUFFIXES, decode_audio
 from amodal.data.inputs import BatchContext, InputRows, spread
 from amodal.data.near_duplicates import Fingerprint, content_fingerprint
-from amodal.data.record import Record
+from amodal.data.record import DataError, Record
+from amodal.encoders.audio.feature_extraction import FeatureExtraction
 from amodal.encoders.audio.preprocessing import AudioPreprocessor
 from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
 
 WIDTH, HEIGHT = 256, 64  # pixels of the image of a waveform
+AnyPreprocessor = AudioPreprocessor | FeatureExtraction
 
 
 class AudioModality:
@@ -34,24 +36,32 @@ class AudioModality:
     augmentations: ClassVar[tuple[type, ...]] = AUDIO_STEPS
     file_suffixes: ClassVar[tuple[str, ...]] = SUFFIXES
 
-    def fit(self, config: Any, name: str, records: Records | None) -> AudioPreprocessor:
-        found: AudioPreprocessor = config.preprocessor()
+    def fit(self, config: Any, name: str, records: Records | None) -> AnyPreprocessor:
+        found: AnyPreprocessor = config.preprocessor()
         return found
 
-    def load(self, folder: Path) -> AudioPreprocessor:
+    def load(self, folder: Path) -> AnyPreprocessor:
+        if (folder / FeatureExtraction.FILE).is_file():
+            return FeatureExtraction.load(folder)
         return AudioPreprocessor.load(folder)
 
-    def input(self, name: str, prepare: AudioPreprocessor, options: InputOptions) -> AudioInput:
+    def input(self, name: str, prepare: AnyPreprocessor, options: InputOptions) -> AudioInput:
         augmentation = AudioAugmentation(options.steps) if options.steps is not None else None
+        if augmentation is not None and isinstance(prepare, FeatureExtraction):
+            masks = [step.kind for step in augmentation.on_features]
+            if masks:
+                raise DataError(
+                    f"augment.{name}: {', '.join(masks)} mask log-mel features, and the encoder of "
+                    f"{name} has a feature extractor of its own; use steps on waveforms, or "
+                    "kind: small_audio_cnn"
+                )
         return AudioInput(name, prepare, augmentation)
 
-    def values(self, name: str, prepare: AudioPreprocessor, record: Record) -> list[Any]:
+    def values(self, name: str, prepare: AnyPreprocessor, record: Record) -> list[Any]:
         return _values(record.get(name))
 
-    def decode(self, value: Any, origin: str, prepare: AudioPreprocessor) -> np.ndarray:
-        if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == np.float32:
-            return value  # decoded, at the encoder's rate
-        return decode_audio(value, origin, prepare.sample_rate)
+    def decode(self, value: Any, origin: str, prepare: AnyPreprocessor) -> np.ndarray:
+        return _waveform(value, origin, prepare.sample_rate)
 
     def content_key(self, value: Any) -> str:
         if isinstance(value, str | Path):
@@ -81,8 +91,9 @@ class AudioModality:
     def initialise(self, encoder: Any, prepare: Any, name: str, records: Records) -> None:
         """Audio encoders start as they were built."""
 
-    def cache_decoder(self, config: Any) -> Callable[[Any, str], Any] | None:
-        return None
+    def cache_decoder(self, config: Any) -> Callable[[Any, str], np.ndarray]:
+        rate = config.preprocessor().sample_rate
+        return lambda value, origin: decode_audio(value, origin, rate)
 
 
 @dataclass(frozen=True)
@@ -90,7 +101,7 @@ class AudioInput:
     """An input that takes audio."""
 
     name: str
-    prepare: AudioPreprocessor
+    prepare: AnyPreprocessor
     augmentation: AudioAugmentation | None = None
     has_effects: ClassVar[bool] = False
 
@@ -100,7 +111,7 @@ class AudioInput:
             value = value[0] if value else None
         if value is None:
             return None
-        return decode_audio(value, record["origin"], self.prepare.sample_rate)
+        return _waveform(value, record["origin"], self.prepare.sample_rate)
 
     def batch(self, values: Sequence[np.ndarray | None], context: BatchContext) -> InputRows:
         """Log-mel features of one waveform per item."""
@@ -131,6 +142,13 @@ def waveform_image(waveform: np.ndarray) -> np.ndarray:
         bottom = round((1 - float(part.min())) / 2 * (HEIGHT - 1))
         image[top : bottom + 1, x] = (40, 90, 160)
     return image
+
+
+def _waveform(value: Any, origin: str, sample_rate: int) -> np.ndarray:
+    """(T,) float32 samples of a value; what is decoded already is returned as it is."""
+    if isinstance(value, np.ndarray) and value.ndim == 1 and value.dtype == np.float32:
+        return value
+    return decode_audio(value, origin, sample_rate)
 
 
 def _values(value: Any) -> list[Any]:
