@@ -15,10 +15,11 @@ import torch
 from amodal.augment.audio import AudioAugmentation
 from amodal.augment.config import AUDIO_STEPS
 from amodal.data.content import content_of
-from amodal.data.decode_audio import SUFFIXES, decode_audio
+from amodal.data.decode_audio import SUFFIXES, audio_segments, decode_audio
 from amodal.data.inputs import BatchContext, InputRows, spread
 from amodal.data.near_duplicates import Fingerprint, content_fingerprint
 from amodal.data.record import DataError, Record
+from amodal.data.segment import Segment
 from amodal.encoders.audio.feature_extraction import FeatureExtraction
 from amodal.encoders.audio.preprocessing import AudioPreprocessor
 from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
@@ -58,7 +59,11 @@ class AudioModality:
         return AudioInput(name, prepare, augmentation)
 
     def values(self, name: str, prepare: AnyPreprocessor, record: Record) -> list[Any]:
-        return _values(record.get(name))
+        return [
+            part
+            for value in _values(record.get(name))
+            for part in _parts(value, record["origin"], prepare.segment_seconds)
+        ]
 
     def decode(self, value: Any, origin: str, prepare: AnyPreprocessor) -> np.ndarray:
         return _waveform(value, origin, prepare.sample_rate)
@@ -66,6 +71,8 @@ class AudioModality:
     def content_key(self, value: Any) -> str:
         if isinstance(value, str | Path):
             return str(value)
+        if isinstance(value, Segment):
+            return f"{self.content_key(value.file)} {value.start:.3f} {value.end:.3f}"
         if isinstance(value, bytes):
             return blake2b(value, digest_size=16).hexdigest()
         if isinstance(value, tuple):
@@ -82,8 +89,12 @@ class AudioModality:
         return [content_fingerprint(content) for content in contents]
 
     def preview(self, value: Any, decoded: np.ndarray | None = None) -> Preview:
+        span = None
+        if isinstance(value, Segment):
+            value, span = value.file, (value.start, value.end)
         path = str(value) if isinstance(value, str | Path) else None
-        return Preview(path=path, image=waveform_image(decoded) if decoded is not None else None)
+        image = waveform_image(decoded) if decoded is not None else None
+        return Preview(path=path, image=image, span=span)
 
     def parse(self, text: str) -> str:
         return text
@@ -106,12 +117,12 @@ class AudioInput:
     has_effects: ClassVar[bool] = False
 
     def read(self, record: Record) -> np.ndarray | None:
-        value = record.get(self.name)
-        if isinstance(value, list):
-            value = value[0] if value else None
-        if value is None:
+        found = _values(record.get(self.name))
+        if not found:
             return None
-        return _waveform(value, record["origin"], self.prepare.sample_rate)
+        origin, prepare = record["origin"], self.prepare
+        first = _parts(found[0], origin, prepare.segment_seconds)[0]
+        return _waveform(first, origin, prepare.sample_rate)
 
     def batch(self, values: Sequence[np.ndarray | None], context: BatchContext) -> InputRows:
         """Log-mel features of one waveform per item."""
@@ -156,6 +167,13 @@ def _values(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list) else [value]
+
+
+def _parts(value: Any, origin: str, seconds: float | None) -> list[Any]:
+    """A recording in the parts that are embedded on their own."""
+    if seconds is None or isinstance(value, np.ndarray):
+        return [value]
+    return audio_segments(value, origin, seconds)
 
 
 def _digest(samples: np.ndarray) -> str:

@@ -31,6 +31,7 @@ class FeatureExtraction:
     Args:
         extractor: of the model.
         max_seconds: longer clips are truncated; never more than the model reads.
+        segment_seconds: longer files are embedded in parts of at most this length; None: whole.
 
     Examples:
         >>> import numpy as np
@@ -42,13 +43,15 @@ class FeatureExtraction:
         (torch.Size([2, 16000]), [12000, 16000])
     """
 
-    FILE = "max_seconds.json"
+    FILE = "clip_length.json"
     length_option, truncated_end = "max_seconds", "end"
 
-    def __init__(self, extractor: Extractor, max_seconds: float) -> None:
+    def __init__(
+        self, extractor: Extractor, max_seconds: float, segment_seconds: float | None = None
+    ) -> None:
         self.extractor = extractor
         self.sample_rate = int(extractor.sampling_rate)
-        self.max_seconds = max_seconds
+        self.max_seconds, self.segment_seconds = max_seconds, segment_seconds
         limit = getattr(extractor, "nb_max_samples", None)  # of a model with inputs of one length
         longest = max(1, round(max_seconds * self.sample_rate))
         self.longest = longest if limit is None else min(longest, int(limit))  # samples
@@ -75,21 +78,22 @@ class FeatureExtraction:
         return sum(len(waveform) > self.longest for waveform in waveforms)
 
     def save(self, folder: str | Path) -> None:
-        """Write the configuration of the extractor, and `max_seconds.json`."""
+        """Write the configuration of the extractor, and `clip_length.json`."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         self.extractor.save_pretrained(path)
-        (path / self.FILE).write_text(json.dumps(self.max_seconds), encoding="utf-8")
+        values = {name: getattr(self, name) for name in ("max_seconds", "segment_seconds")}
+        (path / self.FILE).write_text(json.dumps(values), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> FeatureExtraction:
         """Feature extraction from a folder written by `save`."""
         path = Path(folder)
-        seconds = json.loads((path / cls.FILE).read_text(encoding="utf-8"))
+        values = json.loads((path / cls.FILE).read_text(encoding="utf-8"))
         extractor = transformers.AutoFeatureExtractor.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
-        return cls(extractor, seconds)
+        return cls(extractor, **values)
 
 
 def _options(extractor: Extractor) -> dict[str, Any]:

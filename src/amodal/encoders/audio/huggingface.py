@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, cast
+from typing import cast
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 from transformers import AutoFeatureExtractor, PretrainedConfig
 
+from amodal.encoders.audio.config import AudioConfig
 from amodal.encoders.audio.feature_extraction import FeatureExtraction, default_extractor
 from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
 from amodal.encoders.fine_tuning import freeze_unused
+from amodal.encoders.hub import load_pretrained
 from amodal.encoders.huggingface import (
     HuggingFaceConfig,
     build_model,
@@ -20,14 +21,10 @@ from amodal.encoders.huggingface import (
     hidden_width,
     layer_groups,
 )
-from amodal.encoders.hub import load_pretrained
 
 
-class HuggingFaceAudioConfig(HuggingFaceConfig):
+class HuggingFaceAudioConfig(HuggingFaceConfig, AudioConfig):
     """An audio model: AST, wav2vec 2.0, HuBERT, WavLM, data2vec, Whisper's encoder, CLAP's."""
-
-    type: Literal["audio"] = "audio"
-    max_seconds: float = Field(30.0, gt=0)  # longer clips are truncated
 
     def build(self, pretrained: bool = True) -> HuggingFaceAudioEncoder:
         """The encoder; `pretrained=False` needs `architecture` and no network."""
@@ -38,7 +35,7 @@ class HuggingFaceAudioConfig(HuggingFaceConfig):
             extractor = load_pretrained(AutoFeatureExtractor, self.name)
         else:
             extractor = default_extractor(self.model_config_of())
-        return FeatureExtraction(extractor, self.max_seconds)
+        return FeatureExtraction(extractor, self.max_seconds, self.segment_seconds)
 
 
 class HuggingFaceAudioEncoder(nn.Module):
