@@ -1,7 +1,7 @@
 """Spoken digits classified by written words: recipes/spoken-digits.yaml on FSDD.
 
     python benchmarks/spoken_digits.py --make digits   # only the tables of the recipe
-    python benchmarks/spoken_digits.py                 # the study; about a quarter of an hour on one core
+    python benchmarks/spoken_digits.py                 # the study; about 15 minutes on a core
 
 The Free Spoken Digit Dataset (3,000 recordings of 6 speakers; its folder is $AMODAL_DATA/fsdd) has
 an official split: 2,700 recordings to train on, 300 to test. The joint embedding sees pairs of a

@@ -1,6 +1,7 @@
 """Long recordings are embedded in parts, and a search says which moment matched."""
 
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ def test_the_parts_of_a_file_are_the_whole_file(tmp_path, suffix):
     parts = audio_segments(str(file), "row", 2.0)
     assert [type(part) for part in parts] == [Segment] * 4
     assert (parts[0].start, parts[-1].end) == (0.0, pytest.approx(len(whole) / RATE, abs=1e-3))
-    assert all(one.end == next_.start for one, next_ in zip(parts, parts[1:], strict=False))
+    assert all(one.end == next_.start for one, next_ in pairwise(parts))
     joined = np.concatenate([decode_audio(part, "row", RATE) for part in parts])
     exact = suffix in ("wav", "flac")
     np.testing.assert_allclose(joined, whole, atol=0 if exact else 2e-3)
