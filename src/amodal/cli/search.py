@@ -236,7 +236,7 @@ def _search(
     if folder is None:
         raise StoreError(f"{index} does not record its run; pass --run RUN")
     model = open_model(folder)
-    store.check_fingerprint(model.fingerprint())
+    store.check_fingerprint(*model.fingerprints())
     calibration = MatchCalibration.read(folder, store.fingerprint)
     query = named_values(model, by_type, by_name)
     return search_matches(store, model, calibration, query, where=where, **options)

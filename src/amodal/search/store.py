@@ -193,13 +193,17 @@ class VectorStore:
             store.check_fingerprint(fingerprint)
         return store
 
-    def check_fingerprint(self, fingerprint: str) -> None:
+    def check_fingerprint(self, fingerprint: str, *comparable: str) -> None:
         """Refuse a model with other weights: embeddings of different models are not comparable.
+
+        Args:
+            fingerprint: of the weights of the model.
+            comparable: of other weights whose embeddings it shares, such as those of its base.
 
         Raises:
             StoreError: the index was built with another model.
         """
-        if fingerprint != self.fingerprint:
+        if self.fingerprint not in (fingerprint, *comparable):
             raise StoreError(
                 f"{self.folder} was built with other weights (fingerprint {self.fingerprint}, "
                 f"the model now has {fingerprint}); build the index again with this model, "

@@ -195,7 +195,7 @@ def _index(folder: Path, run: Path | None) -> dict[str, Any]:
     if where is None:
         raise StoreError(f"{folder} does not record its run; pass --run RUN")
     model = open_run(where, "joint_embedding")
-    store.check_fingerprint(model.fingerprint())
+    store.check_fingerprint(*model.fingerprints())
     store.build_index()
     return {
         "kind": "search index",

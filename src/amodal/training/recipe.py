@@ -107,8 +107,8 @@ class Recipe(StrictModel):
         mirrored = any(getattr(step, "changes_other_inputs", False) for step in all_steps)
         if not self.data.feature_cache or mirrored:
             return ()
-        types, dual = self.model.types, getattr(self.model, "dual_encoder", None)
-        configs = self.model.encoders if dual is None else dict.fromkeys(types, dual)
+        dual = getattr(self.model, "dual_encoder", None)
+        configs = {**dict.fromkeys(self.model.types, dual), **self.model.encoders}
         return tuple(
             name
             for name, config in configs.items()

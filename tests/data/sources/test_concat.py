@@ -35,7 +35,7 @@ def test_records_come_one_source_after_the_other_with_ids_of_their_own(tmp_path)
     texts = [source[i]["text"] for i in (0, 1, 2, 4)]
     assert texts == [["one"], ["two"], ["three"], ["four"]]
     assert [source[i]["id"] for i in (0, 2)] == ["0/x", "1/x"]
-    with pytest.raises(BrokenRecordError, match="b.csv row 2"):
+    with pytest.raises(BrokenRecordError, match=r"b\.csv row 2"):
         source[3]
     with pytest.raises(IndexError):
         source[5]
