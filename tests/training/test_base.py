@@ -55,7 +55,7 @@ def embedded(model, folder):
     return model.encode(image=images), model.encode(text=["thing 1", "some other thing"])
 
 
-@pytest.mark.parametrize("train", [{}, {"ema": 0.9}, {"micro_batch_size": 2}])
+@pytest.mark.parametrize("train", [{}, {"ema": 0.9}, {"optimizer": "muon"}])
 def test_the_base_is_bit_identical_and_the_new_input_is_trained(base, tmp_path, train):
     folder, _ = base
     opened = JointEmbedding.from_pretrained(folder / "run")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from amodal.data.record import DataError, Source
 from amodal.evaluators.embedding import EmbeddingResult, embed_items
 from amodal.evaluators.loop import Autocast, Tick
-from amodal.metrics.mixed_gallery_retrieval import (
+from amodal.metrics.mixed_retrieval import (
     MixedGalleryRows,
     centred,
     mixed_gallery_retrieval,

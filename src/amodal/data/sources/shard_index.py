@@ -32,7 +32,7 @@ from amodal.data.sources.tar_members import (
 
 JOINED = "items whose members are not adjacent, joined by key"
 REPEATED = "items that have the key of another shard's item, apart from which they are kept"
-INPUTS = frozenset({*MEDIA, "text"})
+INPUTS: frozenset[str] = frozenset({*MEDIA, "text"})
 
 
 class Member(NamedTuple):

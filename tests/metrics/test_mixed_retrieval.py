@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from amodal.metrics.mixed_gallery_retrieval import (
+from amodal.metrics.mixed_retrieval import (
     MixedGalleryRows,
     centred,
     mixed_gallery_retrieval,
