@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from forked_commands import start
 
 from amodal.data.decode import decode_image
+from amodal.data.decode_audio import load_audio
 from amodal.data.pack import pack
 from amodal.data.record import DataError
 from amodal.data.scenes.source import ScenesConfig, write_dataset
@@ -226,15 +228,42 @@ def test_metadata_named_as_captions_does_not_become_captions(tmp_path, write_ima
 def test_values_that_shards_cannot_hold_are_counted(tmp_path):
     index = pack(
         Listed(
-            {"text": ["a"], "audio": "a.wav", "mask": b"\x00"},
+            {"text": ["a"], "mask": b"\x00"},
             {"text": ["b"], "mask": [b"\x00"], "mixed": {1: 2, "a": 3}},
-            {"audio": "a.wav"},
+            {"sound": "a.wav"},
         ),
         tmp_path / "packed",
     )
-    assert index.left_out == {"audio": 1, "mask": 2, "mixed": 1}
+    assert index.left_out == {"mask": 2, "mixed": 1}
     assert (index.records, index.broken) == (2, 1)
-    assert "neither image nor caption" in index.broken_rows[0].reason
+    assert "neither image nor audio nor caption" in index.broken_rows[0].reason
+
+
+def test_audio_comes_back_byte_for_byte_and_waveforms_sample_for_sample(tmp_path):
+    files = [tmp_path / name for name in ("a.wav", "b.flac", "c.ogg", "d.mp3")]
+    rng = np.random.default_rng(0)
+    for file in files:
+        soundfile.write(file, rng.normal(0, 0.1, 4000), 8000)
+    waveform = rng.normal(0, 0.1, (500, 2)).astype(np.float32)
+    (tmp_path / "cut.wav").write_bytes(files[0].read_bytes()[:3000])
+    index = pack(
+        Listed(
+            *({"audio": str(file), "text": [file.stem]} for file in files),
+            {"audio": (waveform, 8000)},
+            {"audio": [str(files[0]), files[1].read_bytes()]},
+            {"audio": str(tmp_path / "cut.wav")},
+        ),
+        tmp_path / "packed",
+    )
+    assert (index.records, index.audio, index.captions, index.broken) == (6, 7, 4, 1)
+    assert "cut short" in index.broken_rows[0].reason
+    back = read_back(tmp_path / "packed")
+    for record, file in zip(back, files, strict=False):
+        assert (record["audio"], record["text"]) == (file.read_bytes(), [file.stem])
+    samples, rate = load_audio(back[4]["audio"], "row")
+    assert rate == 8000
+    np.testing.assert_array_equal(samples, waveform)
+    assert back[5]["audio"] == [files[0].read_bytes(), files[1].read_bytes()]
 
 
 def test_half_an_emoji_is_one_broken_row(tmp_path):

@@ -1,5 +1,6 @@
 """The page in a browser, as a user operates it."""
 
+import io
 import os
 import shutil
 import threading
@@ -11,9 +12,12 @@ import pytest
 pytest.importorskip("fastapi", reason="needs amodal[serve]")
 pytest.importorskip("uvicorn", reason="needs amodal[serve]")
 pytest.importorskip("playwright", reason="needs playwright")
+import numpy as np
+import soundfile
 import uvicorn
 from playwright.sync_api import sync_playwright
 from small_models import photo, png
+from test_media import served_recordings
 
 from amodal.serving.app import create_app
 
@@ -203,4 +207,43 @@ def test_a_joint_embedding_ranks_labels(browser, everything):
         page.fill("#labels", "a red star\na blue circle")
         page.click("#panel-zero-shot button[type=submit]")
         page.wait_for_selector(".ranking li >> nth=1")
+        page.close()
+
+
+def test_recordings_are_searched_with_and_played(browser, tmp_path):
+    with running(served_recordings(tmp_path)) as address:
+        page = browser.new_page()
+        page.goto(address)
+        page.set_input_files("#search-input-audio", tmp_path / "flac.flac")
+        page.click("#panel-search summary")
+        page.select_option("#search-return", "audio")
+        page.click("#panel-search button[type=submit]")
+        player = page.locator(".hits audio").first
+        player.wait_for()
+        assert page.locator(".hits li").count() == 6
+        assert page.locator(".hits .span").count() == 3  # the parts of the long recording
+        loaded = """audio => new Promise((done) => {
+            audio.onloadedmetadata = () => done(audio.duration);
+            audio.load();
+        })"""
+        assert abs(player.evaluate(loaded) - 0.5) < 0.01
+        page.close()
+
+
+def test_a_recording_of_the_browser_becomes_a_file_that_is_read(browser, tmp_path):
+    served = served_recordings(tmp_path)
+    with running(served) as address:
+        page = browser.new_page()
+        page.goto(address)
+        content = page.evaluate(
+            """async (name) => {
+                const { asWav } = await import("/page/record.js");
+                const recorded = await fetch(name).then((found) => found.blob());
+                return Array.from(new Uint8Array(await asWav(recorded)));
+            }""",
+            "/api/media?id=ogg&input=audio",
+        )
+        samples, rate = soundfile.read(io.BytesIO(bytes(content)))
+        assert abs(len(samples) / rate - 0.5) < 0.05
+        assert np.abs(samples).max() > 0.1
         page.close()

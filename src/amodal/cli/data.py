@@ -135,8 +135,9 @@ def pack_(
             tell=callbacks.warn,
         )
     size = sum(shard.bytes for shard in index.shards)
+    audio = f"{index.audio} audio, " if index.audio else ""
     console.print(
-        f"{index.records} records ({index.images} images, {index.captions} captions) in "
+        f"{index.records} records ({index.images} images, {audio}{index.captions} captions) in "
         f"{len(index.shards)} shards, {size / 2**20:.1f} MiB, in {folder}",
         soft_wrap=True,
         markup=False,

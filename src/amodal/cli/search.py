@@ -245,7 +245,7 @@ def _search(
     if folder is None:
         raise StoreError(f"{index} does not record its run; pass --run RUN")
     model = open_model(folder)
-    store.check_fingerprint(model.fingerprint())
+    store.check_fingerprint(*model.fingerprints())
     calibration = MatchCalibration.read(folder, store.fingerprint)
     query = named_values(model, by_type, by_name)
     return search_matches(store, model, calibration, query, where=where, **options)
@@ -337,9 +337,17 @@ def _print_table(result: SearchResult) -> None:
         table.add_column(name, overflow="fold")
     for rank, hit in enumerate(result.hits, 1):
         match = f"{hit.match.label} {hit.match.probability:.2f}" if hit.match is not None else ""
-        cells = (*((match,) if calibrated else ()), hit.id, hit.text or "", hit.path or "")
+        path = f"{hit.path or ''}{_shown_span(hit.span)}"
+        cells = (*((match,) if calibrated else ()), hit.id, hit.text or "", path)
         table.add_row(str(rank), f"{hit.score:.3f}", *(escape(cell) for cell in cells))
     console.print(table)
+
+
+def _shown_span(span: tuple[float, float] | None) -> str:
+    if span is None:
+        return ""
+    start, end = (f"{int(seconds) // 60}:{seconds % 60:04.1f}" for seconds in span)
+    return f" {start} - {end}"
 
 
 def _print_rows(items: int, rows: dict[str, int], before: int) -> None:

@@ -14,6 +14,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "record": "BrokenRecordError DataError Record Source StreamingSource",
         "scenes.source": "ScenesConfig",
         "sources.coco_captions": "CocoCaptionsConfig",
+        "sources.concat": "ConcatConfig",
         "sources.folder": "FolderConfig",
         "sources.huggingface": "HuggingFaceConfig",
         "sources.specification": "parse_source",

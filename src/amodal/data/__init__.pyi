@@ -14,6 +14,7 @@ from amodal.data.record import Source as Source
 from amodal.data.record import StreamingSource as StreamingSource
 from amodal.data.scenes.source import ScenesConfig as ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig as CocoCaptionsConfig
+from amodal.data.sources.concat import ConcatConfig as ConcatConfig
 from amodal.data.sources.folder import FolderConfig as FolderConfig
 from amodal.data.sources.huggingface import HuggingFaceConfig as HuggingFaceConfig
 from amodal.data.sources.specification import parse_source as parse_source
@@ -28,6 +29,7 @@ __all__ = [
     "BrokenRecordError",
     "CocoCaptionsConfig",
     "Collator",
+    "ConcatConfig",
     "DataError",
     "FolderConfig",
     "HuggingFaceConfig",

@@ -14,12 +14,14 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from amodal.data.content import open_content
+from amodal.data.content import content_of, open_content
 from amodal.data.record import BrokenRecordError
+from amodal.data.segment import Segment, equal_parts
 
 SUFFIXES = ("wav", "flac", "ogg", "oga", "opus", "mp3")  # of audio files
 # Longer audio is taken for a decompression bomb: half an hour, or a gigabyte of float32.
 MAX_SECONDS = 1800
+MAX_FILE_SECONDS = 48 * 3600  # of a file that is read in segments
 MAX_VALUES = 1 << 28
 MAX_RATE = 768_000  # Hz
 MAX_CHANNELS = 64
@@ -31,6 +33,7 @@ MAX_FACTOR = 2000  # the ratio of two rates is rounded to p / q with q up to thi
 OGG_PAGE_BYTES, OGG_HEAD_BYTES = 65_307, 27  # a page at most; its header without the lengths
 MAX_PARTS = 10_000  # of a WAV file before its samples
 UNKNOWN_LENGTHS = (0, 0xFFFFFFFF)  # in the header of a WAV file that was written to a pipe
+UNKNOWN_FRAMES = 1 << 62  # of FLAC from a pipe: libsndfile's largest number
 
 
 def decode_audio(value: Any, origin: str, sample_rate: int) -> np.ndarray:
@@ -39,8 +42,8 @@ def decode_audio(value: Any, origin: str, sample_rate: int) -> np.ndarray:
     Args:
         value: path, file content as bytes, a pair (waveform, rate in Hz), or a mapping as the
             audio columns of Hugging Face have them, {"bytes", "path"} or {"array",
-            "sampling_rate"}. A waveform is (T,), (T, C) or (C, T), of floats in [-1, 1] or of
-            integers.
+            "sampling_rate"}; or a `Segment` of one of these. A waveform is (T,), (T, C) or (C, T),
+            of floats in [-1, 1] or of integers.
         origin: file and row of the record, for the error.
         sample_rate: of the result, in Hz.
 
@@ -75,6 +78,35 @@ def load_audio(value: Any, origin: str) -> tuple[np.ndarray, int]:
     return np.concatenate([_checked(block, origin) for block in blocks]), rate
 
 
+def audio_segments(value: Any, origin: str, seconds: float) -> list[Any]:
+    """Audio in parts of equal length, of at most `seconds` each; a short one as it is.
+
+    Nothing is decoded where a file says how long it is.
+
+    Raises:
+        BrokenRecordError, ImportError: as `decode_audio` does, and for files longer than
+            `MAX_FILE_SECONDS`.
+    """
+    file = _handle(value)
+    if isinstance(file, Segment):
+        return [file]
+    if isinstance(file, tuple):
+        samples, rate = load_audio(file, origin)
+        return equal_parts((samples, rate), len(samples) / rate, seconds)
+    stream, sound, what = _opened(file, origin)
+    with closing(stream), sound:
+        frames, rate = int(sound.frames), int(sound.samplerate)
+    if frames >= UNKNOWN_FRAMES:
+        frames, _, rate = measure_audio(file, origin)
+    if frames > MAX_FILE_SECONDS * rate:
+        raise BrokenRecordError(
+            origin,
+            f"longer than {MAX_FILE_SECONDS:,} s: {what} claims {math.ceil(frames / rate):,} s; "
+            "cut it into parts",
+        )
+    return equal_parts(value, frames / rate, seconds)
+
+
 def measure_audio(value: Any, origin: str) -> tuple[int, int, int]:
     """Samples, channels and rate in Hz of audio that was decoded to its end, but not kept."""
     count = channels = 0
@@ -82,6 +114,34 @@ def measure_audio(value: Any, origin: str) -> tuple[int, int, int]:
     for block in blocks:
         count, channels = count + len(_checked(block, origin)), block.shape[1]
     return count, channels, rate
+
+
+def audio_file(value: Any, origin: str) -> tuple[str, bytes]:
+    """Suffix and content of audio as a file, which was decoded to its end; a waveform becomes WAV.
+
+    Examples:
+        >>> import numpy as np
+        >>> suffix, content = audio_file((np.zeros(800, np.float32), 8000), origin="row 1")
+        >>> suffix, content[:4]
+        ('wav', b'RIFF')
+    """
+    value = _handle(value)
+    if isinstance(value, tuple):
+        import soundfile
+
+        samples, rate = load_audio(value, origin)
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, rate, format="WAV", subtype="FLOAT")
+        return "wav", buffer.getvalue()
+    measure_audio(value, origin)
+    content, _ = content_of(value, origin, "audio")
+    return _suffix_of(content), content
+
+
+def _suffix_of(content: bytes) -> str:
+    """Suffix of a file that could be decoded."""
+    heads = {b"RIFF": "wav", b"RF64": "wav", b"fLaC": "flac", b"OggS": "ogg"}
+    return heads.get(content[:4], "mp3")
 
 
 def _handle(value: Any) -> Any:
@@ -95,10 +155,21 @@ def _handle(value: Any) -> Any:
 
 def _blocks(value: Any, origin: str) -> tuple[Iterator[np.ndarray], int]:
     """(T, C) blocks of floats, and their rate in Hz."""
+    span = None
+    if isinstance(value, Segment):
+        value, span = _handle(value.file), (value.start, value.end)
     if isinstance(value, tuple) and len(value) == 2:
         samples, rate = _from_array(value[0], value[1], origin)
-        return iter([samples]), rate
-    return _from_file(value, origin)
+        start, end = (0, len(samples)) if span is None else _frames(span, len(samples), rate)
+        return iter([samples[start:end]]), rate
+    stream, file, what = _opened(value, origin)
+    return _read_blocks(stream, file, origin, what, span), int(file.samplerate)
+
+
+def _frames(span: tuple[float, float], count: int, rate: int) -> tuple[int, int]:
+    """First frame and end of a span of seconds, with at least one frame."""
+    start = min(round(span[0] * rate), count - 1)
+    return start, max(start + 1, min(round(span[1] * rate), count))
 
 
 def _mono(block: np.ndarray, origin: str) -> np.ndarray:
@@ -220,8 +291,8 @@ def _from_array(value: Any, rate: Any, origin: str) -> tuple[np.ndarray, int]:
     return samples, int(hertz)
 
 
-def _from_file(value: Any, origin: str) -> tuple[Iterator[np.ndarray], int]:
-    """(T, C) float32 blocks and the rate of a file."""
+def _opened(value: Any, origin: str) -> tuple[IO[bytes], Any, str]:
+    """A file as its bytes and as `soundfile` reads it, and how to call it in an error."""
     try:
         import soundfile
     except (ImportError, OSError) as error:  # OSError: the wheel without its C library
@@ -242,19 +313,31 @@ def _from_file(value: Any, origin: str) -> tuple[Iterator[np.ndarray], int]:
             f"not a readable audio file ({', '.join(SUFFIXES)}): {what} begins with "
             f"{start!r}: {error}",
         ) from None
-    return _read_blocks(stream, file, origin, what), int(file.samplerate)
+    return stream, file, what
 
 
-def _read_blocks(stream: IO[bytes], file: Any, origin: str, what: str) -> Iterator[np.ndarray]:
+def _read_blocks(
+    stream: IO[bytes], file: Any, origin: str, what: str, span: tuple[float, float] | None
+) -> Iterator[np.ndarray]:
+    """(T, C) float32 blocks of a file, or of a span of it in seconds."""
     with closing(stream), file:
         rate, channels, claimed = int(file.samplerate), int(file.channels), int(file.frames)
-        unknown = claimed >= 1 << 62  # FLAC from a pipe: libsndfile's largest number
+        unknown = span is None and claimed >= UNKNOWN_FRAMES
+        start = 0
+        if span is not None:
+            start, end = _frames(span, claimed, rate)
+            claimed = end - start
         _check_size(1 if unknown else claimed, channels, rate, origin, what)
-        limit = min(MAX_SECONDS * rate, MAX_VALUES // channels)
+        limit = min(MAX_SECONDS * rate, MAX_VALUES // channels) if span is None else claimed - 1
         count = 0
         while count <= limit:
             try:
-                block = file.read(max(1, BLOCK // channels), dtype="float32", always_2d=True)
+                if start and not count:
+                    file.seek(start)
+                frames = max(1, BLOCK // channels)
+                if span is not None:
+                    frames = min(frames, claimed - count)
+                block = file.read(frames, dtype="float32", always_2d=True)
             except Exception as error:
                 raise BrokenRecordError(origin, f"damaged audio file: {what}: {error}") from None
             if not len(block):

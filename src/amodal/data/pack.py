@@ -53,6 +53,7 @@ class PackIndex(BaseModel):
     source: str
     records: int
     images: int
+    audio: int
     captions: int
     shards: list[Shard]
     broken: int
@@ -82,6 +83,7 @@ class _Progress(BaseModel):
     read: int = 0
     last: str = ""
     images: int = 0
+    audio: int = 0
     captions: int = 0
     shards: list[Shard] = []
     broken: int = 0
@@ -110,10 +112,10 @@ def pack(
 ) -> PackIndex:
     """Write `shard-000000.tar`, ... and `index.json`; the source `webdataset` reads them.
 
-    Images that are files or bytes are kept byte for byte, after one decoding to see that they
-    are whole; arrays become PNG. A shard gets its name when it is complete, and the index is
-    written last. A pack that was interrupted goes on after its last complete shard, and ends in
-    the same files as one that was not.
+    Images and audio that are files or bytes are kept byte for byte, after one decoding to see that
+    they are whole; arrays become PNG and WAV. A shard gets its name when it is complete, and the
+    index is written last. A pack that was interrupted goes on after its last complete shard, and
+    ends in the same files as one that was not.
 
     Args:
         source: what to write.
@@ -298,6 +300,7 @@ class _ShardWriter:
             self._tar = TarWriter(self._stream, encoder=False, mtime=0)
         state = self.state
         state.images += sample.images
+        state.audio += sample.audio
         state.captions += sample.captions
         state.left_out = dict(Counter(state.left_out) + Counter(sample.left_out))
         self._tar.write({"__key__": f"{self._number:09d}", **sample.members})

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from amodal.data.decode import load_image, suffix_of
+from amodal.data.decode_audio import audio_file
 from amodal.data.record import BrokenRecordError, Record, captions_of, images_of
 from amodal.data.surrogates import half_pair
 
@@ -28,27 +29,31 @@ class PackedItem(NamedTuple):
     name: str
     members: dict[str, bytes]
     images: int
+    audio: int
     captions: int
     left_out: tuple[str, ...]
 
 
 def packed_item(record: Record) -> PackedItem:
-    """The members of one record: the images under their suffixes, and the json.
+    """The members of one record: images and audio under their suffixes, and the json.
 
     Raises:
-        BrokenRecordError: an image cannot be decoded, or there is nothing that a shard can hold.
+        BrokenRecordError: a file cannot be decoded, or there is nothing that a shard can hold.
     """
     origin = str(record["origin"])
     images = [_content(value, origin) for value in images_of(record)]
+    audio = [audio_file(value, origin) for value in _recordings(record)]
     captions = captions_of(record)
-    if not images and not captions:
-        raise BrokenRecordError(origin, "neither image nor caption, which is what shards hold")
+    if not images and not audio and not captions:
+        raise BrokenRecordError(
+            origin, "neither image nor audio nor caption, which is what shards hold"
+        )
     data: dict[str, Any] = {}
     left_out: list[str] = []
     for key, value in record.items():
-        if key in ("image", "text", "origin") or value is None:
+        if key in ("image", "audio", "text", "origin") or value is None:
             continue
-        if key == "audio" or not _has_json(value):
+        if not _has_json(value):
             left_out.append(key)
         else:
             # Under such a name it would be read as captions.
@@ -56,11 +61,21 @@ def packed_item(record: Record) -> PackedItem:
     if captions:
         data["captions"] = captions
     members = {
-        suffix if len(images) == 1 else f"{number}.{suffix}": content
-        for number, (suffix, content) in enumerate(images)
+        suffix if len(files) == 1 else f"{number}.{suffix}": content
+        for files in (images, audio)
+        for number, (suffix, content) in enumerate(files)
     }
     members["json"] = _json(data, origin)
-    return PackedItem(str(record["id"]), members, len(images), len(captions), tuple(left_out))
+    counts = len(images), len(audio), len(captions)
+    return PackedItem(str(record["id"]), members, *counts, tuple(left_out))
+
+
+def _recordings(record: Record) -> list[Any]:
+    """The audio of a record; a tuple is one waveform with its rate."""
+    value = record.get("audio")
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def _content(value: Any, origin: str) -> tuple[str, bytes]:

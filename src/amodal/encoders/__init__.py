@@ -5,6 +5,8 @@ from amodal.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "audio.feature_extraction": "FeatureExtraction",
+        "audio.huggingface": "HuggingFaceAudioConfig HuggingFaceAudioEncoder",
         "audio.preprocessing": "AudioPreprocessor",
         "audio.small_cnn": "SmallAudioCNN SmallAudioCNNConfig",
         "config": "EncoderConfig LoRAConfig",

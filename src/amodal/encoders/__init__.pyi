@@ -1,4 +1,7 @@
 # Written by docs/public_names.py from __init__.py.
+from amodal.encoders.audio.feature_extraction import FeatureExtraction as FeatureExtraction
+from amodal.encoders.audio.huggingface import HuggingFaceAudioConfig as HuggingFaceAudioConfig
+from amodal.encoders.audio.huggingface import HuggingFaceAudioEncoder as HuggingFaceAudioEncoder
 from amodal.encoders.audio.preprocessing import AudioPreprocessor as AudioPreprocessor
 from amodal.encoders.audio.small_cnn import SmallAudioCNN as SmallAudioCNN
 from amodal.encoders.audio.small_cnn import SmallAudioCNNConfig as SmallAudioCNNConfig
@@ -52,7 +55,10 @@ __all__ = [
     "DualConfig",
     "DualEncoder",
     "EncoderConfig",
+    "FeatureExtraction",
     "FirstPooling",
+    "HuggingFaceAudioConfig",
+    "HuggingFaceAudioEncoder",
     "HuggingFaceEncoder",
     "HuggingFaceImageConfig",
     "HuggingFaceTextConfig",

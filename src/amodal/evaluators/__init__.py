@@ -11,6 +11,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "geometry": "evaluate_geometry",
         "interpretation": "interpret",
         "match_threshold": "MatchCalibration calibrate_matches",
+        "mixed_gallery": "evaluate_mixed_gallery",
         "prediction": "PredictionResult evaluate_prediction",
         "probe": "evaluate_probe",
         "reconstruction": "evaluate_reconstruction",

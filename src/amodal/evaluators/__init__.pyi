@@ -8,6 +8,7 @@ from amodal.evaluators.geometry import evaluate_geometry as evaluate_geometry
 from amodal.evaluators.interpretation import interpret as interpret
 from amodal.evaluators.match_threshold import MatchCalibration as MatchCalibration
 from amodal.evaluators.match_threshold import calibrate_matches as calibrate_matches
+from amodal.evaluators.mixed_gallery import evaluate_mixed_gallery as evaluate_mixed_gallery
 from amodal.evaluators.prediction import PredictionResult as PredictionResult
 from amodal.evaluators.prediction import evaluate_prediction as evaluate_prediction
 from amodal.evaluators.probe import evaluate_probe as evaluate_probe
@@ -28,6 +29,7 @@ __all__ = [
     "evaluate_captioner_retrieval",
     "evaluate_generation",
     "evaluate_geometry",
+    "evaluate_mixed_gallery",
     "evaluate_prediction",
     "evaluate_probe",
     "evaluate_reconstruction",

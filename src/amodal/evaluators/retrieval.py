@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import torch
+
 from amodal.data.record import DataError, Source
 from amodal.evaluators.embedding import (
     EmbeddedSource,
@@ -126,8 +128,8 @@ def retrieval_metrics(
     metrics: dict[str, float] = {}
     for a in rows:
         for b in rows:
-            if a == b:
-                continue
+            if a == b or not bool(torch.isin(rows[a].item, rows[b].item).any()):
+                continue  # no item has values of both
             result = rank_metrics(
                 rows[a].z,
                 rows[b].z,

@@ -29,10 +29,18 @@ class ContrastiveConfig(Config):
 
 
 class TemperatureConfig(ContrastiveConfig):
-    """Contrastive loss with a learned temperature that has a lower bound."""
+    """Contrastive loss with a learned temperature that has a lower bound.
 
-    temperature: float = Field(0.07, gt=0)  # initial; logits are divided by it
-    min_temperature: float = Field(0.01, gt=0)  # floor: 0.01 keeps the scale at or below 100
+    Args:
+        temperature: initial; logits are divided by it.
+        min_temperature: floor: 0.01 keeps the scale at or below 100.
+        per_pair: a temperature of its own for every pair of inputs, and whatever else the loss
+            learns or remembers.
+    """
+
+    temperature: float = Field(0.07, gt=0)
+    min_temperature: float = Field(0.01, gt=0)
+    per_pair: bool = False
 
     @model_validator(mode="after")
     def _floor_is_below(self) -> TemperatureConfig:

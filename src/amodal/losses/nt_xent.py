@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from amodal.losses.config import TemperatureConfig
@@ -74,6 +75,12 @@ class NTXentConfig(TemperatureConfig):
     mode: Literal["intra_modal", "cross_modal"] = "intra_modal"
     # several positives of a row: each alone, or they compete
     multi_positive: MultiPositive = "exclusive"
+
+    @model_validator(mode="after")
+    def _pairs_of_inputs(self) -> NTXentConfig:
+        if self.per_pair and self.mode == "intra_modal":
+            raise ValueError("per_pair needs mode: cross_modal; views of one input make no pair")
+        return self
 
     def build(self, dim: int | None = None) -> NTXent:
         return NTXent(

@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "image_distance": "nearest_distance",
         "learning_curve": "PowerLaw fit_power_law",
         "match_threshold": "MatchCurve fit_match_curve score_pairs",
+        "mixed_retrieval": "MixedGalleryRows mixed_gallery_retrieval",
         "modality_gap": "EnergyTest centroid_gap energy_test modality_probe",
         "pointing": "PointingGameResult pointing_game",
         "prediction": "average_precision classification_metrics multi_label_metrics"

@@ -24,6 +24,8 @@ from amodal.metrics.learning_curve import fit_power_law as fit_power_law
 from amodal.metrics.match_threshold import MatchCurve as MatchCurve
 from amodal.metrics.match_threshold import fit_match_curve as fit_match_curve
 from amodal.metrics.match_threshold import score_pairs as score_pairs
+from amodal.metrics.mixed_retrieval import MixedGalleryRows as MixedGalleryRows
+from amodal.metrics.mixed_retrieval import mixed_gallery_retrieval as mixed_gallery_retrieval
 from amodal.metrics.modality_gap import EnergyTest as EnergyTest
 from amodal.metrics.modality_gap import centroid_gap as centroid_gap
 from amodal.metrics.modality_gap import energy_test as energy_test
@@ -73,6 +75,7 @@ __all__ = [
     "GeometryResult",
     "Hubness",
     "MatchCurve",
+    "MixedGalleryRows",
     "PermutationTest",
     "PointingGameResult",
     "PowerLaw",
@@ -104,6 +107,7 @@ __all__ = [
     "linear_cka",
     "linear_probe",
     "mixed_gallery",
+    "mixed_gallery_retrieval",
     "modality_probe",
     "multi_label_metrics",
     "nearest_distance",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from functools import cache
 
+from amodal.encoders.audio.huggingface import HuggingFaceAudioConfig
 from amodal.encoders.audio.small_cnn import SmallAudioCNNConfig
 from amodal.encoders.config import EncoderConfig
 from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextConfig
@@ -35,7 +36,7 @@ ENCODERS_OF: dict[type[Modality], tuple[type[EncoderConfig], ...]] = {
         SmallCNNConfig,
     ),
     TextModality: (HuggingFaceTextConfig, PackagedTextConfig, SmallTransformerConfig),
-    AudioModality: (SmallAudioCNNConfig,),
+    AudioModality: (HuggingFaceAudioConfig, SmallAudioCNNConfig),
     VectorModality: (VectorConfig,),
     TabularModality: (TabularConfig,),
     ConversationModality: (),

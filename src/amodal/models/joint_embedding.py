@@ -15,8 +15,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from amodal.alignment.normalization import Normalization
 from amodal.data.batch import Batch
+from amodal.data.record import DataError
 from amodal.distributed import runs_without_rows
 from amodal.encoders.dual.base import DualEncoder
+from amodal.encoders.fine_tuning import freeze
 from amodal.encoders.pooling import FirstPooling
 from amodal.modalities.modality import Records, all_texts
 from amodal.modalities.registry import modality
@@ -67,13 +69,29 @@ def concatenate(parts: Sequence[dict[str, Embeddings]]) -> dict[str, Embeddings]
     return whole
 
 
+class Base(BaseModel):
+    """The part of a model that is another one, frozen.
+
+    Args:
+        inputs: that it brings.
+        fingerprint: of its weights; what it has embedded is comparable with this model.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    inputs: tuple[str, ...]
+    fingerprint: str
+
+
 class Architecture(BaseModel):
     """Everything that is needed to build the model without its weights.
 
     Args:
-        encoders: input -> its encoder; empty where there is a dual encoder.
+        encoders: input -> its encoder; empty where there is a dual encoder alone.
         dual_encoder: a pretrained model with an image and a text tower.
         projection: into the shared space, one of the same kind for every input.
+        projections: input -> its projection, where it has another one.
+        base: inputs of another model, whose weights these are; None: it has no base.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -81,13 +99,23 @@ class Architecture(BaseModel):
     encoders: SavedEncoders = {}
     dual_encoder: DualEncoderConfig | None = None
     projection: ProjectionConfig
+    projections: dict[str, ProjectionConfig] = {}
+    base: Base | None = None
 
     @property
     def types(self) -> dict[str, str]:
         """Input -> modality type."""
-        if self.dual_encoder is not None:
-            return {name: name for name in DualEncoder.modalities}
-        return {name: config.type for name, config in self.encoders.items()}
+        return input_types(self.encoders, self.dual_encoder)
+
+    def projection_of(self, name: str) -> ProjectionConfig:
+        """The projection of an input."""
+        return self.projections.get(name, self.projection)
+
+
+def input_types(encoders: Mapping[str, Any], dual_encoder: Any | None) -> dict[str, str]:
+    """Input -> modality type, of a dual encoder and of further encoders."""
+    dual = {} if dual_encoder is None else {name: name for name in DualEncoder.modalities}
+    return {**dual, **{name: config.type for name, config in encoders.items()}}
 
 
 class JointEmbeddingConfig(PretrainedConfig):
@@ -156,14 +184,15 @@ class JointEmbedding(PreTrainedModel):
             self.dual = dual
             for name in dual.modalities:
                 self.poolings[name] = FirstPooling()  # a value has one token
-                self.projections[name] = architecture.projection.build(dual.width(name))
+                self.projections[name] = architecture.projection_of(name).build(dual.width(name))
         resolved: dict[str, Any] = {}
         for name, specification in architecture.encoders.items():
             resolved[name], encoder, pooling = build_encoder(
                 specification, self.preprocessors.get(name), pretrained=pretrained
             )
             self.encoders[name], self.poolings[name] = encoder, pooling
-            self.projections[name] = architecture.projection.build(cast(int, encoder.width))
+            projection = architecture.projection_of(name)
+            self.projections[name] = projection.build(cast(int, encoder.width))
         # Fitted on training rows when training is over; applied to whatever is embedded then.
         self.normalization: Normalization | None = None
         self.architecture = architecture.model_copy(update={"encoders": resolved})
@@ -182,12 +211,13 @@ class JointEmbedding(PreTrainedModel):
 
     def learning_rate_scales(self) -> dict[str, float]:
         """Prefix of parameter names -> factor on the learning rate."""
-        if self.dual is not None:
-            return {"network.dual.": float(self.dual.config.learning_rate_scale)}
-        return {
+        scales = {
             f"network.encoders.{name}.": config.learning_rate_scale
             for name, config in self.architecture.encoders.items()
         }
+        if self.dual is not None:
+            scales["network.dual."] = float(self.dual.config.learning_rate_scale)
+        return scales
 
     def embed(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
         """(R, E) unit-norm rows of R preprocessed values of an input, normalized if that is set."""
@@ -217,11 +247,17 @@ class JointEmbedding(PreTrainedModel):
 
     def encoder_of(self, name: str) -> FrozenEncoder:
         """The encoder of an input with its pooling."""
-        module: Any = self.encoders[name] if self.dual is None else self.dual
+        dual = self._dual_of(name)
+        module: Any = self.encoders[name] if dual is None else dual
         return FrozenEncoder(module, self._encode_with(name), module.config, self.poolings[name])
 
+    def _dual_of(self, name: str) -> DualEncoder | None:
+        """The dual encoder, where it encodes this input."""
+        return self.dual if self.dual is not None and name in self.dual.modalities else None
+
     def _encode_with(self, name: str) -> Encode:
-        encode: Any = self.encoders[name] if self.dual is None else partial(self.dual, name)
+        dual = self._dual_of(name)
+        encode: Any = self.encoders[name] if dual is None else partial(dual, name)
         return encode
 
     def _embed(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
@@ -230,11 +266,12 @@ class JointEmbedding(PreTrainedModel):
 
     def _embed_no_rows(self, name: str, tensors: Mapping[str, Tensor]) -> Tensor:
         """(0, E); layers whose statistics several processes share run even so."""
-        encoder: Any = self.encoders[name] if self.dual is None else self.dual
+        of_dual = name not in self.encoders
+        encoder: Any = self.dual if of_dual else self.encoders[name]
         if runs_without_rows(encoder):
             return self._embed(name, tensors)
         if runs_without_rows(self.projections[name]):
-            width = encoder.width if self.dual is None else encoder.width(name)
+            width = encoder.width(name) if of_dual else encoder.width
             none: Tensor = self.projections[name](torch.zeros(0, width, device=self.device))
             return none
         return torch.zeros(0, self.dim, device=self.device)
@@ -339,6 +376,23 @@ class JointEmbedding(PreTrainedModel):
                     digest.update(shift.numpy().tobytes() + scale.numpy().tobytes())
         return digest.hexdigest()
 
+    def fingerprints(self) -> tuple[str, ...]:
+        """Names of the weights whose embeddings are comparable: its own, and those of its base."""
+        base = self.architecture.base
+        return (self.fingerprint(), *(() if base is None else (base.fingerprint,)))
+
+    def freeze_base(self) -> None:
+        """Stop training of what the base brings: encoders, poolings and projections."""
+        base = self.architecture.base
+        for name in () if base is None else base.inputs:
+            parts = [self.projections[name]]
+            if name in self.encoders:
+                parts += [self.encoders[name], self.poolings[name]]
+            elif self.dual is not None:
+                parts.append(self.dual)
+            for part in parts:
+                freeze(part, "all")
+
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Write config.json, model.safetensors and one preprocessor folder per modality."""
         folder = Path(save_directory)
@@ -399,3 +453,70 @@ def build_joint_embedding(
         found.update(architecture.dual_encoder.preprocessors(texts))
     config = JointEmbeddingConfig(architecture.model_dump(mode="json"))
     return JointEmbedding(config, found, pretrained=True)
+
+
+def extended(base: JointEmbedding, architecture: Architecture, records: Records) -> JointEmbedding:
+    """A model with the inputs of another one, frozen bit for bit, and new ones in its space.
+
+    Args:
+        base: an opened run.
+        architecture: of the new inputs.
+        records: a function that starts reading the training records, for what is fitted on them.
+
+    Raises:
+        DataError: the new inputs do not fit the base.
+
+    Examples:
+        >>> from amodal.encoders import SmallTransformerConfig, VectorConfig
+        >>> from amodal.models.joint_embedding import Architecture, build_joint_embedding, extended
+        >>> from amodal.projection import LinearConfig
+        >>> records = [{"text": ["a loud noise"], "sensor": [0.1, 0.9, 0.4]}]
+        >>> text = {"text": SmallTransformerConfig(width=16, layers=1, heads=2)}
+        >>> architecture = Architecture(encoders=text, projection=LinearConfig(dim=8))
+        >>> base = build_joint_embedding(architecture, lambda: iter(records)).eval()
+        >>> sensor = {"sensor": VectorConfig()}
+        >>> architecture = Architecture(encoders=sensor, projection=LinearConfig(dim=8))
+        >>> model = extended(base, architecture, lambda: iter(records))
+        >>> model.inputs, model.fingerprints()[1] == base.fingerprint()
+        (('text', 'sensor'), True)
+    """
+    _check_extension(base, architecture)
+    own = base.architecture
+    whole = own.model_copy(
+        update={
+            "encoders": {**own.encoders, **architecture.encoders},
+            "projection": architecture.projection,
+            "projections": {name: own.projection_of(name) for name in base.inputs},
+            "base": Base(inputs=base.inputs, fingerprint=base.fingerprint()),
+        }
+    )
+    preprocessors = {**base.preprocessors, **fit_preprocessors(architecture.encoders, records)}
+    model = JointEmbedding(
+        JointEmbeddingConfig(whole.model_dump(mode="json")), preprocessors, pretrained=True
+    )
+    for name in architecture.encoders:
+        dim: Any = model.projections[name].dim
+        if dim != base.dim:
+            raise DataError(
+                f"model.projection: embeds {name} in {dim} dimensions, and the base has "
+                f"{base.dim}; set dim: {base.dim}"
+            )
+    # What is new has no weights there; whatever is there must find its place.
+    unexpected = model.load_state_dict(base.state_dict(), strict=False).unexpected_keys
+    if unexpected:
+        raise DataError(f"model.base: weights without a place, such as {unexpected[0]}")
+    model.freeze_base()
+    return model
+
+
+def _check_extension(base: JointEmbedding, architecture: Architecture) -> None:
+    again = sorted(set(base.inputs) & set(architecture.encoders))
+    if again:
+        raise DataError(
+            f"model.encoders: {', '.join(again)} comes with the base; give a new input another name"
+        )
+    if base.normalization is not None:
+        raise DataError(
+            "model.base: its embeddings are normalized by what was fitted on its inputs alone; "
+            "train a base without model.normalization"
+        )

@@ -28,6 +28,24 @@ def present_metrics(
     return [table]
 
 
+def present_retrieval(
+    result: Any, metrics: Mapping[str, float], title: str, folder: Path
+) -> Sequence[Table]:
+    """The table of `present_metrics`; of three inputs and more, matrices of all pairs before it."""
+    names = list(result.embedded.rows)
+    matrices = [recall_matrix(metrics, names, k) for k in (1, 10)] if len(names) > 2 else []
+    return [*matrices, *present_metrics(result, metrics, title, folder)]
+
+
+def recall_matrix(metrics: Mapping[str, float], names: Sequence[str], k: int) -> Table:
+    """Recall@k from every input (line) to every other (column); empty where no item has both."""
+    table = Table("recall@" + str(k), *names, title=f"recall@{k}, queries down, gallery across")
+    for query in names:
+        found = (metrics.get(f"retrieval/{query}_to_{name}/recall@{k}") for name in names)
+        table.add_row(query, *("" if value is None else number(value) for value in found))
+    return table
+
+
 def number(value: float) -> str:
     """A count with separators, any other number with four digits."""
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -19,7 +19,7 @@ from amodal.modalities.modality import Modality, texts_of
 from amodal.modalities.registry import modality
 from amodal.models.feature_cache import FeatureCache, Keyed, feature_caches, kept_features
 from amodal.models.inputs import column_styles
-from amodal.search.rows import Key, Row, plain_metadata
+from amodal.search.rows import SPAN, Key, Row, Scalar, plain_metadata
 from amodal.search.thumbnail import jpeg_thumbnail
 
 CAPTIONS = "text"  # key of the captions in the records of every source
@@ -185,10 +185,14 @@ def _units(
             continue
         item = str(record.get("id", number))
         origin = str(record.get("origin", f"{source.name} record {number}"))
-        values = {
-            name: kind.values(name, model.preprocessors.get(name), record)
-            for name, kind in kinds.items()
-        }
+        values: dict[str, list[Any]] = {}
+        broken = False
+        for name, kind in kinds.items():
+            try:
+                values[name] = kind.values(name, model.preprocessors.get(name), record)
+            except BrokenRecordError as error:  # a file without a length, say
+                yield error
+                values[name], broken = [], True
         caption, path = _caption(kinds, values, record), _path(kinds, values, record)
         metadata = plain_metadata(record, leave_out={"id", "origin", *media})
         for name in wanted:
@@ -210,12 +214,17 @@ def _units(
                     text=shown.text if shown.text is not None else caption,
                     path=shown.path if shown.path is not None else path,
                     origin=origin,
-                    metadata=metadata,
+                    metadata=metadata if shown.span is None else metadata | _columns(shown.span),
                 )
                 prepare = model.preprocessors.get(name)
                 yield _Unit(row, value, origin, kinds[name], prepare, caches.get(name))
-        if not any(values[name] for name in wanted):
+        if not broken and not any(values[name] for name in wanted):
             yield BrokenRecordError(origin, f"expected {' or '.join(wanted)}, found none")
+
+
+def _columns(span: tuple[float, float]) -> dict[str, Scalar]:
+    """Where in its file a value is, as columns of the index."""
+    return dict(zip(SPAN, span, strict=True))
 
 
 def _caption(

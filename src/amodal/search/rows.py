@@ -21,6 +21,7 @@ Key = tuple[str, str, int]  # (id, input, row): what makes a row unique
 Scalar = bool | int | float | str
 
 FIXED = ("id", "input", "row", "text", "path", "origin", "thumbnail", "embedding")
+SPAN = ("start_seconds", "end_seconds")  # columns of rows that are a part of a file
 UNFINISHED = "unfinished_"  # begins the name of a column that is being written
 
 

@@ -22,7 +22,7 @@ from amodal.search.filter import filter_sql
 from amodal.search.index_cache import IndexCache
 from amodal.search.limits import MAX_K
 from amodal.search.ranking import Ranked, nearest, nearest_filtered
-from amodal.search.rows import FIXED, Key, Row, schema, to_table
+from amodal.search.rows import FIXED, SPAN, Key, Row, schema, to_table
 from amodal.search.table import drop_duplicates, finish, unfinished, with_columns
 
 if TYPE_CHECKING:
@@ -55,6 +55,12 @@ class Hit:
     metadata: dict[str, Any] = field(default_factory=dict)
     thumbnail: bytes | None = field(default=None, repr=False)  # JPEG
     match: Match | None = None
+
+    @property
+    def span(self) -> tuple[float, float] | None:
+        """Where in its file the row is, (start, end) in seconds; None: it is the whole file."""
+        start, end = (self.metadata.get(name) for name in SPAN)
+        return None if start is None or end is None else (start, end)
 
     def as_dict(self) -> dict[str, Any]:
         """The values that can be written as JSON: all but the thumbnail."""
@@ -187,13 +193,17 @@ class VectorStore:
             store.check_fingerprint(fingerprint)
         return store
 
-    def check_fingerprint(self, fingerprint: str) -> None:
+    def check_fingerprint(self, fingerprint: str, *comparable: str) -> None:
         """Refuse a model with other weights: embeddings of different models are not comparable.
+
+        Args:
+            fingerprint: of the weights of the model.
+            comparable: of other weights whose embeddings it shares, such as those of its base.
 
         Raises:
             StoreError: the index was built with another model.
         """
-        if fingerprint != self.fingerprint:
+        if self.fingerprint not in (fingerprint, *comparable):
             raise StoreError(
                 f"{self.folder} was built with other weights (fingerprint {self.fingerprint}, "
                 f"the model now has {fingerprint}); build the index again with this model, "

@@ -28,6 +28,7 @@ from amodal.search.limits import MAX_FILTER, MAX_K
 from amodal.search.match import search_matches
 from amodal.search.store import Hit, VectorStore
 from amodal.serving.images import data_url, indexed_examples, png_url, scene_examples
+from amodal.serving.media import media_fields, media_file
 from amodal.serving.served import ImageGenerator, ServedModels, TextGenerator, Tokenization
 from amodal.serving.streaming import stream_answer
 from amodal.serving.work import IndexState, Worker
@@ -203,10 +204,22 @@ def _add_search(
                 returned=input or None,
                 min_precision=min_precision,
             )
-            found = [_hit_fields(rank, hit) for rank, hit in enumerate(result.hits, start=1)]
+            found = [
+                {**_hit_fields(rank, hit), "media": media_fields(hit, model.types)}
+                for rank, hit in enumerate(result.hits, start=1)
+            ]
             return JSONResponse({**result.as_dict(), "hits": found})
 
         return await work(find)
+
+    @app.get("/api/media")
+    async def media(id: str, input: str, row: int = 0) -> FileResponse:
+        """The file of a row of the index, such as a recording; byte ranges are answered."""
+        found = await asyncio.to_thread(media_file, store, model.types, id, input, row)
+        if found is None:
+            raise HTTPException(422, f"{input} {row} of {id[:100]!r} has no file that is there")
+        path, mime = found
+        return FileResponse(path, media_type=mime)
 
 
 def _add_zero_shot(
@@ -442,7 +455,7 @@ def _explain_errors(app: FastAPI, served: ServedModels) -> None:
 
     @app.exception_handler(BrokenRecordError)
     async def broken(request: Request, failure: BrokenRecordError) -> JSONResponse:
-        return error(422, f"image: {failure.reason}")
+        return error(422, f"{failure.origin.removeprefix('the ')}: {failure.reason}")
 
     @app.exception_handler(StoreError)
     async def unusable(request: Request, failure: StoreError) -> JSONResponse:

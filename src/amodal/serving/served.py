@@ -199,7 +199,7 @@ def _index(folder: Path, run: Path | None, warn: Callable[[str], None]) -> dict[
     if where is None:
         raise StoreError(f"{folder} does not record its run; pass --run RUN")
     model = open_run(where, "joint_embedding")
-    store.check_fingerprint(model.fingerprint())
+    store.check_fingerprint(*model.fingerprints())
     use_feature_caches(where, model, warn=warn)
     store.build_index()
     return {

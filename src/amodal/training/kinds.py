@@ -163,6 +163,7 @@ JOINT_EMBEDDING = ModelKind(
             "amodal.evaluators.retrieval:evaluate_retrieval",
             options=("captions", "folds"),
             arguments={"keyword_search": True},
+            presentation="amodal.reports.tables:present_retrieval",
             calibration="amodal.evaluators.match_threshold:keep_match_calibration",
         ),
         "zero-shot": Evaluator(
@@ -175,6 +176,10 @@ JOINT_EMBEDDING = ModelKind(
             needs_source=True,
             options=("captions",),
             training_source="given",
+        ),
+        "mixed-gallery": Evaluator(
+            "amodal.evaluators.mixed_gallery:evaluate_mixed_gallery",
+            options=("captions",),
         ),
         "geometry": Evaluator(
             "amodal.evaluators.geometry:evaluate_geometry",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Annotated, Any, Union
 
@@ -29,6 +30,7 @@ from amodal.training.errors import TrainingError
 from amodal.training.pairing import (
     EmbeddedRows,
     Pairing,
+    PairLosses,
     TeacherPairs,
     by_label,
     candidate_pairs,
@@ -37,6 +39,7 @@ from amodal.training.pairing import (
     keyed_pairs,
     matched_rows,
     pairs,
+    per_pair,
     unpaired_rows,
     views_of_each,
 )
@@ -131,7 +134,11 @@ class Objectives(nn.Module):
         super().__init__()
         self.pairs = pairs
         self.weights = [config.weight for config in configs]
-        self.pairings = [_pairing(config, dim) for config in configs]
+        by_pair = [getattr(config, "per_pair", False) for config in configs]
+        self.pairings = [
+            per_pair(_pairing(config, dim)) if separate else _pairing(config, dim)
+            for config, separate in zip(configs, by_pair, strict=True)
+        ]
         self.by_label = [
             isinstance(config, ContrastiveConfig) and config.positives == "label"
             for config in configs
@@ -140,7 +147,10 @@ class Objectives(nn.Module):
         self.batches = 0  # seen so far by this process
         self.compared: set[str] = set()  # objectives that found rows to compare in some batch
         self.last_rows: list[Tensor] = []
-        self.losses = nn.ModuleList(config.build(dim) for config in configs)
+        self.losses = nn.ModuleList(
+            PairLosses(partial(config.build, dim), _named(pairs)) if separate else config.build(dim)
+            for config, separate in zip(configs, by_pair, strict=True)
+        )
         self.names = objective_names(configs)
         if initial_log_scale is not None:
             for _, scale in self._scales():
@@ -241,10 +251,20 @@ class Objectives(nn.Module):
         """Name and log inverse temperature of every objective that has one."""
         found = []
         for name, loss in zip(self.names, self.losses, strict=True):
-            scale = getattr(loss, "log_scale", None)
-            if isinstance(scale, nn.Parameter):
-                found.append((name, scale))
+            parts = {name: loss}
+            if isinstance(loss, PairLosses):
+                parts = {f"{name}/{pair}": part for pair, part in loss.of_pair.items()}
+            for part_name, part in parts.items():
+                scale = getattr(part, "log_scale", None)
+                if isinstance(scale, nn.Parameter):
+                    found.append((part_name, scale))
         return found
+
+
+def _named(pairs: Sequence[tuple[str, str]] | None) -> Sequence[tuple[str, str]]:
+    if pairs is None:
+        raise ValueError("per_pair: a loss of its own for every pair needs the pairs by name")
+    return pairs
 
 
 def objective_names(configs: Sequence[Any]) -> list[str]:

@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from amodal.data.record import DataError
 from amodal.distributed import gather, gather_integers, gather_with_gradient, world_size
@@ -115,6 +115,44 @@ def candidate_pairs(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:
         )
         for left, right in embedded.paired()
     ]
+
+
+class PairLosses(nn.Module):
+    """A loss of its own for every pair of inputs, such as one temperature each.
+
+    Args:
+        build: makes the loss of a pair.
+        pairs: of inputs.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module], pairs: Sequence[tuple[str, str]]) -> None:
+        super().__init__()
+        self.of_pair = nn.ModuleDict({pair_name(pair): build() for pair in pairs})
+
+    def constrain_(self) -> None:
+        """Put every learned temperature back into its bounds."""
+        for loss in self.of_pair.values():
+            constrain = getattr(loss, "constrain_", None)
+            if constrain is not None:
+                constrain()
+
+
+def pair_name(pair: tuple[str, str]) -> str:
+    """The name of a pair of inputs in logs and weights."""
+    return "_".join(pair)
+
+
+def per_pair(pairing: Pairing) -> Pairing:
+    """A pairing for `PairLosses`: each pair with the loss of its own."""
+
+    def terms(losses: PairLosses, embedded: EmbeddedRows) -> list[Tensor]:
+        return [
+            term
+            for pair in embedded.named_pairs()
+            for term in pairing(losses.of_pair[pair_name(pair)], replace(embedded, pairs=[pair]))
+        ]
+
+    return terms
 
 
 def views_of_each(loss: Any, embedded: EmbeddedRows) -> list[Tensor]:

@@ -125,8 +125,8 @@ class Recipe(StrictModel):
 
     def frozen_inputs(self) -> tuple[str, ...]:
         """Inputs of whose encoder nothing is trained."""
-        types, dual = self.model.types, getattr(self.model, "dual_encoder", None)
-        configs = self.model.encoders if dual is None else dict.fromkeys(types, dual)
+        dual = getattr(self.model, "dual_encoder", None)
+        configs = {**dict.fromkeys(self.model.types, dual), **self.model.encoders}
         return tuple(name for name, config in configs.items() if is_frozen(config))
 
     def to_yaml(self) -> str:

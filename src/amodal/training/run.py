@@ -22,6 +22,7 @@ from amodal.distributed import any_process, is_main
 from amodal.evaluators.result import EvaluationResult
 from amodal.evaluators.vocabulary import count_unknown_tokens
 from amodal.models.run_folder import write_definition
+from amodal.training.balance import rows_by_inputs
 from amodal.training.checkpoints import complete_checkpoints, load_weights
 from amodal.training.errors import RunError
 from amodal.training.features import cached_views, compute_features
@@ -166,6 +167,11 @@ def _train(
         model: Any = run.model
         views = cached_views(recipe)
         compute_features(model, cached, learned, measured, callbacks, views=views)
+    balance, groups = recipe.data.balance, None
+    if balance is not None:
+        groups = rows_by_inputs(run.model, train)  # type: ignore[arg-type]
+        counts = ", ".join(f"{' + '.join(i) or 'none'}: {len(r):,}" for i, r in groups.items())
+        callbacks.warn(f"items by their inputs: {counts}")
     trainer = RunTrainer(
         trained,
         run.task,
@@ -173,6 +179,8 @@ def _train(
         recipe.train,
         folder,
         workers=recipe.data.workers,
+        groups=None if groups is None else list(groups.values()),
+        balance=1.0 if balance is None else balance,
         callbacks=callbacks,
     )
     if trainer.precision_timing is not None:

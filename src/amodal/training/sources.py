@@ -16,6 +16,7 @@ from amodal.data.holdout import hold_out, share_of
 from amodal.data.near_duplicates import Fingerprints
 from amodal.data.record import BrokenRecordError, DataError, Record, Source, StreamingSource
 from amodal.data.sources.columns import RUN_REMEDY, Reading
+from amodal.data.sources.concat import single_sources
 from amodal.data.sources.specification import (
     SourceConfig,
     open_random_access,
@@ -189,7 +190,9 @@ def source_for_run(run: Path, text: str) -> SourceConfig:
     if not file.is_file():
         return config
     trained: Any = load_recipe(file).data.train
-    return config.read_like(trained) if trained.kind == config.kind else config
+    alike = (one for one in (trained, *single_sources(trained)) if one.kind == config.kind)
+    like = next(alike, None)
+    return config if like is None else config.read_like(like)
 
 
 def open_for_run(run: Path, model: Any, text: str, *, allow_missing: bool = False) -> Source:

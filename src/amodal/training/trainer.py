@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from amodal.data.atomic import write_text
 from amodal.data.batch import Batch
 from amodal.data.reader import BatchReader, take_batch
 from amodal.data.record import BrokenRecordError, DataError
-from amodal.data.samplers import RunSampler
+from amodal.data.samplers import BalancedSampler, RunSampler
 from amodal.distributed import (
     any_process,
     batch_statistics,
@@ -85,6 +86,8 @@ class RunTrainer(Trainer):
         recipe: the `train` part of the recipe.
         folder: the run folder; checkpoints go below it.
         workers: processes that read.
+        groups: row numbers of groups that every batch has the same shares of; None: as they come.
+        balance: see `BalancedSampler`.
         callbacks: progress of the steps, and what is logged.
     """
 
@@ -97,6 +100,8 @@ class RunTrainer(Trainer):
         folder: Path,
         *,
         workers: int = 0,
+        groups: Sequence[np.ndarray] | None = None,
+        balance: float = 1.0,
         callbacks: ProgressCallbacks | None = None,
     ) -> None:
         join()
@@ -106,13 +111,17 @@ class RunTrainer(Trainer):
         self.reader = reader
         self.callbacks = callbacks or ProgressCallbacks()
         check_micro_batches(trained, recipe.micro_batch_size)
-        self.sampler = RunSampler(
-            len(reader),
-            batch_size=recipe.batch_size,
-            epochs=recipe.epochs,
-            seed=recipe.seed,
-            rank=rank(),
-            world_size=world_size(),
+        options: dict[str, Any] = {
+            "batch_size": recipe.batch_size,
+            "epochs": recipe.epochs,
+            "seed": recipe.seed,
+            "rank": rank(),
+            "world_size": world_size(),
+        }
+        self.sampler = (
+            RunSampler(len(reader), **options)
+            if groups is None
+            else BalancedSampler(groups, balance=balance, **options)
         )
         self.precision_timing: PrecisionTiming | None = None
         self.precision = self._chosen_precision(trained)

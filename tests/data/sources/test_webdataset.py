@@ -61,6 +61,23 @@ def test_members_that_share_a_name_are_one_record(tmp_path, png):
     assert [r["id"] for r in source] == ["s/d/1", "17", "s/3"]  # it can be read again
 
 
+def test_audio_is_read_beside_images_and_captions(tmp_path, png):
+    path = write_shard(
+        tmp_path / "s.tar",
+        [
+            *(("1.jpg", png), ("1.FLAC", b"fLaC"), ("1.txt", "a")),
+            *(("2.speech.wav", b"RIFF"), ("2.caption.txt", "b")),
+            *(("3.0.ogg", b"OggS 0"), ("3.1.ogg", b"OggS 1"), ("3.txt", "c")),
+            ("4.mp3", b""),
+        ],
+    )
+    one, two, three, four = read(path)
+    assert (one["image"], one["audio"], one["text"]) == (png, b"fLaC", ["a"])
+    assert (two["audio"], two["text"]) == (b"RIFF", ["b"])
+    assert three["audio"] == [b"OggS 0", b"OggS 1"]
+    assert four.reason == "empty audio (0 bytes): mp3"
+
+
 class Trap:
     def __reduce__(self):
         return Path.touch, (Path("sprung"),)
@@ -87,7 +104,7 @@ def test_pickles_are_never_opened(tmp_path, png, suffix, monkeypatch):
         ([("1.png", b""), ("1.txt", "a")], "empty image"),
         ([("1.png", b"IMAGE"), ("1.txt", " \n")], "caption is empty"),
         ([("1.png", b"IMAGE"), ("1.txt", b"caf\xe9")], "not UTF-8"),
-        ([("1.cls", "3")], "neither image nor caption"),
+        ([("1.cls", "3")], "neither image nor audio nor caption"),
     ],
 )
 def test_a_broken_record_is_yielded_and_reading_goes_on(tmp_path, members, reason):

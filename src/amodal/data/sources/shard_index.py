@@ -12,6 +12,7 @@ from amodal.data.notes import Note, Notes
 from amodal.data.record import BrokenRecordError, DataError, Record
 from amodal.data.sources.shard_items import (
     MAX_ITEM_BYTES,
+    MEDIA,
     Kind,
     grouped,
     is_hidden,
@@ -31,7 +32,7 @@ from amodal.data.sources.tar_members import (
 
 JOINED = "items whose members are not adjacent, joined by key"
 REPEATED = "items that have the key of another shard's item, apart from which they are kept"
-INPUTS = frozenset({"image", "text"})
+INPUTS: frozenset[str] = frozenset({*MEDIA, "text"})
 
 
 class Member(NamedTuple):

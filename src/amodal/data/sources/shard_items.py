@@ -9,17 +9,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from amodal.data.decode import SUFFIXES as IMAGES
+from amodal.data.decode_audio import SUFFIXES as AUDIO
 from amodal.data.notes import Notes
 from amodal.data.record import BrokenRecordError, Record
 from amodal.data.sources.columns import RESERVED
 from amodal.data.surrogates import half_pair
 
-Kind = Literal["image", "text", "label", "json"]
+Kind = Literal["image", "audio", "text", "label", "json"]
+MEDIA: tuple[Kind, ...] = ("image", "audio")  # whose files become values of the record
 
 # Members of other suffixes are never opened, above all pickles (.pyd, .pickle, .pth), which could
 # run code.
 SUFFIXES: dict[str, Kind] = {
     **dict.fromkeys(IMAGES, "image"),
+    **dict.fromkeys(AUDIO, "audio"),
     **dict.fromkeys(("txt", "caption", "captions", "text"), "text"),
     **dict.fromkeys(("cls", "label"), "label"),
     "json": "json",
@@ -27,6 +30,10 @@ SUFFIXES: dict[str, Kind] = {
 # `0001.image.png` and `0001.caption.txt`: what stands before the suffix says what a member is.
 PARTS: dict[str, tuple[re.Pattern[str], dict[str, Kind]]] = {
     "image": (re.compile(r"(image|img|photo|picture)([_-]?\d+)?"), dict.fromkeys(IMAGES, "image")),
+    "audio": (
+        re.compile(r"(audio|sound|speech|voice)([_-]?\d+)?"),
+        dict.fromkeys(AUDIO, "audio"),
+    ),
     "text": (re.compile(r"captions?|text|txt"), {"txt": "text"}),
     "label": (re.compile(r"label|class|cls"), {"txt": "label", "cls": "label"}),
     "json": (re.compile(r"json|meta|metadata|info"), {"json": "json"}),
@@ -96,7 +103,7 @@ def grouped(
         (suffix, part), *others = parts
         if not own or others:
             items[longer] = [part for _, part in parts]
-        elif part.kind == "image" and suffix.rpartition(".")[0].isdigit():
+        elif part.kind in MEDIA and suffix.rpartition(".")[0].isdigit():
             numbered.append(part)
         else:
             unread.append((part.number, suffix))
@@ -130,7 +137,7 @@ def record_of(
         origin: where it lies.
 
     Raises:
-        BrokenRecordError: it is damaged, or has neither image nor caption.
+        BrokenRecordError: it is damaged, or has neither image nor audio nor caption.
     """
     data: dict[str, Any] = {}
     for kind, suffix, content in contents:
@@ -139,19 +146,20 @@ def record_of(
     record: Record = {"id": f"{shard}/{key}", "origin": origin}
     if isinstance(data.get("id"), str | int) and not isinstance(data["id"], bool):
         record["id"] = str(data.pop("id"))
-    images = [(suffix, content) for kind, suffix, content in contents if kind == "image"]
-    for suffix, content in images:
-        if not content:
-            raise BrokenRecordError(origin, f"empty image (0 bytes): {suffix}")
-    if images:
-        record["image"] = images[0][1] if len(images) == 1 else [c for _, c in images]
+    for medium in MEDIA:
+        files = [(suffix, content) for kind, suffix, content in contents if kind == medium]
+        for suffix, content in files:
+            if not content:
+                raise BrokenRecordError(origin, f"empty {medium} (0 bytes): {suffix}")
+        if files:
+            record[medium] = files[0][1] if len(files) == 1 else [c for _, c in files]
     captions = _captions(contents, data, origin)
     if captions is not None:
         if not captions:
             raise BrokenRecordError(origin, "the caption is empty")
         record["text"] = captions
-    if not images and captions is None:
-        raise BrokenRecordError(origin, "neither image nor caption")
+    if captions is None and not record.keys() & set(MEDIA):
+        raise BrokenRecordError(origin, "neither image nor audio nor caption")
     label = _label(data.pop("label", None), origin)
     for kind, suffix, content in contents:
         if kind == "label":

@@ -20,6 +20,7 @@ from amodal.data.record import DataError, Source, StreamingSource
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
 from amodal.data.sources.columns import Reading
+from amodal.data.sources.concat import ConcatConfig, Concatenated
 from amodal.data.sources.files_below import files_below
 from amodal.data.sources.folder import FolderConfig
 from amodal.data.sources.huggingface import HuggingFaceConfig, is_saved
@@ -43,8 +44,10 @@ AnySource = (
     | FolderConfig
     | VqaConfig
     | VisDialConfig
+    | ConcatConfig
 )
 SourceConfig = Annotated[AnySource, Field(discriminator="kind")]
+ConcatConfig.model_rebuild(_types_namespace={"SourceConfig": SourceConfig})
 
 KINDS: dict[str, Any] = {
     config.model_fields["kind"].default: config for config in get_args(AnySource)
@@ -77,6 +80,9 @@ def open_source(config: SourceConfig, reading: Reading | None = None) -> Source 
     Raises:
         DataError: it cannot be read.
     """
+    if isinstance(config, ConcatConfig):
+        parts = [open_random_access(one, one.kind, reading) for one in config.sources]
+        return Concatenated(parts, config.shared_ids)
     if isinstance(config, RenamingConfig):
         source: Source | StreamingSource = config.open()
         if not config.columns:
@@ -143,6 +149,19 @@ def parse_source(text: str) -> SourceConfig:
     if suffix in TABLES:
         return checked_source({"kind": "table", "path": text}, text)
     raise DataError(_refusal(text, kind))
+
+
+def source_values(value: Any) -> Any:
+    """A source as a recipe may write it: a mapping, a word, or a list of such.
+
+    Raises:
+        DataError: a word means no source.
+    """
+    if isinstance(value, str):
+        return parse_source(value)
+    if isinstance(value, list):
+        return {"kind": "concat", "sources": [source_values(one) for one in value]}
+    return value
 
 
 def checked_source(values: Any, where: str) -> SourceConfig:

@@ -27,13 +27,13 @@ from amodal.data.sources.shard_stream import records_of_stream
 class WebDatasetConfig(RenamingConfig):
     """Tar files whose members share a name per item: 0001.jpg, 0001.txt, 0001.json.
 
-    Image: jpg, png, webp, bmp, gif, tiff; several are images of one item. Captions: txt or
-    caption, one per line, or in json a list `captions` or a string `caption` or `text`. Class
-    name: cls, or `label` in json. What else the json holds is metadata, and its `id`, if any, the
-    identity of the item, which else is shard and key.
+    Image: jpg, png, webp, bmp, gif, tiff; several are images of one item. Audio: wav, flac, ogg,
+    opus, mp3. Captions: txt or caption, one per line, or in json a list `captions` or a string
+    `caption` or `text`. Class name: cls, or `label` in json. What else the json holds is metadata,
+    and its `id`, if any, the identity of the item, which else is shard and key.
 
     The key ends at the first dot of the name. What follows may say what a member is, as in
-    0001.image.png and 0001.caption.txt, or number the images of an item: 0001.0.png, 0001.1.png
+    0001.image.png and 0001.caption.txt, or number the files of an item: 0001.0.png, 0001.1.png
     beside 0001.txt. Where nothing else has the key, it goes on to the last dot: v1.0.jpg, v1.0.txt.
 
     Args:

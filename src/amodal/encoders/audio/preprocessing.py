@@ -34,6 +34,7 @@ class AudioPreprocessor:
         window_ms, hop_ms: in milliseconds.
         f_min, f_max: edges of the lowest and the highest band, in Hz; None: half the rate.
         max_seconds: longer clips are truncated.
+        segment_seconds: longer files are embedded in parts of at most this length; None: whole.
         normalize: `clip` standardises all features of a clip, which removes its loudness;
             `band` standardises each band, which also removes the spectrum of microphone and
             room, and part of the signal in very short clips; `none` keeps the logarithm.
@@ -64,13 +65,14 @@ class AudioPreprocessor:
         f_min: float = 20.0,
         f_max: float | None = None,
         max_seconds: float = 30.0,
+        segment_seconds: float | None = None,
         normalize: Normalization = "clip",
     ) -> None:
         self.sample_rate = sample_rate
         self.n_mels = n_mels
         self.window_ms, self.hop_ms = window_ms, hop_ms
         self.f_min, self.f_max = f_min, f_max
-        self.max_seconds = max_seconds
+        self.max_seconds, self.segment_seconds = max_seconds, segment_seconds
         self.normalize: Normalization = normalize
         self.window = max(1, round(sample_rate * window_ms / 1000))  # samples
         self.hop = max(1, round(sample_rate * hop_ms / 1000))  # samples
@@ -125,8 +127,9 @@ class AudioPreprocessor:
         """Write `audio_config.json`."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        names = ("n_mels", "window_ms", "hop_ms", "f_min", "f_max", "max_seconds", "normalize")
-        values = {name: getattr(self, name) for name in ("sample_rate", *names)}
+        bands = ("sample_rate", "n_mels", "window_ms", "hop_ms", "f_min", "f_max")
+        names = (*bands, "max_seconds", "segment_seconds", "normalize")
+        values = {name: getattr(self, name) for name in names}
         (path / self.FILE).write_text(json.dumps(values, indent=1), encoding="utf-8")
 
     @classmethod

@@ -10,16 +10,16 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from amodal.encoders.audio.config import AudioConfig
 from amodal.encoders.audio.masked_norm import MaskedBatchNorm, MaskedGroupNorm
 from amodal.encoders.audio.preprocessing import AudioPreprocessor, Normalization
 from amodal.encoders.checkpointing import checkpointed
-from amodal.encoders.config import EncoderConfig, LayerGroups, PoolingName
+from amodal.encoders.config import LayerGroups, PoolingName
 
 
-class SmallAudioCNNConfig(EncoderConfig):
+class SmallAudioCNNConfig(AudioConfig):
     """Small residual audio encoder on log-mel features, trained from scratch."""
 
-    type: Literal["audio"] = "audio"
     kind: Literal["small_audio_cnn"] = "small_audio_cnn"
     sample_rate: int = Field(16000, ge=1000)  # Hz; files of other rates are resampled
     n_mels: int = Field(64, ge=8)  # mel bands
@@ -27,7 +27,6 @@ class SmallAudioCNNConfig(EncoderConfig):
     hop_ms: float = Field(10.0, gt=0)  # from one frame to the next
     f_min: float = Field(20.0, ge=0)  # Hz
     f_max: float | None = Field(None, gt=0)  # Hz; None: half the sample rate
-    max_seconds: float = Field(30.0, gt=0)  # longer clips are truncated
     normalize: Normalization = "clip"  # of log-mel values: over the clip, for each band, or not
     widths: tuple[int, ...] = Field((32, 64, 128, 128), min_length=2)  # stem, then the stages
     width: int = Field(256, ge=1)  # of a token
@@ -73,6 +72,7 @@ class SmallAudioCNNConfig(EncoderConfig):
             f_min=self.f_min,
             f_max=self.f_max,
             max_seconds=self.max_seconds,
+            segment_seconds=self.segment_seconds,
             normalize=self.normalize,
         )
 

@@ -1,5 +1,6 @@
 import { create, onSubmit, request, suggest } from "./api.js";
 import { upload } from "./image.js";
+import { recorder } from "./record.js";
 
 /** The inputs that the text field and the image panel stand for, and all others. */
 export function inputsOf(about) {
@@ -20,6 +21,7 @@ export function inputField({ name, type, field_type, accept }) {
   else Object.assign(field, { rows: 2, spellcheck: false });
   label.htmlFor = field.id;
   label.append(field);
+  if (type === "audio") label.append(recorder(field));
   return label;
 }
 
@@ -71,6 +73,23 @@ function hitItem(hit) {
     item.append(create("div", `match ${label.split(" ")[0]}`, `${label} ${probability.toFixed(2)}`));
   }
   if (hit.text) item.append(create("div", "text", hit.text));
+  const player = hit.media && playerOf(hit.media);
+  if (player) item.append(player);
   item.append(create("div", "file", hit.path ?? hit.id));
+  if (hit.media?.span) item.append(create("div", "span", hit.media.span.map(clock).join(" – ")));
   return item;
 }
+
+/** A player of a recording or a video, at the moment that matched; null for other files. */
+function playerOf({ type, url, span }) {
+  const kind = type.split("/")[0];
+  if (kind !== "audio" && kind !== "video") return null;
+  const player = create(kind);
+  Object.assign(player, { controls: true, preload: "none" });
+  player.src = span ? `${url}#t=${span.join(",")}` : url;
+  return player;
+}
+
+/** Seconds as minutes and seconds. */
+const clock = (seconds) =>
+  `${Math.floor(seconds / 60)}:${(seconds % 60).toFixed(1).padStart(4, "0")}`;

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from amodal.data.record import StrictModel
-from amodal.data.sources.specification import SourceConfig
+from amodal.data.sources.specification import SourceConfig, source_values
 
 CHEAP = 20_000  # items whose near-duplicates are found where a recipe does not say
 
@@ -16,7 +16,7 @@ class DataRecipe(StrictModel):
     """Sources of training and validation records.
 
     Args:
-        train: training source.
+        train: training source; a list of sources is all of them, see `ConcatConfig`.
         validation: held-out source; left out, a share of the training items is held out.
         holdout: that share; 0 trains on all items, without validation.
         near_duplicates: items with nearly the same image, or with an equal caption or file, are
@@ -24,6 +24,9 @@ class DataRecipe(StrictModel):
             20,000 items, as every image is decoded for it.
         train_share: share of the training items that is trained on; smaller shares are parts of
             larger ones.
+        balance: every batch has the same number of items of each combination of inputs; None: as
+            they come. A share is proportional to the number of such items in the source to the
+            power of this: 1 keeps their proportions, 0 makes all equal.
         captions_per_item: captions per item and step; all are positives of the item.
         questions_per_item: question-answer pairs per item and step.
         views_per_item: augmented images per item and step.
@@ -42,6 +45,7 @@ class DataRecipe(StrictModel):
     holdout: float = Field(0.1, ge=0, lt=1)
     near_duplicates: Literal["auto", "together", "ignore"] = "auto"
     train_share: float = Field(1.0, gt=0, le=1)
+    balance: float | None = Field(None, ge=0, le=1)
     captions_per_item: int = Field(1, ge=1)
     questions_per_item: int = Field(8, ge=1)
     views_per_item: int = Field(1, ge=1)
@@ -71,10 +75,7 @@ class DataRecipe(StrictModel):
     @model_validator(mode="before")
     @classmethod
     def _source_strings(cls, values: Any) -> Any:
-        from amodal.data.sources.specification import parse_source
-
         if isinstance(values, dict):
-            for key in ("train", "validation"):
-                if isinstance(values.get(key), str):
-                    values = {**values, key: parse_source(values[key])}
+            named = {key: values[key] for key in ("train", "validation") if key in values}
+            return {**values, **{key: source_values(value) for key, value in named.items()}}
         return values

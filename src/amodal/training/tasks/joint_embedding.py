@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from amodal.models.joint_embedding import (
     JointEmbeddingConfig,
     build_joint_embedding,
     concatenate,
+    extended,
 )
 from amodal.models.run_folder import read_definition
 from amodal.training.errors import TrainingError
@@ -58,23 +59,32 @@ class JointEmbeddingRun:
     ) -> None:
         options = cast(JointEmbeddingRecipe, recipe.model)
         self.recipe, self.options, self.train, self.validation = recipe, options, train, validation
-        check_source(options.types, options.encoders, train)
+        # Of a base, an input that the source lacks is not trained and need not be there.
+        frozen = options.base_inputs
+        needed = {name: kind for name, kind in options.types.items() if name not in frozen}
+        check_source(needed, options.encoders, train)
         records = partial(readable_records, train)
         self.architecture = Architecture(
-            encoders=options.encoders,
-            dual_encoder=options.dual_encoder,
+            encoders=options.new_encoders,
+            dual_encoder=options.dual_encoder if options.base is None else None,
             projection=options.projection,
         )
         initial = None
         if saved is not None:
             self.model = read_definition(JointEmbedding, saved)
+            self.model.freeze_base()
         elif options.init_from is not None:
             initial = InitialRun.open(options.init_from, "joint_embedding")
             fitted = initial.preprocessors(options.types)
             self.model = build_joint_embedding(self.architecture, records, preprocessors=fitted)
         else:
-            self.model = build_joint_embedding(self.architecture, records)
-            for name, encoder in self.model.encoders.items():
+            if options.base is None:
+                self.model = build_joint_embedding(self.architecture, records)
+            else:
+                base = JointEmbedding.from_pretrained(options.base)
+                self.model = extended(base, self.architecture, records)
+            for name in options.new_encoders:
+                encoder: Any = self.model.encoders[name]
                 kind = modality(self.model.types[name])
                 kind.initialise(encoder, self.model.preprocessors[name], name, records)
         self.collator = collator_of(
