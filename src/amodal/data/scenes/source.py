@@ -16,6 +16,8 @@ from amodal.data.record import Record
 from amodal.data.scenes.captions import CaptionStyle, Language, write_captions
 from amodal.data.scenes.dialogues import write_dialogue
 from amodal.data.scenes.english import NUMBERS
+from amodal.data.scenes.motion import MAX_MOVING, MAX_SEQUENCES
+from amodal.data.scenes.motion_source import MotionSource
 from amodal.data.scenes.question_words import CHINESE_ANSWERS
 from amodal.data.scenes.questions import write_questions
 from amodal.data.scenes.render import render
@@ -31,6 +33,14 @@ from amodal.data.scenes.world import (
 from amodal.data.sources.renamed import RenamingConfig
 
 MAX_LARGE = 4
+# Options of scenes without motion, with the values that they have where there is motion.
+STILL = {
+    "generalization": "iid",
+    "max_overlap": 0.0,
+    "caption_style": "complete",
+    "questions_per_scene": 0,
+    "dialogue": False,
+}
 YES_NO = {word for name in ("yes", "no") for word in (name, CHINESE_ANSWERS[name])}
 
 
@@ -56,6 +66,12 @@ class ScenesConfig(RenamingConfig):
         dialogue: whether records have a dialogue, see `dialogues.write_dialogue`. It is in English
             and needs 2 objects, which is then the default of `min_objects`.
         dialogue_rounds: question–answer pairs of a dialogue.
+        motion: clips in the place of images: every object moves once, one after the other, and
+            captions say what moves where in which order, see `motion_captions`. There are 2 objects
+            by default, 3 at most; `generalization` is iid, and nothing overlaps by choice.
+        frames: of a clip.
+        clips_per_appearance: successive clips with objects of the same colours and shapes, which
+            their motions alone tell apart.
 
     Examples:
         >>> source = ScenesConfig(size=2, image_size=32, captions_per_scene=1).open()
@@ -81,6 +97,9 @@ class ScenesConfig(RenamingConfig):
     questions_per_scene: int = Field(0, ge=0, le=50)
     dialogue: bool = False
     dialogue_rounds: int = Field(6, ge=5, le=8)
+    motion: bool = False
+    frames: int = Field(8, ge=2, le=256)
+    clips_per_appearance: int = Field(1, ge=1)
 
     def object_counts(self) -> tuple[int, int]:
         """The smallest and the largest number of objects in a scene."""
@@ -89,6 +108,8 @@ class ScenesConfig(RenamingConfig):
             low, high = (4, 6) if self.split == "test" else (1, 3)
         if self.dialogue:
             low = max(low, 2)
+        if self.motion:
+            low = high = 2
         return (
             low if self.min_objects is None else self.min_objects,
             high if self.max_objects is None else self.max_objects,
@@ -114,9 +135,31 @@ class ScenesConfig(RenamingConfig):
             raise ValueError("dialogues are in English; add `en` to languages")
         return self
 
-    def open(self) -> ScenesSource:
+    @model_validator(mode="after")
+    def _motion_makes_sense(self) -> ScenesConfig:
+        if not self.motion:
+            if {"frames", "clips_per_appearance"} & self.model_fields_set:
+                raise ValueError("frames and clips_per_appearance need `motion: true`")
+            return self
+        unlike = [name for name in STILL if getattr(self, name) != STILL[name]]
+        if unlike:
+            raise ValueError(f"clips with `motion: true` have no {', '.join(unlike)}")
+        if self.object_counts()[1] > MAX_MOVING:
+            raise ValueError(
+                f"a clip has room for {MAX_MOVING} moving objects, max_objects is "
+                f"{self.object_counts()[1]}"
+            )
+        most = MAX_SEQUENCES[self.object_counts()[0]]
+        if self.clips_per_appearance > most:
+            raise ValueError(
+                f"clips_per_appearance: expected at most {most} for min_objects "
+                f"{self.object_counts()[0]}, got {self.clips_per_appearance}"
+            )
+        return self
+
+    def open(self) -> ScenesSource | MotionSource:
         """The source; scenes are sampled when records are read."""
-        return ScenesSource(self)
+        return MotionSource(self) if self.motion else ScenesSource(self)
 
 
 class ScenesSource:
