@@ -52,11 +52,13 @@ class Preview(NamedTuple):
         text: the value in words, or None.
         path: its file, or None.
         image: uint8 (H, W, 3) that stands for the value, or None.
+        span: where in its file the value is, (start, end) in seconds; None: it is the whole file.
     """
 
     text: str | None = None
     path: str | None = None
     image: np.ndarray | None = None
+    span: tuple[float, float] | None = None
 
 
 class Modality(Protocol):
