@@ -118,9 +118,7 @@ PAUSE = re.compile(r"\s*(?:$|[.,;!?)]|(?:on|in|at|to|for)\b)", re.IGNORECASE)
 
 BEFORE_AFTER = {"before": "after", "earlier": "later", "之前": "之后", "以前": "以后"}
 BEFORE_AFTER |= {after: before for before, after in BEFORE_AFTER.items()}
-IN_TIME = re.compile(
-    r"\b(?:before|after|earlier|later)\b|之前|之后|以前|以后", re.IGNORECASE
-)
+IN_TIME = re.compile(r"\b(?:before|after|earlier|later)\b|之前|之后|以前|以后", re.IGNORECASE)
 
 
 def swap_before_after(text: str) -> str:

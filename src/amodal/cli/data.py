@@ -37,10 +37,10 @@ def make(
         int | None, typer.Option(min=16, help="Side of the image in pixels.")
     ] = None,
 ) -> None:
-    """Write built-in synthetic scenes as files, in COCO captions layout."""
+    """Write built-in synthetic scenes as files: images in COCO captions layout, or clips as MP4."""
     from amodal.data.atomic import full_disk_as_data_error
     from amodal.data.record import DataError
-    from amodal.data.scenes.source import ScenesConfig, write_dataset
+    from amodal.data.scenes.source import ScenesConfig
     from amodal.data.sources.specification import checked_source, parse_source
 
     config = parse_source(scenes)
@@ -69,7 +69,7 @@ def make(
                     yield index
                     callbacks.advance(done)
 
-            write_dataset(source, folder, tracked)
+            source.write(folder, tracked)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
     console.print(
@@ -184,6 +184,7 @@ def _show(found: Inspection) -> None:
         "caption, characters": found.caption_characters,
         "image, shorter side (px)": found.image_side,
         "audio (ms)": found.audio_milliseconds,
+        "video (ms)": found.video_milliseconds,
     }
     for name, value in named.items():
         if value is not None:
@@ -194,6 +195,7 @@ def _show(found: Inspection) -> None:
     tables = {
         "image size": found.image_sizes,
         "audio format": found.audio_formats,
+        "video format": found.video_formats,
         "label": found.labels,
     }
     for title, counts in tables.items():

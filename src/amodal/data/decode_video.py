@@ -1,4 +1,4 @@
-"""Video decoding: frames at chosen times and the sound track; damaged files are errors.
+"""Video decoding: frames at chosen times; damaged files are errors.
 
 Only what lies between a sampled frame and the keyframe before it is decoded, one frame is held at a
 time, and a file is read in parts, so that memory does not grow with its length.
@@ -6,11 +6,11 @@ time, and a file is read in parts, so that memory does not grow with its length.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from amodal.data.content import open_content
 from amodal.data.image_limits import check_size
 from amodal.data.record import BrokenRecordError
+from amodal.data.segment import Segment, equal_parts
 
 SUFFIXES = ("mp4", "m4v", "mov", "webm", "mkv", "avi")  # of video files
 # A stream that ends so much before its file says is damaged; a sound track may last a little longer
@@ -28,23 +29,8 @@ LEAST_LOST_S = 1.0
 BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid"})
 MAX_BOXES = 100_000  # at the top of an MP4 file; a fragmented one has two per fragment
 START = 16  # bytes that tell the container
-KEYFRAME = 0  # of an index entry: its timestamp is at or before what is looked for
 
 Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """A part of a video file.
-
-    Args:
-        file: path, or file content as bytes.
-        start, end: in seconds from the first frame.
-    """
-
-    file: Any
-    start: float
-    end: float
 
 
 @dataclass(frozen=True)
@@ -53,8 +39,8 @@ class VideoFacts:
 
     Args:
         width, height: in pixels, as it is shown.
-        seconds: length of the images.
-        rate: mean frames per second.
+        seconds: length of the images; 0 of an array of frames.
+        rate: mean frames per second; 0 of an array of frames.
         has_audio: whether there is a sound track.
     """
 
@@ -63,6 +49,10 @@ class VideoFacts:
     seconds: float
     rate: float
     has_audio: bool
+
+    def __str__(self) -> str:
+        rate = f", {self.rate:.4g} frames/s" if self.rate else ""
+        return f"{self.width} x {self.height}{rate}{', with sound' if self.has_audio else ''}"
 
 
 def decode_video(value: Any, origin: str, frames: int, *, min_size: int | None = None) -> Pixels:
@@ -91,17 +81,15 @@ def decode_video(value: Any, origin: str, frames: int, *, min_size: int | None =
         >>> decode_video(clip, "row 1", frames=3)[:, 0, 0, 0].tolist()
         [1, 3, 5]
     """
-    value = _handle(value)
+    value = file_of(value)
     if isinstance(value, np.ndarray):
         clip = _checked_array(value, origin)
         places = (np.arange(frames) + 0.5) * len(clip) / frames
         return clip[places.astype(int)]
-    segment = value if isinstance(value, Segment) else None
-    with _opened(value if segment is None else segment.file, origin) as (container, what):
+    part = value if isinstance(value, Segment) else Segment(value, 0.0, math.inf)
+    with _opened(file_of(part.file), origin) as (container, what):
         stream = _video_stream(container, origin, what)
-        start, end = 0.0, _seconds(container, stream)
-        if segment is not None:
-            start, end = segment.start, min(segment.end, end)
+        start, end = part.start, min(part.end, _seconds(container, stream))
         times = [start + (i + 0.5) * (end - start) / frames for i in range(frames)]
         found = [_image(f, min_size) for f in _frames_at(container, stream, times, origin, what)]
     return np.stack(found)
@@ -113,7 +101,7 @@ def video_facts(value: Any, origin: str) -> VideoFacts:
     Raises:
         BrokenRecordError, ImportError: as `decode_video` does.
     """
-    value = _handle(value)
+    value = file_of(value)
     if isinstance(value, np.ndarray):
         clip = _checked_array(value, origin)
         return VideoFacts(clip.shape[2], clip.shape[1], 0.0, 0.0, has_audio=False)
@@ -122,29 +110,23 @@ def video_facts(value: Any, origin: str) -> VideoFacts:
         seconds = _seconds(container, stream)
         *_, shown = _frames_at(container, stream, [0.0, 0.98 * seconds], origin, what)
         turned = shown.rotation % 180 != 0
-        height, width = (
-            (shown.width, shown.height) if turned else (shown.height, shown.width)
-        )
+        height, width = (shown.width, shown.height) if turned else (shown.height, shown.width)
         rate = float(stream.average_rate or 0)
         return VideoFacts(width, height, seconds, rate, bool(container.streams.audio))
 
 
-def segments_of(value: Any, origin: str, seconds: float) -> list[Any]:
+def video_segments(value: Any, origin: str, seconds: float) -> list[Any]:
     """A video in parts of equal length, of at most `seconds` each; a short one as it is.
 
     Raises:
         BrokenRecordError, ImportError: as `decode_video` does.
     """
-    file = _handle(value)
+    file = file_of(value)
     if isinstance(file, np.ndarray | Segment):
         return [value]
     with _opened(file, origin) as (container, what):
         whole = _seconds(container, _video_stream(container, origin, what))
-    count = max(1, int(np.ceil(whole / seconds - 1e-6)))
-    if count == 1:
-        return [value]
-    edges = np.linspace(0, whole, count + 1).tolist()
-    return [Segment(file, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    return equal_parts(value, whole, seconds)
 
 
 def container_format(start: bytes) -> str | None:
@@ -163,46 +145,8 @@ def container_format(start: bytes) -> str | None:
     return None
 
 
-def sound_track(
-    stream: IO[bytes], origin: str, what: str
-) -> tuple[Iterator[NDArray[np.float32]], int]:
-    """The first sound track of a video file as blocks (T, C), and its rate in Hz.
-
-    Args:
-        stream: the file, which is closed at the end of the blocks.
-        origin: file and row of the record, for the error.
-        what: the file, for the error.
-
-    Raises:
-        BrokenRecordError: there is no sound track, or it is damaged.
-        ImportError: `av` is not installed.
-    """
-    container = _container(stream, origin, what)
-    if not container.streams.audio:
-        container.close()
-        raise BrokenRecordError(origin, f"no sound track: {what} holds images alone")
-    track = container.streams.audio[0]
-    return _sound_blocks(stream, container, track, origin, what), int(track.rate)
-
-
-def _sound_blocks(
-    stream: IO[bytes], container: Any, track: Any, origin: str, what: str
-) -> Iterator[NDArray[np.float32]]:
-    import av
-
-    resampler = av.AudioResampler(format="flt", layout=track.layout, rate=track.rate)
-    channels = int(track.channels)
-    with stream, container:
-        try:
-            for frame in container.decode(track):
-                for part in resampler.resample(frame):
-                    yield part.to_ndarray().reshape(-1, channels)
-        except av.error.FFmpegError as error:
-            raise _damaged(origin, what, error) from None
-
-
-def _handle(value: Any) -> Any:
-    """The content of a Hugging Face mapping; any other value unchanged."""
+def file_of(value: Any) -> Any:
+    """The file in a Hugging Face mapping; any other value unchanged."""
     if not isinstance(value, Mapping):
         return value
     return value.get("path") if value.get("bytes") is None else value["bytes"]
@@ -220,15 +164,23 @@ def _checked_array(value: Pixels, origin: str) -> Pixels:
 def _opened(value: Any, origin: str) -> Iterator[tuple[Any, str]]:
     """The container of a file, and how to call it in an error."""
     stream, what = open_content(value, origin, "video")
-    with stream, _container(stream, origin, what) as container:
+    with stream, open_container(stream, origin, what) as container:
         yield container, what
 
 
-def _container(stream: IO[bytes], origin: str, what: str) -> Any:
+def open_container(stream: IO[bytes], origin: str, what: str) -> Any:
+    """A video file as PyAV opens it.
+
+    Raises:
+        BrokenRecordError: empty, no video file, cut short or damaged.
+        ImportError: `av` is not installed.
+    """
     try:
         import av
     except ImportError as error:
-        raise ImportError(f"reading video needs av: pip install 'amodal[video]' ({error})") from None
+        raise ImportError(
+            f"reading video needs av: pip install 'amodal[video]' ({error})"
+        ) from None
     start = stream.read(START)
     if not start:
         raise BrokenRecordError(origin, f"empty file (0 bytes): {what}")
@@ -245,7 +197,7 @@ def _container(stream: IO[bytes], origin: str, what: str) -> Any:
         # The format is given: others, such as playlists, name further files to be opened.
         return av.open(stream, format=found)
     except av.error.FFmpegError as error:
-        raise _damaged(origin, what, error) from None
+        raise damaged(origin, what, error) from None
 
 
 def _check_boxes(stream: IO[bytes], origin: str, what: str) -> None:
@@ -273,7 +225,8 @@ def _check_boxes(stream: IO[bytes], origin: str, what: str) -> None:
             )
 
 
-def _damaged(origin: str, what: str, error: Exception) -> BrokenRecordError:
+def damaged(origin: str, what: str, error: Exception) -> BrokenRecordError:
+    """The error of a file that FFmpeg cannot read."""
     return BrokenRecordError(origin, f"damaged video file: {what}: {error}")
 
 
@@ -332,7 +285,7 @@ def _frames_at(
                 _check_end(float((shown.pts - first) * stream.time_base), time, origin, what)
             yield shown
     except av.error.FFmpegError as error:
-        raise _damaged(origin, what, error) from None
+        raise damaged(origin, what, error) from None
 
 
 def _check_end(last: float, time: float, origin: str, what: str) -> None:

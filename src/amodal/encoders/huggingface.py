@@ -239,7 +239,7 @@ class HuggingFaceEncoder(nn.Module):
         if isinstance(config, HuggingFaceTextConfig):
             update["tokenizer"] = config.chosen_tokenizer()
         self.config: EncoderConfig = config.model_copy(update=update)
-        self.width = int(_width(model.config)) * self.last_layers
+        self.width = hidden_width(model.config) * self.last_layers
         self.pooling: PoolingName = self._default_pooling()
         freeze_unused(self, lambda: self(**self._smallest(config))[0])
 
@@ -274,21 +274,31 @@ class HuggingFaceEncoder(nn.Module):
 
     def layer_groups(self) -> LayerGroups:
         """Embeddings, then the layers: what `freeze: n` counts."""
-        lists = [
-            module
-            for name, module in self.model.named_modules()
-            if isinstance(module, nn.ModuleList)
-            and name.split(".")[-1] in ("layer", "layers", "h", "block", "blocks", "stages")
-        ]
-        layers = list(lists[0]) if lists else []
-        inside = {id(m) for layer in layers for m in layer.modules()}
-        stem = [
-            module
-            for name, module in self.model.named_modules()
-            if id(module) not in inside
-            and any(part in name.split(".")[-1] for part in ("embed", "wte", "wpe", "stem"))
-        ]
-        return [stem, *[[layer] for layer in layers]]
+        return layer_groups(self.model)
+
+
+def layer_groups(model: nn.Module) -> LayerGroups:
+    """Embeddings, then the layers of a model of transformers: what `freeze: n` counts."""
+    lists = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and name.split(".")[-1] in ("layer", "layers", "h", "block", "blocks", "stages")
+    ]
+    layers = list(lists[0]) if lists else []
+    inside = {id(m) for layer in layers for m in layer.modules()}
+    stem = [
+        module
+        for name, module in model.named_modules()
+        if id(module) not in inside and _is_stem(name.split(".")[-1])
+    ]
+    return [stem, *[[layer] for layer in layers]]
+
+
+def _is_stem(name: str) -> bool:
+    # The convolutions of audio models come before their positions.
+    convolutions = ("feature_extractor", "feature_projection", "conv1", "conv2")
+    return name in convolutions or any(part in name for part in ("embed", "wte", "wpe", "stem"))
 
 
 # Models whose tokens see only what stands before them, so that the last one has seen all.
@@ -301,7 +311,12 @@ AFTER_PADDING = frozenset(
 ROLES = {"pad": "[PAD]", "bos": "[CLS]", "cls": "[CLS]", "eos": "[SEP]", "sep": "[SEP]"}
 
 
-def _width(config: PretrainedConfig) -> int:
+def hidden_width(config: PretrainedConfig) -> int:
+    """D, the width of the hidden states of a model.
+
+    Raises:
+        ValueError: its configuration does not say.
+    """
     sizes = getattr(config, "hidden_sizes", None)
     if sizes:
         return int(sizes[-1])

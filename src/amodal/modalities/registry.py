@@ -14,6 +14,8 @@ from amodal.encoders.tabular import TabularConfig
 from amodal.encoders.text.small_transformer import SmallTransformerConfig
 from amodal.encoders.vector import VectorConfig
 from amodal.encoders.video.frames import FrameEncoderConfig
+from amodal.encoders.video.huggingface import HuggingFaceVideoConfig
+from amodal.encoders.video.torchvision import TorchvisionVideoConfig
 from amodal.modalities.audio import AudioModality
 from amodal.modalities.conversation import ConversationModality
 from amodal.modalities.image import ImageModality
@@ -30,7 +32,7 @@ ENCODERS_OF: dict[type[Modality], tuple[type[EncoderConfig], ...]] = {
     ImageModality: IMAGE_ENCODERS,
     TextModality: (HuggingFaceTextConfig, PackagedTextConfig, SmallTransformerConfig),
     AudioModality: (SmallAudioCNNConfig,),
-    VideoModality: (FrameEncoderConfig,),
+    VideoModality: (FrameEncoderConfig, TorchvisionVideoConfig, HuggingFaceVideoConfig),
     VectorModality: (VectorConfig,),
     TabularModality: (TabularConfig,),
     ConversationModality: (),

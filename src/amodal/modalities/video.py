@@ -14,10 +14,11 @@ import torch
 from amodal.augment.config import VIDEO_STEPS
 from amodal.augment.video import VideoAugmentation
 from amodal.data.content import open_content
-from amodal.data.decode_video import SUFFIXES, Segment, decode_video, segments_of
+from amodal.data.decode_video import SUFFIXES, decode_video, file_of, video_segments
 from amodal.data.inputs import BatchContext, InputRows
 from amodal.data.near_duplicates import Fingerprint, content_fingerprint
-from amodal.data.record import Record
+from amodal.data.record import Record, media_of
+from amodal.data.segment import Segment
 from amodal.encoders.video.preprocessing import VideoPreprocessor
 from amodal.modalities.image import FLIP
 from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
@@ -53,13 +54,10 @@ class VideoModality:
         return VideoInput(name, prepare, options.views, augmentation)
 
     def values(self, name: str, prepare: VideoPreprocessor, record: Record) -> list[Any]:
-        videos = _values(record.get(name))
-        if prepare.segment_seconds is None:
-            return videos
         return [
             part
-            for video in videos
-            for part in segments_of(video, record["origin"], prepare.segment_seconds)
+            for video in media_of(record, name)
+            for part in _parts(video, record["origin"], prepare.segment_seconds)
         ]
 
     def decode(self, value: Any, origin: str, prepare: VideoPreprocessor) -> np.ndarray:
@@ -78,11 +76,8 @@ class VideoModality:
 
     def fingerprints(self, name: str, record: Record) -> list[Fingerprint]:
         # Equal files alone: decoding videos would take longer than training.
-        found = []
-        for value in _values(record.get(name)):
-            if not isinstance(value, np.ndarray):
-                found.append(content_fingerprint(_ends(value, record["origin"])))
-        return found
+        files = [v for v in media_of(record, name) if not isinstance(v, np.ndarray)]
+        return [content_fingerprint(_ends(file, record["origin"])) for file in files]
 
     def preview(self, value: Any, decoded: np.ndarray | None = None) -> Preview:
         span = None
@@ -121,13 +116,14 @@ class VideoInput:
     has_effects: ClassVar[bool] = True
 
     def read(self, record: Record) -> np.ndarray | None:
-        found = _values(record.get(self.name))
+        found = media_of(record, self.name)
         if not found:
             return None
         frames = self.prepare.frames
         if self.augmentation is not None:
             frames = self.augmentation.decoded_frames
-        clip = decode_video(found[0], record["origin"], frames, min_size=self.prepare.size)
+        first = _parts(found[0], record["origin"], self.prepare.segment_seconds)[0]
+        clip = decode_video(first, record["origin"], frames, min_size=self.prepare.size)
         if self.augmentation is not None:
             return clip
         # Now and not with the batch, which would hold all of its frames at their full size.
@@ -171,16 +167,14 @@ def frame_strip(clip: np.ndarray) -> np.ndarray:
     return np.concatenate(list(clip[places]), axis=1)
 
 
-def _values(value: Any) -> list[Any]:
-    """The videos of a record: several ones stand in a list."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
+def _parts(value: Any, origin: str, seconds: float | None) -> list[Any]:
+    """A video in the parts that are embedded on their own."""
+    return [value] if seconds is None else video_segments(value, origin, seconds)
 
 
 def _ends(file: Any, origin: str) -> bytes:
     """Length, beginning and end of a file, which differ where files do."""
-    stream, _ = open_content(file, origin, "video")
+    stream, _ = open_content(file_of(file), origin, "video")
     with stream:
         length = stream.seek(0, 2)
         stream.seek(0)

@@ -130,8 +130,10 @@ def sample_clip(
 
     Examples:
         >>> clips = [sample_clip(0, "test", i, clips_per_appearance=2) for i in range(2)]
-        >>> clips[0].appearance() == clips[1].appearance(), clips[0].signature() == clips[1].signature()
-        (True, False)
+        >>> clips[0].appearance() == clips[1].appearance()
+        True
+        >>> clips[0].signature() == clips[1].signature()
+        False
     """
     group, place = divmod(index, clips_per_appearance)
     draw = Draw(f"clip/{seed}/{split}/{group}")

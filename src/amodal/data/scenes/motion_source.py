@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from amodal.data.encode_video import write_video
 from amodal.data.record import Record
 from amodal.data.scenes.motion import Clip, render_clip, sample_clip
 from amodal.data.scenes.motion_captions import motion_captions
 
 if TYPE_CHECKING:
     from amodal.data.scenes.source import ScenesConfig
+
+
+FRAME_RATE = 4  # frames per second of files
 
 
 class MotionSource:
@@ -29,6 +36,31 @@ class MotionSource:
 
     def __len__(self) -> int:
         return self.config.size
+
+    def write(
+        self, folder: str | Path, track: Callable[[Sequence[int]], Iterable[int]] = iter
+    ) -> None:
+        """Write `clips/*.mp4` with captions beside them, and `scenes.jsonl` (truth).
+
+        An interruption leaves a valid, smaller data set.
+
+        Args:
+            folder: created if needed.
+            track: wraps the indices of the clips to show progress.
+
+        Raises:
+            ImportError: `av` is not installed.
+        """
+        clips = Path(folder) / "clips"
+        clips.mkdir(parents=True, exist_ok=True)
+        with (Path(folder) / "scenes.jsonl").open("w", encoding="utf-8") as truth:
+            for i in track(range(len(self))):
+                record = self[i]
+                file = clips / f"{i:08d}.mp4"
+                write_video(file, record.pop("video"), FRAME_RATE)
+                file.with_suffix(".txt").write_text("\n".join(record["text"]), encoding="utf-8")
+                values = {"file_name": f"{clips.name}/{file.name}", **record}
+                truth.write(json.dumps(values, ensure_ascii=False) + "\n")
 
     def clip(self, index: int) -> Clip:
         """The truth of record `index`."""
@@ -51,9 +83,7 @@ class MotionSource:
         c, clip = self.config, self.clip(index)
         truth = clip.scene.to_json()
         key = f"motion/{c.split}/{c.seed}/{index}/{clip.signature()}"
-        captions = motion_captions(
-            clip, key, count=c.captions_per_scene, languages=c.languages
-        )
+        captions = motion_captions(clip, key, count=c.captions_per_scene, languages=c.languages)
         return {
             "id": f"scenes/{key}",
             "origin": f"{self.name} clip {index} (seed {c.seed})",

@@ -138,7 +138,7 @@ class ScenesConfig(RenamingConfig):
     @model_validator(mode="after")
     def _motion_makes_sense(self) -> ScenesConfig:
         if not self.motion:
-            if {"frames", "clips_per_appearance"} & self.model_fields_set:
+            if (self.frames, self.clips_per_appearance) != (8, 1):
                 raise ValueError("frames and clips_per_appearance need `motion: true`")
             return self
         unlike = [name for name in STILL if getattr(self, name) != STILL[name]]
@@ -184,6 +184,12 @@ class ScenesSource:
 
     def __len__(self) -> int:
         return self.config.size
+
+    def write(
+        self, folder: str | Path, track: Callable[[Sequence[int]], Iterable[int]] = iter
+    ) -> None:
+        """Write the scenes as files, see `write_dataset`."""
+        write_dataset(self, folder, track)
 
     def scene(self, index: int) -> Scene:
         """The truth of record `index`."""

@@ -16,17 +16,22 @@ class VideoConfig(EncoderConfig):
 
     Args:
         frames: T, sampled of a clip at equal distances.
-        segment_seconds: search embeds longer files in parts of at most this length; None: a file is
-            one clip.
+        segment_seconds: search embeds longer files in parts of at most this length, and training
+            takes the first of them; None: a file is one clip.
     """
 
     type: Literal["video"] = "video"
     frames: int = Field(8, ge=1, le=1024)
     segment_seconds: float | None = Field(None, gt=0)
 
+    def frame_count(self) -> int:
+        """T, where the model itself may say it."""
+        return self.frames
+
     def frame_preprocessor(self) -> ImagePreprocessor:
         """Resizing and normalisation of a frame."""
         raise NotImplementedError
 
     def preprocessor(self) -> VideoPreprocessor:
-        return VideoPreprocessor(self.frame_preprocessor(), self.frames, self.segment_seconds)
+        image = self.frame_preprocessor()
+        return VideoPreprocessor(image, self.frame_count(), self.segment_seconds)
