@@ -39,7 +39,9 @@ class SoundTrack:
         self._container = open_container(stream, origin, what)
         if not self._container.streams.audio:
             self._container.close()
-            raise BrokenRecordError(origin, f"no sound track: {what} holds images alone")
+            raise BrokenRecordError(
+                origin, f"no sound track: {what} holds images alone; leave its cell empty"
+            )
         self._track = self._container.streams.audio[0]
         self.samplerate, self.channels = int(self._track.rate), int(self._track.channels)
         self._start(skipped_to=None)
