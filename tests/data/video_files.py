@@ -36,7 +36,7 @@ def write(
         options: of the container.
         rotation: degrees, counter-clockwise.
         sound: (waveform, rate in Hz) of a sound track.
-        b_frames: False: times are exact in AVI, and the length with a variable frame rate.
+        b_frames: False: the file says its length with a variable frame rate right.
     """
     import av
 
