@@ -87,7 +87,7 @@ def test_a_reversed_clip_has_the_frames_in_reverse():
 
 def test_no_sequence_occurs_in_two_splits():
     found = {
-        split: {clip.signature() for clip in clips(split, 300)}
+        split: {s for c in clips(split, 300) for s in (c.signature(), c.reversed().signature())}
         for split in ("train", "validation", "test")
     }
     assert not found["train"] & found["test"]
@@ -101,6 +101,8 @@ def test_clips_of_one_appearance_differ_in_their_motions_alone():
         group = found[start : start + 8]
         assert len({clip.appearance() for clip in group}) == 1
         assert len({clip.signature() for clip in group}) == 8
+        for clip, backwards in zip(group[::2], group[1::2], strict=True):
+            assert clip.reversed().signature() == backwards.signature()
     assert len({clip.appearance() for clip in found}) == 5
 
 
@@ -145,7 +147,8 @@ def test_records_are_the_same_every_time():
         ({"motion": True, "questions_per_scene": 2}, "have no questions_per_scene"),
         ({"motion": True, "max_objects": 4}, "room for 3 moving objects, max_objects is 4"),
         ({"motion": True, "clips_per_appearance": 9}, "at most 8 for min_objects 2, got 9"),
-        ({"frames": 4}, "need `motion: true`"),
+        ({"frames": 4}, "frames: scenes without `motion: true`"),
+        ({"motion": True, "shapes": ("cube",)}, "shapes: expected some of circle, .*, got cube"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from functools import lru_cache
+from itertools import combinations, permutations, product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +37,7 @@ MARGIN = 0.02  # between an object and the border of the image
 MAX_MOVING = 3  # objects of a clip, which all move
 # Objects of a clip -> sequences of their motions that a split has for many choices of objects: a
 # quarter of 4, 32 and 384.
-MAX_SEQUENCES = {1: 1, 2: 8, 3: 64}
+MAX_SEQUENCES = {1: 2, 2: 8, 3: 64}
 TRIES = 60  # layouts, until the paths of the objects do not cross
 
 
@@ -114,19 +115,23 @@ def sample_clip(
     clips_per_appearance: int = 1,
     min_objects: int = 2,
     max_objects: int = 2,
+    colours: Sequence[str] = tuple(COLOURS),
+    shapes: Sequence[str] = SHAPES,
     sizes: Sequence[str] = tuple(RADIUS),
     textures: Sequence[str] = TEXTURES,
 ) -> Clip:
     """Clip `index` of a split, a pure function of its arguments.
 
-    No sequence of colours, shapes and directions occurs in two splits.
+    No sequence of colours, shapes and directions occurs in two splits, forwards or backwards. Every choice of colours and
+    shapes occurs before one occurs again, then with other motions as long as there are some.
 
     Args:
         seed, split, index: of the clip.
         clips_per_appearance: so many successive clips have objects of the same colours and shapes;
-            their captions differ in the motions alone.
+            their captions differ in the motions alone, and every second clip is the one before
+            it backwards, elsewhere in the image.
         min_objects, max_objects: range of the object count, uniform.
-        sizes, textures: that occur, uniformly.
+        colours, shapes, sizes, textures: that occur, uniformly.
 
     Examples:
         >>> clips = [sample_clip(0, "test", i, clips_per_appearance=2) for i in range(2)]
@@ -136,46 +141,70 @@ def sample_clip(
         False
     """
     group, place = divmod(index, clips_per_appearance)
-    draw = Draw(f"clip/{seed}/{split}/{group}")
-    count = min_objects + int(draw.random() * (max_objects - min_objects + 1))
-    while True:
-        kinds: list[tuple[str, str]] = []
-        while len(kinds) < count:  # captions name an object by its colour and shape
-            kind = (draw.choice(tuple(COLOURS)), draw.choice(SHAPES))
-            if kind not in kinds:
-                kinds.append(kind)
-        sequences = _sequences(draw, kinds, split)
-        if len(sequences) >= clips_per_appearance:
-            break
-    own = Draw(f"clip/{seed}/{split}/{group}/{place}")
-    return _laid_out(own, sequences[place], sizes, textures)
+    group, more = divmod(group, max_objects - min_objects + 1)
+    found = _appearances(
+        seed, split, min_objects + more, tuple(colours), tuple(shapes), clips_per_appearance
+    )
+    cycle, number = divmod(group, len(found))
+    sequences = _sequences(seed, split, found[number])
+    sequence = sequences[(cycle * clips_per_appearance + place) % len(sequences)]
+    return _laid_out(Draw(f"clip/{seed}/{split}/{index}"), sequence, sizes, textures)
 
 
-Named = tuple[tuple[str, str], str]  # (colour, shape) of an object and the direction it moves in
+Kind = tuple[str, str]  # colour and shape of an object, by which captions name it
+Step = tuple[Kind, str]  # an object and the direction it moves in
 
 
-def _sequences(
-    draw: Draw, kinds: Sequence[tuple[str, str]], split: Split
-) -> list[tuple[Named, ...]]:
-    """Every order and choice of directions of these objects in the split, shuffled."""
-    found: list[tuple[Named, ...]] = [()]
-    for _ in kinds:
-        found = [
-            (*before, (kind, direction))
-            for before in found
-            for kind in kinds
-            if kind not in [k for k, _ in before]
-            for direction in DIRECTIONS
-        ]
-    return draw.shuffled([s for s in found if _split_of(s) == split])
+@lru_cache(maxsize=16)
+def _appearances(
+    seed: int,
+    split: Split,
+    count: int,
+    colours: tuple[str, ...],
+    shapes: tuple[str, ...],
+    least: int,
+) -> list[tuple[Kind, ...]]:
+    """Every choice of `count` kinds of objects with `least` sequences in the split, shuffled."""
+    kinds = [(colour, shape) for colour in colours for shape in shapes]
+    draw = Draw(f"appearances/{seed}/{split}/{count}")
+    found = draw.shuffled(list(combinations(kinds, count)))
+    if count < MAX_MOVING:  # more objects have many sequences in every split
+        found = [chosen for chosen in found if len(_sequences(seed, split, chosen)) >= least]
+    if not found:
+        raise ValueError(
+            f"{len(kinds)} kinds of objects have no {count} with {least} sequences of motions in "
+            f"{split}; allow more colours and shapes, or lower clips_per_appearance"
+        )
+    return found
 
 
-def _split_of(sequence: Sequence[Named]) -> Split:
+@lru_cache(maxsize=4096)
+def _sequences(seed: int, split: Split, kinds: tuple[Kind, ...]) -> list[tuple[Step, ...]]:
+    """Every order and choice of directions of these objects in the split, shuffled.
+
+    After each sequence follows the one that plays it backwards: their clips have equal frames.
+    """
+    pairs = {
+        min(sequence, _reversed(sequence))
+        for order in permutations(kinds)
+        for directions in product(DIRECTIONS, repeat=len(kinds))
+        for sequence in [tuple(zip(order, directions, strict=True))]
+    }
+    draw = Draw(f"sequences/{seed}/{split}/{kinds}")
+    chosen = draw.shuffled([sequence for sequence in sorted(pairs) if _split_of(sequence) == split])
+    return [one for sequence in chosen for one in (sequence, _reversed(sequence))]
+
+
+def _reversed(sequence: tuple[Step, ...]) -> tuple[Step, ...]:
+    return tuple((kind, OPPOSITE[way]) for kind, way in reversed(sequence))
+
+
+def _split_of(sequence: Sequence[Step]) -> Split:
     return split_of_text(";".join(f"{colour}/{shape}/{way}" for (colour, shape), way in sequence))
 
 
 def _laid_out(
-    draw: Draw, sequence: Sequence[Named], sizes: Sequence[str], textures: Sequence[str]
+    draw: Draw, sequence: Sequence[Step], sizes: Sequence[str], textures: Sequence[str]
 ) -> Clip:
     """The clip of a sequence, the paths of its objects apart where there is room for that."""
     clips: list[Clip] = []

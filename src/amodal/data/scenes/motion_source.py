@@ -75,6 +75,8 @@ class MotionSource:
             clips_per_appearance=c.clips_per_appearance,
             min_objects=low,
             max_objects=high,
+            colours=c.colours,
+            shapes=c.shapes,
             sizes=c.sizes,
             textures=c.textures,
         )

@@ -22,7 +22,9 @@ from amodal.data.scenes.question_words import CHINESE_ANSWERS
 from amodal.data.scenes.questions import write_questions
 from amodal.data.scenes.render import render
 from amodal.data.scenes.world import (
+    COLOURS,
     MAX_OBJECTS,
+    SHAPES,
     Generalization,
     Scene,
     Size,
@@ -41,6 +43,8 @@ STILL = {
     "questions_per_scene": 0,
     "dialogue": False,
 }
+# Options of clips, with the values that they have where there is no motion.
+MOVING = {"frames": 8, "clips_per_appearance": 1, "colours": tuple(COLOURS), "shapes": SHAPES}
 YES_NO = {word for name in ("yes", "no") for word in (name, CHINESE_ANSWERS[name])}
 
 
@@ -69,6 +73,7 @@ class ScenesConfig(RenamingConfig):
         motion: clips in the place of images: every object moves once, one after the other, and
             captions say what moves where in which order, see `motion_captions`. There are 2 objects
             by default, 3 at most; `generalization` is iid, and nothing overlaps by choice.
+        colours, shapes: of the objects of a clip, uniformly; all of them where left out.
         frames: of a clip.
         clips_per_appearance: successive clips with objects of the same colours and shapes, which
             their motions alone tell apart.
@@ -98,6 +103,8 @@ class ScenesConfig(RenamingConfig):
     dialogue: bool = False
     dialogue_rounds: int = Field(6, ge=5, le=8)
     motion: bool = False
+    colours: tuple[str, ...] = Field(tuple(COLOURS), min_length=1)
+    shapes: tuple[str, ...] = Field(SHAPES, min_length=1)
     frames: int = Field(8, ge=2, le=256)
     clips_per_appearance: int = Field(1, ge=1)
 
@@ -138,9 +145,14 @@ class ScenesConfig(RenamingConfig):
     @model_validator(mode="after")
     def _motion_makes_sense(self) -> ScenesConfig:
         if not self.motion:
-            if (self.frames, self.clips_per_appearance) != (8, 1):
-                raise ValueError("frames and clips_per_appearance need `motion: true`")
+            changed = [name for name in MOVING if getattr(self, name) != MOVING[name]]
+            if changed:
+                raise ValueError(f"{', '.join(changed)}: scenes without `motion: true` have none")
             return self
+        for name, known in {"colours": tuple(COLOURS), "shapes": SHAPES}.items():
+            unknown = [value for value in getattr(self, name) if value not in known]
+            if unknown:
+                raise ValueError(f"{name}: expected some of {', '.join(known)}, got {unknown[0]}")
         unlike = [name for name in STILL if getattr(self, name) != STILL[name]]
         if unlike:
             raise ValueError(f"clips with `motion: true` have no {', '.join(unlike)}")
