@@ -122,8 +122,9 @@ def sample_clip(
 ) -> Clip:
     """Clip `index` of a split, a pure function of its arguments.
 
-    No sequence of colours, shapes and directions occurs in two splits, forwards or backwards. Every choice of colours and
-    shapes occurs before one occurs again, then with other motions as long as there are some.
+    No sequence of colours, shapes and directions occurs in two splits, forwards or backwards.
+    Every choice of colours and shapes occurs before one occurs again, then with other motions as
+    long as there are some.
 
     Args:
         seed, split, index: of the clip.
