@@ -44,6 +44,13 @@ from amodal.encoders.text.word_vectors import cooccurrence_vectors as cooccurren
 from amodal.encoders.vector import VectorConfig as VectorConfig
 from amodal.encoders.vector import VectorEncoder as VectorEncoder
 from amodal.encoders.vector import VectorPreprocessor as VectorPreprocessor
+from amodal.encoders.video.frames import FrameEncoder as FrameEncoder
+from amodal.encoders.video.frames import FrameEncoderConfig as FrameEncoderConfig
+from amodal.encoders.video.huggingface import HuggingFaceVideoConfig as HuggingFaceVideoConfig
+from amodal.encoders.video.huggingface import HuggingFaceVideoEncoder as HuggingFaceVideoEncoder
+from amodal.encoders.video.preprocessing import VideoPreprocessor as VideoPreprocessor
+from amodal.encoders.video.torchvision import TorchvisionVideoConfig as TorchvisionVideoConfig
+from amodal.encoders.video.torchvision import TorchvisionVideoEncoder as TorchvisionVideoEncoder
 
 __all__ = [
     "AttentionPooling",
@@ -53,9 +60,13 @@ __all__ = [
     "DualEncoder",
     "EncoderConfig",
     "FirstPooling",
+    "FrameEncoder",
+    "FrameEncoderConfig",
     "HuggingFaceEncoder",
     "HuggingFaceImageConfig",
     "HuggingFaceTextConfig",
+    "HuggingFaceVideoConfig",
+    "HuggingFaceVideoEncoder",
     "ImagePreprocessor",
     "LastPooling",
     "LoRAConfig",
@@ -80,11 +91,14 @@ __all__ = [
     "TimmEncoder",
     "TorchvisionConfig",
     "TorchvisionEncoder",
+    "TorchvisionVideoConfig",
+    "TorchvisionVideoEncoder",
     "TrainedTokenizerConfig",
     "TransformersDualConfig",
     "VectorConfig",
     "VectorEncoder",
     "VectorPreprocessor",
+    "VideoPreprocessor",
     "build_pooling",
     "build_tokenizer",
     "cooccurrence_vectors",
