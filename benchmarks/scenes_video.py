@@ -34,7 +34,7 @@ import numpy as np
 
 import amodal
 from amodal.data.record import Record
-from amodal.data.scenes.motion_source import MotionSource
+from amodal.data.scenes.motion_source import MovingScenesSource
 from amodal.evaluators.retrieval import evaluate_retrieval
 from amodal.training.recipe import load_recipe
 from amodal.training.run import train_run
@@ -56,7 +56,7 @@ CHANGES: dict[str, Change] = {
 class ChangedFrames:
     """A source of clips whose frames are changed."""
 
-    def __init__(self, source: MotionSource, change: Change) -> None:
+    def __init__(self, source: MovingScenesSource, change: Change) -> None:
         self.source, self.change = source, change
         self.name, self.inputs = source.name, source.inputs
 
@@ -68,7 +68,7 @@ class ChangedFrames:
         return {**record, "video": self.change(record["video"], index)}
 
 
-def bounds(source: MotionSource) -> dict[str, float]:
+def bounds(source: MovingScenesSource) -> dict[str, float]:
     """Recall@1 that appearance alone allows, and frames without their order."""
     clips = [source.clip(i) for i in range(len(source))]
     appearances = Counter(clip.appearance() for clip in clips)
@@ -82,7 +82,7 @@ def bounds(source: MotionSource) -> dict[str, float]:
     }
 
 
-def measured(run: Path, source: MotionSource) -> dict[str, dict[str, float]]:
+def measured(run: Path, source: MovingScenesSource) -> dict[str, dict[str, float]]:
     """Recall@1 with its interval for each change of the frames."""
     model: Any = amodal.load(run)
     found: dict[str, dict[str, float]] = {}
@@ -116,7 +116,7 @@ def main() -> None:
                 train_run(load_recipe(RECIPE, [*changed, *given.set]), run)
                 seconds[name] = round(time.perf_counter() - start)
             source = load_recipe(run / "recipe.yaml").data.validation.open()
-            assert isinstance(source, MotionSource)
+            assert isinstance(source, MovingScenesSource)
             results[name] = measured(run, source)
             print(name)
             for change, values in results[name].items():

@@ -25,7 +25,9 @@ SourceText = Annotated[
 
 @app.command()
 def make(
-    scenes: Annotated[str, typer.Argument(help="scenes, or scenes:KEY=VALUE,...")],
+    scenes: Annotated[
+        str, typer.Argument(help="scenes or moving_scenes, or with options: scenes:KEY=VALUE,...")
+    ],
     folder: Annotated[Path, typer.Argument(help="Where to write images and captions.")],
     size: Annotated[int | None, typer.Option(min=1, help="Number of scenes.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed.")] = None,
@@ -40,12 +42,14 @@ def make(
     """Write built-in synthetic scenes as files: images in COCO captions layout, or clips as MP4."""
     from amodal.data.atomic import full_disk_as_data_error
     from amodal.data.record import DataError
+    from amodal.data.scenes.motion_source import MovingScenesConfig
     from amodal.data.scenes.source import ScenesConfig
     from amodal.data.sources.specification import checked_source, parse_source
 
+    built_in = (ScenesConfig, MovingScenesConfig)
     config = parse_source(scenes)
-    if not isinstance(config, ScenesConfig):
-        raise DataError(f"{scenes}: only `scenes` can be made")
+    if not isinstance(config, built_in):
+        raise DataError(f"{scenes}: only `scenes` and `moving_scenes` can be made")
     given = {
         "size": size,
         "seed": seed,
@@ -55,10 +59,9 @@ def make(
     }
     changed = {key: value for key, value in given.items() if value is not None}
     config = checked_source(
-        {**config.model_dump(exclude_unset=True), **changed, "kind": "scenes"}, scenes
+        {**config.model_dump(exclude_unset=True), **changed, "kind": config.kind}, scenes
     )
-    if not isinstance(config, ScenesConfig):
-        raise DataError(f"{scenes}: only `scenes` can be made")
+    assert isinstance(config, built_in)
     source = config.open()
     try:
         with full_disk_as_data_error(folder, IF_FULL), progress_callbacks() as callbacks:

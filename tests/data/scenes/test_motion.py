@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from amodal.data import ScenesConfig
+from amodal.data import MovingScenesConfig
 from amodal.data.decode_video import video_facts
 from amodal.data.scenes.motion import DIRECTIONS, DISTANCE, sample_clip
 from amodal.data.scenes.motion_captions import motion_captions
@@ -124,7 +124,7 @@ def test_attributes_and_directions_are_uniform():
 
 
 def test_records_are_the_same_every_time():
-    config = ScenesConfig(motion=True, size=5, frames=6, image_size=24, captions_per_scene=2)
+    config = MovingScenesConfig(size=5, frames=6, image_size=24, captions_per_clip=2)
     first, again = config.open(), config.open()
     assert first.inputs == {"video", "text"}
     for i in range(5):
@@ -142,25 +142,28 @@ def test_records_are_the_same_every_time():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"motion": True, "dialogue": True}, "`motion: true` have no dialogue"),
-        ({"motion": True, "generalization": "count"}, "have no generalization"),
-        ({"motion": True, "questions_per_scene": 2}, "have no questions_per_scene"),
-        ({"motion": True, "max_objects": 4}, "room for 3 moving objects, max_objects is 4"),
-        ({"motion": True, "clips_per_appearance": 9}, "at most 8 for min_objects 2, got 9"),
-        ({"frames": 4}, "frames: scenes without `motion: true`"),
-        ({"motion": True, "shapes": ("cube",)}, "shapes: expected some of circle, .*, got cube"),
+        ({"min_objects": 3}, "min_objects is 3, more than max_objects, 2"),
+        ({"max_objects": 4}, "less than or equal to 3"),
+        ({"clips_per_appearance": 9}, "at most 8 for min_objects 2, got 9"),
+        ({"shapes": ("cube",)}, "shapes of circle, .*, got cube"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ValidationError, match=message):
-        ScenesConfig(**options)
+        MovingScenesConfig(**options)
+
+
+def test_too_few_kinds_of_objects_are_refused():
+    source = MovingScenesConfig(colours=("red",), shapes=("circle",)).open()
+    with pytest.raises(ValueError, match="1 kinds of objects have no 2 with 1 sequences"):
+        source[0]
 
 
 def test_clips_are_written_as_files_that_a_folder_reads(tmp_path):
     pytest.importorskip("av")
     from amodal.data import parse_source
 
-    source = ScenesConfig(motion=True, size=3, image_size=32, captions_per_scene=2).open()
+    source = MovingScenesConfig(size=3, image_size=32, captions_per_clip=2).open()
     source.write(tmp_path)
     read = parse_source(str(tmp_path / "clips")).open()
     assert len(read) == 3

@@ -16,15 +16,11 @@ from amodal.data.record import Record
 from amodal.data.scenes.captions import CaptionStyle, Language, write_captions
 from amodal.data.scenes.dialogues import write_dialogue
 from amodal.data.scenes.english import NUMBERS
-from amodal.data.scenes.motion import MAX_MOVING, MAX_SEQUENCES
-from amodal.data.scenes.motion_source import MotionSource
 from amodal.data.scenes.question_words import CHINESE_ANSWERS
 from amodal.data.scenes.questions import write_questions
 from amodal.data.scenes.render import render
 from amodal.data.scenes.world import (
-    COLOURS,
     MAX_OBJECTS,
-    SHAPES,
     Generalization,
     Scene,
     Size,
@@ -35,16 +31,6 @@ from amodal.data.scenes.world import (
 from amodal.data.sources.renamed import RenamingConfig
 
 MAX_LARGE = 4
-# Options of scenes without motion, with the values that they have where there is motion.
-STILL = {
-    "generalization": "iid",
-    "max_overlap": 0.0,
-    "caption_style": "complete",
-    "questions_per_scene": 0,
-    "dialogue": False,
-}
-# Options of clips, with the values that they have where there is no motion.
-MOVING = {"frames": 8, "clips_per_appearance": 1, "colours": tuple(COLOURS), "shapes": SHAPES}
 YES_NO = {word for name in ("yes", "no") for word in (name, CHINESE_ANSWERS[name])}
 
 
@@ -70,13 +56,6 @@ class ScenesConfig(RenamingConfig):
         dialogue: whether records have a dialogue, see `dialogues.write_dialogue`. It is in English
             and needs 2 objects, which is then the default of `min_objects`.
         dialogue_rounds: question–answer pairs of a dialogue.
-        motion: clips in the place of images: every object moves once, one after the other, and
-            captions say what moves where in which order, see `motion_captions`. There are 2 objects
-            by default, 3 at most; `generalization` is iid, and nothing overlaps by choice.
-        colours, shapes: of the objects of a clip, uniformly; all of them where left out.
-        frames: of a clip.
-        clips_per_appearance: successive clips with objects of the same colours and shapes, which
-            their motions alone tell apart.
 
     Examples:
         >>> source = ScenesConfig(size=2, image_size=32, captions_per_scene=1).open()
@@ -102,11 +81,6 @@ class ScenesConfig(RenamingConfig):
     questions_per_scene: int = Field(0, ge=0, le=50)
     dialogue: bool = False
     dialogue_rounds: int = Field(6, ge=5, le=8)
-    motion: bool = False
-    colours: tuple[str, ...] = Field(tuple(COLOURS), min_length=1)
-    shapes: tuple[str, ...] = Field(SHAPES, min_length=1)
-    frames: int = Field(8, ge=2, le=256)
-    clips_per_appearance: int = Field(1, ge=1)
 
     def object_counts(self) -> tuple[int, int]:
         """The smallest and the largest number of objects in a scene."""
@@ -115,8 +89,6 @@ class ScenesConfig(RenamingConfig):
             low, high = (4, 6) if self.split == "test" else (1, 3)
         if self.dialogue:
             low = max(low, 2)
-        if self.motion:
-            low = high = 2
         return (
             low if self.min_objects is None else self.min_objects,
             high if self.max_objects is None else self.max_objects,
@@ -142,36 +114,9 @@ class ScenesConfig(RenamingConfig):
             raise ValueError("dialogues are in English; add `en` to languages")
         return self
 
-    @model_validator(mode="after")
-    def _motion_makes_sense(self) -> ScenesConfig:
-        if not self.motion:
-            changed = [name for name in MOVING if getattr(self, name) != MOVING[name]]
-            if changed:
-                raise ValueError(f"{', '.join(changed)}: scenes without `motion: true` have none")
-            return self
-        for name, known in {"colours": tuple(COLOURS), "shapes": SHAPES}.items():
-            unknown = [value for value in getattr(self, name) if value not in known]
-            if unknown:
-                raise ValueError(f"{name}: expected some of {', '.join(known)}, got {unknown[0]}")
-        unlike = [name for name in STILL if getattr(self, name) != STILL[name]]
-        if unlike:
-            raise ValueError(f"clips with `motion: true` have no {', '.join(unlike)}")
-        if self.object_counts()[1] > MAX_MOVING:
-            raise ValueError(
-                f"a clip has room for {MAX_MOVING} moving objects, max_objects is "
-                f"{self.object_counts()[1]}"
-            )
-        most = MAX_SEQUENCES[self.object_counts()[0]]
-        if self.clips_per_appearance > most:
-            raise ValueError(
-                f"clips_per_appearance: expected at most {most} for min_objects "
-                f"{self.object_counts()[0]}, got {self.clips_per_appearance}"
-            )
-        return self
-
-    def open(self) -> ScenesSource | MotionSource:
+    def open(self) -> ScenesSource:
         """The source; scenes are sampled when records are read."""
-        return MotionSource(self) if self.motion else ScenesSource(self)
+        return ScenesSource(self)
 
 
 class ScenesSource:

@@ -16,6 +16,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from amodal.data.media import MEDIA_SUFFIXES
 from amodal.data.notes import Notes
 from amodal.data.record import DataError, Source, StreamingSource
+from amodal.data.scenes.motion_source import MovingScenesConfig
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
 from amodal.data.sources.columns import Reading
@@ -35,6 +36,7 @@ from amodal.data.yaml_document import YamlError, parse_value, read_yaml
 # Every source that a recipe or a command can name; a new one is one more entry here.
 AnySource = (
     ScenesConfig
+    | MovingScenesConfig
     | CocoCaptionsConfig
     | TableConfig
     | WebDatasetConfig
@@ -53,6 +55,7 @@ LOOKED_AT = 1 << 16  # bytes of a JSON file, to see what it is
 _LAYOUTS = {"data", "questions", "kind", "images", "annotations"}
 ACCEPTED = """\
   scenes                                  built-in synthetic scenes; scenes:size=500,split=test
+  moving_scenes                           clips of them in which objects move, with captions
   KIND:KEY=VALUE,...                      {kinds}
   FOLDER                                  COCO captions (captions*.json and images/), VQA
                                           (questions.json and images/), *.tar shards,
