@@ -72,7 +72,7 @@ def test_broken_rows_are_listed_with_file_and_row(amodal, tmp_path):
         (("inspect", "scenes:siz=3"), "did you mean 'size'"),
         (("inspect", "gone.csv"), "gone.csv: no such table"),
         (("inspect", "bad.csv"), "bad.csv: not utf-8 at byte 17 (line 2)"),
-        (("make", "folder:path=x", "y"), "only `scenes` can be made"),
+        (("make", "folder:path=x", "y"), "only `scenes` and `moving_scenes` can be made"),
         (("make", "scenes", "file/below", "--size", "2"), "file/below: cannot be written"),
         (("pack", "scenes:size=2", "file/below"), "file/below: cannot be written"),
         (("make", "scenes", "x", "--generalization", "odd"), "generalization"),

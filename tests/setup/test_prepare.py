@@ -302,7 +302,7 @@ def words_alone():
             {},
             r"list\.csv: the column name 'first\.jpg' looks like a cell; is the header",
         ),
-        (words_alone, {}, r"no column names image or audio files.*a \(40 different names\)"),
+        (words_alone, {}, r"no column names image, video or audio files.*a \(40 different names\)"),
         (own_data.houses, {"target": "prise"}, "no column 'prise', did you mean 'price'"),
         (own_data.houses, {"target": "price", "task": "search"}, "no part of --task search"),
         (own_data.houses, {"task": "questions"}, "Which column holds the questions"),

@@ -7,10 +7,11 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "audio": "AudioAugmentation add_noise change_gain change_speed time_shift",
         "config": "AdditiveNoise AugmentConfig ColorJitter FrequencyMask Grayscale HorizontalFlip"
-        " RandomErasing RandomGain RandomResizedCrop Rotate SpeedPerturbation TimeMask TimeShift"
-        " TokenDropout TokenMask",
+        " RandomErasing RandomGain RandomResizedCrop RandomStart Rotate SpeedPerturbation TimeMask"
+        " TimeReversal TimeShift TokenDropout TokenMask",
         "image": "ImageAugmentation",
         "modality": "drop_modalities",
-        "text": "swap_left_right token_dropout token_mask",
+        "text": "swap_before_after swap_left_right token_dropout token_mask",
+        "video": "VideoAugmentation",
     },
 )

@@ -13,17 +13,21 @@ from amodal.augment.config import HorizontalFlip as HorizontalFlip
 from amodal.augment.config import RandomErasing as RandomErasing
 from amodal.augment.config import RandomGain as RandomGain
 from amodal.augment.config import RandomResizedCrop as RandomResizedCrop
+from amodal.augment.config import RandomStart as RandomStart
 from amodal.augment.config import Rotate as Rotate
 from amodal.augment.config import SpeedPerturbation as SpeedPerturbation
 from amodal.augment.config import TimeMask as TimeMask
+from amodal.augment.config import TimeReversal as TimeReversal
 from amodal.augment.config import TimeShift as TimeShift
 from amodal.augment.config import TokenDropout as TokenDropout
 from amodal.augment.config import TokenMask as TokenMask
 from amodal.augment.image import ImageAugmentation as ImageAugmentation
 from amodal.augment.modality import drop_modalities as drop_modalities
+from amodal.augment.text import swap_before_after as swap_before_after
 from amodal.augment.text import swap_left_right as swap_left_right
 from amodal.augment.text import token_dropout as token_dropout
 from amodal.augment.text import token_mask as token_mask
+from amodal.augment.video import VideoAugmentation as VideoAugmentation
 
 __all__ = [
     "AdditiveNoise",
@@ -37,16 +41,20 @@ __all__ = [
     "RandomErasing",
     "RandomGain",
     "RandomResizedCrop",
+    "RandomStart",
     "Rotate",
     "SpeedPerturbation",
     "TimeMask",
+    "TimeReversal",
     "TimeShift",
     "TokenDropout",
     "TokenMask",
+    "VideoAugmentation",
     "add_noise",
     "change_gain",
     "change_speed",
     "drop_modalities",
+    "swap_before_after",
     "swap_left_right",
     "time_shift",
     "token_dropout",

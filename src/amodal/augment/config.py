@@ -80,6 +80,28 @@ class RandomErasing(StrictModel):
         return self
 
 
+class RandomStart(StrictModel):
+    """Random start of the sampling of frames, by up to one interval between them.
+
+    Args:
+        choices: starts to choose from; so many times the frames are decoded.
+    """
+
+    kind: Literal["random_start"] = "random_start"
+    choices: int = Field(2, ge=2, le=16)
+
+
+class TimeReversal(StrictModel):
+    """Random reversal of the frames; "before" and "after" are swapped in the captions.
+
+    Only for captions in which nothing else names an order or a direction of time.
+    """
+
+    changes_other_inputs: ClassVar[bool] = True
+    kind: Literal["time_reversal"] = "time_reversal"
+    probability: Fraction = 0.5
+
+
 class TokenMask(StrictModel):
     """Random token masking."""
 
@@ -181,6 +203,8 @@ IMAGE_STEPS: tuple[type[StrictModel], ...] = (
     Grayscale,
     RandomErasing,
 )
+# Those of images are the same over all frames of a clip.
+VIDEO_STEPS: tuple[type[StrictModel], ...] = (*IMAGE_STEPS, RandomStart, TimeReversal)
 TEXT_STEPS: tuple[type[StrictModel], ...] = (TokenMask, TokenDropout)
 AUDIO_STEPS: tuple[type[StrictModel], ...] = (
     SpeedPerturbation,
@@ -196,7 +220,7 @@ if TYPE_CHECKING:  # the union is made of tuples, which a type checker cannot re
     AnyStep = StrictModel
 else:
     AnyStep = Annotated[
-        Union[(*IMAGE_STEPS, *TEXT_STEPS, *AUDIO_STEPS, *PLUGIN_STEPS)],
+        Union[(*VIDEO_STEPS, *TEXT_STEPS, *AUDIO_STEPS, *PLUGIN_STEPS)],
         Field(discriminator="kind"),
         BeforeValidator(_named),
     ]

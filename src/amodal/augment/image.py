@@ -77,12 +77,12 @@ class ImageAugmentation:
     ) -> None:
         self.size = size
         self.resize = resize
-        self.crop = _last(steps, RandomResizedCrop)
-        self.flip = _last(steps, HorizontalFlip)
-        self.rotate = _last(steps, Rotate)
-        self.jitter = _last(steps, ColorJitter)
-        self.gray = _last(steps, Grayscale)
-        self.erase = _last(steps, RandomErasing)
+        self.crop = last_step(steps, RandomResizedCrop)
+        self.flip = last_step(steps, HorizontalFlip)
+        self.rotate = last_step(steps, Rotate)
+        self.jitter = last_step(steps, ColorJitter)
+        self.gray = last_step(steps, Grayscale)
+        self.erase = last_step(steps, RandomErasing)
 
     def __call__(
         self,
@@ -116,7 +116,7 @@ class ImageAugmentation:
         pixels = torch.empty(len(images), 3, self.size, self.size, dtype=torch.uint8)
         for start in range(0, len(images), CHUNK):
             rows = slice(start, start + CHUNK)
-            pixels[rows] = self._apply(images[rows], changes[rows])
+            pixels[rows] = self.apply(images[rows], changes[rows])
         return pixels, np.array([c.mirrored for c in changes], dtype=bool)
 
     def draw(self, height: int, width: int, rng: np.random.Generator) -> ImageChange:
@@ -140,7 +140,8 @@ class ImageAugmentation:
             drawn["cover"] = cover_box(self.size, self.erase, rng)
         return ImageChange(**drawn)
 
-    def _apply(self, images: Sequence[np.ndarray], changes: Sequence[ImageChange]) -> Tensor:
+    def apply(self, images: Sequence[np.ndarray], changes: Sequence[ImageChange]) -> Tensor:
+        """(B, 3, S, S) uint8: B arrays (H, W, 3), each changed by its own parameters."""
         crops = [self._crop(i, c.crop) for i, c in zip(images, changes, strict=True)]
         pixels = torch.stack(
             [crop.flip(-1) if c.mirrored else crop for crop, c in zip(crops, changes, strict=True)]
@@ -242,6 +243,7 @@ def hue_rotations(turns: Tensor) -> Tensor:
     return cos * torch.eye(3) + sin * cross + (1 - cos) * torch.full((3, 3), 1 / 3)
 
 
-def _last(steps: Sequence[Any], kind: type[Step]) -> Step | None:
+def last_step(steps: Sequence[Any], kind: type[Step]) -> Step | None:
+    """The last of the steps of one kind, or None."""
     found = [step for step in steps if isinstance(step, kind)]
     return found[-1] if found else None

@@ -116,6 +116,22 @@ OF = _starts("of")
 PAUSE = re.compile(r"\s*(?:$|[.,;!?)]|(?:on|in|at|to|for)\b)", re.IGNORECASE)
 
 
+BEFORE_AFTER = {"before": "after", "earlier": "later", "之前": "之后", "以前": "以后"}
+BEFORE_AFTER |= {after: before for before, after in BEFORE_AFTER.items()}
+IN_TIME = re.compile(r"\b(?:before|after|earlier|later)\b|之前|之后|以前|以后", re.IGNORECASE)
+
+
+def swap_before_after(text: str) -> str:
+    """Caption of the reversed clip: before and after are exchanged, earlier and later too.
+
+    Examples:
+        >>> from amodal.augment import swap_before_after
+        >>> swap_before_after("Before the dog jumps, the cat sits.")
+        'After the dog jumps, the cat sits.'
+    """
+    return IN_TIME.sub(lambda found: _in_case_of(found[0], BEFORE_AFTER[found[0].lower()]), text)
+
+
 def swap_left_right(text: str) -> str:
     """Caption of the mirrored image: left and right are exchanged.
 

@@ -25,7 +25,9 @@ SourceText = Annotated[
 
 @app.command()
 def make(
-    scenes: Annotated[str, typer.Argument(help="scenes, or scenes:KEY=VALUE,...")],
+    scenes: Annotated[
+        str, typer.Argument(help="scenes or moving_scenes, or with options: scenes:KEY=VALUE,...")
+    ],
     folder: Annotated[Path, typer.Argument(help="Where to write images and captions.")],
     size: Annotated[int | None, typer.Option(min=1, help="Number of scenes.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Random seed.")] = None,
@@ -37,15 +39,17 @@ def make(
         int | None, typer.Option(min=16, help="Side of the image in pixels.")
     ] = None,
 ) -> None:
-    """Write built-in synthetic scenes as files, in COCO captions layout."""
+    """Write built-in synthetic scenes as files: images in COCO captions layout, or clips as MP4."""
     from amodal.data.atomic import full_disk_as_data_error
     from amodal.data.record import DataError
-    from amodal.data.scenes.source import ScenesConfig, write_dataset
+    from amodal.data.scenes.motion_source import MovingScenesConfig
+    from amodal.data.scenes.source import ScenesConfig
     from amodal.data.sources.specification import checked_source, parse_source
 
+    built_in = (ScenesConfig, MovingScenesConfig)
     config = parse_source(scenes)
-    if not isinstance(config, ScenesConfig):
-        raise DataError(f"{scenes}: only `scenes` can be made")
+    if not isinstance(config, built_in):
+        raise DataError(f"{scenes}: only `scenes` and `moving_scenes` can be made")
     given = {
         "size": size,
         "seed": seed,
@@ -55,10 +59,9 @@ def make(
     }
     changed = {key: value for key, value in given.items() if value is not None}
     config = checked_source(
-        {**config.model_dump(exclude_unset=True), **changed, "kind": "scenes"}, scenes
+        {**config.model_dump(exclude_unset=True), **changed, "kind": config.kind}, scenes
     )
-    if not isinstance(config, ScenesConfig):
-        raise DataError(f"{scenes}: only `scenes` can be made")
+    assert isinstance(config, built_in)
     source = config.open()
     try:
         with full_disk_as_data_error(folder, IF_FULL), progress_callbacks() as callbacks:
@@ -69,7 +72,7 @@ def make(
                     yield index
                     callbacks.advance(done)
 
-            write_dataset(source, folder, tracked)
+            source.write(folder, tracked)
     except OSError as error:
         raise DataError(f"{folder}: cannot be written: {error.strerror or error}") from error
     console.print(
@@ -87,12 +90,12 @@ def inspect_(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Describe a data set and list what is wrong with it."""
-    from amodal.data.sources.specification import parse_source
+    from amodal.data.sources.specification import open_source, parse_source
     from amodal.doctor.diagnosis import diagnose
     from amodal.doctor.source_facts import read_facts
     from amodal.doctor.subject import Subject
 
-    opened = parse_source(source).open()
+    opened = open_source(parse_source(source))
     with progress_callbacks() as callbacks:
         facts = read_facts(opened, first=limit, workers=workers, callbacks=callbacks)
     found = facts.inspection
@@ -119,9 +122,9 @@ def pack_(
 ) -> None:
     """Write a data set as WebDataset shards."""
     from amodal.data.pack import pack
-    from amodal.data.sources.specification import parse_source
+    from amodal.data.sources.specification import open_source, parse_source
 
-    opened = parse_source(source).open()
+    opened = open_source(parse_source(source))
     with progress_callbacks() as callbacks:
         callbacks.stage(f"packing {opened.name}", size_of(opened))
         index = pack(
@@ -185,6 +188,7 @@ def _show(found: Inspection) -> None:
         "caption, characters": found.caption_characters,
         "image, shorter side (px)": found.image_side,
         "audio (ms)": found.audio_milliseconds,
+        "video (ms)": found.video_milliseconds,
     }
     for name, value in named.items():
         if value is not None:
@@ -195,6 +199,7 @@ def _show(found: Inspection) -> None:
     tables = {
         "image size": found.image_sizes,
         "audio format": found.audio_formats,
+        "video format": found.video_formats,
         "label": found.labels,
     }
     for title, counts in tables.items():

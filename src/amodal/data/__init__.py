@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "inspection": "Inspection inspect",
         "reader": "BatchReader",
         "record": "BrokenRecordError DataError Record Source StreamingSource",
+        "scenes.motion_source": "MovingScenesConfig",
         "scenes.source": "ScenesConfig",
         "sources.coco_captions": "CocoCaptionsConfig",
         "sources.concat": "ConcatConfig",

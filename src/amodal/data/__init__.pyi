@@ -12,6 +12,7 @@ from amodal.data.record import DataError as DataError
 from amodal.data.record import Record as Record
 from amodal.data.record import Source as Source
 from amodal.data.record import StreamingSource as StreamingSource
+from amodal.data.scenes.motion_source import MovingScenesConfig as MovingScenesConfig
 from amodal.data.scenes.source import ScenesConfig as ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig as CocoCaptionsConfig
 from amodal.data.sources.concat import ConcatConfig as ConcatConfig
@@ -34,6 +35,7 @@ __all__ = [
     "FolderConfig",
     "HuggingFaceConfig",
     "Inspection",
+    "MovingScenesConfig",
     "Record",
     "ScenesConfig",
     "Source",

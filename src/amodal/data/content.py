@@ -17,13 +17,14 @@ MAX_FILE_BYTES = 1 << 30  # larger files are not read into memory
 ACCEPTED = {
     "image": "a path, bytes, an array or an image",
     "audio": "a path, bytes, a pair (waveform, rate) or a Hugging Face audio",
+    "video": "a path, bytes, an array of frames or a Hugging Face video",
 }
 SHOWN = 100  # characters of a path in an error, from either end
-# How files of images and of audio begin; ISO media files (AVIF, HEIC) say `ftyp` after a length.
+# How media files begin; ISO media files (AVIF, HEIC, MP4) say `ftyp` after a length.
 MAGIC = (
     b"\xff\xd8\xff",  # JPEG
     b"\x89PNG",
-    b"RIFF",  # WebP, WAV
+    b"RIFF",  # WebP, WAV, AVI
     b"GIF8",
     b"BM",
     b"II*\x00",  # TIFF
@@ -33,6 +34,7 @@ MAGIC = (
     b"ID3",  # MP3
     b"\xff\xfb",
     b"\xff\xf3",
+    b"\x1aE\xdf\xa3",  # Matroska, WebM
 )
 BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
 MIN_BASE64 = 40  # characters: the smallest GIF there is has 48
@@ -45,7 +47,7 @@ def content_of(value: Any, origin: str, kind: str) -> tuple[bytes, str]:
     Args:
         value: path, bytes, data URL or base64 text.
         origin: file and row of the record, for the error.
-        kind: what is expected, `image` or `audio`.
+        kind: what is expected, a key of `ACCEPTED`.
 
     Raises:
         BrokenRecordError: no such file, no content, or no regular file.

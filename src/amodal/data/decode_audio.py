@@ -15,8 +15,10 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from amodal.data.content import content_of, open_content
+from amodal.data.decode_video import container_format
 from amodal.data.record import BrokenRecordError
 from amodal.data.segment import Segment, equal_parts
+from amodal.data.sound_track import SoundTrack
 
 SUFFIXES = ("wav", "flac", "ogg", "oga", "opus", "mp3")  # of audio files
 # Longer audio is taken for a decompression bomb: half an hour, or a gigabyte of float32.
@@ -40,7 +42,8 @@ def decode_audio(value: Any, origin: str, sample_rate: int) -> np.ndarray:
     """The waveform of an audio file, (T,) float32 in [-1, 1]: channels averaged, at `sample_rate`.
 
     Args:
-        value: path, file content as bytes, a pair (waveform, rate in Hz), or a mapping as the
+        value: path, file content as bytes (of a video file, its sound track is read), a pair
+            (waveform, rate in Hz), or a mapping as the
             audio columns of Hugging Face have them, {"bytes", "path"} or {"array",
             "sampling_rate"}; or a `Segment` of one of these. A waveform is (T,), (T, C) or (C, T),
             of floats in [-1, 1] or of integers.
@@ -306,7 +309,10 @@ def _opened(value: Any, origin: str) -> tuple[IO[bytes], Any, str]:
     _check_whole(stream, origin, what)
     stream.seek(0)
     try:
-        file = soundfile.SoundFile(stream)
+        video = container_format(start) is not None
+        file = SoundTrack(stream, origin, what) if video else soundfile.SoundFile(stream)
+    except (BrokenRecordError, ImportError):
+        raise
     except Exception as error:  # its own, and what the stream raises
         raise BrokenRecordError(
             origin,

@@ -71,7 +71,7 @@ class Inspection(BaseModel):
     """The description of a source.
 
     Args:
-        items: records that can be used, every image and audio file of them decoded.
+        items: records that can be used, their media decoded.
         complete: False if reading was limited or stopped.
         stopped: Ctrl-C or SIGTERM came before the end.
         rows: modality -> values; images count one each, captions each on its own.
@@ -89,6 +89,8 @@ class Inspection(BaseModel):
         caption_words, caption_characters: Chinese has no spaces, there characters tell more.
         image_side: shorter side in pixels.
         audio_milliseconds: length of the audio.
+        video_milliseconds: length of the videos; arrays of frames have none.
+        video_formats: size, frame rate and whether there is sound -> count, the most frequent ones.
         audio_formats: "rate Hz x channels" -> count, the most frequent ones.
         image_sizes: "width x height" -> count, the most frequent ones.
         labels: class -> count, the most frequent ones.
@@ -113,6 +115,8 @@ class Inspection(BaseModel):
     image_side: Lengths | None
     audio_milliseconds: Lengths | None
     audio_formats: dict[str, int]
+    video_milliseconds: Lengths | None = None
+    video_formats: dict[str, int] = {}
     image_sizes: dict[str, int]
     labels: dict[str, int]
     label_count: int
@@ -177,6 +181,8 @@ class _Findings:
         self.sizes: Counter[tuple[int, int]] = Counter()
         self.milliseconds: Counter[int] = Counter()
         self.formats: Counter[str] = Counter()
+        self.video_milliseconds: Counter[int] = Counter()
+        self.video_formats: Counter[str] = Counter()
         self.labels: Counter[str] = Counter()
 
     def add_broken(self, error: BrokenRecordError) -> None:
@@ -203,6 +209,11 @@ class _Findings:
             self.rows["audio"] += 1
             self.milliseconds[round(1000 * samples / rate)] += 1
             self.formats[f"{rate} Hz x {channels}"] += 1
+        for video in facts.videos:
+            self.rows["video"] += 1
+            self.video_formats[str(video)] += 1
+            if video.seconds:
+                self.video_milliseconds[round(1000 * video.seconds)] += 1
         self.captions_per_item[len(facts.captions)] += 1
         for caption in facts.captions:
             self.rows["text"] += 1
@@ -246,6 +257,8 @@ class _Findings:
             image_side=_lengths(sides),
             audio_milliseconds=_lengths(self.milliseconds),
             audio_formats=dict(self.formats.most_common(LISTED)),
+            video_milliseconds=_lengths(self.video_milliseconds),
+            video_formats=dict(self.video_formats.most_common(LISTED)),
             image_sizes={f"{w} x {h}": n for (w, h), n in self.sizes.most_common(LISTED)},
             labels=dict(self.labels.most_common(LISTED)),
             label_count=len(self.labels),

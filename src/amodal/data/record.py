@@ -86,7 +86,17 @@ def captions_of(record: Record) -> list[str]:
 
 def images_of(record: Record) -> list[Any]:
     """The images of a record; several ones stand in a list."""
-    value = record.get("image")
+    return media_of(record, "image")
+
+
+def videos_of(record: Record) -> list[Any]:
+    """The videos of a record; several ones stand in a list."""
+    return media_of(record, "video")
+
+
+def media_of(record: Record, name: str) -> list[Any]:
+    """The media under a key of a record; several ones stand in a list."""
+    value = record.get(name)
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]

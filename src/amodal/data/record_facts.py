@@ -1,4 +1,4 @@
-"""Facts of records, every image and audio file decoded: what inspection and diagnosis count."""
+"""Facts of records, their media decoded: what inspection and diagnosis count."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from amodal.data.ahead import work_ahead
 from amodal.data.decode import load_image
 from amodal.data.decode_audio import lacks_end_mark, measure_audio
+from amodal.data.decode_video import VideoFacts, video_facts
 from amodal.data.notes import notes_of
 from amodal.data.perceptual_hash import color_grid, is_flat, perceptual_hash
 from amodal.data.record import (
@@ -21,11 +22,16 @@ from amodal.data.record import (
     StreamingSource,
     captions_of,
     images_of,
+    videos_of,
 )
 from amodal.data.surrogates import half_pair
 
 # Keys of a record under which facts are looked for, where a record may have several values.
-VALUES_OF: dict[str, Callable[[Record], list[Any]]] = {"image": images_of, "text": captions_of}
+VALUES_OF: dict[str, Callable[[Record], list[Any]]] = {
+    "image": images_of,
+    "video": videos_of,
+    "text": captions_of,
+}
 
 
 class ImageFacts(NamedTuple):
@@ -76,6 +82,8 @@ class RecordFacts:
                     flat=is_flat(pixels),
                 )
             )
+        videos = videos_of(record)
+        self.videos: list[VideoFacts] = [video_facts(value, self.origin) for value in videos]
         self.audio: tuple[int, int, int] | None = None  # samples, channels, rate in Hz
         self.without_end = False
         if record.get("audio") is not None:

@@ -29,5 +29,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
         " train_tokenizer",
         "text.word_vectors": "cooccurrence_vectors",
         "vector": "VectorEncoder VectorConfig VectorPreprocessor",
+        "video.frames": "FrameEncoder FrameEncoderConfig",
+        "video.huggingface": "HuggingFaceVideoConfig HuggingFaceVideoEncoder",
+        "video.preprocessing": "VideoPreprocessor",
+        "video.torchvision": "TorchvisionVideoConfig TorchvisionVideoEncoder",
     },
 )

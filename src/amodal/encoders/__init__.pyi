@@ -47,6 +47,13 @@ from amodal.encoders.text.word_vectors import cooccurrence_vectors as cooccurren
 from amodal.encoders.vector import VectorConfig as VectorConfig
 from amodal.encoders.vector import VectorEncoder as VectorEncoder
 from amodal.encoders.vector import VectorPreprocessor as VectorPreprocessor
+from amodal.encoders.video.frames import FrameEncoder as FrameEncoder
+from amodal.encoders.video.frames import FrameEncoderConfig as FrameEncoderConfig
+from amodal.encoders.video.huggingface import HuggingFaceVideoConfig as HuggingFaceVideoConfig
+from amodal.encoders.video.huggingface import HuggingFaceVideoEncoder as HuggingFaceVideoEncoder
+from amodal.encoders.video.preprocessing import VideoPreprocessor as VideoPreprocessor
+from amodal.encoders.video.torchvision import TorchvisionVideoConfig as TorchvisionVideoConfig
+from amodal.encoders.video.torchvision import TorchvisionVideoEncoder as TorchvisionVideoEncoder
 
 __all__ = [
     "AttentionPooling",
@@ -57,11 +64,15 @@ __all__ = [
     "EncoderConfig",
     "FeatureExtraction",
     "FirstPooling",
+    "FrameEncoder",
+    "FrameEncoderConfig",
     "HuggingFaceAudioConfig",
     "HuggingFaceAudioEncoder",
     "HuggingFaceEncoder",
     "HuggingFaceImageConfig",
     "HuggingFaceTextConfig",
+    "HuggingFaceVideoConfig",
+    "HuggingFaceVideoEncoder",
     "ImagePreprocessor",
     "LastPooling",
     "LoRAConfig",
@@ -86,11 +97,14 @@ __all__ = [
     "TimmEncoder",
     "TorchvisionConfig",
     "TorchvisionEncoder",
+    "TorchvisionVideoConfig",
+    "TorchvisionVideoEncoder",
     "TrainedTokenizerConfig",
     "TransformersDualConfig",
     "VectorConfig",
     "VectorEncoder",
     "VectorPreprocessor",
+    "VideoPreprocessor",
     "build_pooling",
     "build_tokenizer",
     "cooccurrence_vectors",

@@ -18,7 +18,7 @@ from amodal.data.decode import SUFFIXES, decode_image
 from amodal.data.inputs import BatchContext, Effects, InputRows
 from amodal.data.near_duplicates import Fingerprint, image_fingerprint
 from amodal.data.perceptual_hash import MIN_SIDE
-from amodal.data.record import Record
+from amodal.data.record import Record, media_of
 from amodal.encoders.image.preprocessing import ImagePreprocessor
 from amodal.modalities.modality import ColumnStyle, InputOptions, Preview, Records
 
@@ -51,7 +51,7 @@ class ImageModality:
         return ImageInput(name, prepare, options.views, augmentation)
 
     def values(self, name: str, prepare: ImagePreprocessor, record: Record) -> list[Any]:
-        return _values(record.get(name))
+        return media_of(record, name)
 
     def decode(self, value: Any, origin: str, prepare: ImagePreprocessor) -> np.ndarray:
         return decode_image(value, origin, min_size=prepare.size)
@@ -70,7 +70,7 @@ class ImageModality:
     def fingerprints(self, name: str, record: Record) -> list[Fingerprint]:
         images = (
             decode_image(value, record["origin"], min_size=MIN_SIDE)
-            for value in _values(record.get(name))
+            for value in media_of(record, name)
         )
         return [image_fingerprint(image) for image in images]
 
@@ -110,7 +110,7 @@ class ImageInput:
     has_effects: ClassVar[bool] = True
 
     def read(self, record: Record) -> np.ndarray | None:
-        found = _values(record.get(self.name))
+        found = media_of(record, self.name)
         if not found:
             return None
         image = decode_image(found[0], record["origin"], min_size=self.prepare.size)
@@ -142,13 +142,6 @@ class ImageInput:
                     context.effects[i].setdefault(FLIP, flipped)
         present = torch.from_numpy(np.repeat(there[:, None], views, axis=1))
         return InputRows(self.prepare.normalize(pixels), present)
-
-
-def _values(value: Any) -> list[Any]:
-    """The images of a record: several ones stand in a list."""
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _digest(content: bytes) -> str:

@@ -8,14 +8,15 @@ from functools import cache
 from amodal.encoders.audio.huggingface import HuggingFaceAudioConfig
 from amodal.encoders.audio.small_cnn import SmallAudioCNNConfig
 from amodal.encoders.config import EncoderConfig
-from amodal.encoders.huggingface import HuggingFaceImageConfig, HuggingFaceTextConfig
-from amodal.encoders.image.small_cnn import SmallCNNConfig
-from amodal.encoders.image.timm import TimmConfig
-from amodal.encoders.image.torchvision import TorchvisionConfig
-from amodal.encoders.packaged import PackagedImageConfig, PackagedTextConfig
+from amodal.encoders.huggingface import HuggingFaceTextConfig
+from amodal.encoders.image.specification import IMAGE_ENCODERS
+from amodal.encoders.packaged import PackagedTextConfig
 from amodal.encoders.tabular import TabularConfig
 from amodal.encoders.text.small_transformer import SmallTransformerConfig
 from amodal.encoders.vector import VectorConfig
+from amodal.encoders.video.frames import FrameEncoderConfig
+from amodal.encoders.video.huggingface import HuggingFaceVideoConfig
+from amodal.encoders.video.torchvision import TorchvisionVideoConfig
 from amodal.modalities.audio import AudioModality
 from amodal.modalities.conversation import ConversationModality
 from amodal.modalities.image import ImageModality
@@ -23,20 +24,16 @@ from amodal.modalities.modality import Modality
 from amodal.modalities.tabular import TabularModality
 from amodal.modalities.text import TextModality
 from amodal.modalities.vector import VectorModality
+from amodal.modalities.video import VideoModality
 from amodal.plugins import load_plugins
 
 GROUP = "amodal.modalities"  # of entry points: NAME = "package.module:ModalityClass"
 # Every modality type of this package and its encoders; a new type is one more row here.
 ENCODERS_OF: dict[type[Modality], tuple[type[EncoderConfig], ...]] = {
-    ImageModality: (
-        TorchvisionConfig,
-        TimmConfig,
-        HuggingFaceImageConfig,
-        PackagedImageConfig,
-        SmallCNNConfig,
-    ),
+    ImageModality: IMAGE_ENCODERS,
     TextModality: (HuggingFaceTextConfig, PackagedTextConfig, SmallTransformerConfig),
     AudioModality: (HuggingFaceAudioConfig, SmallAudioCNNConfig),
+    VideoModality: (FrameEncoderConfig, TorchvisionVideoConfig, HuggingFaceVideoConfig),
     VectorModality: (VectorConfig,),
     TabularModality: (TabularConfig,),
     ConversationModality: (),

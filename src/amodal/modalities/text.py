@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from amodal.augment.config import TEXT_STEPS, TokenDropout, TokenMask
-from amodal.augment.text import swap_left_right, token_dropout, token_mask
+from amodal.augment.text import swap_before_after, swap_left_right, token_dropout, token_mask
 from amodal.data.batch import key64
 from amodal.data.inputs import BatchContext, Effects, InputRows
 from amodal.data.near_duplicates import Fingerprint, content_fingerprint
@@ -30,6 +30,10 @@ from amodal.modalities.modality import (
     all_texts,
     texts_of,
 )
+from amodal.modalities.video import REVERSAL
+
+# Change of an item -> what it does to its texts.
+FOLLOWED: dict[str, Callable[[str], str]] = {FLIP: swap_left_right, REVERSAL: swap_before_after}
 
 
 class TextModality:
@@ -188,4 +192,6 @@ def _check_encodable(texts: Sequence[str], origin: str) -> None:
 
 def followed(text: str, effects: Effects) -> str:
     """The text, still true of an item that was augmented."""
-    return swap_left_right(text) if effects.get(FLIP) else text
+    for effect, change in FOLLOWED.items():
+        text = change(text) if effects.get(effect) else text
+    return text

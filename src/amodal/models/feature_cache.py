@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
+from functools import partial
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from amodal.data.batch import key64
-from amodal.data.content import content_of
+from amodal.data.content import open_content
 from amodal.data.feature_store import DIGEST_BYTES, Computed, FeatureStore, cache_folder
 from amodal.data.features import FeatureRows
 from amodal.data.inputs import BatchContext, Effects, effects_of
@@ -165,8 +166,10 @@ class FeatureCache:
             BrokenRecordError: the value cannot be read.
         """
         if self.kind.column_style == "media" and isinstance(value, str | Path | bytes):
-            content = content_of(value, origin, self.kind.name)[0]
-        elif isinstance(value, str):
+            stream: Any = open_content(value, origin, self.kind.name)[0]
+            with stream:
+                return file_digest(stream, partial(blake2b, digest_size=DIGEST_BYTES)).digest()
+        if isinstance(value, str):
             content = value.encode("utf-8", "surrogatepass")
         else:
             array = np.asarray(self.kind.decode(value, origin, self.prepare))

@@ -14,6 +14,7 @@ import numpy as np
 
 from amodal.data.ahead import work_ahead
 from amodal.data.batch import key64
+from amodal.data.media import SUFFIXES_OF
 from amodal.data.record import BrokenRecordError, DataError, Record, Source, StreamingSource
 from amodal.modalities.modality import Modality, texts_of
 from amodal.modalities.registry import modality
@@ -23,7 +24,7 @@ from amodal.search.rows import SPAN, Key, Row, Scalar, plain_metadata
 from amodal.search.thumbnail import jpeg_thumbnail
 
 CAPTIONS = "text"  # key of the captions in the records of every source
-MEDIA = frozenset({"image", "audio", CAPTIONS})  # keys of values, which are no metadata
+MEDIA = frozenset({*SUFFIXES_OF, CAPTIONS})  # keys of values, which are no metadata
 DECODE_AHEAD = 16  # values decoded while the model works
 MAX_PENDING_BYTES = 1 << 28  # decoded values that wait for the model
 

@@ -23,11 +23,19 @@ PRETRAINED: Mapping[str, dict[str, Any]] = {
         "freeze": "all",
     },
     "text": {"kind": "packaged", "name": "all-minilm-l6-v2", "last_layers": 7, "freeze": "all"},
+    # Without layers over time all of it is frozen, and its features are computed once.
+    "video": {
+        "kind": "frames",
+        "frame": {"kind": "packaged", "name": "efficientnet-lite2", "last_stages": 2},
+        "layers": 0,
+        "freeze": "all",
+    },
 }
 FROM_SCRATCH: Mapping[str, dict[str, Any]] = {
     "image": {"kind": "small_cnn", "size": 64},
     "text": {"kind": "small_transformer", "width": 128, "layers": 2, "heads": 4, "dropout": 0.1},
     "audio": {"kind": "small_audio_cnn"},
+    "video": {"kind": "frames", "frame": {"kind": "small_cnn", "size": 64}},
 }
 PACKAGES = (
     *(IMAGE_PACKAGES[name] for name in PRETRAINED["image"]["name"]),

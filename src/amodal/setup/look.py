@@ -28,6 +28,7 @@ LAYOUTS = {  # kind of source -> layout in words
     "vqa": "questions about images",
     "visdial": "dialogues about images",
     "scenes": "built-in scenes",
+    "moving_scenes": "built-in clips of scenes",
 }
 TABULAR = (TableConfig, HuggingFaceConfig)  # sources with columns of the user's choosing
 NEUTRAL = Columns(image=None, text=None)  # every column is metadata

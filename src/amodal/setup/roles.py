@@ -120,8 +120,8 @@ def _task(columns: Sequence[Column]) -> Task:
             f"columns image and caption; the columns are {_listed(columns)}"
         )
     raise DataError(
-        "no column names image or audio files, and none holds captions or a value to predict; "
-        f"the columns are {_listed(columns)}"
+        "no column names image, video or audio files, and none holds captions or a value to "
+        f"predict; the columns are {_listed(columns)}"
     )
 
 

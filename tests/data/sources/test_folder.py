@@ -42,7 +42,7 @@ def test_a_flat_folder_has_no_labels(tmp_path, write_image):
 
 
 def test_folders_without_images_are_refused(tmp_path):
-    with pytest.raises(DataError, match="no image or audio file below"):
+    with pytest.raises(DataError, match="no image, video or audio file below"):
         FolderConfig(path=str(tmp_path)).open()
     with pytest.raises(DataError, match="no such folder"):
         FolderConfig(path=str(tmp_path / "gone")).open()

@@ -7,6 +7,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from amodal.data.record import DataError
+from amodal.data.scenes.motion_source import MovingScenesConfig
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
 from amodal.data.sources.columns import Columns
@@ -201,6 +202,7 @@ def test_an_unknown_kind_names_the_nearest():
 def test_every_kind_survives_writing_and_reading():
     examples = [
         ScenesConfig(size=3),
+        MovingScenesConfig(size=3, shapes=("star",)),
         CocoCaptionsConfig(images="i", annotations="a.json"),
         TableConfig(path=("a.csv", "b.csv"), columns=Columns(text=("x", "y"))),
         WebDatasetConfig(path="x.tar"),

@@ -148,6 +148,12 @@ class ScenesSource:
     def __len__(self) -> int:
         return self.config.size
 
+    def write(
+        self, folder: str | Path, track: Callable[[Sequence[int]], Iterable[int]] = iter
+    ) -> None:
+        """Write the scenes as files, see `write_dataset`."""
+        write_dataset(self, folder, track)
+
     def scene(self, index: int) -> Scene:
         """The truth of record `index`."""
         if not 0 <= index < len(self):

@@ -249,7 +249,12 @@ def split_of(scene: Scene) -> Split:
     Half of all descriptions are for training and a quarter each for validation and test, so that
     no complete caption of one split is true of a scene of another.
     """
-    bucket = blake2b(scene.signature().encode(), digest_size=1).digest()[0] & 3
+    return split_of_text(scene.signature())
+
+
+def split_of_text(signature: str) -> Split:
+    """The split of everything with this signature."""
+    bucket = blake2b(signature.encode(), digest_size=1).digest()[0] & 3
     return "train" if bucket < 2 else "validation" if bucket == 2 else "test"
 
 

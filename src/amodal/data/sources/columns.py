@@ -15,11 +15,9 @@ from pydantic import (
     model_validator,
 )
 
-from amodal.data.decode import SUFFIXES as IMAGES
-from amodal.data.decode_audio import SUFFIXES as AUDIO
+from amodal.data.media import MEDIA_SUFFIXES
 from amodal.data.record import DataError, StrictModel
 
-MEDIA_SUFFIXES = frozenset({*IMAGES, *AUDIO})
 RESERVED = ("id", "origin", "image", "text", "audio", "label")
 
 Style = Literal["media", "texts", "value"]

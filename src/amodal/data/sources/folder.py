@@ -1,4 +1,4 @@
-"""A folder of images or of audio files, one folder per class, perhaps with captions beside them."""
+"""A folder of media files, one folder per class, perhaps with captions beside the files."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import Literal
 
 from pydantic import field_validator
 
-from amodal.data.decode import SUFFIXES as IMAGES
-from amodal.data.decode_audio import SUFFIXES as AUDIO
+from amodal.data.media import MEDIA_SUFFIXES, SUFFIXES_OF
 from amodal.data.notes import Note, Notes, printable
 from amodal.data.record import BrokenRecordError, DataError, Record
 from amodal.data.sources.files_below import files_below, is_utf8
@@ -31,7 +30,8 @@ TABLE = "tables in the folder that are not read, perhaps of captions"
 class FolderConfig(RenamingConfig):
     """Images in folders named after their class; images that lie at the top have no label.
 
-    Where there is no image, audio files: WAV, FLAC, OGG or MP3. Captions may lie beside them, one
+    Where there is no image, videos: MP4, MOV, WebM, MKV or AVI; where there is none of these, audio
+    files: WAV, FLAC, OGG or MP3. Captions may lie beside them, one
     per line: cat/0.txt or cat/0.caption beside cat/0.jpg. Folders that begin with a dot, and those
     that systems make (@eaDir, __MACOSX), are left out; links to folders are followed.
 
@@ -56,7 +56,7 @@ class FolderConfig(RenamingConfig):
         """The source; folders are listed now.
 
         Raises:
-            DataError: there is no such folder, or neither image nor audio file in it.
+            DataError: there is no such folder, or no media file in it.
         """
         return FolderSource(self)
 
@@ -64,8 +64,8 @@ class FolderConfig(RenamingConfig):
 class FolderSource:
     """One record per file, in the order of the paths.
 
-    A record holds `id` (path below the folder), `origin`, `image` or `audio` (path), `label` and,
-    with a template or captions beside the files, `text`.
+    A record holds `id` (path below the folder), `origin`, `image`, `video` or `audio` (path),
+    `label` and, with a template or captions beside the files, `text`.
 
     Attributes:
         broken_rows: files whose names are not UTF-8.
@@ -89,15 +89,18 @@ class FolderSource:
             reason = "the file name is not UTF-8; rename it"
             broken.append(BrokenRecordError(printable(os.path.join(root, path)), reason))
         self.broken_rows = tuple(broken)
-        suffixes = (IMAGES, AUDIO)
-        found = [[p for p in paths if _suffix(p) in s and not _hidden(p)] for s in suffixes]
-        self._modality = "image" if found[0] else "audio"
-        self._files = sorted(found[0] or found[1])
-        if not self._files:
+        found = {
+            kind: sorted(p for p in paths if _suffix(p) in suffixes and not _hidden(p))
+            for kind, suffixes in SUFFIXES_OF.items()
+        }
+        self._modality = next((kind for kind, files in found.items() if files), "")
+        if not self._modality:
+            accepted = ", ".join(suffix for kind in SUFFIXES_OF.values() for suffix in kind)
             raise DataError(
-                f"{root}: no image or audio file below it; expected files that end in "
-                f"{', '.join((*IMAGES, *AUDIO))}{_instead(paths, notes)}"
+                f"{root}: no image, video or audio file below it; expected files that end in "
+                f"{accepted}{_instead(paths, notes)}"
             )
+        self._files = found[self._modality]
         beside = self._beside(paths)
         self._captions = self._checked(beside, notes)
         for path in sorted({*paths}.difference(self._files, beside.values())):
@@ -184,7 +187,7 @@ class FolderSource:
             notes.add(TABLE, f"{path}: amodal data inspect {_as_source(self._root / path)}")
         elif not _hidden(path):
             notes.add(UNREAD, path, kind=f".{suffix}" if suffix else "no suffix")
-        elif suffix in (*IMAGES, *AUDIO):
+        elif suffix in MEDIA_SUFFIXES:
             notes.add(UNREAD, path, kind="hidden")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from amodal.data.media import MEDIA_SUFFIXES
 from amodal.data.record import BrokenRecordError, Record
 from amodal.data.sources.cells import (
     captions,
@@ -15,7 +16,7 @@ from amodal.data.sources.cells import (
     name_of,
     plain_value,
 )
-from amodal.data.sources.columns import MEDIA_SUFFIXES, RESERVED, STYLES, Columns
+from amodal.data.sources.columns import RESERVED, STYLES, Columns
 from amodal.data.sources.delimited import parse
 
 LEGAL = "with `columns.empty_cells: missing` an item may lack it"

@@ -13,10 +13,10 @@ from typing import Annotated, Any, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from amodal.data.decode import SUFFIXES as IMAGES
-from amodal.data.decode_audio import SUFFIXES as AUDIO
+from amodal.data.media import MEDIA_SUFFIXES
 from amodal.data.notes import Notes
 from amodal.data.record import DataError, Source, StreamingSource
+from amodal.data.scenes.motion_source import MovingScenesConfig
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
 from amodal.data.sources.columns import Reading
@@ -37,6 +37,7 @@ from amodal.data.yaml_document import YamlError, parse_value, read_yaml
 # Every source that a recipe or a command can name; a new one is one more entry here.
 AnySource = (
     ScenesConfig
+    | MovingScenesConfig
     | CocoCaptionsConfig
     | TableConfig
     | WebDatasetConfig
@@ -57,10 +58,11 @@ LOOKED_AT = 1 << 16  # bytes of a JSON file, to see what it is
 _LAYOUTS = {"data", "questions", "kind", "images", "annotations"}
 ACCEPTED = """\
   scenes                                  built-in synthetic scenes; scenes:size=500,split=test
+  moving_scenes                           clips of them in which objects move, with captions
   KIND:KEY=VALUE,...                      {kinds}
   FOLDER                                  COCO captions (captions*.json and images/), VQA
                                           (questions.json and images/), *.tar shards,
-                                          `save_to_disk`, images or audio in class folders
+                                          `save_to_disk`, images, videos or audio in class folders
   captions.json                           COCO captions, with images/ beside it
   questions.json                          VQA v2 or easy-VQA, with images/ beside it or above
   dialogs.json                            VisDial v1.0, with images/ beside it or above
@@ -381,7 +383,7 @@ def _in_folder(folder: Path) -> SourceConfig:
     if is_saved(folder):
         return checked_source({"kind": "huggingface", "path": str(folder)}, str(folder))
     there = Counter(path.rpartition(".")[2].lower() for path in files_below(folder, Notes()))
-    if any(suffix in there for suffix in (*IMAGES, *AUDIO)):
+    if MEDIA_SUFFIXES & there.keys():
         return checked_source({"kind": "folder", "path": str(folder)}, str(folder))
     tables = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in TABLES]
     hint = f"; it holds tables: {', '.join(map(str, tables[:5]))}" if tables else ""

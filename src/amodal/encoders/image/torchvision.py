@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +54,7 @@ class TorchvisionConfig(EncoderConfig):
     def preprocessor(self) -> ImagePreprocessor:
         mean, std = IMAGENET_MEAN, IMAGENET_STD
         if self.weights is not None and not self.weights.endswith(".safetensors"):
-            transforms = _weights(self).transforms()
+            transforms = weights_of(self.name, self.weights).transforms()
             mean, std = tuple(transforms.mean), tuple(transforms.std)
         return ImagePreprocessor(self.size, mean, std)
 
@@ -176,12 +178,7 @@ def _classifier(config: TorchvisionConfig, pretrained: bool) -> Any:
         options["input_size"] = (config.size, config.size)
     model = torchvision.models.get_model(config.name, weights=None, **options)
     if pretrained and config.weights is not None:
-        try:
-            model.load_state_dict(_sized(_state(config), config))
-        except RuntimeError as error:
-            raise ValueError(
-                f"weights {config.weights} do not fit {config.name} at size {config.size}: {error}"
-            ) from None
+        load_weights(model, config.name, config.weights, partial(_sized, config=config))
     return model
 
 
@@ -200,36 +197,64 @@ def _sized(state: dict[str, Tensor], config: TorchvisionConfig) -> dict[str, Ten
     return {**state, "encoder.pos_embedding": stretched}
 
 
-def _weights(config: TorchvisionConfig) -> Any:
-    known = torchvision.models.get_model_weights(config.name)
+def load_weights(
+    model: nn.Module,
+    name: str,
+    weights: str,
+    change: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda state: state,
+) -> None:
+    """Load weights of torchvision, or of a file, into one of its models.
+
+    Args:
+        model: to load them into.
+        name: of the model.
+        weights: their name, or a .safetensors file.
+        change: makes the state fit the model.
+
+    Raises:
+        ValueError: they cannot be had, or do not fit.
+    """
+    state = change(_state(name, weights))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"weights {weights} do not fit {name} as configured: {error}") from None
+
+
+def weights_of(name: str, weights: str) -> Any:
+    """Weights of a model of torchvision, by their name.
+
+    Raises:
+        ValueError: it has none of this name.
+    """
+    known = torchvision.models.get_model_weights(name)
     names = [w.name for w in known]
-    if config.weights != "DEFAULT" and config.weights not in names:
+    if weights != "DEFAULT" and weights not in names:
         raise ValueError(
-            f"torchvision {config.name} has no weights {config.weights!r}; it has DEFAULT, "
+            f"torchvision {name} has no weights {weights!r}; it has DEFAULT, "
             f"{', '.join(names)}; or give a .safetensors file, or null for random ones"
         )
-    return known[config.weights]
+    return known[weights]
 
 
-def _state(config: TorchvisionConfig) -> dict[str, Tensor]:
-    assert config.weights is not None
-    if config.weights.endswith(".safetensors"):
-        if not Path(config.weights).is_file():
-            raise ValueError(f"{config.weights}: no such file with weights of {config.name}")
+def _state(name: str, weights: str) -> dict[str, Tensor]:
+    if weights.endswith(".safetensors"):
+        if not Path(weights).is_file():
+            raise ValueError(f"{weights}: no such file with weights of {name}")
         try:
-            return safetensors.torch.load_file(config.weights)
+            return safetensors.torch.load_file(weights)
         except safetensors.SafetensorError as error:
-            raise ValueError(f"{config.weights}: not a safetensors file: {error}") from None
-    weights = _weights(config)
+            raise ValueError(f"{weights}: not a safetensors file: {error}") from None
+    found = weights_of(name, weights)
     try:
         # Tensors only, never arbitrary objects, though the hash is checked as well.
-        state: dict[str, Tensor] = weights.get_state_dict(
+        state: dict[str, Tensor] = found.get_state_dict(
             progress=True, check_hash=True, weights_only=True
         )
         return state
     except OSError as error:
         raise ValueError(
-            f"the weights of {config.name} could not be downloaded from {weights.url} ({error}); "
+            f"the weights of {name} could not be downloaded from {found.url} ({error}); "
             f"give its state dict as a local `weights: FILE.safetensors`, {NO_NETWORK}, or "
             "`weights: null` for random ones"
         ) from None

@@ -78,7 +78,10 @@ class SmallTransformer(nn.Module):
         self.width = config.width
         self.embedding = nn.Embedding(config.vocab_size, config.width)
         self.position = nn.Parameter(torch.randn(config.max_length, config.width) * 0.02)
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(
+            TransformerLayer(config.width, config.heads, config.dropout)
+            for _ in range(config.layers)
+        )
         self.norm = nn.LayerNorm(config.width)
         self.dropout = nn.Dropout(config.dropout)
         nn.init.normal_(self.embedding.weight, std=INIT_STD)
@@ -113,19 +116,24 @@ class SmallTransformer(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Pre-norm Transformer layer: self-attention, then a feed-forward network."""
+    """Pre-norm Transformer layer: self-attention, then a feed-forward network.
 
-    def __init__(self, config: SmallTransformerConfig) -> None:
+    Args:
+        width: D of the tokens.
+        heads: of the attention; they divide the width.
+        dropout: of what either part adds.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        width = config.width
-        self.heads = config.heads
+        self.heads = heads
         self.attention_norm = nn.LayerNorm(width)
         self.query_key_value = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
         self.feed_norm = nn.LayerNorm(width)
         self.feed_in = nn.Linear(width, 4 * width)
         self.feed_out = nn.Linear(4 * width, width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, N, D), (B, 1, 1, N) bool → (B, N, D)."""

@@ -138,7 +138,9 @@ class JointEmbeddingRecipe(StrictModel):
     @model_validator(mode="after")
     def _encoders_or_dual_encoder(self) -> JointEmbeddingRecipe:
         if self.base is not None and self.init_from is not None:
-            raise ValueError("base and init_from are two ways to start from a run: give one of them")
+            raise ValueError(
+                "base and init_from are two ways to start from a run: give one of them"
+            )
         if self.base is not None and not self.new_encoders:
             raise ValueError("base: give `encoders` with the inputs that are new")
         if self.dual_encoder is not None and self.encoders and self.base is None:
