@@ -23,17 +23,18 @@ def write_photos(folder):
         pixels = np.full((40, 48, 3), COLORS[name]) + rng.integers(-25, 25, (40, 48, 3))
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{i}.png")
         captions = (f"a {name} image number {i}", f"{name} and nothing else in picture {i}")
-        rows += [{"image": f"{i}.png", "caption": c, "label": name} for c in captions]
+        # With ids, items are held out whatever the folder is called.
+        rows += [{"image": f"{i}.png", "caption": c, "label": name, "id": i} for c in captions]
     (folder / "3.png").write_bytes(b"no image")
     with (folder / "photos.csv").open("w", newline="") as file:
-        table = csv.DictWriter(file, ["image", "caption", "label"])
+        table = csv.DictWriter(file, ["image", "caption", "label", "id"])
         table.writeheader()
         table.writerows(rows)
     return folder
 
 
 def source_of(photos):
-    columns = {"image": "image", "text": "caption"}
+    columns = {"image": "image", "text": "caption", "id": "id"}
     return {"kind": "table", "path": str(photos / "photos.csv"), "columns": columns}
 
 

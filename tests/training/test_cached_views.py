@@ -203,7 +203,7 @@ def test_another_image_of_the_item_is_not_mirrored_without_it(photos):
     }
     model = {"encoders": encoders, "projection": {"kind": "linear", "dim": 8}}
     flip = {"image": [{"kind": "horizontal_flip", "probability": 1.0}]}
-    columns = {"image": "image", "sketch": "image"}
+    columns = {"image": "image", "sketch": "image", "id": "id"}
     data = {"train": {**source_of(photos), "columns": columns}}
     recipe = recipe_with_views(photos, augment=flip, model=model, data=data)
     _, train, _ = featured(recipe)

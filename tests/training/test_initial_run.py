@@ -182,7 +182,7 @@ def test_a_resumed_run_does_not_start_anew(photos, embedding_run, tmp_path):
 
 def test_an_input_that_the_run_lacks_is_new(photos, embedding_run):
     sketch = {"type": "image", "kind": "small_cnn", "size": 32, "widths": [8, 16]}
-    columns = {"image": "image", "text": "caption", "sketch": "image"}
+    columns = {"image": "image", "text": "caption", "sketch": "image", "id": "id"}
     data = {"train": {**source_of(photos), "columns": columns}}
     encoders = {**LORA, "sketch": sketch}
     (told,) = started(embedding_recipe(photos, embedding_run, encoders, data=data)).notes

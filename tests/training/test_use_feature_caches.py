@@ -15,6 +15,7 @@ from amodal.evaluators.embedding import embed_items
 from amodal.evaluators.prediction import predict_items, read_batches
 from amodal.models.feature_cache import feature_caches
 from amodal.search.embed import embed_source
+from amodal.serving.served import open_served
 from amodal.training.features import use_feature_caches
 from amodal.training.kinds import open_run
 from amodal.training.run import train_run
@@ -91,7 +92,7 @@ def more(photos, tmp_path):
     write_photos(folder)
     Image.new("RGB", (40, 40), "white").save(folder / "new.png")
     with (folder / "photos.csv").open("a") as file:
-        file.write("new.png,a new one,red\nnew.png,a second new one,red\n")
+        file.write("new.png,a new one,red,new\nnew.png,a second new one,red,new\n")
     return folder / "photos.csv"
 
 
@@ -199,3 +200,8 @@ def test_the_commands_take_the_cache_and_leave_it(photos, train, encoded, tmp_pa
         run_command(*command, "--no-feature-cache")
         assert sum(encoded) == (EVALUATED if command[0] == "evaluate" else VALUES), command[0]
         encoded.clear()
+
+
+def test_what_is_served_takes_the_cache(train):
+    served = open_served(train(), **QUIET)
+    assert set(feature_caches(served.embedding_model)) == {"image", "text"}

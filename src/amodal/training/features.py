@@ -111,6 +111,7 @@ class _Value(NamedTuple):
     """A value of the sources: its features and those of its views, and where it is.
 
     Args:
+        digest: of its content.
         source: that has it.
         record: number of the record.
         place: number among the values of the input in the record.
@@ -119,6 +120,7 @@ class _Value(NamedTuple):
         fixed: effects of the views that are not drawn.
     """
 
+    digest: bytes
     source: FeatureSource
     record: int
     place: int
@@ -183,7 +185,7 @@ class _Features:
                     of_record.append(_Found((digest, *of_views), key))
                     values.setdefault(
                         of_record[-1].digests,
-                        _Value(source, number, place, size, of_views, fixed),
+                        _Value(digest, source, number, place, size, of_views, fixed),
                     )
             except BrokenRecordError as error:
                 source.broken.setdefault(number, error)
@@ -208,30 +210,24 @@ class _Features:
 
     def _compute(self, values: Mapping[tuple[bytes, ...], _Value]) -> dict[bytes, str]:
         """Compute and keep the features that are missing; why some values cannot have any."""
-        wanted: list[tuple[bytes, bool, list[bytes], _Value]] = []
+        wanted: list[tuple[_Value, list[bytes]]] = []
         asked: set[bytes] = set()
-        for (digest, *_), value in values.items():
-            missing = [d for d in (digest, *value.views) if d not in self.cache and d not in asked]
+        for value in values.values():
+            digests = (value.digest, *value.views)
+            missing = [d for d in digests if d not in self.cache and d not in asked]
             asked.update(missing)
             # By the digest, as the processes may find different values missing: the first ones to
             # come have already added some.
-            if missing and digest[0] % world_size() == rank():
-                views = [d for d in missing if d != digest]
-                wanted.append((digest, digest in missing, views, value))
+            if missing and value.digest[0] % world_size() == rank():
+                wanted.append((value, missing))
         # Texts of similar length need little padding.
-        wanted.sort(key=lambda one: (one[3].size, one[0]))
-        width = 1 + (self.cache.views.count if self.cache.views is not None else 0)
-        size = max(1, AT_ONCE // width)
+        wanted.sort(key=lambda one: (one[0].size, one[0].digest))
+        views = self.cache.views
+        size = max(1, AT_ONCE // (1 + (views.count if views is not None else 0)))
         groups = [wanted[start : start + size] for start in range(0, len(wanted), size)]
         if wanted:
             self.callbacks.stage(f"computing {self.cache.name} features", len(wanted))
-        given = (
-            [
-                Wanted(self._read(digest, value), plain, views, value.fixed)
-                for digest, plain, views, value in group
-            ]
-            for group in groups
-        )
+        given = ([self._wanted(*one) for one in group] for group in groups)
         unusable: dict[bytes, str] = {}
         store = self.cache.store
         try:
@@ -251,10 +247,12 @@ class _Features:
         texts = gather_texts(json.dumps({digest.hex(): why for digest, why in unusable.items()}))
         return {bytes.fromhex(d): why for text in texts for d, why in json.loads(text).items()}
 
-    def _read(self, digest: bytes, value: _Value) -> Keyed:
-        """A value as its record has it."""
+    def _wanted(self, value: _Value, missing: Sequence[bytes]) -> Wanted:
+        """A value as its record has it, with what is missing of its features."""
         record = value.source.source[value.record]
-        return Keyed(digest, self.cache.values(record)[value.place], record["origin"])
+        keyed = Keyed(value.digest, self.cache.values(record)[value.place], record["origin"])
+        views = [digest for digest in missing if digest != value.digest]
+        return Wanted(keyed, value.digest in missing, views, value.fixed)
 
     def _attach(
         self,

@@ -119,9 +119,9 @@ class InitialRun:
         for name, weights in learned.items():
             weights.data.copy_(self.objectives[name])
         used = {names[name] for name in taken}
-        left = [n for n in source if n not in used] + [
-            f"objective {n}" for n in self.objectives if n not in learned
-        ]
+        left = [name for name in source if name not in used]
+        left += (f"objective {name}" for name in self.objectives if name not in learned)
+        new += (f"objective {name}" for name in objectives if name not in learned)
         return (
             f"{KEY}: of {self.run}: {len(heads)} tensors of heads, {len(taken) - len(heads)} of "
             f"encoders, {len(learned)} of objectives; not taken: {_counted(left)}; new: "
