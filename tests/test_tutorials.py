@@ -16,6 +16,7 @@ from amodal.setup import defaults
 TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 TINY = ["--set", "train.epochs=1", "--set", "train.precision=fp32"]
+TINY += ["--set", "data.holdout=0.6"]  # of 40 items: a match threshold needs 20
 SMALL = {"train": TINY, "learning-curve": TINY}  # options that make a command quick
 
 
