@@ -61,10 +61,10 @@ SETTINGS: dict[str, tuple[tuple[int, ...] | None, dict[str, Any]]] = {
         None,
         {"model.projection.dropout": 0.0, "model.projection.input_noise": 0.0},
     ),
-    "dropout 0.6, noise 0.6": (
-        None,
-        {"model.projection.dropout": 0.6, "model.projection.input_noise": 0.6},
-    ),
+    "noise 0.3": (None, {"model.projection.input_noise": 0.3}),
+    "noise 0.6": (None, {"model.projection.input_noise": 0.6}),
+    "noise 2": (None, {"model.projection.input_noise": 2.0}),
+    "words of the last layer alone": (None, {"model.encoders.text.last_layers": 1}),
     "temperature 0.15": (None, {"objectives.0.temperature": 0.15}),
     "learning rate 3e-4": (None, {"train.learning_rate": 3e-4}),
     "weight decay 0.5": (None, {"train.weight_decay": 0.5}),
@@ -140,7 +140,7 @@ def run(recipe: dict[str, Any], seed: int) -> dict[str, float]:
     once = recipe["train"]["epochs"]  # at the end: held-out photos pick no weights
     recipe = changed(recipe, {"train.seed": seed, "train.evaluate_every": once})
     with tempfile.TemporaryDirectory() as folder:
-        metrics = train_run(parse_recipe(recipe), Path(folder) / "run").metrics
+        metrics = train_run(parse_recipe(recipe, "the recipe"), Path(folder) / "run").metrics
     found = {name: value for name, value in metrics.items() if name.startswith("retrieval/")}
     return {"mean_recall": mean_recall(found), "seconds": metrics["train/seconds"]}
 

@@ -92,7 +92,7 @@ DEFAULTS: Mapping[Task, Default] = {
                 "dim": 512,
                 "dropout": 0.4,
                 "input_norm": "batch",
-                "input_noise": 0.3,
+                "input_noise": 1.2,
             },
         },
         objectives=({"kind": "info_nce", "temperature": 0.07, "label_smoothing": 0.1},),
