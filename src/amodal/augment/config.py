@@ -99,7 +99,7 @@ class TimeReversal(StrictModel):
 
     changes_other_inputs: ClassVar[bool] = True
     kind: Literal["time_reversal"] = "time_reversal"
-    probability: Fraction = 0.5
+    probability: Fraction = 0.5  # of a reversal
 
 
 class TokenMask(StrictModel):

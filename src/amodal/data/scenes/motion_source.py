@@ -35,10 +35,13 @@ class MovingScenesConfig(RenamingConfig):
 
     Args:
         size: number of clips.
+        seed: of the clips; every split draws others.
+        split: train, validation or test.
         image_size: side of a frame in pixels.
         frames: of a clip.
         min_objects, max_objects: of a clip.
         colours, shapes, sizes, textures: of the objects, uniformly; all of them where left out.
+        languages: of the captions.
         captions_per_clip: over all languages, which alternate.
         clips_per_appearance: successive clips with objects of the same colours and shapes, which
             their motions alone tell apart.

@@ -22,7 +22,7 @@ class TorchvisionVideoConfig(VideoConfig):
     """Which video ResNet, with which weights."""
 
     kind: Literal["torchvision"] = "torchvision"
-    name: Literal["r3d_18", "mc3_18", "r2plus1d_18"] = "r3d_18"
+    name: Literal["r3d_18", "mc3_18", "r2plus1d_18"] = "r3d_18"  # of torchvision
     weights: str | None = "DEFAULT"  # a name of torchvision, a .safetensors file, or null: random
     frames: int = Field(16, ge=1, le=1024)
     size: int = Field(112, ge=16)  # pixels of the square that it sees
