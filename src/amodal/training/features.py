@@ -92,18 +92,15 @@ def use_feature_caches(
         keep: keep the features of values that are not in the cache.
         warn: called with a message where a file of the cache cannot be read.
     """
+    has_encoders = hasattr(model, "encoder_of")  # an image tokenizer has none
+    encoders = {name: model.encoder_of(name) for name in model.inputs} if has_encoders else {}
+    frozen = {name: one for name, one in encoders.items() if is_frozen(one.config)}
     file = found_folder(run) / "recipe.yaml"
-    recipe = load_recipe(file) if file.is_file() else None
+    recipe = load_recipe(file) if frozen and file.is_file() else None
     if recipe is not None and not recipe.data.feature_cache:
         return
     trained_on = recipe.cached_inputs() if recipe is not None else ()
-    has_encoders = hasattr(model, "encoder_of")  # an image tokenizer has none
-    encoders = {name: model.encoder_of(name) for name in model.inputs} if has_encoders else {}
-    names = [
-        name
-        for name, encoder in encoders.items()
-        if is_frozen(encoder.config) and (encoder.is_pooled or name in trained_on)
-    ]
+    names = [name for name, one in frozen.items() if one.is_pooled or name in trained_on]
     read_feature_caches(model, names, keep=keep, warn=warn)
 
 
