@@ -32,6 +32,9 @@ class Model:
     def fingerprint(self):
         return self.weights
 
+    def fingerprints(self):
+        return (self.weights,)
+
     def encode(self, *, batch_size=64, **values):
         ((modality, items),) = values.items()
         rows = [self._colour(modality, item) for item in items]
