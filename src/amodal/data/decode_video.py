@@ -197,7 +197,7 @@ def open_container(stream: IO[bytes], origin: str, what: str) -> Any:
         # The format is given: others, such as playlists, name further files to be opened.
         return av.open(stream, format=found)
     except av.error.FFmpegError as error:
-        raise damaged(origin, what, error) from None
+        raise _damaged(origin, what, error) from None
 
 
 def _check_boxes(stream: IO[bytes], origin: str, what: str) -> None:
@@ -225,8 +225,7 @@ def _check_boxes(stream: IO[bytes], origin: str, what: str) -> None:
             )
 
 
-def damaged(origin: str, what: str, error: Exception) -> BrokenRecordError:
-    """The error of a file that FFmpeg cannot read."""
+def _damaged(origin: str, what: str, error: Exception) -> BrokenRecordError:
     return BrokenRecordError(origin, f"damaged video file: {what}: {error}")
 
 
@@ -285,7 +284,7 @@ def _frames_at(
                 _check_end(float((shown.pts - first) * stream.time_base), time, origin, what)
             yield shown
     except av.error.FFmpegError as error:
-        raise damaged(origin, what, error) from None
+        raise _damaged(origin, what, error) from None
 
 
 def _check_end(last: float, time: float, origin: str, what: str) -> None:
