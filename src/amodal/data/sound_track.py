@@ -83,7 +83,7 @@ class SoundTrack:
         if frame is None:
             return None
         blocks = [part.to_ndarray() for part in self._resampler.resample(frame)]
-        samples = np.concatenate(blocks, axis=1).reshape(-1, self.channels)
+        samples: NDArray[np.float32] = np.concatenate(blocks, axis=1).reshape(-1, self.channels)
         if self._skipped_to is None:
             return samples
         time = float((frame.pts - (self._track.start_time or 0)) * frame.time_base)
