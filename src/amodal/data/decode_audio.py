@@ -40,9 +40,10 @@ def decode_audio(value: Any, origin: str, sample_rate: int) -> np.ndarray:
 
     Args:
         value: path, file content as bytes (of a video file, its sound track is read), a pair
-            (waveform, rate in Hz), or a mapping as the audio columns of Hugging Face have them,
-            {"bytes", "path"} or {"array", "sampling_rate"}. A waveform is (T,), (T, C) or (C, T),
-            of floats in [-1, 1] or of integers.
+            (waveform, rate in Hz), or a mapping as the
+            audio columns of Hugging Face have them, {"bytes", "path"} or {"array",
+            "sampling_rate"}. A waveform is (T,), (T, C) or (C, T), of floats in [-1, 1] or of
+            integers.
         origin: file and row of the record, for the error.
         sample_rate: of the result, in Hz.
 
@@ -236,11 +237,11 @@ def _from_file(value: Any, origin: str) -> tuple[Iterator[np.ndarray], int]:
         raise BrokenRecordError(origin, f"empty file (0 bytes): {what}")
     _check_whole(stream, origin, what)
     stream.seek(0)
-    if container_format(start) is not None:
-        track = SoundTrack(stream, origin, what)
-        return _read_blocks(stream, track, origin, what), track.samplerate
     try:
-        file = soundfile.SoundFile(stream)
+        video = container_format(start) is not None
+        file = SoundTrack(stream, origin, what) if video else soundfile.SoundFile(stream)
+    except (BrokenRecordError, ImportError):
+        raise
     except Exception as error:  # its own, and what the stream raises
         raise BrokenRecordError(
             origin,

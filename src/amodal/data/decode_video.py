@@ -197,7 +197,7 @@ def open_container(stream: IO[bytes], origin: str, what: str) -> Any:
         # The format is given: others, such as playlists, name further files to be opened.
         return av.open(stream, format=found)
     except av.error.FFmpegError as error:
-        raise _damaged(origin, what, error) from None
+        raise damaged(origin, what, error) from None
 
 
 def _check_boxes(stream: IO[bytes], origin: str, what: str) -> None:
@@ -225,7 +225,8 @@ def _check_boxes(stream: IO[bytes], origin: str, what: str) -> None:
             )
 
 
-def _damaged(origin: str, what: str, error: Exception) -> BrokenRecordError:
+def damaged(origin: str, what: str, error: Exception) -> BrokenRecordError:
+    """The error of a file that FFmpeg cannot read."""
     return BrokenRecordError(origin, f"damaged video file: {what}: {error}")
 
 
@@ -284,7 +285,7 @@ def _frames_at(
                 _check_end(float((shown.pts - first) * stream.time_base), time, origin, what)
             yield shown
     except av.error.FFmpegError as error:
-        raise _damaged(origin, what, error) from None
+        raise damaged(origin, what, error) from None
 
 
 def _check_end(last: float, time: float, origin: str, what: str) -> None:

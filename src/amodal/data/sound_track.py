@@ -8,7 +8,7 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from amodal.data.decode_video import open_container
+from amodal.data.decode_video import damaged, open_container
 from amodal.data.record import BrokenRecordError
 
 UNKNOWN = 1 << 62  # as libsndfile has it for a length that no header says
@@ -28,13 +28,14 @@ class SoundTrack:
         channels: of the track.
 
     Raises:
-        BrokenRecordError: there is no sound track, or the file cannot be opened.
+        BrokenRecordError: there is no sound track, or the file is damaged.
         ImportError: `av` is not installed.
     """
 
     frames = UNKNOWN
 
     def __init__(self, stream: IO[bytes], origin: str, what: str) -> None:
+        self._origin, self._what = origin, what
         self._container = open_container(stream, origin, what)
         if not self._container.streams.audio:
             self._container.close()
@@ -62,11 +63,7 @@ class SoundTrack:
         self._start(skipped_to=frame)
 
     def read(self, frames: int, **_: Any) -> NDArray[np.float32]:
-        """The next samples, (T, C) float32; fewer at the end.
-
-        Raises:
-            av.error.FFmpegError: they are damaged.
-        """
+        """The next samples, (T, C) float32; fewer at the end."""
         parts, count = [self._waiting], len(self._waiting)
         while count < frames:
             part = self._next()
@@ -79,11 +76,16 @@ class SoundTrack:
         return whole[:frames]
 
     def _next(self) -> NDArray[np.float32] | None:
-        frame = next(self._decoded, None)
-        if frame is None:
-            return None
-        blocks = [part.to_ndarray() for part in self._resampler.resample(frame)]
-        samples: NDArray[np.float32] = np.concatenate(blocks, axis=1).reshape(-1, self.channels)
+        import av
+
+        try:
+            frame = next(self._decoded, None)
+            if frame is None:
+                return None
+            blocks = [part.to_ndarray() for part in self._resampler.resample(frame)]
+        except av.error.FFmpegError as error:
+            raise damaged(self._origin, self._what, error) from None
+        samples = np.concatenate(blocks, axis=1).reshape(-1, self.channels)
         if self._skipped_to is None:
             return samples
         time = float((frame.pts - (self._track.start_time or 0)) * frame.time_base)

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import blake2b
+from functools import partial
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from amodal.data.ahead import work_ahead
 from amodal.data.batch import key64
-from amodal.data.content import content_of
+from amodal.data.content import open_content
 from amodal.data.feature_store import DIGEST_BYTES, Computed, FeatureStore, cache_folder
 from amodal.data.features import FeatureSource, SourceFeatures
 from amodal.data.record import BrokenRecordError, Record
@@ -157,7 +158,9 @@ class _Features:
     def _digest(self, value: Any, origin: str) -> bytes:
         """A hash of the content of a value: of the file for a path."""
         if self.kind.column_style == "media" and isinstance(value, str | Path | bytes):
-            content = content_of(value, origin, self.kind.name)[0]
+            stream, _ = open_content(value, origin, self.kind.name)
+            with stream:
+                return file_digest(stream, partial(blake2b, digest_size=DIGEST_BYTES)).digest()
         elif isinstance(value, str):
             content = value.encode("utf-8", "surrogatepass")
         else:
