@@ -7,6 +7,7 @@ import pytest
 
 from amodal.data.inspection import inspect
 from amodal.data.record import BrokenRecordError
+from amodal.data.scenes.motion_source import MovingScenesConfig
 from amodal.data.scenes.source import ScenesConfig
 
 
@@ -106,6 +107,15 @@ def test_everything_is_counted(values, kind):
     assert (words.count, words.minimum, words.median, words.maximum) == (6, 1, 2, 3)
     assert words.mean == pytest.approx((2 + 3 + 2 + 1 + 2 + 2) / 6)
     assert found.caption_characters.maximum == len("a dog runs")
+
+
+def test_videos_are_counted_with_their_sizes():
+    found = inspect(MovingScenesConfig(size=3, image_size=32).open())
+    assert found.rows == {"video": 3, "text": 15}
+    assert found.video_formats == {"32 x 32": 3}
+    assert found.video_milliseconds is None  # frames of an array have no times
+    wrong = {"id": "a", "origin": "row 1", "video": np.zeros((2, 3), np.uint8)}
+    assert inspect(Listed(wrong)).broken_by_reason == {"expected frames (T, H, W, 3) of uint8": 1}
 
 
 def test_histograms_lose_nothing():

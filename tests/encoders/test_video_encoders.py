@@ -22,6 +22,7 @@ LAYERS = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 LAYERS |= {"intermediate_size": 32, "image_size": 32, "num_frames": 4}
 CONFIGS = {
     "frames": FrameEncoderConfig(frame=CNN, frames=4),
+    "projected": FrameEncoderConfig(frame=CNN, frames=4, width=24),
     "pooled": FrameEncoderConfig(frame=CNN, frames=4, layers=0),
     "torchvision": TorchvisionVideoConfig(weights=None, frames=4, size=32),
     "videomae": HuggingFaceVideoConfig(

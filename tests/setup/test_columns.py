@@ -13,6 +13,7 @@ ROWS = range(40)
     [
         ([f"photos/{i}.JPG" for i in ROWS], "files"),
         ([f"{i}.flac" for i in ROWS], "files"),
+        ([f"clips/{i}.MOV" for i in ROWS], "files"),
         ([{"bytes": b"\x89PNG\r\n\x1a\n", "path": None} for _ in ROWS], "files"),
         ([str(i / 2) for i in ROWS], "numbers"),
         (list(ROWS), "numbers"),
@@ -39,6 +40,7 @@ def test_media_are_known_by_their_first_bytes():
     assert media_type(b"\xff\xd8\xff\xe0") == "image"
     assert media_type({"bytes": None, "path": "a.wav"}) == "audio"
     assert media_type(b"no image") is None
+    assert media_type("clips/1.webm") == "video"
 
 
 def test_records_give_their_inputs_and_metadata_but_no_second_path():

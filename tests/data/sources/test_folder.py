@@ -34,6 +34,23 @@ def test_a_template_makes_captions(tmp_path, write_image):
     assert source[0]["text"] == ["a photo of a traffic light"]
 
 
+def test_a_folder_without_images_gives_its_videos_and_one_without_videos_its_audio(tmp_path):
+    for name in ("jump/1.mp4", "jump/2.WEBM", "run/3.mov", "run/4.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "jump" / "1.txt").write_text("a dog jumps\nit jumps high\n")
+    source = parse_source(str(tmp_path)).open()
+    assert source.inputs == {"video", "text"}
+    records = [source[i] for i in range(len(source))]
+    assert [record["id"] for record in records] == ["jump/1.mp4", "jump/2.WEBM", "run/3.mov"]
+    assert records[0]["text"] == ["a dog jumps", "it jumps high"]
+    assert records[2]["video"] == str(tmp_path / "run" / "3.mov")
+    assert [str(note) for note in source.notes if "4.wav" in str(note)]
+    for record in records:
+        os.remove(record["video"])
+    assert "audio" in parse_source(str(tmp_path)).open().inputs
+
+
 def test_a_flat_folder_has_no_labels(tmp_path, write_image):
     write_image(tmp_path / "1.png")
     record = FolderConfig(path=str(tmp_path), caption_template="a {label}").open()[0]

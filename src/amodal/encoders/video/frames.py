@@ -23,6 +23,7 @@ class FrameEncoderConfig(VideoConfig):
 
     Args:
         frame: any image encoder, with its own fine-tuning: `freeze: all` trains what follows it.
+        width: D, to which the tokens of a frame are projected; None: the image encoder's own.
         frame_pooling: of the tokens of a frame; None: the image encoder's own choice.
         layers: of the temporal Transformer; 0: the frames are pooled as they are, in no order.
         heads: of its attention.
@@ -31,6 +32,7 @@ class FrameEncoderConfig(VideoConfig):
 
     kind: Literal["frames"] = "frames"
     frame: ImageEncoderConfig
+    width: int | None = Field(None, ge=1)
     frame_pooling: PoolingName | None = None
     layers: int = Field(2, ge=0)
     heads: int = Field(4, ge=1)
@@ -86,9 +88,12 @@ class FrameEncoder(nn.Module):
         frame: Any = config.frame.build(pretrained=pretrained)
         self.config = config.model_copy(update={"frame": frame.config})
         self.frame = apply_fine_tuning(frame)
-        self.width = int(frame.width)
+        self.width = config.width or int(frame.width)
         if config.layers and self.width % config.heads:
             raise ValueError(f"heads: {config.heads} does not divide the width {self.width}")
+        self.project: nn.Module = nn.Identity()
+        if config.width is not None:
+            self.project = nn.Linear(int(frame.width), config.width)
         self.frame_pooling = build_pooling(config.frame_pooling or frame.pooling, self.width)
         self.layers = nn.ModuleList(
             TransformerLayer(self.width, config.heads, config.dropout) for _ in range(config.layers)
@@ -100,7 +105,8 @@ class FrameEncoder(nn.Module):
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, None]:
         """(B, T, 3, S, S) → tokens (B, T, D), one per frame."""
         tokens, keep = self.frame(pixel_values=pixel_values.flatten(0, 1))
-        x = self.frame_pooling(tokens, keep).unflatten(0, pixel_values.shape[:2])  # (B, T, D)
+        pooled = self.frame_pooling(self.project(tokens), keep)  # (B T, D)
+        x = pooled.unflatten(0, pixel_values.shape[:2])
         if not self.layers:
             return x, None
         x = x + self.position
