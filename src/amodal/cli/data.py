@@ -87,12 +87,12 @@ def inspect_(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Describe a data set and list what is wrong with it."""
-    from amodal.data.sources.specification import parse_source
+    from amodal.data.sources.specification import open_source, parse_source
     from amodal.doctor.diagnosis import diagnose
     from amodal.doctor.source_facts import read_facts
     from amodal.doctor.subject import Subject
 
-    opened = parse_source(source).open()
+    opened = open_source(parse_source(source))
     with progress_callbacks() as callbacks:
         facts = read_facts(opened, first=limit, workers=workers, callbacks=callbacks)
     found = facts.inspection
@@ -119,9 +119,9 @@ def pack_(
 ) -> None:
     """Write a data set as WebDataset shards."""
     from amodal.data.pack import pack
-    from amodal.data.sources.specification import parse_source
+    from amodal.data.sources.specification import open_source, parse_source
 
-    opened = parse_source(source).open()
+    opened = open_source(parse_source(source))
     with progress_callbacks() as callbacks:
         callbacks.stage(f"packing {opened.name}", size_of(opened))
         index = pack(

@@ -13,7 +13,7 @@ from typing import Any
 from amodal.data.record import DataError, Source, StreamingSource, readable_records
 from amodal.data.record_facts import TypedSource
 from amodal.data.samplers import RunSampler
-from amodal.data.sources.specification import parse_source
+from amodal.data.sources.specification import open_source, parse_source
 from amodal.data.yaml_document import YamlError, read_yaml
 from amodal.doctor.source_facts import SourceFacts, read_facts
 from amodal.evaluators.embedding import EmbeddedSource, embed_items
@@ -286,7 +286,7 @@ def open_subject(
         near = difflib.get_close_matches(Path(text).stem, packaged_recipes(), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise DataError(f"{text}: neither a run folder nor a recipe{hint}, and {error}") from None
-    return Subject(text, source=config.open(), **options)
+    return Subject(text, source=open_source(config), **options)
 
 
 def _is_recipe(text: str) -> bool:
