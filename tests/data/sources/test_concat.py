@@ -3,7 +3,9 @@
 import pytest
 import yaml
 from pydantic import ValidationError
+from typer.testing import CliRunner
 
+from amodal.cli.commands import app
 from amodal.data.inspection import inspect
 from amodal.data.pack import pack
 from amodal.data.record import BrokenRecordError, DataError
@@ -74,6 +76,18 @@ def test_columns_are_those_of_the_part_with_the_same_place(tmp_path):
     found = ConcatConfig.model_validate(bare).read_like(trained)
     assert found.sources[1].columns.text == "words"
     assert len(found.sources) == 3
+
+
+def test_the_command_line_inspects_and_packs_it(tmp_path):
+    (tmp_path / "mixed.yaml").write_text(
+        yaml.safe_dump(
+            ConcatConfig.model_validate(source_values(tables(tmp_path))).model_dump(mode="json")
+        )
+    )
+    for command in (["inspect"], ["pack", str(tmp_path / "shards")]):
+        name, *rest = command
+        done = CliRunner().invoke(app, ["data", name, str(tmp_path / "mixed.yaml"), *rest])
+        assert done.exit_code == 0, done.output
 
 
 def test_nothing_is_no_source():
