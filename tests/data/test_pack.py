@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import video_files
 from forked_commands import start
 
 from amodal.data.decode import decode_image
@@ -236,7 +237,7 @@ def test_values_that_shards_cannot_hold_are_counted(tmp_path):
     )
     assert index.left_out == {"mask": 2, "mixed": 1}
     assert (index.records, index.broken) == (2, 1)
-    assert "neither image nor audio nor caption" in index.broken_rows[0].reason
+    assert "neither image nor audio nor video file nor caption" in index.broken_rows[0].reason
 
 
 def test_audio_comes_back_byte_for_byte_and_waveforms_sample_for_sample(tmp_path):
@@ -264,6 +265,31 @@ def test_audio_comes_back_byte_for_byte_and_waveforms_sample_for_sample(tmp_path
     assert rate == 8000
     np.testing.assert_array_equal(samples, waveform)
     assert back[5]["audio"] == [files[0].read_bytes(), files[1].read_bytes()]
+
+
+def test_video_files_come_back_byte_for_byte_and_frames_are_listed_as_left_out(tmp_path):
+    pytest.importorskip("av")
+    files = [tmp_path / "a.mp4", tmp_path / "b.mkv"]
+    for file in files:
+        video_files.write(file, np.arange(10) / 10)
+    (tmp_path / "cut.mp4").write_bytes(files[0].read_bytes()[:-900])
+    index = pack(
+        Listed(
+            *({"video": str(file), "text": [file.stem]} for file in files),
+            {"video": files[0].read_bytes(), "audio": (np.zeros(800, np.float32), 8000)},
+            {"video": np.zeros((4, 8, 8, 3), np.uint8), "text": ["frames"]},
+            {"video": str(tmp_path / "cut.mp4"), "text": ["cut"]},
+        ),
+        tmp_path / "packed",
+    )
+    assert (index.records, index.videos, index.audio, index.broken) == (4, 3, 1, 1)
+    assert index.left_out == {"video": 1}
+    back = read_back(tmp_path / "packed")
+    assert [record.get("video") for record in back] == [
+        *(file.read_bytes() for file in files),
+        files[0].read_bytes(),
+        None,
+    ]
 
 
 def test_half_an_emoji_is_one_broken_row(tmp_path):

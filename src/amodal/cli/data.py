@@ -138,9 +138,11 @@ def pack_(
             tell=callbacks.warn,
         )
     size = sum(shard.bytes for shard in index.shards)
-    audio = f"{index.audio} audio, " if index.audio else ""
+    counts = [f"{index.images} images", f"{index.captions} captions"]
+    media = {"audio": index.audio, "videos": index.videos}
+    counts[1:1] = [f"{count} {name}" for name, count in media.items() if count]
     console.print(
-        f"{index.records} records ({index.images} images, {audio}{index.captions} captions) in "
+        f"{index.records} records ({', '.join(counts)}) in "
         f"{len(index.shards)} shards, {size / 2**20:.1f} MiB, in {folder}",
         soft_wrap=True,
         markup=False,

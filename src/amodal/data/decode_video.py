@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from amodal.data.content import open_content
+from amodal.data.content import content_of, open_content
 from amodal.data.image_limits import check_size
 from amodal.data.record import BrokenRecordError
 from amodal.data.segment import Segment, equal_parts
@@ -27,6 +27,7 @@ SUFFIXES = ("mp4", "m4v", "mov", "webm", "mkv", "avi")  # of video files
 MAX_LOST = 0.2
 LEAST_LOST_S = 1.0
 BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"uuid"})
+FILES_OF = {"mov": "mp4", "matroska": "mkv", "avi": "avi"}  # container -> suffix of its files
 MAX_BOXES = 100_000  # at the top of an MP4 file; a fragmented one has two per fragment
 START = 16  # bytes that tell the container
 
@@ -113,6 +114,18 @@ def video_facts(value: Any, origin: str) -> VideoFacts:
         height, width = (shown.width, shown.height) if turned else (shown.height, shown.width)
         rate = float(stream.average_rate or 0)
         return VideoFacts(width, height, seconds, rate, bool(container.streams.audio))
+
+
+def video_file(value: Any, origin: str) -> tuple[str, bytes]:
+    """Suffix and content of a video file, of which the first frame and a late one were decoded.
+
+    Raises:
+        BrokenRecordError, ImportError: as `decode_video` does.
+    """
+    value = file_of(value)
+    video_facts(value, origin)
+    content, _ = content_of(value, origin, "video")
+    return FILES_OF[container_format(content[:16]) or "mov"], content
 
 
 def video_segments(value: Any, origin: str, seconds: float) -> list[Any]:

@@ -54,6 +54,7 @@ class PackIndex(BaseModel):
     records: int
     images: int
     audio: int
+    videos: int
     captions: int
     shards: list[Shard]
     broken: int
@@ -84,6 +85,7 @@ class _Progress(BaseModel):
     last: str = ""
     images: int = 0
     audio: int = 0
+    videos: int = 0
     captions: int = 0
     shards: list[Shard] = []
     broken: int = 0
@@ -112,7 +114,7 @@ def pack(
 ) -> PackIndex:
     """Write `shard-000000.tar`, ... and `index.json`; the source `webdataset` reads them.
 
-    Images and audio that are files or bytes are kept byte for byte, after one decoding to see that
+    Images, audio and videos that are files or bytes are kept byte for byte, after one decoding to see that
     they are whole; arrays become PNG and WAV. A shard gets its name when it is complete, and the
     index is written last. A pack that was interrupted goes on after its last complete shard, and
     ends in the same files as one that was not.
@@ -301,6 +303,7 @@ class _ShardWriter:
         state = self.state
         state.images += sample.images
         state.audio += sample.audio
+        state.videos += sample.videos
         state.captions += sample.captions
         state.left_out = dict(Counter(state.left_out) + Counter(sample.left_out))
         self._tar.write({"__key__": f"{self._number:09d}", **sample.members})

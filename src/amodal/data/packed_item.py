@@ -12,7 +12,8 @@ from PIL import Image
 
 from amodal.data.decode import load_image, suffix_of
 from amodal.data.decode_audio import audio_file
-from amodal.data.record import BrokenRecordError, Record, captions_of, images_of
+from amodal.data.decode_video import video_file
+from amodal.data.record import BrokenRecordError, Record, captions_of, images_of, videos_of
 from amodal.data.surrogates import half_pair
 
 CAPTIONS = ("captions", "caption", "text")  # keys that are read as captions
@@ -30,12 +31,15 @@ class PackedItem(NamedTuple):
     members: dict[str, bytes]
     images: int
     audio: int
+    videos: int
     captions: int
     left_out: tuple[str, ...]
 
 
 def packed_item(record: Record) -> PackedItem:
-    """The members of one record: images and audio under their suffixes, and the json.
+    """The members of one record: images, audio and videos under their suffixes, and the json.
+
+    Frames of a video that are no file are left out: encoding them would change them.
 
     Raises:
         BrokenRecordError: a file cannot be decoded, or there is nothing that a shard can hold.
@@ -43,15 +47,17 @@ def packed_item(record: Record) -> PackedItem:
     origin = str(record["origin"])
     images = [_content(value, origin) for value in images_of(record)]
     audio = [audio_file(value, origin) for value in _recordings(record)]
+    given = videos_of(record)
+    videos = [video_file(value, origin) for value in given if not isinstance(value, np.ndarray)]
     captions = captions_of(record)
-    if not images and not audio and not captions:
+    if not images and not audio and not videos and not captions:
         raise BrokenRecordError(
-            origin, "neither image nor audio nor caption, which is what shards hold"
+            origin, "neither image nor audio nor video file nor caption, which is what shards hold"
         )
     data: dict[str, Any] = {}
-    left_out: list[str] = []
+    left_out = ["video"] if len(videos) < len(given) else []
     for key, value in record.items():
-        if key in ("image", "audio", "text", "origin") or value is None:
+        if key in ("image", "audio", "video", "text", "origin") or value is None:
             continue
         if not _has_json(value):
             left_out.append(key)
@@ -62,11 +68,11 @@ def packed_item(record: Record) -> PackedItem:
         data["captions"] = captions
     members = {
         suffix if len(files) == 1 else f"{number}.{suffix}": content
-        for files in (images, audio)
+        for files in (images, audio, videos)
         for number, (suffix, content) in enumerate(files)
     }
     members["json"] = _json(data, origin)
-    counts = len(images), len(audio), len(captions)
+    counts = len(images), len(audio), len(videos), len(captions)
     return PackedItem(str(record["id"]), members, *counts, tuple(left_out))
 
 

@@ -169,7 +169,7 @@ def _comparisons(
     *,
     is_error: bool = False,
 ) -> list[str]:
-    """What a metric is beside others, given as names and phrases: better, worse or neither."""
+    """Comparison of a metric with others, given as names and phrases: better, worse or neither."""
     groups: dict[str, list[str]] = {}
     for reference, phrase in references:
         if reference in metrics:

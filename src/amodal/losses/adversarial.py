@@ -189,7 +189,7 @@ class AdversarialConfig(Config):
     # of discriminator and embedding: at once, or in turns
     updates: Literal["reversal", "alternating"] = "reversal"
     discriminator_steps: int = Field(1, ge=1)  # before each step of the embedding, alternating
-    modalities: int = Field(2, ge=2)  # inputs that are told apart
+    modalities: int = Field(2, ge=2)  # inputs that the head distinguishes
     hidden: int = Field(256, ge=1)  # width of the discriminator
     spectral_norm: bool = True  # bounds the discriminator's layers
     gradient_penalty: float = Field(0.0, ge=0)  # weight of it in the discriminator's loss

@@ -88,7 +88,7 @@ class CachedViews:
 
 
 class Wanted(NamedTuple):
-    """What is to be computed of a value.
+    """Features that are wanted of a value.
 
     Args:
         value: with its digest.
@@ -288,7 +288,7 @@ def warn_of_damage(caches: Iterable[FeatureCache], warn: Callable[[str], None]) 
 
 @contextmanager
 def kept_features(model: Any) -> Iterator[None]:
-    """What is computed in the block is written at its end, whatever happens."""
+    """Write the features that are computed in the block at its end, whatever happens."""
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from amodal.data.near_folders import RUNS, did_you_mean
 
@@ -53,9 +54,18 @@ def model_type(folder: Path) -> str:
     Raises:
         ValueError: config.json cannot be read.
     """
+    return str(read_config(folder).get("model_type"))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The values of config.json.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     try:
-        return str(json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("model_type"))
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        return dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder}: cannot be opened as a model: {error}") from None
 
 

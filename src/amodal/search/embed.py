@@ -224,7 +224,7 @@ def _units(
 
 
 def _columns(span: tuple[float, float]) -> dict[str, Scalar]:
-    """Where in its file a value is, as columns of the index."""
+    """The part of a file that a value is, as columns of the index."""
     return dict(zip(SPAN, span, strict=True))
 
 

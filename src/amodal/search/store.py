@@ -58,7 +58,7 @@ class Hit:
 
     @property
     def span(self) -> tuple[float, float] | None:
-        """Where in its file the row is, (start, end) in seconds; None: it is the whole file."""
+        """The part of its file that the row is, (start, end) in seconds; None: the whole file."""
         start, end = (self.metadata.get(name) for name in SPAN)
         return None if start is None or end is None else (start, end)
 

@@ -159,7 +159,7 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def _counted(names: Iterable[str]) -> str:
-    """How many tensors of each part there are; adapters are a part of their own."""
+    """Numbers of tensors by part; adapters are a part of their own."""
     parts = Counter(
         "LoRA adapters" if ADAPTER in name else ".".join(name.split(".")[:2]) for name in names
     )

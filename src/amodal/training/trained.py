@@ -50,7 +50,7 @@ class Trained(nn.Module):
         return cast(PreTrainedModel, self.average.module)
 
     def objective_weights(self) -> dict[str, nn.Parameter]:
-        """What the objectives have learned, such as temperatures, as NAME.PARAMETER."""
+        """Learned parameters of the objectives, such as temperatures, as NAME.PARAMETER."""
         weights = getattr(self.objectives, "weights_by_name", dict)  # most have none
         found: dict[str, nn.Parameter] = weights()
         return found

@@ -11,6 +11,7 @@ from amodal.data.scenes.motion_source import MovingScenesConfig
 from amodal.data.scenes.source import ScenesConfig
 from amodal.data.sources.coco_captions import CocoCaptionsConfig
 from amodal.data.sources.columns import Columns
+from amodal.data.sources.concat import ConcatConfig
 from amodal.data.sources.folder import FolderConfig
 from amodal.data.sources.huggingface import HuggingFaceConfig
 from amodal.data.sources.specification import KINDS, SourceConfig, checked_source, parse_source
@@ -210,6 +211,7 @@ def test_every_kind_survives_writing_and_reading():
         FolderConfig(path="x"),
         VqaConfig(questions="q.json"),
         VisDialConfig(dialogs="d.json"),
+        ConcatConfig(sources=(ScenesConfig(size=3), FolderConfig(path="x"))),
     ]
     assert {e.kind for e in examples} == set(KINDS)
     adapter = TypeAdapter(SourceConfig)

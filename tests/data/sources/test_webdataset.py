@@ -104,7 +104,7 @@ def test_pickles_are_never_opened(tmp_path, png, suffix, monkeypatch):
         ([("1.png", b""), ("1.txt", "a")], "empty image"),
         ([("1.png", b"IMAGE"), ("1.txt", " \n")], "caption is empty"),
         ([("1.png", b"IMAGE"), ("1.txt", b"caf\xe9")], "not UTF-8"),
-        ([("1.cls", "3")], "neither image nor audio nor caption"),
+        ([("1.cls", "3")], "neither image nor audio nor video nor caption"),
     ],
 )
 def test_a_broken_record_is_yielded_and_reading_goes_on(tmp_path, members, reason):

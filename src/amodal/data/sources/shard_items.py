@@ -10,19 +10,21 @@ from typing import Any, Literal, NamedTuple
 
 from amodal.data.decode import SUFFIXES as IMAGES
 from amodal.data.decode_audio import SUFFIXES as AUDIO
+from amodal.data.decode_video import SUFFIXES as VIDEO
 from amodal.data.notes import Notes
 from amodal.data.record import BrokenRecordError, Record
 from amodal.data.sources.columns import RESERVED
 from amodal.data.surrogates import half_pair
 
-Kind = Literal["image", "audio", "text", "label", "json"]
-MEDIA: tuple[Kind, ...] = ("image", "audio")  # whose files become values of the record
+Kind = Literal["image", "audio", "video", "text", "label", "json"]
+MEDIA: tuple[Kind, ...] = ("image", "audio", "video")  # whose files become values of the record
 
 # Members of other suffixes are never opened, above all pickles (.pyd, .pickle, .pth), which could
 # run code.
 SUFFIXES: dict[str, Kind] = {
     **dict.fromkeys(IMAGES, "image"),
     **dict.fromkeys(AUDIO, "audio"),
+    **dict.fromkeys(VIDEO, "video"),
     **dict.fromkeys(("txt", "caption", "captions", "text"), "text"),
     **dict.fromkeys(("cls", "label"), "label"),
     "json": "json",
@@ -34,6 +36,7 @@ PARTS: dict[str, tuple[re.Pattern[str], dict[str, Kind]]] = {
         re.compile(r"(audio|sound|speech|voice)([_-]?\d+)?"),
         dict.fromkeys(AUDIO, "audio"),
     ),
+    "video": (re.compile(r"(video|clip|movie)([_-]?\d+)?"), dict.fromkeys(VIDEO, "video")),
     "text": (re.compile(r"captions?|text|txt"), {"txt": "text"}),
     "label": (re.compile(r"label|class|cls"), {"txt": "label", "cls": "label"}),
     "json": (re.compile(r"json|meta|metadata|info"), {"json": "json"}),
@@ -137,7 +140,7 @@ def record_of(
         origin: where it lies.
 
     Raises:
-        BrokenRecordError: it is damaged, or has neither image nor audio nor caption.
+        BrokenRecordError: it is damaged, or has neither image nor audio nor video nor caption.
     """
     data: dict[str, Any] = {}
     for kind, suffix, content in contents:
@@ -159,7 +162,7 @@ def record_of(
             raise BrokenRecordError(origin, "the caption is empty")
         record["text"] = captions
     if captions is None and not record.keys() & set(MEDIA):
-        raise BrokenRecordError(origin, "neither image nor audio nor caption")
+        raise BrokenRecordError(origin, "neither image nor audio nor video nor caption")
     label = _label(data.pop("label", None), origin)
     for kind, suffix, content in contents:
         if kind == "label":
@@ -175,7 +178,7 @@ def _metadata(data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The other values of the json, under names that are free."""
     for key, value in data.items():
         name = key
-        while name in RESERVED or (name != key and name in data):
+        while name in (*RESERVED, *MEDIA) or (name != key and name in data):
             name = f"column_{name}"
         yield name, value
 

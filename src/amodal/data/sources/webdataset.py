@@ -28,9 +28,10 @@ class WebDatasetConfig(RenamingConfig):
     """Tar files whose members share a name per item: 0001.jpg, 0001.txt, 0001.json.
 
     Image: jpg, png, webp, bmp, gif, tiff; several are images of one item. Audio: wav, flac, ogg,
-    opus, mp3. Captions: txt or caption, one per line, or in json a list `captions` or a string
-    `caption` or `text`. Class name: cls, or `label` in json. What else the json holds is metadata,
-    and its `id`, if any, the identity of the item, which else is shard and key.
+    opus, mp3. Video: mp4, mov, webm, mkv, avi. Captions: txt or caption, one per line, or in json a
+    list `captions` or a string `caption` or `text`. Class name: cls, or `label` in json. What else
+    the json holds is metadata, and its `id`, if any, the identity of the item, which else is shard
+    and key.
 
     The key ends at the first dot of the name. What follows may say what a member is, as in
     0001.image.png and 0001.caption.txt, or number the files of an item: 0001.0.png, 0001.1.png

@@ -10,7 +10,7 @@ from amodal.encoders.config import EncoderConfig
 
 
 class AudioConfig(EncoderConfig):
-    """How much of a recording is read.
+    """Limits on what is read of a recording.
 
     Args:
         max_seconds: longer clips are truncated.

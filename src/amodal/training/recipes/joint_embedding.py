@@ -13,7 +13,7 @@ from amodal.losses.info_nce import InfoNCEConfig
 from amodal.losses.nt_xent import NTXentConfig
 from amodal.modalities.specification import DualEncoderConfig, NamedEncoders
 from amodal.models.joint_embedding import Architecture, JointEmbeddingConfig, input_types
-from amodal.models.run_location import found_folder, model_type
+from amodal.models.run_location import found_folder, read_config
 from amodal.projection import MLPConfig, ProjectionConfig
 from amodal.training.objectives import compares_inputs
 from amodal.training.recipes.checks import no_objective_of_another_kind, refuse_modality_dropout
@@ -182,6 +182,7 @@ def _architecture_of(run: str) -> Architecture:
         ValueError: it is none.
     """
     folder = found_folder(run)
-    if model_type(folder) != JointEmbeddingConfig.model_type:
+    config = read_config(folder)
+    if config.get("model_type") != JointEmbeddingConfig.model_type:
         raise ValueError(f"base: {run} is not the run of a joint embedding")
-    return Architecture.model_validate(JointEmbeddingConfig.from_pretrained(folder).architecture)
+    return Architecture.model_validate(config["architecture"])
