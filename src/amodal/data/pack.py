@@ -115,9 +115,9 @@ def pack(
     """Write `shard-000000.tar`, ... and `index.json`; the source `webdataset` reads them.
 
     Images, audio and videos that are files or bytes are kept byte for byte, after one decoding to
-    see that they are whole; arrays become PNG and WAV, those of videos are left out. A shard gets its name when it is complete, and the
-    index is written last. A pack that was interrupted goes on after its last complete shard, and
-    ends in the same files as one that was not.
+    see that they are whole; arrays become PNG and WAV, those of videos are left out. A shard gets
+    its name when it is complete, and the index is written last. A pack that was interrupted goes on
+    after its last complete shard, and ends in the same files as one that was not.
 
     Args:
         source: what to write.
