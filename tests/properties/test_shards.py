@@ -22,7 +22,7 @@ FOLDERS = st.sampled_from(["", "d/", "d.x/"])
 CAPTIONS = st.text(
     st.characters(codec="utf-8", exclude_categories=["Cc", "Cf", "Zl", "Zp", "Cs"]), min_size=1
 ).filter(lambda text: text.strip() and text.splitlines() == [text])
-UNKNOWN = st.sampled_from(["npy", "pickle", "depth", "mp4"])
+UNKNOWN = st.sampled_from(["npy", "pickle", "depth", "pdf"])
 
 
 @st.composite

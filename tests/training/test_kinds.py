@@ -52,7 +52,7 @@ def test_importing_a_command_is_light(module):
 def test_evaluation_tasks_are_those_of_the_command_line():
     assert set(EVALUATION_TASKS) == {
         "retrieval", "zero-shot", "probe", "geometry", "prediction", "robustness", "vqa",
-        "caption", "dialogue", "single-turn", "text-to-image", "reconstruction",
+        "caption", "dialogue", "single-turn", "text-to-image", "reconstruction", "mixed-gallery",
     }  # fmt: skip
 
 
