@@ -14,7 +14,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import record
 
-NEWER = {"own-data", "flickr8k-frozen", "spoken-digits", "scenes-video"}  # recipes that came after the record
+# Recipes that came after the record.
+NEWER = {"own-data", "flickr8k-frozen", "spoken-digits", "scenes-video"}
 
 
 @pytest.fixture(scope="module")
