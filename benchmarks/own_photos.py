@@ -13,16 +13,16 @@ says so. Data are in $AMODAL_DATA/flickr8k. Writes benchmarks/results/own_photos
 from __future__ import annotations
 
 import csv
+import http.client
 import json
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,16 @@ LAYOUTS: dict[str, Callable[[Path, list[Photo]], None]] = {
 }
 
 
-def answers(url: str) -> bool:
+def answers(port: int) -> bool:
     """Whether the page is served."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        with urllib.request.urlopen(url, timeout=1) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+        connection.request("GET", "/")
+        return connection.getresponse().status == 200
+    except OSError:
         return False
+    finally:
+        connection.close()
 
 
 def run(folder: Path) -> dict[str, Any]:
@@ -127,7 +130,7 @@ def run(folder: Path) -> dict[str, Any]:
     began = time.perf_counter()
     server = subprocess.Popen([*amodal, *serve, "--port", str(PORT)], **options)
     try:
-        while not answers(f"http://127.0.0.1:{PORT}/"):
+        while not answers(PORT):
             if server.poll() is not None:
                 raise SystemExit(f"amodal serve ended with {server.returncode}")
             time.sleep(0.1)
@@ -141,8 +144,8 @@ def run(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    interfaces = [name for name in os.listdir("/sys/class/net") if name != "lo"]
-    if not interfaces:
+    interfaces = [name for _, name in socket.if_nameindex() if name != "lo"]
+    if not interfaces:  # the page is asked for on this one, which is down at first
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     results: dict[str, Any] = {"photos": PHOTOS, "network": bool(interfaces)}
     chosen = photos()
