@@ -24,6 +24,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from amodal.data.record import Record, readable_records
+from amodal.data.sources.coco_captions import CocoCaptionsConfig
 from amodal.evaluators.retrieval import mean_recall
 from amodal.setup.defaults import DEFAULTS, FROM_SCRATCH, encoder_of
 from amodal.setup.plan import fitted_to_items
@@ -71,32 +73,29 @@ SETTINGS: dict[str, tuple[tuple[int, ...] | None, dict[str, Any]]] = {
 }
 
 
-def photos(pairs: int) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
-    """Training and held-out photos, each with its file and its captions."""
-    splits = {}
-    for split in ("train", "dev"):
-        coco = json.loads((DATA / f"captions_{split}.json").read_text())
-        captions: dict[int, list[str]] = {}
-        for annotation in coco["annotations"]:
-            captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
-        splits[split] = [
-            {"file": image["file_name"], "captions": captions[image["id"]]}
-            for image in coco["images"]
-        ]
-    used = splits["train"] if pairs > 300 else splits["dev"][:-HELD_OUT]
+def photos(pairs: int) -> tuple[list[Record], list[Record]]:
+    """Training and held-out photos with their captions."""
+    train, dev = (
+        list(
+            readable_records(
+                CocoCaptionsConfig(
+                    images=str(DATA / "images"), annotations=str(DATA / f"captions_{split}.json")
+                ).open()
+            )
+        )
+        for split in ("train", "dev")
+    )
+    used = train if pairs > 300 else dev[:-HELD_OUT]
     per_photo = SIZES[pairs]
     used = used[: pairs // per_photo]
-    return (
-        [{**photo, "captions": photo["captions"][:per_photo]} for photo in used],
-        splits["dev"][-HELD_OUT:],
-    )
+    return [{**one, "text": one["text"][:per_photo]} for one in used], dev[-HELD_OUT:]
 
 
-def write_coco(file: Path, chosen: list[Mapping[str, Any]]) -> dict[str, Any]:
+def write_coco(file: Path, chosen: list[Record]) -> dict[str, Any]:
     """A file of annotations, and the source of a recipe that reads it."""
-    rows = [(number, caption) for number, one in enumerate(chosen) for caption in one["captions"]]
+    rows = [(number, caption) for number, one in enumerate(chosen) for caption in one["text"]]
     content = {
-        "images": [{"id": i, "file_name": photo["file"]} for i, photo in enumerate(chosen)],
+        "images": [{"id": i, "file_name": Path(one["image"]).name} for i, one in enumerate(chosen)],
         "annotations": [{"id": i, "image_id": n, "caption": c} for i, (n, c) in enumerate(rows)],
     }
     file.write_text(json.dumps(content))

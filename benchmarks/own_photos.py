@@ -27,6 +27,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from amodal.data.sources.coco_captions import CocoCaptionsConfig
+
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "own_photos.json"
 DATA = Path(os.environ.get("AMODAL_DATA", HERE.parents[1] / "shared" / "data")) / "flickr8k"
@@ -38,11 +40,12 @@ Photo = tuple[str, list[str]]  # file name, captions
 
 def photos() -> list[Photo]:
     """The first photos of the dev split."""
-    coco = json.loads((DATA / "captions_dev.json").read_text())
-    captions: dict[int, list[str]] = {}
-    for annotation in coco["annotations"]:
-        captions.setdefault(annotation["image_id"], []).append(annotation["caption"])
-    return [(image["file_name"], captions[image["id"]]) for image in coco["images"][:PHOTOS]]
+    source = CocoCaptionsConfig(
+        images=str(DATA / "images"), annotations=str(DATA / "captions_dev.json")
+    ).open()
+    return [
+        (Path(one["image"]).name, one["text"]) for one in map(source.__getitem__, range(PHOTOS))
+    ]
 
 
 def write_table(file: Path, header: tuple[str, str], rows: list[tuple[str, str]]) -> None:

@@ -6,6 +6,7 @@ import json
 import numpy as np
 from PIL import Image
 
+from amodal.models.frozen_features import FrozenEncoder
 from amodal.training.recipe import parse_recipe
 
 COLORS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 40, 230), "grey": (90,) * 3}
@@ -97,3 +98,17 @@ def recipe_of(photos, *, model=None, augment=None, data=None, **train):
 def losses(folder):
     lines = map(json.loads, (folder / "train_log.jsonl").read_text().splitlines())
     return [line["loss"] for line in lines if "loss" in line]
+
+
+def count_features(monkeypatch):
+    """A list that gets the number of values and views of each forward pass for the cache."""
+    counts = []
+    original = FrozenEncoder.features
+
+    def counted(self, tensors):
+        found = original(self, tensors)
+        counts.append(len(found))
+        return found
+
+    monkeypatch.setattr(FrozenEncoder, "features", counted)
+    return counts

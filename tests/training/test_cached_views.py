@@ -5,7 +5,16 @@ import csv
 import numpy as np
 import pytest
 import torch
-from frozen_runs import ENCODERS, ROWS, fusion, losses, recipe_of, source_of, write_photos
+from frozen_runs import (
+    ENCODERS,
+    ROWS,
+    count_features,
+    fusion,
+    losses,
+    recipe_of,
+    source_of,
+    write_photos,
+)
 
 from amodal.augment.config import RandomErasing
 from amodal.augment.image import ImageAugmentation
@@ -13,7 +22,6 @@ from amodal.data.decode import decode_image
 from amodal.data.features import FEATURES, FeatureSource
 from amodal.modalities.image import ImageInput
 from amodal.models.feature_cache import CachedViews, FeatureCache
-from amodal.models.frozen_features import FrozenEncoder
 from amodal.training.features import cached_views, compute_features
 from amodal.training.kinds import kind_of_recipe, run_class
 from amodal.training.progress import ProgressCallbacks
@@ -34,16 +42,7 @@ def photos(tmp_path_factory):
 @pytest.fixture
 def encoded(monkeypatch):
     """Number of values and views of each forward pass for the cache."""
-    counts = []
-    original = FrozenEncoder.features
-
-    def counted(self, tensors):
-        found = original(self, tensors)
-        counts.append(len(found))
-        return found
-
-    monkeypatch.setattr(FrozenEncoder, "features", counted)
-    return counts
+    return count_features(monkeypatch)
 
 
 def recipe_with_views(photos, *, data=None, **options):

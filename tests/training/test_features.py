@@ -10,6 +10,7 @@ from frozen_runs import (
     ROWS,
     VALUES,
     attention_pooled,
+    count_features,
     fusion,
     losses,
     recipe_of,
@@ -35,16 +36,7 @@ def photos(tmp_path_factory):
 @pytest.fixture
 def encoded(monkeypatch):
     """Number of values that frozen encoders were run on for the cache."""
-    counts = []
-    original = FrozenEncoder.features
-
-    def counted(self, tensors):
-        found = original(self, tensors)
-        counts.append(len(found))
-        return found
-
-    monkeypatch.setattr(FrozenEncoder, "features", counted)
-    return counts
+    return count_features(monkeypatch)
 
 
 @pytest.mark.parametrize(

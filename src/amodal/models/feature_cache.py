@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -72,6 +72,10 @@ class CachedViews:
         """Changes that the steps may make and the other inputs of an item follow."""
         return effects_of(self.steps)
 
+    @cached_property
+    def _steps(self) -> list[dict[str, Any]]:
+        return [step.model_dump(mode="json") for step in self.steps]
+
     def digests(self, digest: bytes, fixed: Effects) -> list[bytes]:
         """The digests of the views of a value.
 
@@ -79,8 +83,7 @@ class CachedViews:
             digest: of the value.
             fixed: effects that are not drawn.
         """
-        steps = [step.model_dump(mode="json") for step in self.steps]
-        about = json.dumps([steps, self.seed, fixed], sort_keys=True).encode()
+        about = json.dumps([self._steps, self.seed, fixed], sort_keys=True).encode()
         return [
             blake2b(b"%b view %d %b" % (digest, i, about), digest_size=DIGEST_BYTES).digest()
             for i in range(self.count)

@@ -19,7 +19,7 @@ KINETICS_STD = (0.22803, 0.22145, 0.216989)
 
 
 class TorchvisionVideoConfig(VideoConfig):
-    """Which video ResNet, with which weights."""
+    """Video ResNet of torchvision, by name, and its weights."""
 
     kind: Literal["torchvision"] = "torchvision"
     name: Literal["r3d_18", "mc3_18", "r2plus1d_18"] = "r3d_18"  # of torchvision
